@@ -1,0 +1,138 @@
+// Which bits of a tensor flip: a pure function of (seed, trial, stream, block), the same on every
+// machine, for any number of threads and in any order.
+//
+// A tensor's words are cut into blocks of 2^k words. Within a block of n exposed bits the number of
+// flips is drawn from Binomial(n, ber), then that many distinct bits uniformly; this is the same as
+// flipping every bit independently with probability ber, at a cost that grows with the flips. Words
+// beyond the end of the last block are dropped afterwards, which leaves the others independent.
+// Blocks grow as the BER falls (about 16 to 32 expected flips each), and never share a word, so that
+// they can be worked on at the same time.
+#pragma once
+
+#include <cstdint>
+
+#include "binomial.hpp"
+#include "host_device.hpp"
+#include "philox.hpp"
+
+namespace proact {
+
+/// Raise it when a (seed, trial) comes to mean other flips; stored campaigns carry it.
+constexpr int sampler_version = 1;
+
+constexpr int stream_bits = 48;
+
+/// One tensor's flips in one trial.
+struct FaultStream {
+    std::uint64_t seed;
+    std::uint32_t trial;
+    std::uint64_t stream;  // names the tensor; below 2^48
+};
+
+/// How a tensor is cut, and the law of the number of flips in a block.
+struct BlockLaw {
+    std::uint32_t words_log2;     // a block has 2^words_log2 words
+    std::uint32_t bits_per_word;  // exposed bits
+    bool inverted;                // ber > 1/2: the drawn bits are those that stay
+    BinomialView drawn;
+
+    PROACT_HOST_DEVICE std::uint32_t bits() const { return bits_per_word << words_log2; }
+    PROACT_HOST_DEVICE std::uint64_t words() const { return std::uint64_t{1} << words_log2; }
+};
+
+/// The largest block with at most 32 expected draws that is no larger than the tensor needs.
+inline std::uint32_t block_words_log2(double draw_probability, std::uint32_t bits_per_word,
+                                      std::uint64_t tensor_words) {
+    constexpr double most_expected = 32.0;
+    constexpr std::uint32_t most_words_log2 = 24;  // 2^24 words of 64 bits: positions fit 32 bits
+    std::uint32_t log2 = 0;
+    while (log2 < most_words_log2 && (std::uint64_t{1} << log2) < tensor_words &&
+           draw_probability * static_cast<double>(std::uint64_t{bits_per_word} << (log2 + 1)) <=
+               most_expected)
+        ++log2;
+    return log2;
+}
+
+/// The 32-bit words of one block's random sequence, four from each Philox call.
+class BlockWords {
+   public:
+    PROACT_HOST_DEVICE BlockWords(const FaultStream& fault, std::uint32_t block)
+        : key_{{static_cast<std::uint32_t>(fault.seed),
+                static_cast<std::uint32_t>(fault.seed >> 32)}},
+          // 16 bits for the draw leave 48 for the stream: two of a thousand tensors share a
+          // stream with a chance of 2e-9, and a block never needs 2^16 draws.
+          counter_{{static_cast<std::uint32_t>(fault.stream >> 32) << 16, block,
+                    static_cast<std::uint32_t>(fault.stream), fault.trial}} {}
+
+    PROACT_HOST_DEVICE std::uint32_t next() {
+        if (used_ == 4) {
+            buffer_ = philox4x32_10(counter_, key_);
+            ++counter_.word[0];
+            used_ = 0;
+        }
+        return buffer_.word[used_++];
+    }
+
+    PROACT_HOST_DEVICE std::uint64_t next64() {
+        const std::uint64_t low = next();
+        return low | (std::uint64_t{next()} << 32);
+    }
+
+    /// Uniform on [0, range), without bias: D. Lemire, "Fast random integer generation in an
+    /// interval", ACM TOMACS 29 (2019), algorithm 5. Powers of two are never rejected.
+    PROACT_HOST_DEVICE std::uint32_t below(std::uint32_t range) {
+        std::uint64_t product = std::uint64_t{next()} * range;
+        if (static_cast<std::uint32_t>(product) < range) {
+            const std::uint32_t rejected = (0u - range) % range;
+            while (static_cast<std::uint32_t>(product) < rejected)
+                product = std::uint64_t{next()} * range;
+        }
+        return static_cast<std::uint32_t>(product >> 32);
+    }
+
+   private:
+    PhiloxKey key_;
+    PhiloxCounter counter_;
+    PhiloxCounter buffer_{};
+    int used_ = 4;
+};
+
+/// The drawn positions of one block: distinct, in drawing order. A position p is exposed bit
+/// p % bits_per_word of word p / bits_per_word.
+struct DrawnPositions {
+    std::uint32_t count = 0;
+    std::uint32_t position[BinomialTable::max_count];
+
+    PROACT_HOST_DEVICE const std::uint32_t* begin() const { return position; }
+    PROACT_HOST_DEVICE const std::uint32_t* end() const { return position + count; }
+};
+
+/// `on_draw(position)` is called as each one is found, for a prefetch.
+template <class OnDraw>
+PROACT_HOST_DEVICE inline DrawnPositions draw_block(const BlockLaw& law, const FaultStream& fault,
+                                                    std::uint32_t block, OnDraw on_draw) {
+    BlockWords words(fault, block);
+    DrawnPositions drawn;
+    const std::uint32_t wanted = law.drawn.count(words.next64());
+    const std::uint32_t range = law.bits();
+
+    // A position drawn twice is drawn again. The filter answers "certainly new" for nearly all of
+    // them; only the others are looked for in the list.
+    std::uint64_t filter[16] = {};
+    while (drawn.count < wanted) {
+        const std::uint32_t position = words.below(range);
+        std::uint64_t& cell = filter[(position >> 6) & 15];
+        const std::uint64_t bit = std::uint64_t{1} << (position & 63);
+        if (cell & bit) {
+            std::uint32_t i = 0;
+            while (i < drawn.count && drawn.position[i] != position) ++i;
+            if (i < drawn.count) continue;
+        }
+        cell |= bit;
+        drawn.position[drawn.count++] = position;
+        on_draw(position);
+    }
+    return drawn;
+}
+
+}  // namespace proact

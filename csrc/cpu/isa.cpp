@@ -1,0 +1,50 @@
+#include "isa.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace proact {
+namespace {
+
+Isa choose() {
+    const std::vector<Isa> available = available_isas();
+    const char* forced = std::getenv("PROACT_ISA");
+    if (forced == nullptr || *forced == '\0') return available.back();
+
+    std::string names;
+    for (const Isa isa : available) {
+        if (name(isa) == forced) return isa;
+        names += (names.empty() ? "" : ", ") + name(isa);
+    }
+    throw std::runtime_error("PROACT_ISA is '" + std::string(forced) +
+                             "', but this machine and build offer: " + names);
+}
+
+}  // namespace
+
+std::vector<Isa> available_isas() {
+    std::vector<Isa> isas = {Isa::baseline};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back(Isa::avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        isas.push_back(Isa::avx512);
+#endif
+    return isas;
+}
+
+Isa chosen_isa() {
+    static const Isa isa = choose();
+    return isa;
+}
+
+std::string name(Isa isa) {
+    switch (isa) {
+        case Isa::avx512: return "avx512";
+        case Isa::avx2: return "avx2";
+        default: return "baseline";
+    }
+}
+
+}  // namespace proact

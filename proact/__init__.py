@@ -1,0 +1,33 @@
+"""proact: fault injection and hardening for PyTorch networks whose parameters sit in failing memory."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from proact.errors import ProactError
+
+if TYPE_CHECKING:
+    from proact import campaign, data, faults, models, nn, ops, protect, report
+
+__version__ = version("proact")
+__all__ = ["ProactError", "build_info"]
+
+_ROOMS = ("campaign", "data", "faults", "models", "nn", "ops", "protect", "report")
+
+
+def __getattr__(name: str) -> Any:
+    # Rooms load when first used: a store can be read without waiting for torch.
+    if name in _ROOMS:
+        return importlib.import_module(f"proact.{name}")
+    raise AttributeError(f"module 'proact' has no attribute {name!r}")
+
+
+def build_info() -> dict[str, Any]:
+    """The version, the compiler, the instruction sets (`isas`) and the chosen one (`isa`; the
+    environment variable PROACT_ISA forces one), whether CUDA kernels were built, torch's threads.
+    """
+    from proact.ops import native_info
+
+    return {"version": __version__, **native_info()}

@@ -1,0 +1,29 @@
+"""The operators, and nothing that knows of models: HyReLU and bit flips.
+
+Only this package touches the native module.
+"""
+
+from typing import Any
+
+import torch
+
+from proact import _native
+from proact.ops.flips import flip_bits_
+from proact.ops.hyrelu import hyrelu, hyrelu_
+
+__all__ = ["flip_bits_", "hyrelu", "hyrelu_", "native_info"]
+
+
+def native_info() -> dict[str, Any]:
+    """What was compiled and what this machine makes of it: see `proact.build_info`."""
+    module = _native.module
+    return {
+        "native": module is not None,
+        "native_error": _native.reason,
+        "compiler": module.compiler if module else None,
+        "isas": module.isas() if module else [],
+        "isa": module.isa() if module else None,
+        "cuda": bool(module and module.cuda),
+        "sampler_version": _native.SAMPLER_VERSION,
+        "threads": torch.get_num_threads(),
+    }

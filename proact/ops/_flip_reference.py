@@ -1,0 +1,226 @@
+"""The flip sampler in plain Python integers: the oracle of the tests, and the fallback.
+
+Line for line the meaning of csrc/core (philox.hpp, binomial.hpp, fault_block.hpp, fixed_point.hpp),
+where the sources are cited; about a thousand times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK32 = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+_MOST_EXPECTED = 32.0
+_MOST_WORDS_LOG2 = 24
+_MOST_DRAWN = 128
+
+
+def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, ...]:
+    """Philox 4x32-10 of Salmon et al. (SC'11): four 32-bit words from a counter and a key."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product_0, product_1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (
+            (product_1 >> 32) ^ c1 ^ k0,
+            product_1 & _MASK32,
+            (product_0 >> 32) ^ c3 ^ k1,
+            product_0 & _MASK32,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK32, (k1 + 0xBB67AE85) & _MASK32
+    return c0, c1, c2, c3
+
+
+@lru_cache(maxsize=256)
+def binomial_survival(n: int, p: float) -> tuple[int, ...]:
+    """``2^64 P(K > k)`` for k = 0, 1, ... and K ~ Binomial(n, p), p <= 1/2, n p <= 32."""
+    trials, odds = float(n), p / (1.0 - p)
+    mode = int((trials + 1.0) * p)
+    weight = [0.0] * mode + [1.0]
+    for k in range(mode, 0, -1):
+        weight[k - 1] = weight[k] * k / ((trials - k + 1.0) * odds)
+    for k in range(mode, min(n, _MOST_DRAWN)):
+        weight.append(weight[k] * ((trials - k) * odds) / (k + 1.0))
+    total = 0.0
+    for w in reversed(weight):
+        total += w
+
+    survival = [0] * (len(weight) - 1)
+    above = 0
+    for k in range(len(weight) - 1, 0, -1):
+        above = min(above + min(int(weight[k] / total * 2.0**64), _MASK64), _MASK64)
+        survival[k - 1] = above
+    while survival and survival[-1] == 0:
+        survival.pop()
+    return tuple(survival)
+
+
+def block_words_log2(draw_probability: float, bits_per_word: int, tensor_words: int) -> int:
+    log2 = 0
+    while (
+        log2 < _MOST_WORDS_LOG2
+        and 1 << log2 < tensor_words
+        and draw_probability * float(bits_per_word << (log2 + 1)) <= _MOST_EXPECTED
+    ):
+        log2 += 1
+    return log2
+
+
+def _block_words(seed: int, trial: int, stream: int, block: int) -> Iterator[int]:
+    key = (seed & _MASK32, seed >> 32)
+    draw = 0
+    while True:
+        counter = ((stream >> 32 << 16) + draw, block, stream & _MASK32, trial)
+        yield from philox4x32_10(counter, key)
+        draw += 1
+
+
+def _below(words: Iterator[int], bound: int) -> int:
+    product = next(words) * bound
+    if product & _MASK32 < bound:
+        rejected = (2**32 - bound) % bound
+        while product & _MASK32 < rejected:
+            product = next(words) * bound
+    return product >> 32
+
+
+def flipped_bits(
+    tensor_words: int, mask: int, ber: float, seed: int, trial: int, stream: int
+) -> Iterator[tuple[int, int]]:
+    """(element, bit) of each flip, in the order in which they are made."""
+    if ber == 0.0:
+        return
+    exposed = [bit for bit in range(64) if mask >> bit & 1]
+    inverted = ber > 0.5
+    probability = 1.0 - ber if inverted else ber
+    log2 = block_words_log2(probability, len(exposed), tensor_words)
+    block_bits = len(exposed) << log2
+    survival = binomial_survival(block_bits, probability)
+
+    for block in range(-(-tensor_words >> log2)):
+        words = _block_words(seed, trial, stream, block)
+        u = next(words) | next(words) << 32
+        wanted = sum(u < s for s in survival)
+        drawn: dict[int, None] = {}
+        while len(drawn) < wanted:
+            drawn[_below(words, block_bits)] = None
+        positions = (
+            (p for p in range(block_bits) if p not in drawn) if inverted else iter(drawn)
+        )
+        for position in positions:
+            word, rank = divmod(position, len(exposed))
+            element = (block << log2) + word
+            if element < tensor_words:
+                yield element, exposed[rank]
+
+
+class Fixed:
+    """qM.N words of ``word_bits`` bits, of which ``fraction_bits`` are fraction."""
+
+    def __init__(self, word_bits: int, fraction_bits: int) -> None:
+        self.word_bits, self.fraction_bits = word_bits, fraction_bits
+
+    def encode(self, value: float) -> int:
+        if math.isnan(value):
+            return 0
+        limit = 1 << (self.word_bits - 1)
+        scaled = value * 2.0**self.fraction_bits
+        word = limit if scaled >= limit else -limit if scaled <= -limit else round(scaled)
+        return max(-limit, min(limit - 1, word)) & ((1 << self.word_bits) - 1)
+
+    def decode(self, word: int) -> float:
+        sign = 1 << (self.word_bits - 1)
+        return ((word ^ sign) - sign) / 2.0**self.fraction_bits
+
+
+class FlipLog:
+    """See `proact.ops.plan.FlipLog`; the native one's interface."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int, int, int]] = []
+        self._memory: list[NDArray[np.unsignedinteger]] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def restore(self) -> None:
+        for tensor, element, _, before in reversed(self.rows):
+            self._memory[tensor][element] = before
+
+    def columns(self) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]:
+        def column(index: int) -> list[int]:
+            return [row[index] for row in self.rows]
+
+        return (
+            np.array(column(0), np.uint32),
+            np.array(column(1), np.uint64),
+            np.array(column(2), np.uint8),
+            np.array(column(3), np.uint64),
+        )
+
+
+class FaultPlan:
+    """The native FaultPlan's interface."""
+
+    def __init__(self) -> None:
+        self._tensors: list[tuple[int, int, int, int, int, Fixed | None]] = []
+
+    def add(
+        self,
+        address: int,
+        words: int,
+        word_bytes: int,
+        stream: int,
+        mask: int,
+        fixed_word_bits: int = 0,
+        fraction_bits: int = 0,
+    ) -> None:
+        fixed = Fixed(fixed_word_bits, fraction_bits) if fixed_word_bits else None
+        self._tensors.append((address, words, word_bytes, stream, mask, fixed))
+
+    def exposed_bits(self) -> int:
+        return sum(words * mask.bit_count() for _, words, _, _, mask, _ in self._tensors)
+
+    def flip(self, ber: float, seed: int, trial: int) -> FlipLog:
+        log = FlipLog()
+        for index, (address, words, word_bytes, stream, mask, fixed) in enumerate(self._tensors):
+            memory = _memory(address, words, word_bytes)
+            log._memory.append(memory)
+            stored: dict[int, int] = {}
+            for element, bit in flipped_bits(words, mask, ber, seed, trial, stream):
+                before = int(memory[element])
+                log.rows.append((index, element, bit, before))
+                if fixed is None:
+                    memory[element] = before ^ (1 << bit)
+                else:
+                    word = stored.get(element, fixed.encode(_as_float(before, word_bytes)))
+                    stored[element] = word ^ (1 << bit)
+                    memory[element] = _as_word(fixed.decode(stored[element]), word_bytes)
+        return log
+
+    def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
+        return len(self.flip(ber, seed, trial))
+
+
+def _memory(address: int, words: int, word_bytes: int) -> NDArray[np.unsignedinteger]:
+    kind = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
+    return np.ctypeslib.as_array((kind[word_bytes] * words).from_address(address))
+
+
+def _as_float(word: int, word_bytes: int) -> float:
+    form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
+    value: float = struct.unpack(form[1], struct.pack(form[0], word))[0]
+    return value
+
+
+def _as_word(value: float, word_bytes: int) -> int:
+    form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
+    word: int = struct.unpack(form[0], struct.pack(form[1], value))[0]
+    return word

@@ -1,0 +1,52 @@
+"""HyReLU in plain torch: the oracle of the tests, the form inside torch.compile, and the fallback.
+
+The formulas are those of csrc/core/hyrelu.hpp, where the paper is cited.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
+    """``y`` with the dtype of ``x``; halves are computed in float32. Differentiable, twice too."""
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    value, limit = x.to(wide), threshold.to(wide)
+    finite = torch.isfinite(value)
+    open_ = (value > 0) & finite & (limit >= 0)
+    if mode == "soft":
+        # The inner where keeps a NaN out of the product, whose gradient would be NaN * 0.
+        safe = torch.where(open_, value, 0.0)
+        reachable = torch.where(open_ & torch.isfinite(limit), limit, 0.0)
+        gate = torch.sigmoid(slope * (reachable - safe))
+        gate = torch.where(torch.isposinf(limit), 1.0, gate)
+        y = torch.where(open_, safe * gate, 0.0)
+    elif mode == "zero":
+        y = torch.where(open_ & (value <= limit), value, 0.0)
+    else:
+        passes = open_ & (value <= limit)
+        clipped = (value > limit) & (limit >= 0) & torch.isfinite(limit)
+        y = torch.where(passes, value, torch.where(clipped, limit, 0.0))
+    return y.to(x.dtype)
+
+
+def backward(
+    grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``x`` and ``threshold`` (summed over what it broadcast to), written out."""
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    value, limit, g = x.to(wide), threshold.to(wide), grad.to(wide)
+    open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
+    if mode == "soft":
+        safe = torch.where(open_, value, 0.0)
+        s = torch.sigmoid(slope * (limit - safe))
+        bend = s * (1 - s) * safe * slope
+        grad_x = torch.where(open_, g * (s - bend), 0.0)
+        grad_t = torch.where(open_, g * bend, 0.0)
+    else:
+        grad_x = torch.where(open_ & (value <= limit), g, 0.0)
+        clipped = (value > limit) & (limit > 0)
+        grad_t = torch.where(clipped & (mode == "saturate"), g, torch.zeros_like(g))
+    grad_t = grad_t.sum_to_size(threshold.shape) if grad_t.numel() else torch.zeros_like(limit)
+    return grad_x.to(x.dtype), grad_t.to(threshold.dtype)

@@ -1,0 +1,127 @@
+"""Flips in many tensors by one native call, and their undoing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proact import _native
+from proact.ops import _flip_reference
+
+#: Streams are the integers from 0 up to, but not including, this.
+STREAMS = 1 << 48
+#: Seeds are the integers from 0 up to, but not including, this (a torch integer is signed).
+SEEDS = 1 << 63
+#: Trials are the integers from 0 up to, but not including, this.
+TRIALS = 1 << 32
+
+
+class FixedPointWord(NamedTuple):
+    """The stored form of a float: two's complement with so many bits, of them fraction bits."""
+
+    word_bits: int
+    fraction_bits: int
+
+
+class FlipColumns(NamedTuple):
+    """One row a flip, in the order in which they were made."""
+
+    tensor: NDArray[np.uint32]  #: index in the plan
+    element: NDArray[np.uint64]
+    bit: NDArray[np.uint8]  #: of the stored word, 0 the lowest
+    before: NDArray[np.uint64]  #: the memory word just before this flip
+
+
+def stream_of(name: str) -> int:
+    """The stream of a tensor: the first 48 bits of the SHA-256 of its qualified name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
+
+class FlipLog:
+    """The flips of one trial. Keeps the tensors alive until it is gone."""
+
+    def __init__(self, log: Any, tensors: list[Tensor]) -> None:
+        self._log, self._tensors = log, tensors
+
+    def __len__(self) -> int:
+        """The number of flips."""
+        return len(self._log)
+
+    def restore(self) -> None:
+        """Writes the old word of every flipped position back, whatever stands there now."""
+        self._log.restore()
+
+    def columns(self) -> FlipColumns:
+        return FlipColumns(*self._log.columns())
+
+
+class FlipPlan:
+    """Tensors prepared for flips. Checks belong to the caller: see `add`."""
+
+    def __init__(self) -> None:
+        native = _native.module
+        self._plan: Any = _flip_reference.FaultPlan() if native is None else native.FaultPlan()
+        self._tensors: list[Tensor] = []
+
+    def add(self, tensor: Tensor, stream: int, mask: int, fixed: FixedPointWord | None) -> None:
+        """Adds a dense CPU tensor; ``mask`` holds the exposed bits of a stored word."""
+        word_bits, fraction_bits = fixed or (0, 0)
+        self._plan.add(
+            tensor.data_ptr(),
+            tensor.numel(),
+            tensor.element_size(),
+            stream,
+            mask,
+            word_bits,
+            fraction_bits,
+        )
+        self._tensors.append(tensor)
+
+    @property
+    def exposed_bits(self) -> int:
+        bits: int = self._plan.exposed_bits()
+        return bits
+
+    def flip(self, ber: float, seed: int, trial: int) -> FlipLog:
+        return FlipLog(self._plan.flip(ber, seed, trial), self._tensors)
+
+    def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
+        """Flips without keeping what was there; returns the number of flips."""
+        flips: int = self._plan.flip_unlogged(ber, seed, trial)
+        return flips
+
+
+def checked_ber(ber: float) -> float:
+    """``ber`` as a float; ValueError outside [0, 1] or NaN, TypeError for no number."""
+    if isinstance(ber, bool) or not isinstance(ber, (int, float, np.floating, np.integer)):
+        raise TypeError(f"a bit error rate is a number in [0, 1], got {ber!r}")
+    if not 0.0 <= ber <= 1.0:
+        raise ValueError(f"a bit error rate lies in [0, 1] per stored bit, got {ber!r}")
+    return float(ber)
+
+
+def checked_integer(name: str, value: int, limit: int) -> int:
+    """``value`` where 0 <= value < limit, else an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is an integer, got {value!r}")
+    if not 0 <= value < limit:
+        raise ValueError(f"{name} lies in [0, {limit}), got {value}")
+    return int(value)
+
+
+def checked_memory(name: str, tensor: Tensor) -> None:
+    """Refuses tensors whose memory cannot be faulted in place."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise ValueError(f"{name} has no plain memory to flip bits in ({tensor.layout}, {tensor.device})")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"bits are flipped in CPU memory so far, and {name} is on {tensor.device}")
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous, got shape {tuple(tensor.shape)} with strides "
+            f"{tuple(tensor.stride())}"
+        )
