@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.resolve()
 
 
 def require_compiler() -> None:
-    candidates = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    candidates = (
+        [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    )
     if not any(shutil.which(name) for name in candidates):
         sys.exit(
             f"error: proact needs a C++17 compiler and found none ({', '.join(candidates)}): "

@@ -1,4 +1,4 @@
-"""proact: fault injection and hardening for PyTorch networks whose parameters sit in failing memory."""
+"""proact: fault injection and hardening for PyTorch networks in memory that fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proact.errors import ProactError
 
 if TYPE_CHECKING:
-    from proact import campaign, data, faults, models, nn, ops, protect, report
+    from proact import campaign, data, faults, models, nn, ops, protect, report  # noqa: F401
 
 __version__ = version("proact")
 __all__ = ["ProactError", "build_info"]

@@ -25,9 +25,7 @@ class HyReLU(nn.Module):
 
     threshold: nn.Parameter
 
-    def __init__(
-        self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0
-    ) -> None:
+    def __init__(self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0) -> None:
         super().__init__()
         check_mode_and_slope(mode, slope)
         value = torch.as_tensor(threshold)

@@ -1,8 +1,8 @@
 """Activation sites: where a network applies ReLU, in the order in which it does so.
 
-A site is a call. So far a site must be the one call of an `nn.ReLU` module; any other ReLU that the
-forward pass makes (functional, in-place, a module called twice, ReLU6) is an error that names it, so
-that no activation stays unprotected without a word. The network's output has no site: what the last
+A site is a call. So far a site must be the one call of an `nn.ReLU` module; any other ReLU that
+the forward pass makes (functional, a module called twice, ReLU6) is an error that names it, so that
+no activation stays unprotected without a word. The network's output has no site: what the last
 layer computes is not clipped.
 """
 
@@ -21,7 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from proact.nn.hyrelu import HyReLU
 
 _RELU_MODULES = (nn.ReLU, HyReLU)
-_RELU_CALLS = {"relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_", "threshold", "relu6"}
+_RELU_CALLS = {
+    "relu",
+    "relu_",
+    "clamp",
+    "clamp_",
+    "clamp_min",
+    "clamp_min_",
+    "hardtanh",
+    "hardtanh_",
+    "threshold",
+    "relu6",
+}
 
 
 @dataclass(frozen=True)
@@ -68,17 +79,17 @@ def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
                 elsewhere.append(names[running[-1]] or type(model).__name__)
             return func(*args, **(kwargs or {}))
 
-    with _evaluating(model), torch.no_grad(), ExitStack() as hooks:
+    with evaluating(model), torch.no_grad(), ExitStack() as hooks:
         for module in names:
             hooks.callback(module.register_forward_pre_hook(enter).remove)
             hooks.callback(module.register_forward_hook(leave).remove)
-        with Watch():
+        with Watch():  # type: ignore[no-untyped-call]
             model(example)
 
     if elsewhere:
         raise ValueError(
-            f"the ReLU called inside {elsewhere[0]!r} is not an nn.ReLU module of its own, which is "
-            "what can be protected so far: replace the functional call by an nn.ReLU module"
+            f"the ReLU called inside {elsewhere[0]!r} is not an nn.ReLU module of its own, which "
+            "is what can be protected so far: replace the functional call by an nn.ReLU module"
         )
     _refuse_repeated(calls)
     if not calls:
@@ -128,14 +139,14 @@ def _refuse_repeated(calls: list[Site]) -> None:
     for site in calls:
         if site.name in seen:
             raise ValueError(
-                f"the module {site.name!r} runs more than once in a forward pass, and one threshold "
-                "cannot serve two sites: give each call an nn.ReLU module of its own"
+                f"the module {site.name!r} runs more than once in a forward pass, and one "
+                "threshold cannot serve two sites: give each call an nn.ReLU module of its own"
             )
         seen.add(site.name)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; each module's own mode outside, also where they differ."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -111,9 +111,7 @@ def flipped_bits(
         drawn: dict[int, None] = {}
         while len(drawn) < wanted:
             drawn[_below(words, block_bits)] = None
-        positions = (
-            (p for p in range(block_bits) if p not in drawn) if inverted else iter(drawn)
-        )
+        positions = (p for p in range(block_bits) if p not in drawn) if inverted else iter(drawn)
         for position in positions:
             word, rank = divmod(position, len(exposed))
             element = (block << log2) + word
@@ -154,7 +152,9 @@ class FlipLog:
         for tensor, element, _, before in reversed(self.rows):
             self._memory[tensor][element] = before
 
-    def columns(self) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]:
+    def columns(
+        self,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]:
         def column(index: int) -> list[int]:
             return [row[index] for row in self.rows]
 

@@ -44,15 +44,17 @@ def flip_bits_(
         The number of bits flipped.
 
     Raises:
-        TypeError, ValueError: an argument of another type or out of range, memory that is read-only,
-            not contiguous or not on the CPU. The tensor is then unchanged.
+        TypeError, ValueError: an argument of another type or out of range, memory that is
+            read-only, not contiguous or not on the CPU. The tensor is then unchanged.
     """
     memory = _as_tensor(tensor)
     plans.checked_memory("tensor", memory)
-    if memory.is_complex() or memory.is_quantized or memory.element_size() > 8:
+    if memory.is_complex() or memory.dtype == torch.bool or memory.is_quantized:
         raise TypeError(f"flip_bits_ takes words of 8 to 64 bits, got {memory.dtype}")
     if memory.requires_grad and torch.is_grad_enabled():
-        raise ValueError("flip_bits_ takes a tensor that does not require grad: pass tensor.detach()")
+        raise ValueError(
+            "flip_bits_ takes a tensor that does not require grad: pass tensor.detach()"
+        )
     ber = plans.checked_ber(ber)
     seed = plans.checked_integer("seed", seed, plans.SEEDS)
     trial = plans.checked_integer("trial", trial, plans.TRIALS)

@@ -16,10 +16,11 @@ _NATIVE_NAME = {torch.float32: "float32", torch.float64: "float64"}
 _HALVES = (torch.float16, torch.bfloat16)
 
 _library = torch.library.Library("proact", "FRAGMENT")
-_library.define("hyrelu(Tensor x, Tensor threshold, str mode, float slope) -> Tensor")
-_library.define("hyrelu_(Tensor(a!) x, Tensor threshold, str mode, float slope) -> ()")
+# The mode is called clip here: torch.library calls an argument of its own "mode".
+_library.define("hyrelu(Tensor x, Tensor threshold, str clip, float slope) -> Tensor")
+_library.define("hyrelu_(Tensor(a!) x, Tensor threshold, str clip, float slope) -> ()")
 _library.define(
-    "hyrelu_backward(Tensor grad, Tensor x, Tensor threshold, str mode, float slope)"
+    "hyrelu_backward(Tensor grad, Tensor x, Tensor threshold, str clip, float slope)"
     " -> (Tensor, Tensor)"
 )
 
@@ -85,20 +86,20 @@ def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
     if x.dtype not in (*_NATIVE_NAME, *_HALVES):
         raise TypeError(f"hyrelu takes a floating-point x, got {x.dtype}")
     if threshold.dtype != x.dtype and not (x.dtype in _HALVES and threshold.dtype == torch.float32):
-        raise TypeError(
-            f"hyrelu takes a threshold of x's dtype {x.dtype}, got {threshold.dtype}"
-        )
+        raise TypeError(f"hyrelu takes a threshold of x's dtype {x.dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
     if x.device != threshold.device:
-        raise ValueError(f"hyrelu takes one device, got x on {x.device}, threshold on {threshold.device}")
+        raise ValueError(
+            f"hyrelu takes one device, got x on {x.device}, threshold on {threshold.device}"
+        )
     if not _broadcasts(threshold.shape, x.shape):
         raise ValueError(
-            f"hyrelu's threshold broadcasts against one sample, {tuple(x.shape[1:])} for x of shape "
-            f"{tuple(x.shape)}; got {tuple(threshold.shape)}"
+            f"hyrelu's threshold broadcasts against one sample, {tuple(x.shape[1:])} for x of "
+            f"shape {tuple(x.shape)}; got {tuple(threshold.shape)}"
         )
 
 
-def check_mode_and_slope(mode: str, slope: float) -> None:
+def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
     """ValueError where `hyrelu` would refuse them."""
     if mode not in MODES:
         raise ValueError(f"hyrelu's mode is one of {', '.join(MODES)}, got {mode!r}")

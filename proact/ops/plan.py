@@ -117,7 +117,9 @@ def checked_integer(name: str, value: int, limit: int) -> int:
 def checked_memory(name: str, tensor: Tensor) -> None:
     """Refuses tensors whose memory cannot be faulted in place."""
     if tensor.layout != torch.strided or tensor.device.type == "meta":
-        raise ValueError(f"{name} has no plain memory to flip bits in ({tensor.layout}, {tensor.device})")
+        raise ValueError(
+            f"{name} has no plain memory to flip bits in ({tensor.layout}, {tensor.device})"
+        )
     if tensor.device.type != "cpu":
         raise ValueError(f"bits are flipped in CPU memory so far, and {name} is on {tensor.device}")
     if not tensor.is_contiguous():

@@ -1,0 +1,61 @@
+# Everything runs in .venv, which these targets make and keep up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := build/tests
+SOURCES := $(shell find csrc -type f) CMakeLists.txt
+PACKAGING := setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test test-all lint types unit native sanitize format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python benchmarks/ber_campaign.py
+
+test: lint types native unit
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-all: lint types native sanitize
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.?pp' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+native: $(BUILD)/build.ninja
+	$(BIN)/cmake --build $(BUILD)
+	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
+
+sanitize: $(VENV)/.installed
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.?pp' -o -name '*.inl' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build $(VENV) runs *.egg-info proact/*.so
+
+$(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
+	$(BIN)/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,dev]'
+	@touch $@
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit(f"proact needs Python 3.10 or newer, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

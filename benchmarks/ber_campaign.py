@@ -1,0 +1,267 @@
+#!/usr/bin/env python
+"""How does a network's accuracy fall with the bit error rate, and how much do clipped activations
+buy back?
+
+Trains (or reads) a network, protects copies of it, runs every variant under the same faults, and
+leaves a table, a store of all rows and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+import proact
+from proact import ProactError, campaign, data, faults, models, protect
+from proact.campaign.store import Store
+from proact.data import Data
+
+HALF_DECADES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+UNPROTECTED = "relu"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", default="digits", help=f"data set: {', '.join(data.names())}")
+    add(
+        "--model",
+        default="small-cnn",
+        help=f"network, trained if needed: {', '.join(models.names())}",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        default=[UNPROTECTED, *sorted(protect.methods(), reverse=True)],
+        metavar="METHOD",
+        help=f"variants to compare: {UNPROTECTED} (unprotected), {', '.join(protect.methods())}",
+    )
+    add(
+        "--ber",
+        nargs="+",
+        type=float,
+        default=list(HALF_DECADES),
+        metavar="BER",
+        help="bit error rates, probabilities per stored bit in [0, 1]",
+    )
+    add(
+        "--encoding",
+        default="q15.16",
+        help="stored form of the parameters: float32 or fixed point qM.N of up to 32 bits (1 sign, "
+        "M integer, N fraction bits)",
+    )
+    add("--trials", type=int, default=200, help="fault patterns per variant and rate (count)")
+    add("--confidence", type=float, default=0.95, help="of the intervals, a probability in (0, 1)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="integer in [0, 2^63) for weights and faults; same seed, same table",
+    )
+    add(
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch (count); the small network gains nothing from more, and the last digits of "
+        "trained weights depend on it",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/ber_campaign"),
+        help="folder for the trained network, rows.sqlite, accuracy.png and accuracy.svg; a run "
+        "that was interrupted goes on from there",
+    )
+    return parser.parse_args(arguments)
+
+
+def check(options: argparse.Namespace) -> list[faults.BitFlip]:
+    """The faults to inject; raises before anything is trained or written."""
+    known = [UNPROTECTED, *protect.methods()]
+    for method in options.methods:
+        if method not in known:
+            raise ValueError(f"a method is one of {', '.join(known)}; got {method!r}")
+    if len(set(options.methods)) != len(options.methods):
+        raise ValueError(f"each method is named once, got {' '.join(options.methods)}")
+    for kind, given, names in (
+        ("data set", options.data, data.names()),
+        ("model", options.model, models.names()),
+    ):
+        if given not in names:
+            raise ValueError(f"a {kind} is one of {', '.join(names)}; got {given!r}")
+    # Untrained, but stored in the same dtypes: tells whether the encoding can hold the parameters.
+    faults.fault_space(models.create(options.model), options.encoding)
+    if options.threads < 1:
+        raise ValueError(f"--threads takes 1 or more, got {options.threads}")
+    if options.trials < 1:
+        raise ValueError(f"--trials takes 1 or more, got {options.trials}")
+    if not 0 < options.confidence < 1:
+        raise ValueError(f"--confidence lies in (0, 1), got {options.confidence}")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed lies in [0, 2^63), got {options.seed}")
+    return [faults.BitFlip(ber) for ber in sorted(set(options.ber))]
+
+
+def writable_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ProactError(
+            f"the output folder {folder} cannot be written: {error.strerror}"
+        ) from None
+    return folder
+
+
+class Stages:
+    """A progress bar for the stage at hand; a line a stage where nobody watches a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def run(self, title: str, work: Callable[[Callable[[int, int], None]], object]) -> None:
+        if not self._console.is_terminal:
+            self._console.print(title)
+            work(lambda done, total: None)
+            return
+        with Progress(
+            TextColumn(f"{title:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        ) as progress:
+            bar = progress.add_task(title, total=None)
+            work(lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def build_variants(
+    options: argparse.Namespace, images: Data, stages: Stages, folder: Path
+) -> dict[str, nn.Module]:
+    variants: dict[str, nn.Module] = {}
+
+    def train(progress: Callable[[int, int], None]) -> None:
+        variants[UNPROTECTED] = models.trained(
+            options.model, images, options.seed % 2**32, folder / "networks", progress
+        )
+
+    stages.run(f"{options.model} on {options.data}: train", train)
+    for method in options.methods:
+        if method == UNPROTECTED:
+            continue
+
+        def harden(progress: Callable[[int, int], None], method: str = method) -> None:
+            variants[method] = protect.protect(variants[UNPROTECTED], method, images)
+
+        stages.run(f"{method}: choose thresholds", harden)
+    return {method: variants[method] for method in options.methods}
+
+
+def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> Table:
+    """What each protection costs without faults."""
+    table = Table(title=f"Cost of protection, {encoding}, no faults")
+    for heading in (
+        "variant",
+        "thresholds",
+        "bytes",
+        "% of parameters",
+        "clean accuracy %",
+        "before hardening %",
+    ):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    for name, model in variants.items():
+        cost = protect.cost(model, images.test, encoding, soft=name == "proact")
+        table.add_row(
+            name,
+            str(cost.thresholds),
+            f"{cost.bytes:g}",
+            f"{cost.percent:.2f}",
+            f"{100 * cost.clean:.2f}",
+            "" if cost.clean_soft is None else f"{100 * cost.clean_soft:.2f}",
+        )
+    return table
+
+
+def gains(result: campaign.Result, baseline: str, variant: str) -> Table:
+    table = Table(title=f"Gain of {variant} over {baseline}, same faults (points of accuracy)")
+    percent = f"{100 * result.confidence:g} % interval"
+    for heading in ("BER per bit", "gain", percent):
+        table.add_column(heading, justify="right")
+    for fault, gain in result.difference(variant, baseline).items():
+        table.add_row(
+            f"{fault.ber:g}",
+            f"{100 * gain.estimate:+.1f}",
+            f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+        )
+    return table
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    flips = check(options)
+    torch.set_num_threads(options.threads)
+    images = data.load(options.data)
+    folder = writable_folder(options.out)
+    store = folder / "rows.sqlite"
+    Store(store).close()
+    stages = Stages(console)
+    variants = build_variants(options, images, stages, folder)
+
+    results: list[campaign.Result] = []
+
+    def measure(progress: Callable[[int, int], None]) -> None:
+        results.append(
+            campaign.run(
+                variants,
+                images,
+                flips,
+                encoding=options.encoding,
+                trials=options.trials,
+                confidence=options.confidence,
+                seed=options.seed,
+                store=store,
+                progress=progress,
+            )
+        )
+
+    stages.run(f"inject: {len(variants)} variants x {len(flips)} rates", measure)
+    (result,) = results
+    console.print(result.table())
+    if UNPROTECTED in variants and "proact" in variants:
+        console.print(gains(result, UNPROTECTED, "proact"))
+    console.print(cost_table(variants, images, options.encoding))
+    for ending in ("png", "svg"):
+        result.plot(folder / f"accuracy.{ending}")
+    print(
+        f"{len(images.test)} test images a trial; weights, biases and thresholds stored as "
+        f"{options.encoding} and faulted; proact {proact.__version__}, seed {options.seed}"
+    )
+    print(f"rows:  {store}\nplots: {folder / 'accuracy.png'}, {folder / 'accuracy.svg'}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    try:
+        run(options, console)
+    except (ValueError, TypeError, ProactError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished trials are kept; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Runs a campaign: every variant meets the same faults on the same images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from proact.campaign.result import Result
+from proact.campaign.statistics import checked_confidence
+from proact.campaign.store import Row, Store
+from proact.campaign.task import facts_digest, model_digest, task_facts
+from proact.data import Split, as_evaluation
+from proact.data.splits import PairOrData
+from proact.faults import BitFlip, Encoding, Injector, encode, encoding_named
+from proact.models.training import logits
+from proact.ops.plan import SEEDS, TRIALS, checked_integer
+
+#: Trials of one cell before the next cell gets its turn, so that all cells become usable early.
+_TURN = 20
+
+
+class _Variant:
+    """One encoded network with its clean predictions."""
+
+    def __init__(self, name: str, model: nn.Module, images: Split, encoding: Encoding) -> None:
+        self.name = name
+        self.images = images
+        self.injector = Injector(encode(model, encoding).eval(), encoding)
+        self.digest = model_digest(self.injector.model)
+        output = logits(self.injector.model, images.images)
+        if output.dim() != 2 or int(images.labels.max()) >= output.shape[1]:
+            raise ValueError(
+                f"labels up to {int(images.labels.max())} need outputs of shape (images, classes) "
+                f"with more classes than that; {name} gives {tuple(output.shape)}"
+            )
+        self.clean = output.argmax(1)
+        self.clean_row = self._count(output, trial=0, flips=0, seconds=0.0)
+
+    def run(self, fault: BitFlip, seed: int, trial: int) -> Row:
+        start = time.perf_counter()
+        with self.injector.trial(fault, seed, trial) as record:
+            if record.flips == 0:  # nothing changed: the result is known
+                return self.clean_row._replace(trial=trial)
+            output = logits(self.injector.model, self.images.images)
+            return self._count(output, trial, record.flips, time.perf_counter() - start)
+
+    def _count(self, output: Tensor, trial: int, flips: int, seconds: float) -> Row:
+        finite = torch.isfinite(output).all(1)
+        predicted = output.argmax(1)
+        return Row(
+            trial,
+            flips,
+            len(predicted),
+            int((finite & (predicted == self.images.labels)).sum()),
+            int((finite & (predicted == self.clean)).sum()),
+            int((~finite).sum()),
+            seconds,
+        )
+
+
+def run(
+    variants: Mapping[str, nn.Module],
+    data: PairOrData,
+    faults: Sequence[BitFlip],
+    *,
+    encoding: str | Encoding = "float32",
+    trials: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Measures the accuracy that each variant keeps under each fault.
+
+    A trial is one fault pattern, judged on all evaluation images. Trial t of every variant meets
+    the same faults in the tensors that the variants share by name, so their differences are paired.
+    An image whose output holds NaN or infinity counts as wrong.
+
+    Args:
+        variants: networks by name, on the CPU; copies of them are encoded and faulted.
+        data: the evaluation images: what `proact.data.load` returns (its test split), a pair
+            (images, labels), or a `Dataset`.
+        faults: one cell a variant and fault.
+        encoding: the stored form of the parameters.
+        trials: fault patterns a cell, in [1, 2^32).
+        confidence: of the intervals, two-sided, in (0, 1).
+        seed: names the experiment; in [0, 2^63). Same seed, same rows.
+        store: SQLite file for the rows, written as they finish; rows that it already holds for
+            this very content are not run again. None keeps them in memory.
+        progress: called with (trials done, trials in all), stored ones included.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, no variants, no faults, a network that the
+            encoding cannot store; nothing is written. ProactError: a store that cannot be used.
+    """
+    encoding = encoding_named(encoding)
+    _check(variants, faults, trials)
+    checked_confidence(confidence)
+    seed = checked_integer("seed", seed, SEEDS)
+    images = as_evaluation(data)
+    prepared = [_Variant(name, model, images, encoding) for name, model in variants.items()]
+    for variant in prepared:
+        for fault in faults:
+            variant.injector.prepare(fault)
+
+    with Store(store) as rows:
+        facts = task_facts(images, encoding, seed)
+        task = rows.task(facts_digest(facts), facts)
+        variant_ids = [
+            rows.variant(task, v.name, v.digest, len(images), v.clean_row.correct) for v in prepared
+        ]
+        fault_ids = [
+            rows.fault(str(fault), {"kind": type(fault).__name__, **asdict(fault)})
+            for fault in faults
+        ]
+        cells = [
+            (variant, variant_id, fault, fault_id)
+            for fault, fault_id in zip(faults, fault_ids, strict=True)
+            for variant, variant_id in zip(prepared, variant_ids, strict=True)
+        ]
+        done = {(v, f): {row.trial for row in rows.rows(v, f)} for _, v, _, f in cells}
+        finished = 0
+        for first in range(0, trials, _TURN):
+            for variant, variant_id, fault, fault_id in cells:
+                for trial in range(first, min(first + _TURN, trials)):
+                    if trial not in done[variant_id, fault_id]:
+                        rows.add(variant_id, fault_id, variant.run(fault, seed, trial))
+                    finished += 1
+                    if progress is not None:
+                        progress(finished, trials * len(cells))
+        found = {
+            (variant.name, fault): [r for r in rows.rows(variant_id, fault_id) if r.trial < trials]
+            for variant, variant_id in zip(prepared, variant_ids, strict=True)
+            for fault, fault_id in zip(faults, fault_ids, strict=True)
+        }
+    clean = {v.name: v.clean_row.correct / v.clean_row.images for v in prepared}
+    return Result(found, clean, confidence)
+
+
+def _check(variants: Mapping[str, nn.Module], faults: Sequence[BitFlip], trials: int) -> None:
+    if not variants:
+        raise ValueError("a campaign needs at least one variant, got none")
+    if not faults:
+        raise ValueError("a campaign needs at least one fault, got none")
+    for fault in faults:
+        if not isinstance(fault, BitFlip):
+            raise TypeError(f"faults are proact.faults.BitFlip, got {type(fault).__name__}")
+    if len(set(faults)) != len(faults):
+        raise ValueError("each fault makes a cell of its own, and one was given twice")
+    if checked_integer("trials", trials, TRIALS) == 0:
+        raise ValueError("a campaign needs at least one trial a cell, got 0")

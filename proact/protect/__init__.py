@@ -1,0 +1,10 @@
+"""Clipped activations: methods that choose thresholds, one file a method, and what they cost.
+
+Deviations from the papers are listed in README.md beside this file.
+"""
+
+from proact.protect.cost import Cost, cost
+from proact.protect.methods import methods, protect
+from proact.protect.profile import GRANULARITIES, profile
+
+__all__ = ["GRANULARITIES", "Cost", "cost", "methods", "profile", "protect"]

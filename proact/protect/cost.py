@@ -1,0 +1,60 @@
+"""What a protection costs in memory and in accuracy without faults."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from proact.data import Split
+from proact.faults.encodings import Encoding, encode, encoding_named, stored_tensors
+from proact.models.training import accuracy
+from proact.nn import HyReLU
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one protected network.
+
+    Attributes:
+        thresholds: how many are stored.
+        bytes: what they take in the encoding.
+        percent: of the parameters' number.
+        clean: accuracy in [0, 1] without faults, in the encoding.
+        clean_soft: the same with the soft clip that ProAct trains, before hardening; None where
+            the thresholds were not trained.
+    """
+
+    thresholds: int
+    bytes: float
+    percent: float
+    clean: float
+    clean_soft: float | None
+
+
+def cost(
+    model: nn.Module, images: Split, encoding: str | Encoding = "float32", soft: bool = False
+) -> Cost:
+    """Measures `Cost` on ``images``; ``soft=True`` measures the soft form too."""
+    encoding = encoding_named(encoding)
+    stored = sum(tensor.numel() for _, tensor in stored_tensors(model))
+    thresholds = sum(
+        module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
+    )
+    encoded = encode(model, encoding).eval()
+    return Cost(
+        thresholds,
+        thresholds * encoding.word_bits / 8,
+        100.0 * thresholds / (stored - thresholds),
+        accuracy(encoded, images),
+        accuracy(_softened(encoded), images) if soft else None,
+    )
+
+
+def _softened(model: nn.Module) -> nn.Module:
+    result = copy.deepcopy(model)
+    for module in result.modules():
+        if isinstance(module, HyReLU):
+            module.mode = "soft"
+    return result

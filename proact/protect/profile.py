@@ -1,0 +1,60 @@
+"""The profile: the largest activation of every neuron over the training images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from proact.nn.sites import Site, evaluating, find_sites, record_sites
+
+GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
+
+
+def profile(model: nn.Module, images: Tensor, batch: int = 256) -> dict[Site, Tensor]:
+    """The exact maximum of every neuron at every site, in execution order.
+
+    Args:
+        model: runs in eval mode, without autograd; left as it was.
+        images: (samples, ...), transformed as for a test. ``batch`` of them run at a time, which
+            changes speed and memory only.
+
+    Returns:
+        For each site a tensor of the shape of one sample there.
+
+    Raises:
+        ValueError: what `proact.nn.find_sites` refuses.
+    """
+    sites = find_sites(model, images[:1])
+    maxima: dict[Site, Tensor] = {}
+
+    def observe(site: Site, output: Tensor) -> None:
+        highest = output.amax(0)
+        maxima[site] = torch.maximum(maxima[site], highest) if site in maxima else highest
+
+    with evaluating(model), torch.no_grad(), record_sites(model, sites, observe):
+        for part in images.split(batch):
+            model(part)
+    return {site: maxima[site] for site in sites}
+
+
+def reduce_profile(maxima: dict[Site, Tensor], granularity: str) -> dict[Site, Tensor]:
+    """Thresholds at the profile's maxima: one a layer, channel or neuron, or one a layer and a
+    neuron-wise last site (``"hybrid"``, arXiv 2406.06313, section III-A)."""
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"a granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
+    last = list(maxima)[-1]
+    thresholds = {}
+    for site, maximum in maxima.items():
+        here = granularity
+        if granularity == "hybrid":
+            here = "neuron" if site == last else "layer"
+        thresholds[site] = _reduced(maximum, here)
+    return thresholds
+
+
+def _reduced(maximum: Tensor, granularity: str) -> Tensor:
+    if granularity == "layer":
+        return maximum.amax()
+    if granularity == "channel" and maximum.dim() > 1:
+        return maximum.amax(tuple(range(1, maximum.dim())), keepdim=True)
+    return maximum.clone()

@@ -1,0 +1,58 @@
+"""Plots of cells. matplotlib: it writes PNG, SVG and PDF without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from proact.campaign.cells import Cell
+
+# M. Okabe and K. Ito's palette, which colour-blind readers can tell apart; markers differ as well.
+_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+_MARKERS = "osD^vPX"
+
+
+def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> None:
+    """Writes accuracy over BER, one line a variant, the interval as a band.
+
+    The ending of ``path`` decides the format. Cells with a BER of 0 have no place on the
+    logarithmic axis and are left out.
+    """
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, (variant, mine) in enumerate(groupby(cells, key=lambda cell: cell.variant)):
+        shown = sorted((cell for cell in mine if cell.ber > 0), key=lambda cell: cell.ber)
+        rates = [cell.ber for cell in shown]
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.plot(
+            rates,
+            [100 * cell.accuracy.estimate for cell in shown],
+            color=colour,
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=4,
+            label=variant,
+        )
+        axes.fill_between(
+            rates,
+            [100 * cell.accuracy.low for cell in shown],
+            [100 * cell.accuracy.high for cell in shown],
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("bit error rate (probability per stored bit)")
+    axes.set_ylabel(f"top-1 accuracy (%), {100 * confidence:g} % interval")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    # No date and no random ids: the same result gives the same file.
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "proact"}):
+        figure.savefig(path, dpi=150, metadata=metadata)

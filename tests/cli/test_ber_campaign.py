@@ -1,0 +1,153 @@
+"""Does the main job run as a user runs it: results, resuming, and one sentence for bad input?"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ber_campaign.py"
+QUICK = ["--ber", "1e-4", "1e-3", "--trials", "5", "--methods", "relu", "ranger"]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+
+
+def tables(output: str) -> str:
+    return "\n".join(
+        line for line in output.splitlines() if not line.startswith(("rows:", "plots:"))
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("campaign") / "out"
+    done = run(*QUICK, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_it_leaves_a_table_a_store_and_two_plots(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    assert re.search(r"relu .*0\.0001 .* to .* 5 ", output)
+    assert re.search(r"ranger .*0\.0001 .* to .* 5 ", output)
+    assert re.search(r"ranger .*4 .*16 .*0\.05 .*98\.\d\d", output), "what protection costs"
+    assert (folder / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (folder / "accuracy.svg").read_bytes()
+    with sqlite3.connect(folder / "rows.sqlite") as reader:
+        assert reader.execute("SELECT count(*) FROM row").fetchone() == (2 * 2 * 5,)
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_same_seed_same_table(finished: tuple[Path, str], tmp_path: Path) -> None:
+    again = run(*QUICK, "--out", tmp_path)
+    assert tables(again.stdout).replace(str(tmp_path), "") == tables(finished[1]).replace(
+        str(finished[0]), ""
+    )
+    other = run(*QUICK, "--out", tmp_path, "--seed", "1")
+    assert tables(other.stdout) != tables(again.stdout)
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_table(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    many = ["--ber", "1e-4", "1e-3", "--trials", "300", "--methods", "relu", "ranger"]
+    command = [sys.executable, str(SCRIPT), *many, "--out", str(tmp_path)]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    store = tmp_path / "rows.sqlite"
+    deadline = time.monotonic() + 120
+    rows = 0
+    while rows < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        if store.exists():
+            with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as reader:
+                rows = reader.execute("SELECT count(*) FROM row").fetchone()[0]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert 10 <= rows < 1200
+    resumed = run(*QUICK, "--out", tmp_path)
+    assert tables(resumed.stdout).replace(str(tmp_path), "") == tables(finished[1]).replace(
+        str(finished[0]), ""
+    )
+
+
+def test_help_explains_every_flag_with_its_unit() -> None:
+    text = run("--help").stdout
+    for flag in (
+        "--data",
+        "--model",
+        "--methods",
+        "--ber",
+        "--encoding",
+        "--trials",
+        "--confidence",
+        "--seed",
+        "--out",
+    ):
+        assert flag in text
+    for unit in ("probabilities per stored bit", "count", "probability in (0, 1)"):
+        assert unit in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ber", "1.5"], "[0, 1]"),
+        (["--ber", "nan"], "nan"),
+        (["--ber", "often"], "often"),
+        (["--methods", "relu", "magic"], "'magic'"),
+        (["--methods", "relu", "relu"], "once"),
+        (["--encoding", "int3"], "'int3'"),
+        (["--encoding", "bfloat16"], "bfloat16"),
+        (["--data", "letters"], "'letters'"),
+        (["--model", "resnet9000"], "'resnet9000'"),
+        (["--trials", "0"], "--trials"),
+        (["--confidence", "95"], "--confidence"),
+        (["--seed", "-1"], "--seed"),
+        (["--threads", "0"], "--threads"),
+        (["--speed", "11"], "--speed"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    failed = run(*arguments, "--out", tmp_path / "out")
+    assert failed.returncode == 2
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert failed.stderr.strip().splitlines()[-1].count("error:") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_file_in_place_of_the_store_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "rows.sqlite").write_text("my notes")
+    failed = run(*QUICK, "--out", tmp_path)
+    assert failed.returncode == 2
+    assert "not a proact store" in failed.stderr
+    assert (tmp_path / "rows.sqlite").read_text() == "my notes"
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.sqlite"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failed = run(*QUICK, "--out", tmp_path / "file" / "below")
+    assert failed.returncode == 2
+    assert "cannot be written" in failed.stderr
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        assert run(*QUICK, "--out", tmp_path).returncode == 2

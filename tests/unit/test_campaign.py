@@ -1,0 +1,294 @@
+"""Are a campaign's rows right, paired, stored at once, and never run twice?"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from conftest import bits_of, same_bits
+from proact import ProactError, campaign, protect
+from proact.campaign import engine
+from proact.campaign.store import Row, Store
+from proact.data import Data
+from proact.faults import BitFlip, encode, inject
+
+FAULTS = [BitFlip(1e-4), BitFlip(1e-3, bits="sign")]
+
+
+@pytest.fixture(scope="module")
+def variants(trained_cnn: nn.Module, digits: Data) -> dict[str, nn.Module]:
+    return {"relu": trained_cnn, "ranger": protect.protect(trained_cnn, "ranger", digits)}
+
+
+@pytest.fixture(scope="module")
+def result(variants: dict[str, nn.Module], digits: Data) -> campaign.Result:
+    return campaign.run(variants, digits, FAULTS, encoding="q15.16", trials=6, seed=3)
+
+
+def without_seconds(result: campaign.Result) -> dict[object, list[Row]]:
+    return {key: [row._replace(seconds=0.0) for row in rows] for key, rows in result.rows.items()}
+
+
+def test_rows_equal_a_plain_loop(
+    result: campaign.Result, variants: dict[str, nn.Module], digits: Data
+) -> None:
+    images, labels = digits.test.images, digits.test.labels
+    for name, model in variants.items():
+        encoded = encode(model, "q15.16").eval()
+        with torch.no_grad():
+            clean = encoded(images).argmax(1)
+        for fault in FAULTS:
+            for row in result.rows[name, fault]:
+                with (
+                    inject(encoded, fault, "q15.16", seed=3, trial=row.trial) as record,
+                    torch.no_grad(),
+                ):
+                    output = encoded(images)
+                finite = torch.isfinite(output).all(1)
+                hit = output.argmax(1)
+                expected = (
+                    record.flips,
+                    len(images),
+                    int((finite & (hit == labels)).sum()),
+                    int((finite & (hit == clean)).sum()),
+                    int((~finite).sum()),
+                )
+                assert row[1:6] == expected
+        assert result.clean[name] == float((clean == labels).double().mean())
+
+
+def test_cells_summarise_the_rows(result: campaign.Result) -> None:
+    frame = result.to_pandas()
+    assert list(frame["variant"]) == ["relu", "relu", "ranger", "ranger"]
+    assert list(frame["ber"]) == [1e-4, 1e-3] * 2
+    for (_, cell), rows in zip(frame.iterrows(), result.rows.values(), strict=True):
+        share = np.array([row.correct / row.images for row in rows])
+        assert cell["accuracy"] == pytest.approx(share.mean())
+        assert 0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1
+        assert cell["flips"] == pytest.approx(np.mean([row.flips for row in rows]))
+        assert cell["trials"] == 6
+        assert cell["sdc"] == pytest.approx(
+            1 - np.mean([row.agreeing / row.images for row in rows])
+        )
+
+
+def test_difference_is_paired_by_trial(result: campaign.Result) -> None:
+    gains = result.difference("ranger", "relu")
+    for fault, gain in gains.items():
+        pairs = zip(result.rows["ranger", fault], result.rows["relu", fault], strict=True)
+        expected = np.mean([(a.correct - b.correct) / a.images for a, b in pairs])
+        assert gain.estimate == pytest.approx(expected)
+        assert gain.low <= expected <= gain.high
+    with pytest.raises(ValueError, match="'fitact'"):
+        result.difference("fitact", "relu")
+
+
+def test_table_and_plots_show_every_cell(result: campaign.Result, tmp_path: Path) -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(result.table())
+    text = console.export_text()
+    console.file.close()
+    assert "relu" in text
+    assert "ranger" in text
+    assert "0.0001" in text
+    for name in ("a.png", "a.svg", "b.svg"):
+        result.plot(tmp_path / name)
+    assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.01
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes()
+
+
+def test_a_store_is_resumed_not_repeated(
+    variants: dict[str, nn.Module], digits: Data, result: campaign.Result, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "rows.sqlite"
+    options = {"encoding": "q15.16", "seed": 3, "store": path}
+    campaign.run(variants, digits, FAULTS, trials=2, **options)
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 11:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        campaign.run(variants, digits, FAULTS, trials=6, progress=stop, **options)
+    with sqlite3.connect(path) as reader:
+        (stored,) = reader.execute("SELECT count(*) FROM row").fetchone()
+    # Two of each of the four cells, then what was new among the first eleven of the second run.
+    assert stored == 8 + 4 + 3
+
+    executed: list[int] = []
+    run = engine._Variant.run
+
+    def counting(self: engine._Variant, fault: BitFlip, seed: int, trial: int) -> Row:
+        executed.append(trial)
+        return run(self, fault, seed, trial)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._Variant, "run", counting)
+        resumed = campaign.run(variants, digits, FAULTS, trials=6, **options)
+    assert len(executed) == 24 - stored
+    assert without_seconds(resumed) == without_seconds(result)
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert reader.execute("SELECT count(*) FROM row").fetchone() == (24,)
+
+
+def test_fewer_trials_than_stored_gives_the_asked_ones(
+    variants: dict[str, nn.Module], digits: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.sqlite"
+    campaign.run(variants, digits, FAULTS, trials=5, store=path)
+    again = campaign.run(variants, digits, FAULTS, trials=2, store=path)
+    assert all([row.trial for row in rows] == [0, 1] for rows in again.rows.values())
+
+
+def test_other_content_gets_other_rows(
+    variants: dict[str, nn.Module], digits: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.sqlite"
+    ways = [
+        {"encoding": "q15.16", "seed": 0},
+        {"encoding": "q15.16", "seed": 1},
+        {"encoding": "float32", "seed": 0},
+    ]
+    for options in ways:
+        campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **options)
+    campaign.run(
+        variants,
+        (digits.test.images[:50], digits.test.labels[:50]),
+        FAULTS[:1],
+        trials=2,
+        store=path,
+        **ways[0],
+    )
+    changed = {"relu": protect.protect(variants["relu"], "ranger", digits)}
+    campaign.run(changed, digits, FAULTS[:1], trials=2, store=path, **ways[0])
+    with sqlite3.connect(path) as reader:
+        assert reader.execute("SELECT count(*) FROM task").fetchone() == (4,)
+        assert reader.execute("SELECT count(*) FROM row").fetchone() == (18,)
+        facts = [json.loads(text) for (text,) in reader.execute("SELECT facts FROM task")]
+    assert {fact["encoding"] for fact in facts} == {"q15.16", "float32"}
+
+
+def test_trials_without_a_flip_are_not_run(digits: Data) -> None:
+    calls: list[int] = []
+
+    class Counting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(len(x))
+            return super().forward(x.flatten(1))
+
+    result = campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=50)
+    assert len(calls) == 1, "the clean pass alone"
+    (cell,) = result.cells
+    assert cell.accuracy.estimate == pytest.approx(cell.clean)
+    assert cell.flips == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_outputs_count_as_wrong(digits: Data, bad: float) -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            broken = not torch.equal(self.weight, torch.ones(8))
+            return torch.full((len(x), 10), bad if broken else 0.0)
+
+    result = campaign.run({"m": Broken()}, digits, [BitFlip(0.5)], trials=3)
+    for row in result.rows["m", BitFlip(0.5)]:
+        assert (row.correct, row.agreeing, row.non_finite) == (0, 0, row.images)
+
+
+def test_the_given_models_are_untouched(trained_cnn: nn.Module, digits: Data) -> None:
+    trained_cnn.train()
+    before = bits_of(trained_cnn)
+    campaign.run({"m": trained_cnn}, digits, FAULTS[:1], encoding="q15.16", trials=2)
+    assert same_bits(before, trained_cnn)
+    assert trained_cnn.training
+    trained_cnn.eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"variants": {}}, ValueError, "at least one variant"),
+        ({"faults": []}, ValueError, "at least one fault"),
+        ({"faults": [0.1]}, TypeError, "float"),
+        ({"faults": [BitFlip(0.1), BitFlip(0.1)]}, ValueError, "twice"),
+        ({"faults": [BitFlip(0.1, where="nothing")]}, ValueError, "'nothing' matches no"),
+        ({"trials": 0}, ValueError, "at least one trial"),
+        ({"trials": 1.5}, TypeError, "trials"),
+        ({"confidence": 1.0}, ValueError, "confidence"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"encoding": "int9"}, ValueError, "'int9'"),
+        ({"variants": {"m": nn.Flatten()}}, ValueError, "no parameters"),
+        (
+            {"variants": {"m": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}},
+            ValueError,
+            "labels up to 9",
+        ),
+        ({"data": 3}, TypeError, "int"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    trained_cnn: nn.Module,
+    digits: Data,
+    tmp_path: Path,
+    options: dict[str, object],
+    error: type[Exception],
+    words: str,
+) -> None:
+    path = tmp_path / "rows.sqlite"
+    arguments = {
+        "variants": {"m": trained_cnn}, "data": digits, "faults": FAULTS, "trials": 2,
+        "store": path, **options,
+    }  # fmt: skip
+    with pytest.raises(error, match=words):
+        campaign.run(**arguments)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+def test_files_that_are_no_store_are_refused_and_kept(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a store at all")
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as writer:
+        writer.execute("CREATE TABLE t (x)")
+    newer = tmp_path / "newer.sqlite"
+    Store(newer).close()
+    with sqlite3.connect(newer) as writer:
+        writer.execute("PRAGMA user_version = 99")
+    for path, words in (
+        (text, "not an SQLite file"),
+        (other, "another program"),
+        (newer, "version 99"),
+        (tmp_path, "is a folder"),
+        (text / "below.sqlite", "cannot be"),
+    ):
+        before = path.read_bytes() if path.is_file() else b""
+        with pytest.raises(ProactError, match=words):
+            Store(path)
+        assert not path.is_file() or path.read_bytes() == before
+
+
+def test_statistics_and_store_need_no_torch() -> None:
+    code = (
+        "import sys, proact.campaign.statistics, proact.campaign.store, proact.campaign.cells;"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,261 @@
+"""Do the methods follow their papers, and leave everything else alone?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import bits_of, same_bits
+from proact import models, protect
+from proact.data import Data, Split
+from proact.nn import HyReLU
+from proact.protect.profile import reduce_profile
+
+FAST = {"epochs": 1, "decays": (1.0, 0.1)}
+
+
+def thresholds(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: m.threshold.detach() for n, m in model.named_modules() if isinstance(m, HyReLU)}
+
+
+@pytest.fixture(scope="module")
+def proact_cnn(trained_cnn: nn.Module, digits: Data) -> nn.Module:
+    return protect.protect(trained_cnn, "proact", digits, **FAST)
+
+
+def test_profile_is_the_exact_maximum_for_any_batch(trained_cnn: nn.Module, digits: Data) -> None:
+    images = digits.train.images[:300]
+    whole = protect.profile(trained_cnn, images, batch=300)
+    parts = protect.profile(trained_cnn, images, batch=7)
+    first = trained_cnn.get_submodule("conv1")(images).relu().amax(0)
+    assert [site.name for site in whole] == ["relu1", "relu2", "relu3", "relu4"]
+    for site in whole:
+        torch.testing.assert_close(whole[site], parts[site], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(whole[next(iter(whole))], first)
+
+
+def test_granularities_reduce_the_profile_once(trained_cnn: nn.Module, digits: Data) -> None:
+    maxima = protect.profile(trained_cnn, digits.train.images[:300])
+    shapes = {
+        g: [tuple(t.shape) for t in reduce_profile(maxima, g).values()]
+        for g in protect.GRANULARITIES
+    }
+    assert shapes == {
+        "layer": [(), (), (), ()],
+        "channel": [(8, 1, 1), (16, 1, 1), (16, 1, 1), (64,)],
+        "neuron": [(8, 8, 8), (16, 4, 4), (16, 4, 4), (64,)],
+        "hybrid": [(), (), (), (64,)],
+    }
+    for site, neuron in reduce_profile(maxima, "neuron").items():
+        assert torch.equal(neuron.amax(), reduce_profile(maxima, "layer")[site])
+        assert len(neuron.unique()) > 1
+
+
+@pytest.mark.parametrize("granularity", protect.GRANULARITIES)
+def test_ranger_changes_nothing_on_the_profiled_images(
+    trained_cnn: nn.Module, digits: Data, granularity: str
+) -> None:
+    for mode in ("saturate", "zero"):
+        ranged = protect.protect(trained_cnn, "ranger", digits, granularity=granularity, mode=mode)
+        images = digits.train.images
+        assert torch.equal(models.logits(ranged, images), models.logits(trained_cnn, images))
+
+
+def test_proact_moves_thresholds_only(
+    trained_cnn: nn.Module, proact_cnn: nn.Module, digits: Data
+) -> None:
+    start = thresholds(protect.protect(trained_cnn, "ranger", digits, granularity="hybrid"))
+    trained = thresholds(proact_cnn)
+    assert {name: t.shape for name, t in trained.items()} == {n: t.shape for n, t in start.items()}
+    assert all(not torch.equal(trained[name], start[name]) for name in trained)
+    assert len(trained["relu4"].unique()) > 32, "neuron-wise thresholds must differ"
+    for name, parameter in trained_cnn.named_parameters():
+        assert torch.equal(parameter, proact_cnn.get_parameter(name))
+    assert not any(p.requires_grad for p in proact_cnn.parameters())
+    assert all(m.mode == "zero" for m in proact_cnn.modules() if isinstance(m, HyReLU))
+
+
+def test_the_given_model_is_untouched(trained_cnn: nn.Module, digits: Data) -> None:
+    trained_cnn.train()
+    before, gradients = bits_of(trained_cnn), [p.requires_grad for p in trained_cnn.parameters()]
+    for method, options in (("ranger", {}), ("proact", FAST)):
+        hardened = protect.protect(trained_cnn, method, digits, **options)
+        assert not hardened.training
+    assert same_bits(before, trained_cnn)
+    assert trained_cnn.training
+    assert gradients == [p.requires_grad for p in trained_cnn.parameters()]
+    assert all(p.grad is None for p in trained_cnn.parameters())
+    trained_cnn.eval()
+
+
+def test_proact_goes_from_the_last_site_to_the_first_and_keeps_the_tolerance(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    lines: list[str] = []
+    soft = protect.protect(
+        trained_cnn, "proact", digits, tolerance=0.02, mode="soft", progress=lines.append, **FAST
+    )
+    order = list(dict.fromkeys(line.split(":")[0] for line in lines))
+    assert order == ["relu4", "relu3", "relu2", "relu1"]
+    accepted = [line for line in lines if line.endswith("accepted")]
+    for name in order:
+        tried = [line for line in lines if line.startswith(name)]
+        assert all("costs too much" in line for line in tried[:-1])
+    floor = models.accuracy(trained_cnn, digits.validation) - 0.02
+    assert accepted
+    assert models.accuracy(soft, digits.validation) >= floor
+
+
+def test_a_frozen_threshold_does_not_drift(trained_cnn: nn.Module, digits: Data) -> None:
+    """The last site is trained first: what comes after must not move it."""
+    seen: dict[str, torch.Tensor] = {}
+    original = torch.optim.AdamW
+
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watching(original):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)
+            assert not self.state, "each decay needs a fresh optimiser"
+
+    from proact.protect import proact as module
+
+    train = module._train_threshold
+
+    def watched(student: nn.Module, activation: HyReLU, *rest: object) -> float:
+        others = {
+            n: t.clone()
+            for n, t in thresholds(student).items()
+            if student.get_submodule(n) is not activation
+        }
+        reached: float = train(student, activation, *rest)  # type: ignore[arg-type]
+        after = thresholds(student)
+        assert all(torch.equal(after[name], value) for name, value in others.items())
+        states.append(after)
+        return reached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watching)
+        patch.setattr(module, "_train_threshold", watched)
+        hardened = protect.protect(trained_cnn, "proact", digits, **FAST)
+    seen = thresholds(hardened)
+    last_of_relu4 = next(s["relu4"] for s in reversed(states))
+    assert torch.equal(seen["relu4"], last_of_relu4)
+
+
+def test_where_no_decay_is_good_enough_the_profile_stays(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    start = thresholds(protect.protect(trained_cnn, "ranger", digits, granularity="hybrid"))
+    hopeless = protect.protect(
+        trained_cnn, "proact", digits, tolerance=0.0, epochs=1, decays=(50.0,), learning_rate=0.5
+    )
+    assert all(torch.equal(t, start[name]) for name, t in thresholds(hopeless).items())
+
+
+def test_batch_norm_and_dropout_stay_in_eval_mode(digits: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Dropout(0.9),
+        nn.Linear(16, 10),
+    )
+    model.train()
+    small = Data("few", digits.train.take(torch.arange(200)), digits.validation, digits.test, 10)
+    hardened = protect.protect(model, "proact", small, tolerance=1.0, **FAST)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(getattr(model[2], name), getattr(hardened.get_submodule("2"), name))
+    again = protect.protect(model, "proact", small, tolerance=1.0, **FAST)
+    assert torch.equal(thresholds(hardened)["3"], thresholds(again)["3"])
+
+
+def test_the_test_split_is_never_looked_at(trained_cnn: nn.Module, digits: Data) -> None:
+    class Forbidden:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"the test split's {name} was read")
+
+    blind = Data("blind", digits.train, digits.validation, Forbidden(), 10)  # type: ignore[arg-type]
+    for method, options in (("ranger", {}), ("proact", FAST)):
+        protect.protect(trained_cnn, method, blind, **options)
+
+
+def test_a_pair_of_tensors_is_split_for_validation(mlp: nn.Module) -> None:
+    images, labels = torch.randn(100, 6), torch.arange(100) % 3
+    hardened = protect.protect(mlp, "proact", (images, labels), tolerance=1.0, **FAST)
+    assert len(thresholds(hardened)) == 2
+
+
+def test_cost_counts_what_is_stored(
+    trained_cnn: nn.Module, proact_cnn: nn.Module, digits: Data
+) -> None:
+    cost = protect.cost(proact_cnn, digits.test, "q15.16", soft=True)
+    assert (cost.thresholds, cost.bytes) == (67, 268)
+    assert cost.percent == pytest.approx(100 * 67 / 8378)
+    assert cost.clean_soft is not None
+    plain = protect.cost(trained_cnn, digits.test)
+    assert (plain.thresholds, plain.bytes, plain.clean_soft) == (0, 0, None)
+    assert plain.clean == models.accuracy(trained_cnn, digits.test)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "words"),
+    [
+        ("rangr", {}, ValueError, "'rangr'"),
+        ("ranger", {"decay": 1.0}, TypeError, "granularity, mode; got 'decay'"),
+        ("ranger", {"granularity": "pixel"}, ValueError, "'pixel'"),
+        ("ranger", {"mode": "hard"}, ValueError, "'hard'"),
+        ("proact", {"mode": "hard"}, ValueError, "'hard'"),
+        ("proact", {"tolerance": -0.1}, ValueError, "tolerance"),
+        ("proact", {"tolerance": float("nan")}, ValueError, "tolerance"),
+        ("proact", {"decays": ()}, ValueError, "decays"),
+        ("proact", {"epochs": 0}, ValueError, "epochs"),
+        ("proact", {"learning_rate": 0.0}, ValueError, "learning_rate"),
+        ("proact", {"slope": -1.0}, ValueError, "slope"),
+    ],
+)
+def test_bad_options_are_named(
+    mlp: nn.Module, method: str, options: dict[str, object], error: type[Exception], words: str
+) -> None:
+    data = (torch.randn(20, 6), torch.arange(20) % 2)
+    with pytest.raises(error, match=words):
+        protect.protect(mlp, method, data, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.ReLU()), "no parameters"),
+        (nn.Sequential(nn.Linear(6, 3)), "no ReLU"),
+    ],
+)
+def test_models_that_cannot_be_protected(model: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        protect.protect(model, "ranger", (torch.randn(20, 6), torch.arange(20) % 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "words"),
+    [
+        (torch.randn(3, 6), torch.zeros(4, dtype=torch.int64), ValueError, "one label an image"),
+        (torch.randn(0, 6), torch.zeros(0, dtype=torch.int64), ValueError, "at least one image"),
+        (torch.full((3, 6), float("nan")), torch.zeros(3, dtype=torch.int64), ValueError, "NaN"),
+        (torch.randn(3, 6), torch.tensor([0, 1, -1]), ValueError, "-1"),
+        (torch.randn(3, 6), torch.zeros(3), TypeError, "float32"),
+        (
+            torch.zeros(3, 6, dtype=torch.uint8),
+            torch.zeros(3, dtype=torch.int64),
+            TypeError,
+            "uint8",
+        ),
+        ([1.0], torch.zeros(1, dtype=torch.int64), TypeError, "list"),
+    ],
+)
+def test_bad_data_is_named(
+    images: torch.Tensor, labels: torch.Tensor, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Split(images, labels)
