@@ -9,6 +9,7 @@ leaves a table, a store of all rows and a plot.
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 import tempfile
 from collections.abc import Callable
@@ -45,7 +46,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[UNPROTECTED, *sorted(protect.methods(), reverse=True)],
         metavar="METHOD",
-        help=f"variants to compare: {UNPROTECTED} (unprotected), {', '.join(protect.methods())}",
+        help=f"variants to compare: {UNPROTECTED} (unprotected), {', '.join(protect.methods())}; "
+        "with options of the method as in ranger:mode=zero,granularity=hybrid",
     )
     add(
         "--ber",
@@ -61,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="stored form of the parameters: float32 or fixed point qM.N of up to 32 bits (1 sign, "
         "M integer, N fraction bits)",
     )
-    add("--trials", type=int, default=200, help="fault patterns per variant and rate (count)")
+    add("--trials", type=int, default=300, help="fault patterns per variant and rate (count)")
     add("--confidence", type=float, default=0.95, help="of the intervals, a probability in (0, 1)")
     add(
         "--seed",
@@ -88,12 +90,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     """The faults to inject; raises before anything is trained or written."""
-    known = [UNPROTECTED, *protect.methods()]
-    for method in options.methods:
-        if method not in known:
-            raise ValueError(f"a method is one of {', '.join(known)}; got {method!r}")
+    for variant in options.methods:
+        if variant != UNPROTECTED:
+            protect.check_options(*split_options(variant))
     if len(set(options.methods)) != len(options.methods):
-        raise ValueError(f"each method is named once, got {' '.join(options.methods)}")
+        raise ValueError(f"each variant is named once, got {' '.join(options.methods)}")
     for kind, given, names in (
         ("data set", options.data, data.names()),
         ("model", options.model, models.names()),
@@ -111,6 +112,21 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"--seed lies in [0, 2^63), got {options.seed}")
     return [faults.BitFlip(ber) for ber in sorted(set(options.ber))]
+
+
+def split_options(variant: str) -> tuple[str, dict[str, object]]:
+    """``"ranger:mode=zero"`` as a method and its options; numbers are read as numbers."""
+    method, _, text = variant.partition(":")
+    options: dict[str, object] = {}
+    for item in text.split(",") if text else ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"an option of {method} reads name=value, got {item!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return method, options
 
 
 def writable_folder(folder: Path) -> Path:
@@ -157,15 +173,16 @@ def build_variants(
         )
 
     stages.run(f"{options.model} on {options.data}: train", train)
-    for method in options.methods:
-        if method == UNPROTECTED:
+    for variant in options.methods:
+        if variant == UNPROTECTED:
             continue
 
-        def harden(progress: Callable[[int, int], None], method: str = method) -> None:
-            variants[method] = protect.protect(variants[UNPROTECTED], method, images)
+        def harden(progress: Callable[[int, int], None], variant: str = variant) -> None:
+            method, chosen = split_options(variant)
+            variants[variant] = protect.protect(variants[UNPROTECTED], method, images, **chosen)
 
-        stages.run(f"{method}: choose thresholds", harden)
-    return {method: variants[method] for method in options.methods}
+        stages.run(f"{variant}: choose thresholds", harden)
+    return {variant: variants[variant] for variant in options.methods}
 
 
 def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> Table:
@@ -179,9 +196,11 @@ def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> T
         "clean accuracy %",
         "before hardening %",
     ):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+        table.add_column(
+            heading, justify="left" if heading == "variant" else "right", overflow="fold"
+        )
     for name, model in variants.items():
-        cost = protect.cost(model, images.test, encoding, soft=name == "proact")
+        cost = protect.cost(model, images.test, encoding, soft=name.startswith("proact"))
         table.add_row(
             name,
             str(cost.thresholds),

@@ -141,16 +141,22 @@ class Store:
     def _number(self, query: str, *arguments: Any) -> int:
         return int(self._connection.execute(query, arguments).fetchone()[0])
 
+    def _is_empty(self) -> bool:
+        return self._number("SELECT count(*) FROM sqlite_master") == 0
+
     def _prepare(self) -> None:
         execute = self._connection.execute
-        is_new = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if is_new:
+        if self._is_empty():
             execute("PRAGMA journal_mode = WAL")
-            # One transaction: a run that is killed here leaves an empty file, not half a schema.
-            self._connection.executescript(
-                f"BEGIN; PRAGMA application_id = {APPLICATION_ID};"
-                f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
-            )
+            # One transaction, and one process at a time: a run that is killed here, or two that
+            # start together, leave a whole schema or none.
+            execute("BEGIN IMMEDIATE")
+            if self._is_empty():
+                for statement in _SCHEMA.split(";"):
+                    execute(statement)
+                execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            execute("COMMIT")
         version = execute("PRAGMA user_version").fetchone()[0]
         if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise ProactError(

@@ -155,7 +155,8 @@ class FixedPoint(Encoding):
         values = memory.view(f"f{memory.itemsize}").astype(np.float64)
         grid = np.clip(np.rint(values * self._scale), -self._limit, self._limit - 1)
         stored: NDArray[np.uint64] = grid.astype(np.int64).astype(np.uint64)
-        return stored & np.uint64(self.all_bits)
+        stored &= np.uint64(self.all_bits)
+        return stored
 
     def values(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
         sign = np.int64(1 << (self.word_bits - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -41,15 +41,18 @@ def protect(model: nn.Module, method: str, data: PairOrData, **options: Any) -> 
         ValueError: an unknown method, no ReLU, no parameters, unsuitable data or options.
         TypeError: an option that the method does not have.
     """
+    check_options(method, options)
+    if not any(True for _ in stored_tensors(model)):
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
+    return _METHODS[method](model, as_data(data), **options).eval()
+
+
+def check_options(method: str, options: Iterable[str]) -> None:
+    """ValueError for an unknown method, TypeError for an option that it does not have."""
     if method not in _METHODS:
         raise ValueError(f"a method is one of {', '.join(_METHODS)}; got {method!r}")
-    function = _METHODS[method]
-    known = [
-        name for name in inspect.signature(function).parameters if name not in ("model", "data")
-    ]
+    parameters = inspect.signature(_METHODS[method]).parameters
+    known = [name for name in parameters if name not in ("model", "data")]
     for name in options:
         if name not in known:
             raise TypeError(f"{method} has the options {', '.join(known)}; got {name!r}")
-    if not any(True for _ in stored_tensors(model)):
-        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
-    return function(model, as_data(data), **options).eval()

@@ -39,7 +39,9 @@ def cells_table(cells: Sequence[Cell], confidence: float) -> Table:
     percent = f"{100 * confidence:g} % interval"
     table = Table(title="Accuracy under bit flips")
     for heading in ("variant", "BER per bit", "accuracy %", percent, "mean flips", "trials"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
+        table.add_column(
+            heading, justify="left" if heading == "variant" else "right", overflow="fold"
+        )
     for variant, mine in groupby(cells, key=lambda cell: cell.variant):
         for index, cell in enumerate(mine):
             table.add_row(

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_it_leaves_a_table_a_store_and_two_plots(finished: tuple[Path, str]) -> 
     assert re.search(r"ranger .*4 .*16 .*0\.05 .*98\.\d\d", output), "what protection costs"
     assert (folder / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (folder / "accuracy.svg").read_bytes()
-    with sqlite3.connect(folder / "rows.sqlite") as reader:
+    with closing(sqlite3.connect(folder / "rows.sqlite")) as reader:
         assert reader.execute("SELECT count(*) FROM row").fetchone() == (2 * 2 * 5,)
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -75,8 +76,11 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_table(
     while rows < 10 and time.monotonic() < deadline:
         time.sleep(0.02)
         if store.exists():
-            with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as reader:
-                rows = reader.execute("SELECT count(*) FROM row").fetchone()[0]
+            with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as reader:
+                try:
+                    (rows,) = reader.execute("SELECT count(*) FROM row").fetchone()
+                except sqlite3.OperationalError:
+                    continue  # the schema is being written
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert 10 <= rows < 1200
@@ -112,6 +116,8 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         (["--ber", "often"], "often"),
         (["--methods", "relu", "magic"], "'magic'"),
         (["--methods", "relu", "relu"], "once"),
+        (["--methods", "ranger:mode"], "name=value"),
+        (["--methods", "ranger:decay=1"], "granularity, mode; got 'decay'"),
         (["--encoding", "int3"], "'int3'"),
         (["--encoding", "bfloat16"], "bfloat16"),
         (["--data", "letters"], "'letters'"),

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import matplotlib.image
@@ -124,7 +125,7 @@ def test_a_store_is_resumed_not_repeated(
 
     with pytest.raises(Stopped):
         campaign.run(variants, digits, FAULTS, trials=6, progress=stop, **options)
-    with sqlite3.connect(path) as reader:
+    with closing(sqlite3.connect(path)) as reader:
         (stored,) = reader.execute("SELECT count(*) FROM row").fetchone()
     # Two of each of the four cells, then what was new among the first eleven of the second run.
     assert stored == 8 + 4 + 3
@@ -141,7 +142,7 @@ def test_a_store_is_resumed_not_repeated(
         resumed = campaign.run(variants, digits, FAULTS, trials=6, **options)
     assert len(executed) == 24 - stored
     assert without_seconds(resumed) == without_seconds(result)
-    with sqlite3.connect(path) as reader:
+    with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert reader.execute("SELECT count(*) FROM row").fetchone() == (24,)
 
@@ -176,7 +177,7 @@ def test_other_content_gets_other_rows(
     )
     changed = {"relu": protect.protect(variants["relu"], "ranger", digits)}
     campaign.run(changed, digits, FAULTS[:1], trials=2, store=path, **ways[0])
-    with sqlite3.connect(path) as reader:
+    with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT count(*) FROM task").fetchone() == (4,)
         assert reader.execute("SELECT count(*) FROM row").fetchone() == (18,)
         facts = [json.loads(text) for (text,) in reader.execute("SELECT facts FROM task")]
@@ -267,11 +268,11 @@ def test_files_that_are_no_store_are_refused_and_kept(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a store at all")
     other = tmp_path / "other.sqlite"
-    with sqlite3.connect(other) as writer:
+    with closing(sqlite3.connect(other)) as writer:
         writer.execute("CREATE TABLE t (x)")
     newer = tmp_path / "newer.sqlite"
     Store(newer).close()
-    with sqlite3.connect(newer) as writer:
+    with closing(sqlite3.connect(newer)) as writer:
         writer.execute("PRAGMA user_version = 99")
     for path, words in (
         (text, "not an SQLite file"),
