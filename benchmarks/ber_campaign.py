@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,12 +23,20 @@ from rich.table import Table
 from torch import nn
 
 import proact
-from proact import ProactError, campaign, data, faults, models, protect
-from proact.campaign.store import Store
-from proact.data import Data
+from proact import ProactError
+
+try:
+    from proact import campaign, data, faults, models, protect
+    from proact.campaign.store import Store
+    from proact.data import Data
+except ProactError as unusable:  # PROACT_ISA names what this machine lacks
+    print(f"error: {unusable}", file=sys.stderr)
+    sys.exit(2)
 
 HALF_DECADES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 UNPROTECTED = "relu"
+NETWORKS = "networks"
+PLOTS = ("accuracy.png", "accuracy.svg")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -90,9 +99,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     """The faults to inject; raises before anything is trained or written."""
+    known = [UNPROTECTED, *protect.methods()]
     for variant in options.methods:
+        method, chosen = split_options(variant)
+        if method not in known:
+            raise ValueError(f"a method is one of {', '.join(known)}; got {method!r}")
         if variant != UNPROTECTED:
-            protect.check_options(*split_options(variant))
+            protect.check_options(method, chosen)
     if len(set(options.methods)) != len(options.methods):
         raise ValueError(f"each variant is named once, got {' '.join(options.methods)}")
     for kind, given, names in (
@@ -105,8 +118,8 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     faults.fault_space(models.create(options.model), options.encoding)
     if options.threads < 1:
         raise ValueError(f"--threads takes 1 or more, got {options.threads}")
-    if options.trials < 1:
-        raise ValueError(f"--trials takes 1 or more, got {options.trials}")
+    if not 1 <= options.trials < 2**32:
+        raise ValueError(f"--trials lies in [1, 2^32), got {options.trials}")
     if not 0 < options.confidence < 1:
         raise ValueError(f"--confidence lies in (0, 1), got {options.confidence}")
     if not 0 <= options.seed < 2**63:
@@ -115,10 +128,11 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
 
 
 def split_options(variant: str) -> tuple[str, dict[str, object]]:
-    """``"ranger:mode=zero"`` as a method and its options; numbers are read as numbers."""
+    """``"ranger:mode=zero"`` as a method and its options; numbers and tuples are read as such."""
     method, _, text = variant.partition(":")
     options: dict[str, object] = {}
-    for item in text.split(",") if text else ():
+    # Commas inside brackets belong to a tuple.
+    for item in re.split(r",(?![^(]*\))", text) if text else ():
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"an option of {method} reads name=value, got {item!r}")
@@ -130,12 +144,20 @@ def split_options(variant: str) -> tuple[str, dict[str, object]]:
 
 
 def writable_folder(folder: Path) -> Path:
+    """The folder, made, and whatever will be written in it found writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        for place in (folder, folder / NETWORKS):
+            if place.exists():
+                tempfile.TemporaryFile(dir=place).close()
+        for plot in PLOTS:
+            with (folder / plot).open("ab"):
+                pass
+            if (folder / plot).stat().st_size == 0:
+                (folder / plot).unlink()
     except OSError as error:
         raise ProactError(
-            f"the output folder {folder} cannot be written: {error.strerror}"
+            f"the output folder {folder} cannot be written: {error.filename}: {error.strerror}"
         ) from None
     return folder
 
@@ -169,7 +191,7 @@ def build_variants(
 
     def train(progress: Callable[[int, int], None]) -> None:
         variants[UNPROTECTED] = models.trained(
-            options.model, images, options.seed % 2**32, folder / "networks", progress
+            options.model, images, options.seed, folder / NETWORKS, progress
         )
 
     stages.run(f"{options.model} on {options.data}: train", train)
@@ -212,17 +234,25 @@ def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> T
     return table
 
 
-def gains(result: campaign.Result, baseline: str, variant: str) -> Table:
-    table = Table(title=f"Gain of {variant} over {baseline}, same faults (points of accuracy)")
+def gains(result: campaign.Result, variants: list[str]) -> Table:
+    """Of each protected variant over the unprotected one, on the same faults and images."""
+    table = Table(title=f"Gain over {UNPROTECTED}, same faults (points of accuracy)")
     percent = f"{100 * result.confidence:g} % interval"
-    for heading in ("BER per bit", "gain", percent):
-        table.add_column(heading, justify="right")
-    for fault, gain in result.difference(variant, baseline).items():
-        table.add_row(
-            f"{fault.ber:g}",
-            f"{100 * gain.estimate:+.1f}",
-            f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+    for heading in ("variant", "BER per bit", "gain", percent):
+        table.add_column(
+            heading, justify="left" if heading == "variant" else "right", overflow="fold"
         )
+    for variant in variants:
+        name = variant
+        for fault, gain in result.difference(variant, UNPROTECTED).items():
+            table.add_row(
+                name,
+                f"{fault.ber:g}",
+                f"{100 * gain.estimate:+.1f}",
+                f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+            )
+            name = ""
+        table.add_section()
     return table
 
 
@@ -256,16 +286,17 @@ def run(options: argparse.Namespace, console: Console) -> None:
     stages.run(f"inject: {len(variants)} variants x {len(flips)} rates", measure)
     (result,) = results
     console.print(result.table())
-    if UNPROTECTED in variants and "proact" in variants:
-        console.print(gains(result, UNPROTECTED, "proact"))
+    protected = [name for name in variants if name != UNPROTECTED]
+    if UNPROTECTED in variants and protected:
+        console.print(gains(result, protected))
     console.print(cost_table(variants, images, options.encoding))
-    for ending in ("png", "svg"):
-        result.plot(folder / f"accuracy.{ending}")
+    for plot in PLOTS:
+        result.plot(folder / plot)
     print(
         f"{len(images.test)} test images a trial; weights, biases and thresholds stored as "
         f"{options.encoding} and faulted; proact {proact.__version__}, seed {options.seed}"
     )
-    print(f"rows:  {store}\nplots: {folder / 'accuracy.png'}, {folder / 'accuracy.svg'}")
+    print(f"rows:  {store}\nplots: {', '.join(str(folder / plot) for plot in PLOTS)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

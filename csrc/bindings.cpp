@@ -1,5 +1,5 @@
-// The only file that sees Python. It takes addresses and sizes, never tensors, so the module needs no
-// torch to build and serves every torch. proact/ops checks whatever reaches these functions.
+// The only file that sees Python. It takes addresses and sizes, never tensors, so the module needs
+// no torch to build and serves every torch. proact/ops checks whatever reaches these functions.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -75,6 +75,7 @@ PYBIND11_MODULE(_proact, m) {
     m.def("hyrelu_backward_float64", &backward<double>, unlocked());
 
     py::class_<FlipLog>(m, "FlipLog")
+        .def(py::init())
         .def("__len__", [](const FlipLog& log) { return log.flips.size(); })
         .def("restore", &FlipLog::restore, unlocked())
         .def("columns", &columns);
@@ -85,19 +86,18 @@ PYBIND11_MODULE(_proact, m) {
             [](FaultPlan& plan, std::uintptr_t address, std::uint64_t words,
                std::uint32_t word_bytes, std::uint64_t stream, std::uint64_t mask,
                std::uint32_t fixed_word_bits, std::uint32_t fraction_bits) {
-                plan.add({address, words, word_bytes, stream, mask,
-                          {fixed_word_bits, fraction_bits}});
+                plan.add(
+                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
             },
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
             py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
         .def("exposed_bits", &FaultPlan::exposed_bits)
-        .def("flip", &FaultPlan::flip, py::arg("ber"), py::arg("seed"), py::arg("trial"),
-             unlocked())
+        .def("flip_into", &FaultPlan::flip_into, py::arg("log"), py::arg("ber"), py::arg("seed"),
+             py::arg("trial"), unlocked())
         .def("flip_unlogged", &FaultPlan::flip_unlogged, py::arg("ber"), py::arg("seed"),
              py::arg("trial"), unlocked());
 
     // For the tests that compare the plain-Python sampler with this one.
-    m.def("binomial_survival", [](std::uint64_t n, double p) {
-        return BinomialTable(n, p).survival();
-    });
+    m.def("binomial_survival",
+          [](std::uint64_t n, double p) { return BinomialTable(n, p).survival(); });
 }

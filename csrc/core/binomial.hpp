@@ -1,5 +1,5 @@
-// Exact-to-2^-64 sampling of a binomial count from one 64-bit uniform integer, by a table of the
-// survival function.
+// A binomial count from one 64-bit uniform integer, by a table of the survival function in units of
+// 2^-64 (its entries carry the rounding of doubles: 1e-15 relative).
 //
 // With u uniform on [0, 2^64) and survival[k] = 2^64 P(K > k), the number of entries above u is
 // distributed as K: P(#{k : u < survival[k]} > j) = P(u < survival[j]) = P(K > j).

@@ -1,8 +1,8 @@
 // exp(x) without branches, tables or library calls, so that loops over it become vector code.
 //
-// x = n ln 2 + r with |r| <= ln(2)/2, exp(x) = 2^n exp(r), and exp(r) by its Taylor polynomial, whose
-// first left-out term bounds the relative error: r^8/8! < 6e-9 for float, r^14/14! < 5e-18 for
-// double, both below half a unit in the last place.
+// x = n ln 2 + r with |r| <= ln(2)/2, exp(x) = 2^n exp(r), and exp(r) by its Taylor polynomial,
+// whose first left-out term bounds the relative error: r^8/8! < 6e-9 for float, r^14/14! < 5e-18
+// for double, both below half a unit in the last place.
 #pragma once
 
 #include <cstdint>

@@ -5,8 +5,8 @@
 // flips is drawn from Binomial(n, ber), then that many distinct bits uniformly; this is the same as
 // flipping every bit independently with probability ber, at a cost that grows with the flips. Words
 // beyond the end of the last block are dropped afterwards, which leaves the others independent.
-// Blocks grow as the BER falls (about 16 to 32 expected flips each), and never share a word, so that
-// they can be worked on at the same time.
+// Blocks grow as the BER falls (about 16 to 32 expected flips each), and never share a word, so
+// that they can be worked on at the same time.
 #pragma once
 
 #include <cstdint>

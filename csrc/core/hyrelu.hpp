@@ -1,14 +1,14 @@
 // HyReLU, one element at a time: the clipped activation of "ProAct: Progressive Training for Hybrid
-// Clipped Activation Function to Enhance Resilience of DNNs", arXiv 2406.06313, section III, and the
-// two rules it is deployed and compared with.
+// Clipped Activation Function to Enhance Resilience of DNNs", arXiv 2406.06313, section III, and
+// the two rules it is deployed and compared with.
 //
 //   soft      y = max(0, x s),  s = sigmoid(k (T - x));
 //             dy/dx = s - k x s (1 - s),  dy/dT = k x s (1 - s)   for x > 0
 //   zero      y = x for 0 < x <= T, else 0
 //   saturate  y = min(max(x, 0), T)
 //
-// What is not finite never passes: such an x gives 0 (+inf gives a finite T under saturate). A faulty
-// threshold is legal: NaN or negative closes the neuron, +inf makes it a plain ReLU.
+// What is not finite never passes: such an x gives 0 (+inf gives a finite T under saturate). A
+// faulty threshold is legal: NaN or negative closes the neuron, +inf makes it a plain ReLU.
 //
 // Written without branches, so that loops over these functions become vector code.
 #pragma once
@@ -34,7 +34,7 @@ struct HyReluGradient {
 /// The values of x for which soft and zero can be other than 0.
 template <class Real>
 PROACT_ELEMENTWISE bool is_open(Real x, Real threshold) {
-    return (x > 0) & (x <= largest_finite<Real>) & (threshold >= 0);
+    return (x > 0) & (x <= largest_finite<Real>)&(threshold >= 0);
 }
 
 /// sigmoid(slope (threshold - x)). Where x and threshold differ by a huge amount the product
@@ -61,10 +61,13 @@ PROACT_ELEMENTWISE Real hyrelu(Real x, Real threshold, Real slope) {
 /// the derivative is the one from the left, which is torch.clamp's choice too.
 template <HyReluMode mode, class Real>
 PROACT_ELEMENTWISE HyReluGradient<Real> hyrelu_gradient(Real grad, Real x, Real threshold,
-                                                              Real slope) {
+                                                        Real slope) {
     if constexpr (mode == HyReluMode::soft) {
-        const Real s = gate(x, threshold, slope);
-        const Real bend = s * (Real{1} - s) * x * slope;  // s (1 - s) first: it is 0 for a huge x
+        const Real e = exponential(slope * (x - threshold));
+        const Real s = Real{1} / (Real{1} + e);
+        // 1 - s, without the cancellation where s is close to 1.
+        const Real rest = e <= largest_finite<Real> ? e * s : Real{1};
+        const Real bend = s * rest * x * slope;  // s * rest first: it is 0 for a huge x
         const bool open = is_open(x, threshold);
         return {open ? grad * (s - bend) : Real{0}, open ? grad * bend : Real{0}};
     } else if constexpr (mode == HyReluMode::zero) {

@@ -1,8 +1,8 @@
 // Philox 4x32-10: a counter-based generator. A key and a counter give 128 random bits; there is no
 // state, so any draw of any trial can be recomputed alone, in any order, on any device.
 //
-// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3",
-// SC'11, section 3.3. Published known answers: tests/data/philox4x32_10.txt.
+// J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2,
+// 3", SC'11, section 3.3. Published known answers: tests/data/philox4x32_10.txt.
 #pragma once
 
 #include <cstdint>

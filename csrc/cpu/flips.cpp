@@ -82,8 +82,8 @@ class NativeWords {
     void prefetch(std::uint64_t element) const { __builtin_prefetch(words_ + element, 1); }
     void flip(std::uint64_t element, std::uint32_t bit) {
         const Word before = words_[element];
-        words_[element] = static_cast<Word>(before ^ (Word{1} << bit));
         sink_(element, bit, before);
+        words_[element] = static_cast<Word>(before ^ (Word{1} << bit));
     }
 
    private:
@@ -113,8 +113,8 @@ class FixedPointWords {
 
         Word before;
         std::memcpy(&before, reals_ + element, sizeof before);
-        reals_[element] = fixed_.decode<Real>(stored);
         sink_(element, bit, before);
+        reals_[element] = fixed_.template decode<Real>(stored);
     }
 
    private:
@@ -171,8 +171,8 @@ void flip_tensor(Words words, const TensorMemory& tensor, const BlockLaw& law,
     for (std::uint64_t block = 0; block < blocks; ++block) {
         const std::uint64_t first_word = block << law.words_log2;
         const std::uint64_t words_here = std::min(law.words(), tensor.words - first_word);
-        DrawnPositions drawn = draw_block(
-            law, fault, static_cast<std::uint32_t>(block), [&](std::uint32_t position) {
+        DrawnPositions drawn =
+            draw_block(law, fault, static_cast<std::uint32_t>(block), [&](std::uint32_t position) {
                 const std::uint64_t word = position / exposed.count();
                 if (!law.inverted && word < words_here) words.prefetch(first_word + word);
             });
@@ -196,10 +196,14 @@ void flip_memory(const TensorMemory& tensor, const BlockLaw& law, const FaultStr
         return;
     }
     switch (tensor.word_bytes) {
-        case 1: return flip_tensor(NativeWords<std::uint8_t, Sink>(tensor, sink), tensor, law, fault);
-        case 2: return flip_tensor(NativeWords<std::uint16_t, Sink>(tensor, sink), tensor, law, fault);
-        case 4: return flip_tensor(NativeWords<std::uint32_t, Sink>(tensor, sink), tensor, law, fault);
-        default: return flip_tensor(NativeWords<std::uint64_t, Sink>(tensor, sink), tensor, law, fault);
+        case 1:
+            return flip_tensor(NativeWords<std::uint8_t, Sink>(tensor, sink), tensor, law, fault);
+        case 2:
+            return flip_tensor(NativeWords<std::uint16_t, Sink>(tensor, sink), tensor, law, fault);
+        case 4:
+            return flip_tensor(NativeWords<std::uint32_t, Sink>(tensor, sink), tensor, law, fault);
+        default:
+            return flip_tensor(NativeWords<std::uint64_t, Sink>(tensor, sink), tensor, law, fault);
     }
 }
 
@@ -228,7 +232,9 @@ void FlipLog::restore() const {
     for (std::size_t i = segments.size(); i-- > 0;) {
         const TensorMemory& memory = segments[i].memory;
         const Flip* begin = flips.data() + (i == 0 ? 0 : segments[i - 1].end);
-        const Flip* end = flips.data() + segments[i].end;
+        // The last segment may be unfinished: it has whatever flips there are.
+        const bool last = i + 1 == segments.size();
+        const Flip* end = flips.data() + (last ? flips.size() : segments[i].end);
         switch (memory.word_bytes) {
             case 1: write_back<std::uint8_t>(memory, begin, end); break;
             case 2: write_back<std::uint16_t>(memory, begin, end); break;
@@ -242,14 +248,14 @@ void FaultPlan::add(const TensorMemory& tensor) {
     const std::uint32_t bytes = tensor.word_bytes;
     if (bytes != 1 && bytes != 2 && bytes != 4 && bytes != 8)
         throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
-    if (tensor.is_fixed_point() && (bytes < 4 || tensor.fixed.word_bits > 32 ||
-                                    tensor.fixed.fraction_bits >= tensor.fixed.word_bits))
+    if (tensor.is_fixed_point() &&
+        (bytes < 4 || tensor.fixed.word_bits < 2 || tensor.fixed.word_bits > 32 ||
+         tensor.fixed.fraction_bits >= tensor.fixed.word_bits))
         throw std::invalid_argument("fixed point takes float32 or float64 and 2 to 32 bits");
     const std::uint32_t bits = stored_bits(tensor);
     if (tensor.mask == 0 || (bits < 64 && tensor.mask >> bits != 0))
         throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
-    if (tensor.stream >> stream_bits != 0)
-        throw std::invalid_argument("a stream lies below 2^48");
+    if (tensor.stream >> stream_bits != 0) throw std::invalid_argument("a stream lies below 2^48");
     // The block number has 32 bits; the smallest block has one word.
     if (tensor.words > std::uint64_t{1} << 32)
         throw std::invalid_argument("a tensor has at most 2^32 elements");
@@ -262,26 +268,31 @@ std::uint64_t FaultPlan::exposed_bits() const {
     return bits;
 }
 
+void FaultPlan::flip_into(FlipLog& log, double ber, std::uint64_t seed, std::uint32_t trial) const {
+    Logged sink(log.flips);
+    for_each_faulted_tensor(tensors_, ber,
+                            [&](std::size_t i, const TensorMemory& tensor, const BlockLaw& law) {
+                                if (log.flips.empty())
+                                    log.flips.reserve(static_cast<std::size_t>(
+                                        1.05 * ber * static_cast<double>(exposed_bits()) + 64.0));
+                                log.segments.push_back({i, tensor, log.flips.size()});
+                                flip_memory(tensor, law, {seed, trial, tensor.stream}, sink);
+                                log.segments.back().end = log.flips.size();
+                            });
+}
+
 FlipLog FaultPlan::flip(double ber, std::uint64_t seed, std::uint32_t trial) const {
     FlipLog log;
-    Logged sink(log.flips);
-    for_each_faulted_tensor(
-        tensors_, ber, [&](std::size_t i, const TensorMemory& tensor, const BlockLaw& law) {
-            if (log.segments.empty())
-                log.flips.reserve(static_cast<std::size_t>(
-                    1.05 * ber * static_cast<double>(exposed_bits()) + 64.0));
-            flip_memory(tensor, law, {seed, trial, tensor.stream}, sink);
-            log.segments.push_back({i, tensor, log.flips.size()});
-        });
+    flip_into(log, ber, seed, trial);
     return log;
 }
 
 std::uint64_t FaultPlan::flip_unlogged(double ber, std::uint64_t seed, std::uint32_t trial) const {
     Counted sink;
-    for_each_faulted_tensor(
-        tensors_, ber, [&](std::size_t, const TensorMemory& tensor, const BlockLaw& law) {
-            flip_memory(tensor, law, {seed, trial, tensor.stream}, sink);
-        });
+    for_each_faulted_tensor(tensors_, ber,
+                            [&](std::size_t, const TensorMemory& tensor, const BlockLaw& law) {
+                                flip_memory(tensor, law, {seed, trial, tensor.stream}, sink);
+                            });
     return sink.count;
 }
 

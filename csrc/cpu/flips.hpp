@@ -64,7 +64,10 @@ class FaultPlan {
 
     std::uint64_t exposed_bits() const;
 
-    /// Flips every exposed bit with probability ber in [0, 1] and returns what it did.
+    /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each
+    /// flip before it is made: whatever interrupts, the log can restore.
+    void flip_into(FlipLog& log, double ber, std::uint64_t seed, std::uint32_t trial) const;
+
     FlipLog flip(double ber, std::uint64_t seed, std::uint32_t trial) const;
 
     /// The same flips without a log; returns their number.

@@ -28,8 +28,9 @@ namespace avx2 {
 }
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-256-bit"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                     \
+    __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-256-bit"))), \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -50,6 +51,18 @@ namespace avx512 = baseline;
 #endif
 
 namespace {
+
+struct Runs {
+    HyReluShape shape;
+    bool shared;
+};
+
+/// A run is what one loop goes over: the inner elements that share a threshold or, with inner = 1,
+/// the thresholds of one sample. A single threshold makes the whole tensor one run.
+Runs as_runs(const HyReluShape& shape) {
+    if (shape.thresholds == 1) return {{1, 1, shape.elements()}, true};
+    return {shape, shape.inner > 1};
+}
 
 /// Calls `body` with the mode, and whether a run shares its threshold, as compile-time constants.
 template <class Body>
@@ -75,22 +88,21 @@ void with_constants(HyReluMode mode, bool shared, Body body) {
 template <class Real>
 void hyrelu_forward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* x,
                     const Real* threshold, Real slope, Real* y) {
-    // A run of inner elements shares a threshold; with inner = 1 and many thresholds the run goes
-    // over the thresholds instead.
-    const bool shared = shape.inner > 1 || shape.thresholds == 1;
-    HyReluShape runs = shape;
-    if (shape.thresholds == 1) runs = {1, 1, shape.elements()};
-    with_constants(mode, shared, [&](auto m, auto s) {
+    if (shape.elements() == 0) return;
+    const Runs runs = as_runs(shape);
+    with_constants(mode, runs.shared, [&](auto m, auto s) {
         constexpr HyReluMode constant_mode = decltype(m)::value;
         constexpr bool constant_shared = decltype(s)::value;
         switch (isa) {
             case Isa::avx512:
-                return avx512::forward<constant_mode, constant_shared>(runs, x, threshold, slope, y);
+                return avx512::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
+                                                                       slope, y);
             case Isa::avx2:
-                return avx2::forward<constant_mode, constant_shared>(runs, x, threshold, slope, y);
+                return avx2::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
+                                                                     slope, y);
             case Isa::baseline:
-                return baseline::forward<constant_mode, constant_shared>(runs, x, threshold, slope,
-                                                                         y);
+                return baseline::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
+                                                                         slope, y);
         }
     });
 }
@@ -99,25 +111,24 @@ template <class Real>
 void hyrelu_backward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* grad,
                      const Real* x, const Real* threshold, Real slope, Real* grad_x,
                      Real* grad_threshold) {
-    const bool shared = shape.inner > 1 || shape.thresholds == 1;
-    HyReluShape runs = shape;
-    if (shape.thresholds == 1) runs = {1, 1, shape.elements()};
     std::vector<double> sums(shape.thresholds, 0.0);
-    with_constants(mode, shared, [&](auto m, auto s) {
-        constexpr HyReluMode constant_mode = decltype(m)::value;
-        constexpr bool constant_shared = decltype(s)::value;
-        switch (isa) {
-            case Isa::avx512:
-                return avx512::backward<constant_mode, constant_shared>(runs, grad, x, threshold,
-                                                                        slope, grad_x, sums.data());
-            case Isa::avx2:
-                return avx2::backward<constant_mode, constant_shared>(runs, grad, x, threshold,
-                                                                      slope, grad_x, sums.data());
-            case Isa::baseline:
-                return baseline::backward<constant_mode, constant_shared>(
-                    runs, grad, x, threshold, slope, grad_x, sums.data());
-        }
-    });
+    const Runs runs = as_runs(shape);
+    if (shape.elements() != 0)
+        with_constants(mode, runs.shared, [&](auto m, auto s) {
+            constexpr HyReluMode constant_mode = decltype(m)::value;
+            constexpr bool constant_shared = decltype(s)::value;
+            switch (isa) {
+                case Isa::avx512:
+                    return avx512::backward<constant_mode, constant_shared>(
+                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
+                case Isa::avx2:
+                    return avx2::backward<constant_mode, constant_shared>(
+                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
+                case Isa::baseline:
+                    return baseline::backward<constant_mode, constant_shared>(
+                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
+            }
+        });
     for (std::size_t i = 0; i < sums.size(); ++i) grad_threshold[i] = static_cast<Real>(sums[i]);
 }
 

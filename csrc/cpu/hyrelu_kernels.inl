@@ -1,5 +1,5 @@
-// The vector loops of HyReLU. hyrelu.cpp includes this file once for each instruction set, each time
-// inside another namespace and under another target.
+// The vector loops of HyReLU. hyrelu.cpp includes this file once for each instruction set, each
+// time inside another namespace and under another target.
 
 /// Elements that share a decision: far enough below the threshold the gate is exactly 1, and the
 /// exponential need not be computed.
@@ -24,7 +24,8 @@ bool all_pass(const Real* x, Thresholds<shared, Real> threshold, Real slope, std
     std::size_t above = 0;
     for (std::size_t i = 0; i < n; ++i) {
         const Real t = threshold[i];
-        above += !((x[i] <= t - margin) & (t >= 0) & (x[i] <= largest_finite<Real>));
+        // The difference, not x <= t - margin: a large t would swallow the margin.
+        above += !((t - x[i] >= margin) & (t >= 0) & (x[i] <= largest_finite<Real>));
     }
     return above == 0;
 }
@@ -41,8 +42,8 @@ void forward(const HyReluShape& shape, const Real* x, const Real* threshold, Rea
     const std::size_t runs = shared ? shape.samples * shape.thresholds : shape.samples;
     const std::size_t length = shared ? shape.inner : shape.thresholds;
     for (std::size_t run = 0; run < runs; ++run, x += length, y += length) {
-        const Thresholds<shared, Real> thresholds = {
-            threshold + (shared ? run % shape.thresholds : 0)};
+        const Thresholds<shared, Real> thresholds = {threshold +
+                                                     (shared ? run % shape.thresholds : 0)};
         if constexpr (mode != HyReluMode::soft) {
             forward_run<mode>(x, thresholds, slope, y, length);
             continue;
@@ -69,8 +70,8 @@ void backward_run(const Real* grad, const Real* x, Thresholds<shared, Real> thre
     for (; i + lanes <= n; i += lanes) {
         Real contribution[lanes];
         for (std::size_t lane = 0; lane < lanes; ++lane) {
-            const auto g = hyrelu_gradient<mode>(grad[i + lane], x[i + lane], threshold[i + lane],
-                                                 slope);
+            const auto g =
+                hyrelu_gradient<mode>(grad[i + lane], x[i + lane], threshold[i + lane], slope);
             grad_x[i + lane] = g.x;
             contribution[lane] = g.threshold;
         }

@@ -31,7 +31,6 @@ class _Variant:
         self.name = name
         self.images = images
         self.injector = Injector(encode(model, encoding).eval(), encoding)
-        self.digest = model_digest(self.injector.model)
         output = logits(self.injector.model, images.images)
         if output.dim() != 2 or int(images.labels.max()) >= output.shape[1]:
             raise ValueError(
@@ -39,6 +38,7 @@ class _Variant:
                 f"with more classes than that; {name} gives {tuple(output.shape)}"
             )
         self.clean = output.argmax(1)
+        self.digest = model_digest(self.injector.model, self.clean)
         self.clean_row = self._count(output, trial=0, flips=0, seconds=0.0)
 
     def run(self, fault: BitFlip, seed: int, trial: int) -> Row:
@@ -143,8 +143,13 @@ def run(
 
 
 def _check(variants: Mapping[str, nn.Module], faults: Sequence[BitFlip], trials: int) -> None:
+    for name, model in variants.items():
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"variants are torch.nn.Module, and {name} is {type(model).__name__}")
     if not variants:
         raise ValueError("a campaign needs at least one variant, got none")
+    if isinstance(faults, BitFlip):
+        raise TypeError("faults is a sequence of faults, got one BitFlip: put it into a list")
     if not faults:
         raise ValueError("a campaign needs at least one fault, got none")
     for fault in faults:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -66,17 +67,13 @@ class Store:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             _refuse_strangers(self.path)
-        try:
+        with self._errors_named():
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path or ":memory:", isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise ProactError(f"the store {self.path} cannot be written: {error}") from None
         try:
-            self._prepare()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise ProactError(f"the store {self.path} cannot be written: {error}") from None
+            with self._errors_named():
+                self._prepare()
         except ProactError:
             self._connection.close()
             raise
@@ -97,7 +94,7 @@ class Store:
 
     def task(self, digest: str, facts: Mapping[str, Any]) -> int:
         """The number of the task with this digest, registered where it is new."""
-        self._connection.execute(
+        self._execute(
             "INSERT OR IGNORE INTO task (digest, facts) VALUES (?, ?)",
             (digest, json.dumps(dict(facts), sort_keys=True)),
         )
@@ -105,7 +102,7 @@ class Store:
 
     def variant(self, task: int, name: str, digest: str, images: int, correct: int) -> int:
         """The number of a variant; ``images`` and ``correct`` are its result without faults."""
-        self._connection.execute(
+        self._execute(
             "INSERT OR IGNORE INTO variant (task, name, digest, images, correct)"
             " VALUES (?, ?, ?, ?, ?)",
             (task, name, digest, images, correct),
@@ -117,7 +114,7 @@ class Store:
     def fault(self, name: str, description: Mapping[str, Any]) -> int:
         """The number of a fault; ``description`` holds its fields, ``ber`` among them or not."""
         text = json.dumps(dict(description), sort_keys=True)
-        self._connection.execute(
+        self._execute(
             "INSERT OR IGNORE INTO fault (name, description, ber) VALUES (?, ?, ?)",
             (name, text, description.get("ber")),
         )
@@ -125,60 +122,70 @@ class Store:
 
     def add(self, variant: int, fault: int, row: Row) -> None:
         """Stores a row for good; one that is there already stays as it is."""
-        self._connection.execute(
+        self._execute(
             "INSERT OR IGNORE INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (variant, fault, *row)
         )
 
     def rows(self, variant: int, fault: int) -> list[Row]:
         """The stored trials of one cell, in the order of their numbers."""
-        cursor = self._connection.execute(
+        found = self._execute(
             "SELECT trial, flips, images, correct, agreeing, non_finite, seconds FROM row"
             " WHERE variant = ? AND fault = ? ORDER BY trial",
             (variant, fault),
         )
-        return [Row(*values) for values in cursor]
+        return [Row(*values) for values in found]
 
     def _number(self, query: str, *arguments: Any) -> int:
-        return int(self._connection.execute(query, arguments).fetchone()[0])
+        return int(self._execute(query, arguments)[0][0])
+
+    def _execute(self, statement: str, arguments: Sequence[Any] = ()) -> list[Any]:
+        with self._errors_named():
+            return self._connection.execute(statement, arguments).fetchall()
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise ProactError(f"the store {self.path} cannot be used: {error}") from None
 
     def _is_empty(self) -> bool:
         return self._number("SELECT count(*) FROM sqlite_master") == 0
 
     def _prepare(self) -> None:
-        execute = self._connection.execute
-        if self._is_empty():
-            execute("PRAGMA journal_mode = WAL")
-            # One transaction, and one process at a time: a run that is killed here, or two that
-            # start together, leave a whole schema or none.
-            execute("BEGIN IMMEDIATE")
-            if self._is_empty():
-                for statement in _SCHEMA.split(";"):
-                    execute(statement)
-                execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            execute("COMMIT")
-        version = execute("PRAGMA user_version").fetchone()[0]
-        if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if self._is_empty() and self._number("PRAGMA application_id") == 0:
+            self._execute("PRAGMA journal_mode = WAL")
+        # One transaction, and one process at a time: a run that is killed here, or two that start
+        # together, leave a whole schema or none. It also tells now whether the file can be written.
+        self._execute("BEGIN IMMEDIATE")
+        if self._is_empty() and self._number("PRAGMA application_id") == 0:
+            for statement in _SCHEMA.split(";"):
+                self._execute(statement)
+            self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._execute("COMMIT")
+        if self._number("PRAGMA application_id") != APPLICATION_ID:
             raise ProactError(
                 f"{self.path} is an SQLite file of another program, not a proact store"
             )
+        version = self._number("PRAGMA user_version")
         if version != SCHEMA_VERSION:
             raise ProactError(
                 f"{self.path} has store version {version}, this proact reads {SCHEMA_VERSION}"
             )
-        execute("PRAGMA synchronous = NORMAL")
-        execute("PRAGMA foreign_keys = ON")
+        self._execute("PRAGMA synchronous = NORMAL")
+        self._execute("PRAGMA foreign_keys = ON")
 
 
 def _refuse_strangers(path: Path) -> None:
     """Looks before SQLite does: it would write into an empty file and lock a foreign one."""
-    if path.is_dir():
-        raise ProactError(f"the store {path} is a folder, expected a file")
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
         return
+    except IsADirectoryError:
+        raise ProactError(f"the store {path} is a folder, expected a file") from None
     except OSError as error:
         raise ProactError(f"the store {path} cannot be read: {error.strerror}") from None
     if head and head != b"SQLite format 3\0":

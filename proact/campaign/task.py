@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from proact.data import Split
+from proact.data.splits import content
 from proact.faults.encodings import Encoding
 from proact.ops import native_info
 
@@ -33,13 +34,12 @@ def facts_digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
 
 
-def model_digest(model: nn.Module) -> str:
-    """SHA-256 of the architecture as it prints and of every stored tensor.
-
-    The code of a forward method is not part of it: give a changed network another store.
-    """
+def model_digest(model: nn.Module, clean: Tensor) -> str:
+    """SHA-256 of the architecture as it prints, of every parameter and buffer, and of the ``clean``
+    predictions, in which what a forward method does beyond these shows."""
     digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
+        digest.update(content(tensor))
+    digest.update(content(clean))
     return digest.hexdigest()

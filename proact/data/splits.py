@@ -13,6 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 
+def content(tensor: Tensor) -> bytes:
+    """The bytes of all elements in row-major order, for a digest."""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return raw.numpy().tobytes()
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Labelled images: ``images`` (n, channels, height, width) floating point, finite;
@@ -51,7 +57,7 @@ class Split:
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(content(tensor))
         return digest.hexdigest()
 
     def take(self, indices: Tensor) -> Split:

@@ -172,10 +172,11 @@ def encoding_named(name: str | Encoding) -> Encoding:
     """
     if isinstance(name, Encoding):
         return name
-    if name in _FLOATS:
-        return NativeFloat(name)
-    if match := re.fullmatch(r"q(\d+)\.(\d+)", str(name)):
-        return FixedPoint(int(match[1]), int(match[2]))
+    if isinstance(name, str):
+        if name in _FLOATS:
+            return NativeFloat(name)
+        if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
+            return FixedPoint(int(match[1]), int(match[2]))
     raise ValueError(
         f"an encoding is one of {', '.join(_FLOATS)} or fixed point such as q15.16; got {name!r}"
     )

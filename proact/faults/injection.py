@@ -114,15 +114,20 @@ class Injector:
         """`inject`, for a prepared network."""
         seed, trial = _checked_pattern(fault, seed, trial)
         plan, space = self.prepare(fault)
-        log = plan.flip(fault.ber, seed, trial)
-        _mark_changed(space)
+        log = FlipLog(plan)
         try:
-            yield Record(log, space, self.encoding)
-        finally:
-            # Into the memory that was faulted, even where the network has moved away from it.
-            log.restore()
+            plan.flip_into(log, fault.ber, seed, trial)
             _mark_changed(space)
-        self._refuse_moved(space)
+            yield Record(log, space, self.encoding)
+        except BaseException as error:
+            log.restore()
+            self._refuse_moved(space, error)
+            raise
+        else:
+            log.restore()
+            self._refuse_moved(space)
+        finally:
+            _mark_changed(space)
 
     def prepare(self, fault: BitFlip) -> tuple[FlipPlan, list[ExposedTensor]]:
         """The tensors that ``fault`` exposes and the plan over them, made once; raises what
@@ -135,14 +140,14 @@ class Injector:
             self._plans[fault.selection] = plan, space
         return self._plans[fault.selection]
 
-    def _refuse_moved(self, space: list[ExposedTensor]) -> None:
+    def _refuse_moved(self, space: list[ExposedTensor], cause: BaseException | None = None) -> None:
         now = {name: tensor.data_ptr() for name, tensor in stored_tensors(self.model)}
         for exposed in space:
             if now.get(exposed.name) != exposed.tensor.data_ptr():
                 raise ProactError(
                     f"{exposed.name} was moved or replaced while faults were injected; only the "
                     "memory it had before has been restored"
-                )
+                ) from cause
 
 
 @contextmanager
@@ -153,7 +158,10 @@ def inject(
     seed: int = 0,
     trial: int = 0,
 ) -> Iterator[Record]:
-    """Faults ``model`` inside the block and restores every byte on the way out.
+    """Faults ``model`` inside the block and restores every flipped word on the way out.
+
+    Whatever ends the block, exceptions and Ctrl-C included, and whatever the network wrote over a
+    faulted word. What else the block changes (training, batch statistics) is its own.
 
     With an encoding that rounds, the whole network is rounded to it on entry and un-rounded on
     exit; `encode` and `Injector` do that once for many trials.

@@ -42,6 +42,8 @@ def fault_space(
             memory that is not contiguous, not on the CPU or shared in part.
         TypeError: a dtype that the encoding cannot store.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
     encoding = encoding_named(encoding)
     mask = encoding.mask(bits)
     stored = [(name, tensor.detach()) for name, tensor in stored_tensors(model) if tensor.numel()]

@@ -95,21 +95,26 @@ def trained(
     if path.exists():
         try:
             model.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             raise ProactError(
-                f"{path} does not hold the trained {name} it should ({error}): delete it"
+                f"{path} is not the trained {name} that it should be ({error}): delete it"
             ) from None
         return model.eval()
     train(model, data, seed, progress)
-    cache.mkdir(parents=True, exist_ok=True)
-    # Under another name first: a killed run leaves no half-written network behind.
-    unfinished = path.with_suffix(".part")
-    save_file(model.state_dict(), unfinished)
-    unfinished.replace(path)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Under another name first: a killed run leaves no half-written network behind.
+        unfinished = path.with_suffix(".part")
+        save_file(model.state_dict(), unfinished)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ProactError(f"the trained network cannot be kept in {cache}: {error}") from None
     return model
 
 
 def _identity(name: str, data: Data, seed: int) -> str:
     facts = {"model": name, "data": data.train.digest, "seed": seed, "recipe": _RECIPE}
-    facts["torch"] = torch.__version__
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    # The last digits of a sum depend on the number of threads.
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    text = json.dumps([facts, machine], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

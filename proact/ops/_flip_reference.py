@@ -188,8 +188,7 @@ class FaultPlan:
     def exposed_bits(self) -> int:
         return sum(words * mask.bit_count() for _, words, _, _, mask, _ in self._tensors)
 
-    def flip(self, ber: float, seed: int, trial: int) -> FlipLog:
-        log = FlipLog()
+    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int) -> None:
         for index, (address, words, word_bytes, stream, mask, fixed) in enumerate(self._tensors):
             memory = _memory(address, words, word_bytes)
             log._memory.append(memory)
@@ -203,10 +202,11 @@ class FaultPlan:
                     word = stored.get(element, fixed.encode(_as_float(before, word_bytes)))
                     stored[element] = word ^ (1 << bit)
                     memory[element] = _as_word(fixed.decode(stored[element]), word_bytes)
-        return log
 
     def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
-        return len(self.flip(ber, seed, trial))
+        log = FlipLog()
+        self.flip_into(log, ber, seed, trial)
+        return len(log)
 
 
 def _memory(address: int, words: int, word_bytes: int) -> NDArray[np.unsignedinteger]:

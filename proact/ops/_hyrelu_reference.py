@@ -13,10 +13,11 @@ def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
     """``y`` with the dtype of ``x``; halves are computed in float32. Differentiable, twice too."""
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     value, limit = x.to(wide), threshold.to(wide)
-    finite = torch.isfinite(value)
-    open_ = (value > 0) & finite & (limit >= 0)
+    open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
     if mode == "soft":
-        # The inner where keeps a NaN out of the product, whose gradient would be NaN * 0.
+        # The inner wheres keep what is huge or not a number out of the product: where its value is
+        # masked, its gradient would be infinity or NaN times 0. Below exp(-750) the gate is 0.
+        open_ = open_ & (slope * (limit - value) > -750.0)
         safe = torch.where(open_, value, 0.0)
         reachable = torch.where(open_ & torch.isfinite(limit), limit, 0.0)
         gate = torch.sigmoid(slope * (reachable - safe))
@@ -26,7 +27,7 @@ def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
         y = torch.where(open_ & (value <= limit), value, 0.0)
     else:
         passes = open_ & (value <= limit)
-        clipped = (value > limit) & (limit >= 0) & torch.isfinite(limit)
+        clipped = (value > limit) & (limit > 0) & torch.isfinite(limit)
         y = torch.where(passes, value, torch.where(clipped, limit, 0.0))
     return y.to(x.dtype)
 
@@ -40,8 +41,9 @@ def backward(
     open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
     if mode == "soft":
         safe = torch.where(open_, value, 0.0)
-        s = torch.sigmoid(slope * (limit - safe))
-        bend = s * (1 - s) * safe * slope
+        z = slope * (torch.where(limit >= 0, limit, 0.0) - safe)
+        s = torch.sigmoid(z)
+        bend = s * torch.sigmoid(-z) * safe * slope  # sigmoid(-z) is 1 - s without cancellation
         grad_x = torch.where(open_, g * (s - bend), 0.0)
         grad_t = torch.where(open_, g * bend, 0.0)
     else:

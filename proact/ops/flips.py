@@ -11,7 +11,8 @@ from proact.ops import plan as plans
 
 _library = torch.library.Library("proact", "FRAGMENT")
 _library.define(
-    "flip_bits_(Tensor(a!) tensor, float ber, int seed, int trial, int stream, int bit_mask) -> int"
+    "flip_bits_(Tensor(a!) tensor, float ber, int seed, int trial, int stream, int bit_mask)"
+    " -> SymInt"
 )
 
 
@@ -100,4 +101,11 @@ def _flip(tensor: Tensor, ber: float, seed: int, trial: int, stream: int, bit_ma
     return flips
 
 
+def _flip_shape(
+    tensor: Tensor, ber: float, seed: int, trial: int, stream: int, bit_mask: int
+) -> torch.SymInt:
+    return torch.library.get_ctx().new_dynamic_size()  # known when the bits have flipped
+
+
 _library.impl("flip_bits_", _flip, "CPU")
+torch.library.register_fake("proact::flip_bits_", _flip_shape, lib=_library)

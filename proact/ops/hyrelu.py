@@ -25,7 +25,7 @@ _library.define(
 )
 
 
-def hyrelu(x: Tensor, threshold: Tensor, mode: str = "zero", slope: float = 20.0) -> Tensor:
+def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0) -> Tensor:
     """Clipped ReLU (HyReLU, arXiv 2406.06313, section III; equations in csrc/core/hyrelu.hpp).
 
     ==========  ===============================================================
@@ -45,7 +45,7 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "zero", slope: float = 20.0
         slope: the steepness k of ``soft``, finite and above 0; per unit of ``x``.
 
     Returns:
-        A new tensor with the shape, dtype and strides of ``x``. Differentiable in ``x`` and
+        A new tensor with the shape, dtype and memory format of ``x``. Differentiable in ``x`` and
         ``threshold``; second derivatives are those of the plain-torch formula.
 
     Raises:
@@ -53,13 +53,13 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "zero", slope: float = 20.0
             unknown mode, a slope out of range, two devices.
     """
     _check(x, threshold, mode, slope)
-    if torch.compiler.is_compiling():
+    if _wants_plain_form():
         return reference.forward(x, threshold, mode, slope)
     result: Tensor = torch.ops.proact.hyrelu(x, threshold, mode, slope)
     return result
 
 
-def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "zero", slope: float = 20.0) -> Tensor:
+def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0) -> Tensor:
     """`hyrelu`, written over ``x``; for inference.
 
     Raises as `hyrelu` does, and ValueError where autograd would need what is overwritten or where
@@ -71,9 +71,13 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "zero", slope: float = 20.
             "hyrelu_ writes over x and keeps nothing for autograd: call it under torch.no_grad(), "
             "or use hyrelu"
         )
-    if torch._debug_has_internal_overlap(x) == 1:
+    if _may_overlap(x):
         raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {_layout(x)}")
-    if x.untyped_storage().data_ptr() == threshold.untyped_storage().data_ptr() and x.numel():
+    if (
+        x.numel()
+        and _extent(x)[0] < _extent(threshold)[1]
+        and _extent(threshold)[0] < _extent(x)[1]
+    ):
         raise ValueError("hyrelu_ needs a threshold in other memory than x")
     torch.ops.proact.hyrelu_(x, threshold, mode, slope)
     return x
@@ -113,6 +117,32 @@ def _broadcasts(threshold: torch.Size, x: torch.Size) -> bool:
         return False
     trailing = sample[len(sample) - len(threshold) :]
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
+
+
+def _wants_plain_form() -> bool:
+    """Inductor fuses the plain form; torch.func and forward-mode derivatives see through it."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _may_overlap(x: Tensor) -> bool:
+    """False where the strides keep all elements apart."""
+    reach = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def _extent(x: Tensor) -> tuple[int, int]:
+    """The first byte of the elements, and one past their last."""
+    last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 def _layout(x: Tensor) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from proact import _native
 from proact.ops import _flip_reference
@@ -43,10 +44,12 @@ def stream_of(name: str) -> int:
 
 
 class FlipLog:
-    """The flips of one trial. Keeps the tensors alive until it is gone."""
+    """The flips of one trial, empty until a plan fills it. Keeps the tensors alive."""
 
-    def __init__(self, log: Any, tensors: list[Tensor]) -> None:
-        self._log, self._tensors = log, tensors
+    def __init__(self, plan: FlipPlan) -> None:
+        native = _native.module
+        self._log: Any = _flip_reference.FlipLog() if native is None else native.FlipLog()
+        self._plan = plan
 
     def __len__(self) -> int:
         """The number of flips."""
@@ -87,8 +90,14 @@ class FlipPlan:
         bits: int = self._plan.exposed_bits()
         return bits
 
+    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int) -> None:
+        """Logs each flip before it makes it: an interruption leaves a log that restores."""
+        self._plan.flip_into(log._log, ber, seed, trial)
+
     def flip(self, ber: float, seed: int, trial: int) -> FlipLog:
-        return FlipLog(self._plan.flip(ber, seed, trial), self._tensors)
+        log = FlipLog(self)
+        self.flip_into(log, ber, seed, trial)
+        return log
 
     def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
         """Flips without keeping what was there; returns the number of flips."""
@@ -120,6 +129,8 @@ def checked_memory(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{name} has no plain memory to flip bits in ({tensor.layout}, {tensor.device})"
         )
+    if isinstance(tensor, FakeTensor):
+        raise ValueError(f"{name} is a fake tensor, which has no memory to flip bits in")
     if tensor.device.type != "cpu":
         raise ValueError(f"bits are flipped in CPU memory so far, and {name} is on {tensor.device}")
     if not tensor.is_contiguous():

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from proact.data.splits import PairOrData, as_data
 from proact.faults.encodings import stored_tensors
-from proact.protect.proact import proact
-from proact.protect.ranger import ranger
+from proact.protect.proact import ProactOptions, proact
+from proact.protect.ranger import RangerOptions, ranger
 
-_METHODS: dict[str, Callable[..., nn.Module]] = {"proact": proact, "ranger": ranger}
+
+class _Method(NamedTuple):
+    run: Callable[..., nn.Module]
+    options: type[Any]
+
+
+_METHODS = {"proact": _Method(proact, ProactOptions), "ranger": _Method(ranger, RangerOptions)}
 
 
 def methods() -> list[str]:
     return list(_METHODS)
 
 
-def protect(model: nn.Module, method: str, data: PairOrData, **options: Any) -> nn.Module:
+def protect(
+    model: nn.Module,
+    method: str,
+    data: PairOrData,
+    *,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> nn.Module:
     """A copy of ``model`` whose ReLUs are clipped by the method's thresholds.
 
     The given model keeps every byte. Methods see training and validation images only, and the same
@@ -31,28 +44,36 @@ def protect(model: nn.Module, method: str, data: PairOrData, **options: Any) -> 
         method: ``"ranger"`` or ``"proact"``.
         data: what `proact.data.load` returns; or a pair (images, labels) or `Dataset` of training
             images, a fifth of which is held out for validation.
-        options: the method's own, such as ``granularity``; see `proact.protect.ranger.ranger` and
-            `proact.protect.proact.proact`.
+        progress: called with a line of text at each step of the method.
+        options: the method's own, such as ``granularity``: the attributes of
+            `proact.protect.ranger.RangerOptions` and `proact.protect.proact.ProactOptions`.
 
     Returns:
         The protected network in eval mode, thresholds as parameters named ``<site>.threshold``.
 
     Raises:
         ValueError: an unknown method, no ReLU, no parameters, unsuitable data or options.
-        TypeError: an option that the method does not have.
+        TypeError: no network, or an option that the method does not have.
     """
-    check_options(method, options)
+    chosen = check_options(method, options)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not any(True for _ in stored_tensors(model)):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
-    return _METHODS[method](model, as_data(data), **options).eval()
+    report = progress if progress is not None else _silent
+    return _METHODS[method].run(model, as_data(data), chosen, report).eval()
 
 
-def check_options(method: str, options: Iterable[str]) -> None:
-    """ValueError for an unknown method, TypeError for an option that it does not have."""
-    if method not in _METHODS:
+def check_options(method: str, options: dict[str, Any]) -> Any:
+    """The method's options, checked; ValueError or TypeError name what is wrong with them."""
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(f"a method is one of {', '.join(_METHODS)}; got {method!r}")
-    parameters = inspect.signature(_METHODS[method]).parameters
-    known = [name for name in parameters if name not in ("model", "data")]
+    known = [field.name for field in fields(_METHODS[method].options)]
     for name in options:
         if name not in known:
             raise TypeError(f"{method} has the options {', '.join(known)}; got {name!r}")
+    return _METHODS[method].options(**options)
+
+
+def _silent(line: str) -> None:
+    """Where nobody listens."""

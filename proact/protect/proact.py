@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,106 +18,92 @@ from torch.nn import functional as F
 
 from proact.data import Data, Split
 from proact.models.training import accuracy, logits
-from proact.nn import HyReLU, Site, replace_sites
+from proact.nn import HyReLU, replace_sites
 from proact.ops.hyrelu import check_mode_and_slope
-from proact.protect.profile import profile, reduce_profile
+from proact.ops.plan import SEEDS, checked_integer
+from proact.protect.profile import check_granularity, profile, reduce_profile
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How one site's threshold is trained."""
-
-    epochs: int
-    batch: int
-    learning_rate: float
-
-    def __post_init__(self) -> None:
-        for name, count in (("epochs", self.epochs), ("batch", self.batch)):
-            if not count >= 1:
-                raise ValueError(f"{name} is at least 1, got {count!r}")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate is a finite number above 0, got {self.learning_rate!r}"
-            )
-
-
-def proact(
-    model: nn.Module,
-    data: Data,
-    *,
-    granularity: str = "hybrid",
-    mode: str = "zero",
-    tolerance: float = 0.015,
-    slope: float = 20.0,
-    decays: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
-    epochs: int = 5,
-    batch: int = 64,
-    learning_rate: float = 0.02,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-) -> nn.Module:
+class ProactOptions:
     """Options of ``protect(model, "proact", ...)``.
 
-    Args:
+    Attributes:
         granularity: ``"hybrid"`` (published), ``"layer"``, ``"channel"`` or ``"neuron"``.
         mode: what the result deploys; ``"soft"`` keeps the trained form.
         tolerance: the most validation accuracy, in [0, 1], that may be lost against the unclipped
-            network; a gain is never held against a threshold.
-        slope: the steepness k of the soft clip.
+            network, in the soft form and in the deployed one; a gain is never held against a
+            threshold.
+        slope: the steepness k of the soft clip, per unit of activation.
         decays: weight decays of the threshold, tried from the first to the last, at each site until
             one keeps within the tolerance; where none does, the profile's maximum stays.
         epochs: passes over the training images for each decay tried.
         batch: images a step.
         learning_rate: of AdamW, as a share of the profile's maximum.
         seed: decides the order of the images.
-        progress: called with a line of text for each decay tried.
     """
-    check_mode_and_slope(mode, slope)
-    _check_shares(tolerance, decays)
-    schedule = Schedule(epochs, batch, learning_rate)
-    student, thresholds = _with_soft_thresholds(model, data, granularity, slope)
-    frozen = copy.deepcopy(model).eval()
-    teacher = logits(frozen, data.train.images).softmax(1)
-    least_accuracy = accuracy(frozen, data.validation) - tolerance
 
-    for site in reversed(thresholds):
+    granularity: str = "hybrid"
+    mode: str = "zero"
+    tolerance: float = 0.015
+    slope: float = 20.0
+    decays: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+    epochs: int = 5
+    batch: int = 64
+    learning_rate: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_granularity(self.granularity)
+        check_mode_and_slope(self.mode, self.slope)
+        if not (_is_number(self.tolerance) and 0.0 <= self.tolerance <= 1.0):
+            raise ValueError(
+                f"tolerance is a share of the accuracy in [0, 1], got {self.tolerance!r}"
+            )
+        if not isinstance(self.decays, (tuple, list)) or not self.decays:
+            raise ValueError(f"decays is a tuple of numbers, got {self.decays!r}")
+        for decay in self.decays:
+            if not (_is_number(decay) and 0.0 <= decay < math.inf):
+                raise ValueError(f"decays are finite numbers of at least 0, got {decay!r}")
+        for name, count in (("epochs", self.epochs), ("batch", self.batch)):
+            if checked_integer(name, count, 1 << 31) == 0:
+                raise ValueError(f"{name} is at least 1, got 0")
+        if not (_is_number(self.learning_rate) and 0.0 < self.learning_rate < math.inf):
+            raise ValueError(
+                f"learning_rate is a finite number above 0, got {self.learning_rate!r}"
+            )
+        checked_integer("seed", self.seed, SEEDS)
+
+
+def proact(
+    model: nn.Module, data: Data, options: ProactOptions, progress: Callable[[str], None]
+) -> nn.Module:
+    profiled = reduce_profile(profile(model, data.train.images), options.granularity)
+    student = replace_sites(
+        model, {site.name: HyReLU(t, "soft", options.slope) for site, t in profiled.items()}
+    )
+    # In eval mode batch norm and dropout do not move; without grad nothing but a threshold can.
+    trainable = {name for name, p in student.named_parameters() if p.requires_grad}
+    student.eval().requires_grad_(False)
+    unclipped = copy.deepcopy(model).eval()
+    teacher = logits(unclipped, data.train.images).softmax(1)
+    least = accuracy(unclipped, data.validation) - options.tolerance
+
+    for site in reversed(profiled):
         activation = student.get_submodule(site.name)
         assert isinstance(activation, HyReLU)
-        for decay in decays:
-            reached = _train_threshold(student, activation, data, teacher, schedule, decay, seed)
-            accepted = reached >= least_accuracy
-            if progress is not None:
-                verdict = "accepted" if accepted else "costs too much"
-                progress(
-                    f"{site.name}: decay {decay:g} keeps {reached:.4f} of validation, {verdict}"
-                )
-            if accepted:
+        for decay in options.decays:
+            kept = _train_threshold(student, activation, data, teacher, decay, options)
+            verdict = "accepted" if kept >= least else "costs too much"
+            progress(f"{site.name}: decay {decay:g} keeps {kept:.4f} of validation, {verdict}")
+            if kept >= least:
                 break
-            activation.threshold.data.copy_(thresholds[site])
+            activation.threshold.data.copy_(profiled[site])
 
-    for module in student.modules():
-        if isinstance(module, HyReLU):
-            module.mode = mode
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    _set_mode(student, options.mode)
     return student
-
-
-def _check_shares(tolerance: float, decays: tuple[float, ...]) -> None:
-    if not 0.0 <= tolerance <= 1.0:
-        raise ValueError(f"tolerance is a share of the accuracy in [0, 1], got {tolerance!r}")
-    if not decays or any(not decay >= 0.0 for decay in decays):
-        raise ValueError(f"decays are one or more numbers of at least 0, got {decays!r}")
-
-
-def _with_soft_thresholds(
-    model: nn.Module, data: Data, granularity: str, slope: float
-) -> tuple[nn.Module, dict[Site, Tensor]]:
-    """A copy in eval mode (batch norm and dropout stay there) in which nothing requires grad."""
-    thresholds = reduce_profile(profile(model, data.train.images), granularity)
-    student = replace_sites(
-        model,
-        {site.name: HyReLU(start, "soft", slope) for site, start in thresholds.items()},
-    )
-    return student.eval().requires_grad_(False), thresholds
 
 
 def _train_threshold(
@@ -124,9 +111,8 @@ def _train_threshold(
     activation: HyReLU,
     data: Data,
     teacher: Tensor,
-    schedule: Schedule,
     decay: float,
-    seed: int,
+    options: ProactOptions,
 ) -> float:
     """Trains the one threshold, leaves it in its best state and returns that validation accuracy.
 
@@ -135,23 +121,23 @@ def _train_threshold(
     """
     unit = activation.threshold.detach().clone()
     relative = torch.ones_like(unit, requires_grad=True)
-    steps = -(-len(data.train) // schedule.batch) * schedule.epochs
-    optimizer = torch.optim.AdamW([relative], lr=schedule.learning_rate, weight_decay=decay)
+    steps = -(-len(data.train) // options.batch) * options.epochs
+    optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
 
     best, best_threshold = -1.0, unit
-    for _ in range(schedule.epochs):
-        for indices in torch.randperm(len(data.train), generator=generator).split(schedule.batch):
+    for _ in range(options.epochs):
+        for indices in torch.randperm(len(data.train), generator=generator).split(options.batch):
             optimizer.zero_grad()
             relative.grad = _gradient(student, activation, data.train, teacher, indices) * unit
             optimizer.step()
             cosine.step()
             relative.data.clamp_(min=0.0)
             activation.threshold.data.copy_(relative.detach() * unit)
-        reached = accuracy(student, data.validation)
-        if reached >= best:  # among equals the latest: it is the tightest
-            best, best_threshold = reached, activation.threshold.detach().clone()
+        kept = _validated(student, data.validation, options.mode)
+        if kept >= best:  # among equals the latest: it is the tightest
+            best, best_threshold = kept, activation.threshold.detach().clone()
     activation.threshold.data.copy_(best_threshold)
     return best
 
@@ -159,7 +145,7 @@ def _train_threshold(
 def _gradient(
     student: nn.Module, activation: HyReLU, train: Split, teacher: Tensor, indices: Tensor
 ) -> Tensor:
-    """Of 0.8 CE + 0.1 KD (arXiv 2406.06313, eq. 4; the decay is AdamW's) in the threshold.
+    """Of 0.8 CE + 0.1 KD (arXiv 2406.06313, section III; the decay is AdamW's) in the threshold.
 
     KD is the cross-entropy to the unclipped network's soft targets at temperature 1.
     """
@@ -170,3 +156,32 @@ def _gradient(
     (gradient,) = torch.autograd.grad(loss, activation.threshold)
     activation.threshold.requires_grad_(False)
     return gradient
+
+
+def _validated(student: nn.Module, validation: Split, deployed: str) -> float:
+    """The lower of the accuracies in the soft and in the deployed form: where activations are small
+    against 1/slope, a soft threshold can shrink unpunished and cut everything once it is hard."""
+    soft = accuracy(student, validation)
+    if deployed == "soft":
+        return soft
+    with _in_mode(student, deployed):
+        return min(soft, accuracy(student, validation))
+
+
+@contextmanager
+def _in_mode(student: nn.Module, mode: str) -> Iterator[None]:
+    _set_mode(student, mode)
+    try:
+        yield
+    finally:
+        _set_mode(student, "soft")
+
+
+def _set_mode(student: nn.Module, mode: str) -> None:
+    for module in student.modules():
+        if isinstance(module, HyReLU):
+            module.mode = mode
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

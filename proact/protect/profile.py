@@ -22,7 +22,7 @@ def profile(model: nn.Module, images: Tensor, batch: int = 256) -> dict[Site, Te
         For each site a tensor of the shape of one sample there.
 
     Raises:
-        ValueError: what `proact.nn.find_sites` refuses.
+        ValueError: what `proact.nn.find_sites` refuses, and activations that are not finite.
     """
     sites = find_sites(model, images[:1])
     maxima: dict[Site, Tensor] = {}
@@ -34,14 +34,19 @@ def profile(model: nn.Module, images: Tensor, batch: int = 256) -> dict[Site, Te
     with evaluating(model), torch.no_grad(), record_sites(model, sites, observe):
         for part in images.split(batch):
             model(part)
+    for site in sites:
+        if not torch.isfinite(maxima[site]).all():
+            raise ValueError(
+                f"the activations at {site.name!r} are not finite on the training images: the "
+                "network is broken or its input out of range"
+            )
     return {site: maxima[site] for site in sites}
 
 
 def reduce_profile(maxima: dict[Site, Tensor], granularity: str) -> dict[Site, Tensor]:
     """Thresholds at the profile's maxima: one a layer, channel or neuron, or one a layer and a
     neuron-wise last site (``"hybrid"``, arXiv 2406.06313, section III-A)."""
-    if granularity not in GRANULARITIES:
-        raise ValueError(f"a granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
+    check_granularity(granularity)
     last = list(maxima)[-1]
     thresholds = {}
     for site, maximum in maxima.items():
@@ -50,6 +55,11 @@ def reduce_profile(maxima: dict[Site, Tensor], granularity: str) -> dict[Site, T
             here = "neuron" if site == last else "layer"
         thresholds[site] = _reduced(maximum, here)
     return thresholds
+
+
+def check_granularity(granularity: str) -> None:
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"a granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
 
 
 def _reduced(maximum: Tensor, granularity: str) -> Tensor:

@@ -6,25 +6,39 @@ Restriction", arXiv 2003.13874.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import nn
 
 from proact.data import Data
 from proact.nn import HyReLU, replace_sites
 from proact.ops.hyrelu import check_mode_and_slope
-from proact.protect.profile import profile, reduce_profile
+from proact.protect.profile import check_granularity, profile, reduce_profile
 
 
-def ranger(
-    model: nn.Module, data: Data, *, granularity: str = "layer", mode: str = "saturate"
-) -> nn.Module:
+@dataclass(frozen=True)
+class RangerOptions:
     """Options of ``protect(model, "ranger", ...)``.
 
-    Args:
+    Attributes:
         granularity: ``"layer"`` (published), ``"channel"``, ``"neuron"`` or ``"hybrid"``.
         mode: ``"saturate"`` (published: what is too large becomes the bound) or ``"zero"``.
     """
-    check_mode_and_slope(mode)
-    thresholds = reduce_profile(profile(model, data.train.images), granularity)
+
+    granularity: str = "layer"
+    mode: str = "saturate"
+
+    def __post_init__(self) -> None:
+        check_granularity(self.granularity)
+        check_mode_and_slope(self.mode)
+
+
+def ranger(
+    model: nn.Module, data: Data, options: RangerOptions, progress: Callable[[str], None]
+) -> nn.Module:
+    thresholds = reduce_profile(profile(model, data.train.images), options.granularity)
+    progress(f"{len(thresholds)} sites profiled")
     return replace_sites(
-        model, {site.name: HyReLU(threshold, mode) for site, threshold in thresholds.items()}
+        model, {site.name: HyReLU(bound, options.mode) for site, bound in thresholds.items()}
     )

@@ -123,6 +123,10 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         (["--data", "letters"], "'letters'"),
         (["--model", "resnet9000"], "'resnet9000'"),
         (["--trials", "0"], "--trials"),
+        (["--trials", "5000000000"], "--trials"),
+        (["--methods", "ranger:mode=bogus"], "'bogus'"),
+        (["--methods", "proact:seed=x"], "seed"),
+        (["--methods", "proact:decays=(1.0,-0.1)"], "-0.1"),
         (["--confidence", "95"], "--confidence"),
         (["--seed", "-1"], "--seed"),
         (["--threads", "0"], "--threads"),
@@ -154,6 +158,22 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     failed = run(*QUICK, "--out", tmp_path / "file" / "below")
     assert failed.returncode == 2
     assert "cannot be written" in failed.stderr
+    (tmp_path / "accuracy.png").mkdir()
+    failed = run(*QUICK, "--out", tmp_path)
+    assert failed.returncode == 2
+    assert "accuracy.png" in failed.stderr
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         assert run(*QUICK, "--out", tmp_path).returncode == 2
+
+
+def test_an_unknown_isa_is_a_sentence() -> None:
+    failed = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PROACT_ISA": "mmx"},
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: PROACT_ISA is 'mmx'")

@@ -199,6 +199,41 @@ def test_trials_without_a_flip_are_not_run(digits: Data) -> None:
     assert cell.flips == 0
 
 
+def test_what_the_state_dict_does_not_hold_is_part_of_the_identity(
+    digits: Data, tmp_path: Path
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+            self.register_buffer("scale", torch.tensor(scale), persistent=False)
+            self.sign = 1.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.linear(x.flatten(1)) * self.scale * self.sign
+            return output
+
+    torch.manual_seed(0)
+    model, store = Scaled(1.0), tmp_path / "rows.sqlite"
+    buffer, attribute = Scaled(-1.0), Scaled(1.0)
+    attribute.sign = -1.0
+    for other in (buffer, attribute):
+        other.linear.load_state_dict(model.linear.state_dict())
+    fault = BitFlip(1e-3, where="linear.*")
+    campaign.run({"m": model}, digits, [fault], trials=2, store=store)
+    for other in (buffer, attribute):
+        stored = campaign.run({"m": other}, digits, [fault], trials=2, store=store)
+        fresh = campaign.run({"m": other}, digits, [fault], trials=2)
+        assert without_seconds(stored) == without_seconds(fresh)
+
+
+def test_bfloat16_networks_run(digits: Data) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).bfloat16()
+    images = (digits.test.images.bfloat16(), digits.test.labels)
+    result = campaign.run({"m": model}, images, [BitFlip(1e-3)], encoding="bfloat16", trials=2)
+    assert result.cells[0].trials == 2
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_outputs_count_as_wrong(digits: Data, bad: float) -> None:
     class Broken(nn.Module):
@@ -230,6 +265,8 @@ def test_the_given_models_are_untouched(trained_cnn: nn.Module, digits: Data) ->
         ({"variants": {}}, ValueError, "at least one variant"),
         ({"faults": []}, ValueError, "at least one fault"),
         ({"faults": [0.1]}, TypeError, "float"),
+        ({"faults": BitFlip(0.1)}, TypeError, "into a list"),
+        ({"variants": {"m": "x"}}, TypeError, "m is str"),
         ({"faults": [BitFlip(0.1), BitFlip(0.1)]}, ValueError, "twice"),
         ({"faults": [BitFlip(0.1, where="nothing")]}, ValueError, "'nothing' matches no"),
         ({"trials": 0}, ValueError, "at least one trial"),
@@ -274,7 +311,14 @@ def test_files_that_are_no_store_are_refused_and_kept(tmp_path: Path) -> None:
     Store(newer).close()
     with closing(sqlite3.connect(newer)) as writer:
         writer.execute("PRAGMA user_version = 99")
+    marked = tmp_path / "marked.sqlite"
+    with closing(sqlite3.connect(marked)) as writer:
+        writer.execute("PRAGMA application_id = 12345")
+    damaged = tmp_path / "damaged.sqlite"
+    damaged.write_bytes(b"SQLite format 3\0" + bytes(200))
     for path, words in (
+        (marked, "another program"),
+        (damaged, "cannot be used"),
         (text, "not an SQLite file"),
         (other, "another program"),
         (newer, "version 99"),
@@ -285,6 +329,17 @@ def test_files_that_are_no_store_are_refused_and_kept(tmp_path: Path) -> None:
         with pytest.raises(ProactError, match=words):
             Store(path)
         assert not path.is_file() or path.read_bytes() == before
+
+
+def test_a_locked_store_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.sqlite"
+    Store(path).close()
+    connect = sqlite3.connect
+    with closing(connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0.1))
+        with pytest.raises(ProactError, match="cannot be used: database is locked"):
+            Store(path)
 
 
 def test_statistics_and_store_need_no_torch() -> None:

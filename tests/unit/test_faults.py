@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from conftest import bits_of, same_bits
 from proact import ProactError
@@ -45,6 +47,27 @@ def test_every_byte_comes_back_after_an_exception(
     assert same_bits(before, mlp)
 
 
+def test_an_interrupt_while_the_bits_flip_restores() -> None:
+    """The signal is handled when the native call returns, before the block begins."""
+    model = nn.Linear(1500, 1500)
+    before = bits_of(model)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            for trial in range(1000):
+                with inject(model, BitFlip(0.05), trial=trial):
+                    pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert same_bits(before, model)
+
+
 def test_a_generator_closed_early_restores(mlp: nn.Module) -> None:
     def trials() -> Iterator[int]:
         with inject(mlp, BitFlip(0.1)) as record:
@@ -79,6 +102,16 @@ def test_a_faulted_word_that_was_repaired_inside_is_restored(mlp: nn.Module) -> 
 def test_moving_parameters_inside_is_an_error(mlp: nn.Module) -> None:
     with pytest.raises(ProactError, match=r"0\.weight was moved"), inject(mlp, BitFlip(0.1)):
         mlp.double()
+
+
+def test_moving_parameters_is_named_beside_the_body_s_own_error(mlp: nn.Module) -> None:
+    def move_and_fail() -> None:
+        mlp.double()
+        raise RuntimeError("mine")
+
+    with pytest.raises(ProactError, match="was moved") as raised, inject(mlp, BitFlip(0.1)):
+        move_and_fail()
+    assert isinstance(raised.value.__cause__, RuntimeError)
 
 
 def test_two_protections_meet_the_same_faults(mlp: nn.Module) -> None:
@@ -255,6 +288,7 @@ def test_bad_faults_are_named(fault: dict[str, object], error: type[Exception], 
     ("options", "error", "words"),
     [
         ({"encoding": "int3"}, ValueError, "'int3'"),
+        ({"encoding": ["q15.16"]}, ValueError, "got"),
         ({"encoding": "q40.2"}, ValueError, "q40.2 has 43"),
         ({"encoding": "float16"}, TypeError, "0.weight is torch.float32"),
         ({"fault": BitFlip(0.1, bits="fraction")}, ValueError, "sign, exponent, mantissa"),
@@ -285,6 +319,12 @@ def test_models_that_cannot_be_faulted() -> None:
         fault_space(transposed)
     with pytest.raises(ValueError, match="meta"):
         fault_space(nn.Linear(2, 2, device="meta"))
+    with FakeTensorMode():
+        fake = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="fake tensor"):
+        fault_space(fake)
+    with pytest.raises(TypeError, match="got str"):
+        fault_space("model")  # type: ignore[arg-type]
     broken = nn.Linear(2, 2)
     with torch.no_grad():
         broken.bias[0] = float("nan")

@@ -175,6 +175,53 @@ def test_opcheck(shape: tuple[int, ...], mode: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("threshold", "slope"), [(2e7, 20.0), (1000.0, 1e6)])
+def test_an_element_does_not_depend_on_its_neighbours(threshold: float, slope: float) -> None:
+    """Where t - margin rounds to t, the shortcut for what lies far below must not be taken."""
+    x = torch.full((128,), threshold, requires_grad=True)
+    t = torch.tensor(threshold, requires_grad=True)
+    y = hyrelu(x, t, "soft", slope)
+    assert torch.equal(y, torch.full((128,), threshold / 2))
+    y.sum().backward()
+    expected = reference.backward(torch.ones(128), x.detach(), t.detach(), "soft", slope)
+    torch.testing.assert_close((x.grad, t.grad), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_function_transforms_and_forward_derivatives(mode: str) -> None:
+    x, t = torch.tensor([0.5, 1.0, 3.0]), torch.tensor(1.2)
+
+    def total(x: Tensor, t: Tensor) -> Tensor:
+        return hyrelu(x, t, mode).sum()
+
+    by_func = torch.func.grad(total, argnums=(0, 1))(x, t)
+    expected = reference.backward(torch.ones(3), x, t, mode, 20.0)
+    torch.testing.assert_close(by_func, expected)
+    tangents = (torch.tensor([1.0, 2.0, 3.0]), torch.tensor(0.5))
+    _, directional = torch.func.jvp(total, (x, t), tangents)
+    torch.testing.assert_close(
+        directional, (expected[0] * tangents[0]).sum() + expected[1] * tangents[1]
+    )
+    rows = torch.func.vmap(lambda row: hyrelu(row[None], t, mode)[0])(x[:, None])
+    torch.testing.assert_close(rows[:, 0], hyrelu(x, t, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_compiled_form_gives_the_same_gradients(mode: str) -> None:
+    def gradients(function: object, *values: Tensor) -> tuple[Tensor, ...]:
+        x, t = (value.clone().requires_grad_() for value in values)
+        y = function(x, t, mode)  # type: ignore[operator]
+        y.backward(torch.full_like(y, 4.0))
+        assert x.grad is not None
+        return x.grad, torch.zeros_like(t) if t.grad is None else t.grad
+
+    compiled = torch.compile(hyrelu, backend="aot_eager", fullgraph=True)
+    x = torch.tensor([3e38, INF, NAN, -1.0, 0.5, 1.99, 2.01, 30.0])
+    for threshold in (2.0, 0.0, INF, NAN, -1.0):
+        t = torch.tensor(threshold)
+        torch.testing.assert_close(gradients(compiled, x, t), gradients(hyrelu, x, t))
+
+
 def test_exported_graph_gives_the_same() -> None:
     module, x = HyReLU(torch.rand(3, 1, 1), "soft"), inputs(torch.float32)
     exported = torch.export.export(module, (x,))
@@ -225,12 +272,18 @@ def test_bad_input_is_named(
 def test_in_place_refuses_what_it_would_spoil() -> None:
     with pytest.raises(ValueError, match="autograd"):
         hyrelu_(torch.zeros(2, requires_grad=True), torch.tensor(1.0))
-    with pytest.raises(ValueError, match="overlap"):
-        hyrelu_(torch.zeros(1).expand(3), torch.tensor(1.0))
+    for overlapping in (
+        torch.zeros(1).expand(3),
+        torch.zeros(9).as_strided((3, 3), (1, 1)),
+    ):
+        with pytest.raises(ValueError, match="overlap"):
+            hyrelu_(overlapping, torch.tensor(1.0))
     x = torch.ones(3, 4)
     with pytest.raises(ValueError, match="other memory"):
         hyrelu_(x, x[0])
     assert torch.equal(x, torch.ones(3, 4))
+    storage = torch.arange(8.0)
+    hyrelu_(storage[:6], storage[7], "saturate")  # one storage, apart
 
 
 def test_module_survives_copies_pickles_and_state_dicts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -72,7 +74,6 @@ def test_proact_moves_thresholds_only(
     assert len(trained["relu4"].unique()) > 32, "neuron-wise thresholds must differ"
     for name, parameter in trained_cnn.named_parameters():
         assert torch.equal(parameter, proact_cnn.get_parameter(name))
-    assert not any(p.requires_grad for p in proact_cnn.parameters())
     assert all(m.mode == "zero" for m in proact_cnn.modules() if isinstance(m, HyReLU))
 
 
@@ -144,6 +145,39 @@ def test_a_frozen_threshold_does_not_drift(trained_cnn: nn.Module, digits: Data)
     assert torch.equal(seen["relu4"], last_of_relu4)
 
 
+def test_the_deployed_form_keeps_the_tolerance_where_the_soft_one_is_blind(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    """Small activations make the soft clip nearly linear: its threshold could shrink unpunished."""
+    small = copy.deepcopy(trained_cnn)
+    with torch.no_grad():
+        for parameter in small.get_submodule("conv1").parameters():
+            parameter.mul_(0.02)
+        small.get_submodule("conv2").get_parameter("weight").div_(0.02)
+    hardened = protect.protect(small, "proact", digits, tolerance=0.015)
+    floor = models.accuracy(small, digits.validation) - 0.015
+    assert models.accuracy(hardened, digits.validation) >= floor
+
+
+def test_weights_stay_trainable_where_they_were(trained_cnn: nn.Module, digits: Data) -> None:
+    model = copy.deepcopy(trained_cnn)
+    model.get_submodule("conv1").requires_grad_(False)
+    for method, options in (("ranger", {}), ("proact", FAST)):
+        hardened = protect.protect(model, method, digits, **options)
+        for name, parameter in model.named_parameters():
+            assert hardened.get_parameter(name).requires_grad == parameter.requires_grad
+        assert not any(t.requires_grad for t in thresholds(hardened).values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_network_is_refused(trained_cnn: nn.Module, digits: Data, value: float) -> None:
+    model = copy.deepcopy(trained_cnn)
+    with torch.no_grad():
+        model.get_submodule("conv2").get_parameter("bias")[0] = value
+    with pytest.raises(ValueError, match="'relu2' are not finite"):
+        protect.protect(model, "ranger", digits)
+
+
 def test_where_no_decay_is_good_enough_the_profile_stays(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
@@ -212,6 +246,10 @@ def test_cost_counts_what_is_stored(
         ("proact", {"tolerance": -0.1}, ValueError, "tolerance"),
         ("proact", {"tolerance": float("nan")}, ValueError, "tolerance"),
         ("proact", {"decays": ()}, ValueError, "decays"),
+        ("proact", {"decays": 0.1}, ValueError, "decays is a tuple"),
+        ("proact", {"decays": (-1.0,)}, ValueError, "at least 0"),
+        ("proact", {"seed": "x"}, TypeError, "seed"),
+        ("proact", {"epochs": 1.5}, TypeError, "epochs"),
         ("proact", {"epochs": 0}, ValueError, "epochs"),
         ("proact", {"learning_rate": 0.0}, ValueError, "learning_rate"),
         ("proact", {"slope": -1.0}, ValueError, "slope"),
@@ -230,10 +268,11 @@ def test_bad_options_are_named(
     [
         (nn.Sequential(nn.ReLU()), "no parameters"),
         (nn.Sequential(nn.Linear(6, 3)), "no ReLU"),
+        ("a network", "takes a torch.nn.Module, got str"),
     ],
 )
 def test_models_that_cannot_be_protected(model: nn.Module, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         protect.protect(model, "ranger", (torch.randn(20, 6), torch.arange(20) % 2))
 
 

@@ -96,3 +96,53 @@ def test_finding_leaves_the_model_as_it_was() -> None:
         find_sites(model, torch.randn(4, 99))
     assert [m.training for m in model] == [True, False, True, True]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class TwoNames(nn.Module):
+    """Knows one activation under two names, and calls it under the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.layers = nn.Sequential(nn.Linear(3, 3), self.act, nn.Linear(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
+
+
+class SideEffect(nn.Module):
+    """Drops what the in-place activation returns and uses what it changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.act = nn.Linear(3, 3), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.linear(x)
+        self.act(hidden)
+        return hidden
+
+
+class Leaky(nn.ReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.3)
+
+
+def test_a_module_with_two_names_is_replaced_under_both() -> None:
+    model = TwoNames()
+    (site,) = find_sites(model, torch.randn(1, 3))
+    replaced = replace_sites(model, {site.name: HyReLU(0.0)})
+    assert replaced.get_submodule("act") is replaced.get_submodule("layers.1")
+    assert torch.equal(replaced(torch.randn(4, 3)), replaced(torch.randn(4, 3)))
+
+
+def test_an_in_place_relu_whose_return_value_is_dropped_is_refused() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="'act' for more than the value it returns"):
+        find_sites(SideEffect(), torch.randn(8, 3))
+
+
+def test_a_subclass_with_another_forward_is_no_site() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), Leaky(), nn.ReLU())
+    assert [site.name for site in find_sites(model, torch.randn(2, 3))] == ["2"]

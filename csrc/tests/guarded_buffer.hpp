@@ -1,0 +1,91 @@
+// A tensor's memory with guard words on both sides, and what a log of flips says about it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "../cpu/flips.hpp"
+#include "check.hpp"
+
+namespace proact::test {
+
+constexpr std::uint64_t seed = 0xfeedfacecafebeefu;
+
+/// Equal where the bytes are: NaN is equal to itself here, 0.0 differs from -0.0.
+template <class Word>
+bool same_bytes(const std::vector<Word>& a, const std::vector<Word>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Word)) == 0;
+}
+
+/// `all` is the guards too, so comparing it whole covers them.
+template <class Word>
+struct GuardedBuffer {
+    static constexpr std::size_t guard = 8;
+
+    explicit GuardedBuffer(std::size_t words) : size(words), all(words + 2 * guard) {
+        std::mt19937_64 random(words * 8 + sizeof(Word));
+        for (Word& word : all) {
+            const std::uint64_t bits = random();
+            std::memcpy(&word, &bits, sizeof word);
+        }
+    }
+
+    Word* data() { return all.data() + guard; }
+
+    TensorMemory memory(std::uint64_t stream, std::uint64_t mask, FixedPoint fixed = {0, 0}) {
+        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, fixed};
+    }
+
+    bool guards_equal(const std::vector<Word>& other) const {
+        return std::memcmp(all.data(), other.data(), guard * sizeof(Word)) == 0 &&
+               std::memcmp(all.data() + guard + size, other.data() + guard + size,
+                           guard * sizeof(Word)) == 0;
+    }
+
+    std::size_t size;
+    std::vector<Word> all;
+};
+
+inline FaultPlan plan_of(std::initializer_list<TensorMemory> tensors) {
+    FaultPlan plan;
+    for (const TensorMemory& tensor : tensors) plan.add(tensor);
+    return plan;
+}
+
+using ElementAndBit = std::pair<std::uint64_t, std::uint32_t>;
+
+/// The flips of the plan's tensor number `plan_index`.
+inline std::vector<Flip> flips_of(const FlipLog& log, std::size_t plan_index) {
+    std::vector<Flip> flips;
+    std::size_t begin = 0;
+    for (const FlipLog::Segment& segment : log.segments) {
+        if (segment.plan_index == plan_index)
+            for (std::size_t i = begin; i < segment.end; ++i) flips.push_back(log.flips[i]);
+        begin = segment.end;
+    }
+    CHECK_EQUAL(begin, log.flips.size());
+    return flips;
+}
+
+inline std::vector<ElementAndBit> places(const std::vector<Flip>& flips) {
+    std::vector<ElementAndBit> all;
+    for (const Flip& flip : flips) all.emplace_back(flip.element(), flip.bit());
+    return all;
+}
+
+inline bool distinct_and_exposed(const std::vector<ElementAndBit>& places, std::uint64_t words,
+                                 std::uint64_t mask) {
+    const std::set<ElementAndBit> once(places.begin(), places.end());
+    return once.size() == places.size() &&
+           std::all_of(places.begin(), places.end(), [&](const ElementAndBit& place) {
+               return place.first < words && (mask >> place.second & 1) != 0;
+           });
+}
+
+}  // namespace proact::test

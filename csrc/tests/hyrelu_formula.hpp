@@ -1,0 +1,96 @@
+// HyReLU by DESIGN 2.1, one element at a time in long double, with the error that its roundings
+// allow.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "../core/hyrelu.hpp"
+
+namespace proact::test {
+
+struct Outcome {
+    long double y = 0, grad_x = 0, grad_threshold = 0;
+};
+
+struct Reference {
+    Outcome value;
+    Outcome tolerance;
+    Outcome scale;  // the size of the terms that make up the value
+};
+
+/// With u half a unit in the last place, relative: k (x - T) is off by 2u, its exponential so by
+/// |a| 2u and 4u of its own (2 ulp), the gate s by (1 - s) times that and 2u, 1 - s = e s by s
+/// times that and 3u. So s (1 - s) is off by (2 |a| + 9) u, and by 3u more after the products.
+/// Where a whole run lies so far below T that the gates are 1, dy/dT counts as 0.
+template <class Real>
+Reference soft_formula(Real grad, Real x, Real threshold, Real slope) {
+    using Limits = std::numeric_limits<Real>;
+    const long double u = Limits::epsilon() / 2;
+    // A gate below the normal numbers may come out as 0.
+    const long double lost = Limits::min();
+    const long double g = grad, v = x, k = slope;
+
+    const long double a = k * (v - static_cast<long double>(threshold));
+    const long double s = 1 / (1 + std::exp(a));
+    const long double closed = 1 / (1 + std::exp(-a));  // 1 - s, without cancellation
+    const long double bend = k * v * s * closed;
+    const long double s_error = s * (closed > 0 ? closed * (2 * std::fabs(a) + 4) + 2 : 2) * u;
+    const bool may_count_as_passing = a <= (sizeof(Real) == 4 ? -17 : -37);
+    const long double bend_error = (bend > 0 ? bend * (2 * std::fabs(a) + 12) * u : 0) +
+                                   (may_count_as_passing ? bend : 0) +
+                                   k * (v * lost + Limits::denorm_min());
+
+    const long double size = std::fabs(g);
+    Reference result;
+    result.value = {v * s, g * (s - bend), g * bend};
+    result.scale = {v * s, size * (s + k * v * s), size * k * v * s};
+    result.tolerance = {
+        v * (s_error + u * s + lost) + Limits::denorm_min(),
+        size * (s_error + bend_error + 2 * u * (s + bend) + lost) + Limits::denorm_min(),
+        size * (bend_error + u * bend) + Limits::denorm_min()};
+    return result;
+}
+
+template <class Real>
+Reference hyrelu_formula(HyReluMode mode, Real grad, Real x, Real threshold, Real slope) {
+    Reference result;
+    const bool closed = std::isnan(x) || std::isnan(threshold) || threshold < 0 || !(x > 0);
+    if (closed) return result;
+    if (mode == HyReluMode::saturate) {
+        const Real clipped = std::fmin(x, threshold);
+        if (std::isinf(clipped)) return result;
+        result.value.y = clipped;
+        if (x <= threshold) result.value.grad_x = grad;
+        if (x > threshold && threshold > 0) result.value.grad_threshold = grad;
+    } else if (std::isinf(x)) {
+        return result;
+    } else if (mode == HyReluMode::soft) {
+        return soft_formula(grad, x, threshold, slope);
+    } else if (x <= threshold) {
+        result.value = {x, grad, 0};
+    }
+    result.scale = {std::fabs(result.value.y), std::fabs(result.value.grad_x),
+                    std::fabs(result.value.grad_threshold)};
+    return result;
+}
+
+/// An infinity stands for everything beyond the largest number.
+template <class Real>
+bool within(Real got, long double want, long double tolerance) {
+    if (std::isinf(got))
+        return (got > 0 ? want : -want) + tolerance >=
+               static_cast<long double>(std::numeric_limits<Real>::max());
+    return std::fabs(static_cast<long double>(got) - want) <= tolerance;
+}
+
+/// `ulps` units in the last place, of the size of what is compared.
+template <class Real>
+bool nearly_same(Real a, Real b, long double scale, int ulps = 4) {
+    using Limits = std::numeric_limits<Real>;
+    const long double distance =
+        std::fabs(static_cast<long double>(a) - static_cast<long double>(b));
+    return a == b || distance <= ulps * (Limits::epsilon() * scale) + Limits::min();
+}
+
+}  // namespace proact::test

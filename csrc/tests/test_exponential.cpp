@@ -1,0 +1,78 @@
+// exponential(x) in units in the last place, over the floats and over a dense grid of doubles.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "check.hpp"
+#include "ulp_meter.hpp"
+
+using namespace proact;
+using namespace proact::test;
+
+namespace {
+
+float float_of(std::uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/// NaN may give any number; everything else is measured, infinities too.
+void floats_of_every_size() {
+    UlpMeter<float> meter;
+    for (std::uint64_t bits = 0; bits < std::uint64_t{1} << 32; bits += 97) {
+        const float x = float_of(static_cast<std::uint32_t>(bits));
+        if (!std::isnan(x)) meter(x);
+    }
+    meter.report("float");
+}
+
+/// Most floats give 0, 1 or infinity; these are the others, 2^-4 <= |x| < 128.
+void floats_of_middling_size() {
+    UlpMeter<float> meter;
+    for (const std::uint32_t sign : {0u, 0x80000000u})
+        for (std::uint32_t bits = 0x3d800000; bits < 0x43000000; bits += 13)
+            meter(float_of(sign | bits));
+    meter.report("float, middling");
+}
+
+void doubles_on_a_grid() {
+    UlpMeter<double> meter;
+    std::mt19937_64 random(7);
+    const auto fraction = [&] { return static_cast<double>(random() >> 11) * 0x1p-53; };
+    for (int step = -750 * 1024; step < 715 * 1024; ++step) {
+        meter(step / 1024.0);
+        meter((step + fraction()) / 1024.0);
+    }
+    for (int i = 0; i < 1000000; ++i) meter(std::ldexp(2 * fraction() - 1, -(i % 64)));
+    meter.report("double");
+}
+
+template <class Real>
+void exact_where_it_must_be() {
+    using Limits = std::numeric_limits<Real>;
+    const Real ends[] = {
+        -Limits::infinity(), Limits::lowest(), -Real(1e4),        -Real{0}, Real{0},
+        Real(1e4),           Limits::max(),    Limits::infinity()};
+    const Real expected[] = {
+        0, 0, 0, 1, 1, Limits::infinity(), Limits::infinity(), Limits::infinity()};
+    Real plain[8], fma[8];
+    exponentials(ends, plain, 8);
+    for (int i = 0; i < 8; ++i) CHECK_EQUAL(plain[i], expected[i]);
+    if (available_isas().size() == 1) return;
+    exponentials_fma(ends, fma, 8);
+    for (int i = 0; i < 8; ++i) CHECK_EQUAL(fma[i], expected[i]);
+}
+
+}  // namespace
+
+int main() {
+    exact_where_it_must_be<float>();
+    exact_where_it_must_be<double>();
+    floats_of_every_size();
+    floats_of_middling_size();
+    doubles_on_a_grid();
+    return summary();
+}
