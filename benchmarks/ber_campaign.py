@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--seed",
         type=int,
         default=0,
-        help="integer in [0, 2^63) for weights and faults; same seed, same table",
+        help="integer in [0, 2^63) for weights and faults; same seed, same table (on one machine)",
     )
     add(
         "--threads",

@@ -50,7 +50,7 @@ class ProactOptions:
     decays: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
     epochs: int = 5
     batch: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
