@@ -52,7 +52,8 @@ $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,dev]'
+	# The environment variable, not --constraint: it reaches the isolated build too.
+	PIP_CONSTRAINT=$(abspath constraints.txt) $(BIN)/pip install --quiet --editable '.[data,dev]'
 	@touch $@
 
 $(VENV)/.created:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -127,10 +128,10 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     return [faults.BitFlip(ber) for ber in sorted(set(options.ber))]
 
 
-def split_options(variant: str) -> tuple[str, dict[str, object]]:
+def split_options(variant: str) -> tuple[str, dict[str, Any]]:
     """``"ranger:mode=zero"`` as a method and its options; numbers and tuples are read as such."""
     method, _, text = variant.partition(":")
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     # Commas inside brackets belong to a tuple.
     for item in re.split(r",(?![^(]*\))", text) if text else ():
         name, equals, value = item.partition("=")

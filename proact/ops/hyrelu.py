@@ -71,6 +71,8 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
             "hyrelu_ writes over x and keeps nothing for autograd: call it under torch.no_grad(), "
             "or use hyrelu"
         )
+    if _wants_plain_form():
+        return x.copy_(reference.forward(x, threshold, mode, slope))
     if _may_overlap(x):
         raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {_layout(x)}")
     if (

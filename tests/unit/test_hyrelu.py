@@ -222,6 +222,12 @@ def test_the_compiled_form_gives_the_same_gradients(mode: str) -> None:
         torch.testing.assert_close(gradients(compiled, x, t), gradients(hyrelu, x, t))
 
 
+def test_the_in_place_form_compiles() -> None:
+    x, t = inputs(torch.float32), torch.tensor(0.7)
+    compiled = torch.compile(hyrelu_, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x.clone(), t, "zero"), hyrelu_(x.clone(), t, "zero"))
+
+
 def test_exported_graph_gives_the_same() -> None:
     module, x = HyReLU(torch.rand(3, 1, 1), "soft"), inputs(torch.float32)
     exported = torch.export.export(module, (x,))
