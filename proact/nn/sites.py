@@ -157,13 +157,20 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
     """A clip that never bites must change nothing. It does where a network relies on an in-place
     ReLU having changed its input."""
     expected = _output_bits(model, example)
-    for site in sites:
-        open_clip = HyReLU(torch.full((), math.inf, dtype=example.dtype), "zero")
-        if _output_bits(replace_sites(model, {site.name: open_clip}), example) != expected:
-            raise ValueError(
-                f"the network uses the ReLU {site.name!r} for more than the value it returns "
-                "(an in-place change that is read elsewhere?), so it cannot be replaced"
-            )
+
+    def changes_the_output(replaced: list[Site]) -> bool:
+        clips = {
+            site.name: HyReLU(torch.full((), math.inf, dtype=example.dtype), "zero")
+            for site in replaced
+        }
+        return _output_bits(replace_sites(model, clips), example) != expected
+
+    if changes_the_output(sites):
+        culprit = next((site for site in sites if changes_the_output([site])), sites[0])
+        raise ValueError(
+            f"the network uses the ReLU {culprit.name!r} for more than the value it returns "
+            "(an in-place change that is read elsewhere?), so it cannot be replaced"
+        )
 
 
 def _output_bits(model: nn.Module, example: Tensor) -> list[bytes]:
