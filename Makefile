@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/tests
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
+# The tests run the CUDA kernels' source on the host; nvcc compiles it with the Python module.
+CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
 PACKAGING := setup.py pyproject.toml constraints.txt
 
 .PHONY: demo test test-all lint types unit native sanitize format clean
@@ -22,7 +25,7 @@ test-all: lint types native sanitize
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.?pp' -o -name '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc -name '*.?pp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/lint-imports
 
 types: $(VENV)/.installed
@@ -32,23 +35,24 @@ native: $(BUILD)/build.ninja
 	$(BIN)/cmake --build $(BUILD)
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 
+# One build for memory and arithmetic, one for threads: they exclude each other.
 sanitize: $(VENV)/.installed
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	for kind in address,undefined thread; do \
+	  $(CONFIGURE) -B build/sanitize/$$kind -DPROACT_SANITIZE=$$kind && \
+	  $(BIN)/cmake --build build/sanitize/$$kind && \
+	  $(BIN)/ctest --test-dir build/sanitize/$$kind --output-on-failure || exit 1; \
+	done
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.?pp' -o -name '*.inl' | xargs $(BIN)/clang-format -i
+	find csrc -name '*.?pp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build $(VENV) runs *.egg-info proact/*.so
 
 $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
-	$(BIN)/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON
+	$(CONFIGURE) -B $(BUILD)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)

@@ -39,6 +39,7 @@ class CMakeBuild(build_ext):
             # Each isolated build brings its own ninja: the one in CMake's cache is gone.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DPROACT_CUDA={os.environ.get('PROACT_CUDA', 'auto')}",
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)

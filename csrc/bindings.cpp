@@ -18,38 +18,84 @@ T* at(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-template <class Real>
-void forward(int mode, const HyReluShape& shape, std::uintptr_t x, std::uintptr_t threshold,
-             double slope, std::uintptr_t y) {
-    hyrelu_forward<Real>(chosen_isa(), static_cast<HyReluMode>(mode), shape, at<const Real>(x),
-                         at<const Real>(threshold), static_cast<Real>(slope), at<Real>(y));
+/// In the order of proact/ops/hyrelu.py.
+enum class Dtype { float32, float64, float16, bfloat16 };
+
+/// Calls `use` with a null pointer to the element type.
+template <class Use>
+void with_element(int dtype, Use use) {
+    switch (static_cast<Dtype>(dtype)) {
+        case Dtype::float32: return use(static_cast<float*>(nullptr));
+        case Dtype::float64: return use(static_cast<double*>(nullptr));
+        case Dtype::float16: return use(static_cast<Float16*>(nullptr));
+        case Dtype::bfloat16: return use(static_cast<BFloat16*>(nullptr));
+    }
 }
 
-template <class Real>
-void backward(int mode, const HyReluShape& shape, std::uintptr_t grad, std::uintptr_t x,
-              std::uintptr_t threshold, double slope, std::uintptr_t grad_x,
-              std::uintptr_t grad_threshold) {
-    hyrelu_backward<Real>(chosen_isa(), static_cast<HyReluMode>(mode), shape, at<const Real>(grad),
-                          at<const Real>(x), at<const Real>(threshold), static_cast<Real>(slope),
-                          at<Real>(grad_x), at<Real>(grad_threshold));
+void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
+             std::uintptr_t x, std::uintptr_t threshold, double slope, std::uintptr_t y,
+             unsigned threads) {
+    with_element(dtype, [&](auto* type) {
+        using Element = std::remove_pointer_t<decltype(type)>;
+        using Real = typename Arithmetic<Element>::Real;
+        hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
+                                at<const Element>(x), at<const Real>(threshold), slope,
+                                at<Element>(y), {chosen_isa(), threads});
+    });
+}
+
+void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
+              std::uintptr_t grad, std::uintptr_t x, std::uintptr_t threshold, double slope,
+              std::uintptr_t grad_x, std::uintptr_t grad_threshold, unsigned threads) {
+    with_element(dtype, [&](auto* type) {
+        using Element = std::remove_pointer_t<decltype(type)>;
+        using Real = typename Arithmetic<Element>::Real;
+        hyrelu_backward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
+                                 at<const Element>(grad), at<const Element>(x),
+                                 at<const Real>(threshold), slope, at<Element>(grad_x),
+                                 at<Real>(grad_threshold), {chosen_isa(), threads});
+    });
 }
 
 /// The flips as one numpy array a column: index in the plan, element, bit, memory word before.
 py::tuple columns(const FlipLog& log) {
-    const auto n = static_cast<py::ssize_t>(log.flips.size());
+    const auto n = static_cast<py::ssize_t>(log.size());
     py::array_t<std::uint32_t> tensor(n);
     py::array_t<std::uint64_t> element(n), before(n);
     py::array_t<std::uint8_t> bit(n);
-    std::size_t i = 0;
-    for (const FlipLog::Segment& segment : log.segments)
-        for (; i < segment.end; ++i) {
-            const auto row = static_cast<py::ssize_t>(i);
-            tensor.mutable_at(row) = static_cast<std::uint32_t>(segment.plan_index);
-            element.mutable_at(row) = log.flips[i].element();
-            bit.mutable_at(row) = static_cast<std::uint8_t>(log.flips[i].bit());
-            before.mutable_at(row) = log.flips[i].before();
-        }
+    py::ssize_t row = 0;
+    log.for_each([&](std::size_t plan_index, const Flip& flip) {
+        tensor.mutable_at(row) = static_cast<std::uint32_t>(plan_index);
+        element.mutable_at(row) = flip.element;
+        bit.mutable_at(row) = static_cast<std::uint8_t>(flip.bit);
+        before.mutable_at(row++) = flip.before;
+    });
     return py::make_tuple(tensor, element, bit, before);
+}
+
+/// The floor of every flip: XOR with masks whose places are already known.
+template <class Word>
+void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
+               std::size_t n) {
+    constexpr std::size_t ahead = 32;
+    Word* words = at<Word>(address);
+    const auto* element = at<const std::uint32_t>(elements);
+    const Word* mask = at<const Word>(masks);
+    for (std::size_t i = 0; i < n; ++i) {
+        if (i + ahead < n) __builtin_prefetch(words + element[i + ahead], 1);
+        words[element[i]] = static_cast<Word>(words[element[i]] ^ mask[i]);
+    }
+}
+
+void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t elements,
+              std::uintptr_t masks, std::size_t n) {
+    switch (word_bytes) {
+        case 1: return xor_words<std::uint8_t>(address, elements, masks, n);
+        case 2: return xor_words<std::uint16_t>(address, elements, masks, n);
+        case 4: return xor_words<std::uint32_t>(address, elements, masks, n);
+        case 8: return xor_words<std::uint64_t>(address, elements, masks, n);
+        default: throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
+    }
 }
 
 }  // namespace
@@ -65,19 +111,14 @@ PYBIND11_MODULE(_proact, m) {
     });
     m.def("isa", [] { return name(chosen_isa()); });
 
-    py::class_<HyReluShape>(m, "HyReluShape")
-        .def(py::init<std::size_t, std::size_t, std::size_t>(), py::arg("samples"),
-             py::arg("thresholds"), py::arg("inner"));
     using unlocked = py::call_guard<py::gil_scoped_release>;
-    m.def("hyrelu_float32", &forward<float>, unlocked());
-    m.def("hyrelu_float64", &forward<double>, unlocked());
-    m.def("hyrelu_backward_float32", &backward<float>, unlocked());
-    m.def("hyrelu_backward_float64", &backward<double>, unlocked());
+    m.def("hyrelu", &forward, unlocked());
+    m.def("hyrelu_backward", &backward, unlocked());
 
     py::class_<FlipLog>(m, "FlipLog")
         .def(py::init())
-        .def("__len__", [](const FlipLog& log) { return log.flips.size(); })
-        .def("restore", &FlipLog::restore, unlocked())
+        .def("__len__", &FlipLog::size)
+        .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
         .def("columns", &columns);
     py::class_<FaultPlan>(m, "FaultPlan")
         .def(py::init())
@@ -92,11 +133,32 @@ PYBIND11_MODULE(_proact, m) {
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
             py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
         .def("exposed_bits", &FaultPlan::exposed_bits)
-        .def("flip_into", &FaultPlan::flip_into, py::arg("log"), py::arg("ber"), py::arg("seed"),
-             py::arg("trial"), unlocked())
-        .def("flip_unlogged", &FaultPlan::flip_unlogged, py::arg("ber"), py::arg("seed"),
-             py::arg("trial"), unlocked());
+        .def("replay_undoes", &FaultPlan::replay_undoes)
+        .def(
+            "flip_into",
+            [](const FaultPlan& plan, FlipLog& log, double ber, std::uint64_t seed,
+               std::uint32_t trial, unsigned threads) {
+                plan.flip_into(log, ber, {seed, trial}, {chosen_isa(), threads});
+            },
+            py::arg("log"), py::arg("ber"), py::arg("seed"), py::arg("trial"),
+            py::arg("threads") = 1, unlocked())
+        .def(
+            "flip_unlogged",
+            [](const FaultPlan& plan, double ber, std::uint64_t seed, std::uint32_t trial,
+               unsigned threads) {
+                return plan.flip_unlogged(ber, {seed, trial}, {chosen_isa(), threads});
+            },
+            py::arg("ber"), py::arg("seed"), py::arg("trial"), py::arg("threads") = 1, unlocked())
+        .def(
+            "flip_exactly_into",
+            [](const FaultPlan& plan, FlipLog& log, std::uint64_t flips, std::uint64_t seed,
+               std::uint32_t trial) { plan.flip_exactly_into(log, flips, {seed, trial}); },
+            py::arg("log"), py::arg("flips"), py::arg("seed"), py::arg("trial"), unlocked())
+        .def("recycle", &FaultPlan::recycle, py::arg("log"));
 
+    // For the benchmarks, which compare flips with the least that a flip can cost.
+    m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),
+          py::arg("masks"), py::arg("n"), unlocked());
     // For the tests that compare the plain-Python sampler with this one.
     m.def("binomial_survival",
           [](std::uint64_t n, double p) { return BinomialTable(n, p).survival(); });

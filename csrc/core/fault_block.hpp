@@ -53,16 +53,42 @@ inline std::uint32_t block_words_log2(double draw_probability, std::uint32_t bit
     return log2;
 }
 
+/// Where a block's random sequence begins: draws count up from `first_draw`. 16 bits for the draw
+/// leave 48 for the stream: two of a thousand tensors share a stream with a chance of 2e-9, and a
+/// block never needs 2^10 draws.
+PROACT_HOST_DEVICE inline PhiloxCounter block_counter(const FaultStream& fault, std::uint32_t block,
+                                                      std::uint32_t first_draw = 0) {
+    return {{(static_cast<std::uint32_t>(fault.stream >> 32) << 16) + first_draw, block,
+             static_cast<std::uint32_t>(fault.stream), fault.trial}};
+}
+
+PROACT_HOST_DEVICE inline PhiloxKey fault_key(const FaultStream& fault) {
+    return {{static_cast<std::uint32_t>(fault.seed), static_cast<std::uint32_t>(fault.seed >> 32)}};
+}
+
+/// Uniform integers on [0, range), without bias: the upper half of word * range, unless the lower
+/// half is below `rejected`. D. Lemire, "Fast random integer generation in an interval", ACM TOMACS
+/// 29 (2019), algorithm 5. Powers of two are never rejected.
+struct UniformBelow {
+    std::uint32_t range;
+    std::uint32_t rejected;
+
+    PROACT_HOST_DEVICE explicit UniformBelow(std::uint32_t size)
+        : range(size), rejected((0u - size) % size) {}
+    PROACT_HOST_DEVICE std::uint64_t product(std::uint32_t word) const {
+        return std::uint64_t{word} * range;
+    }
+    PROACT_HOST_DEVICE bool rejects(std::uint64_t product) const {
+        return static_cast<std::uint32_t>(product) < rejected;
+    }
+};
+
 /// The 32-bit words of one block's random sequence, four from each Philox call.
 class BlockWords {
    public:
-    PROACT_HOST_DEVICE BlockWords(const FaultStream& fault, std::uint32_t block)
-        : key_{{static_cast<std::uint32_t>(fault.seed),
-                static_cast<std::uint32_t>(fault.seed >> 32)}},
-          // 16 bits for the draw leave 48 for the stream: two of a thousand tensors share a
-          // stream with a chance of 2e-9, and a block never needs 2^16 draws.
-          counter_{{static_cast<std::uint32_t>(fault.stream >> 32) << 16, block,
-                    static_cast<std::uint32_t>(fault.stream), fault.trial}} {}
+    PROACT_HOST_DEVICE BlockWords(const FaultStream& fault, std::uint32_t block,
+                                  std::uint32_t first_draw = 0)
+        : key_(fault_key(fault)), counter_(block_counter(fault, block, first_draw)) {}
 
     PROACT_HOST_DEVICE std::uint32_t next() {
         if (used_ == 4) {
@@ -78,15 +104,9 @@ class BlockWords {
         return low | (std::uint64_t{next()} << 32);
     }
 
-    /// Uniform on [0, range), without bias: D. Lemire, "Fast random integer generation in an
-    /// interval", ACM TOMACS 29 (2019), algorithm 5. Powers of two are never rejected.
-    PROACT_HOST_DEVICE std::uint32_t below(std::uint32_t range) {
-        std::uint64_t product = std::uint64_t{next()} * range;
-        if (static_cast<std::uint32_t>(product) < range) {
-            const std::uint32_t rejected = (0u - range) % range;
-            while (static_cast<std::uint32_t>(product) < rejected)
-                product = std::uint64_t{next()} * range;
-        }
+    PROACT_HOST_DEVICE std::uint32_t below(UniformBelow uniform) {
+        std::uint64_t product = uniform.product(next());
+        while (uniform.rejects(product)) product = uniform.product(next());
         return static_cast<std::uint32_t>(product >> 32);
     }
 
@@ -107,20 +127,20 @@ struct DrawnPositions {
     PROACT_HOST_DEVICE const std::uint32_t* end() const { return position + count; }
 };
 
-/// `on_draw(position)` is called as each one is found, for a prefetch.
-template <class OnDraw>
-PROACT_HOST_DEVICE inline DrawnPositions draw_block(const BlockLaw& law, const FaultStream& fault,
-                                                    std::uint32_t block, OnDraw on_draw) {
-    BlockWords words(fault, block);
-    DrawnPositions drawn;
+/// Into memory of the caller, because nvcc copies what is returned by value: on a GPU all
+/// positions.
+PROACT_HOST_DEVICE inline void draw_block_into(DrawnPositions& drawn, const BlockLaw& law,
+                                               const FaultStream& fault, std::uint32_t block,
+                                               std::uint32_t first_draw = 0) {
+    BlockWords words(fault, block, first_draw);
     const std::uint32_t wanted = law.drawn.count(words.next64());
-    const std::uint32_t range = law.bits();
+    const UniformBelow uniform(law.bits());
 
     // A position drawn twice is drawn again. The filter answers "certainly new" for nearly all of
     // them; only the others are looked for in the list.
     std::uint64_t filter[16] = {};
     while (drawn.count < wanted) {
-        const std::uint32_t position = words.below(range);
+        const std::uint32_t position = words.below(uniform);
         std::uint64_t& cell = filter[(position >> 6) & 15];
         const std::uint64_t bit = std::uint64_t{1} << (position & 63);
         if (cell & bit) {
@@ -130,8 +150,14 @@ PROACT_HOST_DEVICE inline DrawnPositions draw_block(const BlockLaw& law, const F
         }
         cell |= bit;
         drawn.position[drawn.count++] = position;
-        on_draw(position);
     }
+}
+
+PROACT_HOST_DEVICE inline DrawnPositions draw_block(const BlockLaw& law, const FaultStream& fault,
+                                                    std::uint32_t block,
+                                                    std::uint32_t first_draw = 0) {
+    DrawnPositions drawn;
+    draw_block_into(drawn, law, fault, block, first_draw);
     return drawn;
 }
 

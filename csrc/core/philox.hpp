@@ -19,23 +19,25 @@ struct PhiloxKey {
     std::uint32_t word[2];
 };
 
-PROACT_HOST_DEVICE constexpr PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
-    constexpr std::uint64_t multiplier_0 = 0xD2511F53u;
-    constexpr std::uint64_t multiplier_1 = 0xCD9E8D57u;
-    constexpr std::uint32_t weyl_0 = 0x9E3779B9u;  // the golden ratio, and
-    constexpr std::uint32_t weyl_1 = 0xBB67AE85u;  // sqrt(3) - 1: they keep the rounds' keys apart
+constexpr std::uint32_t philox_multiplier_0 = 0xD2511F53u;
+constexpr std::uint32_t philox_multiplier_1 = 0xCD9E8D57u;
 
-    for (int round = 0; round < 10; ++round) {
-        const std::uint64_t product_0 = multiplier_0 * counter.word[0];
-        const std::uint64_t product_1 = multiplier_1 * counter.word[2];
+/// Weyl sequences keep the keys of the rounds apart.
+PROACT_HOST_DEVICE constexpr PhiloxKey next_round(PhiloxKey key) {
+    return {{key.word[0] + 0x9E3779B9u,    // the golden ratio
+             key.word[1] + 0xBB67AE85u}};  // sqrt(3) - 1
+}
+
+PROACT_HOST_DEVICE constexpr PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
+    for (int round = 0; round < 10; ++round, key = next_round(key)) {
+        const std::uint64_t product_0 = std::uint64_t{philox_multiplier_0} * counter.word[0];
+        const std::uint64_t product_1 = std::uint64_t{philox_multiplier_1} * counter.word[2];
         counter = {{
             static_cast<std::uint32_t>(product_1 >> 32) ^ counter.word[1] ^ key.word[0],
             static_cast<std::uint32_t>(product_1),
             static_cast<std::uint32_t>(product_0 >> 32) ^ counter.word[3] ^ key.word[1],
             static_cast<std::uint32_t>(product_0),
         }};
-        key.word[0] += weyl_0;
-        key.word[1] += weyl_1;
     }
     return counter;
 }

@@ -4,57 +4,28 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <vector>
 
-#include "../core/fault_block.hpp"
-#include "../core/fixed_point.hpp"
+#include "../core/tensor_memory.hpp"
+#include "flip_log.hpp"
+#include "isa.hpp"
 
 namespace proact {
 
-/// One tensor's memory as faults see it. The caller keeps the memory alive.
-struct TensorMemory {
-    std::uintptr_t address;
-    std::uint64_t words;       // elements
-    std::uint32_t word_bytes;  // 1, 2, 4 or 8
-    std::uint64_t stream;
-    std::uint64_t mask;  // the exposed bits of a stored word
-    /// word_bits > 0: memory holds floats whose stored form is fixed point. A flip encodes the
-    /// float, flips the stored word and decodes it.
-    FixedPoint fixed;
-
-    bool is_fixed_point() const { return fixed.word_bits != 0; }
+/// Names one fault pattern: the same flips for any number of threads and any instruction set.
+struct Pattern {
+    std::uint64_t seed;
+    std::uint32_t trial;
 };
 
-/// One flipped bit, with the memory word as it was just before this flip.
-class Flip {
-   public:
-    Flip(std::uint64_t element, std::uint32_t bit, std::uint64_t before)
-        : element_and_bit_(element << 6 | bit), before_(before) {}
-
-    std::uint64_t element() const { return element_and_bit_ >> 6; }
-    std::uint32_t bit() const { return static_cast<std::uint32_t>(element_and_bit_ & 63); }
-    std::uint64_t before() const { return before_; }
-
-   private:
-    std::uint64_t element_and_bit_;
-    std::uint64_t before_;
-};
-
-/// The flips of one trial in the order in which they were made.
-class FlipLog {
-   public:
-    struct Segment {
-        std::size_t plan_index;
-        TensorMemory memory;
-        std::size_t end;  // one past its last flip; it begins where the previous one ends
-    };
-
-    /// Writes the old words back, last flip first, so that a word flipped twice gets its oldest
-    /// value. Other memory is not touched.
-    void restore() const;
-
-    std::vector<Flip> flips;
-    std::vector<Segment> segments;
+/// How the work is done, which changes nothing in the result.
+struct Workers {
+    Isa isa = chosen_isa();
+    unsigned threads = 1;
 };
 
 class FaultPlan {
@@ -64,17 +35,36 @@ class FaultPlan {
 
     std::uint64_t exposed_bits() const;
 
+    /// Whether the same call made again undoes the flips. Not so where tensors overlap, or where a
+    /// float has fewer digits than the fixed-point word that it stands for.
+    bool replay_undoes() const;
+
     /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each
     /// flip before it is made: whatever interrupts, the log can restore.
-    void flip_into(FlipLog& log, double ber, std::uint64_t seed, std::uint32_t trial) const;
+    void flip_into(FlipLog& log, double ber, Pattern pattern, Workers workers = {}) const;
 
-    FlipLog flip(double ber, std::uint64_t seed, std::uint32_t trial) const;
+    FlipLog flip(double ber, Pattern pattern, Workers workers = {}) const;
 
     /// The same flips without a log; returns their number.
-    std::uint64_t flip_unlogged(double ber, std::uint64_t seed, std::uint32_t trial) const;
+    std::uint64_t flip_unlogged(double ber, Pattern pattern, Workers workers = {}) const;
+
+    /// Flips exactly `flips` distinct exposed bits of the plan, every such set being equally
+    /// likely. Throws std::invalid_argument for more than there are.
+    void flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const;
+
+    /// Takes the memory of a log that is no longer needed, for the next one: memory that the
+    /// system has to clear first costs more than the flips that it holds.
+    void recycle(FlipLog& log) const;
 
    private:
+    std::vector<FlipColumns> spare_columns(std::size_t parts) const;
+
     std::vector<TensorMemory> tensors_;
+    std::map<std::uintptr_t, std::uintptr_t> extents_;
+    bool overlapping_ = false;
+    // Behind pointers, so that a plan can be moved.
+    std::unique_ptr<std::mutex> spare_lock_ = std::make_unique<std::mutex>();
+    std::unique_ptr<std::vector<FlipColumns>> spare_ = std::make_unique<std::vector<FlipColumns>>();
 };
 
 }  // namespace proact

@@ -1,144 +1,283 @@
 #include "hyrelu.hpp"
 
+#include <algorithm>
 #include <vector>
 
-// In-place calls pass the same pointer twice; element i still depends on element i alone.
-#if defined(__clang__)
-#define PROACT_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define PROACT_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#endif
+#include "hyrelu_kernels.hpp"
+#include "threads.hpp"
 
 namespace proact {
-
-namespace baseline {
-#include "hyrelu_kernels.inl"
-}
-
-#if defined(__x86_64__)
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-namespace avx2 {
-#include "hyrelu_kernels.inl"
-}
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(                                                     \
-    __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-256-bit"))), \
-    apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw")
-#endif
-namespace avx512 {
-#include "hyrelu_kernels.inl"
-}
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#else
-namespace avx2 = baseline;
-namespace avx512 = baseline;
-#endif
-
 namespace {
 
-struct Runs {
-    HyReluShape shape;
-    bool shared;
-};
+template <class Element>
+using RealOf = typename Arithmetic<Element>::Real;
 
-/// A run is what one loop goes over: the inner elements that share a threshold or, with inner = 1,
-/// the thresholds of one sample. A single threshold makes the whole tensor one run.
-Runs as_runs(const HyReluShape& shape) {
-    if (shape.thresholds == 1) return {{1, 1, shape.elements()}, true};
-    return {shape, shape.inner > 1};
+template <class Element>
+const HyReluKernels<Element>& kernels_of(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512_kernels<Element>();
+    if (isa == Isa::avx2) return avx2_kernels<Element>();
+#else
+    static_cast<void>(isa);
+#endif
+    return baseline_kernels<Element>();
 }
 
-/// Calls `body` with the mode, and whether a run shares its threshold, as compile-time constants.
-template <class Body>
-void with_constants(HyReluMode mode, bool shared, Body body) {
-    const auto with_mode = [&](auto constant) {
-        if (shared)
-            body(constant, std::true_type{});
-        else
-            body(constant, std::false_type{});
+std::size_t divided_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+/// Below this, waking a thread costs more than it saves.
+constexpr std::size_t elements_worth_threads = std::size_t{1} << 15;
+
+unsigned useful_threads(const HyReluShape& shape, unsigned threads) {
+    return shape.elements() < elements_worth_threads ? 1 : threads;
+}
+
+/// Neighbours that share a threshold are worth a loop of their own.
+bool has_long_runs(const HyReluShape& shape) {
+    constexpr std::size_t shortest = 64;
+    return shape.thresholds == 1 || shape.inner >= shortest;
+}
+
+/// Runs of elements that share a threshold, cut into pieces: the tasks. What is summed over a
+/// piece, and the order of the pieces, depend on the shape alone.
+class Runs {
+   public:
+    explicit Runs(const HyReluShape& shape)
+        : thresholds_(shape.thresholds),
+          runs_(thresholds_ == 1 ? 1 : shape.samples * thresholds_),
+          length_(thresholds_ == 1 ? shape.elements() : shape.inner),
+          pieces_(divided_up(length_, longest_piece)) {}
+
+    struct Piece {
+        std::size_t threshold, begin, size;
     };
-    switch (mode) {
-        case HyReluMode::soft:
-            return with_mode(std::integral_constant<HyReluMode, HyReluMode::soft>{});
-        case HyReluMode::zero:
-            return with_mode(std::integral_constant<HyReluMode, HyReluMode::zero>{});
-        case HyReluMode::saturate:
-            return with_mode(std::integral_constant<HyReluMode, HyReluMode::saturate>{});
+    std::size_t tasks() const { return runs_ * pieces_; }
+    Piece piece(std::size_t task) const {
+        const std::size_t run = task / pieces_, offset = task % pieces_ * longest_piece;
+        return {run % thresholds_, run * length_ + offset,
+                std::min(longest_piece, length_ - offset)};
     }
+
+   private:
+    static constexpr std::size_t longest_piece = std::size_t{1} << 14;
+    std::size_t thresholds_, runs_, length_, pieces_;
+};
+
+/// The elements as a matrix whose columns have one threshold each. Narrow matrices are widened by
+/// putting several samples in a row, so that loops along a row are long. A task is a block of
+/// columns, small enough for the nearest cache, in a slab of rows.
+class Matrix {
+   public:
+    explicit Matrix(const HyReluShape& shape)
+        : shape_(shape),
+          elements_(shape.elements()),
+          columns_(shape.thresholds * shape.inner *
+                   std::min(shape.samples, divided_up(narrowest, shape.thresholds * shape.inner))),
+          rows_(divided_up(elements_, columns_)),
+          blocks_(divided_up(columns_, widest_block)),
+          // Where there are many columns, their blocks keep all threads busy.
+          slab_rows_(blocks_ > 1 ? rows_ : std::max<std::size_t>(1, slab_elements / columns_)),
+          slabs_(divided_up(rows_, slab_rows_)) {}
+
+    static constexpr std::size_t widest_block = 2048;
+
+    std::size_t columns() const { return columns_; }
+    std::size_t slabs() const { return slabs_; }
+    std::size_t tasks() const { return slabs_ * blocks_; }
+
+    struct Block {
+        std::size_t slab, first_column, columns;
+    };
+    Block block(std::size_t task) const {
+        const std::size_t first = task % blocks_ * widest_block;
+        return {task / blocks_, first, std::min(widest_block, columns_ - first)};
+    }
+
+    /// Visits the rows of a block as (index of the first element, number of elements).
+    template <class Visit>
+    void for_each_row(const Block& block, Visit visit) const {
+        const std::size_t end = std::min(rows_, (block.slab + 1) * slab_rows_);
+        for (std::size_t row = block.slab * slab_rows_; row < end; ++row) {
+            const std::size_t first = row * columns_ + block.first_column;
+            if (first < elements_) visit(first, std::min(block.columns, elements_ - first));
+        }
+    }
+
+    /// Visits (column within the block, its threshold's index).
+    template <class Visit>
+    void for_each_threshold(const Block& block, Visit visit) const {
+        std::size_t threshold = block.first_column / shape_.inner % shape_.thresholds;
+        std::size_t left = shape_.inner - block.first_column % shape_.inner;
+        for (std::size_t column = 0; column < block.columns; ++column) {
+            visit(column, threshold);
+            if (--left != 0) continue;
+            left = shape_.inner;
+            if (++threshold == shape_.thresholds) threshold = 0;
+        }
+    }
+
+    /// Whether column number i has threshold number i, for all.
+    bool columns_are_thresholds() const { return columns_ == shape_.thresholds; }
+
+   private:
+    static constexpr std::size_t narrowest = 256;
+    static constexpr std::size_t slab_elements = std::size_t{1} << 17;
+    HyReluShape shape_;
+    std::size_t elements_, columns_, rows_, blocks_, slab_rows_, slabs_;
+};
+
+/// The thresholds of a block of columns.
+template <class Element>
+struct BlockThresholds {
+    using Prepared = PreparedThreshold<Element>;
+
+    BlockThresholds(const Matrix& matrix, const Matrix::Block& block, HyReluMode mode,
+                    const RealOf<Element>* threshold, Slope<RealOf<Element>> slope) {
+        switch (mode) {
+            case HyReluMode::soft:
+                prepare<HyReluMode::soft>(matrix, block, threshold, slope);
+                break;
+            case HyReluMode::zero:
+                prepare<HyReluMode::zero>(matrix, block, threshold, slope);
+                break;
+            case HyReluMode::saturate:
+                prepare<HyReluMode::saturate>(matrix, block, threshold, slope);
+                break;
+        }
+    }
+
+    RealOf<Element> value[Matrix::widest_block];
+    Word<Element> limit[Matrix::widest_block];
+
+   private:
+    template <HyReluMode mode>
+    void prepare(const Matrix& matrix, const Matrix::Block& block, const RealOf<Element>* threshold,
+                 Slope<RealOf<Element>> slope) {
+        if (matrix.columns_are_thresholds()) {  // vector code, which the general walk is not
+            for (std::size_t i = 0; i < block.columns; ++i)
+                set(i, Prepared::template of<mode>(threshold[block.first_column + i], slope));
+            return;
+        }
+        matrix.for_each_threshold(block, [&](std::size_t column, std::size_t t) {
+            set(column, Prepared::template of<mode>(threshold[t], slope));
+        });
+    }
+
+    void set(std::size_t column, const Prepared& prepared) {
+        value[column] = prepared.value;
+        limit[column] = prepared.limit;
+    }
+};
+
+template <class Element>
+std::vector<PreparedThreshold<Element>> prepared(HyReluMode mode, const HyReluShape& shape,
+                                                 const RealOf<Element>* threshold,
+                                                 Slope<RealOf<Element>> slope) {
+    std::vector<PreparedThreshold<Element>> all(shape.thresholds);
+    for (std::size_t t = 0; t < shape.thresholds; ++t)
+        all[t] = PreparedThreshold<Element>::of(mode, threshold[t], slope);
+    return all;
 }
 
 }  // namespace
 
-template <class Real>
-void hyrelu_forward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* x,
-                    const Real* threshold, Real slope, Real* y) {
+template <class Element>
+void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
+                    const RealOf<Element>* threshold, double slope, Element* y,
+                    HyReluWorkers workers) {
     if (shape.elements() == 0) return;
-    const Runs runs = as_runs(shape);
-    with_constants(mode, runs.shared, [&](auto m, auto s) {
-        constexpr HyReluMode constant_mode = decltype(m)::value;
-        constexpr bool constant_shared = decltype(s)::value;
-        switch (isa) {
-            case Isa::avx512:
-                return avx512::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
-                                                                       slope, y);
-            case Isa::avx2:
-                return avx2::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
-                                                                     slope, y);
-            case Isa::baseline:
-                return baseline::forward<constant_mode, constant_shared>(runs.shape, x, threshold,
-                                                                         slope, y);
-        }
+    const auto k = Slope<RealOf<Element>>::of(slope);
+    const bool shared = has_long_runs(shape);
+    const auto forward = kernels_of<Element>(workers.isa).of(mode, shared).forward;
+    const unsigned threads = useful_threads(shape, workers.threads);
+    if (shared) {
+        const Runs runs(shape);
+        const auto thresholds = prepared<Element>(mode, shape, threshold, k);
+        return parallel_for(threads, runs.tasks(), [&](std::size_t task) {
+            const Runs::Piece piece = runs.piece(task);
+            const PreparedThreshold<Element>& t = thresholds[piece.threshold];
+            forward(x + piece.begin, &t.value, &t.limit, piece.size, k, y + piece.begin);
+        });
+    }
+    const Matrix matrix(shape);
+    parallel_for(threads, matrix.tasks(), [&](std::size_t task) {
+        const Matrix::Block block = matrix.block(task);
+        const BlockThresholds<Element> t(matrix, block, mode, threshold, k);
+        matrix.for_each_row(block, [&](std::size_t first, std::size_t size) {
+            forward(x + first, t.value, t.limit, size, k, y + first);
+        });
     });
 }
 
-template <class Real>
-void hyrelu_backward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* grad,
-                     const Real* x, const Real* threshold, Real slope, Real* grad_x,
-                     Real* grad_threshold) {
-    std::vector<double> sums(shape.thresholds, 0.0);
-    const Runs runs = as_runs(shape);
-    if (shape.elements() != 0)
-        with_constants(mode, runs.shared, [&](auto m, auto s) {
-            constexpr HyReluMode constant_mode = decltype(m)::value;
-            constexpr bool constant_shared = decltype(s)::value;
-            switch (isa) {
-                case Isa::avx512:
-                    return avx512::backward<constant_mode, constant_shared>(
-                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
-                case Isa::avx2:
-                    return avx2::backward<constant_mode, constant_shared>(
-                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
-                case Isa::baseline:
-                    return baseline::backward<constant_mode, constant_shared>(
-                        runs.shape, grad, x, threshold, slope, grad_x, sums.data());
-            }
+template <class Element>
+void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
+                     const Element* x, const RealOf<Element>* threshold, double slope,
+                     Element* grad_x, RealOf<Element>* grad_threshold, HyReluWorkers workers) {
+    std::fill_n(grad_threshold, shape.thresholds, RealOf<Element>{0});
+    if (shape.elements() == 0) return;
+    const auto k = Slope<RealOf<Element>>::of(slope);
+    const bool shared = has_long_runs(shape);
+    const auto backward = kernels_of<Element>(workers.isa).of(mode, shared).backward;
+    const unsigned threads = useful_threads(shape, workers.threads);
+    const auto write_totals = [&](const std::vector<double>& totals) {
+        for (std::size_t t = 0; t < totals.size(); ++t)
+            grad_threshold[t] = static_cast<RealOf<Element>>(totals[t]);
+    };
+    if (shared) {
+        const Runs runs(shape);
+        const auto thresholds = prepared<Element>(mode, shape, threshold, k);
+        std::vector<double> sums(runs.tasks(), 0.0), totals(shape.thresholds, 0.0);
+        parallel_for(threads, runs.tasks(), [&](std::size_t task) {
+            const Runs::Piece piece = runs.piece(task);
+            const PreparedThreshold<Element>& t = thresholds[piece.threshold];
+            backward(grad + piece.begin, x + piece.begin, &t.value, &t.limit, piece.size, k,
+                     grad_x + piece.begin, &sums[task]);
         });
-    for (std::size_t i = 0; i < sums.size(); ++i) grad_threshold[i] = static_cast<Real>(sums[i]);
+        for (std::size_t task = 0; task < sums.size(); ++task)
+            totals[runs.piece(task).threshold] += sums[task];
+        return write_totals(totals);
+    }
+
+    const Matrix matrix(shape);
+    // One slab whose columns are the thresholds needs no second stage.
+    const bool direct = matrix.slabs() == 1 && matrix.columns_are_thresholds();
+    std::vector<double> sums(direct ? 0 : matrix.slabs() * matrix.columns(), 0.0);
+    parallel_for(threads, matrix.tasks(), [&](std::size_t task) {
+        const Matrix::Block block = matrix.block(task);
+        const BlockThresholds<Element> t(matrix, block, mode, threshold, k);
+        double sum[Matrix::widest_block] = {};
+        matrix.for_each_row(block, [&](std::size_t first, std::size_t size) {
+            backward(grad + first, x + first, t.value, t.limit, size, k, grad_x + first, sum);
+        });
+        if (direct)
+            std::transform(sum, sum + block.columns, grad_threshold + block.first_column,
+                           [](double total) { return static_cast<RealOf<Element>>(total); });
+        else
+            std::copy_n(sum, block.columns,
+                        &sums[block.slab * matrix.columns() + block.first_column]);
+    });
+    if (direct) return;
+    std::vector<double> totals(shape.thresholds, 0.0);
+    for (std::size_t task = 0; task < matrix.tasks(); ++task) {
+        const Matrix::Block block = matrix.block(task);
+        const double* sum = &sums[block.slab * matrix.columns() + block.first_column];
+        matrix.for_each_threshold(block, [&](std::size_t column, std::size_t threshold_index) {
+            totals[threshold_index] += sum[column];
+        });
+    }
+    write_totals(totals);
 }
 
-template void hyrelu_forward<float>(Isa, HyReluMode, const HyReluShape&, const float*, const float*,
-                                    float, float*);
-template void hyrelu_forward<double>(Isa, HyReluMode, const HyReluShape&, const double*,
-                                     const double*, double, double*);
-template void hyrelu_backward<float>(Isa, HyReluMode, const HyReluShape&, const float*,
-                                     const float*, const float*, float, float*, float*);
-template void hyrelu_backward<double>(Isa, HyReluMode, const HyReluShape&, const double*,
-                                      const double*, const double*, double, double*, double*);
+#define PROACT_INSTANTIATE(Element)                                                        \
+    template void hyrelu_forward<Element>(HyReluMode, const HyReluShape&, const Element*,  \
+                                          const RealOf<Element>*, double, Element*,        \
+                                          HyReluWorkers);                                  \
+    template void hyrelu_backward<Element>(HyReluMode, const HyReluShape&, const Element*, \
+                                           const Element*, const RealOf<Element>*, double, \
+                                           Element*, RealOf<Element>*, HyReluWorkers);
+PROACT_INSTANTIATE(float)
+PROACT_INSTANTIATE(double)
+PROACT_INSTANTIATE(Float16)
+PROACT_INSTANTIATE(BFloat16)
 
 }  // namespace proact

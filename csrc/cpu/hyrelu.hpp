@@ -1,4 +1,4 @@
-// HyReLU over tensors in host memory.
+// HyReLU over dense tensors in host memory.
 #pragma once
 
 #include <cstddef>
@@ -8,25 +8,26 @@
 
 namespace proact {
 
-/// A contiguous tensor seen as x[sample][threshold][inner]: a scalar threshold has thresholds = 1,
-/// one per channel has inner = height * width, one per neuron has inner = 1.
-struct HyReluShape {
-    std::size_t samples;
-    std::size_t thresholds;
-    std::size_t inner;
-
-    std::size_t elements() const { return samples * thresholds * inner; }
+/// How the work is done. The number of threads changes no bit of the result; the instruction set
+/// changes the last digits of soft.
+struct HyReluWorkers {
+    Isa isa = chosen_isa();
+    unsigned threads = 1;
 };
 
-/// y = hyrelu(x); y may be x.
-template <class Real>
-void hyrelu_forward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* x,
-                    const Real* threshold, Real slope, Real* y);
+/// y = hyrelu(x); y may be x. Elements are float, double, Float16 or BFloat16; a half's threshold
+/// is a float.
+template <class Element>
+void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
+                    const typename Arithmetic<Element>::Real* threshold, double slope, Element* y,
+                    HyReluWorkers workers = {});
 
-/// grad_x, and grad_threshold summed in double and in a fixed order.
-template <class Real>
-void hyrelu_backward(Isa isa, HyReluMode mode, const HyReluShape& shape, const Real* grad,
-                     const Real* x, const Real* threshold, Real slope, Real* grad_x,
-                     Real* grad_threshold);
+/// grad_x, and grad_threshold summed in double and in an order that the shape alone decides.
+template <class Element>
+void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
+                     const Element* x, const typename Arithmetic<Element>::Real* threshold,
+                     double slope, Element* grad_x,
+                     typename Arithmetic<Element>::Real* grad_threshold,
+                     HyReluWorkers workers = {});
 
 }  // namespace proact

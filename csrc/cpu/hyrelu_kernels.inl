@@ -1,113 +1,272 @@
-// The vector loops of HyReLU. hyrelu.cpp includes this file once for each instruction set, each
-// time inside another namespace and under another target.
+// The vector loops of HyReLU. hyrelu_<isa>.cpp include this file, each inside a namespace of its
+// own, under its target and with its `vector_bytes`.
 
-/// Elements that share a decision: far enough below the threshold the gate is exactly 1, and the
-/// exponential need not be computed.
-constexpr std::size_t chunk = 128;
+/// A stretch of elements, which share a threshold or have one each.
+template <class Element, bool shared>
+struct Stretch {
+    using Real = typename Arithmetic<Element>::Real;
+    using Memory = VectorMemory<Element, vector_bytes>;
+    using Value = typename Memory::Value;
+    using L = Lanes<Value>;
+    using Words = Vector<Word<Element>, vector_bytes>;
+    static constexpr std::size_t lanes = vector_bytes / sizeof(Real);
+    static constexpr std::size_t word_lanes = vector_bytes / sizeof(Element);
+    /// Elements that share a decision: where all gates are 1, no exponential is needed. Short,
+    /// because a single element in reach of its threshold makes all of them take the long way.
+    static constexpr std::size_t chunk = 4 * lanes;
+    static_assert(chunk % word_lanes == 0);
 
-/// exp(-this) is below half a unit in the last place of 1.
-template <class Real>
-constexpr Real closed_exponent = sizeof(Real) == 4 ? Real{17} : Real{37};
+    Stretch(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
+        : threshold(thresholds), limit(limits), size(elements) {
+        if constexpr (shared) {
+            // Kept as vectors: what is written might be the numbers behind the pointers, so the
+            // loops would read them again for every vector.
+            shared_threshold = L::all(*thresholds);
+            shared_limit = Words{} + *limits;
+        }
+    }
 
-/// One threshold for a whole run, or one for each element.
-template <bool shared, class Real>
-struct Thresholds {
+    PROACT_ELEMENTWISE Value threshold_at(std::size_t i) const {
+        if constexpr (shared)
+            return shared_threshold;
+        else
+            return load<Value>(threshold + i);
+    }
+    PROACT_ELEMENTWISE Words limit_at(std::size_t i) const {
+        if constexpr (shared)
+            return shared_limit;
+        else
+            return load<Words>(limit + i);
+    }
+
     const Real* threshold;
-    Thresholds from(std::size_t i) const { return {shared ? threshold : threshold + i}; }
-    Real operator[](std::size_t i) const { return threshold[shared ? 0 : i]; }
+    const Word<Element>* limit;
+    std::size_t size;
+    Value shared_threshold{};
+    Words shared_limit{};
 };
 
-/// No x above the point where soft begins to differ from ReLU. NaN counts as above.
-template <bool shared, class Real>
-bool all_pass(const Real* x, Thresholds<shared, Real> threshold, Real slope, std::size_t n) {
-    const Real margin = closed_exponent<Real> / slope;
-    std::size_t above = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const Real t = threshold[i];
-        // The difference, not x <= t - margin: a large t would swallow the margin.
-        above += !((t - x[i] >= margin) & (t >= 0) & (x[i] <= largest_finite<Real>));
-    }
-    return above == 0;
+template <class Words>
+PROACT_ELEMENTWISE Words positive(Words x) {
+    return x > 0 ? x : Words{};
 }
 
-template <HyReluMode mode, bool shared, class Real>
-void forward_run(const Real* x, Thresholds<shared, Real> threshold, Real slope, Real* y,
-                 std::size_t n) {
-    PROACT_INDEPENDENT_ITERATIONS
-    for (std::size_t i = 0; i < n; ++i) y[i] = hyrelu<mode>(x[i], threshold[i], slope);
-}
-
-template <HyReluMode mode, bool shared, class Real>
-void forward(const HyReluShape& shape, const Real* x, const Real* threshold, Real slope, Real* y) {
-    const std::size_t runs = shared ? shape.samples * shape.thresholds : shape.samples;
-    const std::size_t length = shared ? shape.inner : shape.thresholds;
-    for (std::size_t run = 0; run < runs; ++run, x += length, y += length) {
-        const Thresholds<shared, Real> thresholds = {threshold +
-                                                     (shared ? run % shape.thresholds : 0)};
-        if constexpr (mode != HyReluMode::soft) {
-            forward_run<mode>(x, thresholds, slope, y, length);
-            continue;
-        }
-        for (std::size_t i = 0; i < length; i += chunk) {
-            const std::size_t n = length - i < chunk ? length - i : chunk;
-            const auto here = thresholds.from(i);
-            if (all_pass(x + i, here, slope, n))
-                for (std::size_t j = 0; j < n; ++j) y[i + j] = x[i + j] > 0 ? x[i + j] : Real{0};
-            else
-                forward_run<mode>(x + i, here, slope, y + i, n);
-        }
+template <HyReluMode mode, class Words, class Word>
+PROACT_ELEMENTWISE Words clipped(Words x, Words limit, Word infinity) {
+    if constexpr (mode == HyReluMode::zero) {
+        return positive(x) & ~(x > limit);
+    } else {
+        const Words y = x < limit ? positive(x) : limit;
+        return y & (x <= infinity) & (y < infinity);  // NaN, and an infinite x at an infinite T
     }
 }
 
-/// Adds the threshold's gradient to sum[0] (shared) or sum[i]. A shared sum runs in lanes of fixed
-/// number, so that it is the same for every vector width.
-template <HyReluMode mode, bool shared, class Real>
-void backward_run(const Real* grad, const Real* x, Thresholds<shared, Real> threshold, Real slope,
-                  Real* grad_x, double* sum, std::size_t n) {
-    constexpr std::size_t lanes = 16;
-    Real lane_sum[lanes] = {};
+/// Copies the last elements of a stretch, fewer than a vector, into whole vectors and back.
+template <class T, std::size_t n>
+struct Padded {
+    T values[n] = {};
+    Padded() = default;
+    Padded(const T* from, std::size_t count) { std::memcpy(values, from, count * sizeof(T)); }
+    void copy_to(T* to, std::size_t count) const { std::memcpy(to, values, count * sizeof(T)); }
+};
+
+template <HyReluMode mode, class Element, bool shared>
+void forward_words(const Element* x, const Stretch<Element, shared>& s, Element* y) {
+    using S = Stretch<Element, shared>;
+    using Words = typename S::Words;
+    const Word<Element> infinity = infinity_word<Element>();
     std::size_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        Real contribution[lanes];
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            const auto g =
-                hyrelu_gradient<mode>(grad[i + lane], x[i + lane], threshold[i + lane], slope);
-            grad_x[i + lane] = g.x;
-            contribution[lane] = g.threshold;
-        }
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            if constexpr (shared)
-                lane_sum[lane] += contribution[lane];
-            else
-                sum[i + lane] += static_cast<double>(contribution[lane]);
-        }
-    }
-    for (; i < n; ++i) {
-        const auto g = hyrelu_gradient<mode>(grad[i], x[i], threshold[i], slope);
-        grad_x[i] = g.x;
-        sum[shared ? 0 : i] += static_cast<double>(g.threshold);
-    }
-    if constexpr (shared)
-        for (const Real partial : lane_sum) sum[0] += static_cast<double>(partial);
+    for (; i + S::word_lanes <= s.size; i += S::word_lanes)
+        store(y + i, clipped<mode>(load<Words>(x + i), s.limit_at(i), infinity));
+    if (i == s.size) return;
+    const std::size_t rest = s.size - i;
+    Padded<Element, S::word_lanes> last(x + i, rest);
+    Padded<Word<Element>, S::word_lanes> limit(s.limit + (shared ? 0 : i), shared ? 1 : rest);
+    const Words limits = shared ? s.limit_at(0) : load<Words>(limit.values);
+    store(last.values, clipped<mode>(load<Words>(last.values), limits, infinity));
+    last.copy_to(y + i, rest);
 }
 
-template <HyReluMode mode, bool shared, class Real>
-void backward(const HyReluShape& shape, const Real* grad, const Real* x, const Real* threshold,
-              Real slope, Real* grad_x, double* sums) {
-    const std::size_t runs = shared ? shape.samples * shape.thresholds : shape.samples;
-    const std::size_t length = shared ? shape.inner : shape.thresholds;
-    for (std::size_t run = 0; run < runs; ++run, grad += length, x += length, grad_x += length) {
-        const std::size_t first = shared ? run % shape.thresholds : 0;
-        const Thresholds<shared, Real> thresholds = {threshold + first};
-        for (std::size_t i = 0; i < length; i += chunk) {
-            const std::size_t n = length - i < chunk ? length - i : chunk;
-            const auto here = thresholds.from(i);
-            if (mode == HyReluMode::soft && all_pass(x + i, here, slope, n))
-                for (std::size_t j = 0; j < n; ++j)
-                    grad_x[i + j] = x[i + j] > 0 ? grad[i + j] : Real{0};
-            else
-                backward_run<mode>(grad + i, x + i, here, slope, grad_x + i,
-                                   sums + first + (shared ? 0 : i), n);
-        }
+template <class Element, bool shared>
+PROACT_ELEMENTWISE void forward_soft_chunk(const Element* x, const Stretch<Element, shared>& s,
+                                           std::size_t i,
+                                           Slope<typename Stretch<Element, shared>::Real> slope,
+                                           Element* y) {
+    using S = Stretch<Element, shared>;
+    using Words = typename S::Words;
+    Words above{};
+    for (std::size_t j = 0; j < S::chunk; j += S::word_lanes) {
+        const Words word = load<Words>(x + i + j);
+        above |= word > s.limit_at(i + j);
+        store(y + i + j, positive(word));
+    }
+    if (!any(above)) return;
+    // From y, because x may be gone: what was not above 0 gives 0 in any case.
+    for (std::size_t j = 0; j < S::chunk; j += S::lanes)
+        S::Memory::write(y + i + j,
+                         soft_hyrelu(S::Memory::read(y + i + j), s.threshold_at(i + j), slope));
+}
+
+template <class Element, bool shared>
+void forward_soft(const Element* x, const Stretch<Element, shared>& s,
+                  Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
+    using S = Stretch<Element, shared>;
+    std::size_t i = 0;
+    for (; i + S::chunk <= s.size; i += S::chunk) forward_soft_chunk(x, s, i, slope, y);
+    if (i == s.size) return;
+    const std::size_t rest = s.size - i, from = shared ? 0 : i, thresholds = shared ? 1 : rest;
+    Padded<Element, S::chunk> last(x + i, rest);
+    const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+    const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+    const S padded{threshold.values, limit.values, S::chunk};
+    forward_soft_chunk(last.values, padded, 0, slope, last.values);
+    last.copy_to(y + i, rest);
+}
+
+template <HyReluMode mode, class Element, bool shared>
+void forward(const Element* x, const Stretch<Element, shared>& s,
+             Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
+    if constexpr (mode == HyReluMode::soft)
+        forward_soft(x, s, slope, y);
+    else
+        forward_words<mode>(x, s, y);
+}
+
+/// The hard modes' derivatives: core/hyrelu.hpp for vectors.
+template <HyReluMode mode, class Value>
+PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value threshold,
+                                                  Slope<typename Lanes<Value>::Real> slope) {
+    using L = Lanes<Value>;
+    if constexpr (mode == HyReluMode::soft) {
+        return soft_hyrelu_gradient(grad, x, threshold, slope);
+    } else {
+        const Value zero = L::all(0);
+        const Value finite = L::all(largest_finite<typename L::Real>);
+        const Value passed = L::where((x > zero) & (x <= threshold) & (x <= finite), grad);
+        if constexpr (mode == HyReluMode::zero) return {passed, zero};
+        return {passed, L::where((x > threshold) & (threshold > zero), grad)};
     }
 }
+
+/// A vector's numbers as two vectors of double, the lower half and the upper (double: it and 0).
+template <class Value>
+struct Doubles {
+    using Half = Vector<double, vector_bytes>;
+    Half lower, upper;
+
+    PROACT_ELEMENTWISE static Doubles of(Value value) {
+        if constexpr (sizeof(value[0]) == 8) {
+            return {value, Half{}};
+        } else {
+            using Floats = Vector<float, vector_bytes / 2>;
+            Floats parts[2];
+            std::memcpy(parts, &value, sizeof value);
+            return {__builtin_convertvector(parts[0], Half),
+                    __builtin_convertvector(parts[1], Half)};
+        }
+    }
+};
+
+/// Where the gradients of a stretch's thresholds are summed: `sum` has one number for a shared
+/// threshold, and else one for each element.
+template <HyReluMode mode, class Element, bool shared>
+class Backward {
+    using S = Stretch<Element, shared>;
+    using Value = typename S::Value;
+    using Words = typename S::Words;
+    using Half = typename Doubles<Value>::Half;
+
+   public:
+    Backward(Slope<typename S::Real> slope, double* sum) : slope_(slope), sum_(sum) {}
+
+    void run(const Element* grad, const Element* x, const S& s, Element* grad_x) {
+        std::size_t i = 0;
+        for (; i + S::chunk <= s.size; i += S::chunk)
+            chunk(grad + i, x + i, s, i, grad_x + i, shared ? sum_ : sum_ + i);
+        if (i < s.size) {
+            const std::size_t rest = s.size - i, from = shared ? 0 : i;
+            const std::size_t thresholds = shared ? 1 : rest;
+            const Padded<Element, S::chunk> last_grad(grad + i, rest), last_x(x + i, rest);
+            const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+            const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+            Padded<Element, S::chunk> last_grad_x;
+            const std::size_t sums = shared ? 0 : rest;
+            Padded<double, S::chunk> sum(sum_ + from, sums);
+            const S padded{threshold.values, limit.values, S::chunk};
+            chunk(last_grad.values, last_x.values, padded, 0, last_grad_x.values, sum.values);
+            last_grad_x.copy_to(grad_x + i, rest);
+            sum.copy_to(sum_ + from, sums);
+        }
+        if constexpr (shared) {
+            double lanes[vector_bytes / 8];
+            store(lanes, shared_sum_.lower + shared_sum_.upper);
+            for (const double lane : lanes) *sum_ += lane;
+        }
+    }
+
+   private:
+    PROACT_ELEMENTWISE void chunk(const Element* grad, const Element* x, const S& s, std::size_t at,
+                                  Element* grad_x, double* sum) {
+        if constexpr (mode == HyReluMode::soft) {
+            Words above{};
+            for (std::size_t j = 0; j < S::chunk; j += S::word_lanes) {
+                const Words word = load<Words>(x + j);
+                above |= word > s.limit_at(at + j);
+                store(grad_x + j, load<Words>(grad + j) & (word > 0));
+            }
+            if (!any(above)) return;
+        }
+        Value shared_sum{};
+        for (std::size_t j = 0; j < S::chunk; j += S::lanes) {
+            const HyReluGradient<Value> g = gradient<mode>(
+                S::Memory::read(grad + j), S::Memory::read(x + j), s.threshold_at(at + j), slope_);
+            S::Memory::write(grad_x + j, g.x);
+            if constexpr (mode == HyReluMode::zero) continue;
+            if constexpr (shared)
+                shared_sum += g.threshold;
+            else
+                add(g.threshold, sum + j);
+        }
+        if constexpr (shared && mode != HyReluMode::zero) {
+            const auto doubles = Doubles<Value>::of(shared_sum);
+            shared_sum_.lower += doubles.lower;
+            shared_sum_.upper += doubles.upper;
+        }
+    }
+
+    PROACT_ELEMENTWISE static void add(Value value, double* sum) {
+        const auto doubles = Doubles<Value>::of(value);
+        store(sum, load<Half>(sum) + doubles.lower);
+        if constexpr (S::lanes * 8 > vector_bytes) {
+            double* upper = sum + vector_bytes / 8;
+            store(upper, load<Half>(upper) + doubles.upper);
+        }
+    }
+
+    Slope<typename S::Real> slope_;
+    double* sum_;
+    Doubles<Value> shared_sum_{};
+};
+
+template <HyReluMode mode, class Element, bool shared>
+constexpr typename HyReluKernels<Element>::OfMode of_mode() {
+    using S = Stretch<Element, shared>;
+    using Real = typename S::Real;
+    return {
+        [](const Element* x, const Real* threshold, const Word<Element>* limit, std::size_t size,
+           Slope<Real> slope,
+           Element* y) { forward<mode>(x, S{threshold, limit, size}, slope, y); },
+        [](const Element* grad, const Element* x, const Real* threshold, const Word<Element>* limit,
+           std::size_t size, Slope<Real> slope, Element* grad_x, double* sum) {
+            Backward<mode, Element, shared>(slope, sum)
+                .run(grad, x, S{threshold, limit, size}, grad_x);
+        },
+    };
+}
+
+template <class Element>
+constexpr HyReluKernels<Element> kernels = {
+    {of_mode<HyReluMode::soft, Element, true>(), of_mode<HyReluMode::zero, Element, true>(),
+     of_mode<HyReluMode::saturate, Element, true>()},
+    {of_mode<HyReluMode::soft, Element, false>(), of_mode<HyReluMode::zero, Element, false>(),
+     of_mode<HyReluMode::saturate, Element, false>()}};

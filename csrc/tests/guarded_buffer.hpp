@@ -60,22 +60,25 @@ inline FaultPlan plan_of(std::initializer_list<TensorMemory> tensors) {
 
 using ElementAndBit = std::pair<std::uint64_t, std::uint32_t>;
 
-/// The flips of the plan's tensor number `plan_index`.
-inline std::vector<Flip> flips_of(const FlipLog& log, std::size_t plan_index) {
+/// The flips of the plan's tensor number `wanted`.
+inline std::vector<Flip> flips_of(const FlipLog& log, std::size_t wanted) {
     std::vector<Flip> flips;
-    std::size_t begin = 0;
-    for (const FlipLog::Segment& segment : log.segments) {
-        if (segment.plan_index == plan_index)
-            for (std::size_t i = begin; i < segment.end; ++i) flips.push_back(log.flips[i]);
-        begin = segment.end;
-    }
-    CHECK_EQUAL(begin, log.flips.size());
+    log.for_each([&](std::size_t plan_index, const Flip& flip) {
+        if (plan_index == wanted) flips.push_back(flip);
+    });
+    return flips;
+}
+
+inline std::vector<Flip> all_flips(const FlipLog& log) {
+    std::vector<Flip> flips;
+    log.for_each([&](std::size_t, const Flip& flip) { flips.push_back(flip); });
+    CHECK_EQUAL(flips.size(), log.size());
     return flips;
 }
 
 inline std::vector<ElementAndBit> places(const std::vector<Flip>& flips) {
     std::vector<ElementAndBit> all;
-    for (const Flip& flip : flips) all.emplace_back(flip.element(), flip.bit());
+    for (const Flip& flip : flips) all.emplace_back(flip.element, flip.bit);
     return all;
 }
 

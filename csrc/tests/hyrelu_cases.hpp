@@ -107,7 +107,7 @@ class Placed {
 template <class Real>
 std::vector<Real> forward(Isa isa, const Case<Real>& c, std::size_t offset) {
     Placed<Real> x(c.x, offset), threshold(c.threshold, offset), y(c.x.size(), offset);
-    hyrelu_forward(isa, c.mode, c.shape, x.data(), threshold.data(), c.slope, y.data());
+    hyrelu_forward(c.mode, c.shape, x.data(), threshold.data(), c.slope, y.data(), {isa, 1});
     return y.output(c.x.size());
 }
 
@@ -120,9 +120,23 @@ template <class Real>
 Gradients<Real> backward(Isa isa, const Case<Real>& c, std::size_t offset) {
     Placed<Real> grad(c.grad, offset), x(c.x, offset), threshold(c.threshold, offset);
     Placed<Real> grad_x(c.x.size(), offset), grad_threshold(c.threshold.size(), offset);
-    hyrelu_backward(isa, c.mode, c.shape, grad.data(), x.data(), threshold.data(), c.slope,
-                    grad_x.data(), grad_threshold.data());
+    hyrelu_backward(c.mode, c.shape, grad.data(), x.data(), threshold.data(), c.slope,
+                    grad_x.data(), grad_threshold.data(), {isa, 1});
     return {grad_x.output(c.x.size()), grad_threshold.output(c.threshold.size())};
+}
+
+/// Calls `match` for every mode, layout, spread and length, and for soft with other slopes.
+template <class Real, class Match>
+void for_each_case(Match match) {
+    constexpr std::size_t longest = 300;  // several chunks of every instruction set, and a tail
+    for (const HyReluMode mode : modes)
+        for (const Layout layout : layouts)
+            for (const Spread spread : spreads)
+                for (std::size_t length = 0; length <= longest; length += step(spread))
+                    match(make_case<Real>(mode, shape_of(layout, length), spread));
+    for (const Real slope : {Real(0.01), Real(1), Real(7.3), Real(1000)})
+        match(make_case<Real>(HyReluMode::soft, shape_of(Layout::channel, 150), Spread::around,
+                              slope));
 }
 
 template <class Real>

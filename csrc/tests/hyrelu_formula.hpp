@@ -19,10 +19,10 @@ struct Reference {
     Outcome scale;  // the size of the terms that make up the value
 };
 
-/// With u half a unit in the last place, relative: k (x - T) is off by 2u, its exponential so by
-/// |a| 2u and 4u of its own (2 ulp), the gate s by (1 - s) times that and 2u, 1 - s = e s by s
-/// times that and 3u. So s (1 - s) is off by (2 |a| + 9) u, and by 3u more after the products.
-/// Where a whole run lies so far below T that the gates are 1, dy/dT counts as 0.
+/// With u half a unit in the last place, relative: the exponent (x - T) (k log2 e) is off by 3u,
+/// its power of two so by |a| 3u and 4u of its own (2 ulp), the gate s by (1 - s) times that and
+/// 2u, 1 - s = e s by s times that and 3u. So s (1 - s) is off by (3 |a| + 9) u, and by 3u more
+/// after the products. Far below T, where the gate is 1, dy/dT counts as 0.
 template <class Real>
 Reference soft_formula(Real grad, Real x, Real threshold, Real slope) {
     using Limits = std::numeric_limits<Real>;
@@ -35,9 +35,9 @@ Reference soft_formula(Real grad, Real x, Real threshold, Real slope) {
     const long double s = 1 / (1 + std::exp(a));
     const long double closed = 1 / (1 + std::exp(-a));  // 1 - s, without cancellation
     const long double bend = k * v * s * closed;
-    const long double s_error = s * (closed > 0 ? closed * (2 * std::fabs(a) + 4) + 2 : 2) * u;
-    const bool may_count_as_passing = a <= (sizeof(Real) == 4 ? -17 : -37);
-    const long double bend_error = (bend > 0 ? bend * (2 * std::fabs(a) + 12) * u : 0) +
+    const long double s_error = s * (closed > 0 ? closed * (3 * std::fabs(a) + 4) + 2 : 2) * u;
+    const bool may_count_as_passing = a <= (sizeof(Real) == 4 ? -17.3L : -37.4L);
+    const long double bend_error = (bend > 0 ? bend * (3 * std::fabs(a) + 12) * u : 0) +
                                    (may_count_as_passing ? bend : 0) +
                                    k * (v * lost + Limits::denorm_min());
 

@@ -1,4 +1,4 @@
-// exponential(x) in units in the last place, over the floats and over a dense grid of doubles.
+// exponential2(x) in units in the last place, over the floats and over a dense grid of doubles.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -29,11 +29,11 @@ void floats_of_every_size() {
     meter.report("float");
 }
 
-/// Most floats give 0, 1 or infinity; these are the others, 2^-4 <= |x| < 128.
+/// Most floats give 0, 1 or infinity; these are the others, 2^-4 <= |x| < 256.
 void floats_of_middling_size() {
     UlpMeter<float> meter;
     for (const std::uint32_t sign : {0u, 0x80000000u})
-        for (std::uint32_t bits = 0x3d800000; bits < 0x43000000; bits += 13)
+        for (std::uint32_t bits = 0x3d800000; bits < 0x43800000; bits += 13)
             meter(float_of(sign | bits));
     meter.report("float, middling");
 }
@@ -42,7 +42,7 @@ void doubles_on_a_grid() {
     UlpMeter<double> meter;
     std::mt19937_64 random(7);
     const auto fraction = [&] { return static_cast<double>(random() >> 11) * 0x1p-53; };
-    for (int step = -750 * 1024; step < 715 * 1024; ++step) {
+    for (int step = -1080 * 1024; step < 1030 * 1024; ++step) {
         meter(step / 1024.0);
         meter((step + fraction()) / 1024.0);
     }
@@ -66,9 +66,25 @@ void exact_where_it_must_be() {
     for (int i = 0; i < 8; ++i) CHECK_EQUAL(fma[i], expected[i]);
 }
 
+/// Whole powers are exact: 2^0 = 1 makes the gate one half at the threshold.
+template <class Real>
+void whole_powers() {
+    using Limits = std::numeric_limits<Real>;
+    for (int n = Limits::min_exponent - 1; n < Limits::max_exponent; ++n) {
+        const Real x = static_cast<Real>(n);
+        Real plain, fma = 0;
+        exponentials(&x, &plain, 1);
+        if (available_isas().size() > 1) exponentials_fma(&x, &fma, 1);
+        CHECK_EQUAL(plain, std::ldexp(Real{1}, n));
+        if (available_isas().size() > 1) CHECK_EQUAL(fma, plain);
+    }
+}
+
 }  // namespace
 
 int main() {
+    whole_powers<float>();
+    whole_powers<double>();
     exact_where_it_must_be<float>();
     exact_where_it_must_be<double>();
     floats_of_every_size();

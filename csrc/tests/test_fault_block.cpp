@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/fault_block.hpp"
+#include "../cpu/block_drawer.hpp"
 #include "check.hpp"
 
 using namespace proact;
@@ -15,20 +15,29 @@ using Positions = std::vector<std::uint32_t>;
 
 constexpr FaultStream fault{0x0123456789abcdefu, 7, 0xabcdef012345u};
 
-Positions draw(const BlockLaw& law, const FaultStream& from, std::uint32_t block) {
-    Positions announced;
-    const DrawnPositions drawn =
-        draw_block(law, from, block, [&](std::uint32_t p) { announced.push_back(p); });
-    CHECK(std::equal(drawn.begin(), drawn.end(), announced.begin(), announced.end()));
-    return announced;
+/// By the plain draw, and by the drawer of every instruction set, which must agree.
+Positions draw(const BlockLaw& law, const FaultStream& from, std::uint32_t block,
+               std::uint32_t first_draw = 0) {
+    const DrawnPositions drawn = draw_block(law, from, block, first_draw);
+    for (const Isa isa : available_isas()) {
+        BlockDrawer drawer(law, from, batch_functions(isa), first_draw);
+        std::uint32_t expected = 0;
+        for (int twice = 0; twice < 2; ++twice) {
+            expected = 0;
+            CHECK_EQUAL(drawer.draw(block, [&](std::uint32_t) { ++expected; }), drawn.count);
+            CHECK(std::equal(drawn.begin(), drawn.end(), drawer.positions()));
+        }
+        CHECK_EQUAL(expected, drawn.count);
+    }
+    return {drawn.begin(), drawn.end()};
 }
 
 void positions_are_distinct_and_in_range() {
     const struct {
         std::uint32_t words_log2, bits_per_word;
         double p;
-    } cases[] = {{0, 64, 0.5}, {0, 32, 0.5}, {0, 1, 0.5},
-                 {0, 3, 0.49}, {4, 7, 0.25}, {10, 24, 1e-3}};
+    } cases[] = {{0, 64, 0.5}, {0, 32, 0.5},   {0, 1, 0.5},    {0, 3, 0.49},
+                 {4, 7, 0.25}, {10, 24, 1e-3}, {24, 64, 2e-8}, {24, 37, 4e-8}};
     for (const auto& c : cases) {
         const std::uint32_t bits = c.bits_per_word << c.words_log2;
         const BinomialTable table(bits, c.p);
@@ -59,6 +68,7 @@ void a_draw_is_a_function_of_its_name() {
     other.trial ^= 1;
     CHECK(draw(law, other, 5) != positions);
     CHECK(draw(law, fault, 4) != positions);
+    CHECK(draw(law, fault, 5, 512) != positions);
     // Both halves of the seed and of the stream count.
     for (const int bit : {0, 31, 32, 63}) {
         other = fault;
@@ -109,7 +119,7 @@ void below_is_uniform() {
     BlockWords words(fault, 0);
     std::vector<std::uint64_t> counts(7, 0);
     for (std::uint32_t i = 0; i < draws; ++i) {
-        const std::uint32_t value = words.below(7);
+        const std::uint32_t value = words.below(UniformBelow(7));
         CHECK(value < 7);
         ++counts[value % 7];
     }
@@ -119,12 +129,12 @@ void below_is_uniform() {
     constexpr std::uint32_t range = 3u << 30;
     std::vector<std::uint64_t> residues(3, 0);
     for (std::uint32_t i = 0; i < draws; ++i) {
-        const std::uint32_t value = words.below(range);
+        const std::uint32_t value = words.below(UniformBelow(range));
         CHECK(value < range);
         ++residues[value % 3];
     }
     CHECK(chi_square(residues, draws / 3.0, draws / 3.0) < 18.42);  // 2 degrees, quantile 0.9999
-    CHECK_EQUAL(words.below(1), 0u);
+    CHECK_EQUAL(words.below(UniformBelow(1)), 0u);
 }
 
 /// Every bit flips with probability p, independently: a variance of p (1 - p) for each trial.
@@ -139,9 +149,22 @@ void every_position_is_drawn_alike() {
     CHECK(chi_square(counts, blocks * p, blocks * p * (1 - p)) < 156.26);  // 96 degrees, 0.9999
 }
 
+/// A filter's marks run out after 2^16 blocks.
+void a_drawer_forgets_earlier_blocks() {
+    const BinomialTable table(64, 0.5);
+    const BlockLaw law{0, 64, false, table.view()};
+    BlockDrawer drawer(law, fault, batch_functions(chosen_isa()));
+    for (std::uint32_t block = 0; block < 140000; ++block) {
+        const std::uint32_t count = drawer.draw(block, [](std::uint32_t) {});
+        const DrawnPositions drawn = draw_block(law, fault, block);
+        CHECK(drawn.count == count && std::equal(drawn.begin(), drawn.end(), drawer.positions()));
+    }
+}
+
 }  // namespace
 
 int main() {
+    a_drawer_forgets_earlier_blocks();
     positions_are_distinct_and_in_range();
     a_draw_is_a_function_of_its_name();
     blocks_hold_at_most_32_expected_draws();

@@ -17,9 +17,9 @@ constexpr std::uint64_t every32 = 0xffffffff;
 std::vector<test::ElementAndBit> places_alone(GuardedBuffer<std::uint32_t>& tensor,
                                               std::uint64_t stream, double ber, std::uint64_t seed,
                                               std::uint32_t trial) {
-    const FlipLog log = test::plan_of({tensor.memory(stream, every32)}).flip(ber, seed, trial);
+    const FlipLog log = test::plan_of({tensor.memory(stream, every32)}).flip(ber, {seed, trial});
     log.restore();
-    return test::places(log.flips);
+    return test::places(test::all_flips(log));
 }
 
 /// The tensor's place in the plan and its neighbours do not matter, only its stream's name.
@@ -37,7 +37,7 @@ void other_tensors_change_nothing() {
             test::plan_of({first.memory(1, 0x0f), second.memory(2, 0xffff, {16, 8}),
                            tensor.memory(77, every32), last.memory(4, 1)});
         CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{500 * 4 + 2000 * 16 + 4097 * 32 + 3});
-        const FlipLog log = plan.flip(ber, test::seed, 6);
+        const FlipLog log = plan.flip(ber, {test::seed, 6});
         const std::vector<std::uint32_t> among_others = tensor.all;
         log.restore();
         CHECK(first.all == first_clean);
@@ -45,10 +45,11 @@ void other_tensors_change_nothing() {
         CHECK(tensor.all == clean);
         CHECK(last.all == last_clean);
 
-        const FlipLog alone = test::plan_of({tensor.memory(77, every32)}).flip(ber, test::seed, 6);
+        const FlipLog alone =
+            test::plan_of({tensor.memory(77, every32)}).flip(ber, {test::seed, 6});
         CHECK(tensor.all == among_others);
-        CHECK(!alone.flips.empty());
-        CHECK(test::places(alone.flips) == test::places(test::flips_of(log, 2)));
+        CHECK(alone.size() > 0);
+        CHECK(test::places(test::all_flips(alone)) == test::places(test::flips_of(log, 2)));
         alone.restore();
     }
 }
@@ -122,13 +123,13 @@ void senseless_bers_are_refused() {
          {std::numeric_limits<double>::quiet_NaN(), -0.1, 1.1, infinity, -infinity,
           std::nextafter(1.0, 2.0), -std::numeric_limits<double>::denorm_min()}) {
         test::context = "ber " + test::shown(ber);
-        CHECK_THROWS(std::invalid_argument, plan.flip(ber, 0, 0));
-        CHECK_THROWS(std::invalid_argument, plan.flip_unlogged(ber, 0, 0));
-        CHECK_THROWS(std::invalid_argument, FaultPlan().flip(ber, 0, 0));
+        CHECK_THROWS(std::invalid_argument, plan.flip(ber, {0, 0}));
+        CHECK_THROWS(std::invalid_argument, plan.flip_unlogged(ber, {0, 0}));
+        CHECK_THROWS(std::invalid_argument, FaultPlan().flip(ber, {0, 0}));
         CHECK(buffer.all == clean);
     }
     test::context.clear();
-    CHECK(FaultPlan().flip(0.5, 0, 0).flips.empty());
+    CHECK(FaultPlan().flip(0.5, {0, 0}).size() == 0);
 }
 
 }  // namespace

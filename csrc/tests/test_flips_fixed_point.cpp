@@ -38,20 +38,20 @@ void flips_act_on_the_stored_word(std::size_t size, const FixedPoint& fixed, std
     GuardedBuffer<Real> buffer = weights<Real>(size);
     const std::vector<Real> clean = buffer.all;
     const FaultPlan plan = test::plan_of({buffer.memory(9, mask, fixed)});
-    const FlipLog log = plan.flip(ber, test::seed, 4);
+    const FlipLog log = plan.flip(ber, {test::seed, 4});
     const std::vector<Real> faulty = buffer.all;
-    CHECK(test::distinct_and_exposed(test::places(log.flips), size, mask));
+    CHECK(test::distinct_and_exposed(test::places(test::all_flips(log)), size, mask));
 
     std::map<std::uint64_t, std::uint32_t> flipped;
-    for (const Flip& flip : log.flips) {
+    for (const Flip& flip : test::all_flips(log)) {
         // The old word is memory's, not the stored one, and the first one of a word is the clean
         // one.
-        if (flipped.count(flip.element()) == 0) {
+        if (flipped.count(flip.element) == 0) {
             std::uint64_t before = 0;
-            std::memcpy(&before, &clean[GuardedBuffer<Real>::guard + flip.element()], sizeof(Real));
-            CHECK_EQUAL(flip.before(), before);
+            std::memcpy(&before, &clean[GuardedBuffer<Real>::guard + flip.element], sizeof(Real));
+            CHECK_EQUAL(flip.before, before);
         }
-        flipped[flip.element()] ^= std::uint32_t{1} << flip.bit();
+        flipped[flip.element] ^= std::uint32_t{1} << flip.bit;
     }
     std::vector<Real> expected = clean;
     for (const auto& [element, bits] : flipped) {
@@ -66,7 +66,7 @@ void flips_act_on_the_stored_word(std::size_t size, const FixedPoint& fixed, std
 
     log.restore();
     CHECK(test::same_bytes(buffer.all, clean));
-    CHECK_EQUAL(plan.flip_unlogged(ber, test::seed, 4), std::uint64_t{log.flips.size()});
+    CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 4}), std::uint64_t{log.size()});
     CHECK(test::same_bytes(buffer.all, faulty));
 }
 
@@ -76,9 +76,9 @@ void restore_survives_overwriting() {
     std::vector<Real> expected = buffer.all;
     const FixedPoint fixed{32, 16};
     const FlipLog log =
-        test::plan_of({buffer.memory(9, word_mask(fixed), fixed)}).flip(0.02, test::seed, 1);
+        test::plan_of({buffer.memory(9, word_mask(fixed), fixed)}).flip(0.02, {test::seed, 1});
     std::map<std::uint64_t, bool> flipped;
-    for (const Flip& flip : log.flips) flipped[flip.element()] = true;
+    for (const Flip& flip : test::all_flips(log)) flipped[flip.element] = true;
     CHECK(!flipped.empty() && flipped.size() < buffer.size);
     for (std::size_t i = 0; i < buffer.size; ++i) {
         buffer.data()[i] = Real(-77);

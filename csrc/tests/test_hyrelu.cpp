@@ -9,10 +9,10 @@ using namespace proact::test;
 
 namespace {
 
-constexpr std::size_t longest = 300;  // over two chunks of 128, and a tail
-
 template <class Real>
-void matches(const Case<Real>& c, const std::vector<Reference>& references) {
+void matches(const Case<Real>& c) {
+    std::vector<Reference> references;
+    for (std::size_t i = 0; i < c.x.size(); ++i) references.push_back(c.reference(i));
     const std::vector<Real> baseline = forward(Isa::baseline, c, 0);
     for (const Isa isa : available_isas()) {
         const std::string name = c.name(isa, 0);
@@ -27,36 +27,12 @@ void matches(const Case<Real>& c, const std::vector<Reference>& references) {
         CHECK(same_bits(forward(isa, c, 1), y));
         for (const std::size_t offset : {std::size_t{0}, std::size_t{1}}) {
             Placed<Real> x(c.x, offset), threshold(c.threshold, offset);
-            hyrelu_forward(isa, c.mode, c.shape, x.data(), threshold.data(), c.slope, x.data());
+            hyrelu_forward(c.mode, c.shape, x.data(), threshold.data(), c.slope, x.data(),
+                           {isa, 1});
             CHECK(same_bits(x.values(y.size()), y));
         }
     }
     context.clear();
-}
-
-template <class Real>
-void every_length_in_every_layout() {
-    for (const HyReluMode mode : modes)
-        for (const Layout layout : layouts)
-            for (const Spread spread : spreads)
-                for (std::size_t length = 0; length <= longest; length += step(spread)) {
-                    const Case<Real> c = make_case<Real>(mode, shape_of(layout, length), spread);
-                    std::vector<Reference> references;
-                    for (std::size_t i = 0; i < c.x.size(); ++i)
-                        references.push_back(c.reference(i));
-                    matches(c, references);
-                }
-}
-
-template <class Real>
-void every_slope() {
-    for (const Real slope : {Real(0.01), Real(1), Real(7.3), Real(1000)}) {
-        const Case<Real> c = make_case<Real>(HyReluMode::soft, shape_of(Layout::channel, 150),
-                                             Spread::around, slope);
-        std::vector<Reference> references;
-        for (std::size_t i = 0; i < c.x.size(); ++i) references.push_back(c.reference(i));
-        matches(c, references);
-    }
 }
 
 /// y depends on x and T alone: not on the place in a vector, nor on who shares the chunk.
@@ -85,7 +61,8 @@ void nothing_is_written_without_elements() {
                 const Case<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
                 const std::vector<Real> x(32, 1);
                 std::vector<Real> y(32, -7);
-                hyrelu_forward(isa, mode, shape, x.data(), c.threshold.data(), c.slope, y.data());
+                hyrelu_forward(mode, shape, x.data(), c.threshold.data(), c.slope, y.data(),
+                               {isa, 1});
                 CHECK_IN(c.name(isa, 0), y == std::vector<Real>(32, -7));
             }
 }
@@ -118,8 +95,7 @@ void at_its_threshold_soft_gives_half() {
 
 template <class Real>
 void all() {
-    every_length_in_every_layout<Real>();
-    every_slope<Real>();
+    for_each_case<Real>(matches<Real>);
     nothing_is_written_without_elements<Real>();
     an_element_alone_gives_the_same<Real>();
     samples_share_a_scalar_threshold<Real>();

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -73,9 +73,11 @@ def block_words_log2(draw_probability: float, bits_per_word: int, tensor_words: 
     return log2
 
 
-def _block_words(seed: int, trial: int, stream: int, block: int) -> Iterator[int]:
+def _block_words(
+    seed: int, trial: int, stream: int, block: int, first_draw: int = 0
+) -> Iterator[int]:
     key = (seed & _MASK32, seed >> 32)
-    draw = 0
+    draw = first_draw
     while True:
         counter = ((stream >> 32 << 16) + draw, block, stream & _MASK32, trial)
         yield from philox4x32_10(counter, key)
@@ -91,32 +93,96 @@ def _below(words: Iterator[int], bound: int) -> int:
     return product >> 32
 
 
+def _drawn_positions(
+    tensor_words: int,
+    bits_per_word: int,
+    probability: float,
+    seed: int,
+    trial: int,
+    stream: int,
+    first_draw: int = 0,
+) -> Iterator[tuple[int, int, list[int]]]:
+    """(block, its first word, its drawn positions) of each block."""
+    log2 = block_words_log2(probability, bits_per_word, tensor_words)
+    block_bits = bits_per_word << log2
+    survival = binomial_survival(block_bits, probability)
+    for block in range(-(-tensor_words >> log2)):
+        words = _block_words(seed, trial, stream, block, first_draw)
+        u = next(words) | next(words) << 32
+        wanted = sum(u < s for s in survival)
+        drawn: dict[int, None] = {}
+        while len(drawn) < wanted:
+            drawn[_below(words, block_bits)] = None
+        yield block, block << log2, list(drawn)
+
+
+def _exposed(mask: int) -> list[int]:
+    return [bit for bit in range(64) if mask >> bit & 1]
+
+
 def flipped_bits(
     tensor_words: int, mask: int, ber: float, seed: int, trial: int, stream: int
 ) -> Iterator[tuple[int, int]]:
     """(element, bit) of each flip, in the order in which they are made."""
     if ber == 0.0:
         return
-    exposed = [bit for bit in range(64) if mask >> bit & 1]
+    exposed = _exposed(mask)
     inverted = ber > 0.5
     probability = 1.0 - ber if inverted else ber
-    log2 = block_words_log2(probability, len(exposed), tensor_words)
-    block_bits = len(exposed) << log2
-    survival = binomial_survival(block_bits, probability)
-
-    for block in range(-(-tensor_words >> log2)):
-        words = _block_words(seed, trial, stream, block)
-        u = next(words) | next(words) << 32
-        wanted = sum(u < s for s in survival)
-        drawn: dict[int, None] = {}
-        while len(drawn) < wanted:
-            drawn[_below(words, block_bits)] = None
-        positions = (p for p in range(block_bits) if p not in drawn) if inverted else iter(drawn)
+    block_bits = len(exposed) << block_words_log2(probability, len(exposed), tensor_words)
+    for _, first_word, drawn in _drawn_positions(
+        tensor_words, len(exposed), probability, seed, trial, stream
+    ):
+        kept = set(drawn)
+        positions = (p for p in range(block_bits) if p not in kept) if inverted else iter(drawn)
         for position in positions:
             word, rank = divmod(position, len(exposed))
-            element = (block << log2) + word
-            if element < tensor_words:
-                yield element, exposed[rank]
+            if first_word + word < tensor_words:
+                yield first_word + word, exposed[rank]
+
+
+def exactly_flipped_bits(
+    tensors: list[tuple[int, int, int]], flips: int, seed: int, trial: int
+) -> list[tuple[int, int, int]]:
+    """(tensor, element, bit) of exactly so many flips in tensors of (words, mask, stream).
+
+    The meaning of csrc/cpu/exact_flips.cpp: of the bits drawn at a rate that makes ``flips`` of
+    them very likely, those of lowest random priority.
+    """
+    total = sum(words * mask.bit_count() for words, mask, _ in tensors)
+    inverted = flips > total // 2
+    n = total - flips if inverted else flips
+    if flips == 0:
+        return []
+    probability = min(0.5, (float(n) + 5.0 * math.sqrt(n) + 13.0) / float(total))
+    for attempt in range(64):
+        candidates = []
+        for tensor, (words, mask, stream) in enumerate(tensors):
+            exposed = _exposed(mask)
+            first_draw = 1024 * attempt
+            for block, first_word, drawn in _drawn_positions(
+                words, len(exposed), probability, seed, trial, stream, first_draw
+            ):
+                priorities = _block_words(seed, trial, stream, block, first_draw + 512)
+                for position in drawn:
+                    priority = next(priorities) | next(priorities) << 32
+                    word, rank = divmod(position, len(exposed))
+                    if first_word + word < words:
+                        candidates.append((priority, (tensor, first_word + word, exposed[rank])))
+        if len(candidates) >= n:
+            break
+    limit = sorted(range(len(candidates)), key=lambda i: candidates[i][0])[:n]
+    chosen = [candidates[i][1] for i in sorted(limit)]
+    if not inverted:
+        return chosen
+    kept = set(chosen)
+    return [
+        (tensor, element, bit)
+        for tensor, (words, mask, _) in enumerate(tensors)
+        for element in range(words)
+        for bit in _exposed(mask)
+        if (tensor, element, bit) not in kept
+    ]
 
 
 class Fixed:
@@ -143,12 +209,12 @@ class FlipLog:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int]] = []
-        self._memory: list[NDArray[np.unsignedinteger]] = []
+        self._memory: dict[int, NDArray[np.unsignedinteger]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def restore(self) -> None:
+    def restore(self, threads: int = 1) -> None:
         for tensor, element, _, before in reversed(self.rows):
             self._memory[tensor][element] = before
 
@@ -188,22 +254,41 @@ class FaultPlan:
     def exposed_bits(self) -> int:
         return sum(words * mask.bit_count() for _, words, _, _, mask, _ in self._tensors)
 
-    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int) -> None:
-        for index, (address, words, word_bytes, stream, mask, fixed) in enumerate(self._tensors):
-            memory = _memory(address, words, word_bytes)
-            log._memory.append(memory)
-            stored: dict[int, int] = {}
-            for element, bit in flipped_bits(words, mask, ber, seed, trial, stream):
-                before = int(memory[element])
-                log.rows.append((index, element, bit, before))
-                if fixed is None:
-                    memory[element] = before ^ (1 << bit)
-                else:
-                    word = stored.get(element, fixed.encode(_as_float(before, word_bytes)))
-                    stored[element] = word ^ (1 << bit)
-                    memory[element] = _as_word(fixed.decode(stored[element]), word_bytes)
+    def replay_undoes(self) -> bool:
+        return all(
+            fixed is None or fixed.word_bits <= (24 if word_bytes == 4 else 53)
+            for _, _, word_bytes, _, _, fixed in self._tensors
+        )
 
-    def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
+    def recycle(self, log: FlipLog) -> None:
+        """The native plan takes the log's memory; here nothing is gained by that."""
+
+    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int, threads: int = 1) -> None:
+        for index, (_, words, _, stream, mask, _) in enumerate(self._tensors):
+            self._flip(log, index, flipped_bits(words, mask, ber, seed, trial, stream))
+
+    def flip_exactly_into(self, log: FlipLog, flips: int, seed: int, trial: int) -> None:
+        tensors = [(words, mask, stream) for _, words, _, stream, mask, _ in self._tensors]
+        chosen = exactly_flipped_bits(tensors, flips, seed, trial)
+        for index in range(len(tensors)):
+            self._flip(log, index, ((e, b) for tensor, e, b in chosen if tensor == index))
+
+    def _flip(self, log: FlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
+        address, words, word_bytes, _, _, fixed = self._tensors[index]
+        memory = _memory(address, words, word_bytes)
+        stored: dict[int, int] = {}
+        for element, bit in places:
+            before = int(memory[element])
+            log.rows.append((index, element, bit, before))
+            log._memory[index] = memory
+            if fixed is None:
+                memory[element] = before ^ (1 << bit)
+            else:
+                word = stored.get(element, fixed.encode(_as_float(before, word_bytes)))
+                stored[element] = word ^ (1 << bit)
+                memory[element] = _as_word(fixed.decode(stored[element]), word_bytes)
+
+    def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
         log = FlipLog()
         self.flip_into(log, ber, seed, trial)
         return len(log)

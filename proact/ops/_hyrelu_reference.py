@@ -12,7 +12,7 @@ from torch import Tensor
 def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
     """``y`` with the dtype of ``x``; halves are computed in float32. Differentiable, twice too."""
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    value, limit = x.to(wide), threshold.to(wide)
+    value, limit = x.to(wide), _stored(threshold, x, mode).to(wide)
     open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
     if mode == "soft":
         # The inner wheres keep what is huge or not a number out of the product: where its value is
@@ -37,7 +37,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``x`` and ``threshold`` (summed over what it broadcast to), written out."""
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    value, limit, g = x.to(wide), threshold.to(wide), grad.to(wide)
+    value, limit, g = x.to(wide), _stored(threshold, x, mode).to(wide), grad.to(wide)
     open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
     if mode == "soft":
         safe = torch.where(open_, value, 0.0)
@@ -52,3 +52,8 @@ def backward(
         grad_t = torch.where(clipped & (mode == "saturate"), g, torch.zeros_like(g))
     grad_t = grad_t.sum_to_size(threshold.shape) if grad_t.numel() else torch.zeros_like(limit)
     return grad_x.to(x.dtype), grad_t.to(threshold.dtype)
+
+
+def _stored(threshold: Tensor, x: Tensor, mode: str) -> Tensor:
+    """Saturating stores the threshold itself: beside a half ``x`` it is rounded to a half first."""
+    return threshold.to(x.dtype) if mode == "saturate" else threshold

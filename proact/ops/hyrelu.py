@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from proact import _native
 from proact.ops import _hyrelu_reference as reference
+from proact.ops._hyrelu_layout import Layout, layout_of, like
 
 MODES = ("soft", "zero", "saturate")
-_NATIVE_NAME = {torch.float32: "float32", torch.float64: "float64"}
+_MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
+#: The numbers that csrc/bindings.cpp knows them by.
+_NATIVE_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _HALVES = (torch.float16, torch.bfloat16)
 
 _library = torch.library.Library("proact", "FRAGMENT")
@@ -55,6 +59,11 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
     _check(x, threshold, mode, slope)
     if _wants_plain_form():
         return reference.forward(x, threshold, mode, slope)
+    if _nobody_watches(x, threshold):
+        if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
+            differentiable: Tensor = _HyReLU.apply(x, threshold, mode, slope)  # type: ignore[no-untyped-call]
+            return differentiable
+        return _hyrelu_cpu(x, threshold, mode, slope)
     result: Tensor = torch.ops.proact.hyrelu(x, threshold, mode, slope)
     return result
 
@@ -81,18 +90,23 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
         and _extent(threshold)[0] < _extent(x)[1]
     ):
         raise ValueError("hyrelu_ needs a threshold in other memory than x")
-    torch.ops.proact.hyrelu_(x, threshold, mode, slope)
+    if _nobody_watches(x, threshold):
+        _hyrelu_inplace_cpu(x, threshold, mode, slope)
+    else:
+        torch.ops.proact.hyrelu_(x, threshold, mode, slope)
     return x
 
 
 def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
-    for name, value in (("x", x), ("threshold", threshold)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"hyrelu takes a torch.Tensor as {name}, got {type(value).__name__}")
-    if x.dtype not in (*_NATIVE_NAME, *_HALVES):
-        raise TypeError(f"hyrelu takes a floating-point x, got {x.dtype}")
-    if threshold.dtype != x.dtype and not (x.dtype in _HALVES and threshold.dtype == torch.float32):
-        raise TypeError(f"hyrelu takes a threshold of x's dtype {x.dtype}, got {threshold.dtype}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"hyrelu takes a torch.Tensor as x, got {type(x).__name__}")
+    if not isinstance(threshold, Tensor):
+        raise TypeError(f"hyrelu takes a torch.Tensor as threshold, got {type(threshold).__name__}")
+    dtype = x.dtype
+    if dtype not in _NATIVE_DTYPES:
+        raise TypeError(f"hyrelu takes a floating-point x, got {dtype}")
+    if threshold.dtype != dtype and not (dtype in _HALVES and threshold.dtype == torch.float32):
+        raise TypeError(f"hyrelu takes a threshold of x's dtype {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
     if x.device != threshold.device:
         raise ValueError(
@@ -114,8 +128,10 @@ def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
 
 
 def _broadcasts(threshold: torch.Size, x: torch.Size) -> bool:
+    if not threshold:
+        return len(x) > 0
     sample = x[1:]
-    if len(x) == 0 or len(threshold) > len(sample):
+    if len(threshold) > len(sample):
         return False
     trailing = sample[len(sample) - len(threshold) :]
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
@@ -127,6 +143,21 @@ def _wants_plain_form() -> bool:
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _nobody_watches(x: Tensor, threshold: Tensor) -> bool:
+    """Whether the operator may be called past torch's dispatcher, which costs as much as a loop
+    over ten thousand elements: plain CPU tensors, and no mode that wants to see each operator."""
+    return (
+        type(x) is Tensor
+        and (type(threshold) is Tensor or type(threshold) is Parameter)
+        and x.is_cpu
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not x.is_neg()
+        and not torch._C._autograd._profiler_enabled()
     )
 
 
@@ -151,53 +182,28 @@ def _layout(x: Tensor) -> str:
     return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"
 
 
-def _is_dense(x: Tensor) -> bool:
-    """Whether the elements fill one run of memory, in the usual order or channels-last."""
-    return x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
-def _runs(sample: torch.Size, threshold: Tensor) -> tuple[Tensor, int]:
-    """The threshold as the native loops want it, and how many neighbours share one.
-
-    A shape such as (channels, 1, 1) is passed as it is; what broadcasts otherwise, as (width,)
-    against (channels, height, width) does, is written out for one sample.
-    """
-    shape = (1,) * (len(sample) - threshold.dim()) + tuple(threshold.shape)
-    full = next((i for i in range(len(shape), 0, -1) if shape[i - 1] != 1), 0)
-    if shape[:full] != tuple(sample[:full]):
-        return threshold.expand(sample).contiguous(), 1
-    return threshold.contiguous(), math.prod(sample[full:])
-
-
-def _native_shape(x: Tensor, threshold: Tensor, inner: int) -> Any:
-    assert _native.module is not None
-    thresholds = threshold.numel()
-    samples = x.numel() // (thresholds * inner) if thresholds * inner else 0
-    return _native.module.HyReluShape(samples, thresholds, inner)
-
-
 def _has_native(x: Tensor) -> bool:
-    return _native.module is not None and x.dtype in _NATIVE_NAME
+    return _native.module is not None and x.dtype in _NATIVE_DTYPES
 
 
-def _forward_into(x: Tensor, threshold: Tensor, mode: str, slope: float, y: Tensor) -> None:
-    """Native forward from a dense ``x`` to a ``y`` of the same strides, or ``x`` itself."""
-    ready, inner = _runs(x.shape[1:], threshold)
-    function = getattr(_native.module, f"hyrelu_{_NATIVE_NAME[x.dtype]}")
-    function(
-        MODES.index(mode),
-        _native_shape(x, ready, inner),
+def _in_real(threshold: Tensor) -> Tensor:
+    """The native loops take a half's threshold as float32."""
+    return threshold.float() if threshold.dtype in _HALVES else threshold
+
+
+def _native_forward(x: Tensor, layout: Layout, mode: str, slope: float, y: Tensor) -> None:
+    _native.module.hyrelu(  # type: ignore[union-attr]
+        _NATIVE_DTYPES[x.dtype],
+        _MODE_NUMBER[mode],
+        layout.samples,
+        layout.thresholds,
+        layout.inner,
         x.data_ptr(),
-        ready.data_ptr(),
+        layout.threshold.data_ptr(),
         slope,
         y.data_ptr(),
+        torch.get_num_threads(),
     )
-
-
-def _in_native_order(x: Tensor, threshold: Tensor) -> bool:
-    return x.is_contiguous() or (threshold.numel() == 1 and _is_dense(x))
 
 
 def _hyrelu_cpu(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
@@ -206,13 +212,10 @@ def _hyrelu_cpu(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
-    if _in_native_order(x, threshold):
-        _forward_into(x, threshold, mode, slope, y)
-    else:
-        dense = x.contiguous()
-        result = torch.empty_like(dense)
-        _forward_into(dense, threshold, mode, slope, result)
-        y.copy_(result)
+    layout = layout_of(x, _in_real(threshold))
+    if layout is None:
+        return y.copy_(_hyrelu_cpu(x.contiguous(), threshold, mode, slope))
+    _native_forward(x, layout, mode, slope, y)
     return y
 
 
@@ -221,11 +224,12 @@ def _hyrelu_plain(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tens
 
 
 def _hyrelu_inplace_cpu(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
-    if x.numel() and _has_native(x) and _in_native_order(x, threshold):
-        _forward_into(x, threshold, mode, slope, x)
-        torch.autograd.graph.increment_version(x)
-    else:
+    layout = layout_of(x, _in_real(threshold)) if x.numel() and _has_native(x) else None
+    if layout is None:
         x.copy_(_hyrelu_cpu(x, threshold, mode, slope))
+    else:
+        _native_forward(x, layout, mode, slope, x)
+        torch.autograd.graph.increment_version(x)
 
 
 def _hyrelu_inplace_plain(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
@@ -237,23 +241,29 @@ def _backward_cpu(
 ) -> tuple[Tensor, Tensor]:
     if not _has_native(x) or x.numel() == 0:
         return _backward_plain(grad, x, threshold, mode, slope)
-    dense_x, dense_grad = x.contiguous(), grad.contiguous()
-    ready, inner = _runs(x.shape[1:], threshold)
-    grad_x, grad_ready = torch.empty_like(dense_x), torch.empty_like(ready)
-    function = getattr(_native.module, f"hyrelu_backward_{_NATIVE_NAME[x.dtype]}")
-    function(
-        MODES.index(mode),
-        _native_shape(dense_x, ready, inner),
-        dense_grad.data_ptr(),
-        dense_x.data_ptr(),
-        ready.data_ptr(),
+    layout = layout_of(x, _in_real(threshold))
+    if layout is None:
+        grad_dense, grad_threshold = _backward_cpu(grad, x.contiguous(), threshold, mode, slope)
+        return torch.empty_like(x).copy_(grad_dense), grad_threshold
+    grad_x = torch.empty_like(x)
+    ordered = torch.empty_like(layout.threshold)
+    grad = like(x, grad)
+    _native.module.hyrelu_backward(  # type: ignore[union-attr]
+        _NATIVE_DTYPES[x.dtype],
+        _MODE_NUMBER[mode],
+        layout.samples,
+        layout.thresholds,
+        layout.inner,
+        grad.data_ptr(),
+        x.data_ptr(),
+        layout.threshold.data_ptr(),
         slope,
         grad_x.data_ptr(),
-        grad_ready.data_ptr(),
+        ordered.data_ptr(),
+        torch.get_num_threads(),
     )
-    grad_threshold = torch.empty_like(threshold, memory_format=torch.contiguous_format)
-    grad_threshold.copy_(grad_ready.sum_to_size(threshold.shape))
-    return torch.empty_like(x).copy_(grad_x), grad_threshold
+    given = layout.to_given(ordered, threshold, x.dim())
+    return grad_x, given.to(threshold.dtype)
 
 
 def _backward_plain(
@@ -284,9 +294,27 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     x, threshold = ctx.saved_tensors
     # Only a caller who asked for second derivatives runs backward with grad enabled.
-    function = reference.backward if torch.is_grad_enabled() else torch.ops.proact.hyrelu_backward
+    if torch.is_grad_enabled():
+        function = reference.backward
+    elif _nobody_watches(x, threshold) and type(grad) is Tensor:
+        function = _backward_cpu
+    else:
+        function = torch.ops.proact.hyrelu_backward
     grad_x, grad_threshold = function(grad, x, threshold, ctx.mode, ctx.slope)
     return grad_x, grad_threshold, None, None
+
+
+class _HyReLU(torch.autograd.Function):
+    """The operator's autograd for calls past the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
+        _keep_inputs(ctx, (x, threshold, mode, slope), x)
+        return _hyrelu_cpu(x, threshold, mode, slope)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        return _autograd(ctx, grad)
 
 
 _library.impl("hyrelu", _hyrelu_cpu, "CPU")

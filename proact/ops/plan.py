@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from proact import _native
+from proact.errors import ProactError
 from proact.ops import _flip_reference
 
 #: Streams are the integers from 0 up to, but not including, this.
@@ -55,16 +56,24 @@ class FlipLog:
         """The number of flips."""
         return len(self._log)
 
-    def restore(self) -> None:
+    def __del__(self) -> None:
+        # The next trial's log takes the memory.
+        self._plan._plan.recycle(self._log)
+
+    def restore(self, threads: int | None = None) -> None:
         """Writes the old word of every flipped position back, whatever stands there now."""
-        self._log.restore()
+        self._log.restore(_threads(threads))
 
     def columns(self) -> FlipColumns:
         return FlipColumns(*self._log.columns())
 
 
 class FlipPlan:
-    """Tensors prepared for flips. Checks belong to the caller: see `add`."""
+    """Tensors prepared for flips, all of them by one native call.
+
+    Checks belong to the caller: see `add`. ``threads`` is the largest number of threads to use,
+    torch's by default; it changes no flip.
+    """
 
     def __init__(self) -> None:
         native = _native.module
@@ -90,19 +99,50 @@ class FlipPlan:
         bits: int = self._plan.exposed_bits()
         return bits
 
-    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int) -> None:
+    def flip_into(
+        self, log: FlipLog, ber: float, seed: int, trial: int, threads: int | None = None
+    ) -> None:
         """Logs each flip before it makes it: an interruption leaves a log that restores."""
-        self._plan.flip_into(log._log, ber, seed, trial)
+        self._plan.flip_into(log._log, ber, seed, trial, _threads(threads))
 
-    def flip(self, ber: float, seed: int, trial: int) -> FlipLog:
+    def flip(self, ber: float, seed: int, trial: int, threads: int | None = None) -> FlipLog:
         log = FlipLog(self)
-        self.flip_into(log, ber, seed, trial)
+        self.flip_into(log, ber, seed, trial, threads)
         return log
 
-    def flip_unlogged(self, ber: float, seed: int, trial: int) -> int:
+    def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Flips without keeping what was there; returns the number of flips."""
-        flips: int = self._plan.flip_unlogged(ber, seed, trial)
+        flips: int = self._plan.flip_unlogged(ber, seed, trial, _threads(threads))
         return flips
+
+    def flip_exactly(self, flips: int, seed: int, trial: int) -> FlipLog:
+        """Flips exactly so many distinct exposed bits; every such set is equally likely.
+
+        ValueError for more flips than exposed bits.
+        """
+        if flips > self.exposed_bits:
+            raise ValueError(f"{flips} flips do not fit the {self.exposed_bits} exposed bits")
+        log = FlipLog(self)
+        self._plan.flip_exactly_into(log._log, flips, seed, trial)
+        return log
+
+    def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
+        """Flips the bits of ``flip_unlogged`` back, by drawing them again; returns their number.
+
+        Takes no memory, and trusts that nothing wrote over a flipped word. ProactError where that
+        would not bring every byte back: tensors that overlap, and fixed-point words of more digits
+        than the float that stands for them.
+        """
+        if not self._plan.replay_undoes():
+            raise ProactError(
+                "drawing the flips again does not undo them here (tensors that share memory, or "
+                "fixed-point words of more digits than their floats): keep a log"
+            )
+        return self.flip_unlogged(ber, seed, trial, threads)
+
+
+def _threads(threads: int | None) -> int:
+    return torch.get_num_threads() if threads is None else threads
 
 
 def checked_ber(ber: float) -> float:

@@ -1,0 +1,198 @@
+"""HyReLU against torch.relu, the formula in plain torch and the compiled formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from _hyrelu_cases import Case
+from _timing import Call, Goal, Row, Times, compare, interleave
+from torch import Tensor
+
+from proact.ops.hyrelu import hyrelu, hyrelu_
+
+OURS, RELU, EAGER, COMPILED, COPY = (
+    "proact",
+    "torch.relu",
+    "eager formula",
+    "compiled formula",
+    "copy",
+)
+SLOPE = 20.0
+#: Beyond |x - T| = BAND the sigmoid is 1 in float32, or the value is as good as clipped.
+BAND = 17.0 / SLOPE
+SMALLEST_ZERO_FORWARD = 64 << 10
+
+ZERO = Goal(
+    f"zero forward <= 1.05x torch.relu, tensors of {SMALLEST_ZERO_FORWARD >> 10} KiB or more",
+    1.05,
+    True,
+)
+SOFT_SPARSE = Goal("soft forward + backward <= 1.3x torch.relu, T in the tail or at 1 %", 1.3, True)
+SOFT_BULK = Goal("soft forward + backward <= 2x torch.relu, T in the bulk", 2.0, True)
+SOFT_EAGER = Goal("soft forward + backward >= 5x faster than the eager formula", 5.0, False)
+SOFT_COMPILED = Goal("soft forward + backward not slower than the compiled formula", 1.0, False)
+GOALS = (ZERO, SOFT_SPARSE, SOFT_BULK, SOFT_EAGER, SOFT_COMPILED)
+
+
+def measure(
+    wanted: list[Case], repeats: int, seed: int, budget_seconds: float
+) -> Iterator[list[Row]]:
+    """The rows of one case after the other."""
+    previous: tuple[object, ...] = ()
+    for case in wanted:
+        group = (case.elements, case.dtype, case.granularity, case.threads)
+        if group != previous:
+            previous = group
+            torch.set_num_threads(case.threads)
+            # A graph serves one size and one number of threads. Beyond eight versions of one
+            # function dynamo would give up.
+            torch._dynamo.reset()
+            data = _data(case, seed)
+        contenders = _contenders(case, data)
+        with torch.set_grad_enabled(case.is_step):
+            times = interleave(contenders, repeats, seed, budget_seconds)
+        yield _rows(case, times)
+
+
+def compiler_fault() -> str:
+    """Why torch.compile does not work here; empty where it does."""
+    try:
+        torch.compile(_zero_formula, fullgraph=True, dynamic=False)(torch.ones(3), torch.ones(()))
+    except RuntimeError as error:
+        return str(error).strip().split("\n", maxsplit=1)[0]
+    return ""
+
+
+def _soft_formula(x: Tensor, t: Tensor) -> Tensor:
+    return torch.relu(x * torch.sigmoid(SLOPE * (t - x)))
+
+
+def _zero_formula(x: Tensor, t: Tensor) -> Tensor:
+    return torch.where((x > 0) & (x <= t), x, 0)
+
+
+def _data(case: Case, seed: int) -> Tensor:
+    """Samples from a standard normal law; half of them are negative, as before a ReLU."""
+    shape: tuple[int, ...] = (case.elements,)
+    if case.granularity != "layer":
+        shape = (16, 16, case.elements // 256)  # samples, channels, neurons of a channel
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(case.dtype)
+
+
+def _threshold(case: Case, x: Tensor) -> Tensor:
+    """All channels or neurons get the same T, so that the placement means what it says."""
+    values = x.flatten().float()
+    if case.placement == "tail":
+        t = values.max()
+    elif case.placement == "1%":
+        t = values.kthvalue(max(1, round(0.99 * values.numel()))).values + BAND
+    else:
+        t = values[values > 0].median()
+    shape = {"layer": (), "channel": (16, 1), "neuron": tuple(x.shape[1:])}[case.granularity]
+    return t.to(case.dtype).expand(shape).contiguous()
+
+
+def _contenders(case: Case, x: Tensor) -> dict[str, Call]:
+    """The functional calls as users write them: each allocates its outputs.
+
+    Where the allocator takes fresh pages from the kernel for large tensors, their faults are part
+    of every call, and alike for HyReLU and torch.relu: the same tensors are allocated. The copy
+    writes to memory that is there.
+    """
+    x, t = x.detach(), _threshold(case, x)
+    target = torch.empty_like(x)
+    contenders: dict[str, Call] = {COPY: lambda: target.copy_(x)}
+    if case.work == "zero in place":
+        # Written over and over: after the first call both find what they would leave.
+        ours, theirs = x.clone(), x.clone()
+        contenders[OURS] = lambda: hyrelu_(ours, t, "zero")
+        contenders[RELU] = lambda: torch.relu_(theirs)
+        return contenders
+    mode = "soft" if case.is_soft else "zero"
+    formula = _soft_formula if case.is_soft else _zero_formula
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        OURS: lambda x, t: hyrelu(x, t, mode, SLOPE),
+        RELU: lambda x, _: torch.relu(x),
+    }
+    if case.eager:
+        functions[EAGER] = formula
+    if case.compiled:
+        functions[COMPILED] = torch.compile(formula, fullgraph=True, dynamic=False)
+    grad = torch.ones_like(x)
+    for name, function in functions.items():
+        if case.is_step:
+            contenders[name] = _step(function, x, t, grad, with_threshold=name != RELU)
+        else:
+            contenders[name] = _forward(function, x, t)
+    return contenders
+
+
+def _forward(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> Call:
+    return lambda: function(x, t)
+
+
+def _step(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    t: Tensor,
+    grad: Tensor,
+    *,
+    with_threshold: bool,
+) -> Call:
+    x = x.detach().requires_grad_()
+    t = t.clone().requires_grad_()
+    wanted = (x, t) if with_threshold else (x,)
+    return lambda: torch.autograd.grad(function(x, t), wanted, grad)
+
+
+def _goal(case: Case, other: str) -> Goal | None:
+    if case.work == "zero forward" and other == RELU:
+        return ZERO if case.bytes >= SMALLEST_ZERO_FORWARD else None
+    if not case.is_step:
+        return None
+    if other == RELU:
+        return SOFT_BULK if case.placement == "bulk" else SOFT_SPARSE
+    return SOFT_EAGER if other == EAGER else SOFT_COMPILED
+
+
+def _rows(case: Case, times: Times) -> list[Row]:
+    ours = float(np.median(times[OURS]))
+    # Forward reads x and writes y; backward reads the gradient and x, and writes a gradient.
+    moved = (5 if case.is_step else 2) * case.bytes
+    copied = 2 * case.bytes / float(np.median(times[COPY]))
+    rows = []
+    for other in (RELU, EAGER, COMPILED):
+        if other not in times:
+            continue
+        faster = other != RELU
+        ratio, low, high, noisy = compare(times, OURS, other, faster=faster)
+        rows.append(
+            Row(
+                question=f"{case.work}, "
+                + (f"faster than {other}" if faster else f"time over {other}"),
+                where=str(case),
+                unit="element",
+                nanoseconds=1e9 * ours / case.elements,
+                ratio=ratio,
+                low=low,
+                high=high,
+                noisy=noisy,
+                goal=_goal(case, other),
+                gigabytes_per_second=moved / ours / 1e9,
+                share_of_copy=moved / ours / copied,
+                labels={
+                    "part": "hyrelu",
+                    "work": case.work,
+                    "against": other,
+                    "elements": case.elements,
+                    "bytes": case.bytes,
+                    "dtype": case.dtype_name,
+                    "placement": case.placement,
+                    "granularity": case.granularity,
+                    "threads": case.threads,
+                },
+            )
+        )
+    return rows

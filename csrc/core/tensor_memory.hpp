@@ -1,0 +1,73 @@
+// One tensor's memory as faults see it, and the block laws of a plan of tensors.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+
+#include "fault_block.hpp"
+#include "fixed_point.hpp"
+
+namespace proact {
+
+inline std::uint32_t population(std::uint64_t mask) {
+    std::uint32_t bits = 0;
+    for (; mask != 0; mask &= mask - 1) ++bits;
+    return bits;
+}
+
+/// One tensor's memory as faults see it. The caller keeps the memory alive.
+struct TensorMemory {
+    std::uintptr_t address;
+    std::uint64_t words;       // elements
+    std::uint32_t word_bytes;  // 1, 2, 4 or 8
+    std::uint64_t stream;
+    std::uint64_t mask;  // the exposed bits of a stored word
+    /// word_bits > 0: memory holds floats whose stored form is fixed point. A flip encodes the
+    /// float, flips the stored word and decodes it.
+    FixedPoint fixed;
+
+    bool is_fixed_point() const { return fixed.word_bits != 0; }
+    std::uint32_t stored_bits() const {
+        return is_fixed_point() ? fixed.word_bits : 8 * word_bytes;
+    }
+    std::uint32_t exposed_bits_per_word() const { return population(mask); }
+
+    /// Throws std::invalid_argument where the description makes no sense.
+    void check() const {
+        if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
+            throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
+        if (is_fixed_point() && (word_bytes < 4 || fixed.word_bits < 2 || fixed.word_bits > 32 ||
+                                 fixed.fraction_bits >= fixed.word_bits))
+            throw std::invalid_argument("fixed point takes float32 or float64 and 2 to 32 bits");
+        if (mask == 0 || (stored_bits() < 64 && mask >> stored_bits() != 0))
+            throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
+        if (stream >> proact::stream_bits != 0)
+            throw std::invalid_argument("a stream lies below 2^48");
+        // The block number has 32 bits; the smallest block has one word.
+        if (words > std::uint64_t{1} << 32)
+            throw std::invalid_argument("a tensor has at most 2^32 elements");
+    }
+};
+
+/// The tables of one BER, built when first needed: tensors of a like size share theirs.
+class BlockLaws {
+   public:
+    explicit BlockLaws(double ber)
+        : inverted_(ber > 0.5), draw_probability_(inverted_ ? 1.0 - ber : ber) {}
+
+    BlockLaw of(const TensorMemory& tensor) {
+        const std::uint32_t bits_per_word = tensor.exposed_bits_per_word();
+        const std::uint32_t log2 = block_words_log2(draw_probability_, bits_per_word, tensor.words);
+        const std::uint64_t bits = std::uint64_t{bits_per_word} << log2;
+        const auto table = tables_.try_emplace(bits, bits, draw_probability_).first;
+        return {log2, bits_per_word, inverted_, table->second.view()};
+    }
+
+   private:
+    bool inverted_;
+    double draw_probability_;
+    std::map<std::uint64_t, BinomialTable> tables_;
+};
+
+}  // namespace proact

@@ -1,0 +1,127 @@
+// draw_block of core/fault_block.hpp in batches: the same positions in the same order.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "../core/fault_block.hpp"
+#include "philox_batch.hpp"
+
+namespace proact {
+
+/// Says whether a number was seen in the current round: false alarms happen, misses do not.
+/// Starting a round costs nothing, because cells of earlier rounds carry other marks.
+class SeenFilter {
+   public:
+    class Round {
+       public:
+        Round(std::uint16_t* cells, std::uint16_t mark) : cells_(cells), mark_(mark) {}
+
+        bool maybe_seen(std::uint32_t number) {
+            std::uint16_t& cell = cells_[number % size];
+            const bool seen = cell == mark_;
+            cell = mark_;
+            return seen;
+        }
+
+       private:
+        std::uint16_t* cells_;
+        std::uint16_t mark_;
+    };
+
+    Round start() {
+        if (++mark_ == 0) {
+            cells_.fill(0);
+            mark_ = 1;
+        }
+        return {cells_.data(), mark_};
+    }
+
+   private:
+    static constexpr std::uint32_t size = 4096;
+    std::array<std::uint16_t, size> cells_{};
+    std::uint16_t mark_ = 0;
+};
+
+class BlockDrawer {
+   public:
+    /// Readable behind positions().
+    static constexpr std::uint32_t most_positions = 5 * batch_words - 2;
+
+    BlockDrawer(const BlockLaw& law, const FaultStream& fault, BatchFunctions batch,
+                std::uint32_t first_draw = 0)
+        : law_(law), fault_(fault), batch_(batch), first_draw_(first_draw), uniform_(law.bits()) {}
+
+    /// What draw() drew, and behind it, up to most_positions, other positions of the block.
+    const std::uint32_t* positions() const { return positions_.data() + count_words; }
+
+    /// Draws a block; returns the number of positions, at most BinomialTable::max_count.
+    /// `expect(position)` hears of nearly all of them at once: in a loop that is here anyway,
+    /// because the end of a loop of unforeseeable length costs as much as several positions.
+    template <class Expect>
+    std::uint32_t draw(std::uint32_t block, Expect expect) {
+        counter_ = block_counter(fault_, block, first_draw_);
+        known_words_ = 0;
+        append_words();
+        const std::uint64_t u = words_[0] | std::uint64_t{words_[1]} << 32;
+        const std::uint32_t wanted = law_.drawn.count(u);
+        while (known_words_ < count_words + wanted) append_words();
+
+        // As if nothing were rejected or drawn twice, which is nearly always so.
+        bool again = false;
+        for (std::uint32_t i = 0; i < known_words_; i += batch_words)
+            again |= batch_.scale(&words_[i], uniform_.range, uniform_.rejected, &positions_[i]);
+        SeenFilter::Round seen = seen_.start();
+        for (std::uint32_t i = count_words; i < count_words + wanted; ++i) {
+            again |= seen.maybe_seen(positions_[i]);
+            expect(positions_[i]);
+        }
+        if (again) draw_one_by_one(wanted);
+        return wanted;
+    }
+
+   private:
+    static constexpr std::uint32_t count_words = 2;  // the binomial count takes them
+
+    void append_words() {
+        if (known_words_ == words_.size()) known_words_ = 0;  // the old ones have been used
+        batch_.philox(counter_, fault_key(fault_), words_.data() + known_words_);
+        counter_.word[0] += batch_counters;
+        known_words_ += batch_words;
+    }
+
+    void draw_one_by_one(std::uint32_t wanted) {
+        std::uint32_t* positions = positions_.data() + count_words;
+        std::uint32_t next = count_words, drawn = 0;
+        SeenFilter::Round seen = seen_.start();
+        while (drawn < wanted) {
+            if (next == known_words_) {
+                if (next == words_.size()) next = 0;
+                append_words();
+            }
+            const std::uint64_t product = uniform_.product(words_[next++]);
+            if (uniform_.rejects(product)) continue;
+            const auto position = static_cast<std::uint32_t>(product >> 32);
+            if (seen.maybe_seen(position) &&
+                std::find(positions, positions + drawn, position) != positions + drawn)
+                continue;
+            positions[drawn++] = position;
+        }
+    }
+
+    BlockLaw law_;
+    FaultStream fault_;
+    BatchFunctions batch_;
+    std::uint32_t first_draw_;
+    UniformBelow uniform_;
+    PhiloxCounter counter_{};
+    std::uint32_t known_words_ = 0;
+    // The count and the largest number of draws, in whole batches.
+    std::array<std::uint32_t, most_positions + count_words> words_{}, positions_{};
+    SeenFilter seen_;
+};
+
+static_assert(BinomialTable::max_count <= BlockDrawer::most_positions);
+
+}  // namespace proact

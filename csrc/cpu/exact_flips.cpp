@@ -1,0 +1,183 @@
+// Exactly n flips.
+//
+// Every bit gets a chance p that makes n drawn bits very likely, as at a bit error rate of p, and
+// every drawn bit a random priority; the n drawn bits of lowest priority are chosen. By symmetry
+// every set of n bits is equally likely. Drawing again, with other numbers, where fewer than n bits
+// were drawn leaves it so. Two networks that share most of their tensors share most of the flips,
+// which one draw of n numbers below the total number of bits would not give.
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "flip_words.hpp"
+#include "flips.hpp"
+
+namespace proact {
+namespace {
+
+/// The counters of an attempt's draws; its priorities have the second half of them.
+constexpr std::uint32_t draws_per_attempt = 1024;
+constexpr std::uint32_t attempts = 64;
+
+struct Candidate {
+    std::uint64_t priority;
+    std::uint32_t tensor;
+    std::uint32_t block;
+    std::uint32_t element;
+    std::uint32_t rank;  // among the word's exposed bits
+};
+
+/// All drawn bits of one attempt, in the order of the plan and of the draws.
+std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors, double probability,
+                                       Pattern pattern, std::uint32_t attempt) {
+    std::vector<Candidate> candidates;
+    BlockLaws laws(probability);
+    const std::uint32_t first_draw = attempt * draws_per_attempt;
+    for (std::uint32_t tensor = 0; tensor < tensors.size(); ++tensor) {
+        const TensorMemory& memory = tensors[tensor];
+        if (memory.words == 0) continue;
+        const BlockLaw law = laws.of(memory);
+        const FaultStream fault{pattern.seed, pattern.trial, memory.stream};
+        BlockDrawer drawer(law, fault, batch_functions(chosen_isa()), first_draw);
+        const std::uint64_t blocks = (memory.words + law.words() - 1) >> law.words_log2;
+        for (std::uint64_t b = 0; b < blocks; ++b) {
+            const auto block = static_cast<std::uint32_t>(b);
+            const std::uint32_t drawn = drawer.draw(block, [](std::uint32_t) {});
+            const std::uint32_t* positions = drawer.positions();
+            BlockWords priorities(fault, block, first_draw + draws_per_attempt / 2);
+            for (std::uint32_t i = 0; i < drawn; ++i) {
+                const std::uint64_t priority = priorities.next64();
+                const std::uint64_t element =
+                    (b << law.words_log2) + positions[i] / law.bits_per_word;
+                if (element < memory.words)
+                    candidates.push_back({priority, tensor, block,
+                                          static_cast<std::uint32_t>(element),
+                                          positions[i] % law.bits_per_word});
+            }
+        }
+    }
+    return candidates;
+}
+
+/// Keeps the n of lowest priority; of equal ones, those that were drawn first.
+void keep_lowest(std::vector<Candidate>& candidates, std::size_t n) {
+    std::vector<std::uint64_t> priorities;
+    for (const Candidate& candidate : candidates) priorities.push_back(candidate.priority);
+    const auto nth = priorities.begin() + static_cast<std::ptrdiff_t>(n);
+    std::nth_element(priorities.begin(), nth, priorities.end());
+    const std::uint64_t limit = *nth;
+    auto equal_ones = static_cast<std::size_t>(
+        n - static_cast<std::size_t>(std::count_if(priorities.begin(), nth,
+                                                   [&](std::uint64_t p) { return p < limit; })));
+    candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
+                                    [&](const Candidate& candidate) {
+                                        if (candidate.priority != limit)
+                                            return candidate.priority > limit;
+                                        return equal_ones == 0 || equal_ones-- == 0;
+                                    }),
+                     candidates.end());
+}
+
+std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uint64_t n,
+                              std::uint64_t total, Pattern pattern) {
+    const auto wanted = static_cast<double>(n);
+    // Five standard deviations above n, and some more where n is small.
+    const double likely = wanted + 5.0 * std::sqrt(wanted) + 13.0;
+    const double probability = std::min(0.5, likely / static_cast<double>(total));
+    for (std::uint32_t attempt = 0; attempt < attempts; ++attempt) {
+        std::vector<Candidate> candidates = draw_candidates(tensors, probability, pattern, attempt);
+        if (candidates.size() > n) keep_lowest(candidates, static_cast<std::size_t>(n));
+        if (candidates.size() == n) return candidates;
+    }
+    throw std::runtime_error("no attempt drew enough bits");  // a chance below 2^-64
+}
+
+/// The words of one block and the bits of them that flip, for FlipColumns.
+class Batch {
+   public:
+    explicit Batch(FlipColumns& log) : log_(log) {}
+
+    void add(std::uint64_t element, std::uint8_t bit) {
+        log_.reserve(flips_ + 1);
+        FlipColumns::Segment& segment = log_.segments.back();
+        log_.element.data()[segment.end + flips_] = static_cast<std::uint32_t>(element);
+        log_.bit.data()[segment.end + flips_++] = bit;
+    }
+
+    template <class Words>
+    void flip(Words& words) {
+        FlipColumns::Segment& segment = log_.segments.back();
+        const std::size_t bytes = (segment.end - segment.begin) * segment.memory.word_bytes;
+        words.flip(log_.element.data() + segment.end, log_.bit.data() + segment.end, flips_,
+                   log_.old_words(segment) + bytes);
+        segment.end += flips_;
+        flips_ = 0;
+    }
+
+   private:
+    FlipColumns& log_;
+    std::uint32_t flips_ = 0;
+};
+
+using Chosen = std::vector<Candidate>::const_iterator;
+
+template <class Words>
+void flip_chosen(Words& words, const TensorMemory& memory, Chosen begin, Chosen end,
+                 FlipColumns& log) {
+    const ExposedBits exposed(memory.mask);
+    Batch batch(log);
+    for (Chosen c = begin; c != end; ++c) {
+        if (c != begin && c->block != std::prev(c)->block) batch.flip(words);
+        batch.add(c->element, exposed[c->rank]);
+    }
+    batch.flip(words);
+}
+
+template <class Words>
+void flip_all_but_chosen(Words& words, const TensorMemory& memory, Chosen begin, Chosen end,
+                         FlipColumns& log) {
+    const ExposedBits exposed(memory.mask);
+    std::vector<std::uint64_t> kept;
+    for (Chosen c = begin; c != end; ++c)
+        kept.push_back(std::uint64_t{c->element} * exposed.count() + c->rank);
+    std::sort(kept.begin(), kept.end());
+    auto next_kept = kept.begin();
+    Batch batch(log);
+    for (std::uint64_t word = 0, bit = 0; word < memory.words; ++word) {
+        for (std::uint32_t rank = 0; rank < exposed.count(); ++rank, ++bit)
+            if (next_kept != kept.end() && *next_kept == bit)
+                ++next_kept;
+            else
+                batch.add(word, exposed[rank]);
+        batch.flip(words);
+    }
+}
+
+}  // namespace
+
+void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const {
+    const std::uint64_t total = exposed_bits();
+    if (flips > total) throw std::invalid_argument("more flips than exposed bits");
+    FlipColumns& columns = log.calls.emplace_back(1).front();
+    if (flips == 0) return;
+
+    // Above one half the chosen bits are those that stay.
+    const bool inverted = flips > total / 2;
+    const std::uint64_t chosen_bits = inverted ? total - flips : flips;
+    const std::vector<Candidate> chosen = choose(tensors_, chosen_bits, total, pattern);
+    Chosen begin = chosen.begin();
+    for (std::uint32_t tensor = 0; tensor < tensors_.size(); ++tensor) {
+        const TensorMemory& memory = tensors_[tensor];
+        const Chosen end = std::find_if(begin, chosen.end(),
+                                        [&](const Candidate& c) { return c.tensor != tensor; });
+        if (memory.words == 0 || (begin == end && !inverted)) continue;
+        columns.open(tensor, memory);
+        with_words(memory, [&](auto words) {
+            inverted ? flip_all_but_chosen(words, memory, begin, end, columns)
+                     : flip_chosen(words, memory, begin, end, columns);
+        });
+        begin = end;
+    }
+}
+
+}  // namespace proact

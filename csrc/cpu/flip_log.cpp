@@ -1,0 +1,52 @@
+#include "flip_log.hpp"
+
+#include "threads.hpp"
+
+namespace proact {
+namespace {
+
+template <class Word>
+void write_back(const TensorMemory& memory, const std::uint32_t* element, const std::byte* before,
+                std::size_t flips) {
+    constexpr std::size_t ahead = 32;  // enough to hide a miss behind the writes in between
+    auto* words = reinterpret_cast<Word*>(memory.address);
+    for (std::size_t i = flips; i-- > 0;) {
+        if (i >= ahead) __builtin_prefetch(words + element[i - ahead], 1);
+        std::memcpy(words + element[i], before + i * sizeof(Word), sizeof(Word));
+    }
+}
+
+}  // namespace
+
+void FlipColumns::restore() const {
+    for (std::size_t i = segments.size(); i-- > 0;) {
+        const Segment& segment = segments[i];
+        const std::uint32_t* elements = element.data() + segment.begin;
+        const std::size_t flips = segment.end - segment.begin;
+        const auto write = [&](auto word) {
+            write_back<decltype(word)>(segment.memory, elements, old_words(segment), flips);
+        };
+        switch (segment.memory.word_bytes) {
+            case 1: write(std::uint8_t{}); break;
+            case 2: write(std::uint16_t{}); break;
+            case 4: write(std::uint32_t{}); break;
+            default: write(std::uint64_t{}); break;
+        }
+    }
+}
+
+std::size_t FlipLog::size() const {
+    std::size_t flips = 0;
+    for (const auto& call : calls)
+        for (const FlipColumns& part : call) flips += part.size();
+    return flips;
+}
+
+void FlipLog::restore(unsigned threads) const {
+    for (std::size_t i = calls.size(); i-- > 0;) {
+        const std::vector<FlipColumns>& parts = calls[i];
+        parallel_for(threads, parts.size(), [&](std::size_t part) { parts[part].restore(); });
+    }
+}
+
+}  // namespace proact

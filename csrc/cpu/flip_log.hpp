@@ -1,0 +1,106 @@
+// What a trial flipped, and what stood there before.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "../core/tensor_memory.hpp"
+#include "growing_array.hpp"
+
+namespace proact {
+
+/// One flipped bit, with the memory word as it was just before this flip.
+struct Flip {
+    std::uint32_t element;
+    std::uint32_t bit;
+    std::uint64_t before;
+};
+
+/// The flips of consecutive blocks in the order in which they were made, as columns: 5 bytes a
+/// flip and the old word.
+class FlipColumns {
+   public:
+    /// A tensor's share: the flips from `begin` up to `end`, whose old words begin at a byte.
+    struct Segment {
+        std::size_t plan_index;
+        TensorMemory memory;
+        std::size_t begin;
+        std::size_t end;
+        std::size_t first_byte;
+    };
+
+    std::size_t size() const { return segments.empty() ? 0 : segments.back().end; }
+
+    void open(std::size_t plan_index, const TensorMemory& memory) {
+        const std::size_t bytes = segments.empty() ? 0 : end_byte(segments.back());
+        segments.push_back({plan_index, memory, size(), size(), bytes});
+    }
+
+    /// Room for so many flips behind the last segment's end; throws std::bad_alloc.
+    void reserve(std::size_t flips) {
+        const Segment& last = segments.back();
+        element.reserve(last.end + flips);
+        bit.reserve(last.end + flips);
+        before.reserve(end_byte(last) + flips * last.memory.word_bytes);
+    }
+
+    /// Room for about so many flips of words of 4 bytes, so that they need no moving.
+    void expect(std::size_t flips) {
+        element.reserve(flips);
+        bit.reserve(flips);
+        before.reserve(4 * flips);
+    }
+
+    Flip flip(const Segment& segment, std::size_t i) const {
+        std::uint64_t word = 0;  // little-endian, as on every machine that torch runs on
+        std::memcpy(&word, old_words(segment) + (i - segment.begin) * segment.memory.word_bytes,
+                    segment.memory.word_bytes);
+        return {element.data()[i], bit.data()[i], word};
+    }
+
+    const std::byte* old_words(const Segment& segment) const {
+        return before.data() + segment.first_byte;
+    }
+    std::byte* old_words(const Segment& segment) { return before.data() + segment.first_byte; }
+
+    /// Writes the old words back, last flip first.
+    void restore() const;
+
+    GrowingArray<std::uint32_t> element;
+    GrowingArray<std::uint8_t> bit;
+    std::vector<Segment> segments;
+
+   private:
+    static std::size_t end_byte(const Segment& segment) {
+        return segment.first_byte + (segment.end - segment.begin) * segment.memory.word_bytes;
+    }
+
+    GrowingArray<std::byte> before;
+};
+
+/// The flips of one or more calls.
+class FlipLog {
+   public:
+    std::size_t size() const;
+
+    /// Writes the old words back, last flip first, so that a word flipped twice gets its oldest
+    /// value. Other memory is not touched. Any number of threads gives the same.
+    void restore(unsigned threads = 1) const;
+
+    /// `visit(plan_index, flip)` in the order in which the flips were made.
+    template <class Visit>
+    void for_each(Visit visit) const {
+        for (const auto& call : calls)
+            for (const FlipColumns& part : call)
+                for (const FlipColumns::Segment& segment : part.segments)
+                    for (std::size_t i = segment.begin; i < segment.end; ++i)
+                        visit(segment.plan_index, part.flip(segment, i));
+    }
+
+    /// The parts of one call share no word: each was made by one thread.
+    std::vector<std::vector<FlipColumns>> calls;
+};
+
+}  // namespace proact

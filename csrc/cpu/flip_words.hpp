@@ -1,0 +1,153 @@
+// How a bit of a stored word is flipped in memory, and what the log keeps of it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "block_drawer.hpp"
+#include "flip_log.hpp"
+
+namespace proact {
+
+/// Words that are their own stored form.
+template <class Word>
+class NativeWords {
+   public:
+    explicit NativeWords(const TensorMemory& tensor)
+        : words_(reinterpret_cast<Word*>(tensor.address)) {}
+
+    void prefetch(std::uint32_t element) const { __builtin_prefetch(words_ + element, 1); }
+
+    /// Flips bit[i] of word element[i] for i < flips, all of one block, and stores the words as
+    /// they were just before.
+    void flip(const std::uint32_t* element, const std::uint8_t* bit, std::uint32_t flips,
+              std::byte* before) {
+        Word* const words = words_;
+        for (std::uint32_t i = 0; i < flips; ++i, before += sizeof(Word)) {
+            Word& word = words[element[i]];
+            const Word old = word;
+            word = static_cast<Word>(old ^ (Word{1} << bit[i]));
+            std::memcpy(before, &old, sizeof old);
+        }
+    }
+
+   private:
+    Word* words_;
+};
+
+/// The fixed-point words that floats stand for.
+///
+/// A float has fewer digits than a 32-bit word: 16384.05 reads back as another word than the one it
+/// came from. So a second flip in the same word must start from the stored word that the first one
+/// left, not from the float. Blocks share no word, hence a look at the block's own flips is enough.
+template <class Real>
+class FixedPointWords {
+   public:
+    explicit FixedPointWords(const TensorMemory& tensor)
+        : reals_(reinterpret_cast<Real*>(tensor.address)), fixed_(tensor.fixed) {}
+
+    void prefetch(std::uint32_t element) const { __builtin_prefetch(reals_ + element, 1); }
+
+    void flip(const std::uint32_t* element, const std::uint8_t* bit, std::uint32_t flips,
+              std::byte* before) {
+        SeenFilter::Round seen = seen_.start();
+        for (std::uint32_t i = 0; i < flips; ++i) {
+            Real& real = reals_[element[i]];
+            std::memcpy(before + i * sizeof(Real), &real, sizeof real);
+            const std::uint32_t word = seen.maybe_seen(element[i])
+                                           ? word_before(element, bit, i, before)
+                                           : fixed_.encode(real);
+            real = fixed_.template decode<Real>(word ^ (std::uint32_t{1} << bit[i]));
+        }
+    }
+
+   private:
+    /// The stored word of the block's flip number i, with what earlier flips did to it.
+    std::uint32_t word_before(const std::uint32_t* element, const std::uint8_t* bit,
+                              std::uint32_t i, const std::byte* before) const {
+        std::uint32_t flipped = 0, first = i;
+        for (std::uint32_t j = i; j-- > 0;)
+            if (element[j] == element[i]) {
+                flipped ^= std::uint32_t{1} << bit[j];
+                first = j;
+            }
+        Real clean;
+        std::memcpy(&clean, before + first * sizeof(Real), sizeof clean);
+        return fixed_.encode(clean) ^ flipped;
+    }
+
+    Real* reals_;
+    FixedPoint fixed_;
+    SeenFilter seen_;
+};
+
+/// Calls `use` with the words of a tensor's type.
+template <class Use>
+auto with_words(const TensorMemory& memory, Use use) {
+    if (memory.is_fixed_point())
+        return memory.word_bytes == 4 ? use(FixedPointWords<float>(memory))
+                                      : use(FixedPointWords<double>(memory));
+    switch (memory.word_bytes) {
+        case 1: return use(NativeWords<std::uint8_t>(memory));
+        case 2: return use(NativeWords<std::uint16_t>(memory));
+        case 4: return use(NativeWords<std::uint32_t>(memory));
+        default: return use(NativeWords<std::uint64_t>(memory));
+    }
+}
+
+/// Which bit of a stored word an exposed bit is.
+class ExposedBits {
+   public:
+    explicit ExposedBits(std::uint64_t mask) {
+        for (std::uint8_t bit = 0; bit < 64; ++bit)
+            if (mask >> bit & 1) bit_[count_++] = bit;
+        while (count_ >> log2_ > 1) ++log2_;
+        is_whole_field_ = count_ == 1u << log2_ && bit_[count_ - 1] == bit_[0] + count_ - 1;
+    }
+
+    std::uint32_t count() const { return count_; }
+    std::uint8_t operator[](std::uint32_t rank) const { return bit_[rank]; }
+
+    /// The word, within its block, of a position.
+    std::uint32_t word(std::uint32_t position) const {
+        return is_whole_field_ ? position >> log2_ : position / count_;
+    }
+
+    /// Splits positions into words and bits; the last step may write some behind the n.
+    void split(const std::uint32_t* positions, std::uint32_t n, std::uint32_t first_word,
+               std::uint32_t* element, std::uint8_t* bit) const {
+        if (is_whole_field_) {
+            for (std::uint32_t i = 0; i < n; i += step)
+                split_field(positions + i, first_word, element + i, bit + i);
+        } else {
+            for (std::uint32_t i = 0; i < n; ++i) {
+                element[i] = first_word + positions[i] / count_;
+                bit[i] = bit_[positions[i] % count_];
+            }
+        }
+    }
+
+    static constexpr std::uint32_t step = 16;
+
+   private:
+    void split_field(const std::uint32_t* positions, std::uint32_t first_word,
+                     std::uint32_t* element, std::uint8_t* bit) const {
+        // Copies: a byte that is written might be part of anything, and the loops no vector code.
+        const std::uint32_t log2 = log2_, ranks = count_ - 1, lowest = bit_[0];
+        std::uint32_t words[step];
+        std::uint8_t bits[step];
+        for (std::uint32_t j = 0; j < step; ++j) {
+            words[j] = first_word + (positions[j] >> log2);
+            bits[j] = static_cast<std::uint8_t>(lowest + (positions[j] & ranks));
+        }
+        std::memcpy(element, words, sizeof words);
+        std::memcpy(bit, bits, sizeof bits);
+    }
+
+    std::uint8_t bit_[64] = {};
+    std::uint32_t count_ = 0;
+    std::uint32_t log2_ = 0;
+    bool is_whole_field_ = false;  // neighbouring bits, a power of two of them
+};
+
+}  // namespace proact

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+namespace proact {
+
+/// Memory that grows and keeps its contents, and never touches a byte that nobody wrote: a
+/// std::vector would fill with zeros what is about to be overwritten.
+template <class T>
+class GrowingArray {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+   public:
+    void reserve(std::size_t size) {
+        if (size <= capacity_) return;
+        const std::size_t grown = size + size / 2;
+        void* moved = std::realloc(memory_.get(), grown * sizeof(T));
+        if (moved == nullptr) throw std::bad_alloc();
+        static_cast<void>(memory_.release());
+        memory_.reset(static_cast<T*>(moved));
+        capacity_ = grown;
+    }
+
+    T* data() { return memory_.get(); }
+    const T* data() const { return memory_.get(); }
+
+   private:
+    struct Free {
+        void operator()(T* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<T, Free> memory_;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace proact

@@ -1,0 +1,46 @@
+// HyReLU for AVX2.
+#if defined(__x86_64__)
+
+#include <cstring>
+
+#include "hyrelu_kernels.hpp"
+#include "vectors.hpp"
+
+namespace proact {
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+constexpr std::size_t vector_bytes = 32;
+#include "hyrelu_kernels.inl"
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+template <>
+const HyReluKernels<float>& avx2_kernels<float>() {
+    return avx2::kernels<float>;
+}
+template <>
+const HyReluKernels<double>& avx2_kernels<double>() {
+    return avx2::kernels<double>;
+}
+template <>
+const HyReluKernels<Float16>& avx2_kernels<Float16>() {
+    return avx2::kernels<Float16>;
+}
+template <>
+const HyReluKernels<BFloat16>& avx2_kernels<BFloat16>() {
+    return avx2::kernels<BFloat16>;
+}
+
+}  // namespace proact
+
+#endif

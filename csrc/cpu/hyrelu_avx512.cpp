@@ -1,0 +1,47 @@
+// HyReLU for AVX-512.
+#if defined(__x86_64__)
+
+#include <cstring>
+
+#include "hyrelu_kernels.hpp"
+#include "vectors.hpp"
+
+namespace proact {
+
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw")
+#endif
+namespace avx512 {
+constexpr std::size_t vector_bytes = 64;
+#include "hyrelu_kernels.inl"
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+template <>
+const HyReluKernels<float>& avx512_kernels<float>() {
+    return avx512::kernels<float>;
+}
+template <>
+const HyReluKernels<double>& avx512_kernels<double>() {
+    return avx512::kernels<double>;
+}
+template <>
+const HyReluKernels<Float16>& avx512_kernels<Float16>() {
+    return avx512::kernels<Float16>;
+}
+template <>
+const HyReluKernels<BFloat16>& avx512_kernels<BFloat16>() {
+    return avx512::kernels<BFloat16>;
+}
+
+}  // namespace proact
+
+#endif

@@ -1,0 +1,107 @@
+// Vectors of numbers, by the compilers' vector extension: one vector stands for an instruction
+// set's register, and the arithmetic of csrc/core works on it as on a number.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "../core/half.hpp"
+#include "../core/lanes.hpp"
+
+namespace proact {
+
+template <class Number, std::size_t bytes>
+struct VectorOf {
+    typedef Number Type __attribute__((vector_size(bytes)));
+};
+template <class Number, std::size_t bytes>
+using Vector = typename VectorOf<Number, bytes>::Type;
+
+template <class Real_, class Number, class SignedNumber, std::size_t bytes>
+struct VectorLanes {
+    using Real = Real_;
+    using Value = Vector<Real, bytes>;
+    using Bits = Vector<Number, bytes>;
+    using Mask = Vector<SignedNumber, bytes>;  // what a comparison gives: all ones or all zeros
+
+    PROACT_ELEMENTWISE static Value all(Real value) { return Value{} + value; }
+    PROACT_ELEMENTWISE static Bits all_bits(Number bits) { return Bits{} + bits; }
+    PROACT_ELEMENTWISE static Value maximum(Value a, Value b) { return a > b ? a : b; }
+    PROACT_ELEMENTWISE static Value minimum(Value a, Value b) { return a < b ? a : b; }
+    PROACT_ELEMENTWISE static Value where(Mask condition, Value value) {
+        return reinterpret_cast<Value>(reinterpret_cast<Mask>(value) & condition);
+    }
+    PROACT_ELEMENTWISE static Bits choose(Mask condition, Bits yes, Bits no) {
+        return condition ? yes : no;
+    }
+    PROACT_ELEMENTWISE static Bits bits(Value value) { return reinterpret_cast<Bits>(value); }
+    PROACT_ELEMENTWISE static Value from_bits(Bits bits) { return reinterpret_cast<Value>(bits); }
+};
+
+template <std::size_t bytes>
+using FloatLanes = VectorLanes<float, std::uint32_t, std::int32_t, bytes>;
+template <std::size_t bytes>
+using DoubleLanes = VectorLanes<double, std::uint64_t, std::int64_t, bytes>;
+
+template <>
+struct Lanes<Vector<float, 16>> : FloatLanes<16> {};
+template <>
+struct Lanes<Vector<float, 32>> : FloatLanes<32> {};
+template <>
+struct Lanes<Vector<float, 64>> : FloatLanes<64> {};
+template <>
+struct Lanes<Vector<double, 16>> : DoubleLanes<16> {};
+template <>
+struct Lanes<Vector<double, 32>> : DoubleLanes<32> {};
+template <>
+struct Lanes<Vector<double, 64>> : DoubleLanes<64> {};
+
+template <class Whole>
+PROACT_ELEMENTWISE Whole load(const void* memory) {
+    Whole whole;
+    std::memcpy(&whole, memory, sizeof whole);
+    return whole;
+}
+
+template <class Whole>
+PROACT_ELEMENTWISE void store(void* memory, Whole whole) {
+    std::memcpy(memory, &whole, sizeof whole);
+}
+
+/// The vector that a memory's elements are computed in, and the way there and back.
+template <class Element, std::size_t bytes>
+struct VectorMemory {
+    using Value = Vector<Element, bytes>;
+    PROACT_ELEMENTWISE static Value read(const Element* memory) { return load<Value>(memory); }
+    PROACT_ELEMENTWISE static void write(Element* memory, Value value) { store(memory, value); }
+};
+
+template <class Half, std::size_t bytes>
+struct HalfVectorMemory {
+    using Value = Vector<float, bytes>;
+    using Bits = typename Lanes<Value>::Bits;
+    using Words = Vector<std::uint16_t, bytes / 2>;
+
+    PROACT_ELEMENTWISE static Value read(const Half* memory) {
+        return Half::template widened<Value>(__builtin_convertvector(load<Words>(memory), Bits));
+    }
+    PROACT_ELEMENTWISE static void write(Half* memory, Value value) {
+        store(memory, __builtin_convertvector(Half::narrowed(value), Words));
+    }
+};
+
+template <std::size_t bytes>
+struct VectorMemory<Float16, bytes> : HalfVectorMemory<Float16, bytes> {};
+template <std::size_t bytes>
+struct VectorMemory<BFloat16, bytes> : HalfVectorMemory<BFloat16, bytes> {};
+
+template <class Mask>
+PROACT_ELEMENTWISE bool any(Mask mask) {
+    std::uint64_t lanes[sizeof mask / 8], found = 0;
+    store(lanes, mask);
+    for (const std::uint64_t lane : lanes) found |= lane;
+    return found != 0;
+}
+
+}  // namespace proact

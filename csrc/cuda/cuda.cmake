@@ -1,0 +1,73 @@
+# Defines the static library proact_cuda: csrc/cuda as kernels, or csrc/cuda/stub.cpp. Whoever links
+# it needs to know neither which nor what CUDA is.
+
+set(PROACT_CUDA auto CACHE STRING "GPU kernels: auto (where nvcc is found), on or off")
+set_property(CACHE PROACT_CUDA PROPERTY STRINGS auto on off)
+string(TOLOWER "${PROACT_CUDA}" _proact_cuda)
+if(NOT _proact_cuda MATCHES "^(auto|on|off)$")
+  message(FATAL_ERROR "PROACT_CUDA is auto, on or off, not '${PROACT_CUDA}'.")
+endif()
+
+set(_proact_nvcc OFF)
+if(NOT _proact_cuda STREQUAL "off")
+  # CMake looks for nvcc in CUDACXX and on PATH, in this order; CUDA_HOME is what torch goes by.
+  foreach(_proact_home IN ITEMS "$ENV{CUDA_HOME}" "$ENV{CUDA_PATH}")
+    if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX}
+       AND EXISTS "${_proact_home}/bin/nvcc")
+      set(ENV{CUDACXX} "${_proact_home}/bin/nvcc")
+    endif()
+  endforeach()
+  # Asked now, because enabling the language sets it to the compiler's default.
+  set(_proact_choose_architectures ON)
+  if(DEFINED CMAKE_CUDA_ARCHITECTURES OR DEFINED ENV{CUDAARCHS})
+    set(_proact_choose_architectures OFF)
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
+      set(_proact_nvcc ON)
+    endif()
+  endif()
+  if(_proact_cuda STREQUAL "on" AND NOT _proact_nvcc)
+    message(FATAL_ERROR "PROACT_CUDA=on, but no nvcc of CUDA 12 or later was found: put it on PATH, "
+                        "set CUDACXX to it or CUDA_HOME to its toolkit, or set PROACT_CUDA=off.")
+  endif()
+endif()
+
+if(NOT _proact_nvcc)
+  add_library(proact_cuda STATIC csrc/cuda/stub.cpp)
+  target_compile_options(proact_cuda PRIVATE -Wall -Wextra -Wpedantic -Wconversion -fvisibility=hidden)
+  set_target_properties(proact_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  message(STATUS "proact: without CUDA")
+  return()
+endif()
+
+# Code for every GPU from Turing on that the compiler knows. That of a minor version runs on the
+# later ones of its generation (8.6 on 8.7, 10.0 on 10.3, 12.0 on 12.1); PTX is for those to come.
+if(_proact_choose_architectures)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    set(_proact_architectures 75-real 80-real 86-real 89-real 90-real 100-real 120-real 120-virtual)
+  else()
+    set(_proact_architectures 75-real 80-real 86-real 89-real 90-real 90-virtual)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${_proact_architectures}" CACHE STRING "CUDA architectures" FORCE)
+endif()
+
+add_library(
+  proact_cuda STATIC csrc/cuda/flips.cu csrc/cuda/hyrelu_backward.cu csrc/cuda/hyrelu_forward.cu
+                     csrc/cuda/runtime.cu)
+set_target_properties(
+  proact_cuda
+  PROPERTIES CUDA_STANDARD 17
+             CUDA_STANDARD_REQUIRED ON
+             CUDA_EXTENSIONS OFF
+             CUDA_RUNTIME_LIBRARY Static
+             CUDA_VISIBILITY_PRESET hidden
+             CXX_VISIBILITY_PRESET hidden
+             POSITION_INDEPENDENT_CODE ON)
+target_compile_options(proact_cuda PRIVATE "SHELL:-Werror all-warnings" -Xcompiler=-Wall,-Wextra)
+# The runtime is part of this library: whoever links it must not add the shared one.
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+message(STATUS "proact: with CUDA ${CMAKE_CUDA_COMPILER_VERSION}")

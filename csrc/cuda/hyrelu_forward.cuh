@@ -1,0 +1,82 @@
+// y = hyrelu(x), by threads that each take 16 adjacent bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hyrelu.hpp"
+#include "launch.cuh"
+#include "quotient.hpp"
+
+namespace proact::cuda {
+
+constexpr unsigned forward_threads = 256;
+
+/// What the memory system moves for one thread at once.
+template <class Element>
+struct alignas(16) Pack {
+    static constexpr unsigned size = 16 / sizeof(Element);
+    Element element[size];
+};
+
+/// The threshold of an element of x[sample][threshold][inner], and of those behind it.
+class ThresholdIndex {
+   public:
+    PROACT_ELEMENTWISE ThresholdIndex(const HyReluShape& shape, std::size_t element)
+        : shape_(shape) {
+        if (shape.thresholds == 1) return;
+        const std::size_t run = quotient(element, shape.inner);
+        inner_ = element - run * shape.inner;
+        threshold_ = run - quotient(run, shape.thresholds) * shape.thresholds;
+    }
+    PROACT_ELEMENTWISE std::size_t threshold() const { return threshold_; }
+    /// Whether the next element has another threshold.
+    PROACT_ELEMENTWISE bool advance() {
+        if (shape_.thresholds == 1 || ++inner_ < shape_.inner) return false;
+        inner_ = 0;
+        if (++threshold_ == shape_.thresholds) threshold_ = 0;
+        return true;
+    }
+
+   private:
+    const HyReluShape& shape_;
+    std::size_t inner_ = 0;
+    std::size_t threshold_ = 0;
+};
+
+/// `aligned` says that x and y can be read and written in whole packs.
+template <HyReluMode mode, class Element>
+__global__ void __launch_bounds__(forward_threads)
+    forward_kernel(HyReluShape shape, const Element* x, const RealOf<Element>* threshold,
+                   Slope<RealOf<Element>> slope, Element* y, bool aligned) {
+    using A = Arithmetic<Element>;
+    constexpr unsigned size = Pack<Element>::size;
+    const std::size_t elements = shape.elements();
+    const std::size_t first =
+        (static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * size;
+    if (first >= elements) return;
+    const unsigned here = elements - first < size ? static_cast<unsigned>(elements - first) : size;
+    const bool whole = aligned && here == size;
+
+    Pack<Element> pack{};
+    if (whole) {
+        pack = *reinterpret_cast<const Pack<Element>*>(x + first);
+    } else {
+        for (unsigned i = 0; i < size; ++i)
+            if (i < here) pack.element[i] = x[first + i];
+    }
+    ThresholdIndex index(shape, first);
+    auto bound = stored_threshold<mode, Element>(threshold[index.threshold()]);
+    for (unsigned i = 0; i < size; ++i) {
+        pack.element[i] = A::store(hyrelu<mode>(A::load(pack.element[i]), bound, slope));
+        if (index.advance()) bound = stored_threshold<mode, Element>(threshold[index.threshold()]);
+    }
+    if (whole) {
+        *reinterpret_cast<Pack<Element>*>(y + first) = pack;
+    } else {
+        for (unsigned i = 0; i < size; ++i)
+            if (i < here) y[first + i] = pack.element[i];
+    }
+}
+
+}  // namespace proact::cuda

@@ -1,0 +1,102 @@
+// Launching kernels, and nothing more of CUDA's host interface: the kernels and launchers of this
+// folder compile under nvcc for the device, and under any C++ compiler for the tests, where
+// host_shim.hpp stands in for what is here.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "runtime.hpp"
+
+namespace proact::cuda {
+
+/// Whether a kernel's threads wait for each other. On a device nothing depends on it.
+enum class Barriers { none, used };
+
+/// As many blocks of that many threads.
+struct Grid {
+    std::uint64_t blocks;
+    unsigned threads;
+    Barriers barriers = Barriers::none;
+};
+
+/// The grid with a thread for each piece of independent work.
+inline Grid grid_over(std::uint64_t work, unsigned threads) {
+    return {work / threads + (work % threads != 0), threads};
+}
+
+inline void check_size(const Grid& grid, const char* what) {
+    constexpr std::uint64_t most_blocks = 0x7fffffff;  // gridDim.x of every device
+    if (grid.blocks > most_blocks)
+        throw std::runtime_error(std::string(what) + ": the tensor is too large for one launch");
+}
+
+}  // namespace proact::cuda
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime_api.h>
+
+namespace proact::cuda {
+
+/// The block size of kernels that reduce in shared memory.
+constexpr unsigned reduction_threads = 256;
+
+inline void check(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // reported here: the next caller of the runtime must not see it again
+    throw std::runtime_error(std::string(what) + ": CUDA says " + cudaGetErrorName(status) + " (" +
+                             cudaGetErrorString(status) + ")");
+}
+
+/// Makes a device the current one, and the previous one again at the end.
+class CurrentDevice {
+   public:
+    CurrentDevice(int device, const char* what) {
+        check(cudaGetDevice(&previous_), what);
+        // Setting a device creates its context: not without need.
+        if (device == previous_) return;
+        check(cudaSetDevice(device), what);
+        changed_ = true;
+    }
+    ~CurrentDevice() {
+        if (changed_) cudaSetDevice(previous_);
+    }
+    CurrentDevice(const CurrentDevice&) = delete;
+    CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+   private:
+    int previous_ = 0;
+    bool changed_ = false;
+};
+
+/// Queues a kernel; a grid without blocks is no work. Throws std::runtime_error with `what`.
+template <class... Parameters, class... Arguments>
+void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
+            const Arguments&... arguments) {
+    if (grid.blocks == 0) return;
+    check_size(grid, what);
+    const CurrentDevice device(stream.device, what);
+    kernel<<<static_cast<unsigned>(grid.blocks), grid.threads, 0,
+             reinterpret_cast<cudaStream_t>(stream.handle)>>>(arguments...);
+    check(cudaGetLastError(), what);
+}
+
+inline void fill_with_zero_bytes(const char* what, void* memory, std::size_t bytes, Stream stream) {
+    if (bytes == 0) return;
+    const CurrentDevice device(stream.device, what);
+    check(cudaMemsetAsync(memory, 0, bytes, reinterpret_cast<cudaStream_t>(stream.handle)), what);
+}
+
+inline int version_of_runtime() {
+    int version = 0;
+    check(cudaRuntimeGetVersion(&version), "the version of the CUDA runtime");
+    return version;
+}
+
+}  // namespace proact::cuda
+
+#else
+#include "host_shim.hpp"
+#endif

@@ -1,0 +1,69 @@
+// The functions of this folder in a build without CUDA.
+#include <stdexcept>
+
+#include "flips.hpp"
+#include "hyrelu.hpp"
+#include "runtime.hpp"
+
+namespace proact::cuda {
+namespace {
+
+[[noreturn]] void refuse() {
+    throw std::runtime_error(
+        "proact was built without CUDA: install it again where nvcc is found (on PATH, or with "
+        "CUDACXX or CUDA_HOME set) and PROACT_CUDA is auto or on, or move the tensors to the CPU");
+}
+
+}  // namespace
+
+bool compiled() { return false; }
+
+int runtime_version() { refuse(); }
+
+template <class Element>
+void hyrelu_forward(HyReluMode, const HyReluShape&, const Element*, const RealOf<Element>*, double,
+                    Element*, Stream) {
+    refuse();
+}
+
+std::size_t backward_workspace_bytes(const HyReluShape&) { refuse(); }
+
+template <class Element>
+void hyrelu_backward(HyReluMode, const HyReluShape&, const Element*, const Element*,
+                     const RealOf<Element>*, double, Element*, RealOf<Element>*, void*, Stream) {
+    refuse();
+}
+
+template void hyrelu_forward(HyReluMode, const HyReluShape&, const float*, const float*, double,
+                             float*, Stream);
+template void hyrelu_forward(HyReluMode, const HyReluShape&, const double*, const double*, double,
+                             double*, Stream);
+template void hyrelu_forward(HyReluMode, const HyReluShape&, const Float16*, const float*, double,
+                             Float16*, Stream);
+template void hyrelu_forward(HyReluMode, const HyReluShape&, const BFloat16*, const float*, double,
+                             BFloat16*, Stream);
+template void hyrelu_backward(HyReluMode, const HyReluShape&, const float*, const float*,
+                              const float*, double, float*, float*, void*, Stream);
+template void hyrelu_backward(HyReluMode, const HyReluShape&, const double*, const double*,
+                              const double*, double, double*, double*, void*, Stream);
+template void hyrelu_backward(HyReluMode, const HyReluShape&, const Float16*, const Float16*,
+                              const float*, double, Float16*, float*, void*, Stream);
+template void hyrelu_backward(HyReluMode, const HyReluShape&, const BFloat16*, const BFloat16*,
+                              const float*, double, BFloat16*, float*, void*, Stream);
+
+LogLayout log_layout(const TensorMemory&, const BlockLaw&) { refuse(); }
+
+std::uint64_t block_count(const TensorMemory&, const BlockLaw&) { refuse(); }
+
+void flip(const TensorMemory&, const BlockLaw&, const FaultStream&, std::uintptr_t, std::uintptr_t,
+          Stream) {
+    refuse();
+}
+
+void restore(const TensorMemory&, const BlockLaw&, std::uintptr_t, std::uintptr_t, Stream) {
+    refuse();
+}
+
+void add_counts(std::uintptr_t, std::uint64_t, std::uintptr_t, Stream) { refuse(); }
+
+}  // namespace proact::cuda

@@ -1,0 +1,178 @@
+// What the flip kernels should do, from csrc/core/fault_block.hpp alone and in the plainest way,
+// and memory for them to do it in.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../core/tensor_memory.hpp"
+#include "../cuda/flips.hpp"
+#include "check.hpp"
+
+namespace proact::test {
+
+struct ExpectedFlip {
+    std::uint64_t element;
+    std::uint32_t bit;
+    std::uint64_t before;
+};
+
+/// Words as they should be after the flips, and the flips of each block in their order.
+struct Expected {
+    std::vector<std::uint64_t> words;
+    std::vector<std::vector<ExpectedFlip>> blocks;
+};
+
+/// One word as the tensor has it: the stored word where that has forgotten no digit.
+class FlippedWord {
+   public:
+    FlippedWord(const TensorMemory& memory, std::uint64_t word) : memory_(memory), word_(word) {
+        if (memory.is_fixed_point())
+            stored_ = memory.word_bytes == 4 ? memory.fixed.encode(as<float>(word))
+                                             : memory.fixed.encode(as<double>(word));
+    }
+    std::uint64_t value() const { return word_; }
+    void flip(std::uint32_t bit) {
+        if (!memory_.is_fixed_point()) {
+            word_ ^= std::uint64_t{1} << bit;
+            return;
+        }
+        stored_ ^= std::uint32_t{1} << bit;
+        if (memory_.word_bytes == 4)
+            word_ = bits_of<std::uint32_t>(memory_.fixed.decode<float>(stored_));
+        else
+            word_ = bits_of<std::uint64_t>(memory_.fixed.decode<double>(stored_));
+    }
+
+   private:
+    template <class Real>
+    static Real as(std::uint64_t word) {
+        Real real;  // the low bytes come first on every machine that this runs on
+        std::memcpy(&real, &word, sizeof real);
+        return real;
+    }
+    template <class Word, class Real>
+    static Word bits_of(Real real) {
+        Word word;
+        std::memcpy(&word, &real, sizeof word);
+        return word;
+    }
+    const TensorMemory& memory_;
+    std::uint64_t word_;
+    std::uint32_t stored_ = 0;
+};
+
+inline std::vector<std::uint32_t> flipped_positions(const BlockLaw& law, const FaultStream& fault,
+                                                    std::uint32_t block) {
+    const DrawnPositions drawn = draw_block(law, fault, block);
+    if (!law.inverted) return {drawn.begin(), drawn.end()};
+    std::vector<bool> stays(law.bits());
+    for (const std::uint32_t position : drawn) stays[position] = true;
+    std::vector<std::uint32_t> positions;
+    for (std::uint32_t position = 0; position < law.bits(); ++position)
+        if (!stays[position]) positions.push_back(position);
+    return positions;
+}
+
+inline Expected expected_flips(const TensorMemory& memory, const BlockLaw& law,
+                               const FaultStream& fault, std::vector<std::uint64_t> words) {
+    std::vector<std::uint32_t> exposed;
+    for (std::uint32_t bit = 0; bit < 64; ++bit)
+        if ((memory.mask >> bit & 1) != 0) exposed.push_back(bit);
+
+    Expected expected;
+    for (std::uint64_t first = 0; first < words.size(); first += law.words()) {
+        std::map<std::uint64_t, FlippedWord> touched;
+        expected.blocks.emplace_back();
+        const auto block = static_cast<std::uint32_t>(first >> law.words_log2);
+        for (const std::uint32_t position : flipped_positions(law, fault, block)) {
+            const std::uint64_t element = first + position / exposed.size();
+            const std::uint32_t bit = exposed[position % exposed.size()];
+            if (element >= words.size()) continue;
+            FlippedWord& word = touched.try_emplace(element, memory, words[element]).first->second;
+            expected.blocks.back().push_back({element, bit, word.value()});
+            word.flip(bit);
+        }
+        for (const auto& [element, word] : touched) words[element] = word.value();
+    }
+    expected.words = std::move(words);
+    return expected;
+}
+
+/// Memory with bytes on both sides that must not change.
+class GuardedBytes {
+   public:
+    explicit GuardedBytes(std::size_t size)
+        : size_(size), all_(std::make_unique<std::uint8_t[]>(size + 2 * guard)) {
+        std::memset(all_.get(), 0xa5, size + 2 * guard);
+    }
+    std::uint8_t* data() { return all_.get() + guard; }
+    std::uintptr_t address() { return reinterpret_cast<std::uintptr_t>(data()); }
+    bool guards_are_whole() const {
+        for (std::size_t i = 0; i < guard; ++i)
+            if (all_[i] != 0xa5 || all_[guard + size_ + i] != 0xa5) return false;
+        return true;
+    }
+
+    template <class Value>
+    Value at(std::size_t offset) {
+        Value value;
+        std::memcpy(&value, data() + offset, sizeof value);
+        return value;
+    }
+    std::uint64_t word(std::size_t index, std::uint32_t bytes) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, data() + index * bytes, bytes);
+        return word;
+    }
+    void set_word(std::size_t index, std::uint32_t bytes, std::uint64_t word) {
+        std::memcpy(data() + index * bytes, &word, bytes);
+    }
+
+   private:
+    static constexpr std::size_t guard = 64;
+    std::size_t size_;
+    std::unique_ptr<std::uint8_t[]> all_;
+};
+
+/// A tensor, its memory and what stood in it at first.
+struct Tensor {
+    Tensor(std::uint32_t word_bytes, std::uint64_t words, std::uint64_t mask,
+           FixedPoint fixed = {0, 0})
+        : bytes(words * word_bytes),
+          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, fixed} {
+        std::mt19937_64 random(words * 8 + word_bytes);
+        std::uniform_real_distribution<double> value(-20000, 20000);
+        for (std::uint64_t i = 0; i < words; ++i) {
+            std::uint64_t word = random();  // NaN and infinities too
+            if (memory.is_fixed_point() && i % 7 != 0) {
+                const double real = value(random);
+                const auto single = static_cast<float>(real);
+                if (word_bytes == 4)
+                    std::memcpy(&word, &single, sizeof single);
+                else
+                    std::memcpy(&word, &real, sizeof real);
+            }
+            bytes.set_word(i, word_bytes, word);
+        }
+        clean = now();
+    }
+
+    std::vector<std::uint64_t> now() {
+        std::vector<std::uint64_t> words;
+        for (std::uint64_t i = 0; i < memory.words; ++i)
+            words.push_back(bytes.word(i, memory.word_bytes));
+        return words;
+    }
+
+    GuardedBytes bytes;
+    TensorMemory memory;
+    std::vector<std::uint64_t> clean;
+};
+
+}  // namespace proact::test
