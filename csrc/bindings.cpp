@@ -7,6 +7,9 @@
 #include "cpu/flips.hpp"
 #include "cpu/hyrelu.hpp"
 #include "cpu/isa.hpp"
+#include "cuda/device_plan.hpp"
+#include "cuda/hyrelu.hpp"
+#include "cuda/runtime.hpp"
 
 namespace py = pybind11;
 using namespace proact;
@@ -57,6 +60,46 @@ void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, 
     });
 }
 
+void cuda_forward(int dtype, int mode, std::size_t samples, std::size_t thresholds,
+                  std::size_t inner, std::uintptr_t x, std::uintptr_t threshold, double slope,
+                  std::uintptr_t y, int device, std::uintptr_t stream) {
+    with_element(dtype, [&](auto* type) {
+        using Element = std::remove_pointer_t<decltype(type)>;
+        using Real = typename Arithmetic<Element>::Real;
+        cuda::hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
+                                      at<const Element>(x), at<const Real>(threshold), slope,
+                                      at<Element>(y), {device, stream});
+    });
+}
+
+void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresholds,
+                   std::size_t inner, std::uintptr_t grad, std::uintptr_t x,
+                   std::uintptr_t threshold, double slope, std::uintptr_t grad_x,
+                   std::uintptr_t grad_threshold, std::uintptr_t workspace, int device,
+                   std::uintptr_t stream) {
+    with_element(dtype, [&](auto* type) {
+        using Element = std::remove_pointer_t<decltype(type)>;
+        using Real = typename Arithmetic<Element>::Real;
+        cuda::hyrelu_backward<Element>(
+            static_cast<HyReluMode>(mode), {samples, thresholds, inner}, at<const Element>(grad),
+            at<const Element>(x), at<const Real>(threshold), slope, at<Element>(grad_x),
+            at<Real>(grad_threshold), at<void>(workspace), {device, stream});
+    });
+}
+
+/// A tensor's place in a trial's memory, as numbers.
+using DevicePlace = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
+                               std::uint64_t, std::uint64_t, std::uint32_t>;
+
+std::vector<DevicePlace> device_places(const cuda::DevicePlan& plan, double ber) {
+    std::vector<DevicePlace> all;
+    for (const cuda::DevicePlan::Place& place : plan.places(ber, true))
+        all.emplace_back(place.layout.blocks, place.layout.slots, place.counts,
+                         place.log + place.layout.before, place.log + place.layout.element,
+                         place.log + place.layout.bit, place.word_bytes);
+    return all;
+}
+
 /// The flips as one numpy array a column: index in the plan, element, bit, memory word before.
 py::tuple columns(const FlipLog& log) {
     const auto n = static_cast<py::ssize_t>(log.size());
@@ -103,7 +146,7 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
 PYBIND11_MODULE(_proact, m) {
     m.attr("compiler") = PROACT_COMPILER;
     m.attr("sampler_version") = sampler_version;
-    m.attr("cuda") = false;
+    m.attr("cuda") = cuda::compiled();
     m.def("isas", [] {
         std::vector<std::string> names;
         for (const Isa isa : available_isas()) names.push_back(name(isa));
@@ -155,6 +198,42 @@ PYBIND11_MODULE(_proact, m) {
                std::uint32_t trial) { plan.flip_exactly_into(log, flips, {seed, trial}); },
             py::arg("log"), py::arg("flips"), py::arg("seed"), py::arg("trial"), unlocked())
         .def("recycle", &FaultPlan::recycle, py::arg("log"));
+
+    m.def("cuda_runtime_version", &cuda::runtime_version);
+    m.def("cuda_hyrelu", &cuda_forward, unlocked());
+    m.def("cuda_hyrelu_backward", &cuda_backward, unlocked());
+    m.def("cuda_backward_workspace_bytes",
+          [](std::size_t samples, std::size_t thresholds, std::size_t inner) {
+              return cuda::backward_workspace_bytes({samples, thresholds, inner});
+          });
+    py::class_<cuda::DevicePlan>(m, "DevicePlan")
+        .def(py::init())
+        .def(
+            "add",
+            [](cuda::DevicePlan& plan, std::uintptr_t address, std::uint64_t words,
+               std::uint32_t word_bytes, std::uint64_t stream, std::uint64_t mask,
+               std::uint32_t fixed_word_bits, std::uint32_t fraction_bits) {
+                plan.add(
+                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
+            },
+            py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
+            py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
+        .def("exposed_bits", &cuda::DevicePlan::exposed_bits)
+        .def("bytes", &cuda::DevicePlan::bytes, py::arg("ber"), py::arg("logged"))
+        .def("places", &device_places, py::arg("ber"))
+        .def(
+            "flip",
+            [](const cuda::DevicePlan& plan, double ber, std::uint64_t seed, std::uint32_t trial,
+               std::uintptr_t memory, bool logged, int device, std::uintptr_t stream) {
+                plan.flip(ber, seed, trial, memory, logged, {device, stream});
+            },
+            py::arg("ber"), py::arg("seed"), py::arg("trial"), py::arg("memory"), py::arg("logged"),
+            py::arg("device"), py::arg("stream"), unlocked())
+        .def(
+            "restore",
+            [](const cuda::DevicePlan& plan, double ber, std::uintptr_t memory, int device,
+               std::uintptr_t stream) { plan.restore(ber, memory, {device, stream}); },
+            py::arg("ber"), py::arg("memory"), py::arg("device"), py::arg("stream"), unlocked());
 
     // For the benchmarks, which compare flips with the least that a flip can cost.
     m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),

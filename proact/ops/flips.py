@@ -108,4 +108,5 @@ def _flip_shape(
 
 
 _library.impl("flip_bits_", _flip, "CPU")
+_library.impl("flip_bits_", _flip, "CUDA")
 torch.library.register_fake("proact::flip_bits_", _flip_shape, lib=_library)

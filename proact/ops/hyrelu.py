@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from proact import _native
+from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
-from proact.ops._hyrelu_layout import Layout, layout_of, like
-
-MODES = ("soft", "zero", "saturate")
-_MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
-#: The numbers that csrc/bindings.cpp knows them by.
-_NATIVE_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_HALVES = (torch.float16, torch.bfloat16)
+from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
 
 _library = torch.library.Library("proact", "FRAGMENT")
 # The mode is called clip here: torch.library calls an argument of its own "mode".
@@ -63,7 +57,7 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
         if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
             differentiable: Tensor = _HyReLU.apply(x, threshold, mode, slope)  # type: ignore[no-untyped-call]
             return differentiable
-        return _hyrelu_cpu(x, threshold, mode, slope)
+        return native.forward(x, threshold, mode, slope)
     result: Tensor = torch.ops.proact.hyrelu(x, threshold, mode, slope)
     return result
 
@@ -91,7 +85,7 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
     ):
         raise ValueError("hyrelu_ needs a threshold in other memory than x")
     if _nobody_watches(x, threshold):
-        _hyrelu_inplace_cpu(x, threshold, mode, slope)
+        native.forward_(x, threshold, mode, slope)
     else:
         torch.ops.proact.hyrelu_(x, threshold, mode, slope)
     return x
@@ -103,9 +97,9 @@ def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
     if not isinstance(threshold, Tensor):
         raise TypeError(f"hyrelu takes a torch.Tensor as threshold, got {type(threshold).__name__}")
     dtype = x.dtype
-    if dtype not in _NATIVE_DTYPES:
+    if dtype not in DTYPES:
         raise TypeError(f"hyrelu takes a floating-point x, got {dtype}")
-    if threshold.dtype != dtype and not (dtype in _HALVES and threshold.dtype == torch.float32):
+    if threshold.dtype != dtype and not (dtype in HALVES and threshold.dtype == torch.float32):
         raise TypeError(f"hyrelu takes a threshold of x's dtype {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
     if x.device != threshold.device:
@@ -182,97 +176,6 @@ def _layout(x: Tensor) -> str:
     return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"
 
 
-def _has_native(x: Tensor) -> bool:
-    return _native.module is not None and x.dtype in _NATIVE_DTYPES
-
-
-def _in_real(threshold: Tensor) -> Tensor:
-    """The native loops take a half's threshold as float32."""
-    return threshold.float() if threshold.dtype in _HALVES else threshold
-
-
-def _native_forward(x: Tensor, layout: Layout, mode: str, slope: float, y: Tensor) -> None:
-    _native.module.hyrelu(  # type: ignore[union-attr]
-        _NATIVE_DTYPES[x.dtype],
-        _MODE_NUMBER[mode],
-        layout.samples,
-        layout.thresholds,
-        layout.inner,
-        x.data_ptr(),
-        layout.threshold.data_ptr(),
-        slope,
-        y.data_ptr(),
-        torch.get_num_threads(),
-    )
-
-
-def _hyrelu_cpu(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
-    if not _has_native(x):
-        return _hyrelu_plain(x, threshold, mode, slope)
-    y = torch.empty_like(x)
-    if x.numel() == 0:
-        return y
-    layout = layout_of(x, _in_real(threshold))
-    if layout is None:
-        return y.copy_(_hyrelu_cpu(x.contiguous(), threshold, mode, slope))
-    _native_forward(x, layout, mode, slope, y)
-    return y
-
-
-def _hyrelu_plain(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
-    return torch.empty_like(x).copy_(reference.forward(x, threshold, mode, slope))
-
-
-def _hyrelu_inplace_cpu(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
-    layout = layout_of(x, _in_real(threshold)) if x.numel() and _has_native(x) else None
-    if layout is None:
-        x.copy_(_hyrelu_cpu(x, threshold, mode, slope))
-    else:
-        _native_forward(x, layout, mode, slope, x)
-        torch.autograd.graph.increment_version(x)
-
-
-def _hyrelu_inplace_plain(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
-    x.copy_(reference.forward(x, threshold, mode, slope))
-
-
-def _backward_cpu(
-    grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
-) -> tuple[Tensor, Tensor]:
-    if not _has_native(x) or x.numel() == 0:
-        return _backward_plain(grad, x, threshold, mode, slope)
-    layout = layout_of(x, _in_real(threshold))
-    if layout is None:
-        grad_dense, grad_threshold = _backward_cpu(grad, x.contiguous(), threshold, mode, slope)
-        return torch.empty_like(x).copy_(grad_dense), grad_threshold
-    grad_x = torch.empty_like(x)
-    ordered = torch.empty_like(layout.threshold)
-    grad = like(x, grad)
-    _native.module.hyrelu_backward(  # type: ignore[union-attr]
-        _NATIVE_DTYPES[x.dtype],
-        _MODE_NUMBER[mode],
-        layout.samples,
-        layout.thresholds,
-        layout.inner,
-        grad.data_ptr(),
-        x.data_ptr(),
-        layout.threshold.data_ptr(),
-        slope,
-        grad_x.data_ptr(),
-        ordered.data_ptr(),
-        torch.get_num_threads(),
-    )
-    given = layout.to_given(ordered, threshold, x.dim())
-    return grad_x, given.to(threshold.dtype)
-
-
-def _backward_plain(
-    grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
-) -> tuple[Tensor, Tensor]:
-    grad_x, grad_threshold = reference.backward(grad, x, threshold, mode, slope)
-    return torch.empty_like(x).copy_(grad_x), grad_threshold.contiguous()
-
-
 def _hyrelu_shape(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
     return torch.empty_like(x)
 
@@ -297,7 +200,7 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     if torch.is_grad_enabled():
         function = reference.backward
     elif _nobody_watches(x, threshold) and type(grad) is Tensor:
-        function = _backward_cpu
+        function = native.backward
     else:
         function = torch.ops.proact.hyrelu_backward
     grad_x, grad_threshold = function(grad, x, threshold, ctx.mode, ctx.slope)
@@ -310,19 +213,21 @@ class _HyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
         _keep_inputs(ctx, (x, threshold, mode, slope), x)
-        return _hyrelu_cpu(x, threshold, mode, slope)
+        return native.forward(x, threshold, mode, slope)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return _autograd(ctx, grad)
 
 
-_library.impl("hyrelu", _hyrelu_cpu, "CPU")
-_library.impl("hyrelu", _hyrelu_plain, "CompositeExplicitAutograd")
-_library.impl("hyrelu_", _hyrelu_inplace_cpu, "CPU")
-_library.impl("hyrelu_", _hyrelu_inplace_plain, "CompositeExplicitAutograd")
-_library.impl("hyrelu_backward", _backward_cpu, "CPU")
-_library.impl("hyrelu_backward", _backward_plain, "CompositeExplicitAutograd")
+for _device in ("CPU", "CUDA"):
+    _library.impl("hyrelu", native.forward, _device)
+    _library.impl("hyrelu_", native.forward_, _device)
+    _library.impl("hyrelu_backward", native.backward, _device)
+# Any other device.
+_library.impl("hyrelu", native.plain_forward, "CompositeExplicitAutograd")
+_library.impl("hyrelu_", native.plain_forward_, "CompositeExplicitAutograd")
+_library.impl("hyrelu_backward", native.plain_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("proact::hyrelu", _hyrelu_shape, lib=_library)
 torch.library.register_fake("proact::hyrelu_", lambda x, threshold, mode, slope: None, lib=_library)
 torch.library.register_fake("proact::hyrelu_backward", _backward_shape, lib=_library)

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensor
 from proact import _native
 from proact.errors import ProactError
 from proact.ops import _flip_reference
+from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 
 #: Streams are the integers from 0 up to, but not including, this.
 STREAMS = 1 << 48
@@ -48,8 +49,7 @@ class FlipLog:
     """The flips of one trial, empty until a plan fills it. Keeps the tensors alive."""
 
     def __init__(self, plan: FlipPlan) -> None:
-        native = _native.module
-        self._log: Any = _flip_reference.FlipLog() if native is None else native.FlipLog()
+        self._log: Any = plan._new_log()
         self._plan = plan
 
     def __len__(self) -> int:
@@ -69,19 +69,28 @@ class FlipLog:
 
 
 class FlipPlan:
-    """Tensors prepared for flips, all of them by one native call.
+    """Tensors of one device prepared for flips, all of them by one native call.
 
-    Checks belong to the caller: see `add`. ``threads`` is the largest number of threads to use,
-    torch's by default; it changes no flip.
+    Checks belong to the caller: see `add`. ``threads`` is the largest number of CPU threads to
+    use, torch's by default; it changes no flip.
     """
 
     def __init__(self) -> None:
-        native = _native.module
-        self._plan: Any = _flip_reference.FaultPlan() if native is None else native.FaultPlan()
+        self._plan: Any = _host_plan()
         self._tensors: list[Tensor] = []
 
     def add(self, tensor: Tensor, stream: int, mask: int, fixed: FixedPointWord | None) -> None:
-        """Adds a dense CPU tensor; ``mask`` holds the exposed bits of a stored word."""
+        """Adds a dense tensor; ``mask`` holds the exposed bits of a stored word.
+
+        ValueError for a second device; ProactError for a GPU that this build cannot use.
+        """
+        if not self._tensors and tensor.is_cuda:
+            self._plan = DeviceFaultPlan(tensor.device)
+        elif self._tensors and tensor.device != self._tensors[0].device:
+            raise ValueError(
+                f"a plan's tensors are on one device, got {self._tensors[0].device} and "
+                f"{tensor.device}"
+            )
         word_bits, fraction_bits = fixed or (0, 0)
         self._plan.add(
             tensor.data_ptr(),
@@ -93,6 +102,11 @@ class FlipPlan:
             fraction_bits,
         )
         self._tensors.append(tensor)
+
+    def _new_log(self) -> Any:
+        if isinstance(self._plan, DeviceFaultPlan):
+            return DeviceFlipLog()
+        return _flip_reference.FlipLog() if _native.module is None else _native.module.FlipLog()
 
     @property
     def exposed_bits(self) -> int:
@@ -141,6 +155,10 @@ class FlipPlan:
         return self.flip_unlogged(ber, seed, trial, threads)
 
 
+def _host_plan() -> Any:
+    return _flip_reference.FaultPlan() if _native.module is None else _native.module.FaultPlan()
+
+
 def _threads(threads: int | None) -> int:
     return torch.get_num_threads() if threads is None else threads
 
@@ -171,8 +189,10 @@ def checked_memory(name: str, tensor: Tensor) -> None:
         )
     if isinstance(tensor, FakeTensor):
         raise ValueError(f"{name} is a fake tensor, which has no memory to flip bits in")
-    if tensor.device.type != "cpu":
-        raise ValueError(f"bits are flipped in CPU memory so far, and {name} is on {tensor.device}")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"bits are flipped in CPU and CUDA memory, and {name} is on {tensor.device}"
+        )
     if not tensor.is_contiguous():
         raise ValueError(
             f"{name} must be contiguous, got shape {tuple(tensor.shape)} with strides "
