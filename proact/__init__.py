@@ -26,7 +26,8 @@ def __getattr__(name: str) -> Any:
 
 def build_info() -> dict[str, Any]:
     """The version, the compiler, the instruction sets (`isas`) and the chosen one (`isa`; the
-    environment variable PROACT_ISA forces one), whether CUDA kernels were built, torch's threads.
+    environment variable PROACT_ISA forces one), the version of the CUDA runtime that was built in
+    (`cuda`: 13000 for 13.0, None without), torch's threads.
     """
     from proact.ops import native_info
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from proact import _native
-from proact.ops.flips import flip_bits_
+from proact.ops.flips import flip_bits_, flip_exactly_
 from proact.ops.hyrelu import hyrelu, hyrelu_
 
-__all__ = ["flip_bits_", "hyrelu", "hyrelu_", "native_info"]
+__all__ = ["flip_bits_", "flip_exactly_", "hyrelu", "hyrelu_", "native_info"]
 
 
 def native_info() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def native_info() -> dict[str, Any]:
         "compiler": module.compiler if module else None,
         "isas": module.isas() if module else [],
         "isa": module.isa() if module else None,
-        "cuda": bool(module and module.cuda),
+        "cuda": module.cuda_runtime_version() if module and module.cuda else None,
         "sampler_version": _native.SAMPLER_VERSION,
         "threads": torch.get_num_threads(),
     }

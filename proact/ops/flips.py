@@ -1,4 +1,4 @@
-"""`flip_bits_`: independent bit flips in one tensor or array, in place."""
+"""`flip_bits_` and `flip_exactly_`: bit flips in one tensor or array, in place."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def flip_bits_(
     the same bits back. Cost grows with the number of flips.
 
     Args:
-        tensor: a contiguous CPU tensor of any dtype with 8, 16, 32 or 64 bits that does not require
-            grad, or a writable C-contiguous numpy array. Any shape.
+        tensor: a contiguous CPU or CUDA tensor of any dtype with 8, 16, 32 or 64 bits that does not
+            require grad, or a writable C-contiguous numpy array. Any shape. On a GPU the returned
+            number waits for the flips.
         ber: bit error rate, a probability per exposed bit, in [0, 1], ends included.
         seed: names the experiment; in [0, 2^63).
         trial: names one fault pattern of it; in [0, 2^32).
@@ -46,17 +47,62 @@ def flip_bits_(
 
     Raises:
         TypeError, ValueError: an argument of another type or out of range, memory that is
-            read-only, not contiguous or not on the CPU. The tensor is then unchanged.
+            read-only, not contiguous or on another device. The tensor is then unchanged.
+            ProactError: a GPU that this build of proact cannot use.
     """
+    memory, seed, trial, stream, bit_mask = _checked(tensor, seed, trial, stream, bit_mask)
+    ber = plans.checked_ber(ber)
+    # An operator's integers are signed: the upper half of the 64-bit masks goes in as negative.
+    signed_mask = bit_mask - (1 << 64) if bit_mask >> 63 else bit_mask
+    flips: int = torch.ops.proact.flip_bits_(memory, ber, seed, trial, stream, signed_mask)
+    return flips
+
+
+def flip_exactly_(
+    tensor: Tensor | NDArray[np.generic],
+    flips: int,
+    *,
+    seed: int = 0,
+    trial: int = 0,
+    stream: int | str = 0,
+    bit_mask: int | None = None,
+) -> None:
+    """Flips exactly ``flips`` distinct exposed bits, in place; every such set is equally likely.
+
+    The bits are a function of (seed, trial, stream, shape, flips, bit_mask) alone: calling again
+    with the same arguments flips them back. Cost and memory grow with ``flips``. Not compiled by
+    torch.compile.
+
+    Args:
+        tensor: as for `flip_bits_`, in CPU memory.
+        flips: from 0 to the number of exposed bits, both included.
+        seed, trial, stream, bit_mask: as for `flip_bits_`.
+
+    Raises:
+        As `flip_bits_`; ValueError for more flips than exposed bits. The tensor is then unchanged.
+    """
+    memory, seed, trial, stream, bit_mask = _checked(tensor, seed, trial, stream, bit_mask)
+    plan = plans.FlipPlan()
+    plan.add(memory, stream, bit_mask, None)
+    flips = plans.checked_integer("flips", flips, plan.exposed_bits + 1)
+    if flips:
+        plan.flip_exactly(flips, seed, trial)
+        torch.autograd.graph.increment_version(memory)
+
+
+def _checked(
+    tensor: Tensor | NDArray[np.generic],
+    seed: int,
+    trial: int,
+    stream: int | str,
+    bit_mask: int | None,
+) -> tuple[Tensor, int, int, int, int]:
     memory = _as_tensor(tensor)
     plans.checked_memory("tensor", memory)
     if memory.is_complex() or memory.dtype == torch.bool or memory.is_quantized:
-        raise TypeError(f"flip_bits_ takes words of 8 to 64 bits, got {memory.dtype}")
+        raise TypeError(f"tensor has words of 8 to 64 bits, got {memory.dtype}")
     if memory.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "flip_bits_ takes a tensor that does not require grad: pass tensor.detach()"
-        )
-    ber = plans.checked_ber(ber)
+        raise ValueError("tensor is one that does not require grad: pass tensor.detach()")
     seed = plans.checked_integer("seed", seed, plans.SEEDS)
     trial = plans.checked_integer("trial", trial, plans.TRIALS)
     if isinstance(stream, str):
@@ -68,26 +114,21 @@ def flip_bits_(
     bit_mask = plans.checked_integer("bit_mask", bit_mask, 1 << word_bits)
     if bit_mask == 0:
         raise ValueError("bit_mask exposes no bit, got 0")
-    # An operator's integers are signed: the upper half of the 64-bit masks goes in as negative.
-    signed_mask = bit_mask - (1 << 64) if bit_mask >> 63 else bit_mask
-    flips: int = torch.ops.proact.flip_bits_(memory.detach(), ber, seed, trial, stream, signed_mask)
-    return flips
+    return memory.detach(), seed, trial, stream, bit_mask
 
 
 def _as_tensor(tensor: Tensor | NDArray[np.generic]) -> Tensor:
     if isinstance(tensor, Tensor):
         return tensor
     if not isinstance(tensor, np.ndarray):
-        raise TypeError(
-            f"flip_bits_ takes a torch.Tensor or a numpy.ndarray, got {type(tensor).__name__}"
-        )
+        raise TypeError(f"tensor is a torch.Tensor or a numpy.ndarray, got {type(tensor).__name__}")
     if not (tensor.flags.writeable and tensor.flags.c_contiguous and tensor.flags.aligned):
         raise ValueError(
-            "flip_bits_ takes a writable, C-contiguous array, got one that is "
+            "tensor is a writable, C-contiguous array, got one that is "
             + ("read-only" if not tensor.flags.writeable else "not contiguous")
         )
     if not tensor.dtype.isnative or tensor.dtype.kind not in "fiu" or tensor.itemsize > 8:
-        raise TypeError(f"flip_bits_ takes words of 8 to 64 bits, got an array of {tensor.dtype}")
+        raise TypeError(f"tensor has words of 8 to 64 bits, got an array of {tensor.dtype}")
     return torch.from_numpy(tensor.view(f"i{tensor.itemsize}"))
 
 

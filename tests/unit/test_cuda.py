@@ -1,0 +1,83 @@
+"""Does a GPU give what the CPU gives? These run where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import proact
+from proact.faults import BitFlip, inject
+from proact.ops import _hyrelu_reference as reference
+from proact.ops import flip_bits_, hyrelu, hyrelu_
+from proact.ops.plan import FixedPointWord, FlipPlan
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or proact.build_info()["cuda"] is None,
+        reason="needs a GPU, torch for CUDA and proact built with CUDA",
+    ),
+]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("mode", ["soft", "zero", "saturate"])
+@pytest.mark.parametrize("shape", [(), (3, 1, 1), (3, 40, 5), (1, 40, 1), (5,)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_hyrelu_equals_the_formula(dtype: torch.dtype, shape: tuple[int, ...], mode: str) -> None:
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(70, 3, 40, 5, device="cuda").to(dtype).to(memory_format=order)
+        t = (torch.rand(shape, device="cuda") + 0.3).to(dtype)
+        grad = torch.randn_like(x)
+        x.requires_grad_()
+        t.requires_grad_()
+        y = hyrelu(x, t, mode)
+        torch.testing.assert_close(y, reference.forward(x, t, mode, 20.0))
+        mine = torch.autograd.grad(y, (x, t), grad)
+        expected = reference.backward(grad, x.detach(), t.detach(), mode, 20.0)
+        torch.testing.assert_close(mine[0], expected[0])
+        loose = {"rtol": 0.02, "atol": 0.5} if dtype.itemsize == 2 else {"rtol": 1e-4, "atol": 1e-3}
+        torch.testing.assert_close(mine[1], expected[1], **loose)
+        again = torch.autograd.grad(hyrelu(x, t, mode), (x, t), grad)
+        assert torch.equal(again[1], mine[1])
+        with torch.no_grad():
+            assert torch.equal(hyrelu_(x.clone(), t, mode), y)
+
+
+@pytest.mark.parametrize("ber", [0.0, 1e-5, 1e-3, 0.2, 0.7, 1.0])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.float64])
+def test_flips_equal_those_of_the_cpu(dtype: torch.dtype, ber: float) -> None:
+    host = torch.arange(30_001).to(dtype)
+    device = host.cuda()
+    assert flip_bits_(host, ber, seed=1, trial=2) == flip_bits_(device, ber, seed=1, trial=2)
+    assert torch.equal(device.cpu().view(torch.uint8), host.view(torch.uint8))
+
+
+def test_a_logged_plan_equals_the_cpus_and_is_undone() -> None:
+    host = [torch.randn(20_000), torch.linspace(-3, 3, 700)]
+    device = [tensor.cuda() for tensor in host]
+    clean = [tensor.clone() for tensor in device]
+    logs = []
+    for tensors in (host, device):
+        plan = FlipPlan()
+        plan.add(tensors[0], 1, 0xFFFFFFFF, None)
+        plan.add(tensors[1], 2, 0xFFFFFFFF, FixedPointWord(32, 16))
+        logs.append(plan.flip(1e-3, 5, 6))
+    for mine, theirs in zip(logs[1].columns(), logs[0].columns(), strict=True):
+        assert np.array_equal(mine, theirs)
+    device[0].fill_(7.0)
+    logs[1].restore()
+    flipped = torch.as_tensor(logs[0].columns().element[logs[0].columns().tensor == 0].astype("i8"))
+    assert torch.equal(device[0][flipped.cuda()], clean[0][flipped.cuda()])
+    assert torch.equal(device[1], clean[1])
+
+
+def test_a_network_on_the_gpu_is_faulted_and_restored() -> None:
+    network = torch.nn.Linear(100, 100).cuda()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with inject(network, BitFlip(1e-3), seed=1) as record:
+        assert record.flips > 0
+        assert not torch.equal(network.weight, before["weight"])
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
