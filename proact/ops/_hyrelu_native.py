@@ -53,7 +53,10 @@ def backward(
     grad_x = torch.empty_like(x)
     ordered = torch.empty_like(layout.threshold)
     _call_backward(like(x, grad), x, layout, mode, slope, grad_x, ordered)
-    return grad_x, layout.to_given(ordered, threshold, x.dim()).to(threshold.dtype)
+    grad_threshold = layout.to_given(ordered, threshold, x.dim())
+    if grad_threshold.dtype != threshold.dtype:
+        grad_threshold = grad_threshold.to(threshold.dtype)
+    return grad_x, grad_threshold
 
 
 def plain_forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
@@ -83,12 +86,13 @@ def _in_real(threshold: Tensor) -> Tensor:
 
 def _call_forward(x: Tensor, layout: Layout, mode: str, slope: float, y: Tensor) -> None:
     module: Any = _native.module
+    cut = layout.cut
     arguments = (
         DTYPES[x.dtype],
         _MODE_NUMBER[mode],
-        layout.samples,
-        layout.thresholds,
-        layout.inner,
+        cut.samples,
+        cut.thresholds,
+        cut.inner,
         x.data_ptr(),
         layout.threshold.data_ptr(),
         slope,
@@ -111,7 +115,7 @@ def _call_backward(
     grad_threshold: Tensor,
 ) -> None:
     module: Any = _native.module
-    shape = (layout.samples, layout.thresholds, layout.inner)
+    shape = layout.cut[:3]
     arguments = (
         DTYPES[x.dtype],
         _MODE_NUMBER[mode],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
         )
     if _wants_plain_form():
         return x.copy_(reference.forward(x, threshold, mode, slope))
-    if _may_overlap(x):
+    if not x.is_contiguous() and _may_overlap(x):
         raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {_layout(x)}")
     if (
         x.numel()
@@ -106,7 +107,7 @@ def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
         raise ValueError(
             f"hyrelu takes one device, got x on {x.device}, threshold on {threshold.device}"
         )
-    if not _broadcasts(threshold.shape, x.shape):
+    if not _fits(threshold, x):
         raise ValueError(
             f"hyrelu's threshold broadcasts against one sample, {tuple(x.shape[1:])} for x of "
             f"shape {tuple(x.shape)}; got {tuple(threshold.shape)}"
@@ -121,14 +122,21 @@ def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
         raise ValueError(f"hyrelu's slope is a finite number above 0, got {slope!r}")
 
 
-def _broadcasts(threshold: torch.Size, x: torch.Size) -> bool:
-    if not threshold:
-        return len(x) > 0
+def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
     sample = x[1:]
-    if len(threshold) > len(sample):
+    if len(x) == 0 or len(threshold) > len(sample):
         return False
     trailing = sample[len(sample) - len(threshold) :]
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
+
+
+_known_to_broadcast = lru_cache(maxsize=4096)(_broadcasts)
+
+
+def _fits(threshold: Tensor, x: Tensor) -> bool:
+    if not torch.compiler.is_compiling() and type(x) is Tensor:
+        return _known_to_broadcast(threshold.shape, x.shape)
+    return _broadcasts(threshold.shape, x.shape)  # sizes may be symbols, which no cache takes
 
 
 def _wants_plain_form() -> bool:
