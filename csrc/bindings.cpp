@@ -220,6 +220,7 @@ PYBIND11_MODULE(_proact, m) {
             py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
         .def("exposed_bits", &cuda::DevicePlan::exposed_bits)
         .def("bytes", &cuda::DevicePlan::bytes, py::arg("ber"), py::arg("logged"))
+        .def("bytes_to_clear", &cuda::DevicePlan::bytes_to_clear, py::arg("ber"))
         .def("places", &device_places, py::arg("ber"))
         .def(
             "flip",

@@ -114,7 +114,7 @@ PROACT_ELEMENTWISE Real hyrelu(Real x, Real threshold, Slope<Real> slope) {
         return (x > 0) & (x <= threshold) & (x <= largest_finite<Real>) ? x : Real{0};
     } else {
         const Real clipped = x < threshold ? x : threshold;
-        return (x > 0) & (threshold >= 0) & (clipped <= largest_finite<Real>) ? clipped : Real{0};
+        return (x > 0) & (threshold > 0) & (clipped <= largest_finite<Real>) ? clipped : Real{0};
     }
 }
 

@@ -49,9 +49,15 @@ class BlockDrawer {
     /// Readable behind positions().
     static constexpr std::uint32_t most_positions = 5 * batch_words - 2;
 
+    /// The filter outlives the drawer; others may use it between draws.
     BlockDrawer(const BlockLaw& law, const FaultStream& fault, BatchFunctions batch,
-                std::uint32_t first_draw = 0)
-        : law_(law), fault_(fault), batch_(batch), first_draw_(first_draw), uniform_(law.bits()) {}
+                SeenFilter& seen, std::uint32_t first_draw = 0)
+        : law_(law),
+          fault_(fault),
+          batch_(batch),
+          seen_(seen),
+          first_draw_(first_draw),
+          uniform_(law.bits()) {}
 
     /// What draw() drew, and behind it, up to most_positions, other positions of the block.
     const std::uint32_t* positions() const { return positions_.data() + count_words; }
@@ -113,13 +119,13 @@ class BlockDrawer {
     BlockLaw law_;
     FaultStream fault_;
     BatchFunctions batch_;
+    SeenFilter& seen_;
     std::uint32_t first_draw_;
     UniformBelow uniform_;
     PhiloxCounter counter_{};
     std::uint32_t known_words_ = 0;
     // The count and the largest number of draws, in whole batches.
-    std::array<std::uint32_t, most_positions + count_words> words_{}, positions_{};
-    SeenFilter seen_;
+    std::array<std::uint32_t, most_positions + count_words> words_, positions_;
 };
 
 static_assert(BinomialTable::max_count <= BlockDrawer::most_positions);

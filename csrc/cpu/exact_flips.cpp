@@ -4,7 +4,8 @@
 // every drawn bit a random priority; the n drawn bits of lowest priority are chosen. By symmetry
 // every set of n bits is equally likely. Drawing again, with other numbers, where fewer than n bits
 // were drawn leaves it so. Two networks that share most of their tensors share most of the flips,
-// which one draw of n numbers below the total number of bits would not give.
+// which one draw of n numbers below the total number of bits would not give. A power of two as p
+// keeps it so but where the larger network needs another p: all is drawn anew then.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -32,13 +33,14 @@ std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors,
                                        Pattern pattern, std::uint32_t attempt) {
     std::vector<Candidate> candidates;
     BlockLaws laws(probability);
+    SeenFilter seen;
     const std::uint32_t first_draw = attempt * draws_per_attempt;
     for (std::uint32_t tensor = 0; tensor < tensors.size(); ++tensor) {
         const TensorMemory& memory = tensors[tensor];
         if (memory.words == 0) continue;
         const BlockLaw law = laws.of(memory);
         const FaultStream fault{pattern.seed, pattern.trial, memory.stream};
-        BlockDrawer drawer(law, fault, batch_functions(chosen_isa()), first_draw);
+        BlockDrawer drawer(law, fault, batch_functions(chosen_isa()), seen, first_draw);
         const std::uint64_t blocks = (memory.words + law.words() - 1) >> law.words_log2;
         for (std::uint64_t b = 0; b < blocks; ++b) {
             const auto block = static_cast<std::uint32_t>(b);
@@ -83,7 +85,8 @@ std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uin
     const auto wanted = static_cast<double>(n);
     // Five standard deviations above n, and some more where n is small.
     const double likely = wanted + 5.0 * std::sqrt(wanted) + 13.0;
-    const double probability = std::min(0.5, likely / static_cast<double>(total));
+    double probability = 0.5;
+    while (probability / 2 >= likely / static_cast<double>(total)) probability /= 2;
     for (std::uint32_t attempt = 0; attempt < attempts; ++attempt) {
         std::vector<Candidate> candidates = draw_candidates(tensors, probability, pattern, attempt);
         if (candidates.size() > n) keep_lowest(candidates, static_cast<std::size_t>(n));
@@ -166,13 +169,14 @@ void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pat
     const std::uint64_t chosen_bits = inverted ? total - flips : flips;
     const std::vector<Candidate> chosen = choose(tensors_, chosen_bits, total, pattern);
     Chosen begin = chosen.begin();
+    SeenFilter seen;
     for (std::uint32_t tensor = 0; tensor < tensors_.size(); ++tensor) {
         const TensorMemory& memory = tensors_[tensor];
         const Chosen end = std::find_if(begin, chosen.end(),
                                         [&](const Candidate& c) { return c.tensor != tensor; });
         if (memory.words == 0 || (begin == end && !inverted)) continue;
         columns.open(tensor, memory);
-        with_words(memory, [&](auto words) {
+        with_words(memory, seen, [&](auto words) {
             inverted ? flip_all_but_chosen(words, memory, begin, end, columns)
                      : flip_chosen(words, memory, begin, end, columns);
         });

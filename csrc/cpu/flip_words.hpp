@@ -43,8 +43,8 @@ class NativeWords {
 template <class Real>
 class FixedPointWords {
    public:
-    explicit FixedPointWords(const TensorMemory& tensor)
-        : reals_(reinterpret_cast<Real*>(tensor.address)), fixed_(tensor.fixed) {}
+    FixedPointWords(const TensorMemory& tensor, SeenFilter& seen)
+        : reals_(reinterpret_cast<Real*>(tensor.address)), fixed_(tensor.fixed), seen_(seen) {}
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(reals_ + element, 1); }
 
@@ -78,15 +78,15 @@ class FixedPointWords {
 
     Real* reals_;
     FixedPoint fixed_;
-    SeenFilter seen_;
+    SeenFilter& seen_;
 };
 
 /// Calls `use` with the words of a tensor's type.
 template <class Use>
-auto with_words(const TensorMemory& memory, Use use) {
+auto with_words(const TensorMemory& memory, SeenFilter& seen, Use use) {
     if (memory.is_fixed_point())
-        return memory.word_bytes == 4 ? use(FixedPointWords<float>(memory))
-                                      : use(FixedPointWords<double>(memory));
+        return memory.word_bytes == 4 ? use(FixedPointWords<float>(memory, seen))
+                                      : use(FixedPointWords<double>(memory, seen));
     switch (memory.word_bytes) {
         case 1: return use(NativeWords<std::uint8_t>(memory));
         case 2: return use(NativeWords<std::uint16_t>(memory));

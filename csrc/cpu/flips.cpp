@@ -9,8 +9,6 @@
 #include "threads.hpp"
 
 namespace proact {
-namespace {
-
 /// Consecutive blocks of one tensor.
 struct BlockRange {
     std::size_t plan_index;
@@ -21,6 +19,64 @@ struct BlockRange {
 
     std::uint64_t size() const { return end - begin; }
 };
+
+/// The work of a call: every block of every tensor, in the plan's order.
+class FaultPlan::Work {
+   public:
+    Work(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
+        if (ber == 0.0) return;
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            if (tensors[i].words == 0) continue;
+            const BlockLaw law = laws_.of(tensors[i]);
+            const std::uint64_t blocks = (tensors[i].words + law.words() - 1) >> law.words_log2;
+            ranges_.push_back({i, tensors[i], law, 0, blocks});
+            cost_ += cost(ranges_.back());
+        }
+    }
+
+    /// As many as keep each one busy for longer than it takes to wake it.
+    std::size_t parts(unsigned threads) const {
+        constexpr double worth_a_thread = 8192;
+        return std::max<std::size_t>(
+            1, std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / worth_a_thread)));
+    }
+
+    /// Visits the block ranges of part number `part` of `parts`: contiguous, and of equal cost.
+    template <class Visit>
+    void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
+        const auto cut = [&](std::size_t i) {
+            return i == parts ? 2 * cost_
+                              : cost_ * static_cast<double>(i) / static_cast<double>(parts);
+        };
+        double passed = 0;
+        for (BlockRange range : ranges_) {
+            const double whole = cost(range), each = whole / static_cast<double>(range.size());
+            const auto blocks_below = [&](double limit) {
+                return static_cast<std::uint64_t>(
+                    std::clamp((limit - passed) / each, 0.0, static_cast<double>(range.end)));
+            };
+            const std::uint64_t begin = blocks_below(cut(part)), end = blocks_below(cut(part + 1));
+            passed += whole;
+            range.begin = begin;
+            range.end = end;
+            if (range.size() != 0) visit(range);
+        }
+    }
+
+   private:
+    /// In flips: a block costs as much as a few more.
+    double cost(const BlockRange& range) const {
+        constexpr double of_a_block = 8;
+        return static_cast<double>(range.size()) * (of_a_block + ber_ * range.law.bits());
+    }
+
+    BlockLaws laws_;
+    double ber_;
+    double cost_ = 0;
+    std::vector<BlockRange> ranges_;
+};
+
+namespace {
 
 /// Whether the flips of a part are kept for an undo or only counted.
 enum class Keep { all, none };
@@ -117,73 +173,17 @@ std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockR
     return total;
 }
 
-std::uint64_t flip_range(const BlockRange& range, Pattern pattern, Isa isa, FlipColumns& log,
-                         Keep keep) {
+std::uint64_t flip_range(const BlockRange& range, Pattern pattern, Isa isa, SeenFilter& seen,
+                         FlipColumns& log, Keep keep) {
     const TensorMemory& memory = range.memory;
     BlockDrawer drawer(range.law, {pattern.seed, pattern.trial, memory.stream},
-                       batch_functions(isa));
+                       batch_functions(isa), seen);
     log.open(range.plan_index, memory);
-    return with_words(memory, [&](auto words) {
+    return with_words(memory, seen, [&](auto words) {
         return range.law.inverted ? flip_all_but_drawn(words, drawer, range, log, keep)
                                   : flip_drawn(words, drawer, range, log, keep);
     });
 }
-
-/// The work of one call: every block of every tensor, in the plan's order.
-class Work {
-   public:
-    Work(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
-        if (ber == 0.0) return;
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            if (tensors[i].words == 0) continue;
-            const BlockLaw law = laws_.of(tensors[i]);
-            const std::uint64_t blocks = (tensors[i].words + law.words() - 1) >> law.words_log2;
-            ranges_.push_back({i, tensors[i], law, 0, blocks});
-            cost_ += cost(ranges_.back());
-        }
-    }
-
-    /// As many as keep each one busy for longer than it takes to wake it.
-    std::size_t parts(unsigned threads) const {
-        constexpr double worth_a_thread = 8192;
-        return std::max<std::size_t>(
-            1, std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / worth_a_thread)));
-    }
-
-    /// Visits the block ranges of part number `part` of `parts`: contiguous, and of equal cost.
-    template <class Visit>
-    void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
-        const auto cut = [&](std::size_t i) {
-            return i == parts ? 2 * cost_
-                              : cost_ * static_cast<double>(i) / static_cast<double>(parts);
-        };
-        double passed = 0;
-        for (BlockRange range : ranges_) {
-            const double whole = cost(range), each = whole / static_cast<double>(range.size());
-            const auto blocks_below = [&](double limit) {
-                return static_cast<std::uint64_t>(
-                    std::clamp((limit - passed) / each, 0.0, static_cast<double>(range.end)));
-            };
-            const std::uint64_t begin = blocks_below(cut(part)), end = blocks_below(cut(part + 1));
-            passed += whole;
-            range.begin = begin;
-            range.end = end;
-            if (range.size() != 0) visit(range);
-        }
-    }
-
-   private:
-    /// In flips: a block costs as much as a few more.
-    double cost(const BlockRange& range) const {
-        constexpr double of_a_block = 8;
-        return static_cast<double>(range.size()) * (of_a_block + ber_ * range.law.bits());
-    }
-
-    BlockLaws laws_;
-    double ber_;
-    double cost_ = 0;
-    std::vector<BlockRange> ranges_;
-};
 
 void check_ber(double ber) {
     if (!(ber >= 0.0 && ber <= 1.0)) throw std::invalid_argument("ber must lie in [0, 1]");
@@ -194,6 +194,7 @@ void check_ber(double ber) {
 void FaultPlan::add(const TensorMemory& tensor) {
     tensor.check();
     tensors_.push_back(tensor);
+    kept_->work = nullptr;
     if (tensor.words == 0) return;
     const std::uintptr_t begin = tensor.address, end = begin + tensor.words * tensor.word_bytes;
     const auto next = extents_.upper_bound(begin);
@@ -219,38 +220,55 @@ bool FaultPlan::replay_undoes() const {
 }
 
 void FaultPlan::flip_into(FlipLog& log, double ber, Pattern pattern, Workers workers) const {
-    check_ber(ber);
-    const Work work(tensors_, ber);
-    const std::size_t parts = work.parts(overlapping_ ? 1 : workers.threads);
-    std::vector<FlipColumns>& columns = log.calls.emplace_back(spare_columns(parts));
+    const std::shared_ptr<const Work> work = work_at(ber);
+    const std::size_t parts = work->parts(overlapping_ ? 1 : workers.threads);
     const auto likely_flips = static_cast<std::size_t>(
         1.05 * ber * static_cast<double>(exposed_bits()) / static_cast<double>(parts));
+    std::vector<FlipColumns>& columns = log.calls.emplace_back(columns_for(parts, likely_flips));
     parallel_for(workers.threads, parts, [&](std::size_t part) {
         columns[part].expect(likely_flips);
-        work.for_each_range(part, parts, [&](const BlockRange& range) {
-            flip_range(range, pattern, workers.isa, columns[part], Keep::all);
+        SeenFilter seen;
+        work->for_each_range(part, parts, [&](const BlockRange& range) {
+            flip_range(range, pattern, workers.isa, seen, columns[part], Keep::all);
         });
     });
 }
 
-std::vector<FlipColumns> FaultPlan::spare_columns(std::size_t parts) const {
+std::shared_ptr<const FaultPlan::Work> FaultPlan::work_at(double ber) const {
+    check_ber(ber);
+    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
+    if (!lock.owns_lock()) return std::make_shared<const Work>(tensors_, ber);
+    if (kept_->work == nullptr || kept_->ber != ber) {
+        kept_->work = std::make_shared<const Work>(tensors_, ber);
+        kept_->ber = ber;
+    }
+    return kept_->work;
+}
+
+std::vector<FlipColumns> FaultPlan::columns_for(std::size_t parts, std::size_t flips) const {
     std::vector<FlipColumns> columns(parts);
-    const std::lock_guard<std::mutex> lock(*spare_lock_);
+    // Not worth waiting for; and a forked child would wait for ever.
+    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
+    if (!lock.owns_lock()) return columns;
+    kept_->parts = parts;
+    kept_->flips = flips;
     for (FlipColumns& part : columns) {
-        if (spare_->empty()) break;
-        part = std::move(spare_->back());
-        spare_->pop_back();
+        if (kept_->spare.empty()) break;
+        if (kept_->is_worth_keeping(kept_->spare.back())) part = std::move(kept_->spare.back());
+        kept_->spare.pop_back();
     }
     return columns;
 }
 
 void FaultPlan::recycle(FlipLog& log) const {
-    const std::lock_guard<std::mutex> lock(*spare_lock_);
+    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
     for (auto& call : log.calls)
-        for (FlipColumns& part : call) {
-            part.segments.clear();
-            spare_->push_back(std::move(part));
-        }
+        for (FlipColumns& part : call)
+            if (lock.owns_lock() && kept_->spare.size() < 2 * kept_->parts &&
+                kept_->is_worth_keeping(part)) {
+                part.segments.clear();
+                kept_->spare.push_back(std::move(part));
+            }
     log.calls.clear();
 }
 
@@ -261,14 +279,14 @@ FlipLog FaultPlan::flip(double ber, Pattern pattern, Workers workers) const {
 }
 
 std::uint64_t FaultPlan::flip_unlogged(double ber, Pattern pattern, Workers workers) const {
-    check_ber(ber);
-    const Work work(tensors_, ber);
-    const std::size_t parts = work.parts(overlapping_ ? 1 : workers.threads);
+    const std::shared_ptr<const Work> work = work_at(ber);
+    const std::size_t parts = work->parts(overlapping_ ? 1 : workers.threads);
     std::vector<std::uint64_t> flips(parts, 0);
     parallel_for(workers.threads, parts, [&](std::size_t part) {
-        work.for_each_range(part, parts, [&](const BlockRange& range) {
+        SeenFilter seen;
+        work->for_each_range(part, parts, [&](const BlockRange& range) {
             FlipColumns scratch;
-            flips[part] += flip_range(range, pattern, workers.isa, scratch, Keep::none);
+            flips[part] += flip_range(range, pattern, workers.isa, seen, scratch, Keep::none);
         });
     });
     std::uint64_t total = 0;

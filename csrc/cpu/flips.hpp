@@ -35,8 +35,9 @@ class FaultPlan {
 
     std::uint64_t exposed_bits() const;
 
-    /// Whether the same call made again undoes the flips. Not so where tensors overlap, or where a
-    /// float has fewer digits than the fixed-point word that it stands for.
+    /// Whether the same call made again undoes the flips, given that fixed-point tensors hold what
+    /// their words decode to. Not so where tensors overlap, or where a float has fewer digits than
+    /// the fixed-point word that it stands for.
     bool replay_undoes() const;
 
     /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each
@@ -48,8 +49,9 @@ class FaultPlan {
     /// The same flips without a log; returns their number.
     std::uint64_t flip_unlogged(double ber, Pattern pattern, Workers workers = {}) const;
 
-    /// Flips exactly `flips` distinct exposed bits of the plan, every such set being equally
-    /// likely. Throws std::invalid_argument for more than there are.
+    /// Flips exactly `flips` distinct exposed bits of the plan; every such set is equally likely,
+    /// given that its tensors have different streams. Throws std::invalid_argument for more than
+    /// there are.
     void flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const;
 
     /// Takes the memory of a log that is no longer needed, for the next one: memory that the
@@ -57,14 +59,30 @@ class FaultPlan {
     void recycle(FlipLog& log) const;
 
    private:
-    std::vector<FlipColumns> spare_columns(std::size_t parts) const;
+    class Work;
+
+    /// What one trial leaves for the next: memory of logs, and the last BER's tables.
+    struct Kept {
+        std::mutex lock;
+        std::vector<FlipColumns> spare;
+        std::size_t parts = 0;  // of the last call, and its likely flips in each
+        std::size_t flips = 0;
+        double ber = 0;
+        std::shared_ptr<const Work> work;
+
+        /// Not what a much higher BER once needed.
+        bool is_worth_keeping(const FlipColumns& columns) const {
+            return columns.element.capacity() <= 4 * (flips + 4096);
+        }
+    };
+
+    std::shared_ptr<const Work> work_at(double ber) const;
+    std::vector<FlipColumns> columns_for(std::size_t parts, std::size_t flips) const;
 
     std::vector<TensorMemory> tensors_;
     std::map<std::uintptr_t, std::uintptr_t> extents_;
     bool overlapping_ = false;
-    // Behind pointers, so that a plan can be moved.
-    std::unique_ptr<std::mutex> spare_lock_ = std::make_unique<std::mutex>();
-    std::unique_ptr<std::vector<FlipColumns>> spare_ = std::make_unique<std::vector<FlipColumns>>();
+    std::unique_ptr<Kept> kept_ = std::make_unique<Kept>();  // so that a plan can be moved
 };
 
 }  // namespace proact

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 namespace proact {
 
@@ -15,6 +16,16 @@ class GrowingArray {
     static_assert(std::is_trivially_copyable_v<T>);
 
    public:
+    GrowingArray() = default;
+    GrowingArray(GrowingArray&& other) noexcept { *this = std::move(other); }
+    GrowingArray& operator=(GrowingArray&& other) noexcept {
+        memory_ = std::move(other.memory_);
+        capacity_ = std::exchange(other.capacity_, 0);
+        return *this;
+    }
+
+    std::size_t capacity() const { return capacity_; }
+
     void reserve(std::size_t size) {
         if (size <= capacity_) return;
         const std::size_t grown = size + size / 2;

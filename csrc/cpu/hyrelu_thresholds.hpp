@@ -68,7 +68,7 @@ struct PreparedThreshold {
     template <HyReluMode mode>
     static PreparedThreshold of(Real threshold, Slope<Real> slope) {
         using W = Word<Element>;
-        const bool open = threshold >= 0;
+        const bool open = threshold > 0;  // at 0 only what is 0 passes
         if constexpr (mode == HyReluMode::soft) {
             const Real usable = usable_threshold(threshold);
             // A little further than where the gate becomes 1, and one number down: rounding must

@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -24,11 +25,70 @@ void wait_a_little() {
 #endif
 }
 
-/// Idle threads look for work for a while before they sleep: waking one takes longer than many of
-/// the loops.
+/// A thread that has just worked looks for more for a while before it sleeps: waking one takes
+/// longer than many of the loops.
 constexpr int looks_before_sleep = 4000;
 
-constexpr unsigned most_shares = 0xffff;
+/// More threads than this never make anything faster, and a pool keeps what it has hired.
+unsigned most_workers() { return std::max(8u, 2 * std::thread::hardware_concurrency()); }
+
+/// What a round of work is, for all that share it.
+struct Round {
+    const Body* body;
+    std::size_t tasks;
+    std::size_t shares;
+    std::atomic<std::size_t> unfinished;
+    std::mutex failed;
+    std::exception_ptr error;
+
+    void work(std::size_t share) {
+        try {
+            const std::size_t begin = tasks * share / shares, end = tasks * (share + 1) / shares;
+            if (begin < end) (*body)(begin, end);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(failed);
+            if (!error) error = std::current_exception();
+        }
+    }
+};
+
+/// A thread that does one share of each round that it is given, and is left alone by the others.
+class Worker {
+   public:
+    explicit Worker(std::size_t share) : share_(share) {
+        std::thread(&Worker::serve, this).detach();
+    }
+
+    void give(Round* round) {
+        {
+            const std::lock_guard<std::mutex> lock(sleep_);
+            round_.store(round, std::memory_order_release);
+        }
+        wake_.notify_one();
+    }
+
+   private:
+    void serve() {
+        for (;;) {
+            for (int looks = 0; round_.load(std::memory_order_acquire) == nullptr; ++looks) {
+                if (looks < looks_before_sleep) {
+                    wait_a_little();
+                    continue;
+                }
+                std::unique_lock<std::mutex> lock(sleep_);
+                wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != nullptr; });
+            }
+            Round* round = round_.exchange(nullptr, std::memory_order_acquire);
+            round->work(share_);
+            round->unfinished.fetch_sub(1, std::memory_order_release);  // then it may be gone
+        }
+    }
+
+    const std::size_t share_;
+    std::mutex sleep_;
+    std::condition_variable wake_;
+    std::atomic<Round*> round_{nullptr};
+};
 
 class Pool {
    public:
@@ -36,75 +96,28 @@ class Pool {
         const std::unique_lock<std::mutex> at_work(busy_, std::try_to_lock);
         if (!at_work.owns_lock()) return body(0, tasks);
 
-        const unsigned shares = 1 + hire(wanted - 1);
-        tasks_ = tasks;
-        body_ = &body;
-        error_ = nullptr;
-        unfinished_.store(shares - 1, std::memory_order_relaxed);
-        {
-            const std::lock_guard<std::mutex> lock(sleep_);
-            const std::uint64_t previous = round_.load(std::memory_order_relaxed);
-            round_.store(((previous >> 16) + 1) << 16 | shares, std::memory_order_release);
-        }
-        wake_.notify_all();
-
-        work(0, shares);
-        for (int looks = 0; unfinished_.load(std::memory_order_acquire) != 0; ++looks)
+        const std::size_t workers = hire(std::min(wanted - 1, most_workers()));
+        Round round{&body, tasks, workers + 1, {workers}, {}, {}};
+        for (std::size_t i = 0; i < workers; ++i) workers_[i]->give(&round);
+        round.work(0);
+        for (int looks = 0; round.unfinished.load(std::memory_order_acquire) != 0; ++looks)
             looks < looks_before_sleep ? wait_a_little() : std::this_thread::yield();
-        if (error_) std::rethrow_exception(error_);
+        if (round.error) std::rethrow_exception(round.error);
     }
 
    private:
     /// How many workers there are, of the ones wanted.
-    unsigned hire(unsigned workers) {
+    std::size_t hire(std::size_t wanted) {
         try {
-            for (; hired_ < workers; ++hired_)
-                std::thread(&Pool::serve, this, hired_ + 1, round_.load(std::memory_order_relaxed))
-                    .detach();
+            while (workers_.size() < wanted)
+                workers_.push_back(std::make_unique<Worker>(workers_.size() + 1));
         } catch (const std::system_error&) {  // no more threads to be had: fewer do the work
         }
-        return std::min(hired_, workers);
+        return std::min(workers_.size(), wanted);
     }
 
-    void serve(unsigned share, std::uint64_t seen) {
-        for (;;) {
-            for (int looks = 0; round_.load(std::memory_order_acquire) == seen; ++looks) {
-                if (looks < looks_before_sleep) {
-                    wait_a_little();
-                    continue;
-                }
-                std::unique_lock<std::mutex> lock(sleep_);
-                wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
-            }
-            seen = round_.load(std::memory_order_acquire);
-            const auto shares = static_cast<unsigned>(seen & most_shares);
-            if (share < shares) {
-                work(share, shares);
-                unfinished_.fetch_sub(1, std::memory_order_release);
-            }
-        }
-    }
-
-    void work(unsigned share, std::size_t shares) {
-        try {
-            const std::size_t begin = tasks_ * share / shares, end = tasks_ * (share + 1) / shares;
-            if (begin < end) (*body_)(begin, end);
-        } catch (...) {
-            const std::lock_guard<std::mutex> lock(failed_);
-            if (!error_) error_ = std::current_exception();
-        }
-    }
-
-    std::mutex busy_, sleep_, failed_;
-    std::condition_variable wake_;
-    /// The number of the round, and in the low 16 bits how many threads share it: in one word,
-    /// because a thread that a round does not need may look when the next one is being prepared.
-    std::atomic<std::uint64_t> round_{0};
-    std::atomic<unsigned> unfinished_{0};
-    std::size_t tasks_ = 0;
-    const Body* body_ = nullptr;
-    std::exception_ptr error_;
-    unsigned hired_ = 0;
+    std::mutex busy_;
+    std::vector<std::unique_ptr<Worker>> workers_;
 };
 
 /// Never destroyed: its threads sleep until the process ends.
@@ -126,7 +139,7 @@ Pool& the_pool() {
 }  // namespace
 
 void parallel_shares(unsigned threads, std::size_t tasks, const Body& body) {
-    const auto shares = static_cast<unsigned>(std::min<std::size_t>({threads, tasks, most_shares}));
+    const auto shares = static_cast<unsigned>(std::min<std::size_t>(threads, tasks));
     if (tasks == 0) return;
     if (shares <= 1) return body(0, tasks);
     the_pool().run(shares, tasks, body);

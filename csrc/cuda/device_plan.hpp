@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 #include "flips.hpp"
@@ -32,21 +33,21 @@ class DevicePlan {
         std::uint32_t word_bytes;
     };
 
-    /// A trial's memory: the number of all flips (std::uint64_t), then each tensor's counts and,
-    /// where the flips are logged, its log.
+    /// A trial's memory: the number of all flips (std::uint64_t), every tensor's counts and, where
+    /// the flips are logged, the tensors' logs.
     std::vector<Place> places(double ber, bool logged) const {
         std::vector<Place> all;
         BlockLaws laws(ber);
         std::uint64_t next = sizeof(std::uint64_t);
         for (const TensorMemory& tensor : tensors_) {
-            if (tensor.words == 0) {
-                all.push_back({next, next, {}, tensor.word_bytes});
-                continue;
-            }
-            const LogLayout layout = log_layout(tensor, laws.of(tensor));
-            const std::uint64_t log = aligned(next + layout.blocks * sizeof(std::uint32_t));
-            all.push_back({next, log, layout, tensor.word_bytes});
-            next = logged ? aligned(log + layout.bytes) : log;
+            const LogLayout layout =
+                tensor.words == 0 ? LogLayout{} : log_layout(tensor, laws.of(tensor));
+            all.push_back({next, 0, layout, tensor.word_bytes});
+            next += layout.blocks * sizeof(std::uint32_t);
+        }
+        for (Place& place : all) {
+            place.log = next = aligned(next);
+            if (logged) next += place.layout.bytes;
         }
         return all;
     }
@@ -57,8 +58,14 @@ class DevicePlan {
         return aligned(all.back().log + (logged ? all.back().layout.bytes : 0));
     }
 
-    /// Flips every exposed bit with probability ber in (0, 1]. The memory's first word, the number
-    /// of flips so far, is the caller's to clear.
+    /// How much of a trial's memory the caller clears before `flip`: all counts. So `restore` finds
+    /// what there is to restore, whatever ended the flips.
+    std::uint64_t bytes_to_clear(double ber) const {
+        const std::vector<Place> all = places(ber, false);
+        return all.empty() ? sizeof(std::uint64_t) : all.front().log;
+    }
+
+    /// Flips every exposed bit with probability ber in (0, 1].
     void flip(double ber, std::uint64_t seed, std::uint32_t trial, std::uintptr_t memory,
               bool logged, Stream stream) const {
         const std::vector<Place> all = places(ber, logged);
@@ -73,14 +80,22 @@ class DevicePlan {
         }
     }
 
-    /// Writes the old words back, the last tensor first.
+    /// Writes the old words back, the last tensor first. One that fails keeps no other from its
+    /// turn; the first failure is thrown at the end.
     void restore(double ber, std::uintptr_t memory, Stream stream) const {
         const std::vector<Place> all = places(ber, true);
         BlockLaws laws(ber);
-        for (std::size_t i = tensors_.size(); i-- > 0;)
-            if (tensors_[i].words != 0)
+        std::exception_ptr failure;
+        for (std::size_t i = tensors_.size(); i-- > 0;) {
+            if (tensors_[i].words == 0) continue;
+            try {
                 cuda::restore(tensors_[i], laws.of(tensors_[i]), memory + all[i].log,
                               memory + all[i].counts, stream);
+            } catch (...) {
+                if (!failure) failure = std::current_exception();
+            }
+        }
+        if (failure) std::rethrow_exception(failure);
     }
 
    private:

@@ -44,7 +44,7 @@ void equals_the_host(double ber, bool logged) {
     // One word more, which nobody may touch.
     constexpr std::uint64_t guard = 0x5a5a5a5a5a5a5a5au;
     std::vector<std::uint64_t> memory(device.bytes(ber, logged) / 8 + 1, guard);
-    memory[0] = 0;
+    std::memset(memory.data(), 0, device.bytes_to_clear(ber));
     const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
     device.flip(ber, test::seed, 9, address, logged, stream);
     const FlipLog log = host.flip(ber, {test::seed, 9});

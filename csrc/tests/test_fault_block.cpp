@@ -19,8 +19,9 @@ constexpr FaultStream fault{0x0123456789abcdefu, 7, 0xabcdef012345u};
 Positions draw(const BlockLaw& law, const FaultStream& from, std::uint32_t block,
                std::uint32_t first_draw = 0) {
     const DrawnPositions drawn = draw_block(law, from, block, first_draw);
+    SeenFilter seen;
     for (const Isa isa : available_isas()) {
-        BlockDrawer drawer(law, from, batch_functions(isa), first_draw);
+        BlockDrawer drawer(law, from, batch_functions(isa), seen, first_draw);
         std::uint32_t expected = 0;
         for (int twice = 0; twice < 2; ++twice) {
             expected = 0;
@@ -153,7 +154,8 @@ void every_position_is_drawn_alike() {
 void a_drawer_forgets_earlier_blocks() {
     const BinomialTable table(64, 0.5);
     const BlockLaw law{0, 64, false, table.view()};
-    BlockDrawer drawer(law, fault, batch_functions(chosen_isa()));
+    SeenFilter seen;
+    BlockDrawer drawer(law, fault, batch_functions(chosen_isa()), seen);
     for (std::uint32_t block = 0; block < 140000; ++block) {
         const std::uint32_t count = drawer.draw(block, [](std::uint32_t) {});
         const DrawnPositions drawn = draw_block(law, fault, block);

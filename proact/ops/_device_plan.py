@@ -111,7 +111,7 @@ class DeviceFaultPlan:
     def _memory(self, ber: float, logged: bool) -> Tensor:
         size = self._plan.bytes(ber, logged)
         memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        memory[:8].zero_()
+        memory[: self._plan.bytes_to_clear(ber)].zero_()
         return memory
 
     def _flip(self, ber: float, seed: int, trial: int, memory: Tensor, logged: bool) -> None:
@@ -119,6 +119,8 @@ class DeviceFaultPlan:
             self._plan.flip(ber, seed, trial, memory.data_ptr(), logged, *self._where())
 
     def _restore(self, ber: float, memory: Tensor) -> None:
+        # The allocator must not give the memory away before this stream is done with it.
+        memory.record_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.device(self._device):
             self._plan.restore(ber, memory.data_ptr(), *self._where())
 

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +155,9 @@ def exactly_flipped_bits(
     n = total - flips if inverted else flips
     if flips == 0:
         return []
-    probability = min(0.5, (float(n) + 5.0 * math.sqrt(n) + 13.0) / float(total))
+    probability = 0.5
+    while probability / 2 >= (float(n) + 5.0 * math.sqrt(n) + 13.0) / float(total):
+        probability /= 2
     for attempt in range(64):
         candidates = []
         for tensor, (words, mask, stream) in enumerate(tensors):
@@ -255,7 +258,9 @@ class FaultPlan:
         return sum(words * mask.bit_count() for _, words, _, _, mask, _ in self._tensors)
 
     def replay_undoes(self) -> bool:
-        return all(
+        extents = sorted((a, a + words * width) for a, words, width, *_ in self._tensors if words)
+        apart = all(end <= begin for (_, end), (begin, _) in pairwise(extents))
+        return apart and all(
             fixed is None or fixed.word_bits <= (24 if word_bytes == 4 else 53)
             for _, _, word_bytes, _, _, fixed in self._tensors
         )

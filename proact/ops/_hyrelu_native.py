@@ -52,7 +52,7 @@ def backward(
         return torch.empty_like(x).copy_(grad_dense), grad_threshold
     grad_x = torch.empty_like(x)
     ordered = torch.empty_like(layout.threshold)
-    _call_backward(like(x, grad), x, layout, mode, slope, grad_x, ordered)
+    _call_backward(like(x, grad.to(x.dtype)), x, layout, mode, slope, grad_x, ordered)
     grad_threshold = layout.to_given(ordered, threshold, x.dim())
     if grad_threshold.dtype != threshold.dtype:
         grad_threshold = grad_threshold.to(threshold.dtype)

@@ -70,8 +70,8 @@ def flip_exactly_(
     """Flips exactly ``flips`` distinct exposed bits, in place; every such set is equally likely.
 
     The bits are a function of (seed, trial, stream, shape, flips, bit_mask) alone: calling again
-    with the same arguments flips them back. Cost and memory grow with ``flips``. Not compiled by
-    torch.compile.
+    with the same arguments flips them back. Cost and memory grow with ``flips``, and are several
+    times those of `flip_bits_`. Not compiled by torch.compile.
 
     Args:
         tensor: as for `flip_bits_`, in CPU memory.
@@ -84,10 +84,8 @@ def flip_exactly_(
     memory, seed, trial, stream, bit_mask = _checked(tensor, seed, trial, stream, bit_mask)
     plan = plans.FlipPlan()
     plan.add(memory, stream, bit_mask, None)
-    flips = plans.checked_integer("flips", flips, plan.exposed_bits + 1)
-    if flips:
-        plan.flip_exactly(flips, seed, trial)
-        torch.autograd.graph.increment_version(memory)
+    torch.autograd.graph.increment_version(memory)
+    plan.flip_exactly(flips, seed, trial)
 
 
 def _checked(
@@ -122,7 +120,7 @@ def _as_tensor(tensor: Tensor | NDArray[np.generic]) -> Tensor:
         return tensor
     if not isinstance(tensor, np.ndarray):
         raise TypeError(f"tensor is a torch.Tensor or a numpy.ndarray, got {type(tensor).__name__}")
-    if not (tensor.flags.writeable and tensor.flags.c_contiguous and tensor.flags.aligned):
+    if not (tensor.flags.writeable and tensor.flags.c_contiguous):
         raise ValueError(
             "tensor is a writable, C-contiguous array, got one that is "
             + ("read-only" if not tensor.flags.writeable else "not contiguous")
@@ -137,9 +135,9 @@ def _flip(tensor: Tensor, ber: float, seed: int, trial: int, stream: int, bit_ma
         return 0
     plan = plans.FlipPlan()
     plan.add(tensor, stream, bit_mask % (1 << 64), None)
-    flips = plan.flip_unlogged(ber, seed, trial)
+    # Before the flips: whatever interrupts them, autograd knows that the tensor may have changed.
     torch.autograd.graph.increment_version(tensor)
-    return flips
+    return plan.flip_unlogged(ber, seed, trial)
 
 
 def _flip_shape(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -97,9 +97,12 @@ def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
         raise TypeError(f"hyrelu takes a torch.Tensor as x, got {type(x).__name__}")
     if not isinstance(threshold, Tensor):
         raise TypeError(f"hyrelu takes a torch.Tensor as threshold, got {type(threshold).__name__}")
+    for name, tensor in (("x", x), ("threshold", threshold)):
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise TypeError(f"hyrelu takes a dense {name}, got {_kind(tensor)}")
     dtype = x.dtype
     if dtype not in DTYPES:
-        raise TypeError(f"hyrelu takes a floating-point x, got {dtype}")
+        raise TypeError(f"hyrelu takes an x of float16, bfloat16, float32 or float64, got {dtype}")
     if threshold.dtype != dtype and not (dtype in HALVES and threshold.dtype == torch.float32):
         raise TypeError(f"hyrelu takes a threshold of x's dtype {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
@@ -114,11 +117,17 @@ def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
         )
 
 
+def _kind(tensor: Tensor) -> str:
+    return "a nested tensor" if tensor.is_nested else str(tensor.layout)
+
+
 def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
     """ValueError where `hyrelu` would refuse them."""
     if mode not in MODES:
         raise ValueError(f"hyrelu's mode is one of {', '.join(MODES)}, got {mode!r}")
-    if not (isinstance(slope, (int, float)) and math.isfinite(slope) and slope > 0):
+    if isinstance(slope, bool) or not isinstance(slope, (int, float)):
+        raise TypeError(f"hyrelu's slope is a number, got {slope!r}")
+    if not 0 < slope <= sys.float_info.max:
         raise ValueError(f"hyrelu's slope is a finite number above 0, got {slope!r}")
 
 
@@ -152,14 +161,25 @@ def _nobody_watches(x: Tensor, threshold: Tensor) -> bool:
     """Whether the operator may be called past torch's dispatcher, which costs as much as a loop
     over ten thousand elements: plain CPU tensors, and no mode that wants to see each operator."""
     return (
-        type(x) is Tensor
-        and (type(threshold) is Tensor or type(threshold) is Parameter)
-        and x.is_cpu
+        _is_plain(x)
+        and _is_plain(threshold)
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and torch._C._get_tracing_state() is None
-        and not x.is_neg()
         and not torch._C._autograd._profiler_enabled()
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the memory at its address is the tensor: on the CPU, and nothing put off or
+    wrapped."""
+    return (
+        (type(tensor) is Tensor or type(tensor) is Parameter)
+        and tensor.is_cpu
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
 
 
@@ -205,9 +225,9 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     x, threshold = ctx.saved_tensors
     # Only a caller who asked for second derivatives runs backward with grad enabled.
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
         function = reference.backward
-    elif _nobody_watches(x, threshold) and type(grad) is Tensor:
+    elif _nobody_watches(x, threshold) and _is_plain(grad) and grad.dtype == x.dtype:
         function = native.backward
     else:
         function = torch.ops.proact.hyrelu_backward

@@ -50,7 +50,8 @@ class FlipLog:
 
     def __init__(self, plan: FlipPlan) -> None:
         self._log: Any = plan._new_log()
-        self._plan = plan
+        self._plan = plan._plan
+        self._tensors = plan._tensors  # whose memory the log writes to
 
     def __len__(self) -> int:
         """The number of flips."""
@@ -58,7 +59,8 @@ class FlipLog:
 
     def __del__(self) -> None:
         # The next trial's log takes the memory.
-        self._plan._plan.recycle(self._log)
+        if hasattr(self, "_plan"):
+            self._plan.recycle(self._log)
 
     def restore(self, threads: int | None = None) -> None:
         """Writes the old word of every flipped position back, whatever stands there now."""
@@ -117,35 +119,47 @@ class FlipPlan:
         self, log: FlipLog, ber: float, seed: int, trial: int, threads: int | None = None
     ) -> None:
         """Logs each flip before it makes it: an interruption leaves a log that restores."""
-        self._plan.flip_into(log._log, ber, seed, trial, _threads(threads))
+        self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads))
 
     def flip(self, ber: float, seed: int, trial: int, threads: int | None = None) -> FlipLog:
         log = FlipLog(self)
-        self.flip_into(log, ber, seed, trial, threads)
+        try:
+            self.flip_into(log, ber, seed, trial, threads)
+        except BaseException:
+            log.restore()
+            raise
         return log
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Flips without keeping what was there; returns the number of flips."""
-        flips: int = self._plan.flip_unlogged(ber, seed, trial, _threads(threads))
+        flips: int = self._plan.flip_unlogged(*_checked(ber, seed, trial), _threads(threads))
         return flips
 
     def flip_exactly(self, flips: int, seed: int, trial: int) -> FlipLog:
-        """Flips exactly so many distinct exposed bits; every such set is equally likely.
+        """Flips exactly so many distinct exposed bits; every such set is equally likely, given
+        that the tensors have different streams.
 
         ValueError for more flips than exposed bits.
         """
+        flips = checked_integer("flips", flips, STREAMS)
         if flips > self.exposed_bits:
-            raise ValueError(f"{flips} flips do not fit the {self.exposed_bits} exposed bits")
+            raise ValueError(f"flips is at most {self.exposed_bits}, the exposed bits, got {flips}")
+        _, seed, trial = _checked(0.0, seed, trial)
         log = FlipLog(self)
-        self._plan.flip_exactly_into(log._log, flips, seed, trial)
+        try:
+            self._plan.flip_exactly_into(log._log, flips, seed, trial)
+        except BaseException:
+            log.restore()
+            raise
         return log
 
     def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Flips the bits of ``flip_unlogged`` back, by drawing them again; returns their number.
 
-        Takes no memory, and trusts that nothing wrote over a flipped word. ProactError where that
-        would not bring every byte back: tensors that overlap, and fixed-point words of more digits
-        than the float that stands for them.
+        Takes no memory, and trusts that nothing wrote over a flipped word and that fixed-point
+        tensors hold what their words decode to (they are rounded, and have no -0.0 or NaN).
+        ProactError where it could not work even so: tensors that overlap, and fixed-point words of
+        more digits than the float that stands for them.
         """
         if not self._plan.replay_undoes():
             raise ProactError(
@@ -160,7 +174,19 @@ def _host_plan() -> Any:
 
 
 def _threads(threads: int | None) -> int:
-    return torch.get_num_threads() if threads is None else threads
+    if threads is None:
+        return torch.get_num_threads()
+    if checked_integer("threads", threads, 1 << 16) == 0:
+        raise ValueError("threads is 1 or more, got 0")
+    return threads
+
+
+def _checked(ber: float, seed: int, trial: int) -> tuple[float, int, int]:
+    return (
+        checked_ber(ber),
+        checked_integer("seed", seed, SEEDS),
+        checked_integer("trial", trial, TRIALS),
+    )
 
 
 def checked_ber(ber: float) -> float:
@@ -192,6 +218,11 @@ def checked_memory(name: str, tensor: Tensor) -> None:
     if tensor.device.type not in ("cpu", "cuda"):
         raise ValueError(
             f"bits are flipped in CPU and CUDA memory, and {name} is on {tensor.device}"
+        )
+    if tensor.data_ptr() % tensor.element_size() != 0:
+        raise ValueError(
+            f"{name} must begin at a multiple of its {tensor.element_size()} bytes a word, got the "
+            f"address {tensor.data_ptr():#x}"
         )
     if not tensor.is_contiguous():
         raise ValueError(

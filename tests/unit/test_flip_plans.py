@@ -183,3 +183,47 @@ def test_a_plan_is_on_one_device() -> None:
     plan.add(torch.zeros(4), 1, 1, None)
     with pytest.raises(ValueError, match="one device, got cpu and meta"):
         plan.add(torch.zeros(4, device="meta"), 2, 1, None)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_a_senseless_number_of_threads_is_refused(threads: object) -> None:
+    plan, tensor = FlipPlan(), torch.zeros(100)
+    plan.add(tensor, 1, 1, None)
+    with pytest.raises((ValueError, TypeError), match="threads"):
+        plan.flip(0.5, 1, 1, threads=threads)  # type: ignore[arg-type]
+    assert not tensor.any()
+
+
+def test_an_interrupted_flip_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.randn(1000)
+    clean = tensor.clone()
+    plan = FlipPlan()
+    plan.add(tensor, 1, 0xFFFFFFFF, None)
+
+    def interrupted(self: FlipPlan, log: FlipLog, *rest: object) -> None:
+        plan._plan.flip_into(log._log, 0.1, 1, 1, 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FlipPlan, "flip_into", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.flip(0.1, 1, 1)
+    assert torch.equal(tensor, clean)
+
+
+def test_misaligned_memory_is_refused() -> None:
+    buffer = bytearray(65)
+    for memory in (
+        torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=16),
+        np.frombuffer(buffer, np.uint8)[1:].view(np.float32),
+    ):
+        with pytest.raises(ValueError, match="multiple of its 4 bytes"):
+            flip_bits_(memory, 0.5)
+    assert buffer == bytes(65)
+
+
+def test_overlap_is_noticed_by_the_reference_too() -> None:
+    plan, array = reference.FaultPlan(), np.zeros(8, np.int32)
+    plan.add(array.ctypes.data, 8, 4, 1, 1)
+    assert plan.replay_undoes()
+    plan.add(array.ctypes.data + 16, 4, 4, 2, 1)
+    assert not plan.replay_undoes()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proact.nn import HyReLU
+from proact.ops import _hyrelu_reference as reference
 from proact.ops import flip_bits_, hyrelu, hyrelu_
 
 
@@ -182,3 +183,59 @@ def test_inductor_compiles_the_whole_graph() -> None:
             compiled(x, t, mode).sum(), (x, t), allow_unused=True, materialize_grads=True
         )
         torch.testing.assert_close(mine, theirs)
+
+
+def test_batched_gradients() -> None:
+    x, t = torch.randn(6, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+
+    def jacobian(function: Any) -> tuple[Tensor, ...]:
+        y = function(x, t)
+        grads: tuple[Tensor, ...] = torch.autograd.grad(
+            y, (x, t), torch.eye(6), is_grads_batched=True
+        )
+        return grads
+
+    torch.testing.assert_close(
+        jacobian(hyrelu), jacobian(lambda x, t: reference.forward(x, t, "soft", 20.0))
+    )
+
+
+def test_tensors_whose_memory_says_something_else() -> None:
+    negative = torch._neg_view(torch.tensor([-2.0, -1.0]))  # reads as 2 and 1
+    x = torch.tensor([[1.0, 1.5]])
+    assert torch.equal(hyrelu(x, negative, "zero"), torch.tensor([[1.0, 0.0]]))
+    assert torch.equal(hyrelu(negative, torch.tensor(1.5), "zero"), torch.tensor([0.0, 1.0]))
+    assert torch.equal(hyrelu(torch._efficientzerotensor(3), torch.tensor(1.0)), torch.zeros(3))
+    leaf = torch.tensor([1.0, 1.2], requires_grad=True)
+    hyrelu(leaf, torch.tensor(5.0), "zero").backward(torch._neg_view(torch.tensor([-3.0, -4.0])))
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0, 4.0]
+
+
+def test_hooks_that_save_in_another_dtype() -> None:
+    for dtype in (torch.float64, torch.float16):
+        x = torch.full((8,), 0.5, requires_grad=True)
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t, dtype=dtype: t.to(dtype), lambda t: t
+        )
+        with hooks:
+            y = hyrelu(x, torch.tensor(5.0))
+        y.backward(torch.arange(1.0, 9.0))
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, torch.arange(1.0, 9.0))
+
+
+@pytest.mark.parametrize(
+    ("x", "threshold", "slope", "error", "words"),
+    [
+        (torch.eye(3).to_sparse(), torch.tensor(1.0), 20.0, TypeError, "dense x, got torch.sparse"),
+        (torch.eye(3), torch.ones(3).to_sparse(), 20.0, TypeError, "dense threshold"),
+        (torch.eye(3), torch.tensor(1.0), 10**400, ValueError, "slope"),
+        (torch.eye(3), torch.tensor(1.0), "a", TypeError, "slope is a number, got 'a'"),
+    ],
+)
+def test_unusual_input_is_named(
+    x: Tensor, threshold: Tensor, slope: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        hyrelu(x, threshold, slope=slope)
