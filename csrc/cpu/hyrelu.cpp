@@ -25,8 +25,8 @@ const HyReluKernels<Element>& kernels_of(Isa isa) {
 
 std::size_t divided_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
-/// Below this, waking a thread costs more than it saves.
-constexpr std::size_t elements_worth_threads = std::size_t{1} << 15;
+/// Below this, waking a thread that sleeps costs more than it saves.
+constexpr std::size_t elements_worth_threads = std::size_t{1} << 17;
 
 unsigned useful_threads(const HyReluShape& shape, unsigned threads) {
     return shape.elements() < elements_worth_threads ? 1 : threads;

@@ -153,7 +153,7 @@ def test_a_forked_process_computes_too() -> None:
 
 def test_python_threads_call_at_the_same_time() -> None:
     torch.set_num_threads(2)
-    x = torch.randn(4, 100_000)
+    x = torch.randn(4, 150_000)
     expected = x.clamp(min=0) * (x <= 1)
     wrong: list[int] = []
 
