@@ -9,6 +9,10 @@
 #include "../core/half.hpp"
 #include "../core/lanes.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace proact {
 
 template <class Number, std::size_t bytes>
@@ -95,6 +99,33 @@ template <std::size_t bytes>
 struct VectorMemory<Float16, bytes> : HalfVectorMemory<Float16, bytes> {};
 template <std::size_t bytes>
 struct VectorMemory<BFloat16, bytes> : HalfVectorMemory<BFloat16, bytes> {};
+
+#if defined(__x86_64__)
+/// By the instructions for it, which every machine with AVX2 has.
+template <>
+struct VectorMemory<Float16, 32> {
+    using Value = Vector<float, 32>;
+    [[gnu::target("avx,f16c"), gnu::always_inline]] static inline Value read(
+        const Float16* memory) {
+        return reinterpret_cast<Value>(_mm256_cvtph_ps(load<__m128i>(memory)));
+    }
+    [[gnu::target("avx,f16c"), gnu::always_inline]] static inline void write(Float16* memory,
+                                                                             Value value) {
+        store(memory, _mm256_cvtps_ph(reinterpret_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+    }
+};
+
+/// The compilers' own narrowing of words shuffles them one after the other.
+template <>
+struct VectorMemory<BFloat16, 32> : HalfVectorMemory<BFloat16, 32> {
+    [[gnu::target("avx2"), gnu::always_inline]] static inline void write(BFloat16* memory,
+                                                                         Value value) {
+        const auto words = reinterpret_cast<__m256i>(BFloat16::narrowed(value));
+        store(memory,
+              _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    }
+};
+#endif
 
 template <class Mask>
 PROACT_ELEMENTWISE bool any(Mask mask) {
