@@ -141,6 +141,24 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
     }
 }
 
+/// What plans of tensors in host and in device memory have in common.
+template <class Plan>
+py::class_<Plan> plan_class(py::module_& m, const char* name) {
+    return py::class_<Plan>(m, name)
+        .def(py::init())
+        .def(
+            "add",
+            [](Plan& plan, std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
+               std::uint64_t stream, std::uint64_t mask, std::uint32_t fixed_word_bits,
+               std::uint32_t fraction_bits) {
+                plan.add(
+                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
+            },
+            py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
+            py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
+        .def("exposed_bits", &Plan::exposed_bits);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_proact, m) {
@@ -163,19 +181,7 @@ PYBIND11_MODULE(_proact, m) {
         .def("__len__", &FlipLog::size)
         .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
         .def("columns", &columns);
-    py::class_<FaultPlan>(m, "FaultPlan")
-        .def(py::init())
-        .def(
-            "add",
-            [](FaultPlan& plan, std::uintptr_t address, std::uint64_t words,
-               std::uint32_t word_bytes, std::uint64_t stream, std::uint64_t mask,
-               std::uint32_t fixed_word_bits, std::uint32_t fraction_bits) {
-                plan.add(
-                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
-            },
-            py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
-            py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
-        .def("exposed_bits", &FaultPlan::exposed_bits)
+    plan_class<FaultPlan>(m, "FaultPlan")
         .def("replay_undoes", &FaultPlan::replay_undoes)
         .def(
             "flip_into",
@@ -206,19 +212,7 @@ PYBIND11_MODULE(_proact, m) {
           [](std::size_t samples, std::size_t thresholds, std::size_t inner) {
               return cuda::backward_workspace_bytes({samples, thresholds, inner});
           });
-    py::class_<cuda::DevicePlan>(m, "DevicePlan")
-        .def(py::init())
-        .def(
-            "add",
-            [](cuda::DevicePlan& plan, std::uintptr_t address, std::uint64_t words,
-               std::uint32_t word_bytes, std::uint64_t stream, std::uint64_t mask,
-               std::uint32_t fixed_word_bits, std::uint32_t fraction_bits) {
-                plan.add(
-                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
-            },
-            py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
-            py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
-        .def("exposed_bits", &cuda::DevicePlan::exposed_bits)
+    plan_class<cuda::DevicePlan>(m, "DevicePlan")
         .def("bytes", &cuda::DevicePlan::bytes, py::arg("ber"), py::arg("logged"))
         .def("bytes_to_clear", &cuda::DevicePlan::bytes_to_clear, py::arg("ber"))
         .def("places", &device_places, py::arg("ber"))

@@ -38,6 +38,10 @@ struct BlockLaw {
 
     PROACT_HOST_DEVICE std::uint32_t bits() const { return bits_per_word << words_log2; }
     PROACT_HOST_DEVICE std::uint64_t words() const { return std::uint64_t{1} << words_log2; }
+    /// The blocks that so many words are cut into.
+    PROACT_HOST_DEVICE std::uint64_t blocks(std::uint64_t tensor_words) const {
+        return (tensor_words + words() - 1) >> words_log2;
+    }
 };
 
 /// The largest block with at most 32 expected draws that is no larger than the tensor needs.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <stdexcept>
+#include <vector>
 
 #include "fault_block.hpp"
 #include "fixed_point.hpp"
@@ -49,6 +50,13 @@ struct TensorMemory {
             throw std::invalid_argument("a tensor has at most 2^32 elements");
     }
 };
+
+inline std::uint64_t exposed_bits(const std::vector<TensorMemory>& tensors) {
+    std::uint64_t bits = 0;
+    for (const TensorMemory& tensor : tensors)
+        bits += tensor.words * tensor.exposed_bits_per_word();
+    return bits;
+}
 
 /// The tables of one BER, built when first needed: tensors of a like size share theirs.
 class BlockLaws {

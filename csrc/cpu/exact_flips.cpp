@@ -41,8 +41,7 @@ std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors,
         const BlockLaw law = laws.of(memory);
         const FaultStream fault{pattern.seed, pattern.trial, memory.stream};
         BlockDrawer drawer(law, fault, batch_functions(chosen_isa()), seen, first_draw);
-        const std::uint64_t blocks = (memory.words + law.words() - 1) >> law.words_log2;
-        for (std::uint64_t b = 0; b < blocks; ++b) {
+        for (std::uint64_t b = 0; b < law.blocks(memory.words); ++b) {
             const auto block = static_cast<std::uint32_t>(b);
             const std::uint32_t drawn = drawer.draw(block, [](std::uint32_t) {});
             const std::uint32_t* positions = drawer.positions();
@@ -102,18 +101,15 @@ class Batch {
 
     void add(std::uint64_t element, std::uint8_t bit) {
         log_.reserve(flips_ + 1);
-        FlipColumns::Segment& segment = log_.segments.back();
+        const FlipColumns::Segment& segment = log_.segments.back();
         log_.element.data()[segment.end + flips_] = static_cast<std::uint32_t>(element);
         log_.bit.data()[segment.end + flips_++] = bit;
     }
 
     template <class Words>
     void flip(Words& words) {
-        FlipColumns::Segment& segment = log_.segments.back();
-        const std::size_t bytes = (segment.end - segment.begin) * segment.memory.word_bytes;
-        words.flip(log_.element.data() + segment.end, log_.bit.data() + segment.end, flips_,
-                   log_.old_words(segment) + bytes);
-        segment.end += flips_;
+        log_.flip_behind_end(words, flips_);
+        log_.keep(flips_);
         flips_ = 0;
     }
 

@@ -46,6 +46,16 @@ class FlipColumns {
         before.reserve(end_byte(last) + flips * last.memory.word_bytes);
     }
 
+    /// Flips the places that stand behind the last segment's end, and writes the old words beside
+    /// them. They become part of the segment by `keep`.
+    template <class Words>
+    void flip_behind_end(Words& words, std::uint32_t flips) {
+        const Segment& last = segments.back();
+        words.flip(element.data() + last.end, bit.data() + last.end, flips,
+                   before.data() + end_byte(last));
+    }
+    void keep(std::uint32_t flips) { segments.back().end += flips; }
+
     /// Room for about so many flips of words of 4 bytes, so that they need no moving.
     void expect(std::size_t flips) {
         element.reserve(flips);
@@ -63,7 +73,6 @@ class FlipColumns {
     const std::byte* old_words(const Segment& segment) const {
         return before.data() + segment.first_byte;
     }
-    std::byte* old_words(const Segment& segment) { return before.data() + segment.first_byte; }
 
     /// Writes the old words back, last flip first.
     void restore() const;

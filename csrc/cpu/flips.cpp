@@ -28,8 +28,7 @@ class FaultPlan::Work {
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             if (tensors[i].words == 0) continue;
             const BlockLaw law = laws_.of(tensors[i]);
-            const std::uint64_t blocks = (tensors[i].words + law.words() - 1) >> law.words_log2;
-            ranges_.push_back({i, tensors[i], law, 0, blocks});
+            ranges_.push_back({i, tensors[i], law, 0, law.blocks(tensors[i].words)});
             cost_ += cost(ranges_.back());
         }
     }
@@ -101,14 +100,12 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
     const ExposedBits exposed(range.memory.mask);
     std::uint32_t waiting = 0;
     std::uint64_t total = 0;
-    FlipColumns::Segment& segment = log.segments.back();
+    const FlipColumns::Segment& segment = log.segments.back();
 
     const auto flip_waiting = [&] {
-        const std::size_t bytes = (segment.end - segment.begin) * range.memory.word_bytes;
-        words.flip(log.element.data() + segment.end, log.bit.data() + segment.end, waiting,
-                   log.old_words(segment) + bytes);
+        log.flip_behind_end(words, waiting);
         total += waiting;
-        if (keep == Keep::all) segment.end += waiting;
+        if (keep == Keep::all) log.keep(waiting);
     };
     for (std::uint64_t block = range.begin; block < range.end; ++block) {
         log.reserve(2 * BlockDrawer::most_positions);
@@ -140,7 +137,7 @@ std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockR
     const ExposedBits exposed(range.memory.mask);
     std::uint32_t positions[BinomialTable::max_count];
     std::uint64_t total = 0;
-    FlipColumns::Segment& segment = log.segments.back();
+    const FlipColumns::Segment& segment = log.segments.back();
     for (std::uint64_t block = range.begin; block < range.end; ++block) {
         const std::uint32_t drawn =
             drawer.draw(static_cast<std::uint32_t>(block), [](std::uint32_t) {});
@@ -163,11 +160,9 @@ std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockR
                 element[flips] = static_cast<std::uint32_t>(word);
                 bit[flips++] = exposed[rank];
             }
-            words.flip(
-                element, bit, flips,
-                log.old_words(segment) + (segment.end - segment.begin) * range.memory.word_bytes);
+            log.flip_behind_end(words, flips);
             total += flips;
-            if (keep == Keep::all) segment.end += flips;
+            if (keep == Keep::all) log.keep(flips);
         }
     }
     return total;
@@ -204,12 +199,7 @@ void FaultPlan::add(const TensorMemory& tensor) {
     known_end = std::max(known_end, end);
 }
 
-std::uint64_t FaultPlan::exposed_bits() const {
-    std::uint64_t bits = 0;
-    for (const TensorMemory& tensor : tensors_)
-        bits += tensor.words * tensor.exposed_bits_per_word();
-    return bits;
-}
+std::uint64_t FaultPlan::exposed_bits() const { return proact::exposed_bits(tensors_); }
 
 bool FaultPlan::replay_undoes() const {
     return !overlapping_ &&

@@ -24,22 +24,14 @@ constexpr std::size_t vector_bytes = 32;
 #pragma GCC pop_options
 #endif
 
-template <>
-const HyReluKernels<float>& avx2_kernels<float>() {
-    return avx2::kernels<float>;
+template <class Element>
+const HyReluKernels<Element>& avx2_kernels() {
+    return avx2::kernels<Element>;
 }
-template <>
-const HyReluKernels<double>& avx2_kernels<double>() {
-    return avx2::kernels<double>;
-}
-template <>
-const HyReluKernels<Float16>& avx2_kernels<Float16>() {
-    return avx2::kernels<Float16>;
-}
-template <>
-const HyReluKernels<BFloat16>& avx2_kernels<BFloat16>() {
-    return avx2::kernels<BFloat16>;
-}
+template const HyReluKernels<float>& avx2_kernels();
+template const HyReluKernels<double>& avx2_kernels();
+template const HyReluKernels<Float16>& avx2_kernels();
+template const HyReluKernels<BFloat16>& avx2_kernels();
 
 }  // namespace proact
 

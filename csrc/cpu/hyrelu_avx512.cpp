@@ -25,22 +25,14 @@ constexpr std::size_t vector_bytes = 64;
 #pragma GCC pop_options
 #endif
 
-template <>
-const HyReluKernels<float>& avx512_kernels<float>() {
-    return avx512::kernels<float>;
+template <class Element>
+const HyReluKernels<Element>& avx512_kernels() {
+    return avx512::kernels<Element>;
 }
-template <>
-const HyReluKernels<double>& avx512_kernels<double>() {
-    return avx512::kernels<double>;
-}
-template <>
-const HyReluKernels<Float16>& avx512_kernels<Float16>() {
-    return avx512::kernels<Float16>;
-}
-template <>
-const HyReluKernels<BFloat16>& avx512_kernels<BFloat16>() {
-    return avx512::kernels<BFloat16>;
-}
+template const HyReluKernels<float>& avx512_kernels();
+template const HyReluKernels<double>& avx512_kernels();
+template const HyReluKernels<Float16>& avx512_kernels();
+template const HyReluKernels<BFloat16>& avx512_kernels();
 
 }  // namespace proact
 

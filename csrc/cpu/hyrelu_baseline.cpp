@@ -11,21 +11,13 @@ constexpr std::size_t vector_bytes = 16;
 #include "hyrelu_kernels.inl"
 }  // namespace baseline
 
-template <>
-const HyReluKernels<float>& baseline_kernels<float>() {
-    return baseline::kernels<float>;
+template <class Element>
+const HyReluKernels<Element>& baseline_kernels() {
+    return baseline::kernels<Element>;
 }
-template <>
-const HyReluKernels<double>& baseline_kernels<double>() {
-    return baseline::kernels<double>;
-}
-template <>
-const HyReluKernels<Float16>& baseline_kernels<Float16>() {
-    return baseline::kernels<Float16>;
-}
-template <>
-const HyReluKernels<BFloat16>& baseline_kernels<BFloat16>() {
-    return baseline::kernels<BFloat16>;
-}
+template const HyReluKernels<float>& baseline_kernels();
+template const HyReluKernels<double>& baseline_kernels();
+template const HyReluKernels<Float16>& baseline_kernels();
+template const HyReluKernels<BFloat16>& baseline_kernels();
 
 }  // namespace proact

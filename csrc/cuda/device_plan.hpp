@@ -18,12 +18,7 @@ class DevicePlan {
         tensors_.push_back(tensor);
     }
 
-    std::uint64_t exposed_bits() const {
-        std::uint64_t bits = 0;
-        for (const TensorMemory& tensor : tensors_)
-            bits += tensor.words * tensor.exposed_bits_per_word();
-        return bits;
-    }
+    std::uint64_t exposed_bits() const { return proact::exposed_bits(tensors_); }
 
     /// Where a tensor's numbers lie in a trial's memory, in bytes from its beginning.
     struct Place {

@@ -94,7 +94,7 @@ void launch_restore(const TensorMemory& memory, const BlockLaw& law, const Devic
 }  // namespace
 
 std::uint64_t block_count(const TensorMemory& memory, const BlockLaw& law) {
-    return (memory.words >> law.words_log2) + ((memory.words & (law.words() - 1)) != 0);
+    return law.blocks(memory.words);
 }
 
 LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law) {

@@ -227,7 +227,7 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     # Only a caller who asked for second derivatives runs backward with grad enabled.
     if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
         function = reference.backward
-    elif _nobody_watches(x, threshold) and _is_plain(grad) and grad.dtype == x.dtype:
+    elif _nobody_watches(x, threshold) and _is_plain(grad):
         function = native.backward
     else:
         function = torch.ops.proact.hyrelu_backward
