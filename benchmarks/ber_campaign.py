@@ -70,8 +70,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--encoding",
         default="q15.16",
-        help="stored form of the parameters: float32 or fixed point qM.N of up to 32 bits (1 sign, "
-        "M integer, N fraction bits)",
+        help="stored form of the parameters: float32, float16, bfloat16, int8 (a scale per output "
+        "channel), int8-tensor, or fixed point qM.N of up to 32 bits (1 sign, M integer, N "
+        "fraction bits)",
     )
     add("--trials", type=int, default=300, help="fault patterns per variant and rate (count)")
     add("--confidence", type=float, default=0.95, help="of the intervals, a probability in (0, 1)")
@@ -116,7 +117,7 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
         if given not in names:
             raise ValueError(f"a {kind} is one of {', '.join(names)}; got {given!r}")
     # Untrained, but stored in the same dtypes: tells whether the encoding can hold the parameters.
-    faults.fault_space(models.create(options.model), options.encoding)
+    faults.FaultSpace(models.create(options.model), options.encoding)
     if options.threads < 1:
         raise ValueError(f"--threads takes 1 or more, got {options.threads}")
     if not 1 <= options.trials < 2**32:
@@ -248,7 +249,7 @@ def gains(result: campaign.Result, variants: list[str]) -> Table:
         for fault, gain in result.difference(variant, UNPROTECTED).items():
             table.add_row(
                 name,
-                f"{fault.ber:g}",
+                f"{result.bers[variant, fault]:g}",
                 f"{100 * gain.estimate:+.1f}",
                 f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
             )

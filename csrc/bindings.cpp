@@ -116,6 +116,19 @@ py::tuple columns(const FlipLog& log) {
     return py::make_tuple(tensor, element, bit, before);
 }
 
+template <class T>
+using Column = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uint32_t>& tensor,
+                      const Column<std::uint64_t>& element, const Column<std::uint8_t>& bit) {
+    if (tensor.size() != element.size() || tensor.size() != bit.size())
+        throw std::invalid_argument("columns have one length");
+    const FlipPlaces places{tensor.data(), element.data(), bit.data(),
+                            static_cast<std::size_t>(tensor.size())};
+    const py::gil_scoped_release unlocked;
+    plan.flip_places_into(log, places);
+}
+
 /// The floor of every flip: XOR with masks whose places are already known.
 template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
@@ -141,6 +154,29 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
     }
 }
 
+/// A name and its numbers, as in proact/ops/stored_forms.py; nothing for memory's own words.
+StoredForm stored_form(const py::tuple& form) {
+    if (form.empty()) return MemoryWords{};
+    const auto name = form[0].cast<std::string>();
+    const auto number = [&](std::size_t i) { return form[i].cast<std::uint64_t>(); };
+    const auto small = [&](std::size_t i) { return form[i].cast<std::uint32_t>(); };
+    if (name == "fixed_point") return FixedPoint{small(1), small(2)};
+    if (name == "scaled_integers")
+        return ScaledIntegers{small(1), form[2].cast<std::uintptr_t>(), number(3), number(4)};
+    if (name == "float16") return StoredHalf<Float16>{};
+    if (name == "bfloat16") return StoredHalf<BFloat16>{};
+    if (name == "float32") return StoredFloat{};
+    if (name == "unread") return Unread{small(1)};
+    throw std::invalid_argument("unknown stored form " + name);
+}
+
+Isa isa_named(const std::string& wanted) {
+    if (wanted.empty()) return chosen_isa();
+    for (const Isa isa : available_isas())
+        if (name(isa) == wanted) return isa;
+    throw std::invalid_argument("this machine has no instruction set " + wanted);
+}
+
 /// What plans of tensors in host and in device memory have in common.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
@@ -149,13 +185,11 @@ py::class_<Plan> plan_class(py::module_& m, const char* name) {
         .def(
             "add",
             [](Plan& plan, std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
-               std::uint64_t stream, std::uint64_t mask, std::uint32_t fixed_word_bits,
-               std::uint32_t fraction_bits) {
-                plan.add(
-                    {address, words, word_bytes, stream, mask, {fixed_word_bits, fraction_bits}});
+               std::uint64_t stream, std::uint64_t mask, const py::tuple& form) {
+                plan.add({address, words, word_bytes, stream, mask, stored_form(form)});
             },
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
-            py::arg("mask"), py::arg("fixed_word_bits") = 0, py::arg("fraction_bits") = 0)
+            py::arg("mask"), py::arg("form") = py::tuple())
         .def("exposed_bits", &Plan::exposed_bits);
 }
 
@@ -186,11 +220,11 @@ PYBIND11_MODULE(_proact, m) {
         .def(
             "flip_into",
             [](const FaultPlan& plan, FlipLog& log, double ber, std::uint64_t seed,
-               std::uint32_t trial, unsigned threads) {
-                plan.flip_into(log, ber, {seed, trial}, {chosen_isa(), threads});
+               std::uint32_t trial, unsigned threads, const std::string& isa) {
+                plan.flip_into(log, ber, {seed, trial}, {isa_named(isa), threads});
             },
             py::arg("log"), py::arg("ber"), py::arg("seed"), py::arg("trial"),
-            py::arg("threads") = 1, unlocked())
+            py::arg("threads") = 1, py::arg("isa") = "", unlocked())
         .def(
             "flip_unlogged",
             [](const FaultPlan& plan, double ber, std::uint64_t seed, std::uint32_t trial,
@@ -203,6 +237,8 @@ PYBIND11_MODULE(_proact, m) {
             [](const FaultPlan& plan, FlipLog& log, std::uint64_t flips, std::uint64_t seed,
                std::uint32_t trial) { plan.flip_exactly_into(log, flips, {seed, trial}); },
             py::arg("log"), py::arg("flips"), py::arg("seed"), py::arg("trial"), unlocked())
+        .def("flip_places_into", &flip_places_into, py::arg("log"), py::arg("tensor"),
+             py::arg("element"), py::arg("bit"))
         .def("recycle", &FaultPlan::recycle, py::arg("log"));
 
     m.def("cuda_runtime_version", &cuda::runtime_version);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "fault_block.hpp"
-#include "fixed_point.hpp"
+#include "stored_forms.hpp"
 
 namespace proact {
 
@@ -24,13 +24,18 @@ struct TensorMemory {
     std::uint32_t word_bytes;  // 1, 2, 4 or 8
     std::uint64_t stream;
     std::uint64_t mask;  // the exposed bits of a stored word
-    /// word_bits > 0: memory holds floats whose stored form is fixed point. A flip encodes the
-    /// float, flips the stored word and decodes it.
-    FixedPoint fixed;
+    StoredForm form = MemoryWords{};
 
-    bool is_fixed_point() const { return fixed.word_bits != 0; }
+    template <class Form>
+    bool is_stored_as() const {
+        return std::holds_alternative<Form>(form);
+    }
     std::uint32_t stored_bits() const {
-        return is_fixed_point() ? fixed.word_bits : 8 * word_bytes;
+        if (const auto* fixed = std::get_if<FixedPoint>(&form)) return fixed->word_bits;
+        if (const auto* integers = std::get_if<ScaledIntegers>(&form)) return integers->word_bits;
+        if (const auto* unread = std::get_if<Unread>(&form)) return unread->word_bits;
+        if (is_stored_as<MemoryWords>()) return 8 * word_bytes;
+        return is_stored_as<StoredFloat>() ? 32 : 16;
     }
     std::uint32_t exposed_bits_per_word() const { return population(mask); }
 
@@ -38,9 +43,7 @@ struct TensorMemory {
     void check() const {
         if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
             throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
-        if (is_fixed_point() && (word_bytes < 4 || fixed.word_bits < 2 || fixed.word_bits > 32 ||
-                                 fixed.fraction_bits >= fixed.word_bits))
-            throw std::invalid_argument("fixed point takes float32 or float64 and 2 to 32 bits");
+        check_form();
         if (mask == 0 || (stored_bits() < 64 && mask >> stored_bits() != 0))
             throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
         if (stream >> proact::stream_bits != 0)
@@ -48,6 +51,28 @@ struct TensorMemory {
         // The block number has 32 bits; the smallest block has one word.
         if (words > std::uint64_t{1} << 32)
             throw std::invalid_argument("a tensor has at most 2^32 elements");
+    }
+
+   private:
+    void check_form() const {
+        if (const auto* fixed = std::get_if<FixedPoint>(&form))
+            if (word_bytes < 4 || fixed->word_bits < 2 || fixed->word_bits > 32 ||
+                fixed->fraction_bits >= fixed->word_bits)
+                throw std::invalid_argument(
+                    "fixed point takes float32 or float64 and 2 to 32 bits");
+        if (const auto* integers = std::get_if<ScaledIntegers>(&form))
+            if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16 ||
+                integers->channels == 0 || integers->inner == 0)
+                throw std::invalid_argument(
+                    "scaled integers take float32 or float64, 2 to 16 bits and a scale or more");
+        if ((is_stored_as<StoredHalf<Float16>>() || is_stored_as<StoredHalf<BFloat16>>()) &&
+            word_bytes != 4)
+            throw std::invalid_argument("memory that is stored as halves holds float32");
+        if (is_stored_as<StoredFloat>() && word_bytes != 8)
+            throw std::invalid_argument("memory that is stored as floats holds float64");
+        if (const auto* unread = std::get_if<Unread>(&form))
+            if (unread->word_bits == 0 || unread->word_bits > 64)
+                throw std::invalid_argument("a word has 1 to 64 bits");
     }
 };
 

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "flip_batch.hpp"
 #include "flip_words.hpp"
 #include "flips.hpp"
 
@@ -94,37 +95,13 @@ std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uin
     throw std::runtime_error("no attempt drew enough bits");  // a chance below 2^-64
 }
 
-/// The words of one block and the bits of them that flip, for FlipColumns.
-class Batch {
-   public:
-    explicit Batch(FlipColumns& log) : log_(log) {}
-
-    void add(std::uint64_t element, std::uint8_t bit) {
-        log_.reserve(flips_ + 1);
-        const FlipColumns::Segment& segment = log_.segments.back();
-        log_.element.data()[segment.end + flips_] = static_cast<std::uint32_t>(element);
-        log_.bit.data()[segment.end + flips_++] = bit;
-    }
-
-    template <class Words>
-    void flip(Words& words) {
-        log_.flip_behind_end(words, flips_);
-        log_.keep(flips_);
-        flips_ = 0;
-    }
-
-   private:
-    FlipColumns& log_;
-    std::uint32_t flips_ = 0;
-};
-
 using Chosen = std::vector<Candidate>::const_iterator;
 
 template <class Words>
 void flip_chosen(Words& words, const TensorMemory& memory, Chosen begin, Chosen end,
                  FlipColumns& log) {
     const ExposedBits exposed(memory.mask);
-    Batch batch(log);
+    FlipBatch batch(log);
     for (Chosen c = begin; c != end; ++c) {
         if (c != begin && c->block != std::prev(c)->block) batch.flip(words);
         batch.add(c->element, exposed[c->rank]);
@@ -141,7 +118,7 @@ void flip_all_but_chosen(Words& words, const TensorMemory& memory, Chosen begin,
         kept.push_back(std::uint64_t{c->element} * exposed.count() + c->rank);
     std::sort(kept.begin(), kept.end());
     auto next_kept = kept.begin();
-    Batch batch(log);
+    FlipBatch batch(log);
     for (std::uint64_t word = 0, bit = 0; word < memory.words; ++word) {
         for (std::uint32_t rank = 0; rank < exposed.count(); ++rank, ++bit)
             if (next_kept != kept.end() && *next_kept == bit)

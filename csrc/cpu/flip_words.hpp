@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <variant>
 
 #include "block_drawer.hpp"
 #include "flip_log.hpp"
@@ -35,16 +37,25 @@ class NativeWords {
     Word* words_;
 };
 
-/// The fixed-point words that floats stand for.
+/// What an element is stored as; only channels of integers differ in that.
+template <class Form>
+const Form& form_at(const Form& form, std::uint32_t) {
+    return form;
+}
+inline ScaledInteger form_at(const ScaledIntegers& integers, std::uint32_t element) {
+    return integers.at(element);
+}
+
+/// The stored words that floats stand for.
 ///
 /// A float has fewer digits than a 32-bit word: 16384.05 reads back as another word than the one it
 /// came from. So a second flip in the same word must start from the stored word that the first one
 /// left, not from the float. Blocks share no word, hence a look at the block's own flips is enough.
-template <class Real>
-class FixedPointWords {
+template <class Real, class Form>
+class EncodedWords {
    public:
-    FixedPointWords(const TensorMemory& tensor, SeenFilter& seen)
-        : reals_(reinterpret_cast<Real*>(tensor.address)), fixed_(tensor.fixed), seen_(seen) {}
+    EncodedWords(const TensorMemory& tensor, const Form& form, SeenFilter& seen)
+        : reals_(reinterpret_cast<Real*>(tensor.address)), form_(form), seen_(seen) {}
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(reals_ + element, 1); }
 
@@ -56,8 +67,9 @@ class FixedPointWords {
             std::memcpy(before + i * sizeof(Real), &real, sizeof real);
             const std::uint32_t word = seen.maybe_seen(element[i])
                                            ? word_before(element, bit, i, before)
-                                           : fixed_.encode(real);
-            real = fixed_.template decode<Real>(word ^ (std::uint32_t{1} << bit[i]));
+                                           : form_at(form_, element[i]).encode(real);
+            real = form_at(form_, element[i])
+                       .template decode<Real>(word ^ (std::uint32_t{1} << bit[i]));
         }
     }
 
@@ -73,26 +85,70 @@ class FixedPointWords {
             }
         Real clean;
         std::memcpy(&clean, before + first * sizeof(Real), sizeof clean);
-        return fixed_.encode(clean) ^ flipped;
+        return form_at(form_, element[i]).encode(clean) ^ flipped;
     }
 
     Real* reals_;
-    FixedPoint fixed_;
+    Form form_;
     SeenFilter& seen_;
 };
 
-/// Calls `use` with the words of a tensor's type.
+/// Memory that is left alone; a log of it tells the places, and zeros as old words.
+class UnreadWords {
+   public:
+    explicit UnreadWords(const TensorMemory& tensor) : word_bytes_(tensor.word_bytes) {}
+
+    void prefetch(std::uint32_t) const {}
+    void flip(const std::uint32_t*, const std::uint8_t*, std::uint32_t flips, std::byte* before) {
+        std::memset(before, 0, std::size_t{flips} * word_bytes_);
+    }
+
+   private:
+    std::uint32_t word_bytes_;
+};
+
+/// Calls `use` with the words of a tensor's type and form.
+template <class Use>
+class WordsOf {
+   public:
+    using Result = std::invoke_result_t<Use, UnreadWords>;
+
+    WordsOf(const TensorMemory& memory, SeenFilter& seen, Use use)
+        : memory_(memory), seen_(seen), use_(use) {}
+
+    Result operator()(const MemoryWords&) const {
+        switch (memory_.word_bytes) {
+            case 1: return use_(NativeWords<std::uint8_t>(memory_));
+            case 2: return use_(NativeWords<std::uint16_t>(memory_));
+            case 4: return use_(NativeWords<std::uint32_t>(memory_));
+            default: return use_(NativeWords<std::uint64_t>(memory_));
+        }
+    }
+    Result operator()(const Unread&) const { return use_(UnreadWords(memory_)); }
+    Result operator()(const StoredFloat& form) const { return encoded<double>(form); }
+    template <class Half>
+    Result operator()(const StoredHalf<Half>& form) const {
+        return encoded<float>(form);
+    }
+    template <class Form>
+    Result operator()(const Form& form) const {
+        return memory_.word_bytes == 4 ? encoded<float>(form) : encoded<double>(form);
+    }
+
+   private:
+    template <class Real, class Form>
+    Result encoded(const Form& form) const {
+        return use_(EncodedWords<Real, Form>(memory_, form, seen_));
+    }
+
+    const TensorMemory& memory_;
+    SeenFilter& seen_;
+    Use use_;
+};
+
 template <class Use>
 auto with_words(const TensorMemory& memory, SeenFilter& seen, Use use) {
-    if (memory.is_fixed_point())
-        return memory.word_bytes == 4 ? use(FixedPointWords<float>(memory, seen))
-                                      : use(FixedPointWords<double>(memory, seen));
-    switch (memory.word_bytes) {
-        case 1: return use(NativeWords<std::uint8_t>(memory));
-        case 2: return use(NativeWords<std::uint16_t>(memory));
-        case 4: return use(NativeWords<std::uint32_t>(memory));
-        default: return use(NativeWords<std::uint64_t>(memory));
-    }
+    return std::visit(WordsOf<Use>(memory, seen, use), memory.form);
 }
 
 /// Which bit of a stored word an exposed bit is.

@@ -28,6 +28,14 @@ struct Workers {
     unsigned threads = 1;
 };
 
+/// Bits of a plan's tensors as columns of equal length.
+struct FlipPlaces {
+    const std::uint32_t* tensor;  // in the order of the plan
+    const std::uint64_t* element;
+    const std::uint8_t* bit;  // of the stored word
+    std::size_t size;
+};
+
 class FaultPlan {
    public:
     /// Throws std::invalid_argument where the description makes no sense.
@@ -35,9 +43,9 @@ class FaultPlan {
 
     std::uint64_t exposed_bits() const;
 
-    /// Whether the same call made again undoes the flips, given that fixed-point tensors hold what
-    /// their words decode to. Not so where tensors overlap, or where a float has fewer digits than
-    /// the fixed-point word that it stands for.
+    /// Whether the same call made again undoes the flips, given that encoded tensors hold what
+    /// their words decode to. Not so where tensors overlap, where a float has fewer digits than
+    /// the fixed-point word that it stands for, or where NaN loses bits on the way.
     bool replay_undoes() const;
 
     /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each
@@ -53,6 +61,10 @@ class FaultPlan {
     /// given that its tensors have different streams. Throws std::invalid_argument for more than
     /// there are.
     void flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const;
+
+    /// Flips the given bits, which are ordered by tensor and, within a tensor, by element. Throws
+    /// std::invalid_argument, before anything flips, for a place outside the plan.
+    void flip_places_into(FlipLog& log, const FlipPlaces& places) const;
 
     /// Takes the memory of a log that is no longer needed, for the next one: memory that the
     /// system has to clear first costs more than the flips that it holds.

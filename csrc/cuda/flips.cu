@@ -116,11 +116,11 @@ void flip(const TensorMemory& memory, const BlockLaw& law, const FaultStream& fa
     check_task(memory, law, counts);
     const DeviceLog device = device_log(log_layout(memory, law), log, counts);
     const FlipTask task = flip_task(memory, law, fault, device);
-    if (memory.is_fixed_point()) {
+    if (const auto* fixed = std::get_if<FixedPoint>(&memory.form)) {
         if (memory.word_bytes == 4)
-            launch_flips(law, task, FixedPointWords<float>{memory.fixed}, stream);
+            launch_flips(law, task, FixedPointWords<float>{*fixed}, stream);
         else
-            launch_flips(law, task, FixedPointWords<double>{memory.fixed}, stream);
+            launch_flips(law, task, FixedPointWords<double>{*fixed}, stream);
         return;
     }
     switch (memory.word_bytes) {

@@ -32,21 +32,22 @@ struct Expected {
 class FlippedWord {
    public:
     FlippedWord(const TensorMemory& memory, std::uint64_t word) : memory_(memory), word_(word) {
-        if (memory.is_fixed_point())
-            stored_ = memory.word_bytes == 4 ? memory.fixed.encode(as<float>(word))
-                                             : memory.fixed.encode(as<double>(word));
+        if (const auto* fixed = std::get_if<FixedPoint>(&memory.form))
+            stored_ = memory.word_bytes == 4 ? fixed->encode(as<float>(word))
+                                             : fixed->encode(as<double>(word));
     }
     std::uint64_t value() const { return word_; }
     void flip(std::uint32_t bit) {
-        if (!memory_.is_fixed_point()) {
+        const auto* fixed = std::get_if<FixedPoint>(&memory_.form);
+        if (fixed == nullptr) {
             word_ ^= std::uint64_t{1} << bit;
             return;
         }
         stored_ ^= std::uint32_t{1} << bit;
         if (memory_.word_bytes == 4)
-            word_ = bits_of<std::uint32_t>(memory_.fixed.decode<float>(stored_));
+            word_ = bits_of<std::uint32_t>(fixed->decode<float>(stored_));
         else
-            word_ = bits_of<std::uint64_t>(memory_.fixed.decode<double>(stored_));
+            word_ = bits_of<std::uint64_t>(fixed->decode<double>(stored_));
     }
 
    private:
@@ -143,14 +144,14 @@ class GuardedBytes {
 /// A tensor, its memory and what stood in it at first.
 struct Tensor {
     Tensor(std::uint32_t word_bytes, std::uint64_t words, std::uint64_t mask,
-           FixedPoint fixed = {0, 0})
+           StoredForm form = MemoryWords{})
         : bytes(words * word_bytes),
-          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, fixed} {
+          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, form} {
         std::mt19937_64 random(words * 8 + word_bytes);
         std::uniform_real_distribution<double> value(-20000, 20000);
         for (std::uint64_t i = 0; i < words; ++i) {
             std::uint64_t word = random();  // NaN and infinities too
-            if (memory.is_fixed_point() && i % 7 != 0) {
+            if (memory.is_stored_as<FixedPoint>() && i % 7 != 0) {
                 const double real = value(random);
                 const auto single = static_cast<float>(real);
                 if (word_bytes == 4)

@@ -38,8 +38,8 @@ struct GuardedBuffer {
 
     Word* data() { return all.data() + guard; }
 
-    TensorMemory memory(std::uint64_t stream, std::uint64_t mask, FixedPoint fixed = {0, 0}) {
-        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, fixed};
+    TensorMemory memory(std::uint64_t stream, std::uint64_t mask, StoredForm form = MemoryWords{}) {
+        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, form};
     }
 
     bool guards_equal(const std::vector<Word>& other) const {

@@ -56,7 +56,7 @@ void check_log(const TensorMemory& memory, const cuda::LogLayout& layout, Guarde
 void flip_and_restore(Tensor& tensor, double ber) {
     const TensorMemory& memory = tensor.memory;
     context = shown(memory.word_bytes) + " bytes, " + shown(memory.words) + " words, mask " +
-              shown(memory.mask) + ", fixed " + shown(memory.fixed.word_bits) + ", ber " +
+              shown(memory.mask) + ", stored bits " + shown(memory.stored_bits()) + ", ber " +
               shown(ber);
     BlockLaws laws(ber);
     const BlockLaw law = laws.of(memory);

@@ -24,7 +24,7 @@ struct Tensors {
         for (std::size_t i = 0; i < fixed.size; ++i)
             fixed.data()[i] = static_cast<float>(i) * 0.37f - 60.0f;
         return {words.memory(1, 0xffffffff), none.memory(2, 1), bytes.memory(3, 0x3c),
-                fixed.memory(4, 0xffffffff, {32, 16})};
+                fixed.memory(4, 0xffffffff, FixedPoint{32, 16})};
     }
     bool equal(const Tensors& other) const {
         return words.all == other.words.all && bytes.all == other.bytes.all &&

@@ -29,8 +29,8 @@ void every_number_is_met_exactly() {
     GuardedBuffer<float> fixed(10);
     GuardedBuffer<std::uint32_t> none(0);
     for (std::size_t i = 0; i < fixed.size; ++i) fixed.data()[i] = static_cast<float>(i) - 4.25f;
-    const FaultPlan plan =
-        test::plan_of({bytes.memory(1, 0x1d), none.memory(2, 1), fixed.memory(3, 0xffff, {16, 8})});
+    const FaultPlan plan = test::plan_of(
+        {bytes.memory(1, 0x1d), none.memory(2, 1), fixed.memory(3, 0xffff, FixedPoint{16, 8})});
     const std::vector<std::uint8_t> clean_bytes = bytes.all;
     const std::vector<float> clean_fixed = fixed.all;
     const std::uint64_t total = plan.exposed_bits();

@@ -34,7 +34,7 @@ void other_tensors_change_nothing() {
     const std::vector<std::uint64_t> last_clean = last.all;
     for (const double ber : {1e-3, 0.3, 0.8}) {
         const FaultPlan plan =
-            test::plan_of({first.memory(1, 0x0f), second.memory(2, 0xffff, {16, 8}),
+            test::plan_of({first.memory(1, 0x0f), second.memory(2, 0xffff, FixedPoint{16, 8}),
                            tensor.memory(77, every32), last.memory(4, 1)});
         CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{500 * 4 + 2000 * 16 + 4097 * 32 + 3});
         const FlipLog log = plan.flip(ber, {test::seed, 6});
@@ -89,17 +89,17 @@ void senseless_tensors_are_refused() {
     for (const std::uint32_t bytes : {1u, 2u})
         refused([&](TensorMemory& t) {
             t.word_bytes = bytes;
-            t.fixed = {8, 4};
+            t.form = FixedPoint{8, 4};
         });
     for (const FixedPoint& fixed : {FixedPoint{33, 16}, FixedPoint{64, 16}, FixedPoint{16, 16},
                                     FixedPoint{8, 9}, FixedPoint{1, 1}, FixedPoint{1, 0}}) {
         test::context = "word bits " + test::shown(fixed.word_bits) + ", fraction bits " +
                         test::shown(fixed.fraction_bits);
-        refused([&](TensorMemory& t) { t.fixed = fixed; });
+        refused([&](TensorMemory& t) { t.form = fixed; });
     }
     test::context.clear();
     refused([](TensorMemory& t) {
-        t.fixed = {16, 8};
+        t.form = FixedPoint{16, 8};
         t.mask = 0x10000;
     });
     CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{0});

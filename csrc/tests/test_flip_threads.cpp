@@ -21,7 +21,7 @@ struct Tensors {
         for (std::size_t i = 0; i < fixed.size; ++i)
             fixed.data()[i] = static_cast<float>(i % 1000) * 0.37f - 160.0f;
         return test::plan_of({large.memory(1, 0xffffffff), bytes.memory(2, 0x5f),
-                              fixed.memory(3, 0xffffffff, {32, 16}), none.memory(4, 1),
+                              fixed.memory(3, 0xffffffff, FixedPoint{32, 16}), none.memory(4, 1),
                               small.memory(5, ~std::uint64_t{0})});
     }
     bool equal(const Tensors& other) const {

@@ -16,7 +16,8 @@ class Cell:
     """One variant under one fault.
 
     Attributes:
-        variant, fault: their names; ``ber`` is the fault's bit error rate, per stored bit.
+        variant, fault: their names; ``ber`` is the fault's expected bit error rate, per exposed
+            bit.
         accuracy: mean over trials of the top-1 accuracy, in [0, 1], with its interval.
         sdc: mean share of predictions that differ from those of the same network without faults
             (silent data corruption), with its interval; outputs that are not finite count here too.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from proact.campaign.store import Row, Store
 from proact.campaign.task import facts_digest, model_digest, task_facts
 from proact.data import Split, as_evaluation
 from proact.data.splits import PairOrData
-from proact.faults import BitFlip, Encoding, Injector, encode, encoding_named
+from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
 from proact.models.training import logits
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
@@ -41,10 +40,11 @@ class _Variant:
         self.digest = model_digest(self.injector.model, self.clean)
         self.clean_row = self._count(output, trial=0, flips=0, seconds=0.0)
 
-    def run(self, fault: BitFlip, seed: int, trial: int) -> Row:
+    def run(self, fault: Fault, seed: int, trial: int) -> Row:
         start = time.perf_counter()
         with self.injector.trial(fault, seed, trial) as record:
-            if record.flips == 0:  # nothing changed: the result is known
+            # Where nothing changed the result is known; activations change while the network runs.
+            if record.flips == 0 and not isinstance(fault, ActivationFlip):
                 return self.clean_row._replace(trial=trial)
             output = logits(self.injector.model, self.images.images)
             return self._count(output, trial, record.flips, time.perf_counter() - start)
@@ -66,7 +66,7 @@ class _Variant:
 def run(
     variants: Mapping[str, nn.Module],
     data: PairOrData,
-    faults: Sequence[BitFlip],
+    faults: Sequence[Fault],
     *,
     encoding: str | Encoding = "float32",
     trials: int = 200,
@@ -85,7 +85,7 @@ def run(
         variants: networks by name, on the CPU; copies of them are encoded and faulted.
         data: the evaluation images: what `proact.data.load` returns (its test split), a pair
             (images, labels), or a `Dataset`.
-        faults: one cell a variant and fault.
+        faults: of `proact.faults`' kinds; one cell a variant and fault.
         encoding: the stored form of the parameters.
         trials: fault patterns a cell, in [1, 2^32).
         confidence: of the intervals, two-sided, in (0, 1).
@@ -104,9 +104,11 @@ def run(
     seed = checked_integer("seed", seed, SEEDS)
     images = as_evaluation(data)
     prepared = [_Variant(name, model, images, encoding) for name, model in variants.items()]
-    for variant in prepared:
-        for fault in faults:
-            variant.injector.prepare(fault)
+    bers = {
+        (variant.name, fault): variant.injector.expected_ber(fault)
+        for variant in prepared
+        for fault in faults
+    }
 
     with Store(store) as rows:
         facts = task_facts(images, encoding, seed)
@@ -114,10 +116,7 @@ def run(
         variant_ids = [
             rows.variant(task, v.name, v.digest, len(images), v.clean_row.correct) for v in prepared
         ]
-        fault_ids = [
-            rows.fault(str(fault), {"kind": type(fault).__name__, **asdict(fault)})
-            for fault in faults
-        ]
+        fault_ids = [rows.fault(str(fault), fault.to_dict()) for fault in faults]
         cells = [
             (variant, variant_id, fault, fault_id)
             for fault, fault_id in zip(faults, fault_ids, strict=True)
@@ -139,22 +138,27 @@ def run(
             for fault, fault_id in zip(faults, fault_ids, strict=True)
         }
     clean = {v.name: v.clean_row.correct / v.clean_row.images for v in prepared}
-    return Result(found, clean, confidence)
+    return Result(found, bers, clean, confidence)
 
 
-def _check(variants: Mapping[str, nn.Module], faults: Sequence[BitFlip], trials: int) -> None:
+def _check(variants: Mapping[str, nn.Module], faults: Sequence[Fault], trials: int) -> None:
     for name, model in variants.items():
         if not isinstance(model, nn.Module):
             raise TypeError(f"variants are torch.nn.Module, and {name} is {type(model).__name__}")
     if not variants:
         raise ValueError("a campaign needs at least one variant, got none")
-    if isinstance(faults, BitFlip):
-        raise TypeError("faults is a sequence of faults, got one BitFlip: put it into a list")
+    if isinstance(faults, Fault):
+        raise TypeError(
+            f"faults is a sequence of faults, got one {type(faults).__name__}: put it into a list"
+        )
     if not faults:
         raise ValueError("a campaign needs at least one fault, got none")
     for fault in faults:
-        if not isinstance(fault, BitFlip):
-            raise TypeError(f"faults are proact.faults.BitFlip, got {type(fault).__name__}")
+        if not isinstance(fault, Fault):
+            raise TypeError(
+                "faults are of proact.faults' kinds, such as BitFlip(1e-5); got "
+                f"{type(fault).__name__}"
+            )
     if len(set(faults)) != len(faults):
         raise ValueError("each fault makes a cell of its own, and one was given twice")
     if checked_integer("trials", trials, TRIALS) == 0:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proact.campaign.cells import Cell, paired_difference, summarise
 from proact.campaign.statistics import Interval
 from proact.campaign.store import Row
-from proact.faults import BitFlip
+from proact.faults import Fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +24,13 @@ class Result:
 
     Attributes:
         rows: the trials of each (variant, fault), ordered by trial.
+        bers: the expected bit error rate of each (variant, fault), per exposed bit.
         clean: accuracy without faults of each variant, in [0, 1], in the encoding.
         confidence: of every interval here, two-sided.
     """
 
-    rows: Mapping[tuple[str, BitFlip], Sequence[Row]]
+    rows: Mapping[tuple[str, Fault], Sequence[Row]]
+    bers: Mapping[tuple[str, Fault], float]
     clean: Mapping[str, float]
     confidence: float
 
@@ -36,11 +38,18 @@ class Result:
     def cells(self) -> list[Cell]:
         """One a variant and fault, variants together, in the order they were given."""
         return [
-            summarise(variant, str(fault), fault.ber, self.clean[variant], rows, self.confidence)
+            summarise(
+                variant,
+                str(fault),
+                self.bers[variant, fault],
+                self.clean[variant],
+                rows,
+                self.confidence,
+            )
             for (variant, fault), rows in self.rows.items()
         ]
 
-    def difference(self, variant: str, baseline: str) -> dict[BitFlip, Interval]:
+    def difference(self, variant: str, baseline: str) -> dict[Fault, Interval]:
         """For each fault, the mean gain in accuracy of ``variant`` over ``baseline`` on the same
         faults and images, in [-1, 1], with its paired interval."""
         for name in (variant, baseline):

@@ -114,9 +114,10 @@ class Store:
     def fault(self, name: str, description: Mapping[str, Any]) -> int:
         """The number of a fault; ``description`` holds its fields, ``ber`` among them or not."""
         text = json.dumps(dict(description), sort_keys=True)
+        ber = description.get("ber")
         self._execute(
             "INSERT OR IGNORE INTO fault (name, description, ber) VALUES (?, ?, ?)",
-            (name, text, description.get("ber")),
+            (name, text, ber if isinstance(ber, float) else None),
         )
         return self._number("SELECT id FROM fault WHERE description = ?", text)
 

@@ -1,18 +1,46 @@
-"""Faults in stored parameters: encodings, fault kinds, the fault space, injection."""
+"""Faults in stored parameters and in activations: encodings, kinds, the fault space, injection."""
 
-from proact.faults.encodings import Encoding, encode, encoding_named
-from proact.faults.injection import Injector, Record, inject
-from proact.faults.kinds import BitFlip
-from proact.faults.space import ExposedTensor, fault_space
+from proact.faults.activations import ActivationFlip, observe_activations
+from proact.faults.encode import EncodingReport, encode, encoding_report
+from proact.faults.encodings import Encoding, UniformEncoding, Word, encoding_named
+from proact.faults.injection import Injector, inject
+from proact.faults.kinds import (
+    BitFlip,
+    Burst,
+    ExactFlips,
+    Fault,
+    StuckAt,
+    fault_from_dict,
+    fault_from_json,
+)
+from proact.faults.record import Record
+from proact.faults.replay import FaultSite, Replay
+from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.where import Where
 
 __all__ = [
+    "ActivationFlip",
     "BitFlip",
+    "Burst",
     "Encoding",
+    "EncodingReport",
+    "ExactFlips",
     "ExposedTensor",
+    "Fault",
+    "FaultSite",
+    "FaultSpace",
     "Injector",
     "Record",
+    "Replay",
+    "StuckAt",
+    "UniformEncoding",
+    "Where",
+    "Word",
     "encode",
     "encoding_named",
-    "fault_space",
+    "encoding_report",
+    "fault_from_dict",
+    "fault_from_json",
     "inject",
+    "observe_activations",
 ]

@@ -2,44 +2,265 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
-from proact.ops.plan import checked_ber
+import numpy as np
+
+from proact.faults.encodings import Bits
+from proact.faults.where import Selector, checked_where, shown, where_from_json, where_to_json
+from proact.ops.plan import STREAMS, checked_ber, checked_integer
+
+#: One rate for all, or rates by selector, of which the first that takes a tensor counts.
+Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]
+
+
+class Fault(ABC):
+    """What a trial does to a network."""
+
+    _kinds: ClassVar[dict[str, type[Fault]]] = {}
+
+    def __init_subclass__(cls, is_kind: bool = True) -> None:
+        super().__init_subclass__()
+        if is_kind:
+            Fault._kinds[cls.__name__] = cls
+
+    @abstractmethod
+    def expected_ber(self, bits: Sequence[int]) -> float:
+        """The mean share of hit bits, given the exposed ``bits`` of each part of the fault space,
+        one a rate."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kind's name and its fields in terms of JSON; the inverse is `fault_from_dict`."""
+        return {
+            "kind": type(self).__name__,
+            **{f.name: _to_json(f.name, getattr(self, f.name)) for f in fields(self)},  # type: ignore[arg-type]
+        }
+
+    def to_json(self) -> str:
+        """One line of JSON; the inverse is `fault_from_json`."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def _from_fields(cls, values: dict[str, Any]) -> Fault:
+        return cls(**{name: _from_json(name, value) for name, value in values.items()})
+
+    def __str__(self) -> str:
+        parts = []
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if not f.kw_only:
+                parts.append(_shown(f.name, value))
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if f.kw_only and value != f.default:
+                parts.append(f"{f.name}={_shown(f.name, value)}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def fault_from_dict(description: Mapping[str, Any]) -> Fault:
+    """The fault that `Fault.to_dict` describes.
+
+    Raises:
+        ValueError, TypeError: an unknown kind, unknown or missing fields, values out of range.
+    """
+    if not isinstance(description, Mapping):
+        raise TypeError(f"a fault is described by a mapping, got {type(description).__name__}")
+    values = dict(description)
+    kind = values.pop("kind", None)
+    if kind not in Fault._kinds:
+        known = ", ".join(sorted(Fault._kinds))
+        raise ValueError(f"a fault's kind is one of {known}; got {kind!r}")
+    return Fault._kinds[kind]._from_fields(values)
+
+
+def fault_from_json(text: str) -> Fault:
+    """The fault that `Fault.to_json` wrote; raises what `fault_from_dict` does."""
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"a fault is one JSON object, got text that is none: {error}") from None
+    return fault_from_dict(description)
 
 
 @dataclass(frozen=True)
-class BitFlip:
+class StoredFault(Fault, is_kind=False):
+    """A fault in stored parameters and buffers.
+
+    Attributes:
+        bits: the exposed bits of each word: a field of the encoding (``"sign"``, ``"exponent"``,
+            ``"mantissa"``; ``"integer"``, ``"fraction"``), a mask (an integer: 31 exposes the five
+            lowest bits), a sequence of bit numbers and fields (``(31, 30)``; 0 the lowest), or None
+            for all.
+        where: which tensors are exposed: a pattern of qualified names, a `Where`, or a sequence.
+    """
+
+    bits: Bits = field(default=None, kw_only=True)
+    where: Selector = field(default="*", kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", checked_bits(self.bits))
+        object.__setattr__(self, "where", checked_where(self.where))
+
+    @property
+    def rates(self) -> tuple[tuple[Selector, float], ...]:
+        """Selectors within `where` and the BER of each; one of every tensor by default."""
+        return (("*", 0.0),)
+
+
+@dataclass(frozen=True)
+class RatedFault(StoredFault, is_kind=False):
+    """A fault whose number follows a bit error rate."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "ber", _checked_rates(self.ber))  # type: ignore[attr-defined]
+
+    @property
+    def rates(self) -> tuple[tuple[Selector, float], ...]:
+        ber = self.ber  # type: ignore[attr-defined]
+        return ber if isinstance(ber, tuple) else (("*", ber),)
+
+    def expected_ber(self, bits: Sequence[int]) -> float:
+        rates = [rate for _, rate in self.rates]
+        if len(rates) == 1:
+            return rates[0]
+        return sum(rate * n for rate, n in zip(rates, bits, strict=True)) / sum(bits)
+
+
+@dataclass(frozen=True)
+class BitFlip(RatedFault):
     """Every exposed bit flips independently with probability ``ber``.
 
     Attributes:
-        ber: bit error rate, a probability per stored bit in [0, 1], ends included.
-        bits: the exposed bits of each word: a field of the encoding (``"sign"``, ``"exponent"``,
-            ``"mantissa"``; ``"integer"``, ``"fraction"``), a mask, or None for all.
-        where: shell-style pattern of the qualified tensor names that are exposed.
+        ber: bit error rate, a probability per stored bit in [0, 1], ends included. Or a mapping of
+            selectors to rates, for memories of different quality: a tensor has the rate of the
+            first selector that takes it, and one that none takes is not exposed.
     """
 
-    ber: float
-    bits: str | int | None = None
-    where: str = "*"
+    ber: Rates
+
+
+@dataclass(frozen=True)
+class ExactFlips(StoredFault):
+    """Exactly ``n`` distinct exposed bits flip; every such set is equally likely.
+
+    Attributes:
+        n: from 0 to the number of exposed bits, both included.
+    """
+
+    n: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ber", checked_ber(self.ber))
-        if self.bits is not None and (
-            isinstance(self.bits, bool) or not isinstance(self.bits, (str, int))
-        ):
-            raise TypeError(f"bits is a field's name, a mask or None, got {self.bits!r}")
-        if not isinstance(self.where, str):
-            raise TypeError(f"where is a pattern of tensor names, got {self.where!r}")
+        super().__post_init__()
+        object.__setattr__(self, "n", checked_integer("n", self.n, STREAMS))
 
-    @property
-    def selection(self) -> tuple[str, str | int | None]:
-        """What is exposed, whatever the rate."""
-        return self.where, self.bits
+    def expected_ber(self, bits: Sequence[int]) -> float:
+        return self.n / sum(bits)
 
-    def __str__(self) -> str:
-        parts = [f"{self.ber:.12g}"]
-        if self.bits is not None:
-            parts.append(f"bits={self.bits if isinstance(self.bits, str) else hex(self.bits)}")
-        if self.where != "*":
-            parts.append(f"where={self.where}")
-        return f"BitFlip({', '.join(parts)})"
+
+@dataclass(frozen=True)
+class StuckAt(RatedFault):
+    """Every exposed bit is stuck at ``value`` independently with probability ``ber``.
+
+    Bits that hold the value already do not change, and do not count as flips: the realised BER is
+    about half of ``ber`` where bits are balanced. The stuck bits are those that `BitFlip` would
+    flip, whatever the value. What is written to a word inside the block stays written.
+
+    Attributes:
+        value: 0 or 1.
+        ber: as for `BitFlip`; per stored bit, the probability to be stuck.
+    """
+
+    value: int
+    ber: Rates
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "value", checked_integer("a stuck-at value", self.value, 2))
+
+
+@dataclass(frozen=True)
+class Burst(RatedFault):
+    """Bursts of ``length`` adjacent exposed bits flip.
+
+    Every place where a whole burst fits is the beginning of one independently, with the probability
+    that makes ``ber`` the expected share of flipped bits. Where bursts overlap a bit flips once.
+
+    Attributes:
+        length: adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`, with other bits.
+        ber: as for `BitFlip`: the mean probability of an exposed bit to flip (bits at the edge of a
+            word or tensor have fewer bursts around them, and flip more rarely).
+        within: ``"word"``: a burst stays in a word. ``"tensor"``: it runs on from a word's highest
+            exposed bit into the lowest of the next element (row-major), up to the tensor's end.
+    """
+
+    length: int
+    ber: Rates
+    within: str = field(default="word", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = checked_integer("a burst's length", self.length, 1 << 32)
+        if length == 0:
+            raise ValueError("a burst's length is 1 or more, got 0")
+        object.__setattr__(self, "length", length)
+        if self.within not in ("word", "tensor"):
+            raise ValueError(f"a burst lies within a 'word' or a 'tensor', got {self.within!r}")
+
+
+def checked_bits(bits: Any) -> Bits:
+    """``bits`` as a hashable value; TypeError for what no word understands."""
+    if bits is None or isinstance(bits, str):
+        return bits
+    if isinstance(bits, (int, np.integer)) and not isinstance(bits, bool):
+        return int(bits)
+    if isinstance(bits, Iterable):
+        parts = tuple(int(b) if isinstance(b, np.integer) else b for b in bits)
+        if all(isinstance(b, (str, int)) and not isinstance(b, bool) for b in parts):
+            return parts
+    raise TypeError(
+        "bits is a field's name, a mask, a sequence of bit numbers and names, or None, got "
+        f"{bits!r}"
+    )
+
+
+def _checked_rates(ber: Any) -> float | tuple[tuple[Selector, float], ...]:
+    if isinstance(ber, Mapping):
+        ber = tuple(ber.items())
+    if not isinstance(ber, tuple):
+        return checked_ber(ber)
+    if not ber:
+        raise ValueError("a mapping of bit error rates has one selector or more, got none")
+    return tuple((checked_where(where), checked_ber(rate)) for where, rate in ber)
+
+
+def _to_json(name: str, value: Any) -> Any:
+    if name == "where":
+        return where_to_json(value)
+    if name == "ber" and isinstance(value, tuple):
+        return [[where_to_json(where), rate] for where, rate in value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name == "where":
+        return where_from_json(value)
+    if name == "ber" and isinstance(value, list):
+        return tuple((where_from_json(where), rate) for where, rate in value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "where":
+        return shown(value)
+    if name == "ber" and isinstance(value, tuple):
+        return "{" + ", ".join(f"{shown(w)}: {rate:.12g}" for w, rate in value) + "}"
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if name == "bits" and isinstance(value, int):
+        return hex(value)
+    return "|".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,87 +2,207 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
-from proact.faults.encodings import Encoding, encoding_named, stored_tensors
-from proact.ops.plan import checked_memory, stream_of
+from proact.faults.encodings import Bits, Encoding, Word, encoding_named
+from proact.faults.stored import StoredTensor, stored_tensors
+from proact.faults.where import Selector, checked_where, select
+from proact.ops.plan import checked_ber, checked_memory, stream_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExposedTensor:
     """One tensor of the fault space, its exposed bits, and the stream that draws its faults."""
 
-    name: str
-    tensor: Tensor
+    stored: StoredTensor
+    word: Word
     mask: int
     stream: int
 
     @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.stored.tensor
+
+    @property
+    def elements(self) -> int:
+        return self.tensor.numel()
+
+    @property
     def bits(self) -> int:
         """How many bits are exposed in all."""
-        return self.tensor.numel() * self.mask.bit_count()
+        return self.elements * self.mask.bit_count()
 
 
-def fault_space(
-    model: nn.Module,
-    encoding: str | Encoding = "float32",
-    where: str = "*",
-    bits: str | int | None = None,
-) -> list[ExposedTensor]:
-    """The exposed tensors of ``model``: parameters and floating-point buffers that match ``where``.
+class FaultSpace(Sequence[ExposedTensor]):
+    """What faults can hit: a sequence of `ExposedTensor`, each memory once.
 
-    A tensor that is known by several names is one memory and appears once, under its first name.
+    Args:
+        model: any network with plain memory; it is looked at, not changed.
+        encoding: the stored form of its numbers.
+        where: a pattern of tensor names, a `Where` or a sequence of these; all by default.
+        bits: the exposed bits of each word: a field of the encoding, a mask, a sequence of bit
+            numbers (0 the lowest), or None for all.
+
+    Attributes:
+        bits: how many bits are exposed in all.
+        elements: how many numbers.
+        whole: how many bits the network stores, exposed or not; None where some tensor cannot be
+            stored in the encoding.
 
     Raises:
-        ValueError: a model without parameters, a pattern that matches none, an unknown bit field,
-            memory that is not contiguous, not on the CPU or shared in part.
-        TypeError: a dtype that the encoding cannot store.
+        ValueError: a model without parameters, a selector that matches none, bits that a selected
+            tensor's words lack, memory that is not contiguous, sparse, on no device or shared in
+            part. TypeError: a dtype that the encoding cannot store.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-    encoding = encoding_named(encoding)
-    mask = encoding.mask(bits)
-    stored = [(name, tensor.detach()) for name, tensor in stored_tensors(model) if tensor.numel()]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoding: str | Encoding = "float32",
+        where: Selector = "*",
+        bits: Bits = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
+        self._fill(stored_of(model), encoding_named(encoding), checked_where(where), bits)
+
+    @classmethod
+    def of(
+        cls, stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
+    ) -> FaultSpace:
+        """The space of tensors that have been listed already."""
+        space = cls.__new__(cls)
+        space._fill(stored, encoding, where, bits)
+        return space
+
+    def _fill(
+        self, stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
+    ) -> None:
+        self.encoding = encoding
+        self._stored = stored
+        self._exposed = [_exposed(tensor, encoding, bits) for tensor in select(where, stored)]
+        _refuse_shared_streams(self._exposed)
+
+    @overload
+    def __getitem__(self, index: int) -> ExposedTensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ExposedTensor]: ...
+    def __getitem__(self, index: int | slice) -> ExposedTensor | list[ExposedTensor]:
+        return self._exposed[index]
+
+    def __iter__(self) -> Iterator[ExposedTensor]:
+        return iter(self._exposed)
+
+    def __len__(self) -> int:
+        return len(self._exposed)
+
+    @property
+    def bits(self) -> int:
+        return sum(tensor.bits for tensor in self)
+
+    @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in self)
+
+    @property
+    def whole(self) -> int | None:
+        try:
+            return sum(
+                self.encoding.word(stored).bits * stored.tensor.numel() for stored in self._stored
+            )
+        except (TypeError, ValueError):
+            return None
+
+    def to_pandas(self, ber: float = 0.0) -> pd.DataFrame:
+        """One row a tensor: tensor, layer (its type), kind, shape, elements, word (its encoding),
+        bits, expected flips at ``ber`` (a probability per exposed bit), share of the exposed bits.
+        """
+        import pandas as pd
+
+        frame: pd.DataFrame = pd.DataFrame(self._rows(checked_ber(ber)))
+        return frame
+
+    def _rows(self, ber: float) -> list[dict[str, Any]]:
+        total = self.bits
+        return [
+            {
+                "tensor": exposed.name,
+                "layer": exposed.stored.layer_types[0],
+                "kind": exposed.stored.kind,
+                "shape": tuple(exposed.tensor.shape),
+                "elements": exposed.elements,
+                "word": exposed.word.name,
+                "bits": exposed.bits,
+                "flips": ber * exposed.bits,
+                "share": exposed.bits / total,
+            }
+            for exposed in self
+        ]
+
+    def table(self, ber: float = 1e-6) -> Table:
+        """The same to print with rich, with the sums; ``ber``: a probability per exposed bit."""
+        from rich.table import Table
+
+        rows, whole = self._rows(checked_ber(ber)), self.whole
+        title = f"Fault space in {self.encoding.name}, expected flips at BER {ber:g}"
+        if whole is not None:
+            title += f"; {100 * self.bits / whole:.3g} % of all stored bits"
+        table = Table(title=title, show_footer=True)
+        for heading, footer in (
+            ("tensor", "sum"),
+            ("layer", ""),
+            ("kind", ""),
+            ("elements", f"{self.elements:,}"),
+            ("word", ""),
+            ("bits", f"{self.bits:,}"),
+            ("flips", f"{ber * self.bits:.3g}"),
+            ("share %", "100"),
+        ):
+            side: Literal["left", "right"] = "left" if footer in ("", "sum") else "right"
+            table.add_column(heading, footer, justify=side, overflow="fold")
+        for row in rows:
+            table.add_row(
+                row["tensor"],
+                row["layer"],
+                row["kind"],
+                f"{row['elements']:,}",
+                row["word"],
+                f"{row['bits']:,}",
+                f"{row['flips']:.3g}",
+                f"{100 * row['share']:.3g}",
+            )
+        return table
+
+
+def stored_of(model: nn.Module) -> list[StoredTensor]:
+    """`stored_tensors`, all of which have memory to fault."""
+    stored = stored_tensors(model)
     if not stored:
         raise ValueError(f"{type(model).__name__} has no parameters: there are no bits to flip")
-    for name, tensor in stored:
-        checked_memory(name, tensor)
-        encoding.check(name, tensor)
-    exposed = [
-        ExposedTensor(name, tensor, mask, stream_of(name))
-        for name, tensor in _distinct_memories(stored)
-        if fnmatchcase(name, where)
-    ]
-    if not exposed:
-        raise ValueError(
-            f"the pattern {where!r} matches no parameter; the first of {len(stored)} is "
-            f"{stored[0][0]!r}"
-        )
-    _refuse_shared_streams(exposed)
-    return exposed
+    for tensor in stored:
+        checked_memory(tensor.name, tensor.tensor)
+    return stored
 
 
-def _distinct_memories(stored: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    first_at: dict[tuple[int, int], str] = {}
-    distinct = []
-    for name, tensor in stored:
-        begin = tensor.data_ptr()
-        extent = (begin, begin + tensor.numel() * tensor.element_size())
-        if extent not in first_at:
-            first_at[extent] = name
-            distinct.append((name, tensor))
-    ordered = sorted(first_at)
-    for before, after in pairwise(ordered):
-        if after[0] < before[1]:
-            raise ValueError(
-                f"{first_at[before]} and {first_at[after]} share a part of their memory, so that "
-                "their bits cannot be told apart"
-            )
-    return distinct
+def _exposed(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
+    word = encoding.word(stored)
+    try:
+        mask = word.mask(bits)
+    except ValueError as error:
+        raise ValueError(f"{stored.name}: {error}") from None
+    return ExposedTensor(stored, word, mask, stream_of(stored.name))
 
 
 def _refuse_shared_streams(exposed: list[ExposedTensor]) -> None:

@@ -71,10 +71,10 @@ class DeviceFaultPlan:
         word_bytes: int,
         stream: int,
         mask: int,
-        fixed_word_bits: int = 0,
-        fraction_bits: int = 0,
+        form: tuple[str | int, ...] = (),
     ) -> None:
-        self._plan.add(address, words, word_bytes, stream, mask, fixed_word_bits, fraction_bits)
+        self._plan.add(address, words, word_bytes, stream, mask, form)
+        fixed_word_bits = int(form[1]) if form else 0
         self._exact_words &= fixed_word_bits <= (24 if word_bytes == 4 else 53)
 
     def exposed_bits(self) -> int:
@@ -88,7 +88,13 @@ class DeviceFaultPlan:
         """torch's allocator keeps the memory."""
 
     def flip_into(
-        self, log: DeviceFlipLog, ber: float, seed: int, trial: int, threads: int = 1
+        self,
+        log: DeviceFlipLog,
+        ber: float,
+        seed: int,
+        trial: int,
+        threads: int = 1,
+        isa: str = "",
     ) -> None:
         if ber != 0.0:
             memory = self._memory(ber, logged=True)
@@ -104,7 +110,7 @@ class DeviceFaultPlan:
 
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
         raise ProactError(
-            f"exact numbers of flips are made in CPU memory so far: move the network from "
+            f"exact numbers of flips are made in CPU memory so far: move the tensor from "
             f"{self._device} to the CPU"
         )
 

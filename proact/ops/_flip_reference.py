@@ -1,6 +1,6 @@
 """The flip sampler in plain Python integers: the oracle of the tests, and the fallback.
 
-Line for line the meaning of csrc/core (philox.hpp, binomial.hpp, fault_block.hpp, fixed_point.hpp),
+Line for line the meaning of csrc/core (philox.hpp, binomial.hpp, fault_block.hpp),
 where the sources are cited; about a thousand times slower.
 """
 
@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from proact.ops._stored_form_reference import Fixed, Form, Narrow, form_of
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -188,25 +190,6 @@ def exactly_flipped_bits(
     ]
 
 
-class Fixed:
-    """qM.N words of ``word_bits`` bits, of which ``fraction_bits`` are fraction."""
-
-    def __init__(self, word_bits: int, fraction_bits: int) -> None:
-        self.word_bits, self.fraction_bits = word_bits, fraction_bits
-
-    def encode(self, value: float) -> int:
-        if math.isnan(value):
-            return 0
-        limit = 1 << (self.word_bits - 1)
-        scaled = value * 2.0**self.fraction_bits
-        word = limit if scaled >= limit else -limit if scaled <= -limit else round(scaled)
-        return max(-limit, min(limit - 1, word)) & ((1 << self.word_bits) - 1)
-
-    def decode(self, word: int) -> float:
-        sign = 1 << (self.word_bits - 1)
-        return ((word ^ sign) - sign) / 2.0**self.fraction_bits
-
-
 class FlipLog:
     """See `proact.ops.plan.FlipLog`; the native one's interface."""
 
@@ -219,7 +202,8 @@ class FlipLog:
 
     def restore(self, threads: int = 1) -> None:
         for tensor, element, _, before in reversed(self.rows):
-            self._memory[tensor][element] = before
+            if tensor in self._memory:  # not where flips were only drawn
+                self._memory[tensor][element] = before
 
     def columns(
         self,
@@ -239,7 +223,8 @@ class FaultPlan:
     """The native FaultPlan's interface."""
 
     def __init__(self) -> None:
-        self._tensors: list[tuple[int, int, int, int, int, Fixed | None]] = []
+        self._tensors: list[tuple[int, int, int, int, int, Form | None]] = []
+        self._is_read = True
 
     def add(
         self,
@@ -248,11 +233,11 @@ class FaultPlan:
         word_bytes: int,
         stream: int,
         mask: int,
-        fixed_word_bits: int = 0,
-        fraction_bits: int = 0,
+        form: tuple[str | int, ...] = (),
     ) -> None:
-        fixed = Fixed(fixed_word_bits, fraction_bits) if fixed_word_bits else None
-        self._tensors.append((address, words, word_bytes, stream, mask, fixed))
+        self._is_read = form[:1] != ("unread",)
+        stored = form_of(form) if self._is_read else None
+        self._tensors.append((address, words, word_bytes, stream, mask, stored))
 
     def exposed_bits(self) -> int:
         return sum(words * mask.bit_count() for _, words, _, _, mask, _ in self._tensors)
@@ -260,15 +245,18 @@ class FaultPlan:
     def replay_undoes(self) -> bool:
         extents = sorted((a, a + words * width) for a, words, width, *_ in self._tensors if words)
         apart = all(end <= begin for (_, end), (begin, _) in pairwise(extents))
-        return apart and all(
-            fixed is None or fixed.word_bits <= (24 if word_bytes == 4 else 53)
-            for _, _, word_bytes, _, _, fixed in self._tensors
+        return apart and not any(
+            isinstance(form, Narrow)
+            or (isinstance(form, Fixed) and form.word_bits > (24 if word_bytes == 4 else 53))
+            for _, _, word_bytes, _, _, form in self._tensors
         )
 
     def recycle(self, log: FlipLog) -> None:
         """The native plan takes the log's memory; here nothing is gained by that."""
 
-    def flip_into(self, log: FlipLog, ber: float, seed: int, trial: int, threads: int = 1) -> None:
+    def flip_into(
+        self, log: FlipLog, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
+    ) -> None:
         for index, (_, words, _, stream, mask, _) in enumerate(self._tensors):
             self._flip(log, index, flipped_bits(words, mask, ber, seed, trial, stream))
 
@@ -278,20 +266,34 @@ class FaultPlan:
         for index in range(len(tensors)):
             self._flip(log, index, ((e, b) for tensor, e, b in chosen if tensor == index))
 
+    def flip_places_into(
+        self,
+        log: FlipLog,
+        tensor: NDArray[np.uint32],
+        element: NDArray[np.uint64],
+        bit: NDArray[np.uint8],
+    ) -> None:
+        for index in range(len(self._tensors)):
+            mine = tensor == index
+            self._flip(log, index, zip(element[mine].tolist(), bit[mine].tolist(), strict=True))
+
     def _flip(self, log: FlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
-        address, words, word_bytes, _, _, fixed = self._tensors[index]
+        address, words, word_bytes, _, _, form = self._tensors[index]
+        if not self._is_read:
+            log.rows.extend((index, element, bit, 0) for element, bit in places)
+            return
         memory = _memory(address, words, word_bytes)
         stored: dict[int, int] = {}
         for element, bit in places:
             before = int(memory[element])
             log.rows.append((index, element, bit, before))
             log._memory[index] = memory
-            if fixed is None:
+            if form is None:
                 memory[element] = before ^ (1 << bit)
             else:
-                word = stored.get(element, fixed.encode(_as_float(before, word_bytes)))
+                word = stored.get(element, form.encode(_as_float(before, word_bytes), element))
                 stored[element] = word ^ (1 << bit)
-                memory[element] = _as_word(fixed.decode(stored[element]), word_bytes)
+                memory[element] = _as_word(form.decode(stored[element], element), word_bytes)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
         log = FlipLog()

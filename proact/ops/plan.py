@@ -15,6 +15,7 @@ from proact import _native
 from proact.errors import ProactError
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
+from proact.ops.stored_forms import StoredForm, UnreadWord
 
 #: Streams are the integers from 0 up to, but not including, this.
 STREAMS = 1 << 48
@@ -24,11 +25,21 @@ SEEDS = 1 << 63
 TRIALS = 1 << 32
 
 
-class FixedPointWord(NamedTuple):
-    """The stored form of a float: two's complement with so many bits, of them fraction bits."""
+class FlipPlaces(NamedTuple):
+    """Bits of a plan's tensors, one row each, all columns of one length."""
 
-    word_bits: int
-    fraction_bits: int
+    tensor: NDArray[np.uint32]  #: index in the plan
+    element: NDArray[np.uint64]
+    bit: NDArray[np.uint8]  #: of the stored word, 0 the lowest
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """The rows ordered by tensor and element."""
+        return np.lexsort((self.element, self.tensor))
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> FlipPlaces:
+        """These rows, in their order."""
+        return FlipPlaces(self.tensor[rows], self.element[rows], self.bit[rows])
 
 
 class FlipColumns(NamedTuple):
@@ -38,6 +49,10 @@ class FlipColumns(NamedTuple):
     element: NDArray[np.uint64]
     bit: NDArray[np.uint8]  #: of the stored word, 0 the lowest
     before: NDArray[np.uint64]  #: the memory word just before this flip
+
+    @property
+    def places(self) -> FlipPlaces:
+        return FlipPlaces(self.tensor, self.element, self.bit)
 
 
 def stream_of(name: str) -> int:
@@ -52,6 +67,7 @@ class FlipLog:
         self._log: Any = plan._new_log()
         self._plan = plan._plan
         self._tensors = plan._tensors  # whose memory the log writes to
+        self._forms = plan._forms
 
     def __len__(self) -> int:
         """The number of flips."""
@@ -80,11 +96,13 @@ class FlipPlan:
     def __init__(self) -> None:
         self._plan: Any = _host_plan()
         self._tensors: list[Tensor] = []
+        self._forms: list[StoredForm | None] = []  # whose scales native code reads
 
-    def add(self, tensor: Tensor, stream: int, mask: int, fixed: FixedPointWord | None) -> None:
+    def add(self, tensor: Tensor, stream: int, mask: int, form: StoredForm | None) -> None:
         """Adds a dense tensor; ``mask`` holds the exposed bits of a stored word.
 
-        ValueError for a second device; ProactError for a GPU that this build cannot use.
+        ValueError for a second device; ProactError for a GPU that this build cannot use. On a GPU
+        the form is fixed point or None.
         """
         if not self._tensors and tensor.is_cuda:
             self._plan = DeviceFaultPlan(tensor.device)
@@ -93,17 +111,24 @@ class FlipPlan:
                 f"a plan's tensors are on one device, got {self._tensors[0].device} and "
                 f"{tensor.device}"
             )
-        word_bits, fraction_bits = fixed or (0, 0)
         self._plan.add(
             tensor.data_ptr(),
             tensor.numel(),
             tensor.element_size(),
             stream,
             mask,
-            word_bits,
-            fraction_bits,
+            form.native if form is not None else (),
         )
         self._tensors.append(tensor)
+        self._forms.append(form)
+
+    def add_unread(self, elements: int, stream: int, mask: int) -> None:
+        """Adds a tensor by its size alone: its flips are drawn and logged, and not made.
+
+        A plan has tensors of this kind or of the other, not both.
+        """
+        form = UnreadWord(mask.bit_length())
+        self._plan.add(0, elements, 1, stream, mask, form.native)
 
     def _new_log(self) -> Any:
         if isinstance(self._plan, DeviceFaultPlan):
@@ -116,10 +141,19 @@ class FlipPlan:
         return bits
 
     def flip_into(
-        self, log: FlipLog, ber: float, seed: int, trial: int, threads: int | None = None
+        self,
+        log: FlipLog,
+        ber: float,
+        seed: int,
+        trial: int,
+        threads: int | None = None,
+        isa: str = "",
     ) -> None:
-        """Logs each flip before it makes it: an interruption leaves a log that restores."""
-        self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads))
+        """Logs each flip before it makes it: an interruption leaves a log that restores.
+
+        ``isa`` names one of the instruction sets of `proact.build_info`; it changes no flip.
+        """
+        self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
     def flip(self, ber: float, seed: int, trial: int, threads: int | None = None) -> FlipLog:
         log = FlipLog(self)
@@ -152,6 +186,11 @@ class FlipPlan:
             log.restore()
             raise
         return log
+
+    def flip_places_into(self, log: FlipLog, places: FlipPlaces) -> None:
+        """Flips the given bits, which are distinct; the log has them in the order of their tensors
+        and elements."""
+        self._plan.flip_places_into(log._log, *places.take(places.order))
 
     def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Flips the bits of ``flip_unlogged`` back, by drawing them again; returns their number.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Split
-from proact.faults.encodings import Encoding, encode, encoding_named, stored_tensors
+from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
+from proact.faults.stored import stored_tensors
 from proact.models.training import accuracy
 from proact.nn import HyReLU
 
@@ -38,14 +39,15 @@ def cost(
 ) -> Cost:
     """Measures `Cost` on ``images``; ``soft=True`` measures the soft form too."""
     encoding = encoding_named(encoding)
-    stored = sum(tensor.numel() for _, tensor in stored_tensors(model))
+    stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
     thresholds = sum(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
     )
     encoded = encode(model, encoding).eval()
+    bits = FaultSpace(encoded, encoding, Where(kind="threshold")).bits if thresholds else 0
     return Cost(
         thresholds,
-        thresholds * encoding.word_bits / 8,
+        bits / 8,
         100.0 * thresholds / (stored - thresholds),
         accuracy(encoded, images),
         accuracy(_softened(encoded), images) if soft else None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from proact.data.splits import PairOrData, as_data
-from proact.faults.encodings import stored_tensors
+from proact.faults.stored import stored_tensors
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 
@@ -58,7 +58,7 @@ def protect(
     chosen = check_options(method, options)
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
-    if not any(True for _ in stored_tensors(model)):
+    if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
     report = progress if progress is not None else _silent
     return _METHODS[method].run(model, as_data(data), chosen, report).eval()

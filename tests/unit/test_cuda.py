@@ -10,7 +10,8 @@ import proact
 from proact.faults import BitFlip, inject
 from proact.ops import _hyrelu_reference as reference
 from proact.ops import flip_bits_, hyrelu, hyrelu_
-from proact.ops.plan import FixedPointWord, FlipPlan
+from proact.ops.plan import FlipPlan
+from proact.ops.stored_forms import FixedPointWord
 
 pytestmark = [
     pytest.mark.cuda,

@@ -11,7 +11,8 @@ import torch
 from proact import _native
 from proact.ops import _flip_reference as reference
 from proact.ops import flip_bits_
-from proact.ops.plan import FixedPointWord, FlipPlan, stream_of
+from proact.ops.plan import FlipPlan, stream_of
+from proact.ops.stored_forms import FixedPointWord
 
 DATA = Path(__file__).parents[1] / "data"
 RATES = [0.0, 1e-4, 0.01, 0.3, 0.5, 0.500001, 0.7, 0.999, 1.0]
@@ -72,7 +73,7 @@ def test_fixed_point_flips_equal_the_reference(
     original = native.clone()
     mask = (1 << word.word_bits) - 1
     oracle = reference.FaultPlan()
-    oracle.add(expected.data_ptr(), 700, native.element_size(), 5, mask, *word)
+    oracle.add(expected.data_ptr(), 700, native.element_size(), 5, mask, word.native)
     plan = FlipPlan()
     plan.add(native, 5, mask, word)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from proact.errors import ProactError
 from proact.ops import _flip_reference as reference
 from proact.ops import flip_bits_, flip_exactly_
-from proact.ops.plan import FixedPointWord, FlipLog, FlipPlan
+from proact.ops.plan import FlipLog, FlipPlan
+from proact.ops.stored_forms import FixedPointWord
 
 DTYPES = [torch.uint8, torch.int16, torch.float16, torch.float32, torch.int64, torch.float64]
 RATES = st.one_of(
@@ -51,7 +52,8 @@ def plans_over(
         copy = tensor.clone()
         plan.add(tensor, stream, mask, fixed)
         address = copy.data_ptr()
-        oracle.add(address, copy.numel(), copy.element_size(), stream, mask, *(fixed or (0, 0)))
+        form = fixed.native if fixed is not None else ()
+        oracle.add(address, copy.numel(), copy.element_size(), stream, mask, form)
         copies.append(copy)
     return plan, oracle, copies
 

@@ -1,0 +1,52 @@
+// Flips of bits that somebody else chose.
+#include <stdexcept>
+
+#include "flip_batch.hpp"
+#include "flip_words.hpp"
+#include "flips.hpp"
+
+namespace proact {
+namespace {
+
+/// Enough to hide the waits for memory, few enough for SeenFilter to tell words apart.
+constexpr std::uint32_t batch_size = 256;
+
+void check(const FlipPlaces& places, const std::vector<TensorMemory>& tensors) {
+    for (std::size_t i = 0; i < places.size; ++i) {
+        const std::uint32_t tensor = places.tensor[i];
+        if (tensor >= tensors.size() || places.element[i] >= tensors[tensor].words ||
+            places.bit[i] >= tensors[tensor].stored_bits())
+            throw std::invalid_argument("a place lies outside the plan");
+        if (i > 0 && (tensor < places.tensor[i - 1] || (tensor == places.tensor[i - 1] &&
+                                                        places.element[i] < places.element[i - 1])))
+            throw std::invalid_argument("places are ordered by tensor and element");
+    }
+}
+
+}  // namespace
+
+void FaultPlan::flip_places_into(FlipLog& log, const FlipPlaces& places) const {
+    check(places, tensors_);
+    FlipColumns& columns = log.calls.emplace_back(1).front();
+    columns.expect(places.size);
+    SeenFilter seen;
+    for (std::size_t i = 0; i < places.size;) {
+        const std::uint32_t tensor = places.tensor[i];
+        columns.open(tensor, tensors_[tensor]);
+        i = with_words(tensors_[tensor], seen, [&](auto words) {
+            FlipBatch batch(columns);
+            std::size_t next = i;
+            for (; next < places.size && places.tensor[next] == tensor; ++next) {
+                const std::uint64_t element = places.element[next];
+                if (batch.size() >= batch_size && element != places.element[next - 1])
+                    batch.flip(words);
+                words.prefetch(static_cast<std::uint32_t>(element));
+                batch.add(element, places.bit[next]);
+            }
+            batch.flip(words);
+            return next;
+        });
+    }
+}
+
+}  // namespace proact

@@ -1,0 +1,229 @@
+"""Transient faults: bits of activations flip while the network runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from proact.faults.encodings import Bits, Encoding, Word, encoding_named
+from proact.faults.kinds import Fault, checked_bits
+from proact.faults.record import Record
+from proact.faults.space import ExposedTensor
+from proact.faults.stored import StoredTensor, activation
+from proact.faults.target import Target
+from proact.faults.where import Selector, checked_where, select
+from proact.ops.plan import checked_ber, stream_of
+
+#: Layers that hand on what they get; nothing is stored anew.
+_PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+
+
+@dataclass(frozen=True)
+class ActivationFlip(Fault):
+    """Bits of the outputs (or inputs) of layers flip during each forward pass, each with
+    probability ``ber``.
+
+    A fresh pattern for every call: a function of (seed, trial, layer, number of the call in the
+    block, counted from 0). Shape decides too: run the same batches to meet the same faults.
+    Gradients pass as if the activation had not changed.
+
+    Attributes:
+        ber: probability per stored activation bit, in [0, 1], ends included.
+        where: the layers: a pattern of their qualified names, a `Where` of names and layer types,
+            or a sequence. Layers are modules without children; those that only hand on what they
+            get (Identity, Flatten, Dropout) are left out.
+        at: ``"output"`` or ``"input"`` (what this layer reads; its other readers see no fault).
+        encoding: the stored form of the activations, a name: ``"native"`` (their own dtype),
+            ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ... One that rounds rounds all
+            activations at these places, flipped or not.
+        bits: the exposed bits of each word, as for `BitFlip`.
+        largest: for ``int8``: the largest magnitude observed at each layer, by layer name (see
+            `observe_activations`); what lies beyond saturates. None takes each tensor's own.
+    """
+
+    ber: float
+    where: Selector = field(default="*", kw_only=True)
+    at: str = field(default="output", kw_only=True)
+    encoding: str = field(default="native", kw_only=True)
+    bits: Bits = field(default=None, kw_only=True)
+    largest: Mapping[str, float] | tuple[tuple[str, float], ...] | None = field(
+        default=None, kw_only=True
+    )
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "ber", checked_ber(self.ber))
+        set_field(self, "where", checked_where(self.where))
+        set_field(self, "bits", checked_bits(self.bits))
+        if self.at not in ("output", "input"):
+            raise ValueError(f"activations are hit at the 'output' or 'input', got {self.at!r}")
+        if not isinstance(self.encoding, str):
+            raise TypeError(f"an activation's encoding is a name, got {self.encoding!r}")
+        encoding_named(self.encoding)
+        if self.largest is not None:
+            pairs = tuple(
+                (name, float(value)) for name, value in sorted(dict(self.largest).items())
+            )
+            set_field(self, "largest", pairs)
+
+    def expected_ber(self, bits: Sequence[int]) -> float:
+        return self.ber
+
+
+def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
+    """The layers that a fault hits, by name; ValueError where there are none."""
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children()) and not isinstance(module, _PASS_THROUGH)
+    }
+    nothing = torch.empty(0)
+    described = [
+        StoredTensor(
+            name,
+            (name,),
+            nothing,
+            name,
+            tuple(c.__name__ for c in type(module).__mro__ if issubclass(c, nn.Module)),
+            "other",
+            True,
+        )
+        for name, module in modules.items()
+    ]
+    chosen = [layer.name for layer in select(fault.where, described, "layer")]
+    if fault.largest is not None:
+        observed = dict(fault.largest)
+        for name in chosen:
+            if name not in observed:
+                raise ValueError(
+                    f"largest has no magnitude of {name!r}: observe the layers that the fault hits"
+                )
+    return {name: modules[name] for name in chosen}
+
+
+class ActivationFaults:
+    """Hooks that flip bits for one trial."""
+
+    def __init__(
+        self, fault: ActivationFlip, record: Record, seed: int, trial: int, log: bool
+    ) -> None:
+        self._fault, self._record, self._log = fault, record, log
+        self._seed, self._trial = seed, trial
+        self._encoding: Encoding = encoding_named(fault.encoding)
+        self._largest = dict(fault.largest or ())
+        self._calls: Counter[str] = Counter()
+
+    def attach(self, name: str, module: nn.Module) -> RemovableHandle:
+        if self._fault.at == "input":
+
+            def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                return self._hit_all(name, (args, kwargs), in_place=False)
+
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+
+        writes_over_input = bool(getattr(module, "inplace", False))
+
+        def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+            read = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+            read |= {t.untyped_storage().data_ptr() for t in module.parameters()}
+            owned = writes_over_input or all(
+                t.untyped_storage().data_ptr() not in read for t in _tensors(out)
+            )
+            return self._hit_all(name, out, in_place=owned)
+
+        return module.register_forward_hook(after, with_kwargs=True)
+
+    def _hit_all(self, layer: str, values: Any, in_place: bool) -> Any:
+        leaves, tree = pytree.tree_flatten(values)
+        call = self._calls[layer]
+        self._calls[layer] += 1
+        for position, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
+                name = f"{layer}:{self._fault.at}[{position}]:{call}"
+                leaves[position] = self._hit(name, layer, leaf, in_place)
+        return pytree.tree_unflatten(leaves, tree)
+
+    def _hit(self, name: str, layer: str, value: Tensor, in_place: bool) -> Tensor:
+        if not in_place or value.requires_grad:
+            value = value.clone()
+        memory = value.detach()
+        with torch.no_grad():
+            dense = memory if memory.is_contiguous() else memory.contiguous()
+            word = self._encoding.activation_word(name, dense, self._largest.get(layer))
+            rounded = word.rounded(dense)
+            if rounded is not dense:
+                dense.copy_(rounded)
+            self._flip(name, dense, word)
+            if dense is not memory:
+                memory.copy_(dense)
+        return value
+
+    def _flip(self, name: str, memory: Tensor, word: Word) -> None:
+        mask = word.mask(self._fault.bits)
+        exposed = ExposedTensor(activation(name, memory), word, mask, stream_of(name))
+        self._record.activation_bits += exposed.bits
+        target = Target([exposed])
+        if target.plan is not None and not self._log:
+            self._record.activation_flips += target.plan.flip_unlogged(
+                self._fault.ber, self._seed, self._trial
+            )
+            return
+        flips = target.flips_at(self._fault.ber, self._seed, self._trial).made()
+        self._record.activation_flips += len(flips)
+        if self._log:
+            # The memory goes when the next layer has run: what stays is what the log holds.
+            described = activation(name, memory.new_empty(0))
+            gone = ExposedTensor(described, word, mask, exposed.stream)
+            self._record.log_activation(gone, flips.columns())
+
+
+def observe_activations(
+    model: nn.Module, images: Tensor, *, where: Selector = "*", at: str = "output"
+) -> dict[str, float]:
+    """The largest finite magnitude of each layer's activations over one forward pass of ``images``.
+
+    For the ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
+    """
+    found: dict[str, float] = {}
+
+    def note(layer: str, values: Any) -> None:
+        for value in _tensors(values):
+            if value.is_floating_point() and value.numel():
+                top = torch.nan_to_num(value.detach(), 0.0, 0.0, 0.0).abs().max().item()
+                found[layer] = max(found.get(layer, 0.0), top)
+
+    def hook(layer: str, module: nn.Module) -> RemovableHandle:
+        if at == "input":
+            return module.register_forward_pre_hook(lambda _, args: note(layer, args))
+        return module.register_forward_hook(lambda _, args, out: note(layer, out))
+
+    with ExitStack() as hooks:
+        for layer, module in layers_of(model, ActivationFlip(0.0, where=where, at=at)).items():
+            hooks.callback(hook(layer, module).remove)
+        with torch.no_grad():
+            model(images)
+    return found
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+@contextmanager
+def activation_faults(
+    model: nn.Module, fault: ActivationFlip, record: Record, seed: int, trial: int, log: bool
+) -> Iterator[None]:
+    """Hits the activations of every forward pass inside the block."""
+    faults = ActivationFaults(fault, record, seed, trial, log)
+    with ExitStack() as hooks:
+        for name, module in layers_of(model, fault).items():
+            hooks.callback(faults.attach(name, module).remove)
+        yield

@@ -1,0 +1,81 @@
+"""Bursts: how often they begin, and which bits they flip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from functools import lru_cache
+
+import numpy as np
+
+from proact.faults.kinds import Burst
+from proact.faults.space import ExposedTensor
+from proact.ops.plan import FlipPlaces, FlipPlan
+
+
+@lru_cache(maxsize=1024)
+def beginning_probability(ber: float, length: int, bits: int) -> float:
+    """The probability p of a burst at each of the ``bits - length + 1`` places where one fits.
+
+    A bit that c places reach flips with probability 1 - (1 - p)^c; p makes the mean over all bits
+    ``ber``. In decimal arithmetic, which is the same on every machine.
+    """
+    if ber in (0.0, 1.0):
+        return ber
+    most = min(length, bits - length + 1)
+    # Two bits, one at either end, are reached from c = 1, 2, ... places, all others from `most`.
+    reached = dict.fromkeys(range(1, most), 2)
+    reached[most] = bits - 2 * (most - 1)
+    with localcontext() as context:
+        context.prec = 40 - Decimal(ber).adjusted() + len(str(bits))
+        wanted = Decimal(ber) * bits
+        p = wanted / sum(c * n for c, n in reached.items())
+        # Newton's method from below: the mean is concave in p, so that no step goes too far.
+        for _ in range(200):
+            q = 1 - p
+            mean, slope, power = Decimal(0), Decimal(0), Decimal(1)
+            for c in range(1, most + 1):
+                slope += reached[c] * c * power
+                power *= q
+                mean += reached[c] * (1 - power)
+            step = (wanted - mean) / slope
+            p += step
+            if abs(step) < p * Decimal("1e-25"):
+                break
+    return min(float(p), 1.0)
+
+
+def check_fits(burst: Burst, exposed: Sequence[ExposedTensor]) -> None:
+    """ValueError where a tensor has no place for a whole burst."""
+    for tensor in exposed:
+        room = tensor.mask.bit_count() if burst.within == "word" else tensor.bits
+        if burst.length > room:
+            raise ValueError(
+                f"a burst of {burst.length} bits does not fit a {burst.within} of {tensor.name}, "
+                f"which has {room} exposed bits"
+            )
+
+
+def burst_places(
+    burst: Burst, ber: float, exposed: Sequence[ExposedTensor], seed: int, trial: int
+) -> FlipPlaces:
+    """The bits that one trial's bursts flip, each once, ordered by tensor, element and bit."""
+    found = [np.empty((3, 0), np.uint64)]
+    for index, tensor in enumerate(exposed):
+        bits = np.array([b for b in range(64) if tensor.mask >> b & 1], np.uint64)
+        per_word = len(bits)
+        if burst.within == "word":
+            starts, reach = per_word - burst.length + 1, per_word
+        else:
+            starts, reach = per_word, tensor.bits
+        plan = FlipPlan()
+        plan.add_unread(tensor.elements, tensor.stream, (1 << starts) - 1)
+        drawn = plan.flip(beginning_probability(ber, burst.length, reach), seed, trial).columns()
+        first = drawn.element * np.uint64(per_word) + drawn.bit
+        if burst.within == "tensor":
+            first = first[first + np.uint64(burst.length) <= tensor.bits]
+        places = np.unique(first[:, None] + np.arange(burst.length, dtype=np.uint64))
+        element, rank = np.divmod(places, np.uint64(per_word))
+        found.append(np.stack([np.full(len(places), index, np.uint64), element, bits[rank]]))
+    tensors, elements, flipped = np.concatenate(found, axis=1)
+    return FlipPlaces(tensors.astype(np.uint32), elements, flipped.astype(np.uint8))

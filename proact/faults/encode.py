@@ -1,0 +1,162 @@
+"""Storing a network in an encoding, and what that costs without faults."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from proact.data import as_evaluation
+from proact.data.splits import PairOrData
+from proact.faults.encodings import Encoding, encoding_named
+from proact.faults.prepared import Prepared, remember
+from proact.faults.space import stored_of
+from proact.models.training import accuracy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
+    """A copy of ``model`` whose parameters went through the encoding; ``model`` is untouched.
+
+    Accuracy without faults means that of this copy; `encoding_report` says what it lost. Warns
+    where parameters are out of the encoding's range, and were saturated.
+
+    Raises:
+        TypeError, ValueError: an unknown encoding, or a parameter that it cannot store.
+    """
+    encoding = encoding_named(encoding)
+    result = copy.deepcopy(model)
+    losses = _store(result, encoding)
+    saturated = [loss for loss in losses if loss.saturated]
+    if saturated:
+        worst = max(saturated, key=lambda loss: loss.largest_error)
+        warnings.warn(
+            f"{sum(loss.saturated for loss in saturated)} of "
+            f"{sum(loss.elements for loss in losses)} numbers are out of the range of "
+            f"{encoding.name} and were saturated, the worst in {worst.tensor}, off by "
+            f"{worst.largest_error:.3g}",
+            stacklevel=2,
+        )
+    remember(result, Prepared(result, encoding))
+    return result
+
+
+@dataclass(frozen=True)
+class TensorLoss:
+    """What storing one tensor cost.
+
+    Attributes:
+        tensor: its qualified name; ``word`` names its stored form.
+        elements: how many numbers it has.
+        largest_error: the largest magnitude of stored minus original value.
+        saturated: how many numbers were out of range.
+    """
+
+    tensor: str
+    word: str
+    elements: int
+    largest_error: float
+    saturated: int
+
+
+@dataclass(frozen=True)
+class EncodingReport:
+    """What an encoding costs without faults.
+
+    Attributes:
+        encoding: its name.
+        accuracy_before, accuracy_after: top-1 in [0, 1]; None where no data were given.
+        tensors: one `TensorLoss` a stored tensor.
+    """
+
+    encoding: str
+    accuracy_before: float | None
+    accuracy_after: float | None
+    tensors: tuple[TensorLoss, ...]
+
+    @property
+    def largest_error(self) -> float:
+        """The largest magnitude of stored minus original value, of all tensors."""
+        return max(loss.largest_error for loss in self.tensors)
+
+    @property
+    def saturated(self) -> int:
+        """How many numbers were out of range."""
+        return sum(loss.saturated for loss in self.tensors)
+
+    def __str__(self) -> str:
+        worst = max(self.tensors, key=lambda loss: loss.largest_error)
+        text = f"{self.encoding}: largest rounding error {worst.largest_error:.3g} ({worst.tensor})"
+        text += f", {self.saturated} of {sum(t.elements for t in self.tensors)} numbers saturated"
+        if self.accuracy_before is not None and self.accuracy_after is not None:
+            text += (
+                f", accuracy {100 * self.accuracy_before:.2f} % before and "
+                f"{100 * self.accuracy_after:.2f} % after"
+            )
+        return text
+
+    def table(self) -> Table:
+        """One row a tensor, to print with rich."""
+        from rich.table import Table
+
+        table = Table(title=str(self))
+        for heading in ("tensor", "word", "elements", "largest error", "saturated"):
+            left = heading in ("tensor", "word")
+            table.add_column(heading, justify="left" if left else "right", overflow="fold")
+        for loss in self.tensors:
+            table.add_row(
+                loss.tensor,
+                loss.word,
+                f"{loss.elements:,}",
+                f"{loss.largest_error:.3g}",
+                f"{loss.saturated:,}",
+            )
+        return table
+
+
+def encoding_report(
+    model: nn.Module, encoding: str | Encoding, data: PairOrData | None = None
+) -> EncodingReport:
+    """What storing ``model`` in the encoding costs; ``model`` is untouched.
+
+    Args:
+        model: a network.
+        encoding: the stored form.
+        data: images to judge accuracy on: what `proact.data.load` returns (its test split), a pair
+            (images, labels), or a `Dataset`. None leaves accuracy out.
+
+    Raises:
+        What `encode` does.
+    """
+    encoding = encoding_named(encoding)
+    encoded = copy.deepcopy(model)
+    losses = _store(encoded, encoding)
+    before = after = None
+    if data is not None:
+        images = as_evaluation(data)
+        before = accuracy(copy.deepcopy(model).eval(), images)
+        after = accuracy(encoded.eval(), images)
+    return EncodingReport(encoding.name, before, after, losses)
+
+
+def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
+    """Rounds a network in place."""
+    losses = []
+    with torch.no_grad():
+        for stored in stored_of(model):
+            word = encoding.word(stored)
+            rounded, tensor = word.rounded(stored.tensor), stored.tensor
+            error, saturated = 0.0, 0
+            if rounded is not tensor:
+                saturated = int(word.saturates(tensor).sum())
+                errors = torch.nan_to_num(rounded.double() - tensor.double(), 0.0)
+                error = float(errors.abs().max())
+                tensor.copy_(rounded)
+            losses.append(TensorLoss(stored.name, word.name, tensor.numel(), error, saturated))
+    return tuple(losses)

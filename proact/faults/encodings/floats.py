@@ -1,0 +1,122 @@
+"""Floating point: memory's own, or a narrower format that memory's numbers are stored in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proact.faults.encodings.base import (
+    Elements,
+    Encoding,
+    Floats,
+    Word,
+    Words,
+    as_floats,
+    as_memory,
+    check_dtype,
+)
+from proact.faults.stored import StoredTensor
+from proact.ops.stored_forms import NarrowFloatWord
+
+
+@dataclass(frozen=True)
+class _FloatFormat:
+    dtype: torch.dtype
+    exponent_bits: int
+    mantissa_bits: int
+    #: The wider memory whose numbers can be stored so, with one rounding.
+    narrowed_from: torch.dtype | None
+
+
+FLOATS = {
+    "float16": _FloatFormat(torch.float16, 5, 10, torch.float32),
+    "bfloat16": _FloatFormat(torch.bfloat16, 8, 7, torch.float32),
+    "float32": _FloatFormat(torch.float32, 8, 23, torch.float64),
+    "float64": _FloatFormat(torch.float64, 11, 52, None),
+}
+
+
+class FloatWord(Word):
+    """IEEE 754 words (bfloat16: the upper half of a float32)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._format = FLOATS[name]
+        exponent, mantissa = self._format.exponent_bits, self._format.mantissa_bits
+        self.bits = 1 + exponent + mantissa
+        self.fields = MappingProxyType(
+            {
+                "sign": 1 << (exponent + mantissa),
+                "exponent": ((1 << exponent) - 1) << mantissa,
+                "mantissa": (1 << mantissa) - 1,
+            }
+        )
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return as_memory(values, self._format.dtype)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return as_floats(words, self._format.dtype)
+
+
+class MemoryFloat(FloatWord):
+    """Memory holds the stored words: nothing is rounded, and NaN keeps all of its bits."""
+
+    is_native = True
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return memory.astype(np.uint64)
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return words
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+class NarrowFloat(FloatWord):
+    """Memory holds wider floats: rounded to nearest, ties to even; too large ones are infinity."""
+
+    is_native = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.form = NarrowFloatWord(name)
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._format.dtype).to(tensor.dtype)
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        return torch.isinf(self.rounded(tensor)) & torch.isfinite(tensor)
+
+
+class Float(Encoding):
+    """``float16``, ``bfloat16``, ``float32`` or ``float64``.
+
+    Tensors of that dtype are faulted in their own bits. A float32 network can be stored as float16
+    or bfloat16, and a float64 network as float32: it is rounded to the format, computes as before,
+    and faults hit the format's bits.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def word(self, stored: StoredTensor) -> Word:
+        fmt, dtype = FLOATS[self.name], stored.tensor.dtype
+        if dtype == fmt.narrowed_from:
+            return NarrowFloat(self.name)
+        taken = [fmt.dtype] if fmt.narrowed_from is None else [fmt.dtype, fmt.narrowed_from]
+        check_dtype(self.name, taken, stored)
+        return MemoryFloat(self.name)
+
+
+def memory_float(dtype: torch.dtype) -> MemoryFloat | None:
+    """The word of memory that holds floats; None for other dtypes."""
+    for name, fmt in FLOATS.items():
+        if dtype == fmt.dtype:
+            return MemoryFloat(name)
+    return None

@@ -1,0 +1,201 @@
+"""A network made ready for many trials: what it stores, in which words, and the plans over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from proact.errors import ProactError
+from proact.faults.bursts import burst_places, check_fits
+from proact.faults.encodings import Bits, Encoding, Word
+from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
+from proact.faults.replay import Replay
+from proact.faults.space import ExposedTensor, FaultSpace, stored_of
+from proact.faults.stored import StoredTensor, named_memories
+from proact.faults.target import Target, Unmade
+from proact.faults.where import Selector, matches, shown
+from proact.ops.plan import FlipPlaces, stream_of
+
+#: (name, address, version, dtype) of every tensor: who has the same has the same numbers.
+State = list[tuple[str, int, object, torch.dtype]]
+_Selection = tuple[Selector, Bits, tuple[Selector, ...]]
+
+
+def state_of(model: nn.Module) -> State:
+    """What tells whether a network's memory was moved, replaced or written by torch."""
+    return [
+        (name, tensor.data_ptr(), _version(tensor), tensor.dtype)
+        for name, tensor, _ in named_memories(model)
+    ]
+
+
+def _version(tensor: Tensor) -> object:
+    # Inference tensors do not count their changes.
+    return object() if tensor.is_inference() else tensor._version
+
+
+class Prepared:
+    """Holds the tensors, not the network."""
+
+    def __init__(self, model: nn.Module, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.stored = stored_of(model)
+        self.state = state_of(model)
+        self._targets: dict[_Selection, tuple[Target, ...]] = {}
+        self._replays: dict[Replay, Target] = {}
+
+    def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
+        """The tensors that storing would change by a bit or more, and what it would make of them.
+
+        Tensors that cannot be stored are passed over: a fault that hits them is refused.
+        """
+        for stored in self.stored:
+            rounded = rounded_to(self.encoding, stored)
+            if rounded is not None and not _same_bits(rounded, stored.tensor):
+                yield stored, rounded
+
+    def targets(self, fault: StoredFault) -> tuple[Target, ...]:
+        """The parts of the fault space that ``fault`` hits, one a rate; made once."""
+        selectors = tuple(where for where, _ in fault.rates)
+        selection = (fault.where, fault.bits, selectors)
+        if selection not in self._targets:
+            space = FaultSpace.of(self.stored, self.encoding, fault.where, fault.bits)
+            self._targets[selection] = tuple(Target(part) for part in _by_rate(space, selectors))
+        targets = self._targets[selection]
+        if isinstance(fault, Burst):
+            for target in targets:
+                check_fits(fault, target.exposed)
+        if isinstance(fault, ExactFlips) and fault.n > targets[0].bits:
+            raise ValueError(f"n is at most {targets[0].bits}, the exposed bits; got {fault.n}")
+        return targets
+
+    def replay_target(self, replay: Replay) -> Target:
+        """The tensors that a list names; ValueError where it does not fit."""
+        if replay.encoding not in (None, self.encoding.name):
+            raise ValueError(
+                f"the replayed list has bits of {replay.encoding}, and the encoding is "
+                f"{self.encoding.name}"
+            )
+        if replay not in self._replays:
+            named = {site.tensor for site in replay.faults}
+            hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
+            words: dict[str, Word] = {s.name: self.encoding.word(s) for s in hit}
+            replay.check_fits(self.stored, words)
+            self._replays[replay] = Target([_whole(s, words[s.name]) for s in hit])
+        return self._replays[replay]
+
+    def flips(
+        self, fault: StoredFault | Replay, seed: int, trial: int
+    ) -> Iterator[tuple[Target, Unmade]]:
+        """What a trial flips, part by part, each drawn after the one before is made."""
+        if isinstance(fault, Replay):
+            target = self.replay_target(fault)
+            yield target, target.flips_of(_listed(fault, target))
+            return
+        for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
+            yield target, _unmade(fault, ber, target, seed, trial)
+
+    def refuse_moved(
+        self, model: nn.Module, hit: Sequence[Target], cause: BaseException | None = None
+    ) -> None:
+        """ProactError where tensors that were hit are not the network's any more."""
+        now = {name: (address, dtype) for name, address, _, dtype in state_of(model)}
+        for target in hit:
+            for exposed in target.exposed:
+                if now.get(exposed.name) != (exposed.tensor.data_ptr(), exposed.tensor.dtype):
+                    raise ProactError(
+                        f"{exposed.name} was moved, converted or replaced while faults were "
+                        "injected; only the memory it had before has been restored"
+                    ) from cause
+
+    def changed_back(self, hit: Sequence[Target], marks: int) -> None:
+        """Notes that tensors were marked as changed so often, and are as before."""
+        times = Counter(
+            tensor.data_ptr() for target in hit for tensor in target.versioned for _ in range(marks)
+        )
+        self.state = [
+            (
+                name,
+                address,
+                version + times[address] if isinstance(version, int) else version,
+                dtype,
+            )
+            for name, address, version, dtype in self.state
+        ]
+
+
+def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:
+    """The values after storing; None where nothing changes or the encoding cannot store them."""
+    try:
+        word = encoding.word(stored)
+    except TypeError:
+        return None
+    rounded = word.rounded(stored.tensor)
+    return None if rounded is stored.tensor else rounded
+
+
+def _whole(stored: StoredTensor, word: Word) -> ExposedTensor:
+    return ExposedTensor(stored, word, word.all_bits, stream_of(stored.name))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) and torch.equal(torch.signbit(a), torch.signbit(b))
+
+
+def _by_rate(space: FaultSpace, selectors: tuple[Selector, ...]) -> list[list[ExposedTensor]]:
+    parts: list[list[ExposedTensor]] = [[] for _ in selectors]
+    for exposed in space:
+        for part, where in zip(parts, selectors, strict=True):
+            if matches(where, exposed.stored):
+                part.append(exposed)
+                break
+    for part, where in zip(parts, selectors, strict=True):
+        if not part:
+            raise ValueError(
+                f"the bit error rate of {shown(where)!r} is used by no stored tensor: it matches "
+                "none, or those before it take them all"
+            )
+    return parts
+
+
+def _unmade(fault: StoredFault, ber: float, target: Target, seed: int, trial: int) -> Unmade:
+    if isinstance(fault, BitFlip):
+        return target.flips_at(ber, seed, trial)
+    if isinstance(fault, Burst):
+        return target.flips_of(burst_places(fault, ber, target.exposed, seed, trial))
+    if isinstance(fault, ExactFlips):
+        return target.flips_of(target.draws.flip_exactly(fault.n, seed, trial).columns().places)
+    if isinstance(fault, StuckAt):
+        stuck = target.draws.flip(ber, seed, trial).columns().places
+        changed = target.stored_bits(stuck) != fault.value
+        return target.flips_of(stuck.take(changed))
+    raise TypeError(f"faults are of proact.faults' kinds, got {type(fault).__name__}")
+
+
+def _listed(replay: Replay, target: Target) -> FlipPlaces:
+    number = {name: index for index, e in enumerate(target.exposed) for name in e.stored.names}
+    n = len(replay.faults)
+    tensor = np.fromiter((number[site.tensor] for site in replay.faults), np.uint32, n)
+    element = np.fromiter((site.element for site in replay.faults), np.uint64, n)
+    bit = np.fromiter((site.bit for site in replay.faults), np.uint8, n)
+    return FlipPlaces(tensor, element, bit)
+
+
+#: Networks by identity. A `Prepared` holds detached tensors, so that no entry keeps its key alive.
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Encoding, Prepared]] = WeakKeyDictionary()
+
+
+def known(model: nn.Module, encoding: Encoding) -> Prepared | None:
+    """What `remember` kept, where the network still stores the same numbers."""
+    prepared = _KNOWN.get(model, {}).get(encoding)
+    return prepared if prepared is not None and prepared.state == state_of(model) else None
+
+
+def remember(model: nn.Module, prepared: Prepared) -> None:
+    """Keeps what was prepared for the next injection into the same network."""
+    _KNOWN.setdefault(model, {})[prepared.encoding] = prepared

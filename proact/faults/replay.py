@@ -1,0 +1,162 @@
+"""Replay: a recorded or hand-written list of flipped bits, as a fault of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proact.errors import ProactError
+from proact.faults.encodings import Word
+from proact.faults.kinds import Fault, fault_from_json
+from proact.faults.stored import StoredTensor
+from proact.ops.plan import checked_integer
+
+Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class FaultSite(NamedTuple):
+    """One bit: of the stored word of an element of a tensor."""
+
+    tensor: str  #: qualified name
+    element: int  #: row-major index
+    bit: int  #: 0 the lowest
+
+
+@dataclass(frozen=True)
+class Replay(Fault):
+    """Flips the listed bits, whatever the seed and the trial.
+
+    Attributes:
+        faults: (tensor, element, bit) each, distinct; or the structured array that `Record.faults`
+            gives. Kept as a tuple of `FaultSite`, ordered.
+        shapes: shapes of the named tensors, to refuse a list that was made for another network;
+            `Record.replay` fills it in.
+        encoding: name of the encoding that the bits belong to; None for any.
+
+    Raises:
+        ValueError, TypeError: entries of another form, a bit listed twice.
+    """
+
+    faults: tuple[FaultSite, ...]
+    shapes: Shapes = ()
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        sites = sorted(_site(entry) for entry in _entries(self.faults))
+        for before, after in pairwise(sites):
+            if before == after:
+                raise ValueError(
+                    f"a bit flips once, and bit {after.bit} of element {after.element} of "
+                    f"{after.tensor} is listed twice"
+                )
+        shapes = dict(self.shapes)
+        object.__setattr__(self, "faults", tuple(sites))
+        ordered = tuple((name, tuple(shape)) for name, shape in sorted(shapes.items()))
+        object.__setattr__(self, "shapes", ordered)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Replay:
+        """Reads what `save` wrote; ProactError for another file."""
+        try:
+            fault = fault_from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ProactError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise ProactError(f"{path} is no list of faults: {error}") from None
+        if not isinstance(fault, cls):
+            raise ProactError(f"{path} holds a {type(fault).__name__}, expected a Replay")
+        return fault
+
+    def save(self, path: str | Path) -> None:
+        """Writes one line of JSON."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def expected_ber(self, bits: Sequence[int]) -> float:
+        return len(self.faults) / max(sum(bits), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        columns: dict[str, tuple[list[int], list[int]]] = {}
+        for site in self.faults:
+            elements, bits = columns.setdefault(site.tensor, ([], []))
+            elements.append(site.element)
+            bits.append(site.bit)
+        return {
+            "kind": "Replay",
+            "faults": {name: {"element": e, "bit": b} for name, (e, b) in columns.items()},
+            "shapes": {name: list(shape) for name, shape in dict(self.shapes).items()},
+            "encoding": self.encoding,
+        }
+
+    @classmethod
+    def _from_fields(cls, values: dict[str, Any]) -> Replay:
+        listed = values.pop("faults")
+        if isinstance(listed, Mapping):
+            listed = [
+                (name, element, bit)
+                for name, columns in listed.items()
+                for element, bit in zip(columns["element"], columns["bit"], strict=True)
+            ]
+        shapes = {name: tuple(shape) for name, shape in values.pop("shapes", {}).items()}
+        return cls(listed, shapes, **values)
+
+    def __str__(self) -> str:
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        return f"Replay({len(self.faults)} bits, {digest})"
+
+    def check_fits(self, stored: Sequence[StoredTensor], words: Mapping[str, Word]) -> None:
+        """ValueError where a listed bit is none of this network's; ``words`` by tensor name."""
+        by_name = {name: tensor for tensor in stored for name in tensor.names}
+        shapes = dict(self.shapes)
+        for name, elements, bit in self.faults:
+            if name not in by_name:
+                raise ValueError(
+                    f"the replayed list names {name!r}, which this network does not have: it was "
+                    "made for another one"
+                )
+            tensor = by_name[name]
+            shape = tuple(tensor.tensor.shape)
+            if shapes.get(name, shape) != shape:
+                raise ValueError(
+                    f"{name} has the shape {shape}, and the replayed list was made for "
+                    f"{shapes[name]}"
+                )
+            word = words[tensor.name]
+            if elements >= tensor.tensor.numel() or bit >= word.bits:
+                raise ValueError(
+                    f"{name} has {tensor.tensor.numel()} elements of {word.bits} bits in "
+                    f"{word.name}, and the replayed list has bit {bit} of element {elements}"
+                )
+
+
+def _entries(faults: Any) -> Iterable[Any]:
+    if isinstance(faults, np.ndarray):
+        names = faults.dtype.names or ()
+        if not {"tensor", "element", "bit"} <= set(names):
+            raise TypeError(
+                f"an array of faults has the fields tensor, element and bit, got {names}"
+            )
+        return list(zip(*(faults[n].tolist() for n in ("tensor", "element", "bit")), strict=True))
+    if isinstance(faults, (str, Mapping)) or not isinstance(faults, Iterable):
+        raise TypeError(
+            f"faults are (tensor, element, bit) each, got {type(faults).__name__}: {faults!r}"
+        )
+    return faults
+
+
+def _site(entry: Any) -> FaultSite:
+    if isinstance(entry, FaultSite):
+        return entry
+    if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 3:
+        raise TypeError(f"a fault is (tensor, element, bit), got {entry!r}")
+    tensor, element, bit = entry
+    if not isinstance(tensor, str):
+        raise TypeError(f"a fault names its tensor by a string, got {tensor!r}")
+    return FaultSite(
+        tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 64)
+    )
