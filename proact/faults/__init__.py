@@ -16,6 +16,7 @@ from proact.faults.kinds import (
 from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.verification import Verification, verify
 from proact.faults.where import Where
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Replay",
     "StuckAt",
     "UniformEncoding",
+    "Verification",
     "Where",
     "Word",
     "encode",
@@ -43,4 +45,5 @@ __all__ = [
     "fault_from_json",
     "inject",
     "observe_activations",
+    "verify",
 ]

@@ -219,7 +219,7 @@ def _flipped(
 @contextmanager
 def _no_training(prepared: Prepared) -> Iterator[None]:
     """Optimisers refuse to step on the network's parameters."""
-    names = {stored.tensor.data_ptr(): stored.name for stored in prepared.stored}
+    names = prepared.names
 
     def refuse(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimiser.param_groups:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,22 +21,39 @@ from proact.faults.target import Target, Unmade
 from proact.faults.where import Selector, matches, shown
 from proact.ops.plan import FlipPlaces, stream_of
 
-#: (name, address, version, dtype) of every tensor: who has the same has the same numbers.
-State = list[tuple[str, int, object, torch.dtype]]
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
-def state_of(model: nn.Module) -> State:
+@dataclass
+class State:
     """What tells whether a network's memory was moved, replaced or written by torch."""
-    return [
-        (name, tensor.data_ptr(), _version(tensor), tensor.dtype)
-        for name, tensor, _ in named_memories(model)
-    ]
+
+    layout: list[object]  #: names in their modules, addresses and dtypes, in a fixed order
+    versions: list[object]  #: of the same tensors, how often they were changed
 
 
-def _version(tensor: Tensor) -> object:
-    # Inference tensors do not count their changes.
-    return object() if tensor.is_inference() else tensor._version
+def state_of(model: nn.Module) -> State:
+    """Walks the modules itself: this happens twice a trial, and torch's iterators take ten times as
+    long."""
+    layout: list[object] = []
+    versions: list[object] = []
+    pending = [model]
+    while pending:
+        module = pending.pop()
+        for members in (module._parameters, module._buffers):
+            for name, tensor in members.items():
+                if tensor is None:
+                    continue
+                layout.append((name, tensor.data_ptr(), tensor.dtype))
+                try:
+                    versions.append(tensor._version)
+                except RuntimeError:  # tensors of inference mode do not count their changes
+                    versions.append(object())
+        for name, child in module._modules.items():
+            if child is not None:
+                layout.append(name)
+                pending.append(child)
+    return State(layout, versions)
 
 
 class Prepared:
@@ -48,6 +65,8 @@ class Prepared:
         self.state = state_of(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
+        self._positions: dict[Target, list[int]] = {}
+        self.names = {stored.tensor.data_ptr(): stored.name for stored in self.stored}
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
         """The tensors that storing would change by a bit or more, and what it would make of them.
@@ -104,7 +123,9 @@ class Prepared:
         self, model: nn.Module, hit: Sequence[Target], cause: BaseException | None = None
     ) -> None:
         """ProactError where tensors that were hit are not the network's any more."""
-        now = {name: (address, dtype) for name, address, _, dtype in state_of(model)}
+        if state_of(model).layout == self.state.layout:
+            return
+        now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
         for target in hit:
             for exposed in target.exposed:
                 if now.get(exposed.name) != (exposed.tensor.data_ptr(), exposed.tensor.dtype):
@@ -115,18 +136,21 @@ class Prepared:
 
     def changed_back(self, hit: Sequence[Target], marks: int) -> None:
         """Notes that tensors were marked as changed so often, and are as before."""
-        times = Counter(
-            tensor.data_ptr() for target in hit for tensor in target.versioned for _ in range(marks)
-        )
-        self.state = [
-            (
-                name,
-                address,
-                version + times[address] if isinstance(version, int) else version,
-                dtype,
-            )
-            for name, address, version, dtype in self.state
-        ]
+        for target in hit:
+            for position in self._positions_of(target):
+                version = self.state.versions[position]
+                if isinstance(version, int):
+                    self.state.versions[position] = version + marks
+
+    def _positions_of(self, target: Target) -> list[int]:
+        """Where the target's tensors stand in the state: several times, where tied."""
+        if target not in self._positions:
+            addresses = {tensor.data_ptr() for tensor in target.versioned}
+            tensors = [entry for entry in self.state.layout if isinstance(entry, tuple)]
+            self._positions[target] = [
+                i for i, (_, address, _) in enumerate(tensors) if address in addresses
+            ]
+        return self._positions[target]
 
 
 def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:

@@ -69,7 +69,7 @@ class Record:
         if by not in _GROUPS:
             raise ValueError(f"flips are counted by {', '.join(_GROUPS)}; got {by!r}")
         found: Counter[str] = Counter()
-        for exposed, columns in self._parts():
+        for exposed, columns in self.parts():
             for index, rows in rows_by_tensor(columns.tensor):
                 found[_GROUPS[by](exposed[index])] += len(rows)
         return dict(found.most_common())
@@ -82,7 +82,7 @@ class Record:
         values around this flip; a word with two flips has two rows, the second beginning where the
         first ended). Flips in activations are there where `inject` was asked to log them.
         """
-        parts = self._parts()
+        parts = self.parts()
         names = [np.array([tensor.name for tensor in exposed]) for exposed, _ in parts]
         longest = max((name.dtype.itemsize // 4 for name in names), default=1)
         fields = [("tensor", f"U{longest}"), ("element", "u8"), ("bit", "u1")]
@@ -138,7 +138,8 @@ class Record:
         """Adds rows of one activation to `faults`."""
         self._activations.append((exposed, columns))
 
-    def _parts(self) -> list[tuple[Sequence[ExposedTensor], FlipColumns]]:
+    def parts(self) -> list[tuple[Sequence[ExposedTensor], FlipColumns]]:
+        """The flips of each part of the fault space, by the numbers of its tensors."""
         stored = [(part.exposed, part.flips.columns()) for part in self._stored]
         return stored + [([exposed], columns) for exposed, columns in self._activations]
 

@@ -96,7 +96,7 @@ class Target:
         """What stands at the places: 0 or 1 each."""
         bits = np.empty(len(places.bit), np.uint8)
         for index, mine in rows_by_tensor(places.tensor):
-            words = _read(self.exposed[index], places.element[mine])[1]
+            words = read_words(self.exposed[index], places.element[mine])[1]
             bits[mine] = words >> places.bit[mine].astype(np.uint64) & np.uint64(1)
         return bits
 
@@ -116,7 +116,7 @@ class PlacedFlips:
             element = self._places.element[mine]
             first = np.flatnonzero(np.diff(element, prepend=element[:1] + np.uint64(1)))
             once = element[first]
-            memory, words = _read(exposed, once)
+            memory, words = read_words(exposed, once)
             masks = np.uint64(1) << self._places.bit[mine].astype(np.uint64)
             faulty = words ^ np.bitwise_or.reduceat(masks, first)
             dtype = exposed.tensor.dtype
@@ -151,9 +151,9 @@ def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np
         yield int(number), rows
 
 
-def _read(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
-    """The memory words and the stored words at elements."""
-    flat, width = _integers(exposed.tensor), exposed.tensor.element_size()
+def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
+    """The memory words and the stored words at elements (n,)."""
+    flat, width = integers_of(exposed.tensor), exposed.tensor.element_size()
     if flat.is_cuda:
         raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
     else:
@@ -163,7 +163,7 @@ def _read(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, W
 
 
 def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -> None:
-    flat, width = _integers(exposed.tensor), exposed.tensor.element_size()
+    flat, width = integers_of(exposed.tensor), exposed.tensor.element_size()
     raw = memory.astype(f"u{width}").view(f"i{width}")
     if flat.is_cuda:
         index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
@@ -172,5 +172,6 @@ def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -
         flat.numpy()[element] = raw  # tensors of inference mode too, which torch would refuse
 
 
-def _integers(tensor: Tensor) -> Tensor:
+def integers_of(tensor: Tensor) -> Tensor:
+    """The memory words of a contiguous tensor, one-dimensional, as signed integers."""
     return tensor.view(-1).view(_SIGNED[tensor.element_size()])

@@ -155,10 +155,12 @@ class FlipPlan:
         """
         self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
-    def flip(self, ber: float, seed: int, trial: int, threads: int | None = None) -> FlipLog:
+    def flip(
+        self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
+    ) -> FlipLog:
         log = FlipLog(self)
         try:
-            self.flip_into(log, ber, seed, trial, threads)
+            self.flip_into(log, ber, seed, trial, threads, isa)
         except BaseException:
             log.restore()
             raise

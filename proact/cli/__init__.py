@@ -1,0 +1,5 @@
+"""The command line: ``proact verify``. It parses arguments; the rooms do the work."""
+
+from proact.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,252 @@
+"""The statistics of `verify`: what flips of many trials must look like where they are independent.
+
+Every test takes the flips as K ~ Binomial(bits x trials, ber) draws without repetition within a
+trial. Counts of disjoint sets of bits then are independent binomials, so that Pearson's statistic
+over such sets, given K, is chi-square once it is divided by 1 - ber.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import comb, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from proact.faults.target import Target
+from proact.ops.plan import FlipColumns
+
+_SLICES = 64
+_LEAST_EXPECTED = 10.0  # a cell, for the chi-square law to hold
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    Attributes:
+        name: the question.
+        measured, expected: the answer, and the right one.
+        p_value: the probability that a right sampler is as far off; None where there is no chance.
+        holds: whether the answer is right, as far as chance does not decide.
+    """
+
+    name: str
+    measured: str
+    expected: str
+    p_value: float | None = None
+    holds: bool = True
+
+
+@dataclass
+class Sample:
+    """Flips of many trials, as numbers of exposed bits in the whole fault space."""
+
+    ber: float
+    first_bit: NDArray[np.uint64]  # of each tensor
+    masks: list[int]
+    elements: list[int]
+    bits: int
+    trials: list[NDArray[np.uint64]] = field(default_factory=list)
+    beyond: int = 0  # flips of bits that are not exposed
+
+    @classmethod
+    def of(cls, target: Target, ber: float) -> Sample:
+        sizes = [tensor.bits for tensor in target.exposed]
+        return cls(
+            ber,
+            np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64),
+            [tensor.mask for tensor in target.exposed],
+            [tensor.elements for tensor in target.exposed],
+            target.bits,
+        )
+
+    def add(self, columns: FlipColumns) -> None:
+        """One trial's flips."""
+        per_word = np.array([mask.bit_count() for mask in self.masks], np.uint64)
+        ranks = np.full((len(self.masks), 64), -1, np.int64)
+        for tensor, mask in enumerate(self.masks):
+            exposed = [bit for bit in range(64) if mask >> bit & 1]
+            ranks[tensor, exposed] = range(len(exposed))
+        tensors = columns.tensor
+        rank = ranks[tensors, columns.bit]
+        inside = (rank >= 0) & (columns.element < np.array(self.elements, np.uint64)[tensors])
+        self.beyond += int((~inside).sum())
+        tensors, rank = tensors[inside], rank[inside].astype(np.uint64)
+        element = columns.element[inside]
+        number = self.first_bit[tensors] + element * per_word[tensors] + rank
+        self.trials.append(np.asarray(number, np.uint64))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """The flips of each trial."""
+        return np.array([len(trial) for trial in self.trials], np.int64)
+
+
+def statistical_checks(sample: Sample, other: Sample) -> list[Check]:
+    """All that a sample shows; ``other`` is one of the same size with another seed."""
+    flips = np.concatenate(sample.trials)
+    return [
+        _distinct(sample),
+        _mean(sample),
+        _variance(sample),
+        *_uniform(sample, flips),
+        _neighbours(sample),
+        _overlaps(sample),
+        _other_seed(sample, other),
+    ]
+
+
+def _distinct(sample: Sample) -> Check:
+    repeated = sum(len(trial) - len(np.unique(trial)) for trial in sample.trials)
+    return Check(
+        "exposed bits, each once",
+        f"{repeated} repeated, {sample.beyond} beyond",
+        "0 and 0",
+        holds=repeated == 0 and sample.beyond == 0,
+    )
+
+
+def _mean(sample: Sample) -> Check:
+    counts = sample.counts
+    law = stats.binom(sample.bits * len(counts), sample.ber)
+    total = int(counts.sum())
+    p = min(1.0, 2.0 * float(min(law.cdf(total), law.sf(total - 1))))
+    return Check(
+        "flips a trial, mean",
+        f"{counts.mean():.6g}",
+        f"{sample.bits * sample.ber:.6g}",
+        p,
+    )
+
+
+def _variance(sample: Sample) -> Check:
+    """Sum of squared deviations from the stated mean, whose own variance follows from the
+    binomial's fourth moment: mu_4 = v^2 (3 + (1 - 6 p q) / v)."""
+    counts = sample.counts
+    q = 1.0 - sample.ber
+    variance = sample.bits * sample.ber * q
+    squares = float(((counts - sample.bits * sample.ber) ** 2).sum())
+    spread = variance * sqrt(len(counts) * (2.0 + (1.0 - 6.0 * sample.ber * q) / variance))
+    z = (squares - len(counts) * variance) / spread
+    return Check(
+        "flips a trial, variance",
+        f"{squares / len(counts):.6g}",
+        f"{variance:.6g}",
+        2.0 * float(stats.norm.sf(abs(z))),
+    )
+
+
+def _uniform(sample: Sample, flips: NDArray[np.uint64]) -> list[Check]:
+    tensors = np.searchsorted(sample.first_bit, flips, side="right") - 1
+    sizes = [e * m.bit_count() for e, m in zip(sample.elements, sample.masks, strict=True)]
+    checks = [
+        _chi_square("flips over tensors", sample, np.bincount(tensors, None, len(sizes)), sizes)
+    ]
+
+    edges = np.linspace(0, sample.bits, min(_SLICES, sample.bits) + 1).astype(np.uint64)
+    slices = np.searchsorted(edges, flips, side="right") - 1
+    widths = np.diff(edges.astype(np.float64)).tolist()
+    found = np.bincount(slices, None, len(widths))
+    checks.append(_chi_square("flips over elements", sample, found, widths))
+
+    per_word = np.array([mask.bit_count() for mask in sample.masks], np.uint64)
+    ranks = (flips - sample.first_bit[tensors]) % per_word[tensors]
+    bit_of = np.zeros((len(sample.masks), 64), np.int64)
+    exposed_elements = np.zeros(64)
+    for tensor, mask in enumerate(sample.masks):
+        exposed = [bit for bit in range(64) if mask >> bit & 1]
+        bit_of[tensor, : len(exposed)] = exposed
+        exposed_elements[exposed] += sample.elements[tensor]
+    bits = bit_of[tensors, ranks]
+    used = exposed_elements > 0
+    checks.append(
+        _chi_square(
+            "flips over bit positions",
+            sample,
+            np.bincount(bits, None, 64)[used],
+            exposed_elements[used].tolist(),
+        )
+    )
+    return checks
+
+
+def _chi_square(
+    name: str, sample: Sample, found: NDArray[np.int64], sizes: list[float] | list[int]
+) -> Check:
+    """Small cells are put together, in the order of their size."""
+    total = int(found.sum())
+    cells: list[list[float]] = [[0.0, 0.0]]
+    for n, size in sorted(zip(found.tolist(), sizes, strict=True), key=lambda cell: cell[1]):
+        if cells[-1][1] * total >= _LEAST_EXPECTED * sum(sizes):
+            cells.append([0.0, 0.0])
+        cells[-1][0] += n
+        cells[-1][1] += size
+    if len(cells) > 1 and cells[-1][1] * total < _LEAST_EXPECTED * sum(sizes):
+        n, size = cells.pop()
+        cells[-1][0] += n
+        cells[-1][1] += size
+    observed = np.array([n for n, _ in cells])
+    expected = np.array([size for _, size in cells]) * total / sum(sizes)
+    degrees = len(cells) - 1
+    if degrees == 0:
+        return Check(name, f"{len(sizes)} cells", "too few to tell")
+    statistic = float(((observed - expected) ** 2 / expected).sum()) / (1.0 - sample.ber)
+    return Check(
+        name,
+        f"chi-square {statistic:.1f}",
+        f"{degrees} +- {sqrt(2 * degrees):.0f}",
+        float(stats.chi2.sf(statistic, degrees)),
+    )
+
+
+def _neighbours(sample: Sample) -> Check:
+    """Correlation of the counts of consecutive trials; its law is normal with variance 1 / n."""
+    deviations = sample.counts - sample.bits * sample.ber
+    variance = sample.bits * sample.ber * (1.0 - sample.ber)
+    pairs = len(deviations) - 1
+    correlation = float((deviations[1:] * deviations[:-1]).sum()) / (pairs * variance)
+    return Check(
+        "counts of consecutive trials",
+        f"correlation {correlation:.3f}",
+        f"0 +- {1 / sqrt(pairs):.3f}",
+        2.0 * float(stats.norm.sf(abs(correlation) * sqrt(pairs))),
+    )
+
+
+def _overlaps(sample: Sample) -> Check:
+    """Bits that two trials share, over all pairs of trials.
+
+    A bit is hit by m ~ Binomial(trials, ber) trials and adds C(m, 2) pairs; C(m, 2)^2 =
+    6 C(m, 4) + 6 C(m, 3) + C(m, 2), and E C(m, k) = C(trials, k) ber^k.
+    """
+    n, p = len(sample.trials), sample.ber
+    times = np.unique(np.concatenate(sample.trials), return_counts=True)[1].astype(np.float64)
+    shared = float((times * (times - 1.0) / 2.0).sum())
+    mean = comb(n, 2) * p**2
+    square = 6.0 * comb(n, 4) * p**4 + 6.0 * comb(n, 3) * p**3 + mean
+    return _count_check(
+        "bits shared by two trials", shared, sample.bits * mean, sample.bits * (square - mean**2)
+    )
+
+
+def _other_seed(sample: Sample, other: Sample) -> Check:
+    """Bits that trials of the same number and another seed share."""
+    shared = sum(
+        len(np.intersect1d(a, b)) for a, b in zip(sample.trials, other.trials, strict=True)
+    )
+    chance, places = sample.ber**2, sample.bits * len(sample.trials)
+    return _count_check(
+        "bits shared with another seed", shared, places * chance, places * chance * (1.0 - chance)
+    )
+
+
+def _count_check(name: str, found: float, mean: float, variance: float) -> Check:
+    """Poisson where the mean is small, else normal."""
+    if mean < 1000.0:
+        law = stats.poisson(mean)
+        p = min(1.0, 2.0 * float(min(law.cdf(found), law.sf(found - 1.0))))
+    else:
+        p = 2.0 * float(stats.norm.sf(abs(found - mean) / sqrt(variance)))
+    return Check(name, f"{found:.0f}", f"{mean:.4g} +- {sqrt(variance):.2g}", p)

@@ -1,0 +1,264 @@
+"""Does this sampler, on this machine and this network, flip bits as it says? A statistical test."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from proact import models
+from proact.faults._sampler_checks import Check, Sample, statistical_checks
+from proact.faults.encode import encode
+from proact.faults.encodings import Bits, Encoding, encoding_named
+from proact.faults.injection import Injector
+from proact.faults.kinds import BitFlip
+from proact.faults.prepared import Prepared
+from proact.faults.record import Record
+from proact.faults.target import Target, integers_of, read_words, rows_by_tensor
+from proact.faults.where import Selector
+from proact.ops import _flip_reference as reference
+from proact.ops import native_info
+from proact.ops.plan import SEEDS, TRIALS, FlipColumns, checked_ber, checked_integer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_THREADS = (1, 2, 3, 8)
+_REPLAYED = 3  # trials that are drawn again in every way
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        checks: one `Check` each; those without a p-value hold or do not.
+        encoding, ber, bits, trials, seed: what was tested; ``bits`` is the size of the fault space.
+        alpha: the probability that a right sampler fails one of the p-values or more.
+    """
+
+    checks: tuple[Check, ...]
+    encoding: str
+    ber: float
+    bits: int
+    trials: int
+    seed: int
+    alpha: float
+
+    @property
+    def smallest_p_value(self) -> float:
+        """A check with a smaller p-value fails: `alpha`, shared among the checks that have one."""
+        return self.alpha / sum(check.p_value is not None for check in self.checks)
+
+    def passes(self, check: Check) -> bool:
+        if check.p_value is None:
+            return check.holds
+        return check.holds and check.p_value >= self.smallest_p_value
+
+    @property
+    def passed(self) -> bool:
+        """The verdict: whether every check passes."""
+        return all(self.passes(check) for check in self.checks)
+
+    def table(self) -> Table:
+        """One row a check, to print with rich."""
+        from rich.table import Table
+
+        table = Table(
+            title=f"Sampler on {self.bits:,} bits of {self.encoding}, BER {self.ber:g}, "
+            f"{self.trials} trials, seed {self.seed}",
+            caption=f"{'PASSED' if self.passed else 'FAILED'}: a p-value fails below "
+            f"{self.smallest_p_value:.1e}, so that a right sampler fails once in "
+            f"{1 / self.alpha:,.0f} runs",
+        )
+        for heading in ("check", "measured", "expected", "p-value", "verdict"):
+            table.add_column(heading, justify="right" if heading == "p-value" else "left")
+        for check in self.checks:
+            table.add_row(
+                check.name,
+                check.measured,
+                check.expected,
+                "" if check.p_value is None else f"{check.p_value:.3g}",
+                "passed" if self.passes(check) else "FAILED",
+            )
+        return table
+
+
+def verify(
+    model: nn.Module | None = None,
+    encoding: str | Encoding = "float32",
+    *,
+    ber: float | None = None,
+    trials: int = 400,
+    seed: int = 0,
+    where: Selector = "*",
+    bits: Bits = None,
+    alpha: float = 1e-3,
+) -> Verification:
+    """Injects many trials into a copy of ``model`` and tests what came out against what was asked.
+
+    Args:
+        model: any network on the CPU; by default the small network that ships, untrained.
+        encoding: the stored form of its parameters; the copy is rounded to it.
+        ber: bit error rate, a probability per exposed bit in (0, 1/2]; by default one that flips
+            about a thousand bits a trial, at most 0.05.
+        trials: how many fault patterns, from 50 on.
+        seed: names the experiment, as for `inject`; the same seed gives the same verdict.
+        where, bits: what is exposed, as for `BitFlip`.
+        alpha: the probability that a right sampler fails, in (0, 1).
+
+    Raises:
+        ValueError, TypeError: an argument out of range, or what `inject` refuses.
+    """
+    encoding = encoding_named(encoding)
+    network = models.create("small-cnn") if model is None else model
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"verify takes a torch.nn.Module, got {type(network).__name__}")
+    trials = checked_integer("trials", trials, TRIALS)
+    seed = checked_integer("seed", seed, SEEDS - 1)
+    if trials < 50:
+        raise ValueError(f"verify takes 50 trials or more to say something, got {trials}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha lies in (0, 1), got {alpha}")
+    network = encode(copy.deepcopy(network), encoding)
+    injector = Injector(network, encoding)
+    size = injector.exposed_bits(BitFlip(0.0, bits=bits, where=where))
+    ber = min(1000 / size, 0.05) if ber is None else checked_ber(ber)
+    if not 0 < ber <= 0.5:
+        raise ValueError(f"verify takes a bit error rate in (0, 1/2], got {ber}")
+    fault = BitFlip(ber, bits=bits, where=where)
+
+    clean = [tensor.detach().clone() for tensor in _tensors(network)]
+    target = Prepared(network, encoding).targets(fault)[0]
+    sample, other = Sample.of(target, ber), Sample.of(target, ber)
+    for trial in range(trials):
+        for into, used_seed in ((sample, seed), (other, seed + 1)):
+            with injector.trial(fault, used_seed, trial) as record:
+                into.add(_only_part(record))
+    checks = statistical_checks(sample, other)
+    checks.append(
+        Check(
+            "restored to the bit",
+            f"after {2 * trials} trials",
+            "every byte as before",
+            holds=all(map(_same_bytes, clean, _tensors(network))),
+        )
+    )
+    checks.append(_memory_is_as_recorded(injector, target, fault, seed))
+    checks.extend(_same_in_every_way(target, ber, seed))
+    return Verification(tuple(checks), encoding.name, ber, size, trials, seed, alpha)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    raw_a, raw_b = (t.detach().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(raw_a, raw_b)
+
+
+def _only_part(record: Record) -> FlipColumns:
+    ((_, columns),) = record.parts()
+    return columns
+
+
+def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, seed: int) -> Check:
+    """Memory is what the drawn bits make of the stored words, and nothing else has changed."""
+    assert isinstance(fault.ber, float)
+    places = _drawn(target, fault.ber, seed, trial=0).places
+    expected = [exposed.tensor.clone() for exposed in target.exposed]
+    for index, rows in rows_by_tensor(places.tensor):
+        exposed = target.exposed[index]
+        element, inverse = np.unique(places.element[rows], return_inverse=True)
+        words = read_words(exposed, element)[1]
+        np.bitwise_xor.at(words, inverse, np.uint64(1) << places.bit[rows].astype(np.uint64))
+        memory = exposed.word.memory_of(words, exposed.tensor.dtype, element)
+        raw = integers_of(expected[index]).numpy()
+        raw[element] = memory.astype(f"u{raw.itemsize}").view(raw.dtype)
+    with injector.trial(fault, seed, 0) as record:
+        recorded = _only_part(record).places
+        holds = all(map(_same_bytes, expected, (e.tensor for e in target.exposed)))
+    holds &= all(map(np.array_equal, _ordered(places), _ordered(recorded)))
+    return Check(
+        "memory is as recorded",
+        f"{len(recorded.bit)} flips of trial 0",
+        "these bits, no other",
+        holds=holds,
+    )
+
+
+def _ordered(places: tuple[NDArray[np.unsignedinteger], ...]) -> list[NDArray[np.unsignedinteger]]:
+    order = np.lexsort(tuple(reversed(places)))
+    return [column[order] for column in places]
+
+
+def _drawn(
+    target: Target, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
+) -> FlipColumns:
+    """What the native call (or the drawing one) flips, undone at once."""
+    plan = target.plan if target.plan is not None else target.draws
+    log = plan.flip(ber, seed, trial, threads, isa)
+    try:
+        return log.columns()
+    finally:
+        log.restore()
+
+
+def _same_in_every_way(target: Target, ber: float, seed: int) -> Iterator[Check]:
+    """The flips of a few trials for any number of threads, any instruction set, and by the plain
+    Python sampler."""
+
+    def pattern(trial: int, threads: int = 1, isa: str = "") -> list[NDArray[np.unsignedinteger]]:
+        return _ordered(_drawn(target, ber, seed, trial, threads, isa).places)
+
+    def all_equal(found: list[list[list[NDArray[np.unsignedinteger]]]]) -> bool:
+        return all(
+            np.array_equal(a, b)
+            for one in found
+            for pattern, first in zip(one, found[0], strict=True)
+            for a, b in zip(pattern, first, strict=True)
+        )
+
+    trials = range(_REPLAYED)
+    yield Check(
+        "any number of threads",
+        f"{', '.join(map(str, _THREADS))} threads",
+        "the same flips",
+        holds=all_equal([[pattern(t, threads) for t in trials] for threads in _THREADS]),
+    )
+    isas = native_info()["isas"]
+    yield Check(
+        "any instruction set",
+        ", ".join(isas) or "no native module",
+        "the same flips",
+        holds=all_equal([[pattern(t, isa=isa) for t in trials] for isa in isas or [""]]),
+    )
+    plain = [_ordered(_plain_places(target, ber, seed, trial)) for trial in trials]
+    yield Check(
+        "the plain Python sampler",
+        f"{_REPLAYED} trials",
+        "the same flips",
+        holds=all_equal([plain, [pattern(t) for t in trials]]),
+    )
+
+
+def _plain_places(
+    target: Target, ber: float, seed: int, trial: int
+) -> tuple[NDArray[np.unsignedinteger], ...]:
+    places = [
+        (index, element, bit)
+        for index, exposed in enumerate(target.exposed)
+        for element, bit in reference.flipped_bits(
+            exposed.elements, exposed.mask, ber, seed, trial, exposed.stream
+        )
+    ]
+    tensor, element, bit = np.array(places, np.uint64).reshape(-1, 3).T
+    return tensor.astype(np.uint32), element, bit.astype(np.uint8)
