@@ -202,16 +202,16 @@ def _chi_square(
 
 
 def _neighbours(sample: Sample) -> Check:
-    """Correlation of the counts of consecutive trials; its law is normal with variance 1 / n."""
-    deviations = sample.counts - sample.bits * sample.ber
-    variance = sample.bits * sample.ber * (1.0 - sample.ber)
-    pairs = len(deviations) - 1
-    correlation = float((deviations[1:] * deviations[:-1]).sum()) / (pairs * variance)
+    """Spearman's rank correlation of the counts of consecutive trials."""
+    counts, name = sample.counts, "counts of consecutive trials"
+    if len(set(counts[1:].tolist())) == 1 or len(set(counts[:-1].tolist())) == 1:
+        return Check(name, "all the same", "too few to tell")
+    found = stats.spearmanr(counts[1:], counts[:-1])
     return Check(
-        "counts of consecutive trials",
-        f"correlation {correlation:.3f}",
-        f"0 +- {1 / sqrt(pairs):.3f}",
-        2.0 * float(stats.norm.sf(abs(correlation) * sqrt(pairs))),
+        name,
+        f"rank correlation {found.statistic:.3f}",
+        f"0 +- {1 / sqrt(len(counts) - 2):.3f}",
+        float(found.pvalue),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
 from proact.faults.space import ExposedTensor
 from proact.faults.stored import StoredTensor, activation
-from proact.faults.target import Target
+from proact.faults.target import Target, native_plan
 from proact.faults.where import Selector, checked_where, select
 from proact.ops.plan import checked_ber, stream_of
 
@@ -129,27 +129,29 @@ class ActivationFaults:
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
-        writes_over_input = bool(getattr(module, "inplace", False))
+        owns_output = _OwnsOutput(module)
 
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-            read = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
-            read |= {t.untyped_storage().data_ptr() for t in module.parameters()}
-            owned = writes_over_input or all(
-                t.untyped_storage().data_ptr() not in read for t in _tensors(out)
-            )
-            return self._hit_all(name, out, in_place=owned)
+            return self._hit_all(name, out, owns_output(args, kwargs, out))
 
         return module.register_forward_hook(after, with_kwargs=True)
 
     def _hit_all(self, layer: str, values: Any, in_place: bool) -> Any:
-        leaves, tree = pytree.tree_flatten(values)
         call = self._calls[layer]
         self._calls[layer] += 1
-        for position, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel():
-                name = f"{layer}:{self._fault.at}[{position}]:{call}"
-                leaves[position] = self._hit(name, layer, leaf, in_place)
-        return pytree.tree_unflatten(leaves, tree)
+        if isinstance(values, Tensor):
+            return self._hit_one(layer, 0, call, values, in_place)
+        leaves, tree = pytree.tree_flatten(values)
+        hit = [
+            self._hit_one(layer, position, call, leaf, in_place)
+            for position, leaf in enumerate(leaves)
+        ]
+        return pytree.tree_unflatten(hit, tree)
+
+    def _hit_one(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+            return value
+        return self._hit(f"{layer}:{self._fault.at}[{position}]:{call}", layer, value, in_place)
 
     def _hit(self, name: str, layer: str, value: Tensor, in_place: bool) -> Tensor:
         if not in_place or value.requires_grad:
@@ -170,19 +172,38 @@ class ActivationFaults:
         mask = word.mask(self._fault.bits)
         exposed = ExposedTensor(activation(name, memory), word, mask, stream_of(name))
         self._record.activation_bits += exposed.bits
-        target = Target([exposed])
-        if target.plan is not None and not self._log:
-            self._record.activation_flips += target.plan.flip_unlogged(
+        plan = None if self._log else native_plan([exposed])
+        if plan is not None:
+            self._record.activation_flips += plan.flip_unlogged(
                 self._fault.ber, self._seed, self._trial
             )
             return
-        flips = target.flips_at(self._fault.ber, self._seed, self._trial).made()
+        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).made()
         self._record.activation_flips += len(flips)
         if self._log:
             # The memory goes when the next layer has run: what stays is what the log holds.
             described = activation(name, memory.new_empty(0))
             gone = ExposedTensor(described, word, mask, exposed.stream)
             self._record.log_activation(gone, flips.columns())
+
+
+class _OwnsOutput:
+    """Whether the memory of a layer's output is nobody else's, so that bits flip in place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._writes_over_input = bool(getattr(module, "inplace", False))
+        # A layer has no children: torch's iterator over them costs more than a small layer.
+        members = (*module._parameters.values(), *module._buffers.values())
+        self._stored = {_storage(tensor) for tensor in members if tensor is not None}
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> bool:
+        if self._writes_over_input:
+            return True
+        read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
+        return all(
+            (storage := _storage(tensor)) not in read and storage not in self._stored
+            for tensor in _tensors(out)
+        )
 
 
 def observe_activations(
@@ -213,17 +234,15 @@ def observe_activations(
     return found
 
 
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _tensors(values: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
-
-
-@contextmanager
-def activation_faults(
-    model: nn.Module, fault: ActivationFlip, record: Record, seed: int, trial: int, log: bool
-) -> Iterator[None]:
-    """Hits the activations of every forward pass inside the block."""
-    faults = ActivationFaults(fault, record, seed, trial, log)
-    with ExitStack() as hooks:
-        for name, module in layers_of(model, fault).items():
-            hooks.callback(faults.attach(name, module).remove)
-        yield
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple):  # what layers mostly take
+        for value in values:
+            yield from _tensors(value)
+    else:
+        yield from (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))

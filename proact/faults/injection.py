@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from proact.errors import ProactError
-from proact.faults.activations import ActivationFlip, activation_faults, layers_of
+from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.prepared import Prepared, known, remember
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
 from proact.faults.target import Target
+from proact.faults.undo import undo_all
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 
@@ -58,12 +60,16 @@ class Injector:
 
         Raises what `FaultSpace` does, and ValueError for a fault that does not fit the network.
         """
-        return sum(target.bits for target in _targets(self._ready(), self.model, fault))
+        return sum(target.bits for target in _targets(self._ready(), fault))
 
     def expected_ber(self, fault: Fault) -> float:
-        """The share of its exposed bits that ``fault`` hits on average (`StuckAt`: stuck bits)."""
-        targets = _targets(self._ready(), self.model, fault)
-        return fault.expected_ber([target.bits for target in targets])
+        """The share of its exposed bits that ``fault`` hits on average (`StuckAt`: stuck bits).
+
+        Raises what `exposed_bits` does.
+        """
+        if isinstance(fault, ActivationFlip):
+            layers_of(self.model, fault)
+        return fault.expected_ber([t.bits for t in _targets(self._ready(), fault)])
 
     @contextmanager
     def trial(
@@ -130,8 +136,8 @@ def inject(
     prepared = known(model, encoding)
     is_known = prepared is not None
     prepared = prepared or Prepared(model, encoding)
-    for each in faults:
-        _targets(prepared, model, each)
+    for each in faults:  # before anything is rounded
+        _targets(prepared, each)
     originals: list[tuple[Tensor, Tensor]] = []
     try:
         if not is_known:
@@ -141,9 +147,12 @@ def inject(
         ) as record:
             yield record
     finally:
-        with torch.no_grad():
-            for tensor, original in originals:
-                tensor.copy_(original)
+        undo_all(partial(_copy, tensor, original) for tensor, original in originals)
+
+
+def _copy(tensor: Tensor, original: Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(original)
 
 
 def _rounded_in_place(
@@ -151,8 +160,7 @@ def _rounded_in_place(
 ) -> Prepared:
     for stored, rounded in prepared.unrounded():
         originals.append((stored.tensor, stored.tensor.clone()))
-        with torch.no_grad():
-            stored.tensor.copy_(rounded)
+        _copy(stored.tensor, rounded)
     if originals:
         return Prepared(model, prepared.encoding)
     remember(model, prepared)
@@ -169,17 +177,16 @@ def _injected(
     allow_training: bool,
     log_activations: bool,
 ) -> Iterator[Record]:
-    targets = [target for each in faults for target in _targets(prepared, model, each)]
     record = Record(prepared.encoding.name)
-    record.exposed_bits = sum(target.bits for target in targets)
+    record.exposed_bits = sum(t.bits for each in faults for t in _targets(prepared, each))
+    hooked = [(each, layers_of(model, each)) for each in faults if isinstance(each, ActivationFlip)]
     with ExitStack() as stack:
         if not allow_training:
             stack.enter_context(_no_training(prepared))
-        for each in faults:
-            if isinstance(each, ActivationFlip):
-                stack.enter_context(
-                    activation_faults(model, each, record, seed, trial, log_activations)
-                )
+        for each, layers in hooked:
+            pattern = ActivationFaults(each, record, seed, trial, log_activations)
+            for name, module in layers.items():
+                stack.callback(pattern.attach(name, module).remove)
         stack.enter_context(_flipped(model, prepared, faults, record, seed, trial))
         yield record
 
@@ -237,15 +244,11 @@ def _no_training(prepared: Prepared) -> Iterator[None]:
         handle.remove()
 
 
-def _targets(prepared: Prepared, model: nn.Module, fault: Fault) -> tuple[Target, ...]:
-    """What ``fault`` hits; raises where it does not fit the network."""
+def _targets(prepared: Prepared, fault: Fault) -> tuple[Target, ...]:
+    """The stored tensors that ``fault`` hits; raises where it does not fit the network."""
     if isinstance(fault, StoredFault):
         return prepared.targets(fault)
-    if isinstance(fault, Replay):
-        return (prepared.replay_target(fault),)
-    if isinstance(fault, ActivationFlip):
-        layers_of(model, fault)
-    return ()
+    return (prepared.replay_target(fault),) if isinstance(fault, Replay) else ()
 
 
 def checked_pattern(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.space import ExposedTensor
 from proact.faults.target import Flips, rows_by_tensor
+from proact.faults.undo import undo_all
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
@@ -121,18 +122,8 @@ class Record:
         self._stored.append(part)
 
     def restore(self) -> None:
-        """Undoes the flips in stored tensors, the last ones first. Ctrl-C waits till then."""
-        interrupt: KeyboardInterrupt | None = None
-        for part in reversed(self._stored):
-            is_done = False
-            while not is_done:
-                try:
-                    part.flips.restore()
-                    is_done = True
-                except KeyboardInterrupt as error:
-                    interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        """Undoes the flips in stored tensors, the last ones first."""
+        undo_all(part.flips.restore for part in reversed(self._stored))
 
     def log_activation(self, exposed: ExposedTensor, columns: FlipColumns) -> None:
         """Adds rows of one activation to `faults`."""

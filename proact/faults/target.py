@@ -48,25 +48,10 @@ class Target:
         self.exposed = list(exposed)
         self.bits = sum(tensor.bits for tensor in self.exposed)
         #: The plan whose one native call draws and flips; None where numpy makes the flips.
-        self.plan = self._native_plan()
+        self.plan = native_plan(self.exposed)
         self._draws: FlipPlan | None = None
         #: Those that count their changes, which tensors of inference mode do not.
         self.versioned = [e.tensor for e in self.exposed if not e.tensor.is_inference()]
-
-    def _native_plan(self) -> FlipPlan | None:
-        devices = {tensor.tensor.device for tensor in self.exposed}
-        is_on_gpu = any(device.type == "cuda" for device in devices)
-        forms = [tensor.word.form for tensor in self.exposed]
-        if (
-            not all(tensor.word.is_native for tensor in self.exposed)
-            or len(devices) > 1
-            or (is_on_gpu and not all(f is None or isinstance(f, FixedPointWord) for f in forms))
-        ):
-            return None
-        plan = FlipPlan()
-        for tensor, form in zip(self.exposed, forms, strict=True):
-            plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
-        return plan
 
     @property
     def draws(self) -> FlipPlan:
@@ -99,6 +84,23 @@ class Target:
             words = read_words(self.exposed[index], places.element[mine])[1]
             bits[mine] = words >> places.bit[mine].astype(np.uint64) & np.uint64(1)
         return bits
+
+
+def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
+    """A plan that draws and flips by one native call; None where it cannot."""
+    devices = {tensor.tensor.device for tensor in exposed}
+    is_on_gpu = any(device.type == "cuda" for device in devices)
+    forms = [tensor.word.form for tensor in exposed]
+    if (
+        not all(tensor.word.is_native for tensor in exposed)
+        or len(devices) > 1
+        or (is_on_gpu and not all(f is None or isinstance(f, FixedPointWord) for f in forms))
+    ):
+        return None
+    plan = FlipPlan()
+    for tensor, form in zip(exposed, forms, strict=True):
+        plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
+    return plan
 
 
 class PlacedFlips:

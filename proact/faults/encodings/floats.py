@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -114,6 +115,7 @@ class Float(Encoding):
         return MemoryFloat(self.name)
 
 
+@cache
 def memory_float(dtype: torch.dtype) -> MemoryFloat | None:
     """The word of memory that holds floats; None for other dtypes."""
     for name, fmt in FLOATS.items():
