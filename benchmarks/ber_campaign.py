@@ -268,6 +268,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     stages = Stages(console)
     variants = build_variants(options, images, stages, folder)
 
+    for name, model in variants.items():
+        print(f"{name} in {faults.encoding_report(model, options.encoding, images)}")
     results: list[campaign.Result] = []
 
     def measure(progress: Callable[[int, int], None]) -> None:

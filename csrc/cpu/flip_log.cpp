@@ -21,6 +21,7 @@ void write_back(const TensorMemory& memory, const std::uint32_t* element, const 
 void FlipColumns::restore() const {
     for (std::size_t i = segments.size(); i-- > 0;) {
         const Segment& segment = segments[i];
+        if (segment.memory.is_stored_as<Unread>()) continue;
         const std::uint32_t* elements = element.data() + segment.begin;
         const std::size_t flips = segment.end - segment.begin;
         const auto write = [&](auto word) {

@@ -100,7 +100,7 @@ class UnreadWords {
 
     void prefetch(std::uint32_t) const {}
     void flip(const std::uint32_t*, const std::uint8_t*, std::uint32_t flips, std::byte* before) {
-        std::memset(before, 0, std::size_t{flips} * word_bytes_);
+        if (flips != 0) std::memset(before, 0, std::size_t{flips} * word_bytes_);
     }
 
    private:

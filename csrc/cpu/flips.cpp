@@ -190,7 +190,7 @@ void FaultPlan::add(const TensorMemory& tensor) {
     tensor.check();
     tensors_.push_back(tensor);
     kept_->work = nullptr;
-    if (tensor.words == 0) return;
+    if (tensor.words == 0 || tensor.is_stored_as<Unread>()) return;
     const std::uintptr_t begin = tensor.address, end = begin + tensor.words * tensor.word_bytes;
     const auto next = extents_.upper_bound(begin);
     overlapping_ |= next != extents_.end() && next->first < end;
@@ -206,7 +206,8 @@ bool FaultPlan::replay_undoes() const {
            std::all_of(tensors_.begin(), tensors_.end(), [](const TensorMemory& tensor) {
                if (const auto* fixed = std::get_if<FixedPoint>(&tensor.form))
                    return fixed->word_bits <= (tensor.word_bytes == 4 ? 24u : 53u);
-               return tensor.is_stored_as<MemoryWords>() || tensor.is_stored_as<ScaledIntegers>();
+               return tensor.is_stored_as<MemoryWords>() || tensor.is_stored_as<ScaledIntegers>() ||
+                      tensor.is_stored_as<Unread>();
            });
 }
 

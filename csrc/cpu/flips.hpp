@@ -62,8 +62,9 @@ class FaultPlan {
     /// there are.
     void flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const;
 
-    /// Flips the given bits, which are ordered by tensor and, within a tensor, by element. Throws
-    /// std::invalid_argument, before anything flips, for a place outside the plan.
+    /// Flips the given bits, which are distinct and ordered by tensor and, within a tensor, by
+    /// element; the plan's masks do not matter. Throws std::invalid_argument, before anything
+    /// flips, for a place outside the plan.
     void flip_places_into(FlipLog& log, const FlipPlaces& places) const;
 
     /// Takes the memory of a log that is no longer needed, for the next one: memory that the

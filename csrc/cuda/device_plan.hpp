@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <stdexcept>
 #include <vector>
 
 #include "flips.hpp"
@@ -16,8 +15,7 @@ class DevicePlan {
     /// Throws std::invalid_argument where the description makes no sense.
     void add(const TensorMemory& tensor) {
         tensor.check();
-        if (!tensor.is_stored_as<MemoryWords>() && !tensor.is_stored_as<FixedPoint>())
-            throw std::invalid_argument("GPU memory holds stored words or fixed point so far");
+        check_form(tensor);
         tensors_.push_back(tensor);
     }
 

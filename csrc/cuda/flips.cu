@@ -23,6 +23,7 @@ void check_address(std::uintptr_t address, std::size_t alignment, const char* na
 
 void check_task(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t counts) {
     memory.check();
+    check_form(memory);
     check_address(memory.address, memory.word_bytes, "a tensor");
     check_address(counts, alignof(std::uint32_t), "the counts");
     if (law.bits_per_word != memory.exposed_bits_per_word())

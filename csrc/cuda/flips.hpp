@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 #include "../core/tensor_memory.hpp"
 #include "runtime.hpp"
@@ -20,6 +21,12 @@ struct LogLayout {
     std::uint64_t bit;      // std::uint8_t, of the stored word
     std::uint64_t bytes;    // of the whole
 };
+
+/// Throws std::invalid_argument for what kernels cannot read.
+inline void check_form(const TensorMemory& memory) {
+    if (!memory.is_stored_as<MemoryWords>() && !memory.is_stored_as<FixedPoint>())
+        throw std::invalid_argument("GPU memory holds stored words or fixed point so far");
+}
 
 LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law);
 

@@ -170,9 +170,23 @@ void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
     test::context.clear();
 }
 
+/// At address 0 any access ends the test.
+void unread_logs_restore_nothing() {
+    const FaultPlan plan =
+        test::plan_of({{0, 500, 1, 1, 0xff, Unread{8}}, {0, 500, 1, 2, 0xff, Unread{8}}});
+    CHECK(plan.replay_undoes());
+    const FlipLog log = plan.flip(0.1, {test::seed, 1});
+    CHECK(log.size() > 0);
+    log.restore();
+    FlipLog nearly_all;
+    plan.flip_exactly_into(nearly_all, plan.exposed_bits() - 100, {test::seed, 1});
+    nearly_all.restore();
+}
+
 }  // namespace
 
 int main() {
+    unread_logs_restore_nothing();
     channels_of_integers<float>();
     channels_of_integers<double>();
     every_mask<float>(StoredHalf<Float16>{}, 16);

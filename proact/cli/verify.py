@@ -18,26 +18,39 @@ def add_command(commands: Any) -> None:
         description="Injects many fault patterns and tests them statistically: counts, uniformity, "
         "independence, restoring, equality across threads and instruction sets. Exit status: 0 if "
         "all checks pass, 1 if one fails, 2 for bad input.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--model", default="small-cnn", help=f"untrained network: {', '.join(models.names())}")
-    add("--encoding", default="float32", help="stored form: float32, int8, q15.16, ...")
+    add(
+        "--encoding",
+        default="float32",
+        help="stored form: float32 (default), int8, q15.16, native, ...",
+    )
     add(
         "--ber",
         type=float,
         help="bit error rate, a probability per exposed bit in (0, 1/2]; by default one that flips "
         "about a thousand bits a trial",
     )
-    add("--trials", type=int, default=400, help="fault patterns (count), from 50 on")
-    add("--seed", type=int, default=0, help="integer in [0, 2^63 - 1); same seed, same verdict")
-    add("--where", default="*", metavar="PATTERN", help="names of the exposed tensors")
+    add("--trials", type=int, default=400, help="fault patterns (count), from 50 on; default 400")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="integer in [0, 2^63 - 1), default 0; same seed, same verdict",
+    )
+    add(
+        "--where",
+        default="*",
+        metavar="PATTERN",
+        help="names of the exposed tensors, all by default",
+    )
     add("--bits", metavar="FIELD", help="exposed field, such as exponent, or a mask such as 0xff")
     add(
         "--alpha",
         type=float,
         default=1e-3,
-        help="probability that a right sampler fails, in (0, 1)",
+        help="probability that a right sampler fails, in (0, 1); default 0.001",
     )
     parser.set_defaults(run=run)
 

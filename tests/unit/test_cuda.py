@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import proact
-from proact.faults import BitFlip, inject
+from proact.faults import BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.ops import _hyrelu_reference as reference
 from proact.ops import flip_bits_, hyrelu, hyrelu_
 from proact.ops.plan import FlipPlan
@@ -82,3 +82,28 @@ def test_a_network_on_the_gpu_is_faulted_and_restored() -> None:
         assert not torch.equal(network.weight, before["weight"])
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        BitFlip(1e-3),
+        ExactFlips(40),
+        StuckAt(1, 1e-3),
+        Burst(3, 1e-3),
+        Replay((("weight", 7, 6), ("weight", 7, 5), ("bias", 0, 3))),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("encoding", ["float32", "q15.16", "int8", "bfloat16"])
+def test_every_kind_flips_what_it_flips_on_the_cpu(encoding: str, fault: Fault) -> None:
+    torch.manual_seed(0)
+    host = torch.nn.Linear(100, 100)
+    device = torch.nn.Linear(100, 100).cuda()
+    device.load_state_dict(host.state_dict())
+    clean = [parameter.clone() for parameter in device.parameters()]
+    with inject(host, fault, encoding, seed=1) as a, inject(device, fault, encoding, seed=1) as b:
+        assert a.flips == b.flips > 0
+        for mine, theirs in zip(device.parameters(), host.parameters(), strict=True):
+            assert torch.equal(mine.cpu().view(torch.int32), theirs.view(torch.int32))
+    assert all(torch.equal(a, b) for a, b in zip(clean, device.parameters(), strict=True))
