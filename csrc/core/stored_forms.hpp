@@ -4,11 +4,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <variant>
 
 #include "fixed_point.hpp"
 #include "half.hpp"
+#include "lanes.hpp"
 
 namespace proact {
 
@@ -57,10 +57,32 @@ struct ScaledIntegers {
     }
 };
 
+/// The word of a wide float's NaN in a narrow format: the upper bits of its payload, as the
+/// conversion instructions have it, but that no quiet bit is set as long as any bit is left. So
+/// every narrow word is the word of its own wide value, and flips of NaN can be taken back.
+template <class Narrow, class Wide>
+Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
+    constexpr std::uint32_t wide_mantissa = sizeof(Wide) == 4 ? 23 : 52;
+    constexpr std::uint32_t narrow_bits = 8 * sizeof(Narrow);
+    const std::uint32_t dropped = wide_mantissa - mantissa_bits;
+    const Wide payload = word & ((Wide{1} << wide_mantissa) - 1);
+    const Wide sign = word >> (8 * sizeof(Wide) - 1);
+    const Narrow infinity = static_cast<Narrow>(
+        ((Narrow{1} << (narrow_bits - 1 - mantissa_bits)) - 1) << mantissa_bits);
+    const auto kept = static_cast<Narrow>(payload >> dropped);
+    const auto quiet = static_cast<Narrow>(Narrow{1} << (mantissa_bits - 1));
+    return static_cast<Narrow>((sign << (narrow_bits - 1)) | infinity | (kept != 0 ? kept : quiet));
+}
+
 /// A float that is stored as a half: rounded to nearest, ties to even.
 template <class Half>
 struct StoredHalf {
-    std::uint32_t encode(float value) const { return Half::narrowed(value); }
+    static constexpr std::uint32_t mantissa_bits = Half::infinity == 0x7c00 ? 10 : 7;
+
+    std::uint32_t encode(float value) const {
+        if (!std::isnan(value)) return Half::narrowed(value);
+        return narrowed_nan<std::uint16_t>(Lanes<float>::bits(value), mantissa_bits);
+    }
     template <class Real>
     float decode(std::uint32_t word) const {
         static_assert(sizeof(Real) == sizeof(float));
@@ -71,17 +93,17 @@ struct StoredHalf {
 /// A double that is stored as a float.
 struct StoredFloat {
     std::uint32_t encode(double value) const {
-        const auto narrow = static_cast<float>(value);
-        std::uint32_t word;
-        std::memcpy(&word, &narrow, sizeof word);
-        return word;
+        if (!std::isnan(value)) return Lanes<float>::bits(static_cast<float>(value));
+        return narrowed_nan<std::uint32_t>(Lanes<double>::bits(value), 23);
     }
     template <class Real>
     double decode(std::uint32_t word) const {
         static_assert(sizeof(Real) == sizeof(double));
-        float narrow;
-        std::memcpy(&narrow, &word, sizeof narrow);
-        return narrow;
+        const float narrow = Lanes<float>::from_bits(word);
+        if (!std::isnan(narrow)) return static_cast<double>(narrow);
+        const std::uint64_t sign = std::uint64_t{word >> 31} << 63;
+        const std::uint64_t payload = std::uint64_t{word & 0x7fffffu} << 29;
+        return Lanes<double>::from_bits(sign | 0x7ff0000000000000u | payload);
     }
 };
 

@@ -204,10 +204,8 @@ std::uint64_t FaultPlan::exposed_bits() const { return proact::exposed_bits(tens
 bool FaultPlan::replay_undoes() const {
     return !overlapping_ &&
            std::all_of(tensors_.begin(), tensors_.end(), [](const TensorMemory& tensor) {
-               if (const auto* fixed = std::get_if<FixedPoint>(&tensor.form))
-                   return fixed->word_bits <= (tensor.word_bytes == 4 ? 24u : 53u);
-               return tensor.is_stored_as<MemoryWords>() || tensor.is_stored_as<ScaledIntegers>() ||
-                      tensor.is_stored_as<Unread>();
+               const auto* fixed = std::get_if<FixedPoint>(&tensor.form);
+               return fixed == nullptr || fixed->word_bits <= (tensor.word_bytes == 4 ? 24u : 53u);
            });
 }
 

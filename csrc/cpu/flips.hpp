@@ -44,8 +44,8 @@ class FaultPlan {
     std::uint64_t exposed_bits() const;
 
     /// Whether the same call made again undoes the flips, given that encoded tensors hold what
-    /// their words decode to. Not so where tensors overlap, where a float has fewer digits than
-    /// the fixed-point word that it stands for, or where NaN loses bits on the way.
+    /// their words decode to. Not so where tensors overlap, or where a float has fewer digits than
+    /// the fixed-point word that it stands for.
     bool replay_undoes() const;
 
     /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each

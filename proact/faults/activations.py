@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from proact.faults.encodings import Bits, Encoding, Word, encoding_named
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
 from proact.faults.space import ExposedTensor
-from proact.faults.stored import StoredTensor, activation
+from proact.faults.stored import StoredTensor, activation, types_of
 from proact.faults.target import Target, native_plan
 from proact.faults.where import Selector, checked_where, select
 from proact.ops.plan import checked_ber, stream_of
@@ -69,34 +70,22 @@ class ActivationFlip(Fault):
             raise TypeError(f"an activation's encoding is a name, got {self.encoding!r}")
         encoding_named(self.encoding)
         if self.largest is not None:
-            pairs = tuple(
-                (name, float(value)) for name, value in sorted(dict(self.largest).items())
-            )
-            set_field(self, "largest", pairs)
+            set_field(self, "largest", _checked_largest(self.largest))
 
     def expected_ber(self, bits: Sequence[int]) -> float:
         return self.ber
 
 
 def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
-    """The layers that a fault hits, by name; ValueError where there are none."""
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if not any(True for _ in module.children()) and not isinstance(module, _PASS_THROUGH)
-    }
+    """The layers that a fault hits, by their first names; ValueError where there are none."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if _is_layer(name, module):
+            names.setdefault(module, []).append(name)
     nothing = torch.empty(0)
     described = [
-        StoredTensor(
-            name,
-            (name,),
-            nothing,
-            name,
-            tuple(c.__name__ for c in type(module).__mro__ if issubclass(c, nn.Module)),
-            "other",
-            True,
-        )
-        for name, module in modules.items()
+        StoredTensor(own[0], tuple(own), nothing, own[0], types_of(module), "other", True)
+        for module, own in names.items()
     ]
     chosen = [layer.name for layer in select(fault.where, described, "layer")]
     if fault.largest is not None:
@@ -106,7 +95,30 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
                 raise ValueError(
                     f"largest has no magnitude of {name!r}: observe the layers that the fault hits"
                 )
+    modules = {own[0]: module for module, own in names.items()}
     return {name: modules[name] for name in chosen}
+
+
+def _is_layer(name: str, module: nn.Module) -> bool:
+    """Modules without children, but for what computes a parametrised weight."""
+    return (
+        "parametrizations" not in name.split(".")
+        and all(child == "parametrizations" for child, _ in module.named_children())
+        and not isinstance(module, _PASS_THROUGH)
+    )
+
+
+def _checked_largest(largest: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        pairs = tuple((str(name), float(value)) for name, value in sorted(dict(largest).items()))
+    except (TypeError, ValueError):
+        raise TypeError(f"largest maps names of layers to magnitudes, got {largest!r}") from None
+    for name, value in pairs:
+        if not 0.0 <= value < math.inf:
+            raise ValueError(
+                f"largest has magnitudes of at least 0 that are finite, got {value} for {name!r}"
+            )
+    return pairs
 
 
 class ActivationFaults:
@@ -120,6 +132,7 @@ class ActivationFaults:
         self._encoding: Encoding = encoding_named(fault.encoding)
         self._largest = dict(fault.largest or ())
         self._calls: Counter[str] = Counter()
+        self._has_ended = False
 
     def attach(self, name: str, module: nn.Module) -> RemovableHandle:
         if self._fault.at == "input":
@@ -129,32 +142,36 @@ class ActivationFaults:
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
-        owns_output = _OwnsOutput(module)
-
-        def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-            return self._hit_all(name, out, owns_output(args, kwargs, out))
+        def after(called: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
+            return self._hit_all(name, out, _owns_output(called, args, kwargs, out))
 
         return module.register_forward_hook(after, with_kwargs=True)
 
+    def end(self) -> None:
+        """Ends the faults, in copies too that were made of the network and its hooks meanwhile."""
+        self._has_ended = True
+
     def _hit_all(self, layer: str, values: Any, in_place: bool) -> Any:
+        if self._has_ended:
+            return values
         call = self._calls[layer]
         self._calls[layer] += 1
         if isinstance(values, Tensor):
             return self._hit_one(layer, 0, call, values, in_place)
         leaves, tree = pytree.tree_flatten(values)
-        hit = [
-            self._hit_one(layer, position, call, leaf, in_place)
-            for position, leaf in enumerate(leaves)
-        ]
-        return pytree.tree_unflatten(hit, tree)
+        hit: dict[int, Any] = {}  # a tensor that is given twice is one activation
+        for position, leaf in enumerate(leaves):
+            if id(leaf) not in hit:
+                hit[id(leaf)] = self._hit_one(layer, position, call, leaf, in_place)
+        return pytree.tree_unflatten([hit[id(leaf)] for leaf in leaves], tree)
 
     def _hit_one(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+        if not _is_strided(value) or not value.is_floating_point() or not value.numel():
             return value
         return self._hit(f"{layer}:{self._fault.at}[{position}]:{call}", layer, value, in_place)
 
     def _hit(self, name: str, layer: str, value: Tensor, in_place: bool) -> Tensor:
-        if not in_place or value.requires_grad:
+        if not in_place or value.requires_grad or not value.is_contiguous():
             value = value.clone()
         memory = value.detach()
         with torch.no_grad():
@@ -187,23 +204,19 @@ class ActivationFaults:
             self._record.log_activation(gone, flips.columns())
 
 
-class _OwnsOutput:
+def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> bool:
     """Whether the memory of a layer's output is nobody else's, so that bits flip in place."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._writes_over_input = bool(getattr(module, "inplace", False))
-        # A layer has no children: torch's iterator over them costs more than a small layer.
-        members = (*module._parameters.values(), *module._buffers.values())
-        self._stored = {_storage(tensor) for tensor in members if tensor is not None}
-
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> bool:
-        if self._writes_over_input:
-            return True
-        read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
-        return all(
-            (storage := _storage(tensor)) not in read and storage not in self._stored
-            for tensor in _tensors(out)
-        )
+    outputs = list({id(tensor): tensor for tensor in _tensors(out)}.values())
+    memories = {_storage(tensor) for tensor in outputs}
+    if len(memories) < len(outputs):
+        return False
+    if getattr(layer, "inplace", False):
+        return True
+    read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
+    # A layer has no children: torch's iterator over them costs more than a small layer.
+    for members in (layer._parameters, layer._buffers):
+        read.update(_storage(t) for t in members.values() if t is not None and _is_strided(t))
+    return memories.isdisjoint(read)
 
 
 def observe_activations(
@@ -213,21 +226,25 @@ def observe_activations(
 
     For the ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
     """
-    found: dict[str, float] = {}
+    hit = ActivationFlip(0.0, where=where, at=at)
+    layers = layers_of(model, hit)
+    found = dict.fromkeys(layers, 0.0)  # a layer that does not run has 0
 
     def note(layer: str, values: Any) -> None:
         for value in _tensors(values):
             if value.is_floating_point() and value.numel():
                 top = torch.nan_to_num(value.detach(), 0.0, 0.0, 0.0).abs().max().item()
-                found[layer] = max(found.get(layer, 0.0), top)
+                found[layer] = max(found[layer], top)
 
     def hook(layer: str, module: nn.Module) -> RemovableHandle:
         if at == "input":
-            return module.register_forward_pre_hook(lambda _, args: note(layer, args))
+            return module.register_forward_pre_hook(
+                lambda _, args, kwargs: note(layer, (args, kwargs)), with_kwargs=True
+            )
         return module.register_forward_hook(lambda _, args, out: note(layer, out))
 
     with ExitStack() as hooks:
-        for layer, module in layers_of(model, ActivationFlip(0.0, where=where, at=at)).items():
+        for layer, module in layers.items():
             hooks.callback(hook(layer, module).remove)
         with torch.no_grad():
             model(images)
@@ -238,11 +255,16 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _is_strided(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
 def _tensors(values: Any) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
-        yield values
+        if _is_strided(values):
+            yield values
     elif isinstance(values, tuple):  # what layers mostly take
         for value in values:
             yield from _tensors(value)
     else:
-        yield from (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+        yield from filter(_is_strided, pytree.tree_leaves(values))

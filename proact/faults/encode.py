@@ -14,8 +14,9 @@ from proact.data import as_evaluation
 from proact.data.splits import PairOrData
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.prepared import Prepared, remember
-from proact.faults.space import stored_of
+from proact.faults.stored import stored_tensors
 from proact.models.training import accuracy
+from proact.ops.plan import checked_memory
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,14 +150,15 @@ def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
     """Rounds a network in place."""
     losses = []
     with torch.no_grad():
-        for stored in stored_of(model):
+        for stored in stored_tensors(model):
+            checked_memory(stored.name, stored.tensor)
             word = encoding.word(stored)
             rounded, tensor = word.rounded(stored.tensor), stored.tensor
             error, saturated = 0.0, 0
             if rounded is not tensor:
                 saturated = int(word.saturates(tensor).sum())
-                errors = torch.nan_to_num(rounded.double() - tensor.double(), 0.0)
-                error = float(errors.abs().max())
+                errors = (rounded.double() - tensor.double()).abs()
+                error = float(torch.where(errors.isnan(), 0.0, errors).max())
                 tensor.copy_(rounded)
             losses.append(TensorLoss(stored.name, word.name, tensor.numel(), error, saturated))
     return tuple(losses)

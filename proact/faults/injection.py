@@ -185,6 +185,7 @@ def _injected(
             stack.enter_context(_no_training(prepared))
         for each, layers in hooked:
             pattern = ActivationFaults(each, record, seed, trial, log_activations)
+            stack.callback(pattern.end)
             for name, module in layers.items():
                 stack.callback(pattern.attach(name, module).remove)
         stack.enter_context(_flipped(model, prepared, faults, record, seed, trial))

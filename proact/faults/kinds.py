@@ -71,9 +71,12 @@ def fault_from_dict(description: Mapping[str, Any]) -> Fault:
         raise TypeError(f"a fault is described by a mapping, got {type(description).__name__}")
     values = dict(description)
     kind = values.pop("kind", None)
-    if kind not in Fault._kinds:
+    if not isinstance(kind, str) or kind not in Fault._kinds:
         known = ", ".join(sorted(Fault._kinds))
         raise ValueError(f"a fault's kind is one of {known}; got {kind!r}")
+    names = {f.name for f in fields(Fault._kinds[kind])}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"a {kind} has {', '.join(sorted(names))}; got {unknown[0]!r}")
     return Fault._kinds[kind]._from_fields(values)
 
 
@@ -235,6 +238,10 @@ def _checked_rates(ber: Any) -> float | tuple[tuple[Selector, float], ...]:
         return checked_ber(ber)
     if not ber:
         raise ValueError("a mapping of bit error rates has one selector or more, got none")
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in ber):
+        raise TypeError(
+            f"a bit error rate is a number or a mapping of selectors to them, got {ber!r}"
+        )
     return tuple((checked_where(where), checked_ber(rate)) for where, rate in ber)
 
 
@@ -250,7 +257,8 @@ def _from_json(name: str, value: Any) -> Any:
     if name == "where":
         return where_from_json(value)
     if name == "ber" and isinstance(value, list):
-        return tuple((where_from_json(where), rate) for where, rate in value)
+        is_paired = all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+        return tuple((where_from_json(w), rate) for w, rate in value) if is_paired else tuple(value)
     return tuple(value) if isinstance(value, list) else value
 
 

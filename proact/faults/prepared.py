@@ -15,11 +15,11 @@ from proact.faults.bursts import burst_places, check_fits
 from proact.faults.encodings import Bits, Encoding, Word
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.replay import Replay
-from proact.faults.space import ExposedTensor, FaultSpace, stored_of
-from proact.faults.stored import StoredTensor, named_memories
-from proact.faults.target import Target, Unmade
+from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.stored import StoredTensor, has_memory, named_memories, stored_tensors
+from proact.faults.target import Target, Unmade, integers_of
 from proact.faults.where import Selector, matches, shown
-from proact.ops.plan import FlipPlaces, stream_of
+from proact.ops.plan import FlipPlaces, checked_memory, stream_of
 
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
@@ -61,7 +61,7 @@ class Prepared:
 
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.stored = stored_of(model)
+        self.stored = stored_tensors(model)
         self.state = state_of(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
@@ -103,6 +103,8 @@ class Prepared:
         if replay not in self._replays:
             named = {site.tensor for site in replay.faults}
             hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
+            for stored in hit:
+                checked_memory(stored.name, stored.tensor)
             words: dict[str, Word] = {s.name: self.encoding.word(s) for s in hit}
             replay.check_fits(self.stored, words)
             self._replays[replay] = Target([_whole(s, words[s.name]) for s in hit])
@@ -155,6 +157,8 @@ class Prepared:
 
 def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:
     """The values after storing; None where nothing changes or the encoding cannot store them."""
+    if not has_memory(stored.tensor):
+        return None
     try:
         word = encoding.word(stored)
     except TypeError:
@@ -168,7 +172,7 @@ def _whole(stored: StoredTensor, word: Word) -> ExposedTensor:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b) and torch.equal(torch.signbit(a), torch.signbit(b))
+    return torch.equal(integers_of(a.contiguous()), integers_of(b.contiguous()))
 
 
 def _by_rate(space: FaultSpace, selectors: tuple[Selector, ...]) -> list[list[ExposedTensor]]:

@@ -55,10 +55,8 @@ class Replay(Fault):
                     f"a bit flips once, and bit {after.bit} of element {after.element} of "
                     f"{after.tensor} is listed twice"
                 )
-        shapes = dict(self.shapes)
         object.__setattr__(self, "faults", tuple(sites))
-        ordered = tuple((name, tuple(shape)) for name, shape in sorted(shapes.items()))
-        object.__setattr__(self, "shapes", ordered)
+        object.__setattr__(self, "shapes", _checked_shapes(self.shapes))
 
     @classmethod
     def load(cls, path: str | Path) -> Replay:
@@ -95,15 +93,12 @@ class Replay(Fault):
 
     @classmethod
     def _from_fields(cls, values: dict[str, Any]) -> Replay:
-        listed = values.pop("faults")
+        listed = values.pop("faults", None)
         if isinstance(listed, Mapping):
-            listed = [
-                (name, element, bit)
-                for name, columns in listed.items()
-                for element, bit in zip(columns["element"], columns["bit"], strict=True)
-            ]
-        shapes = {name: tuple(shape) for name, shape in values.pop("shapes", {}).items()}
-        return cls(listed, shapes, **values)
+            listed = [row for name, columns in listed.items() for row in _rows(name, columns)]
+        if listed is None:
+            raise ValueError("a Replay has faults, got none of that name")
+        return cls(listed, **values)
 
     def __str__(self) -> str:
         digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
@@ -113,7 +108,8 @@ class Replay(Fault):
         """ValueError where a listed bit is none of this network's; ``words`` by tensor name."""
         by_name = {name: tensor for tensor in stored for name in tensor.names}
         shapes = dict(self.shapes)
-        for name, elements, bit in self.faults:
+        seen: set[tuple[str, int, int]] = set()
+        for name, element, bit in self.faults:
             if name not in by_name:
                 raise ValueError(
                     f"the replayed list names {name!r}, which this network does not have: it was "
@@ -127,11 +123,36 @@ class Replay(Fault):
                     f"{shapes[name]}"
                 )
             word = words[tensor.name]
-            if elements >= tensor.tensor.numel() or bit >= word.bits:
+            if element >= tensor.tensor.numel() or bit >= word.bits:
                 raise ValueError(
                     f"{name} has {tensor.tensor.numel()} elements of {word.bits} bits in "
-                    f"{word.name}, and the replayed list has bit {bit} of element {elements}"
+                    f"{word.name}, and the replayed list has bit {bit} of element {element}"
                 )
+            if (tensor.name, element, bit) in seen:
+                raise ValueError(
+                    f"bit {bit} of element {element} of {name} is listed twice, under the names "
+                    f"{' and '.join(tensor.names)} of one memory"
+                )
+            seen.add((tensor.name, element, bit))
+
+
+def _rows(tensor: str, columns: Any) -> list[tuple[str, int, int]]:
+    try:
+        return [
+            (tensor, element, bit)
+            for element, bit in zip(columns["element"], columns["bit"], strict=True)
+        ]
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"the faults of {tensor} are lists element and bit of one length, got {columns!r}"
+        ) from None
+
+
+def _checked_shapes(shapes: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    try:
+        return tuple((str(n), tuple(map(int, shape))) for n, shape in sorted(dict(shapes).items()))
+    except (TypeError, ValueError):
+        raise TypeError(f"shapes maps names of tensors to shapes, got {shapes!r}") from None
 
 
 def _entries(faults: Any) -> Iterable[Any]:
@@ -150,8 +171,6 @@ def _entries(faults: Any) -> Iterable[Any]:
 
 
 def _site(entry: Any) -> FaultSite:
-    if isinstance(entry, FaultSite):
-        return entry
     if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 3:
         raise TypeError(f"a fault is (tensor, element, bit), got {entry!r}")
     tensor, element, bit = entry

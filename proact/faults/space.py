@@ -76,7 +76,8 @@ class FaultSpace(Sequence[ExposedTensor]):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-        self._fill(stored_of(model), encoding_named(encoding), checked_where(where), bits)
+        stored = stored_tensors(model)
+        self._fill(stored, encoding_named(encoding), checked_where(where), bits)
 
     @classmethod
     def of(
@@ -92,6 +93,8 @@ class FaultSpace(Sequence[ExposedTensor]):
     ) -> None:
         self.encoding = encoding
         self._stored = stored
+        if not stored:
+            raise ValueError("the network has no parameters: there are no bits to flip")
         self._exposed = [_exposed(tensor, encoding, bits) for tensor in select(where, stored)]
         _refuse_shared_streams(self._exposed)
 
@@ -186,17 +189,8 @@ class FaultSpace(Sequence[ExposedTensor]):
         return table
 
 
-def stored_of(model: nn.Module) -> list[StoredTensor]:
-    """`stored_tensors`, all of which have memory to fault."""
-    stored = stored_tensors(model)
-    if not stored:
-        raise ValueError(f"{type(model).__name__} has no parameters: there are no bits to flip")
-    for tensor in stored:
-        checked_memory(tensor.name, tensor.tensor)
-    return stored
-
-
 def _exposed(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
+    checked_memory(stored.name, stored.tensor)
     word = encoding.word(stored)
     try:
         mask = word.mask(bits)

@@ -86,14 +86,19 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     for key, (name, tensor, is_buffer) in found.items():
         layer, _, leaf = name.rpartition(".")
         module = modules[layer]
-        types = tuple(c.__name__ for c in type(module).__mro__ if issubclass(c, nn.Module))
+        types = types_of(module)
         kind = _kind(module, name, leaf, is_buffer)
         stored.append(StoredTensor(name, tuple(names[key]), tensor, layer, types, kind, is_buffer))
     return stored
 
 
+def types_of(module: nn.Module) -> tuple[str, ...]:
+    """The names of a module's class and of its base classes, the class first."""
+    return tuple(c.__name__ for c in type(module).__mro__ if issubclass(c, nn.Module))
+
+
 def _identity(tensor: Tensor) -> tuple[object, ...]:
-    if not _has_memory(tensor):
+    if not has_memory(tensor):
         return (id(tensor),)  # refused later, by name
     return (tensor.device, tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
@@ -116,7 +121,7 @@ def _refuse_partly_shared(tensors: list[tuple[str, Tensor]]) -> None:
     extents = sorted(
         (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _bytes(tensor), name)
         for name, tensor in tensors
-        if _has_memory(tensor)
+        if has_memory(tensor)
     )
     for (device, _, end, before), (other, begin, _, after) in pairwise(extents):
         if device == other and begin < end and begin != 0:
@@ -126,7 +131,8 @@ def _refuse_partly_shared(tensors: list[tuple[str, Tensor]]) -> None:
             )
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has plain memory: not sparse, not on meta, not fake."""
     return (
         tensor.layout == torch.strided
         and tensor.device.type != "meta"

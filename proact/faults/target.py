@@ -71,7 +71,8 @@ class Target:
 
     def flips_of(self, places: FlipPlaces) -> Unmade:
         """The flips of given places, ready to be made."""
-        if self.plan is None or self.exposed[0].tensor.device.type != "cpu":
+        on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
+        if self.plan is None or not on_cpu:
             placed = PlacedFlips(self.exposed, places)
             return Unmade(placed, placed.flip)
         plan, log = self.plan, FlipLog(self.plan)

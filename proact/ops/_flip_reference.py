@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
@@ -16,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from proact.ops._stored_form_reference import Fixed, Form, Narrow, form_of
+from proact.ops._stored_form_reference import Fixed, Form, form_of
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -246,8 +245,7 @@ class FaultPlan:
         extents = sorted((a, a + words * width) for a, words, width, *_ in self._tensors if words)
         apart = all(end <= begin for (_, end), (begin, _) in pairwise(extents))
         return apart and not any(
-            isinstance(form, Narrow)
-            or (isinstance(form, Fixed) and form.word_bits > (24 if word_bytes == 4 else 53))
+            isinstance(form, Fixed) and form.word_bits > (24 if word_bytes == 4 else 53)
             for _, _, word_bytes, _, _, form in self._tensors
         )
 
@@ -291,9 +289,10 @@ class FaultPlan:
             if form is None:
                 memory[element] = before ^ (1 << bit)
             else:
-                word = stored.get(element, form.encode(_as_float(before, word_bytes), element))
-                stored[element] = word ^ (1 << bit)
-                memory[element] = _as_word(form.decode(stored[element], element), word_bytes)
+                if element not in stored:
+                    stored[element] = form.stored(before, word_bytes, element)
+                stored[element] ^= 1 << bit
+                memory[element] = form.memory(stored[element], word_bytes, element)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
         log = FlipLog()
@@ -304,15 +303,3 @@ class FaultPlan:
 def _memory(address: int, words: int, word_bytes: int) -> NDArray[np.unsignedinteger]:
     kind = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
     return np.ctypeslib.as_array((kind[word_bytes] * words).from_address(address))
-
-
-def _as_float(word: int, word_bytes: int) -> float:
-    form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
-    value: float = struct.unpack(form[1], struct.pack(form[0], word))[0]
-    return value
-
-
-def _as_word(value: float, word_bytes: int) -> int:
-    form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
-    word: int = struct.unpack(form[0], struct.pack(form[1], value))[0]
-    return word

@@ -108,6 +108,21 @@ class Word(ABC):
         return mask
 
 
+class MemoryWord(Word):
+    """Memory holds the stored words themselves."""
+
+    is_native = True
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return memory.astype(np.uint64)
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return words
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
 class Encoding(ABC):
     """How a network's numbers are stored.
 
@@ -180,9 +195,29 @@ def as_floats(memory: Words, dtype: torch.dtype) -> Floats:
 def as_memory(values: Floats, dtype: torch.dtype) -> Words:
     """The memory words of numbers of type ``dtype``; the inverse of `as_floats`."""
     width = dtype.itemsize
-    narrow = torch.from_numpy(values).to(dtype)
-    memory: Words = narrow.view(_SIGNED[width]).numpy().view(f"u{width}").astype(np.uint64)
+    memory: Words = _narrowed(values, dtype).numpy().view(f"u{width}").astype(np.uint64)
     return memory
+
+
+def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
+    """Rounded once, ties to even, as integers; torch rounds to the halves by way of float32."""
+    if dtype == torch.float16:
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(values.astype(np.float16).view(np.int16))
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(_rounded_to_odd(values)).to(dtype).view(torch.int16)
+    return torch.from_numpy(values).to(dtype).view(_SIGNED[dtype.itemsize])
+
+
+def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
+    """Floats whose last bit says whether digits were lost, so that rounding again is rounding
+    once. S. Boldo and G. Melquiond, "When double rounding is odd", IMACS 2005."""
+    with np.errstate(over="ignore"):
+        near = values.astype(np.float32)
+    away = np.abs(near) > np.abs(values)
+    toward_zero = np.where(away, np.nextafter(near, np.float32(0.0)), near).astype(np.float32)
+    words = toward_zero.view(np.uint32)
+    return np.asarray(words | (toward_zero != values) & ~np.isnan(values), np.uint32).view("f4")
 
 
 _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

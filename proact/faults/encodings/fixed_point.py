@@ -51,7 +51,8 @@ class FixedPoint(UniformEncoding):
         return ((grid > self._limit - 1) | (grid < -self._limit)) & ~own
 
     def words(self, values: Floats, elements: Elements) -> Words:
-        scaled = np.where(np.isnan(values), 0.0, values) * self._scale
+        with np.errstate(over="ignore"):  # infinity saturates like every large number
+            scaled = np.where(np.isnan(values), 0.0, values) * self._scale
         grid = np.clip(np.rint(scaled), -self._limit, self._limit - 1)
         stored: Words = grid.astype(np.int64).astype(np.uint64)
         stored &= np.uint64(self.all_bits)

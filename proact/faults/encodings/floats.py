@@ -14,6 +14,7 @@ from proact.faults.encodings.base import (
     Elements,
     Encoding,
     Floats,
+    MemoryWord,
     Word,
     Words,
     as_floats,
@@ -64,29 +65,52 @@ class FloatWord(Word):
         return as_floats(words, self._format.dtype)
 
 
-class MemoryFloat(FloatWord):
-    """Memory holds the stored words: nothing is rounded, and NaN keeps all of its bits."""
-
-    is_native = True
-
-    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        return memory.astype(np.uint64)
-
-    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        return words
-
-    def rounded(self, tensor: Tensor) -> Tensor:
-        return tensor
+class MemoryFloat(MemoryWord, FloatWord):
+    """Memory holds the stored floats: nothing is rounded, and NaN keeps all of its bits."""
 
 
 class NarrowFloat(FloatWord):
-    """Memory holds wider floats: rounded to nearest, ties to even; too large ones are infinity."""
+    """Memory holds wider floats: rounded to nearest, ties to even; too large ones are infinity.
+
+    NaN keeps the upper bits of its payload, so that every word is the word of its own value.
+    """
 
     is_native = True
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.form = NarrowFloatWord(name)
+        self._infinity = self.fields["exponent"]
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        words = super().words_in(memory, dtype, elements)
+        wide = memory_float(dtype)
+        assert wide is not None
+        magnitude = memory & ~np.uint64(wide.fields["sign"])
+        nan = magnitude > wide.fields["exponent"]
+        dropped = np.uint64(self._dropped_by(wide))
+        payload = (magnitude[nan] & np.uint64(wide.fields["mantissa"])) >> dropped
+        quiet = np.uint64(1 << (self._format.mantissa_bits - 1))
+        sign = np.where(memory[nan] & np.uint64(wide.fields["sign"]), self.fields["sign"], 0)
+        words[nan] = (
+            sign.astype(np.uint64) | np.uint64(self._infinity) | np.where(payload, payload, quiet)
+        )
+        return words
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        memory = super().memory_of(words, dtype, elements)
+        wide = memory_float(dtype)
+        assert wide is not None
+        nan = (words & ~np.uint64(self.fields["sign"])) > self._infinity
+        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << np.uint64(
+            self._dropped_by(wide)
+        )
+        sign = np.where(words[nan] & np.uint64(self.fields["sign"]), wide.fields["sign"], 0)
+        memory[nan] = sign.astype(np.uint64) | np.uint64(wide.fields["exponent"]) | payload
+        return memory
+
+    def _dropped_by(self, wide: FloatWord) -> int:
+        return wide._format.mantissa_bits - self._format.mantissa_bits
 
     def rounded(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._format.dtype).to(tensor.dtype)

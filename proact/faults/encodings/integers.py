@@ -9,13 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proact.faults.encodings.base import Elements, Encoding, Floats, Word, Words, check_dtype
+from proact.faults.encodings.base import (
+    Elements,
+    Encoding,
+    Floats,
+    MemoryWord,
+    Word,
+    Words,
+    check_dtype,
+)
 from proact.faults.encodings.floats import memory_float
 from proact.faults.stored import INTEGERS, StoredTensor, activation
 from proact.ops.stored_forms import ScaledIntegerWord
 
 _QUANTISED = (torch.float32, torch.float64)
 _FLOAT_DIGITS = 24  # of a float32's significand
+_FLOAT_EXPONENT = 128  # what a float32's exponent stays below
 #: The smallest scale, so that a channel of zeros has one too; as torch's observers have it.
 _SMALLEST_SCALE = 2.0**-23
 
@@ -53,16 +62,24 @@ class ScaledWord(Word):
         return integers * self._scale_of(elements)
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        if len(self._per_channel) == 1:
-            scale: Tensor | float = float(self._per_channel[0])
-        else:
-            scale = self.scales.to(tensor.device, torch.float64).view(-1, 1)
-        rows = tensor.detach().reshape(-1, len(self._per_channel), self.inner).double()
         limit = 2.0 ** (self.bits - 1)
-        integers = torch.nan_to_num(rows, 0.0, torch.inf, -torch.inf).div_(scale).round_()
+        integers, scale = self._integers(tensor)
         # Adding 0 turns -0.0, which two's complement lacks, into 0.0.
         result = integers.clamp_(-limit, limit - 1).mul_(scale).add_(0.0)
         return result.to(tensor.dtype).view(tensor.shape)
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        integers, _ = self._integers(tensor)
+        limit = 2.0 ** (self.bits - 1)
+        return ((integers > limit - 1) | (integers < -limit)).view(tensor.shape)
+
+    def _integers(self, tensor: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Numbers in units of their scales, (outer, channels, inner) float64, and the scales."""
+        scale: Tensor | float = float(self._per_channel[0])
+        if len(self._per_channel) > 1:
+            scale = self.scales.to(tensor.device, torch.float64).view(-1, 1)
+        rows = tensor.detach().reshape(-1, len(self._per_channel), self.inner).double()
+        return torch.nan_to_num(rows, 0.0, torch.inf, -torch.inf).div_(scale).round_(), scale
 
 
 class ScaledInteger(Encoding):
@@ -106,17 +123,18 @@ class ScaledInteger(Encoding):
         return self._word_of(top, tensor.numel())
 
     def _word_of(self, largest: Tensor, inner: int) -> ScaledWord:
-        scale = (largest.double().cpu() / (2 ** (self.bits - 1) - 1)).clamp_(min=_SMALLEST_SCALE)
+        # So that the lowest word, -2^(bits-1), is a float32 too; what lies beyond saturates.
+        largest_scale = 2.0 ** (_FLOAT_EXPONENT - self.bits)
+        scale = largest.double().cpu() / (2 ** (self.bits - 1) - 1)
+        scale.clamp_(_SMALLEST_SCALE, largest_scale)
         mantissa, exponent = torch.frexp(scale)
         digits = 2.0 ** (_FLOAT_DIGITS - (self.bits - 1))
         few = torch.ldexp(torch.ceil(mantissa * digits) / digits, exponent)
         return ScaledWord(self.name, self.bits, few.float(), inner)
 
 
-class MemoryInteger(Word):
+class MemoryInteger(MemoryWord):
     """Memory holds integers, which are the stored words."""
-
-    is_native = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.name = str(dtype).removeprefix("torch.")
@@ -138,15 +156,6 @@ class MemoryInteger(Word):
         sign = np.int64(1 << (self.bits - 1))
         integers: Floats = ((words.astype(np.int64) ^ sign) - sign).astype(np.float64)
         return integers
-
-    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        return memory.astype(np.uint64)
-
-    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        return words
-
-    def rounded(self, tensor: Tensor) -> Tensor:
-        return tensor
 
 
 class Native(Encoding):
