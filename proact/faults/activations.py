@@ -174,15 +174,14 @@ class ActivationFaults:
         if not in_place or value.requires_grad or not value.is_contiguous():
             value = value.clone()
         memory = value.detach()
-        with torch.no_grad():
-            dense = memory if memory.is_contiguous() else memory.contiguous()
-            word = self._encoding.activation_word(name, dense, self._largest.get(layer))
-            rounded = word.rounded(dense)
-            if rounded is not dense:
-                dense.copy_(rounded)
-            self._flip(name, dense, word)
-            if dense is not memory:
-                memory.copy_(dense)
+        dense = memory if memory.is_contiguous() else memory.contiguous()
+        word = self._encoding.activation_word(name, dense, self._largest.get(layer))
+        rounded = word.rounded(dense)
+        if rounded is not dense:
+            dense.copy_(rounded)
+        self._flip(name, dense, word)
+        if dense is not memory:
+            memory.copy_(dense)
         return value
 
     def _flip(self, name: str, memory: Tensor, word: Word) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from proact.errors import ProactError
 from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
+from proact.faults.active import Active, begin, end, going_on
 from proact.faults.encodings import Encoding, encoding_named
+from proact.faults.encodings.base import SIGNED
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.prepared import Prepared, known, remember
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
+from proact.faults.stored import StoredTensor
 from proact.faults.target import Target
-from proact.faults.undo import undo_all
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 
@@ -44,7 +45,7 @@ class Injector:
 
     def _ready(self) -> Prepared:
         """What is prepared for the numbers that the network has now."""
-        prepared = known(self.model, self.encoding)
+        prepared = _ready_made(self.model, self.encoding)
         if prepared is None:
             prepared = Prepared(self.model, self.encoding)
             for stored, rounded in prepared.unrounded():
@@ -83,10 +84,8 @@ class Injector:
     ) -> Iterator[Record]:
         """`inject`, for a prepared network."""
         faults, seed, trial = checked_pattern(fault, seed, trial)
-        prepared = self._ready()
-        with _injected(
-            self.model, prepared, faults, seed, trial, allow_training, log_activations
-        ) as record:
+        job = _Job(self.model, faults, seed, trial, allow_training, log_activations)
+        with job.run(self._ready()) as record:
             yield record
 
 
@@ -104,10 +103,12 @@ def inject(
     """Faults ``model`` inside the block and restores every flipped word on the way out.
 
     Whatever ends the block, exceptions and Ctrl-C included, and whatever the network wrote over a
-    faulted word. What else the block changes (batch statistics) is its own.
+    faulted word. What else the block changes (batch statistics) is its own and stays.
 
-    With an encoding that rounds, the whole network is rounded to it on entry and un-rounded on
-    exit, unless it is in the encoding already: `encode` does that once for many trials.
+    With an encoding that rounds, the whole network is rounded to it on entry and, where nothing
+    else changed it, un-rounded on exit, unless it is in the encoding already: `encode` does that
+    once for many trials. An encoded network that was written to past torch's version counters
+    (through ``.data`` or numpy) since then is not looked at again.
 
     Args:
         model: a network. The same object is faulted in place: no copy.
@@ -133,95 +134,127 @@ def inject(
     faults, seed, trial = checked_pattern(fault, seed, trial)
     if not isinstance(model, nn.Module):
         raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-    prepared = known(model, encoding)
-    is_known = prepared is not None
-    prepared = prepared or Prepared(model, encoding)
-    for each in faults:  # before anything is rounded
-        _targets(prepared, each)
-    originals: list[tuple[Tensor, Tensor]] = []
-    try:
-        if not is_known:
-            prepared = _rounded_in_place(model, prepared, originals)
-        with _injected(
-            model, prepared, faults, seed, trial, allow_training, log_activations
-        ) as record:
-            yield record
-    finally:
-        undo_all(partial(_copy, tensor, original) for tensor, original in originals)
-
-
-def _copy(tensor: Tensor, original: Tensor) -> None:
-    with torch.no_grad():
-        tensor.copy_(original)
-
-
-def _rounded_in_place(
-    model: nn.Module, prepared: Prepared, originals: list[tuple[Tensor, Tensor]]
-) -> Prepared:
-    for stored, rounded in prepared.unrounded():
-        originals.append((stored.tensor, stored.tensor.clone()))
-        _copy(stored.tensor, rounded)
-    if originals:
-        return Prepared(model, prepared.encoding)
-    remember(model, prepared)
-    return prepared
-
-
-@contextmanager
-def _injected(
-    model: nn.Module,
-    prepared: Prepared,
-    faults: tuple[Fault, ...],
-    seed: int,
-    trial: int,
-    allow_training: bool,
-    log_activations: bool,
-) -> Iterator[Record]:
-    record = Record(prepared.encoding.name)
-    record.exposed_bits = sum(t.bits for each in faults for t in _targets(prepared, each))
-    hooked = [(each, layers_of(model, each)) for each in faults if isinstance(each, ActivationFlip)]
-    with ExitStack() as stack:
-        if not allow_training:
-            stack.enter_context(_no_training(prepared))
-        for each, layers in hooked:
-            pattern = ActivationFaults(each, record, seed, trial, log_activations)
-            stack.callback(pattern.end)
-            for name, module in layers.items():
-                stack.callback(pattern.attach(name, module).remove)
-        stack.enter_context(_flipped(model, prepared, faults, record, seed, trial))
+    job = _Job(model, faults, seed, trial, allow_training, log_activations)
+    prepared = _ready_made(model, encoding)
+    if prepared is None:
+        prepared = Prepared(model, encoding)
+        job.check(prepared)  # before anything is rounded
+        if prepared.is_exact:
+            remember(model, prepared)
+        else:
+            prepared = job.round_to(prepared)
+    with job.run(prepared) as record:
         yield record
 
 
-@contextmanager
-def _flipped(
-    model: nn.Module,
-    prepared: Prepared,
-    faults: tuple[Fault, ...],
-    record: Record,
-    seed: int,
-    trial: int,
-) -> Iterator[None]:
-    hit: list[Target] = []
-    try:
-        for each in faults:
-            if not isinstance(each, (StoredFault, Replay)):
-                continue
-            for target, unmade in prepared.flips(each, seed, trial):
-                hit.append(target)
-                record.add(Flipped(target.exposed, unmade.flips))
-                _mark_changed([target])
-                unmade.make()
-        yield
-    except BaseException as error:
-        record.restore()
-        prepared.refuse_moved(model, hit, error)
-        raise
-    else:
-        record.restore()
-        prepared.refuse_moved(model, hit)
-    finally:
-        _mark_changed(hit)
-        prepared.changed_back(hit, marks=2)
+def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
+    return going_on(model, encoding) or known(model, encoding)
+
+
+class _Job:
+    """One injection from its beginning to its end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        faults: tuple[Fault, ...],
+        seed: int,
+        trial: int,
+        allow_training: bool,
+        log_activations: bool,
+    ) -> None:
+        self._model, self._faults, self._seed, self._trial = model, faults, seed, trial
+        self._allow_training, self._log_activations = allow_training, log_activations
+        self._active: Active | None = None
+        self._changed: list[StoredTensor] = []
+
+    def check(self, prepared: Prepared) -> None:
+        """Raises where a fault does not fit the network."""
+        for fault in self._faults:
+            _targets(prepared, fault)
+            if isinstance(fault, ActivationFlip):
+                layers_of(self._model, fault)
+
+    def round_to(self, prepared: Prepared) -> Prepared:
+        """Puts the network into the encoding for the time of the injection."""
+        self._active = active = begin(self._model)
+        try:
+            for stored, rounded in prepared.unrounded():
+                self._changed.append(stored)
+                active.undos.append(_unrounding(stored.tensor, rounded))
+                stored.tensor.copy_(rounded)
+        except BaseException:
+            end(self._model, active)
+            raise
+        return Prepared(self._model, prepared.encoding)
+
+    @contextmanager
+    def run(self, prepared: Prepared) -> Iterator[Record]:
+        active = self._active = self._active or begin(self._model)
+        active.prepared = prepared
+        try:
+            record = Record(prepared.encoding.name)
+            active.undos.append(record.restore)
+            with ExitStack() as stack:
+                self._attach(stack, prepared, record)
+                stack.enter_context(self._flipped(prepared, record, active))
+                yield record
+        finally:
+            end(self._model, active)  # where something went wrong before the flips
+
+    def _attach(self, stack: ExitStack, prepared: Prepared, record: Record) -> None:
+        self.check(prepared)
+        record.exposed_bits = sum(
+            target.bits for fault in self._faults for target in _targets(prepared, fault)
+        )
+        if not self._allow_training:
+            stack.enter_context(_no_training(prepared))
+        for fault in self._faults:
+            if isinstance(fault, ActivationFlip):
+                pattern = ActivationFaults(
+                    fault, record, self._seed, self._trial, self._log_activations
+                )
+                stack.callback(pattern.end)
+                for name, module in layers_of(self._model, fault).items():
+                    stack.callback(pattern.attach(name, module).remove)
+
+    @contextmanager
+    def _flipped(self, prepared: Prepared, record: Record, active: Active) -> Iterator[None]:
+        hit: list[Target] = []
+        is_undone = False
+        try:
+            for fault in self._faults:
+                if not isinstance(fault, (StoredFault, Replay)):
+                    continue
+                for target, unmade in prepared.flips(fault, self._seed, self._trial):
+                    hit.append(target)
+                    self._changed.extend(exposed.stored for exposed in target.exposed)
+                    record.add(Flipped(target.exposed, unmade.flips))
+                    _mark_changed([target])
+                    unmade.make()
+            yield
+        except BaseException as error:
+            is_undone = end(self._model, active)
+            prepared.refuse_moved(self._model, self._changed, error)
+            raise
+        else:
+            is_undone = end(self._model, active)
+            prepared.refuse_moved(self._model, self._changed)
+        finally:
+            _mark_changed(hit)
+            if is_undone:
+                prepared.changed_back(hit, marks=2)
+
+
+def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
+    """Writes the original numbers back where nobody changed the rounded ones."""
+    original, as_integers = tensor.clone(), SIGNED[tensor.element_size()]
+
+    def undo() -> None:
+        is_rounded = tensor.view(as_integers) == rounded.view(as_integers)
+        tensor.copy_(torch.where(is_rounded, original, tensor))
+
+    return undo
 
 
 @contextmanager

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from proact.errors import ProactError
 from proact.faults.bursts import burst_places, check_fits
@@ -24,19 +27,31 @@ from proact.ops.plan import FlipPlaces, checked_memory, stream_of
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
+#: How many steps all optimisers have made: fused ones change parameters behind torch's versions.
+_steps = count()
+_STEPS = [next(_steps)]
+register_optimizer_step_post_hook(lambda *_: _STEPS.__setitem__(0, next(_steps)))
+
+
 @dataclass
 class State:
     """What tells whether a network's memory was moved, replaced or written by torch."""
 
-    layout: list[object]  #: names in their modules, addresses and dtypes, in a fixed order
+    layout: list[object]  #: the tree of modules; names, addresses and forms of their tensors
     versions: list[object]  #: of the same tensors, how often they were changed
+    steps: int  #: of optimisers
 
 
 def state_of(model: nn.Module) -> State:
+    """What the network stores now."""
+    versions: list[object] = []
+    return State(layout_of(model, versions), versions, _STEPS[0])
+
+
+def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[object]:
     """Walks the modules itself: this happens twice a trial, and torch's iterators take ten times as
     long."""
     layout: list[object] = []
-    versions: list[object] = []
     pending = [model]
     while pending:
         module = pending.pop()
@@ -44,16 +59,20 @@ def state_of(model: nn.Module) -> State:
             for name, tensor in members.items():
                 if tensor is None:
                     continue
-                layout.append((name, tensor.data_ptr(), tensor.dtype))
-                try:
-                    versions.append(tensor._version)
-                except RuntimeError:  # tensors of inference mode do not count their changes
-                    versions.append(object())
+                # Sparse tensors have no address, and no faults either.
+                address = tensor.data_ptr() if tensor.layout == torch.strided else 0
+                layout.append((name, address, tensor.dtype, tensor.shape, tensor.is_contiguous()))
+                if versions is not None:
+                    try:
+                        versions.append(tensor._version)
+                    except RuntimeError:  # tensors of inference mode do not count their changes
+                        versions.append(object())
+        layout.append(len(module._modules))
         for name, child in module._modules.items():
             if child is not None:
                 layout.append(name)
                 pending.append(child)
-    return State(layout, versions)
+    return layout
 
 
 class Prepared:
@@ -121,20 +140,24 @@ class Prepared:
         for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
             yield target, _unmade(fault, ber, target, seed, trial)
 
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether memory holds the stored words themselves, whatever is written to it."""
+        return not any(rounded_to(self.encoding, stored) is not None for stored in self.stored)
+
     def refuse_moved(
-        self, model: nn.Module, hit: Sequence[Target], cause: BaseException | None = None
+        self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
     ) -> None:
-        """ProactError where tensors that were hit are not the network's any more."""
-        if state_of(model).layout == self.state.layout:
+        """ProactError where tensors that were changed are not the network's any more."""
+        if layout_of(model) == self.state.layout:
             return
         now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
-        for target in hit:
-            for exposed in target.exposed:
-                if now.get(exposed.name) != (exposed.tensor.data_ptr(), exposed.tensor.dtype):
-                    raise ProactError(
-                        f"{exposed.name} was moved, converted or replaced while faults were "
-                        "injected; only the memory it had before has been restored"
-                    ) from cause
+        for stored in hit:
+            if now.get(stored.name) != (stored.tensor.data_ptr(), stored.tensor.dtype):
+                raise ProactError(
+                    f"{stored.name} was moved, converted or replaced while faults were injected; "
+                    "only the memory it had before has been restored"
+                ) from cause
 
     def changed_back(self, hit: Sequence[Target], marks: int) -> None:
         """Notes that tensors were marked as changed so often, and are as before."""
@@ -150,7 +173,7 @@ class Prepared:
             addresses = {tensor.data_ptr() for tensor in target.versioned}
             tensors = [entry for entry in self.state.layout if isinstance(entry, tuple)]
             self._positions[target] = [
-                i for i, (_, address, _) in enumerate(tensors) if address in addresses
+                i for i, (_, address, *_) in enumerate(tensors) if address in addresses
             ]
         return self._positions[target]
 
@@ -219,9 +242,17 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[Encoding, Prepared]] = WeakKeyDictiona
 
 
 def known(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    """What `remember` kept, where the network still stores the same numbers."""
+    """What `remember` kept, where the network still stores the same numbers.
+
+    Where memory holds the stored words themselves, the same tensors will do. A write past torch's
+    version counters (``.data``, numpy) is not noticed.
+    """
     prepared = _KNOWN.get(model, {}).get(encoding)
-    return prepared if prepared is not None and prepared.state == state_of(model) else None
+    if prepared is None:
+        return None
+    if prepared.is_exact:
+        return prepared if prepared.state.layout == layout_of(model) else None
+    return prepared if prepared.state == state_of(model) else None
 
 
 def remember(model: nn.Module, prepared: Prepared) -> None:

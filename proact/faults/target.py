@@ -10,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proact.faults.encodings.base import Words
+from proact.faults.encodings.base import SIGNED, Words
 from proact.faults.space import ExposedTensor
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 from proact.ops.stored_forms import FixedPointWord
-
-_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Flips(Protocol):
@@ -177,4 +175,4 @@ def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -
 
 def integers_of(tensor: Tensor) -> Tensor:
     """The memory words of a contiguous tensor, one-dimensional, as signed integers."""
-    return tensor.view(-1).view(_SIGNED[tensor.element_size()])
+    return tensor.view(-1).view(SIGNED[tensor.element_size()])

@@ -206,7 +206,7 @@ def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
             return torch.from_numpy(values.astype(np.float16).view(np.int16))
     if dtype == torch.bfloat16:
         return torch.from_numpy(_rounded_to_odd(values)).to(dtype).view(torch.int16)
-    return torch.from_numpy(values).to(dtype).view(_SIGNED[dtype.itemsize])
+    return torch.from_numpy(values).to(dtype).view(SIGNED[dtype.itemsize])
 
 
 def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
@@ -220,4 +220,5 @@ def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
     return np.asarray(words | (toward_zero != values) & ~np.isnan(values), np.uint32).view("f4")
 
 
-_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: Integers by their bytes, to look at memory words with.
+SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from proact.faults.encodings.base import (
+    SIGNED,
     Elements,
     Encoding,
     Floats,
@@ -113,7 +114,18 @@ class NarrowFloat(FloatWord):
         return wide._format.mantissa_bits - self._format.mantissa_bits
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._format.dtype).to(tensor.dtype)
+        result = tensor.to(self._format.dtype).to(tensor.dtype)
+        nan = torch.isnan(tensor)
+        if nan.any():  # torch gives it another payload
+            values, nowhere = tensor[nan].cpu(), np.empty(0, np.uint64)
+            width = tensor.element_size()
+            memory = values.view(SIGNED[width]).numpy().view(f"u{width}").astype(np.uint64)
+            words = self.words_in(memory, tensor.dtype, nowhere)
+            kept = (
+                self.memory_of(words, tensor.dtype, nowhere).astype(f"u{width}").view(f"i{width}")
+            )
+            result.view(SIGNED[width])[nan] = torch.from_numpy(kept).to(tensor.device)
+        return result
 
     def saturates(self, tensor: Tensor) -> Tensor:
         return torch.isinf(self.rounded(tensor)) & torch.isfinite(tensor)

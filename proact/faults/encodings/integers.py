@@ -124,12 +124,12 @@ class ScaledInteger(Encoding):
 
     def _word_of(self, largest: Tensor, inner: int) -> ScaledWord:
         # So that the lowest word, -2^(bits-1), is a float32 too; what lies beyond saturates.
-        largest_scale = 2.0 ** (_FLOAT_EXPONENT - self.bits)
+        digits = _FLOAT_DIGITS - (self.bits - 1)
+        largest_scale = (2.0 - 2.0 ** (1 - digits)) * 2.0 ** (_FLOAT_EXPONENT - self.bits)
         scale = largest.double().cpu() / (2 ** (self.bits - 1) - 1)
         scale.clamp_(_SMALLEST_SCALE, largest_scale)
         mantissa, exponent = torch.frexp(scale)
-        digits = 2.0 ** (_FLOAT_DIGITS - (self.bits - 1))
-        few = torch.ldexp(torch.ceil(mantissa * digits) / digits, exponent)
+        few = torch.ldexp(torch.ceil(mantissa * 2.0**digits) / 2.0**digits, exponent)
         return ScaledWord(self.name, self.bits, few.float(), inner)
 
 

@@ -1,0 +1,168 @@
+"""Does every byte come back when Ctrl-C comes at any moment?"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import optimizer
+
+import proact.faults
+from conftest import bits_of, same_bits
+from proact.faults import ActivationFlip, BitFlip, Burst, Encoding, StuckAt, UniformEncoding, inject
+from proact.faults.kinds import Fault
+
+
+class SignedMagnitude(UniformEncoding):
+    """Sixteenths with a sign of their own: words that native code does not know."""
+
+    name = "sm8"
+    bits = 8
+    fields = {"sign": 0x80, "integer": 0x7F}  # noqa: RUF012
+
+    def words(self, values: NDArray[Any], elements: NDArray[Any]) -> NDArray[np.uint64]:
+        steps = np.clip(np.rint(np.abs(np.nan_to_num(values)) * 16), 0, 127).astype(np.uint64)
+        return steps | np.where(np.signbit(values), 0x80, 0).astype(np.uint64)
+
+    def values(self, words: NDArray[np.uint64], elements: NDArray[Any]) -> NDArray[np.float64]:
+        steps = (words & np.uint64(0x7F)).astype(np.float64) / 16
+        return np.where(words & np.uint64(0x80), -steps, steps)
+
+
+def remove_refusals() -> bool:
+    """Removes what refuses steps of optimisers, and says whether there was something.
+
+    A leftover would refuse networks of later tests that get the same memory.
+    """
+    left = list(optimizer._global_optimizer_pre_hooks)
+    for hook in left:
+        del optimizer._global_optimizer_pre_hooks[hook]
+    return bool(left)
+
+
+@pytest.fixture(autouse=True)
+def _others_are_spared() -> Iterator[None]:
+    """Ctrl-C between the lines of torch.no_grad leaves gradients off, which is torch's own."""
+    yield
+    torch.set_grad_enabled(True)
+
+
+RARE = [
+    (BitFlip(0.02), SignedMagnitude()),
+    (Burst(2, 0.02), "float32"),
+    (Burst(3, 0.02), SignedMagnitude()),
+    (StuckAt(1, 0.02), "q15.16"),
+    (BitFlip(0.02), "int8"),
+]
+
+
+# What interrupts a finaliser or a weak reference's callback is reported so, and goes nowhere.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("fault", "encoding"), RARE, ids=str)
+def test_interrupts_at_random_moments(fault: Fault, encoding: str | Encoding, depth: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 40))
+    before, moments, interrupted, armed = bits_of(model), random.Random(0), 0, False
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            raise KeyboardInterrupt
+
+    def trial(left: int = depth) -> None:
+        if left:
+            with inject(model, fault, encoding, seed=left):
+                trial(left - 1)
+
+    trial()
+    began = time.perf_counter()
+    trial()
+    span = time.perf_counter() - began
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(200):
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, span))
+                trial()
+                armed = False
+            except KeyboardInterrupt:
+                armed = False
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert same_bits(before, model)
+            assert not remove_refusals()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert interrupted > 0
+
+
+ROOM = str(Path(proact.faults.__file__).parent)
+
+
+class InterruptAt:
+    """Sends Ctrl-C before one line of the faults' code runs, counted from 0."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        is_ours = frame.f_code.co_filename.startswith(ROOM)
+        # Python swallows what a finaliser raises.
+        return self._line if is_ours and frame.f_code.co_name != "__del__" else None
+
+    def _line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line":
+            self.left -= 1
+            if self.left == -1:
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+                signal.raise_signal(signal.SIGINT)
+        return self._line
+
+
+@pytest.mark.parametrize(
+    ("fault", "encoding"),
+    [
+        (BitFlip(0.2), "q3.4"),
+        (Burst(2, 0.2), "float32"),
+        ([ActivationFlip(0.1), BitFlip(0.2)], "float32"),
+    ],
+    ids=str,
+)
+def test_an_interrupt_before_any_line_of_an_injection(
+    fault: Fault | list[Fault], encoding: str | Encoding
+) -> None:
+    """Whatever ends the block, Ctrl-C included: flips, roundings and hooks are gone."""
+    broken, line, is_over = [], 0, False
+    while not is_over:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        before, outside = bits_of(model), sys.gettrace()
+        interrupt = InterruptAt(line)
+        with suppress(KeyboardInterrupt):
+            sys.settrace(interrupt)
+            try:
+                with inject(model, fault, encoding):
+                    pass
+            finally:
+                sys.settrace(outside)
+        is_hooked = bool(model._forward_hooks)
+        if remove_refusals() or is_hooked or not same_bits(before, model):
+            broken.append(interrupt.where)
+        is_over, line = not interrupt.where, line + 1
+    assert line > 100
+    assert sorted(set(broken)) == []
