@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from proact.errors import ProactError
 from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
 from proact.faults.active import Active, begin, end, going_on
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.encodings.base import SIGNED
+from proact.faults.guard import no_training
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.prepared import Prepared, known, remember
 from proact.faults.record import Flipped, Record
@@ -208,7 +205,7 @@ class _Job:
             target.bits for fault in self._faults for target in _targets(prepared, fault)
         )
         if not self._allow_training:
-            stack.enter_context(_no_training(prepared))
+            stack.enter_context(no_training(prepared))
         for fault in self._faults:
             if isinstance(fault, ActivationFlip):
                 pattern = ActivationFaults(
@@ -255,27 +252,6 @@ def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
         tensor.copy_(torch.where(is_rounded, original, tensor))
 
     return undo
-
-
-@contextmanager
-def _no_training(prepared: Prepared) -> Iterator[None]:
-    """Optimisers refuse to step on the network's parameters."""
-    names = prepared.names
-
-    def refuse(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
-        for group in optimiser.param_groups:
-            for parameter in group["params"]:
-                if parameter.data_ptr() in names:
-                    raise ProactError(
-                        f"an optimiser was about to train {names[parameter.data_ptr()]}, which is "
-                        "under injection: step after the block, or pass allow_training=True"
-                    )
-
-    handle = register_optimizer_step_pre_hook(refuse)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _targets(prepared: Prepared, fault: Fault) -> tuple[Target, ...]:
