@@ -14,29 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from proact.faults._check import Check
 from proact.faults.target import Target
 from proact.ops.plan import FlipColumns
 
 _SLICES = 64
 _LEAST_EXPECTED = 10.0  # a cell, for the chi-square law to hold
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question and its answer.
-
-    Attributes:
-        name: the question.
-        measured, expected: the answer, and the right one.
-        p_value: the probability that a right sampler is as far off; None where there is no chance.
-        holds: whether the answer is right, as far as chance does not decide.
-    """
-
-    name: str
-    measured: str
-    expected: str
-    p_value: float | None = None
-    holds: bool = True
 
 
 @dataclass

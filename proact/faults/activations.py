@@ -41,7 +41,8 @@ class ActivationFlip(Fault):
         where: the layers: a pattern of their qualified names, a `Where` of names and layer types,
             or a sequence. Layers are modules without children; those that only hand on what they
             get (Identity, Flatten, Dropout) are left out.
-        at: ``"output"`` or ``"input"`` (what this layer reads; its other readers see no fault).
+        at: ``"output"`` (what the layer hands on; of an in-place layer a copy, so that its input's
+            other readers see no fault) or ``"input"`` (what this layer reads, and nobody else).
         encoding: the stored form of the activations, a name: ``"native"`` (their own dtype),
             ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ... One that rounds rounds all
             activations at these places, flipped or not.
@@ -171,7 +172,8 @@ class ActivationFaults:
         return self._hit(f"{layer}:{self._fault.at}[{position}]:{call}", layer, value, in_place)
 
     def _hit(self, name: str, layer: str, value: Tensor, in_place: bool) -> Tensor:
-        if not in_place or value.requires_grad or not value.is_contiguous():
+        is_expanded = 0 in value.stride()
+        if not in_place or value.requires_grad or is_expanded:
             value = value.clone()
         memory = value.detach()
         dense = memory if memory.is_contiguous() else memory.contiguous()
@@ -209,8 +211,6 @@ def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) 
     memories = {_storage(tensor) for tensor in outputs}
     if len(memories) < len(outputs):
         return False
-    if getattr(layer, "inplace", False):
-        return True
     read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
     # A layer has no children: torch's iterator over them costs more than a small layer.
     for members in (layer._parameters, layer._buffers):

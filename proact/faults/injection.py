@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
+from proact.errors import ProactError
 from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
 from proact.faults.active import Active, begin, end, going_on
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.encodings.base import SIGNED
-from proact.faults.guard import no_training
+from proact.faults.guard import forbid_training
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.prepared import Prepared, known, remember
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
 from proact.faults.stored import StoredTensor
 from proact.faults.target import Target
+from proact.faults.undo import CtrlC
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 
@@ -69,7 +73,6 @@ class Injector:
             layers_of(self.model, fault)
         return fault.expected_ber([t.bits for t in _targets(self._ready(), fault)])
 
-    @contextmanager
     def trial(
         self,
         fault: Fault | Sequence[Fault],
@@ -78,15 +81,14 @@ class Injector:
         *,
         allow_training: bool = False,
         log_activations: bool = False,
-    ) -> Iterator[Record]:
+    ) -> AbstractContextManager[Record]:
         """`inject`, for a prepared network."""
         faults, seed, trial = checked_pattern(fault, seed, trial)
-        job = _Job(self.model, faults, seed, trial, allow_training, log_activations)
-        with job.run(self._ready()) as record:
-            yield record
+        return _Injection(
+            self.model, self._ready, faults, seed, trial, allow_training, log_activations
+        )
 
 
-@contextmanager
 def inject(
     model: nn.Module,
     fault: Fault | Sequence[Fault],
@@ -96,7 +98,7 @@ def inject(
     *,
     allow_training: bool = False,
     log_activations: bool = False,
-) -> Iterator[Record]:
+) -> AbstractContextManager[Record]:
     """Faults ``model`` inside the block and restores every flipped word on the way out.
 
     Whatever ends the block, exceptions and Ctrl-C included, and whatever the network wrote over a
@@ -109,8 +111,9 @@ def inject(
 
     Args:
         model: a network. The same object is faulted in place: no copy.
-        fault: what happens, and where; several faults happen one after the other, with the same
-            seed and trial.
+        fault: what happens, and where. Several faults happen one after the other and independently
+            (each has a seed of its own, made of ``seed`` and its position); a bit that two of them
+            flip is back where it was, and counts twice.
         encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16"``, ...
         seed: names the experiment; in [0, 2^63).
         trial: names the fault pattern; in [0, 2^32). The same (seed, trial) faults a tensor of the
@@ -119,8 +122,8 @@ def inject(
             of them; all others keep it.
         log_activations: `Record.faults` lists flips in activations too, at the price of memory.
 
-    Yields:
-        A `Record` with the realised flips.
+    Returns:
+        A context manager, to be entered once, that gives a `Record` with the realised flips.
 
     Raises:
         ValueError, TypeError: a parameter that the encoding cannot store, an argument out of range,
@@ -131,116 +134,141 @@ def inject(
     faults, seed, trial = checked_pattern(fault, seed, trial)
     if not isinstance(model, nn.Module):
         raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-    job = _Job(model, faults, seed, trial, allow_training, log_activations)
-    prepared = _ready_made(model, encoding)
-    if prepared is None:
-        prepared = Prepared(model, encoding)
-        job.check(prepared)  # before anything is rounded
-        if prepared.is_exact:
-            remember(model, prepared)
-        else:
-            prepared = job.round_to(prepared)
-    with job.run(prepared) as record:
-        yield record
+    return _Injection(
+        model,
+        lambda: _ready_made(model, encoding) or Prepared(model, encoding),
+        faults,
+        seed,
+        trial,
+        allow_training,
+        log_activations,
+    )
 
 
 def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
     return going_on(model, encoding) or known(model, encoding)
 
 
-class _Job:
-    """One injection from its beginning to its end."""
+class _Injection:
+    """One injection from its beginning to its end.
+
+    A class and not a generator, and Ctrl-C held back: an interruption between a generator's first
+    part and the block would leave the faults in.
+    """
 
     def __init__(
         self,
         model: nn.Module,
+        prepare: Callable[[], Prepared],
         faults: tuple[Fault, ...],
         seed: int,
         trial: int,
         allow_training: bool,
         log_activations: bool,
     ) -> None:
-        self._model, self._faults, self._seed, self._trial = model, faults, seed, trial
+        self._model, self._prepare = model, prepare
+        self._faults, self._seed, self._trial = faults, seed, trial
         self._allow_training, self._log_activations = allow_training, log_activations
         self._active: Active | None = None
+        self._prepared: Prepared | None = None
+        self._hit: list[Target] = []
         self._changed: list[StoredTensor] = []
+        self._ctrl_c = CtrlC(_Injection.__enter__.__code__, _Injection.__exit__.__code__)
 
-    def check(self, prepared: Prepared) -> None:
-        """Raises where a fault does not fit the network."""
-        for fault in self._faults:
+    def __enter__(self) -> Record:
+        if self._active is not None:
+            raise ProactError("an injection is entered once: call inject again")
+        try:
+            self._ctrl_c.install()
+            record = self._begin()
+            self._ctrl_c.deliver()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return record
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end(error)
+        self._ctrl_c.deliver()
+
+    def _begin(self) -> Record:
+        prepared = self._prepare()
+        for fault in self._faults:  # before anything changes
             _targets(prepared, fault)
             if isinstance(fault, ActivationFlip):
                 layers_of(self._model, fault)
+        active = self._active = begin(self._model)
+        if _ready_made(self._model, prepared.encoding) is not prepared:
+            prepared = self._in_its_encoding(prepared, active)
+        self._prepared = active.prepared = prepared
+        record = Record(prepared.encoding.name)
+        self._attach(prepared, record, active)
+        active.undos.append(record.restore)
+        self._flip(prepared, record)
+        return record
 
-    def round_to(self, prepared: Prepared) -> Prepared:
-        """Puts the network into the encoding for the time of the injection."""
-        self._active = active = begin(self._model)
-        try:
-            for stored, rounded in prepared.unrounded():
-                self._changed.append(stored)
-                active.undos.append(_unrounding(stored.tensor, rounded))
-                stored.tensor.copy_(rounded)
-        except BaseException:
-            end(self._model, active)
-            raise
-        return Prepared(self._model, prepared.encoding)
+    def _in_its_encoding(self, prepared: Prepared, active: Active) -> Prepared:
+        """Rounds the network for the time of the injection."""
+        if prepared.is_exact:
+            remember(self._model, prepared)
+            return prepared
+        for stored, rounded in prepared.unrounded():
+            self._changed.append(stored)
+            active.undos.append(_unrounding(stored.tensor, rounded))
+            stored.tensor.copy_(rounded)
+        return Prepared(self._model, prepared.encoding) if self._changed else prepared
 
-    @contextmanager
-    def run(self, prepared: Prepared) -> Iterator[Record]:
-        active = self._active = self._active or begin(self._model)
-        active.prepared = prepared
-        try:
-            record = Record(prepared.encoding.name)
-            active.undos.append(record.restore)
-            with ExitStack() as stack:
-                self._attach(stack, prepared, record)
-                stack.enter_context(self._flipped(prepared, record, active))
-                yield record
-        finally:
-            end(self._model, active)  # where something went wrong before the flips
-
-    def _attach(self, stack: ExitStack, prepared: Prepared, record: Record) -> None:
-        self.check(prepared)
-        record.exposed_bits = sum(
-            target.bits for fault in self._faults for target in _targets(prepared, fault)
-        )
+    def _attach(self, prepared: Prepared, record: Record, active: Active) -> None:
+        """Hooks: no training, and faults in activations."""
         if not self._allow_training:
-            stack.enter_context(no_training(prepared))
-        for fault in self._faults:
+            active.undos.append(forbid_training(prepared).remove)
+        for position, fault in enumerate(self._faults):
+            record.exposed_bits += sum(target.bits for target in _targets(prepared, fault))
             if isinstance(fault, ActivationFlip):
-                pattern = ActivationFaults(
-                    fault, record, self._seed, self._trial, self._log_activations
-                )
-                stack.callback(pattern.end)
+                seed = seed_of(self._seed, position)
+                pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
+                active.undos.append(pattern.end)
                 for name, module in layers_of(self._model, fault).items():
-                    stack.callback(pattern.attach(name, module).remove)
+                    active.undos.append(pattern.attach(name, module).remove)
 
-    @contextmanager
-    def _flipped(self, prepared: Prepared, record: Record, active: Active) -> Iterator[None]:
-        hit: list[Target] = []
-        is_undone = False
+    def _flip(self, prepared: Prepared, record: Record) -> None:
+        for position, fault in enumerate(self._faults):
+            if not isinstance(fault, (StoredFault, Replay)):
+                continue
+            seed = seed_of(self._seed, position)
+            for target, unmade in prepared.flips(fault, seed, self._trial):
+                self._hit.append(target)
+                self._changed.extend(exposed.stored for exposed in target.exposed)
+                record.add(Flipped(target.exposed, unmade.flips))
+                _mark_changed(target)
+                unmade.make()
+
+    def _end(self, error: BaseException | None) -> None:
         try:
-            for fault in self._faults:
-                if not isinstance(fault, (StoredFault, Replay)):
-                    continue
-                for target, unmade in prepared.flips(fault, self._seed, self._trial):
-                    hit.append(target)
-                    self._changed.extend(exposed.stored for exposed in target.exposed)
-                    record.add(Flipped(target.exposed, unmade.flips))
-                    _mark_changed([target])
-                    unmade.make()
-            yield
-        except BaseException as error:
-            is_undone = end(self._model, active)
-            prepared.refuse_moved(self._model, self._changed, error)
-            raise
-        else:
-            is_undone = end(self._model, active)
-            prepared.refuse_moved(self._model, self._changed)
+            self._undo(error)
         finally:
-            _mark_changed(hit)
-            if is_undone:
-                prepared.changed_back(hit, marks=2)
+            self._ctrl_c.uninstall()
+
+    def _undo(self, error: BaseException | None) -> None:
+        active, prepared = self._active, self._prepared
+        if active is None:
+            return
+        try:
+            is_undone = end(self._model, active)
+        finally:
+            for target in self._hit:
+                _mark_changed(target)
+        if prepared is None:
+            return
+        if is_undone:
+            prepared.changed_back(self._hit, marks=2)
+        if not isinstance(error, KeyboardInterrupt):
+            prepared.refuse_moved(self._model, self._changed, error)
 
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
@@ -281,7 +309,15 @@ def checked_pattern(
     )
 
 
-def _mark_changed(targets: Sequence[Target]) -> None:
+def seed_of(seed: int, position: int) -> int:
+    """The seed of fault number ``position`` of one injection: the first has the injection's own,
+    the others 63 bits of a hash, so that two faults of one kind are independent."""
+    if position == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed} {position}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _mark_changed(target: Target) -> None:
     """Lets autograd notice that what it saved for backward has changed."""
-    for target in targets:
-        torch.autograd.graph.increment_version(target.versioned)
+    torch.autograd.graph.increment_version(target.versioned)

@@ -194,7 +194,7 @@ class Burst(RatedFault):
     that makes ``ber`` the expected share of flipped bits. Where bursts overlap a bit flips once.
 
     Attributes:
-        length: adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`, with other bits.
+        length: adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`.
         ber: as for `BitFlip`: the mean probability of an exposed bit to flip (bits at the edge of a
             word or tensor have fewer bursts around them, and flip more rarely).
         within: ``"word"``: a burst stays in a word. ``"tensor"``: it runs on from a word's highest

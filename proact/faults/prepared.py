@@ -60,8 +60,10 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
                 if tensor is None:
                     continue
                 # Sparse tensors have no address, and no faults either.
-                address = tensor.data_ptr() if tensor.layout == torch.strided else 0
-                layout.append((name, address, tensor.dtype, tensor.shape, tensor.is_contiguous()))
+                is_plain = tensor.layout == torch.strided
+                address = tensor.data_ptr() if is_plain else 0
+                is_dense = is_plain and tensor.is_contiguous()
+                layout.append((name, address, tensor.dtype, tensor.shape, is_dense))
                 if versions is not None:
                     try:
                         versions.append(tensor._version)
@@ -85,7 +87,7 @@ class Prepared:
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
         self._positions: dict[Target, list[int]] = {}
-        self.names = {stored.tensor.data_ptr(): stored.name for stored in self.stored}
+        self.names = {s.tensor.data_ptr(): s.name for s in self.stored if has_memory(s.tensor)}
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
         """The tensors that storing would change by a bit or more, and what it would make of them.
@@ -184,7 +186,7 @@ def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:
         return None
     try:
         word = encoding.word(stored)
-    except TypeError:
+    except (TypeError, ValueError):
         return None
     rounded = word.rounded(stored.tensor)
     return None if rounded is stored.tensor else rounded

@@ -85,6 +85,8 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     stored = []
     for key, (name, tensor, is_buffer) in found.items():
         layer, _, leaf = name.rpartition(".")
+        # What a weight is computed from belongs to the layer that computes it.
+        layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")
         module = modules[layer]
         types = types_of(module)
         kind = _kind(module, name, leaf, is_buffer)

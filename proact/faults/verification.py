@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from proact import models
-from proact.faults._sampler_checks import Check, Sample, statistical_checks
+from proact.faults._check import Check
 from proact.faults.encode import encode
 from proact.faults.encodings import Bits, Encoding, encoding_named
 from proact.faults.injection import Injector
@@ -133,6 +133,8 @@ def verify(
     if not 0 < ber <= 0.5:
         raise ValueError(f"verify takes a bit error rate in (0, 1/2], got {ber}")
     fault = BitFlip(ber, bits=bits, where=where)
+
+    from proact.faults._sampler_checks import Sample, statistical_checks  # scipy loads slowly
 
     clean = [tensor.detach().clone() for tensor in _tensors(network)]
     target = Prepared(network, encoding).targets(fault)[0]

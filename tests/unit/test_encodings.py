@@ -9,6 +9,7 @@ import copy
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from encoding_oracle import (
@@ -109,6 +110,10 @@ def test_storing_equals_the_oracle(
     assert not wrong_numbers(words_of(weight_of(once)), expected, memory)
     twice = encoded(once, name)
     assert words_of(weight_of(twice)) == words_of(weight_of(once))
+    numbers = [number for number in map(float, values) if not math.isnan(number)]
+    word, nowhere = FaultSpace(once, name)[0].word, np.zeros(len(numbers), np.uint64)
+    got = word.words(np.array(numbers), nowhere)
+    assert got.tolist() == [stored.word(number) for number in numbers]
 
 
 @cases
@@ -196,10 +201,12 @@ def test_every_bit_stuck_at_a_value_is_that_value(name: str, value: int) -> None
     payloads = [1, quiet, quiet | 1, quiet // 2, quiet | quiet // 2, 2 * quiet - 1]
     words = [form.word(number) for number in around(stored)]
     words += [s | form.infinity | payload for payload in payloads for s in (0, sign)]
-    stuck = faulted(holding(tensor_of(words, memory)), StuckAt(value, 1.0), name)
+    model = holding(tensor_of(words, memory))
     # All ones are a NaN.
     expected = [form.word(math.nan if value else 0.0)] * len(words)
-    assert not wrong_numbers(words_of(stuck), expected, memory)
+    for before in ([], [BitFlip(1.0)], [BitFlip(0.4)]):
+        stuck = faulted(model, [*before, StuckAt(value, 1.0)], name)
+        assert not wrong_numbers(words_of(stuck), expected, memory), before
 
 
 @pytest.mark.parametrize(

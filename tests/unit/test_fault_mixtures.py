@@ -22,6 +22,7 @@ from proact.faults import (
 )
 
 Site = tuple[str, int, int]
+from proact.faults.injection import seed_of
 
 
 @pytest.fixture
@@ -94,10 +95,29 @@ def test_faults_in_different_places_do_not_meet(model: nn.Module) -> None:
         ExactFlips(3, where=Where(kind="bias")),
         StuckAt(1, 0.5, where="1.running*"),
     ]
-    alone = [site for fault in parts for site in hit(model, fault, seed=2)]
-    assert hit(model, parts, seed=2) == alone
-    assert hit(model, tuple(parts[::-1]), seed=2) != alone
-    assert sorted(hit(model, parts[::-1], seed=2)) == sorted(alone)
+    for order in (parts, parts[::-1]):
+        alone = [
+            site
+            for position, fault in enumerate(order)
+            for site in hit(model, fault, seed=seed_of(2, position))
+        ]
+        assert hit(model, order, seed=2) == alone
+
+
+def test_two_faults_of_one_kind_are_independent(mlp: nn.Module) -> None:
+    """Of n bits that each fault flips with probability p, n p^2 are flipped by both."""
+    shared = bits = 0
+    for trial in range(200):
+        with inject(mlp, [BitFlip(0.1), BitFlip(0.1)], trial=trial) as record:
+            first, second = (
+                set(zip(c.tensor.tolist(), c.element.tolist(), c.bit.tolist(), strict=True))
+                for _, c in record.parts()
+            )
+            shared += len(first & second)
+            bits += record.exposed_bits // 2
+            assert len(record.replay().faults) == len(first ^ second)
+    mean = bits * 0.01
+    assert abs(shared - mean) < 5 * (mean * 0.99) ** 0.5
 
 
 def test_one_fault_of_several_that_does_not_fit_changes_nothing(model: nn.Module) -> None:

@@ -79,7 +79,7 @@ def test_interrupts_at_random_moments(fault: Fault, encoding: str | Encoding, de
 
     def interrupt(*_: object) -> None:
         if armed:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def trial(left: int = depth) -> None:
         if left:

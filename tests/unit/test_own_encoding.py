@@ -305,7 +305,7 @@ class Positional(UniformEncoding):
 @pytest.mark.usefixtures("engine")
 def test_words_may_depend_on_the_element() -> None:
     """Also behind the first million elements, which are rounded apart."""
-    tensor = torch.full(((1 << 20) + 3,), 3.0)
+    tensor = torch.full(((1 << 20) + 3,), 3.1)
     model = holding(tensor)
     at = [0, 2, (1 << 20) - 1, (1 << 20) + 1, (1 << 20) + 2]
     sites = tuple(("weight", element, 8) for element in at)
@@ -313,8 +313,10 @@ def test_words_may_depend_on_the_element() -> None:
         got = weight_of(model).detach()[at].tolist()
         faults = record.faults()
     step = [Fraction(element + 1, 256) for element in at]
-    words = [round(3 / s) for s in step]
+    words = [round(Fraction(tensor[0].item()) / s) for s in step]
     assert got == [float((w ^ 256) * s) for w, s in zip(words, step, strict=True)]
+    stored = weight_of(encode(model, Positional()))[at].tolist()
+    assert stored == [float(w * s) for w, s in zip(words, step, strict=True)] != tensor[at].tolist()
     assert faults["before"].tolist() == [float(w * s) for w, s in zip(words, step, strict=True)]
     assert torch.equal(weight_of(model), tensor)
     with pytest.raises(ValueError, match="weight holds NaN.*positional"):

@@ -99,7 +99,8 @@ class ScaledInteger(Encoding):
 
     def word(self, stored: StoredTensor) -> Word:
         tensor = stored.tensor
-        if not (stored.kind == "weight" and tensor.dim() >= 2 and tensor.is_floating_point()):
+        is_weight = stored.kind == "weight" and not stored.is_buffer and tensor.dim() >= 2
+        if not is_weight or not tensor.is_floating_point():
             return native_word(stored)
         check_dtype(self.name, _QUANTISED, stored)
         if not torch.isfinite(tensor).all():
