@@ -112,8 +112,8 @@ def inject(
     Args:
         model: a network. The same object is faulted in place: no copy.
         fault: what happens, and where. Several faults happen one after the other and independently
-            (each has a seed of its own, made of ``seed`` and its position); a bit that two of them
-            flip is back where it was, and counts twice.
+            (from the second in stored tensors, and in activations, each has a seed made of ``seed``
+            and its position); a bit that two of them flip is as before, and counts twice.
         encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16"``, ...
         seed: names the experiment; in [0, 2^63).
         trial: names the fault pattern; in [0, 2^32). The same (seed, trial) faults a tensor of the
@@ -227,19 +227,19 @@ class _Injection:
         """Hooks: no training, and faults in activations."""
         if not self._allow_training:
             active.undos.append(forbid_training(prepared).remove)
-        for position, fault in enumerate(self._faults):
+        transient = 0
+        for fault in self._faults:
             record.exposed_bits += sum(target.bits for target in _targets(prepared, fault))
             if isinstance(fault, ActivationFlip):
-                seed = seed_of(self._seed, position)
+                seed, transient = seed_of(self._seed, transient), transient + 1
                 pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
                 active.undos.append(pattern.end)
                 for name, module in layers_of(self._model, fault).items():
                     active.undos.append(pattern.attach(name, module).remove)
 
     def _flip(self, prepared: Prepared, record: Record) -> None:
-        for position, fault in enumerate(self._faults):
-            if not isinstance(fault, (StoredFault, Replay)):
-                continue
+        stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
+        for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
             for target, unmade in prepared.flips(fault, seed, self._trial):
                 self._hit.append(target)
@@ -310,8 +310,8 @@ def checked_pattern(
 
 
 def seed_of(seed: int, position: int) -> int:
-    """The seed of fault number ``position`` of one injection: the first has the injection's own,
-    the others 63 bits of a hash, so that two faults of one kind are independent."""
+    """The seed of fault number ``position`` in stored tensors, or in activations, of one injection:
+    the first has the injection's own, the others 63 bits of a hash, and so they are independent."""
     if position == 0:
         return seed
     digest = hashlib.sha256(f"{seed} {position}".encode()).digest()

@@ -20,9 +20,9 @@ from proact.faults import (
     Where,
     inject,
 )
+from proact.faults.injection import seed_of
 
 Site = tuple[str, int, int]
-from proact.faults.injection import seed_of
 
 
 @pytest.fixture
