@@ -85,7 +85,13 @@ class Injector:
         """`inject`, for a prepared network."""
         faults, seed, trial = checked_pattern(fault, seed, trial)
         return _Injection(
-            self.model, self._ready, faults, seed, trial, allow_training, log_activations
+            self.model,
+            lambda: (self._ready(), True),
+            faults,
+            seed,
+            trial,
+            allow_training,
+            log_activations,
         )
 
 
@@ -134,9 +140,14 @@ def inject(
     faults, seed, trial = checked_pattern(fault, seed, trial)
     if not isinstance(model, nn.Module):
         raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
+
+    def prepare() -> tuple[Prepared, bool]:
+        ready = _ready_made(model, encoding)
+        return (Prepared(model, encoding), False) if ready is None else (ready, True)
+
     return _Injection(
         model,
-        lambda: _ready_made(model, encoding) or Prepared(model, encoding),
+        prepare,
         faults,
         seed,
         trial,
@@ -159,7 +170,7 @@ class _Injection:
     def __init__(
         self,
         model: nn.Module,
-        prepare: Callable[[], Prepared],
+        prepare: Callable[[], tuple[Prepared, bool]],  # and whether the network is in its encoding
         faults: tuple[Fault, ...],
         seed: int,
         trial: int,
@@ -197,13 +208,13 @@ class _Injection:
         self._ctrl_c.deliver()
 
     def _begin(self) -> Record:
-        prepared = self._prepare()
+        prepared, is_ready = self._prepare()
         for fault in self._faults:  # before anything changes
             _targets(prepared, fault)
             if isinstance(fault, ActivationFlip):
                 layers_of(self._model, fault)
         active = self._active = begin(self._model)
-        if _ready_made(self._model, prepared.encoding) is not prepared:
+        if not is_ready:
             prepared = self._in_its_encoding(prepared, active)
         self._prepared = active.prepared = prepared
         record = Record(prepared.encoding.name)
