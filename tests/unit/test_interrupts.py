@@ -54,8 +54,11 @@ def remove_refusals() -> bool:
 
 @pytest.fixture(autouse=True)
 def _others_are_spared() -> Iterator[None]:
-    """Ctrl-C between the lines of torch.no_grad leaves gradients off, which is torch's own."""
+    """Ctrl-C between the lines of torch.no_grad leaves gradients off, which is torch's own; and
+    programs that run in the background may have been started with Ctrl-C switched off."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, handler)
     torch.set_grad_enabled(True)
 
 
