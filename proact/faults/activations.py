@@ -255,7 +255,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _is_strided(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -74,7 +74,7 @@ class Verification:
             title=f"Sampler on {self.bits:,} bits of {self.encoding}, BER {self.ber:g}, "
             f"{self.trials} trials, seed {self.seed}",
             caption=f"{'PASSED' if self.passed else 'FAILED'}: a p-value fails below "
-            f"{self.smallest_p_value:.1e}, so that a right sampler fails once in "
+            f"{self.smallest_p_value:.1e}, so that a right sampler fails about once in "
             f"{1 / self.alpha:,.0f} runs",
         )
         for heading in ("check", "measured", "expected", "p-value", "verdict"):
