@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from proact import data, models
+from proact import _native, data, models
 from proact.data import Data
+from proact.faults import UniformEncoding
 
 # Tiny networks gain nothing from threads, and lose much where other programs want the cores.
 torch.set_num_threads(1)
@@ -28,6 +33,31 @@ def trained_cnn(digits: Data) -> nn.Module:
 def mlp() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+@pytest.fixture(params=["native", "python"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the native module, and without."""
+    if request.param == "python":
+        monkeypatch.setattr(_native, "module", None)
+    elif _native.module is None:
+        pytest.skip("there is no native module")
+
+
+class SignedMagnitude(UniformEncoding):
+    """Sixteenths with a sign of their own: words that native code does not know."""
+
+    name = "sm8"
+    bits = 8
+    fields = {"sign": 0x80, "integer": 0x7F}  # noqa: RUF012
+
+    def words(self, values: NDArray[Any], elements: NDArray[Any]) -> NDArray[np.uint64]:
+        steps = np.clip(np.rint(np.abs(np.nan_to_num(values)) * 16), 0, 127).astype(np.uint64)
+        return steps | np.where(np.signbit(values), 0x80, 0).astype(np.uint64)
+
+    def values(self, words: NDArray[np.uint64], elements: NDArray[Any]) -> NDArray[np.float64]:
+        steps = (words & np.uint64(0x7F)).astype(np.float64) / 16
+        return np.where(words & np.uint64(0x80), -steps, steps)
 
 
 def bits_of(model: nn.Module) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ over such sets, given K, is chi-square once it is divided by 1 - ber.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import comb, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +22,31 @@ _SLICES = 64
 _LEAST_EXPECTED = 10.0  # a cell, for the chi-square law to hold
 
 
-@dataclass
 class Sample:
     """Flips of many trials, as numbers of exposed bits in the whole fault space."""
 
-    ber: float
-    first_bit: NDArray[np.uint64]  # of each tensor
-    masks: list[int]
-    elements: list[int]
-    bits: int
-    trials: list[NDArray[np.uint64]] = field(default_factory=list)
-    beyond: int = 0  # flips of bits that are not exposed
-
-    @classmethod
-    def of(cls, target: Target, ber: float) -> Sample:
-        sizes = [tensor.bits for tensor in target.exposed]
-        return cls(
-            ber,
-            np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64),
-            [tensor.mask for tensor in target.exposed],
-            [tensor.elements for tensor in target.exposed],
-            target.bits,
-        )
+    def __init__(self, target: Target, ber: float) -> None:
+        self.ber, self.bits = ber, target.bits
+        self.exposed = target.exposed
+        self.trials: list[NDArray[np.uint64]] = []
+        self.beyond = 0  # flips of bits that are not exposed
+        self.elements = np.array([tensor.elements for tensor in self.exposed], np.uint64)
+        self.sizes = [tensor.bits for tensor in self.exposed]
+        self.first_bit = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.uint64)
+        self.per_word = np.array([len(tensor.bit_numbers) for tensor in self.exposed], np.uint64)
+        self._ranks = np.full((len(self.exposed), 64), -1, np.int64)
+        for index, tensor in enumerate(self.exposed):
+            self._ranks[index, tensor.bit_numbers] = range(len(tensor.bit_numbers))
 
     def add(self, columns: FlipColumns) -> None:
         """One trial's flips."""
-        per_word = np.array([mask.bit_count() for mask in self.masks], np.uint64)
-        ranks = np.full((len(self.masks), 64), -1, np.int64)
-        for tensor, mask in enumerate(self.masks):
-            exposed = [bit for bit in range(64) if mask >> bit & 1]
-            ranks[tensor, exposed] = range(len(exposed))
         tensors = columns.tensor
-        rank = ranks[tensors, columns.bit]
-        inside = (rank >= 0) & (columns.element < np.array(self.elements, np.uint64)[tensors])
+        rank = self._ranks[tensors, columns.bit]
+        inside = (rank >= 0) & (columns.element < self.elements[tensors])
         self.beyond += int((~inside).sum())
         tensors, rank = tensors[inside], rank[inside].astype(np.uint64)
         element = columns.element[inside]
-        number = self.first_bit[tensors] + element * per_word[tensors] + rank
+        number = self.first_bit[tensors] + element * self.per_word[tensors] + rank
         self.trials.append(np.asarray(number, np.uint64))
 
     @property
@@ -69,12 +57,11 @@ class Sample:
 
 def statistical_checks(sample: Sample, other: Sample) -> list[Check]:
     """All that a sample shows; ``other`` is one of the same size with another seed."""
-    flips = np.concatenate(sample.trials)
     return [
         _distinct(sample),
         _mean(sample),
         _variance(sample),
-        *_uniform(sample, flips),
+        *_uniform(sample),
         _neighbours(sample),
         _overlaps(sample),
         _other_seed(sample, other),
@@ -94,13 +81,11 @@ def _distinct(sample: Sample) -> Check:
 def _mean(sample: Sample) -> Check:
     counts = sample.counts
     law = stats.binom(sample.bits * len(counts), sample.ber)
-    total = int(counts.sum())
-    p = min(1.0, 2.0 * float(min(law.cdf(total), law.sf(total - 1))))
     return Check(
         "flips a trial, mean",
         f"{counts.mean():.6g}",
         f"{sample.bits * sample.ber:.6g}",
-        p,
+        _two_sided(law, int(counts.sum())),
     )
 
 
@@ -117,16 +102,15 @@ def _variance(sample: Sample) -> Check:
         "flips a trial, variance",
         f"{squares / len(counts):.6g}",
         f"{variance:.6g}",
-        2.0 * float(stats.norm.sf(abs(z))),
+        _two_sided_normal(z),
     )
 
 
-def _uniform(sample: Sample, flips: NDArray[np.uint64]) -> list[Check]:
+def _uniform(sample: Sample) -> list[Check]:
+    flips = np.concatenate(sample.trials)
     tensors = np.searchsorted(sample.first_bit, flips, side="right") - 1
-    sizes = [e * m.bit_count() for e, m in zip(sample.elements, sample.masks, strict=True)]
-    checks = [
-        _chi_square("flips over tensors", sample, np.bincount(tensors, None, len(sizes)), sizes)
-    ]
+    found = np.bincount(tensors, None, len(sample.sizes))
+    checks = [_chi_square("flips over tensors", sample, found, sample.sizes)]
 
     edges = np.linspace(0, sample.bits, min(_SLICES, sample.bits) + 1).astype(np.uint64)
     slices = np.searchsorted(edges, flips, side="right") - 1
@@ -134,14 +118,12 @@ def _uniform(sample: Sample, flips: NDArray[np.uint64]) -> list[Check]:
     found = np.bincount(slices, None, len(widths))
     checks.append(_chi_square("flips over elements", sample, found, widths))
 
-    per_word = np.array([mask.bit_count() for mask in sample.masks], np.uint64)
-    ranks = (flips - sample.first_bit[tensors]) % per_word[tensors]
-    bit_of = np.zeros((len(sample.masks), 64), np.int64)
+    ranks = (flips - sample.first_bit[tensors]) % sample.per_word[tensors]
+    bit_of = np.zeros((len(sample.exposed), 64), np.int64)
     exposed_elements = np.zeros(64)
-    for tensor, mask in enumerate(sample.masks):
-        exposed = [bit for bit in range(64) if mask >> bit & 1]
-        bit_of[tensor, : len(exposed)] = exposed
-        exposed_elements[exposed] += sample.elements[tensor]
+    for index, tensor in enumerate(sample.exposed):
+        bit_of[index, : len(tensor.bit_numbers)] = tensor.bit_numbers
+        exposed_elements[tensor.bit_numbers] += tensor.elements
     bits = bit_of[tensors, ranks]
     used = exposed_elements > 0
     checks.append(
@@ -228,8 +210,16 @@ def _other_seed(sample: Sample, other: Sample) -> Check:
 def _count_check(name: str, found: float, mean: float, variance: float) -> Check:
     """Poisson where the mean is small, else normal."""
     if mean < 1000.0:
-        law = stats.poisson(mean)
-        p = min(1.0, 2.0 * float(min(law.cdf(found), law.sf(found - 1.0))))
+        p = _two_sided(stats.poisson(mean), found)
     else:
-        p = 2.0 * float(stats.norm.sf(abs(found - mean) / sqrt(variance)))
+        p = _two_sided_normal((found - mean) / sqrt(variance))
     return Check(name, f"{found:.0f}", f"{mean:.4g} +- {sqrt(variance):.2g}", p)
+
+
+def _two_sided(law: Any, found: float) -> float:
+    """The p-value of a count under a discrete law."""
+    return min(1.0, 2.0 * float(min(law.cdf(found), law.sf(found - 1))))
+
+
+def _two_sided_normal(z: float) -> float:
+    return 2.0 * float(stats.norm.sf(abs(z)))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -158,20 +158,18 @@ class ActivationFaults:
         call = self._calls[layer]
         self._calls[layer] += 1
         if isinstance(values, Tensor):
-            return self._hit_one(layer, 0, call, values, in_place)
+            return self._hit(layer, 0, call, values, in_place)
         leaves, tree = pytree.tree_flatten(values)
         hit: dict[int, Any] = {}  # a tensor that is given twice is one activation
         for position, leaf in enumerate(leaves):
             if id(leaf) not in hit:
-                hit[id(leaf)] = self._hit_one(layer, position, call, leaf, in_place)
+                hit[id(leaf)] = self._hit(layer, position, call, leaf, in_place)
         return pytree.tree_unflatten([hit[id(leaf)] for leaf in leaves], tree)
 
-    def _hit_one(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
+    def _hit(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
         if not _is_strided(value) or not value.is_floating_point() or not value.numel():
             return value
-        return self._hit(f"{layer}:{self._fault.at}[{position}]:{call}", layer, value, in_place)
-
-    def _hit(self, name: str, layer: str, value: Tensor, in_place: bool) -> Tensor:
+        name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()
         if not in_place or value.requires_grad or is_expanded:
             value = value.clone()
@@ -214,7 +212,7 @@ def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) 
     read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
     # A layer has no children: torch's iterator over them costs more than a small layer.
     for members in (layer._parameters, layer._buffers):
-        read.update(_storage(t) for t in members.values() if t is not None and _is_strided(t))
+        read.update(_storage(tensor) for tensor in members.values() if _is_strided(tensor))
     return memories.isdisjoint(read)
 
 
@@ -225,8 +223,7 @@ def observe_activations(
 
     For the ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
     """
-    hit = ActivationFlip(0.0, where=where, at=at)
-    layers = layers_of(model, hit)
+    layers = layers_of(model, ActivationFlip(0.0, where=where, at=at))
     found = dict.fromkeys(layers, 0.0)  # a layer that does not run has 0
 
     def note(layer: str, values: Any) -> None:
@@ -254,7 +251,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _is_strided(value: Any) -> bool:
+def _is_strided(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 

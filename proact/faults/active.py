@@ -13,7 +13,7 @@ from proact.faults.prepared import Prepared, layout_of
 from proact.faults.undo import undo_all
 
 
-@dataclass
+@dataclass(eq=False)
 class Active:
     """One injection.
 
@@ -46,11 +46,10 @@ def end(model: nn.Module, active: Active) -> bool:
     active.has_ended = True
     stack = _GOING_ON.get(model, [])
     while stack and stack[-1].has_ended:
-        last = stack[-1]
         try:
-            undo_all(reversed(last.undos))
+            undo_all(reversed(stack[-1].undos))
         finally:
-            stack.remove(last)
+            stack.pop()
     return active not in stack
 
 

@@ -62,7 +62,7 @@ def burst_places(
     """The bits that one trial's bursts flip, each once, ordered by tensor, element and bit."""
     found = [np.empty((3, 0), np.uint64)]
     for index, tensor in enumerate(exposed):
-        bits = np.array([b for b in range(64) if tensor.mask >> b & 1], np.uint64)
+        bits = np.array(tensor.bit_numbers, np.uint64)
         per_word = len(bits)
         if burst.within == "word":
             starts, reach = per_word - burst.length + 1, per_word

@@ -14,13 +14,13 @@ from proact.errors import ProactError
 from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
 from proact.faults.active import Active, begin, end, going_on
 from proact.faults.encodings import Encoding, encoding_named
-from proact.faults.encodings.base import SIGNED
+from proact.faults.encodings.base import integers_of
 from proact.faults.guard import forbid_training
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.prepared import Prepared, known, remember
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
-from proact.faults.stored import StoredTensor
+from proact.faults.stored import StoredTensor, checked_network
 from proact.faults.target import Target
 from proact.faults.undo import CtrlC
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
@@ -38,9 +38,7 @@ class Injector:
     """
 
     def __init__(self, model: nn.Module, encoding: str | Encoding = "float32") -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-        self.model = model
+        self.model = checked_network(model)
         self.encoding = encoding_named(encoding)
         self._ready()
 
@@ -138,22 +136,13 @@ def inject(
     """
     encoding = encoding_named(encoding)
     faults, seed, trial = checked_pattern(fault, seed, trial)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
+    checked_network(model)
 
     def prepare() -> tuple[Prepared, bool]:
         ready = _ready_made(model, encoding)
         return (Prepared(model, encoding), False) if ready is None else (ready, True)
 
-    return _Injection(
-        model,
-        prepare,
-        faults,
-        seed,
-        trial,
-        allow_training,
-        log_activations,
-    )
+    return _Injection(model, prepare, faults, seed, trial, allow_training, log_activations)
 
 
 def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
@@ -211,14 +200,16 @@ class _Injection:
         prepared, is_ready = self._prepare()
         for fault in self._faults:  # before anything changes
             _targets(prepared, fault)
-            if isinstance(fault, ActivationFlip):
-                layers_of(self._model, fault)
+        transient = [fault for fault in self._faults if isinstance(fault, ActivationFlip)]
+        hooked = [(fault, layers_of(self._model, fault)) for fault in transient]
         active = self._active = begin(self._model)
         if not is_ready:
             prepared = self._in_its_encoding(prepared, active)
         self._prepared = active.prepared = prepared
         record = Record(prepared.encoding.name)
-        self._attach(prepared, record, active)
+        if not self._allow_training:
+            active.undos.append(forbid_training(prepared).remove)
+        self._attach(hooked, record, active)
         active.undos.append(record.restore)
         self._flip(prepared, record)
         return record
@@ -234,25 +225,25 @@ class _Injection:
             stored.tensor.copy_(rounded)
         return Prepared(self._model, prepared.encoding) if self._changed else prepared
 
-    def _attach(self, prepared: Prepared, record: Record, active: Active) -> None:
-        """Hooks: no training, and faults in activations."""
-        if not self._allow_training:
-            active.undos.append(forbid_training(prepared).remove)
-        transient = 0
-        for fault in self._faults:
-            record.exposed_bits += sum(target.bits for target in _targets(prepared, fault))
-            if isinstance(fault, ActivationFlip):
-                seed, transient = seed_of(self._seed, transient), transient + 1
-                pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
-                active.undos.append(pattern.end)
-                for name, module in layers_of(self._model, fault).items():
-                    active.undos.append(pattern.attach(name, module).remove)
+    def _attach(
+        self,
+        hooked: list[tuple[ActivationFlip, dict[str, nn.Module]]],
+        record: Record,
+        active: Active,
+    ) -> None:
+        for position, (fault, layers) in enumerate(hooked):
+            seed = seed_of(self._seed, position)
+            pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
+            active.undos.append(pattern.end)
+            for name, module in layers.items():
+                active.undos.append(pattern.attach(name, module).remove)
 
     def _flip(self, prepared: Prepared, record: Record) -> None:
         stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
         for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
             for target, unmade in prepared.flips(fault, seed, self._trial):
+                record.exposed_bits += target.bits
                 self._hit.append(target)
                 self._changed.extend(exposed.stored for exposed in target.exposed)
                 record.add(Flipped(target.exposed, unmade.flips))
@@ -284,10 +275,10 @@ class _Injection:
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
     """Writes the original numbers back where nobody changed the rounded ones."""
-    original, as_integers = tensor.clone(), SIGNED[tensor.element_size()]
+    original = tensor.clone()
 
     def undo() -> None:
-        is_rounded = tensor.view(as_integers) == rounded.view(as_integers)
+        is_rounded = integers_of(tensor) == integers_of(rounded)
         tensor.copy_(torch.where(is_rounded, original, tensor))
 
     return undo

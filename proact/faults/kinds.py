@@ -50,13 +50,12 @@ class Fault(ABC):
 
     def __str__(self) -> str:
         parts = []
-        for f in fields(self):  # type: ignore[arg-type]
+        # What is given by position stands first, and is always shown.
+        for f in sorted(fields(self), key=lambda f: bool(f.kw_only)):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if not f.kw_only:
                 parts.append(_shown(f.name, value))
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if f.kw_only and value != f.default:
+            elif value != f.default:
                 parts.append(f"{f.name}={_shown(f.name, value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -263,12 +262,10 @@ def _from_json(name: str, value: Any) -> Any:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name == "where":
-        return shown(value)
     if name == "ber" and isinstance(value, tuple):
         return "{" + ", ".join(f"{shown(w)}: {rate:.12g}" for w, rate in value) + "}"
     if isinstance(value, float):
         return f"{value:.12g}"
     if name == "bits" and isinstance(value, int):
         return hex(value)
-    return "|".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return shown(value)

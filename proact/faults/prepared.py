@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,22 +14,31 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from proact.errors import ProactError
 from proact.faults.bursts import burst_places, check_fits
-from proact.faults.encodings import Bits, Encoding, Word
+from proact.faults.encodings import Bits, Encoding
+from proact.faults.encodings.base import same_bits
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.replay import Replay
-from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors
 from proact.faults.stored import StoredTensor, has_memory, named_memories, stored_tensors
-from proact.faults.target import Target, Unmade, integers_of
+from proact.faults.target import Target, Unmade
 from proact.faults.where import Selector, matches, shown
-from proact.ops.plan import FlipPlaces, checked_memory, stream_of
+from proact.ops.plan import FlipPlaces
 
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
-#: How many steps all optimisers have made: fused ones change parameters behind torch's versions.
-_steps = count()
-_STEPS = [next(_steps)]
-register_optimizer_step_post_hook(lambda *_: _STEPS.__setitem__(0, next(_steps)))
+class _Steps:
+    """How many steps all optimisers have made: fused ones change parameters behind torch's
+    versions."""
+
+    made = 0
+
+    def count(self, *_: object) -> None:
+        self.made += 1
+
+
+_STEPS = _Steps()
+register_optimizer_step_post_hook(_STEPS.count)
 
 
 @dataclass
@@ -45,7 +53,7 @@ class State:
 def state_of(model: nn.Module) -> State:
     """What the network stores now."""
     versions: list[object] = []
-    return State(layout_of(model, versions), versions, _STEPS[0])
+    return State(layout_of(model, versions), versions, _STEPS.made)
 
 
 def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[object]:
@@ -96,7 +104,7 @@ class Prepared:
         """
         for stored in self.stored:
             rounded = rounded_to(self.encoding, stored)
-            if rounded is not None and not _same_bits(rounded, stored.tensor):
+            if rounded is not None and not same_bits(rounded, stored.tensor):
                 yield stored, rounded
 
     def targets(self, fault: StoredFault) -> tuple[Target, ...]:
@@ -104,8 +112,8 @@ class Prepared:
         selectors = tuple(where for where, _ in fault.rates)
         selection = (fault.where, fault.bits, selectors)
         if selection not in self._targets:
-            space = FaultSpace.of(self.stored, self.encoding, fault.where, fault.bits)
-            self._targets[selection] = tuple(Target(part) for part in _by_rate(space, selectors))
+            exposed = exposed_tensors(self.stored, self.encoding, fault.where, fault.bits)
+            self._targets[selection] = tuple(Target(part) for part in _by_rate(exposed, selectors))
         targets = self._targets[selection]
         if isinstance(fault, Burst):
             for target in targets:
@@ -124,11 +132,9 @@ class Prepared:
         if replay not in self._replays:
             named = {site.tensor for site in replay.faults}
             hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
-            for stored in hit:
-                checked_memory(stored.name, stored.tensor)
-            words: dict[str, Word] = {s.name: self.encoding.word(s) for s in hit}
-            replay.check_fits(self.stored, words)
-            self._replays[replay] = Target([_whole(s, words[s.name]) for s in hit])
+            exposed = [exposed_tensor(stored, self.encoding, None) for stored in hit]
+            replay.check_fits(self.stored, {each.name: each.word for each in exposed})
+            self._replays[replay] = Target(exposed)
         return self._replays[replay]
 
     def flips(
@@ -192,17 +198,11 @@ def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:
     return None if rounded is stored.tensor else rounded
 
 
-def _whole(stored: StoredTensor, word: Word) -> ExposedTensor:
-    return ExposedTensor(stored, word, word.all_bits, stream_of(stored.name))
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(integers_of(a.contiguous()), integers_of(b.contiguous()))
-
-
-def _by_rate(space: FaultSpace, selectors: tuple[Selector, ...]) -> list[list[ExposedTensor]]:
+def _by_rate(
+    tensors: Sequence[ExposedTensor], selectors: tuple[Selector, ...]
+) -> list[list[ExposedTensor]]:
     parts: list[list[ExposedTensor]] = [[] for _ in selectors]
-    for exposed in space:
+    for exposed in tensors:
         for part, where in zip(parts, selectors, strict=True):
             if matches(where, exposed.stored):
                 part.append(exposed)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
 from proact.faults.encodings import Bits, Encoding, Word, encoding_named
-from proact.faults.stored import StoredTensor, stored_tensors
+from proact.faults.stored import StoredTensor, checked_network, stored_tensors
 from proact.faults.where import Selector, checked_where, select
 from proact.ops.plan import checked_ber, checked_memory, stream_of
+from proact.ops.stored_forms import bit_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,11 @@ class ExposedTensor:
         """How many bits are exposed in all."""
         return self.elements * self.mask.bit_count()
 
+    @cached_property
+    def bit_numbers(self) -> list[int]:
+        """The exposed bits of a word, the lowest first."""
+        return bit_numbers(self.mask)
+
 
 class FaultSpace(Sequence[ExposedTensor]):
     """What faults can hit: a sequence of `ExposedTensor`, each memory once.
@@ -74,29 +81,9 @@ class FaultSpace(Sequence[ExposedTensor]):
         where: Selector = "*",
         bits: Bits = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
-        stored = stored_tensors(model)
-        self._fill(stored, encoding_named(encoding), checked_where(where), bits)
-
-    @classmethod
-    def of(
-        cls, stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
-    ) -> FaultSpace:
-        """The space of tensors that have been listed already."""
-        space = cls.__new__(cls)
-        space._fill(stored, encoding, where, bits)
-        return space
-
-    def _fill(
-        self, stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
-    ) -> None:
-        self.encoding = encoding
-        self._stored = stored
-        if not stored:
-            raise ValueError("the network has no parameters: there are no bits to flip")
-        self._exposed = [_exposed(tensor, encoding, bits) for tensor in select(where, stored)]
-        _refuse_shared_streams(self._exposed)
+        self._stored = stored_tensors(checked_network(model))
+        self.encoding = encoding_named(encoding)
+        self._exposed = exposed_tensors(self._stored, self.encoding, checked_where(where), bits)
 
     @overload
     def __getitem__(self, index: int) -> ExposedTensor: ...
@@ -189,7 +176,19 @@ class FaultSpace(Sequence[ExposedTensor]):
         return table
 
 
-def _exposed(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
+def exposed_tensors(
+    stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
+) -> list[ExposedTensor]:
+    """The selected ones of a network's tensors; raises what `FaultSpace` does."""
+    if not stored:
+        raise ValueError("the network has no parameters: there are no bits to flip")
+    exposed = [exposed_tensor(tensor, encoding, bits) for tensor in select(where, stored)]
+    _refuse_shared_streams(exposed)
+    return exposed
+
+
+def exposed_tensor(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
+    """One tensor with its words; raises where it cannot be faulted so."""
     checked_memory(stored.name, stored.tensor)
     word = encoding.word(stored)
     try:

@@ -50,6 +50,13 @@ class StoredTensor:
     is_buffer: bool
 
 
+def checked_network(model: nn.Module) -> nn.Module:
+    """``model``; TypeError for anything else than a network."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 def activation(name: str, tensor: Tensor) -> StoredTensor:
     """An activation as an encoding sees it."""
     return StoredTensor(name, (name,), tensor, name, (), "activation", True)

@@ -8,9 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from proact.faults.encodings.base import SIGNED, Words
+from proact.faults.encodings.base import Words, integers_of, signed_memory, unsigned_memory
 from proact.faults.space import ExposedTensor
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 from proact.ops.stored_forms import FixedPointWord
@@ -154,25 +153,20 @@ def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np
 
 def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
     """The memory words and the stored words at elements (n,)."""
-    flat, width = integers_of(exposed.tensor), exposed.tensor.element_size()
+    flat = integers_of(exposed.tensor.view(-1))
     if flat.is_cuda:
         raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
     else:
         raw = flat.numpy()[element]
-    memory: Words = raw.view(f"u{width}").astype(np.uint64)
+    memory = unsigned_memory(raw)
     return memory, exposed.word.words_in(memory, exposed.tensor.dtype, element)
 
 
 def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -> None:
-    flat, width = integers_of(exposed.tensor), exposed.tensor.element_size()
-    raw = memory.astype(f"u{width}").view(f"i{width}")
+    flat = integers_of(exposed.tensor.view(-1))
+    raw = signed_memory(memory, flat.element_size())
     if flat.is_cuda:
         index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
         flat[index] = torch.from_numpy(raw).to(flat.device)
     else:
         flat.numpy()[element] = raw  # tensors of inference mode too, which torch would refuse
-
-
-def integers_of(tensor: Tensor) -> Tensor:
-    """The memory words of a contiguous tensor, one-dimensional, as signed integers."""
-    return tensor.view(-1).view(SIGNED[tensor.element_size()])

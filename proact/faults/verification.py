@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,11 +14,12 @@ from proact import models
 from proact.faults._check import Check
 from proact.faults.encode import encode
 from proact.faults.encodings import Bits, Encoding, encoding_named
+from proact.faults.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults.injection import Injector
 from proact.faults.kinds import BitFlip
 from proact.faults.prepared import Prepared
 from proact.faults.record import Record
-from proact.faults.target import Target, integers_of, read_words, rows_by_tensor
+from proact.faults.target import Target, read_words, rows_by_tensor
 from proact.faults.where import Selector
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
@@ -126,7 +125,7 @@ def verify(
         raise ValueError(f"verify takes 50 trials or more to say something, got {trials}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies in (0, 1), got {alpha}")
-    network = encode(copy.deepcopy(network), encoding)
+    network = encode(network, encoding)
     injector = Injector(network, encoding)
     size = injector.exposed_bits(BitFlip(0.0, bits=bits, where=where))
     ber = min(1000 / size, 0.05) if ber is None else checked_ber(ber)
@@ -138,7 +137,7 @@ def verify(
 
     clean = [tensor.detach().clone() for tensor in _tensors(network)]
     target = Prepared(network, encoding).targets(fault)[0]
-    sample, other = Sample.of(target, ber), Sample.of(target, ber)
+    sample, other = Sample(target, ber), Sample(target, ber)
     for trial in range(trials):
         for into, used_seed in ((sample, seed), (other, seed + 1)):
             with injector.trial(fault, used_seed, trial) as record:
@@ -149,7 +148,7 @@ def verify(
             "restored to the bit",
             f"after {2 * trials} trials",
             "every byte as before",
-            holds=all(map(_same_bytes, clean, _tensors(network))),
+            holds=all(map(same_bits, clean, _tensors(network))),
         )
     )
     checks.append(_memory_is_as_recorded(injector, target, fault, seed))
@@ -160,11 +159,6 @@ def verify(
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-
-
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    raw_a, raw_b = (t.detach().reshape(-1).view(torch.uint8) for t in (a, b))
-    return torch.equal(raw_a, raw_b)
 
 
 def _only_part(record: Record) -> FlipColumns:
@@ -183,11 +177,11 @@ def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, s
         words = read_words(exposed, element)[1]
         np.bitwise_xor.at(words, inverse, np.uint64(1) << places.bit[rows].astype(np.uint64))
         memory = exposed.word.memory_of(words, exposed.tensor.dtype, element)
-        raw = integers_of(expected[index]).numpy()
-        raw[element] = memory.astype(f"u{raw.itemsize}").view(raw.dtype)
+        raw = integers_of(expected[index].view(-1)).numpy()
+        raw[element] = signed_memory(memory, raw.itemsize)
     with injector.trial(fault, seed, 0) as record:
         recorded = _only_part(record).places
-        holds = all(map(_same_bytes, expected, (e.tensor for e in target.exposed)))
+        holds = all(map(same_bits, expected, (e.tensor for e in target.exposed)))
     holds &= all(map(np.array_equal, _ordered(places), _ordered(recorded)))
     return Check(
         "memory is as recorded",

@@ -57,12 +57,8 @@ class Where:
         )
 
     def __str__(self) -> str:
-        parts = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                shown = "|".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                parts.append(f"{field.name}={shown}")
+        given = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        parts = [f"{name}={shown(value)}" for name, value, default in given if value != default]
         return f"Where({', '.join(parts)})"
 
 
@@ -100,7 +96,8 @@ def select(
     return chosen
 
 
-def shown(where: Selector) -> str:
+def shown(where: Any) -> str:
+    """A selector, or one of its fields, in words."""
     return "|".join(map(str, where)) if isinstance(where, tuple) else str(where)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proact.ops._stored_form_reference import Fixed, Form, form_of
+from proact.ops.stored_forms import bit_numbers
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -118,17 +119,13 @@ def _drawn_positions(
         yield block, block << log2, list(drawn)
 
 
-def _exposed(mask: int) -> list[int]:
-    return [bit for bit in range(64) if mask >> bit & 1]
-
-
 def flipped_bits(
     tensor_words: int, mask: int, ber: float, seed: int, trial: int, stream: int
 ) -> Iterator[tuple[int, int]]:
     """(element, bit) of each flip, in the order in which they are made."""
     if ber == 0.0:
         return
-    exposed = _exposed(mask)
+    exposed = bit_numbers(mask)
     inverted = ber > 0.5
     probability = 1.0 - ber if inverted else ber
     block_bits = len(exposed) << block_words_log2(probability, len(exposed), tensor_words)
@@ -162,7 +159,7 @@ def exactly_flipped_bits(
     for attempt in range(64):
         candidates = []
         for tensor, (words, mask, stream) in enumerate(tensors):
-            exposed = _exposed(mask)
+            exposed = bit_numbers(mask)
             first_draw = 1024 * attempt
             for block, first_word, drawn in _drawn_positions(
                 words, len(exposed), probability, seed, trial, stream, first_draw
@@ -184,7 +181,7 @@ def exactly_flipped_bits(
         (tensor, element, bit)
         for tensor, (words, mask, _) in enumerate(tensors)
         for element in range(words)
-        for bit in _exposed(mask)
+        for bit in bit_numbers(mask)
         if (tensor, element, bit) not in kept
     ]
 

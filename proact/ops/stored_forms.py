@@ -56,4 +56,9 @@ class UnreadWord(NamedTuple):
         return ("unread", self.word_bits)
 
 
+def bit_numbers(mask: int) -> list[int]:
+    """The bits that a mask exposes, the lowest first."""
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+
+
 StoredForm = FixedPointWord | ScaledIntegerWord | NarrowFloatWord | UnreadWord

@@ -149,34 +149,24 @@ def leaves_a_flip(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FlipLog, "restore", restore)
 
 
-def depends_on_threads(patch: pytest.MonkeyPatch) -> None:
-    def flip(
-        plan: FlipPlan,
-        log: FlipLog,
-        ber: float,
-        seed: int,
-        trial: int,
-        threads: int | None = None,
-        isa: str = "",
-    ) -> None:
-        _flip_into(plan, log, ber, seed, trial + (threads == 3), threads, isa)
+def with_other_trials(elsewhere: Callable[[int | None, str], bool]) -> Break:
+    """A sampler that draws another trial for some threads or instruction sets."""
 
-    patch.setattr(FlipPlan, "flip_into", flip)
+    def broken(patch: pytest.MonkeyPatch) -> None:
+        def flip(
+            plan: FlipPlan,
+            log: FlipLog,
+            ber: float,
+            seed: int,
+            trial: int,
+            threads: int | None = None,
+            isa: str = "",
+        ) -> None:
+            _flip_into(plan, log, ber, seed, trial + elsewhere(threads, isa), threads, isa)
 
+        patch.setattr(FlipPlan, "flip_into", flip)
 
-def depends_on_the_instruction_set(patch: pytest.MonkeyPatch) -> None:
-    def flip(
-        plan: FlipPlan,
-        log: FlipLog,
-        ber: float,
-        seed: int,
-        trial: int,
-        threads: int | None = None,
-        isa: str = "",
-    ) -> None:
-        _flip_into(plan, log, ber, seed, trial + (isa == "baseline"), threads, isa)
-
-    patch.setattr(FlipPlan, "flip_into", flip)
+    return broken
 
 
 @pytest.mark.parametrize(
@@ -194,8 +184,8 @@ def depends_on_the_instruction_set(patch: pytest.MonkeyPatch) -> None:
         (forgets_a_tensor, "flips over tensors"),
         (flips_twice, "exposed bits, each once"),
         (leaves_a_flip, "restored to the bit"),
-        (depends_on_threads, "any number of threads"),
-        (depends_on_the_instruction_set, "any instruction set"),
+        (with_other_trials(lambda threads, isa: threads == 3), "any number of threads"),
+        (with_other_trials(lambda threads, isa: isa == "baseline"), "any instruction set"),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
 )

@@ -33,7 +33,6 @@ from encoding_oracle import (
 from torch import nn
 
 from conftest import bits_of, same_bits
-from proact import _native
 from proact.faults import (
     BitFlip,
     FaultSpace,
@@ -45,15 +44,6 @@ from proact.faults import (
 )
 
 HALF, BRAIN, SINGLE, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
-
-
-@pytest.fixture(params=["native", "python"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the native module, and without."""
-    if request.param == "python":
-        monkeypatch.setattr(_native, "module", None)
-    elif _native.module is None:
-        pytest.skip("there is no native module")
 
 
 def around_grid(integer: int, fraction: int) -> list[Value]:

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import bits_of, same_bits
-from proact import _native
 from proact.faults import (
     BitFlip,
     FaultSpace,
@@ -45,15 +44,6 @@ ROWS = [
     [math.sin(5 * k) / 7 for k in range(1, 13)],
     [1e38 * math.cos(3 * k) for k in range(1, 13)],
 ]
-
-
-@pytest.fixture(params=["native", "python"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the native module, and without."""
-    if request.param == "python":
-        monkeypatch.setattr(_native, "module", None)
-    elif _native.module is None:
-        pytest.skip("there is no native module")
 
 
 def grids_of(name: str, rows: list[list[float]]) -> list[Grid]:

@@ -12,33 +12,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import optimizer
 
 import proact.faults
-from conftest import bits_of, same_bits
-from proact.faults import ActivationFlip, BitFlip, Burst, Encoding, StuckAt, UniformEncoding, inject
+from conftest import SignedMagnitude, bits_of, same_bits
+from proact.faults import ActivationFlip, BitFlip, Burst, Encoding, StuckAt, inject
 from proact.faults.kinds import Fault
-
-
-class SignedMagnitude(UniformEncoding):
-    """Sixteenths with a sign of their own: words that native code does not know."""
-
-    name = "sm8"
-    bits = 8
-    fields = {"sign": 0x80, "integer": 0x7F}  # noqa: RUF012
-
-    def words(self, values: NDArray[Any], elements: NDArray[Any]) -> NDArray[np.uint64]:
-        steps = np.clip(np.rint(np.abs(np.nan_to_num(values)) * 16), 0, 127).astype(np.uint64)
-        return steps | np.where(np.signbit(values), 0x80, 0).astype(np.uint64)
-
-    def values(self, words: NDArray[np.uint64], elements: NDArray[Any]) -> NDArray[np.float64]:
-        steps = (words & np.uint64(0x7F)).astype(np.float64) / 16
-        return np.where(words & np.uint64(0x80), -steps, steps)
 
 
 def remove_refusals() -> bool:

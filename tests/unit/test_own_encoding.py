@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 import proact
 from conftest import bits_of, same_bits
-from proact import _native
 from proact.faults import (
     BitFlip,
     Burst,
@@ -99,15 +98,6 @@ def plain_word(value: float) -> int:
     above = bisect_left(MULTIPLES, exact)
     near = {max(above - 1, 0), above}
     return sign | min(near, key=lambda word: (abs(MULTIPLES[word] - exact), word & 1))
-
-
-@pytest.fixture(params=["native", "python"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the native module, and without."""
-    if request.param == "python":
-        monkeypatch.setattr(_native, "module", None)
-    elif _native.module is None:
-        pytest.skip("there is no native module")
 
 
 TENSORS = {"conv.weight": (4, 3, 2, 2), "conv.bias": (4,), "gain": (), "head.weight": (3, 5)}

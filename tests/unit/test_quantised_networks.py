@@ -15,7 +15,6 @@ from encoding_oracle import (
 from torch import Tensor, nn
 
 from conftest import bits_of, same_bits
-from proact import _native
 from proact.faults import (
     BitFlip,
     Burst,
@@ -27,16 +26,6 @@ from proact.faults import (
     encode,
     inject,
 )
-
-
-@pytest.fixture(params=["native", "python"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the native module, and without."""
-    if request.param == "python":
-        monkeypatch.setattr(_native, "module", None)
-    elif _native.module is None:
-        pytest.skip("there is no native module")
-
 
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32]
 

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from conftest import bits_of, same_bits
+from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
 from proact.faults import (
     ActivationFlip,
@@ -24,27 +22,9 @@ from proact.faults import (
     Injector,
     Replay,
     StuckAt,
-    UniformEncoding,
     inject,
 )
 from proact.faults.kinds import Fault
-
-
-class SignedMagnitude(UniformEncoding):
-    """Sixteenths with a sign of their own: words that native code does not know."""
-
-    name = "sm8"
-    bits = 8
-    fields = {"sign": 0x80, "integer": 0x7F}  # noqa: RUF012
-
-    def words(self, values: NDArray[Any], elements: NDArray[Any]) -> NDArray[np.uint64]:
-        steps = np.clip(np.rint(np.abs(np.nan_to_num(values)) * 16), 0, 127).astype(np.uint64)
-        return steps | np.where(np.signbit(values), 0x80, 0).astype(np.uint64)
-
-    def values(self, words: NDArray[np.uint64], elements: NDArray[Any]) -> NDArray[np.float64]:
-        steps = (words & np.uint64(0x7F)).astype(np.float64) / 16
-        return np.where(words & np.uint64(0x80), -steps, steps)
-
 
 ENCODINGS: list[str | Encoding] = ["float32", "q15.16", "int8", "float16", SignedMagnitude()]
 LOW = tuple(range(7))  # bits that every word has, and that make no NaN

@@ -187,16 +187,50 @@ def check_dtype(encoding: str, takes: Sequence[torch.dtype], stored: StoredTenso
 
 def as_floats(memory: Words, dtype: torch.dtype) -> Floats:
     """The numbers of type ``dtype`` that memory words hold."""
-    width = dtype.itemsize
-    narrow = torch.from_numpy(memory.astype(f"u{width}").view(f"i{width}"))
-    return narrow.view(dtype).double().numpy()
+    return torch.from_numpy(signed_memory(memory, dtype.itemsize)).view(dtype).double().numpy()
 
 
 def as_memory(values: Floats, dtype: torch.dtype) -> Words:
     """The memory words of numbers of type ``dtype``; the inverse of `as_floats`."""
-    width = dtype.itemsize
-    memory: Words = _narrowed(values, dtype).numpy().view(f"u{width}").astype(np.uint64)
+    return unsigned_memory(_narrowed(values, dtype).numpy())
+
+
+def signed_memory(memory: Words, width: int) -> NDArray[np.signedinteger]:
+    """Memory words of ``width`` bytes as the signed integers that torch has."""
+    signed: NDArray[np.signedinteger] = memory.astype(f"u{width}").view(f"i{width}")
+    return signed
+
+
+def unsigned_memory(signed: NDArray[np.signedinteger]) -> Words:
+    """The inverse of `signed_memory`."""
+    memory: Words = signed.view(f"u{signed.itemsize}").astype(np.uint64)
     return memory
+
+
+def integers_of(tensor: Tensor) -> Tensor:
+    """A tensor's memory as signed integers, in its shape; no copy."""
+    return tensor.view(_SIGNED[tensor.element_size()])
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one dtype hold the same bits, NaN and -0.0 included."""
+    raw_a, raw_b = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (a, b))
+    return torch.equal(raw_a, raw_b)
+
+
+def saturated_words(integers: Floats, bits: int) -> Words:
+    """The nearest words of ``bits`` bits in two's complement, ties to even; NaN becomes 0."""
+    limit = 2.0 ** (bits - 1)
+    nearest = np.clip(np.rint(np.where(np.isnan(integers), 0.0, integers)), -limit, limit - 1)
+    words: Words = nearest.astype(np.int64).astype(np.uint64) & np.uint64((1 << bits) - 1)
+    return words
+
+
+def signed_values(words: Words, bits: int) -> Floats:
+    """The integers that words in two's complement stand for."""
+    sign = np.int64(1 << (bits - 1))
+    integers: Floats = ((words.astype(np.int64) ^ sign) - sign).astype(np.float64)
+    return integers
 
 
 def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
@@ -206,7 +240,7 @@ def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
             return torch.from_numpy(values.astype(np.float16).view(np.int16))
     if dtype == torch.bfloat16:
         return torch.from_numpy(_rounded_to_odd(values)).to(dtype).view(torch.int16)
-    return torch.from_numpy(values).to(dtype).view(SIGNED[dtype.itemsize])
+    return integers_of(torch.from_numpy(values).to(dtype))
 
 
 def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
@@ -220,5 +254,4 @@ def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
     return np.asarray(words | (toward_zero != values) & ~np.isnan(values), np.uint32).view("f4")
 
 
-#: Integers by their bytes, to look at memory words with.
-SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proact.faults.encodings.base import Elements, Floats, UniformEncoding, Words
+from proact.faults.encodings.base import (
+    Elements,
+    Floats,
+    UniformEncoding,
+    Words,
+    saturated_words,
+    signed_values,
+)
 from proact.ops.stored_forms import FixedPointWord
 
 
@@ -52,13 +59,7 @@ class FixedPoint(UniformEncoding):
 
     def words(self, values: Floats, elements: Elements) -> Words:
         with np.errstate(over="ignore"):  # infinity saturates like every large number
-            scaled = np.where(np.isnan(values), 0.0, values) * self._scale
-        grid = np.clip(np.rint(scaled), -self._limit, self._limit - 1)
-        stored: Words = grid.astype(np.int64).astype(np.uint64)
-        stored &= np.uint64(self.all_bits)
-        return stored
+            return saturated_words(values * self._scale, self.bits)
 
     def values(self, words: Words, elements: Elements) -> Floats:
-        sign = np.int64(1 << (self.bits - 1))
-        grid: Floats = ((words.astype(np.int64) ^ sign) - sign) / self._scale
-        return grid
+        return signed_values(words, self.bits) / self._scale

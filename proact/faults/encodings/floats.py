@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from proact.faults.encodings.base import (
-    SIGNED,
     Elements,
     Encoding,
     Floats,
@@ -21,6 +21,9 @@ from proact.faults.encodings.base import (
     as_floats,
     as_memory,
     check_dtype,
+    integers_of,
+    signed_memory,
+    unsigned_memory,
 )
 from proact.faults.stored import StoredTensor
 from proact.ops.stored_forms import NarrowFloatWord
@@ -65,6 +68,17 @@ class FloatWord(Word):
     def values(self, words: Words, elements: Elements) -> Floats:
         return as_floats(words, self._format.dtype)
 
+    def _is_negative(self, words: Words) -> NDArray[np.bool_]:
+        return np.asarray(words & np.uint64(self.fields["sign"]), np.bool_)
+
+    def _is_nan(self, words: Words) -> NDArray[np.bool_]:
+        magnitude = words & ~np.uint64(self.fields["sign"])
+        return np.asarray(magnitude > np.uint64(self.fields["exponent"]))
+
+    def _nan(self, negative: NDArray[np.bool_], payload: Words) -> Words:
+        sign = negative.astype(np.uint64) * np.uint64(self.fields["sign"])
+        return np.asarray(sign | np.uint64(self.fields["exponent"]) | payload, np.uint64)
+
 
 class MemoryFloat(MemoryWord, FloatWord):
     """Memory holds the stored floats: nothing is rounded, and NaN keeps all of its bits."""
@@ -81,50 +95,39 @@ class NarrowFloat(FloatWord):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.form = NarrowFloatWord(name)
-        self._infinity = self.fields["exponent"]
+        wide = self._format.narrowed_from
+        self._wide = MemoryFloat(next(name for name, fmt in FLOATS.items() if fmt.dtype == wide))
+        dropped = self._wide._format.mantissa_bits - self._format.mantissa_bits
+        self._dropped = np.uint64(dropped)  # bits of the payload
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
         words = super().words_in(memory, dtype, elements)
-        wide = memory_float(dtype)
-        assert wide is not None
-        magnitude = memory & ~np.uint64(wide.fields["sign"])
-        nan = magnitude > wide.fields["exponent"]
-        dropped = np.uint64(self._dropped_by(wide))
-        payload = (magnitude[nan] & np.uint64(wide.fields["mantissa"])) >> dropped
+        nan = self._wide._is_nan(memory)
+        payload = (memory[nan] & np.uint64(self._wide.fields["mantissa"])) >> self._dropped
         quiet = np.uint64(1 << (self._format.mantissa_bits - 1))
-        sign = np.where(memory[nan] & np.uint64(wide.fields["sign"]), self.fields["sign"], 0)
-        words[nan] = (
-            sign.astype(np.uint64) | np.uint64(self._infinity) | np.where(payload, payload, quiet)
+        words[nan] = self._nan(
+            self._wide._is_negative(memory[nan]), np.where(payload, payload, quiet)
         )
         return words
 
     def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
         memory = super().memory_of(words, dtype, elements)
-        wide = memory_float(dtype)
-        assert wide is not None
-        nan = (words & ~np.uint64(self.fields["sign"])) > self._infinity
-        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << np.uint64(
-            self._dropped_by(wide)
-        )
-        sign = np.where(words[nan] & np.uint64(self.fields["sign"]), wide.fields["sign"], 0)
-        memory[nan] = sign.astype(np.uint64) | np.uint64(wide.fields["exponent"]) | payload
+        nan = self._is_nan(words)
+        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << self._dropped
+        memory[nan] = self._wide._nan(self._is_negative(words[nan]), payload)
         return memory
-
-    def _dropped_by(self, wide: FloatWord) -> int:
-        return wide._format.mantissa_bits - self._format.mantissa_bits
 
     def rounded(self, tensor: Tensor) -> Tensor:
         result = tensor.to(self._format.dtype).to(tensor.dtype)
         nan = torch.isnan(tensor)
         if nan.any():  # torch gives it another payload
-            values, nowhere = tensor[nan].cpu(), np.empty(0, np.uint64)
-            width = tensor.element_size()
-            memory = values.view(SIGNED[width]).numpy().view(f"u{width}").astype(np.uint64)
-            words = self.words_in(memory, tensor.dtype, nowhere)
-            kept = (
-                self.memory_of(words, tensor.dtype, nowhere).astype(f"u{width}").view(f"i{width}")
+            nowhere = np.empty(0, np.uint64)
+            memory = unsigned_memory(integers_of(tensor[nan].cpu()).numpy())
+            kept = self.memory_of(
+                self.words_in(memory, tensor.dtype, nowhere), tensor.dtype, nowhere
             )
-            result.view(SIGNED[width])[nan] = torch.from_numpy(kept).to(tensor.device)
+            signed = torch.from_numpy(signed_memory(kept, tensor.element_size()))
+            integers_of(result)[nan] = signed.to(tensor.device)
         return result
 
     def saturates(self, tensor: Tensor) -> Tensor:

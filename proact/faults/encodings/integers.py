@@ -17,6 +17,8 @@ from proact.faults.encodings.base import (
     Word,
     Words,
     check_dtype,
+    saturated_words,
+    signed_values,
 )
 from proact.faults.encodings.floats import memory_float
 from proact.faults.stored import INTEGERS, StoredTensor, activation
@@ -50,16 +52,10 @@ class ScaledWord(Word):
         return scales
 
     def words(self, values: Floats, elements: Elements) -> Words:
-        limit = 2.0 ** (self.bits - 1)
-        scaled = np.where(np.isnan(values), 0.0, values) / self._scale_of(elements)
-        stored: Words = np.clip(np.rint(scaled), -limit, limit - 1).astype(np.int64).astype("u8")
-        stored &= np.uint64(self.all_bits)
-        return stored
+        return saturated_words(values / self._scale_of(elements), self.bits)
 
     def values(self, words: Words, elements: Elements) -> Floats:
-        sign = np.int64(1 << (self.bits - 1))
-        integers: Floats = ((words.astype(np.int64) ^ sign) - sign).astype(np.float64)
-        return integers * self._scale_of(elements)
+        return signed_values(words, self.bits) * self._scale_of(elements)
 
     def rounded(self, tensor: Tensor) -> Tensor:
         limit = 2.0 ** (self.bits - 1)
@@ -154,9 +150,7 @@ class MemoryInteger(MemoryWord):
     def values(self, words: Words, elements: Elements) -> Floats:
         if not self._is_signed:
             return words.astype(np.float64)
-        sign = np.int64(1 << (self.bits - 1))
-        integers: Floats = ((words.astype(np.int64) ^ sign) - sign).astype(np.float64)
-        return integers
+        return signed_values(words, self.bits)
 
 
 class Native(Encoding):
