@@ -16,7 +16,7 @@ from proact.campaign.task import facts_digest, model_digest, task_facts
 from proact.data import Split, as_evaluation
 from proact.data.splits import PairOrData
 from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
-from proact.models.training import logits
+from proact.models.evaluation import logits
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 #: Trials of one cell before the next cell gets its turn, so that all cells become usable early.

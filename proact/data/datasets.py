@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
-import torch
+from proact.data.cifar import SETS as CIFAR_SETS
+from proact.data.cifar import load_cifar
+from proact.data.digits import load_digits
+from proact.data.image_folder import load_image_folder
+from proact.data.mnist import SETS as IDX_SETS
+from proact.data.mnist import load_idx
+from proact.data.splits import Data
+from proact.errors import unknown
 
-from proact.data.splits import Data, Split, stratified_parts
-from proact.errors import ProactError
+_IMAGE_FOLDER = "imagefolder"
 
 
-def load(name: str = "digits") -> Data:
-    """A data set by name, normalised, split deterministically; see `names`.
+def load(
+    name: str = "digits",
+    folder: str | Path | None = None,
+    *,
+    download: bool = False,
+    image_size: int = 224,
+) -> Data:
+    """A data set by name, decoded once, normalised, split deterministically.
+
+    Args:
+        name: ``"digits"`` (comes with scikit-learn), ``"fashion-mnist"``, ``"mnist"``,
+            ``"cifar10"``, ``"cifar100"`` (the official files), or ``"imagefolder"`` (a folder for
+            each class).
+        folder: where the files are, in it or in a sub-folder of the data set's name. Unless given:
+            the environment variable ``PROACT_DATA``, where Debian's packages put them, and
+            ``~/.cache/proact``.
+        download: fetch files that are missing, through torchvision, into ``folder`` or the cache.
+            Nothing is fetched unless asked for.
+        image_size: height and width of an ``imagefolder``'s images in pixels.
+
+    Returns:
+        Training, validation and test images in float32. The test part is the official one;
+        validation is a tenth of every class of the training part, the same at every call.
 
     Raises:
-        ValueError: an unknown name. ProactError: what it is read from is not installed.
+        ValueError: an unknown name. ProactError: files that are missing (where they were looked
+            for, and how to get them) or are not the official ones.
     """
-    if name not in _LOADERS:
-        raise ValueError(f"a data set is one of {', '.join(_LOADERS)}; got {name!r}")
-    return _LOADERS[name]()
+    if name not in names():
+        raise unknown("data set", name, names())
+    place = None if folder is None else Path(folder).expanduser()
+    if name in CIFAR_SETS:
+        return load_cifar(name, place, download)
+    if name in IDX_SETS:
+        return load_idx(name, place, download)
+    if name == _IMAGE_FOLDER:
+        return load_image_folder(place, image_size)
+    return load_digits()
 
 
 def names() -> list[str]:
-    return list(_LOADERS)
-
-
-def _digits() -> Data:
-    """scikit-learn's digits: 1,797 handwritten digits of 1x8x8 pixels, from UCI ("Optical
-    Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak, 1998).
-
-    20 % test, 15 % validation, 65 % train, the same share of every class; pixels are shifted and
-    scaled by the training images' mean and standard deviation.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ProactError(
-            "the digits come with scikit-learn, which is not installed: pip install 'proact[data]'"
-        ) from None
-    pixels, labels = load_digits(return_X_y=True)
-    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    whole = Split(images, torch.tensor(labels, dtype=torch.int64))
-    test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
-    mean, deviation = images[train].mean(), images[train].std()
-
-    def normalised(indices: torch.Tensor) -> Split:
-        return Split((images[indices] - mean) / deviation, whole.labels[indices])
-
-    return Data("digits", normalised(train), normalised(validation), normalised(test), 10)
-
-
-_LOADERS: dict[str, Callable[[], Data]] = {"digits": _digits}
+    """What `load` takes."""
+    return ["digits", *IDX_SETS, *CIFAR_SETS, _IMAGE_FOLDER]

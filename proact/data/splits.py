@@ -43,7 +43,8 @@ class Split:
                 "data takes one label an image and at least one image, got images of shape "
                 f"{tuple(self.images.shape)} and labels of shape {tuple(self.labels.shape)}"
             )
-        if not torch.isfinite(self.images).all():
+        # Part by part: the check makes copies, and a data set can fill half the memory.
+        if not all(bool(torch.isfinite(part).all()) for part in self.images.split(1024)):
             raise ValueError("data takes finite images, and some hold NaN or infinity")
         if int(self.labels.min()) < 0:
             raise ValueError(f"labels start at 0, got {int(self.labels.min())}")
@@ -57,22 +58,55 @@ class Split:
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(content(tensor))
+            for part in tensor.split(1024):
+                digest.update(content(part))
         return digest.hexdigest()
 
     def take(self, indices: Tensor) -> Split:
         return Split(self.images[indices], self.labels[indices])
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What may be done to a training image without changing its label.
+
+    Attributes:
+        shift: pixels by which it may move, each way.
+        mirror: whether left and right may change places.
+    """
+
+    shift: int = 0
+    mirror: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in three disjoint splits. Nothing that is trained or chosen sees ``test``."""
+    """A data set in three disjoint splits. Nothing that is trained or chosen sees ``test``.
+
+    Attributes:
+        name: for people.
+        train, validation, test: normalised images and their labels.
+        num_classes: labels lie in [0, num_classes).
+        labels: the classes' names in order, where they are known.
+        mean, deviation: of the normalisation, a value a channel, of pixels in [0, 1].
+        augmentation: what training may do to an image.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    augmentation: Augmentation = Augmentation()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the splits' digests, in hexadecimal: the identity of the content."""
+        splits = (self.train.digest, self.validation.digest, self.test.digest)
+        return hashlib.sha256("".join(splits).encode()).hexdigest()
 
 
 def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> list[Tensor]:
@@ -122,10 +156,42 @@ def _as_split(data: Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]])
     if isinstance(data, (tuple, list)) and len(data) == 2:
         return Split(*data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        items = [data[i] for i in range(len(cast(Sized, data)))]
-        images = torch.stack([torch.as_tensor(image) for image, _ in items])
-        return Split(images, torch.tensor([int(label) for _, label in items]))
+        return _decoded(data)
     raise TypeError(
         "data is a pair of tensors, a map-style Dataset, or what proact.data.load returns; got "
         f"{type(data).__name__}"
     )
+
+
+def _decoded(dataset: Dataset[tuple[Tensor, int]]) -> Split:
+    """Every item once, into tensors that are allocated once."""
+    images: Tensor | None = None
+    labels = torch.empty(len(cast(Sized, dataset)), dtype=torch.int64)
+    for index in range(len(labels)):
+        item = dataset[index]
+        try:
+            image, label = item
+            image, labels[index] = torch.as_tensor(image), int(label)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                "a Dataset's items are pairs (image, label) of a tensor and an integer; item "
+                f"{index} is {_described(item)}"
+            ) from None
+        if images is None:
+            images = torch.empty((len(labels), *image.shape), dtype=image.dtype)
+        if image.shape != images.shape[1:] or image.dtype != images.dtype:
+            raise ValueError(
+                "a Dataset's images have one shape and dtype; item 0 has "
+                f"{tuple(images.shape[1:])} {images.dtype}, item {index} {tuple(image.shape)} "
+                f"{image.dtype}"
+            )
+        images[index] = image
+    if images is None:
+        raise ValueError("data takes at least one image, got an empty Dataset")
+    return Split(images, labels)
+
+
+def _described(item: object) -> str:
+    if isinstance(item, (tuple, list)):
+        return f"({', '.join(type(part).__name__ for part in item)})"
+    return f"a {type(item).__name__}"

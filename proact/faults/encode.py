@@ -15,7 +15,7 @@ from proact.data.splits import PairOrData
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.prepared import Prepared, remember
 from proact.faults.stored import stored_tensors
-from proact.models.training import accuracy
+from proact.models.evaluation import accuracy
 from proact.ops.plan import checked_memory
 
 if TYPE_CHECKING:

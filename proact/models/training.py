@@ -1,75 +1,100 @@
-"""A plain training recipe, seeded, and its cached result."""
+"""Training by the recipe, seeded, resumable, and the cache of what was trained."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 
-from proact.data import Data, Split
+from proact.data import Augmentation, Data
 from proact.errors import ProactError
+from proact.models import checkpoint
+from proact.models.evaluation import check_takes
+from proact.models.recipe import Recipe, augmented, recipe_for
 from proact.models.registry import create
-
-_RECIPE = {"epochs": 40, "batch": 64, "peak": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-
-
-def logits(model: nn.Module, images: Tensor, batch: int = 512) -> Tensor:
-    """The outputs for all ``images``, in the mode in which the module stands, without autograd."""
-    with torch.no_grad():
-        return torch.cat([model(part) for part in images.split(batch)])
-
-
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Top-1 accuracy in [0, 1]."""
-    return float((logits(model, split.images).argmax(1) == split.labels).float().mean())
+from proact.nn.outputs import logits_of
 
 
 def train(
     model: nn.Module,
     data: Data,
+    recipe: Recipe | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    resume: Path | None = None,
 ) -> nn.Module:
     """Trains ``model`` in place on ``data.train`` and returns it in eval mode.
 
-    SGD with Nesterov momentum, a one-cycle learning rate (L. N. Smith and N. Topin, arXiv
-    1708.07120), cross-entropy, no augmentation. Validation and test images are not looked at.
+    Validation and test images are not looked at. Images and weights lie channels-last in memory
+    meanwhile, which convolutions on CPUs like better.
 
     Args:
-        seed: decides the order of the images; torch's global generator is not touched.
-        progress: called after each epoch with (epochs done, epochs in all).
+        model: any classifier; parameters that do not require grad stay.
+        recipe: `recipe_for` the data by default.
+        seed: decides order and augmentation of the images; torch's global generator is not
+            touched (what dropout draws comes from a copy of it, seeded too). An epoch's draws
+            depend on (seed, epoch) alone.
+        progress: called after each step with (steps done, steps in all).
+        resume: a safetensors file for the state after each epoch. Where it exists the training
+            goes on from there and ends in the same weights, to the bit on one machine with one
+            number of threads; it is deleted at the end.
+
+    Raises:
+        ValueError: the network does not take the images, or has fewer classes than they have.
+        ProactError: ``resume`` holds something else, or cannot be written.
     """
-    epochs, batch = int(_RECIPE["epochs"]), int(_RECIPE["batch"])
-    steps = -(-len(data.train) // batch)
+    recipe = recipe_for(data) if recipe is None else recipe
+    check_takes(model, data.train)
+    batch = min(recipe.batch, len(data.train))
+    steps = len(data.train) // batch
+    how = data.augmentation if recipe.augment else Augmentation()
+    trained_ones = [p for p in model.parameters() if p.requires_grad]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=_RECIPE["peak"],
-        momentum=_RECIPE["momentum"],
-        weight_decay=_RECIPE["weight_decay"],
-        nesterov=True,
+        trained_ones,
+        lr=recipe.peak,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _RECIPE["peak"], total_steps=epochs * steps
+    schedule = OneCycleLR(
+        optimizer, recipe.peak, total_steps=recipe.epochs * steps, cycle_momentum=False
     )
-    generator = torch.Generator().manual_seed(seed)
+    identity = _digest(_facts(model, data, recipe, seed))
+    first = 0
+    if resume is not None and resume.exists():
+        first = checkpoint.load(resume, identity, model, optimizer, schedule)
+
     model.train()
-    for epoch in range(epochs):
-        for indices in torch.randperm(len(data.train), generator=generator).split(batch):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(data.train.images[indices]), data.train.labels[indices])
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        if progress is not None:
-            progress(epoch + 1, epochs)
+    with torch.random.fork_rng(devices=[]):
+        for epoch in range(first, recipe.epochs):
+            generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+            torch.manual_seed(_epoch_seed(seed, epoch))
+            order = torch.randperm(len(data.train), generator=generator)
+            for step, indices in enumerate(order[: steps * batch].split(batch), 1):
+                images = augmented(data.train.images, indices, how, generator)
+                optimizer.zero_grad()
+                output = logits_of(model(images))
+                F.cross_entropy(output, data.train.labels[indices]).backward()
+                optimizer.step()
+                schedule.step()
+                if progress is not None:
+                    progress(epoch * steps + step, recipe.epochs * steps)
+            if resume is not None and epoch + 1 < recipe.epochs:
+                checkpoint.save(resume, epoch + 1, identity, model, optimizer, schedule)
     optimizer.zero_grad()
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if resume is not None:
+        resume.unlink(missing_ok=True)
     return model.eval()
 
 
@@ -79,19 +104,26 @@ def trained(
     seed: int = 0,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    recipe: Recipe | None = None,
 ) -> nn.Module:
     """The named network trained on ``data``, in eval mode; read from ``cache`` where it is there.
 
     Args:
-        seed: decides the initial weights and the order of the images.
-        cache: a folder for safetensors files, named by what determines the weights.
+        seed: decides the initial weights, and what `train` draws.
+        cache: a folder for safetensors files, named by what determines the weights. An
+            interrupted training goes on from its last epoch.
+        progress, recipe: as for `train`.
     """
+    recipe = recipe_for(data) if recipe is None else recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(name, data.num_classes, data.train.images.shape[1])
     if cache is None:
-        return train(model, data, seed, progress)
-    path = cache / f"{name}-{data.name}-{_identity(name, data, seed)}.safetensors"
+        return train(model, data, recipe, seed, progress)
+    # The last digits of a sum depend on the number of threads.
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    identity = _digest({"model": name, **_facts(model, data, recipe, seed), **machine})
+    path = cache / f"{name}-{data.name}-{identity[:12]}.safetensors"
     if path.exists():
         try:
             model.load_state_dict(load_file(path))
@@ -100,21 +132,27 @@ def trained(
                 f"{path} is not the trained {name} that it should be ({error}): delete it"
             ) from None
         return model.eval()
-    train(model, data, seed, progress)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # Under another name first: a killed run leaves no half-written network behind.
-        unfinished = path.with_suffix(".part")
-        save_file(model.state_dict(), unfinished)
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise ProactError(f"the trained network cannot be kept in {cache}: {error}") from None
+    train(model, data, recipe, seed, progress, path.with_suffix(".unfinished"))
+    checkpoint.write(path, model.state_dict())
     return model
 
 
-def _identity(name: str, data: Data, seed: int) -> str:
-    facts = {"model": name, "data": data.train.digest, "seed": seed, "recipe": _RECIPE}
-    # The last digits of a sum depend on the number of threads.
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    text = json.dumps([facts, machine], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _facts(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str, object]:
+    """What determines the trained weights, beside the initial ones."""
+    return {
+        "tensors": {name: list(t.shape) for name, t in model.state_dict().items()},
+        "data": data.train.digest,
+        "augmentation": asdict(data.augmentation),
+        "recipe": asdict(recipe),
+        "seed": seed,
+    }
+
+
+def _digest(facts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for every (seed, epoch), in [0, 2^63)."""
+    digest = hashlib.sha256(f"proact training {seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

@@ -1,169 +1,112 @@
 """Activation sites: where a network applies ReLU, in the order in which it does so.
 
-A site is a call. So far a site must be the one call of an `nn.ReLU` module. A call of relu, relu6,
-hardtanh, threshold or clamp at 0 anywhere else, and a module called twice, are errors that name the
-place, so that no ReLU stays unprotected without a word. Other activations (GELU, SiLU, ReLU spelled
-as a product or maximum) are not looked for yet. The network's output has no site: what the last
-layer computes is not clipped.
+A site is a call: of an `nn.ReLU` module (one module can serve many sites), a function, a method or
+an in-place form, of `clamp` at 0, or of one with a ceiling (ReLU6, hardtanh and clamp from 0). What
+cannot be told apart is an error that names the place, so that no ReLU stays unprotected without a
+word. Other activations (GELU, SiLU, ReLU spelled as a product or maximum) are not looked for yet.
+The network's output has no site: what the last layer computes is not clipped.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from proact.nn.hyrelu import HyReLU
-
-# Not their subclasses: those may compute something else.
-_RELU_MODULES = (nn.ReLU, HyReLU)
-_RELU_CALLS = {
-    "relu",
-    "relu_",
-    "clamp",
-    "clamp_",
-    "clamp_min",
-    "clamp_min_",
-    "hardtanh",
-    "hardtanh_",
-    "threshold",
-    "relu6",
-}
-
-
-@dataclass(frozen=True)
-class Site:
-    """One activation call: the qualified name of its module and the shape of one sample there."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def neurons(self) -> int:
-        return torch.Size(self.shape).numel()
+from proact.nn.outputs import logits_of
+from proact.nn.rewriting import activation_positions, rewrite_calls
+from proact.nn.site import Site, evaluating
+from proact.nn.tracking import track
 
 
 def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
     """The activation sites of ``model`` in execution order.
 
     Args:
-        model: any network; it runs once on ``example`` in eval mode and is left as it was.
+        model: any network; it runs on ``example`` in eval mode and is left as it was.
         example: an input batch, (samples, ...); one sample is enough.
 
     Raises:
-        ValueError: no site; a ReLU that is not an `nn.ReLU` module of its own, named by the module
-            that calls it; an `nn.ReLU` module that runs more than once, whose output on the example
-            is not finite, or whose in-place change the network reads elsewhere.
+        ValueError: no site; a ReLU in a forward that cannot be followed, or in a module that runs
+            more than once, named by the module; activations that are not finite on the example; an
+            in-place change that the network reads elsewhere.
     """
-    calls: list[Site] = []
-    elsewhere: list[str] = []
-    broken: list[str] = []
-    names = {module: name for name, module in model.named_modules()}
-    running: list[nn.Module] = []
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        running.append(module)
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        running.pop()
-        if type(module) in _RELU_MODULES:
-            calls.append(Site(names[module], tuple(output.shape[1:])))
-            if not torch.isfinite(output).all():
-                broken.append(names[module])
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            if _is_relu(func, args) and type(running[-1]) not in _RELU_MODULES:
-                elsewhere.append(names[running[-1]] or type(model).__name__)
-            return func(*args, **(kwargs or {}))
-
-    with evaluating(model), torch.no_grad(), ExitStack() as hooks:
-        for module in names:
-            hooks.callback(module.register_forward_pre_hook(enter).remove)
-            hooks.callback(module.register_forward_hook(leave).remove)
-        with Watch():  # type: ignore[no-untyped-call]
-            model(example)
-
-    if elsewhere:
-        raise ValueError(
-            f"the ReLU called inside {elsewhere[0]!r} is not an nn.ReLU module of its own, which "
-            "is what can be protected so far: replace the functional call by an nn.ReLU module"
-        )
-    if broken:
-        raise ValueError(
-            f"the activations at {broken[0]!r} are not finite on the example: the network is "
-            "broken or its input out of range"
-        )
-    _refuse_repeated(calls)
-    if not calls:
+    sites = track(model, example)
+    if not sites:
         raise ValueError(f"{type(model).__name__} has no ReLU: there is no activation to clip")
-    _refuse_irreplaceable(model, calls, example)
-    return calls
+    _refuse_irreplaceable(model, sites, example)
+    return sites
 
 
-def replace_sites(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
-    """A copy of ``model`` with the modules of the named sites replaced; ``model`` is untouched.
+def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
+    """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    A module that is known by several names is replaced under each of them.
+    The copy's modules have the classes, names and tensors of the given ones. Where a forward was
+    rewritten, branches on ``self.training`` (functional dropout) stay as in eval mode.
     """
     result = copy.deepcopy(model)
-    replaced = {result.get_submodule(name): module for name, module in replacements.items()}
-    if result in replaced:
-        return replaced[result]
-    for parent in list(result.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in replaced:
-                setattr(parent, name, replaced[child])
+    rewritten: dict[str, dict[int, str]] = {}
+    for site in replacements:
+        if site.name == "":
+            return replacements[site]
+        if site.caller is not None:
+            local = site.name[len(site.caller) + 1 :] if site.caller else site.name
+            rewritten.setdefault(site.caller, {})[site.call] = local
+    with evaluating(result):
+        for caller, calls in rewritten.items():
+            module = result.get_submodule(caller)
+            positions = activation_positions(module)
+            rewrite_calls(module, {positions[call]: name for call, name in calls.items()})
+    for site, module in replacements.items():
+        for place in site.places:
+            parent, _, child = place.rpartition(".")
+            result.get_submodule(parent).add_module(child, module)
     return result
 
 
-def record_sites(
+def observed(
     model: nn.Module, sites: list[Site], observe: Callable[[Site, Tensor], None]
-) -> ExitStack:
-    """A context in which ``observe(site, output)`` runs whenever a site has run."""
-
-    def hook(site: Site) -> Callable[[nn.Module, Any, Tensor], None]:
-        def forward_hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            observe(site, output)
-
-        return forward_hook
-
-    stack = ExitStack()
-    for site in sites:
-        stack.callback(model.get_submodule(site.name).register_forward_hook(hook(site)).remove)
-    return stack
+) -> nn.Module:
+    """A copy of ``model`` that computes the same and calls ``observe(site, output)`` whenever a
+    site has run."""
+    return replace_sites(
+        model, {site: _Observer(site, _original(model, site), observe) for site in sites}
+    )
 
 
-def _is_relu(func: Any, args: tuple[Any, ...]) -> bool:
-    name = func.overloadpacket.__name__
-    if name not in _RELU_CALLS:
-        return False
-    if name.startswith("clamp"):
-        return len(args) > 1 and isinstance(args[1], (int, float)) and args[1] == 0
-    return True
+class _Observer(nn.Module):
+    def __init__(
+        self, site: Site, activation: nn.Module, observe: Callable[[Site, Tensor], None]
+    ) -> None:
+        super().__init__()
+        self.site, self.activation, self.observe = site, activation, observe
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.activation(x)
+        self.observe(self.site, output)
+        return output
+
+
+def _original(model: nn.Module, site: Site) -> nn.Module:
+    if site.caller is None:
+        return model.get_submodule(site.places[0])
+    return nn.ReLU() if math.isinf(site.ceiling) else nn.Hardtanh(0.0, site.ceiling)
 
 
 def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) -> None:
     """A clip that never bites must change nothing. It does where a network relies on an in-place
-    ReLU having changed its input."""
-    expected = _output_bits(model, example)
+    ReLU having changed its input, and where a forward was not followed faithfully."""
+    expected = _outputs(model, example)
 
     def changes_the_output(replaced: list[Site]) -> bool:
-        clips = {
-            site.name: HyReLU(torch.full((), math.inf, dtype=example.dtype), "zero")
-            for site in replaced
-        }
-        return _output_bits(replace_sites(model, clips), example) != expected
+        clips = {site: _neutral(model, site, example.dtype) for site in replaced}
+        given = _outputs(replace_sites(model, clips), example)
+        return len(given) != len(expected) or not all(map(_same_bits, given, expected))
 
     if changes_the_output(sites):
         culprit = next((site for site in sites if changes_the_output([site])), sites[0])
@@ -173,34 +116,23 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
         )
 
 
-def _output_bits(model: nn.Module, example: Tensor) -> list[bytes]:
+def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
+    """What computes the same as a value, and changes no input in place."""
+    original = _original(model, site)
+    if isinstance(original, HyReLU):
+        return original
+    return HyReLU(torch.full((), math.inf, dtype=dtype), "zero", ceiling=site.ceiling)
+
+
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
     with evaluating(model), torch.no_grad():
-        leaves = tree_leaves(model(example.clone()))
-    return [
-        leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for leaf in leaves
-        if isinstance(leaf, Tensor)
-    ]
+        output = model(example.clone())
+    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return tensors or [logits_of(output)]
 
 
-def _refuse_repeated(calls: list[Site]) -> None:
-    seen: set[str] = set()
-    for site in calls:
-        if site.name in seen:
-            raise ValueError(
-                f"the module {site.name!r} runs more than once in a forward pass, and one "
-                "threshold cannot serve two sites: give each call an nn.ReLU module of its own"
-            )
-        seen.add(site.name)
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.contiguous().reshape(-1).view(torch.uint8)
 
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's own mode outside, also where they differ."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))

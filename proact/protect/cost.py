@@ -10,7 +10,7 @@ from torch import nn
 from proact.data import Split
 from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
 from proact.faults.stored import stored_tensors
-from proact.models.training import accuracy
+from proact.models.evaluation import accuracy
 from proact.nn import HyReLU
 
 

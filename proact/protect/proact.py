@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.data import Data, Split
-from proact.models.training import accuracy, logits
+from proact.models.evaluation import accuracy, logits
 from proact.nn import HyReLU, replace_sites
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import SEEDS, checked_integer
@@ -80,7 +80,8 @@ def proact(
 ) -> nn.Module:
     profiled = reduce_profile(profile(model, data.train.images), options.granularity)
     student = replace_sites(
-        model, {site.name: HyReLU(t, "soft", options.slope) for site, t in profiled.items()}
+        model,
+        {site: HyReLU(t, "soft", options.slope, site.ceiling) for site, t in profiled.items()},
     )
     # In eval mode batch norm and dropout do not move; without grad nothing but a threshold can.
     trainable = {name for name, p in student.named_parameters() if p.requires_grad}

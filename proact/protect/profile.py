@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from proact.nn.sites import Site, evaluating, find_sites, record_sites
+from proact.nn import Site, find_sites, observed
+from proact.nn.site import evaluating
 
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 
@@ -31,9 +32,10 @@ def profile(model: nn.Module, images: Tensor, batch: int = 256) -> dict[Site, Te
         highest = output.amax(0)
         maxima[site] = torch.maximum(maxima[site], highest) if site in maxima else highest
 
-    with evaluating(model), torch.no_grad(), record_sites(model, sites, observe):
+    watched = observed(model, sites, observe)
+    with evaluating(watched), torch.no_grad():
         for part in images.split(batch):
-            model(part)
+            watched(part)
     for site in sites:
         if not torch.isfinite(maxima[site]).all():
             raise ValueError(

@@ -40,5 +40,9 @@ def ranger(
     thresholds = reduce_profile(profile(model, data.train.images), options.granularity)
     progress(f"{len(thresholds)} sites profiled")
     return replace_sites(
-        model, {site.name: HyReLU(bound, options.mode) for site, bound in thresholds.items()}
+        model,
+        {
+            site: HyReLU(bound, options.mode, ceiling=site.ceiling)
+            for site, bound in thresholds.items()
+        },
     )

@@ -44,38 +44,13 @@ def test_nested_names() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 3))
     (site,) = find_sites(model, torch.zeros(1, 3))
     assert site.name == "0.1"
-    replaced = replace_sites(model, {"0.1": HyReLU(1.0)})
+    replaced = replace_sites(model, {site: HyReLU(1.0)})
     assert isinstance(replaced.get_submodule("0.1"), HyReLU)
     assert isinstance(model.get_submodule("0.1"), nn.ReLU)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        F.relu,
-        torch.relu,
-        torch.relu_,
-        Tensor.relu_,
-        F.relu6,
-        lambda x: x.clamp(min=0),
-        lambda x: x.clamp_min(0),
-        nn.ReLU6(),
-    ],
-)
-def test_an_activation_that_is_no_relu_module_is_an_error(function: object) -> None:
-    with pytest.raises(ValueError, match="not an nn.ReLU module"):
-        find_sites(Functional(function), torch.ones(1, 3))
-
-
 def test_other_clamps_are_no_sites() -> None:
     assert len(find_sites(Functional(lambda x: x.clamp(-1, 1)), torch.ones(1, 3))) == 1
-
-
-def test_a_module_called_twice_is_named() -> None:
-    act = nn.ReLU()
-    model = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
-    with pytest.raises(ValueError, match="'1' runs more than once"):
-        find_sites(model, torch.zeros(1, 3))
 
 
 def test_a_model_without_relu_is_refused() -> None:
@@ -132,7 +107,7 @@ class Leaky(nn.ReLU):
 def test_a_module_with_two_names_is_replaced_under_both() -> None:
     model = TwoNames()
     (site,) = find_sites(model, torch.randn(1, 3))
-    replaced = replace_sites(model, {site.name: HyReLU(0.0)})
+    replaced = replace_sites(model, {site: HyReLU(0.0)})
     assert replaced.get_submodule("act") is replaced.get_submodule("layers.1")
     assert torch.equal(replaced(torch.randn(4, 3)), replaced(torch.randn(4, 3)))
 

@@ -1,0 +1,193 @@
+"""CIFAR-10 and CIFAR-100 from their official archives, read in one pass, nothing executed.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proact.data import places
+from proact.data.pixels import Pixels, from_pixels
+from proact.data.splits import Augmentation, Data
+from proact.errors import ProactError
+
+_SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+
+
+class CifarSet(NamedTuple):
+    """What is known of such a data set; ``md5`` is of its archives, by their names.
+
+    ``train``, ``test`` and ``meta`` are patterns of members' names; a binary record has
+    ``label_bytes`` before its pixels, the last of which counts.
+    """
+
+    torchvision_class: str
+    classes: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    md5: dict[str, str]
+    train: str
+    test: str
+    meta: str
+    labels_key: str
+    names_key: str
+    label_bytes: int
+
+
+SETS = {
+    "cifar10": CifarSet(
+        "CIFAR10",
+        10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        {
+            "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+            "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+        },
+        r"data_batch_\d(\.bin)?",
+        r"test_batch(\.bin)?",
+        r"batches\.meta(\.txt)?",
+        "labels",
+        "label_names",
+        1,
+    ),
+    "cifar100": CifarSet(
+        "CIFAR100",
+        100,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        {
+            "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
+            "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+        },
+        r"train(\.bin)?",
+        r"test(\.bin)?",
+        r"meta|fine_label_names\.txt",
+        "fine_labels",
+        "fine_label_names",
+        2,
+    ),
+}
+
+
+def load_cifar(name: str, folder: Path | None = None, download: bool = False) -> Data:
+    """The official test part, and the official training part less a tenth for validation."""
+    known = SETS[name]
+    archives = tuple(known.md5)
+    looked_in = places.candidates(name, folder)
+    path = places.find(looked_in, archives)
+    if path is None and download:
+        looked_in = [places.download(name, known.torchvision_class, folder)]
+        path = places.find(looked_in, archives)
+    if path is None:
+        how = (
+            "put one of them there (https://www.cs.toronto.edu/~kriz/cifar.html), name its folder, "
+            "or ask for a download"
+        )
+        raise places.missing(name, looked_in, " or ".join(archives), how)
+    places.check_md5(path, None, known.md5)
+    try:
+        train, test, labels = _read(path, known)
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        zlib.error,
+        pickle.UnpicklingError,
+        KeyError,
+        ValueError,
+    ) as error:
+        raise ProactError(
+            f"{path} is no official archive of {name} ({error}): get it again"
+        ) from None
+    return from_pixels(
+        name, train, test, labels, known.mean, known.deviation, Augmentation(4, mirror=True)
+    )
+
+
+_Part = tuple[Pixels, Pixels]
+
+
+def _read(path: Path, known: CifarSet) -> tuple[_Part, _Part, tuple[str, ...]]:
+    train: dict[str, _Part] = {}
+    test: list[_Part] = []
+    labels: tuple[str, ...] = ()
+    # A stream: members come in any order, and each is unpacked once, into memory alone.
+    with tarfile.open(path, "r|gz") as archive:
+        for member in archive:
+            name = Path(member.name).name
+            file = archive.extractfile(member)
+            if file is None:
+                continue
+            if re.fullmatch(known.train, name):
+                train[name] = _part(name, file.read(), known)
+            elif re.fullmatch(known.test, name):
+                test.append(_part(name, file.read(), known))
+            elif re.fullmatch(known.meta, name):
+                labels = _labels(name, file.read(), known)
+    if not train or len(test) != 1 or len(labels) != known.classes:
+        raise ValueError(
+            f"{len(train)} training parts, {len(test)} test parts and {len(labels)} names inside"
+        )
+    ordered = [train.pop(name) for name in sorted(train)]
+    if len(ordered) == 1:
+        return ordered[0], test[0], labels
+    joined = tuple(np.concatenate([part[i] for part in ordered]) for i in (0, 1))
+    return (joined[0], joined[1]), test[0], labels
+
+
+def _part(name: str, content: bytes, known: CifarSet) -> _Part:
+    if name.endswith(".bin"):
+        records = np.frombuffer(content, np.uint8).reshape(-1, known.label_bytes + _PIXELS)
+        pixels, labels = records[:, known.label_bytes :], records[:, known.label_bytes - 1]
+    else:
+        fields = _unpickled(content)
+        pixels, labels = fields["data"], np.asarray(fields[known.labels_key], np.uint8)
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+            raise ValueError(f"{name} holds other data than bytes")
+    if len(labels) != len(pixels) or not len(labels) or int(labels.max()) >= known.classes:
+        raise ValueError(f"the labels of {name} do not fit")
+    return pixels.reshape(-1, *_SHAPE), labels
+
+
+def _labels(name: str, content: bytes, known: CifarSet) -> tuple[str, ...]:
+    if name.endswith(".txt"):
+        return tuple(content.decode().split())
+    return tuple(str(label) for label in _unpickled(content)[known.names_key])
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds arrays, lists, dictionaries and strings, and refuses to call anything else."""
+
+    _ARRAYS = {  # noqa: RUF012
+        ("_reconstruct", "numpy.core.multiarray"),
+        ("_reconstruct", "numpy._core.multiarray"),
+        ("ndarray", "numpy"),
+        ("dtype", "numpy"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (name, module) not in self._ARRAYS:
+            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+        if name == "_reconstruct":
+            # The function that numpy itself names when it pickles an array.
+            return np.empty(0).__reduce__()[0]
+        return getattr(np, name)
+
+
+def _unpickled(content: bytes) -> dict[str, Any]:
+    # Python 2 wrote them: its strings are bytes, of pixels as of names.
+    fields = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    if not isinstance(fields, dict):
+        raise ValueError(f"a dictionary was expected, and it is {type(fields).__name__}")
+    return fields

@@ -1,0 +1,110 @@
+"""Images of one's own: a folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proact.data.pixels import normalised
+from proact.data.splits import Augmentation, Data, Split, stratified_parts
+from proact.errors import ProactError
+
+# ImageNet's, which is what networks for photographs are trained with.
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_VALIDATION_NAMES = ("validation", "val", "valid")
+
+
+def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
+    """``folder/<class>/<image>``, or ``folder/train/<class>/<image>`` with ``test`` and, if there
+    is one, ``validation`` (``val``) beside ``train``.
+
+    Classes are numbered in the order of their names. The shorter side of an image is scaled to
+    ``image_size`` pixels and the middle square of it taken, in RGB, normalised as ImageNet is.
+    Without parts of its own, a folder is cut into 65 % train, 15 % validation and 20 % test of
+    every class; without a validation part, a tenth of every class of ``train`` is held out.
+    """
+    if folder is None:
+        raise ValueError("an imagefolder needs its folder, and none was given")
+    if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
+        raise ValueError(f"image_size is a number of pixels from 1 up, got {image_size!r}")
+    if not folder.is_dir():
+        raise ProactError(f"an imagefolder holds a folder a class, and {folder} is no folder")
+    train_folder = folder / "train"
+    labels = tuple(
+        sorted(p.name for p in _folders(train_folder if train_folder.is_dir() else folder))
+    )
+    if len(labels) < 2:
+        raise ProactError(
+            f"{folder} holds {len(labels)} folders with images of a class each: two or more are "
+            "needed (folder/<class>/<image>, or folder/train/<class>/<image> beside folder/test)"
+        )
+
+    def part(place: Path) -> Split:
+        return _read(place, labels, image_size)
+
+    if not train_folder.is_dir():
+        whole = part(folder)
+        test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
+        if not all(map(len, (test, validation, train))):
+            raise ProactError(f"{len(whole)} images in {folder} are too few to split in three")
+        return _data(folder, labels, *(whole.take(i) for i in (train, validation, test)))
+    if not (folder / "test").is_dir():
+        raise ProactError(f"{folder} has a folder train and none named test beside it")
+    training = part(train_folder)
+    named = [folder / name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
+    if named:
+        return _data(folder, labels, training, part(named[0]), part(folder / "test"))
+    held_out, rest = stratified_parts(training.labels, (0.1,), seed=0)
+    if not len(held_out):
+        raise ProactError(f"{len(training)} images in {train_folder} are too few to hold some out")
+    return _data(
+        folder, labels, training.take(rest), training.take(held_out), part(folder / "test")
+    )
+
+
+def _data(
+    folder: Path, labels: tuple[str, ...], train: Split, held_out: Split, test: Split
+) -> Data:
+    how = Augmentation(train.images.shape[-1] // 8, mirror=True)
+    name = folder.resolve().name
+    return Data(name, train, held_out, test, len(labels), labels, _MEAN, _DEVIATION, how)
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    return (path for path in place.iterdir() if path.is_dir() and any(_images(path)))
+
+
+def _images(place: Path) -> Iterator[Path]:
+    return (p for p in sorted(place.rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def _read(place: Path, labels: tuple[str, ...], size: int) -> Split:
+    unknown = sorted(path.name for path in _folders(place) if path.name not in labels)
+    if unknown:
+        raise ProactError(f"{place} has a class {unknown[0]!r} that the training images lack")
+    files = [(p, n) for n, label in enumerate(labels) for p in _images(place / label)]
+    if not files:
+        raise ProactError(f"{place} holds no images")
+    images = torch.empty(len(files), 3, size, size)
+    for index, (path, _) in enumerate(files):
+        images[index] = _decoded(path, size)
+    return Split(images, torch.tensor([label for _, label in files]))
+
+
+def _decoded(path: Path, size: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ProactError(f"{path} cannot be read as an image: {error}") from None
+    pixels = np.asarray(square, np.uint8).transpose(2, 0, 1)[None]
+    return normalised(
+        np.ascontiguousarray(pixels), torch.zeros(1, dtype=torch.int64), _MEAN, _DEVIATION
+    )[0]

@@ -1,0 +1,46 @@
+"""AlexNet for small images.
+
+A. Krizhevsky, I. Sutskever, G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
+Networks", NeurIPS 2012: five convolutions and three linear layers, with 3x3 kernels and the widths
+that are usual for CIFAR.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
+    """Seven ReLUs, the last one of 4,096 neurons. Takes images of any size."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(in_channels, 64, 3, stride=2, padding=1),
+            relu1=nn.ReLU(),
+            pool1=_halve(),
+            conv2=nn.Conv2d(64, 192, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool2=_halve(),
+            conv3=nn.Conv2d(192, 384, 3, padding=1),
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(384, 256, 3, padding=1),
+            relu4=nn.ReLU(),
+            conv5=nn.Conv2d(256, 256, 3, padding=1),
+            relu5=nn.ReLU(),
+            pool5=nn.AdaptiveMaxPool2d(2),
+            flatten=nn.Flatten(),
+            drop6=nn.Dropout(),
+            linear6=nn.Linear(256 * 2 * 2, 4096),
+            relu6=nn.ReLU(),
+            drop7=nn.Dropout(),
+            linear7=nn.Linear(4096, 4096),
+            relu7=nn.ReLU(),
+            output=nn.Linear(4096, num_classes),
+        )
+    )
+
+
+def _halve() -> nn.MaxPool2d:
+    # Rounding up: odd sizes keep their edge, and small images never shrink to nothing.
+    return nn.MaxPool2d(2, ceil_mode=True)

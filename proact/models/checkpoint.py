@@ -1,0 +1,81 @@
+"""An unfinished training on disk: weights, momentum and schedule, as safetensors with a header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+from proact.errors import ProactError
+
+_WEIGHTS, _MOMENTUM = "weights/", "momentum/"
+
+
+def save(
+    path: Path,
+    epoch: int,
+    identity: str,
+    model: nn.Module,
+    optimizer: SGD,
+    schedule: OneCycleLR,
+) -> None:
+    """Writes the state after ``epoch`` epochs, in place of an older one or not at all."""
+    tensors = {f"{_WEIGHTS}{name}": t.contiguous() for name, t in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        tensors[f"{_MOMENTUM}{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
+    header = {
+        "identity": identity,
+        "epoch": epoch,
+        "groups": optimizer.state_dict()["param_groups"],
+        "schedule": schedule.state_dict(),
+    }
+    write(path, tensors, {"proact.training": json.dumps(header)})
+
+
+def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: OneCycleLR) -> int:
+    """Takes the state up and returns the number of epochs that are done.
+
+    Raises:
+        ProactError: no checkpoint, or one of another training; nothing is changed then.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})["proact.training"])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ProactError(f"{path} is no checkpoint of a training ({error}): delete it") from None
+    if header["identity"] != identity:
+        raise ProactError(
+            f"{path} is the checkpoint of another training (network, data, recipe or seed differ): "
+            "delete it, or name another file"
+        )
+    model.load_state_dict(_part(tensors, _WEIGHTS))
+    momentum = _part(tensors, _MOMENTUM)
+    state = {
+        index: {"momentum_buffer": momentum[name]}
+        for index, (name, _) in enumerate(model.named_parameters())
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})
+    schedule.load_state_dict(header["schedule"])
+    return int(header["epoch"])
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Under another name first: a killed run leaves no half-written file behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".part")
+        save_file({n: t.detach() for n, t in tensors.items()}, unfinished, metadata)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ProactError(f"{path} cannot be written: {error}") from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,75 @@
+"""How a network is trained: the numbers, and what is done to an image on its way in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proact.data import Augmentation, Data
+
+_FEW_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with Nesterov momentum, a one-cycle learning rate (L. N. Smith and N. Topin, arXiv
+    1708.07120), cross-entropy without label smoothing.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images a step; what is left of an epoch's last batch waits for the next epoch.
+        peak: the highest learning rate, reached after 30 % of the steps.
+        momentum: of SGD, fixed.
+        weight_decay: of every parameter.
+        augment: shifted and mirrored images, as the data set's `Augmentation` says.
+    """
+
+    epochs: int = 10
+    batch: int = 128
+    peak: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ValueError(f"{name} is an integer of at least 1, got {count!r}")
+        for name, highest in (("peak", math.inf), ("momentum", 1.0), ("weight_decay", math.inf)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0.0 <= value < highest:
+                raise ValueError(f"{name} is a number in [0, {highest:g}), got {value!r}")
+
+
+def recipe_for(data: Data) -> Recipe:
+    """What `train` uses unless told: more and smaller steps where images are few."""
+    if len(data.train) < _FEW_IMAGES:
+        return Recipe(epochs=40, batch=64, peak=0.1)
+    return Recipe()
+
+
+def augmented(
+    images: Tensor, indices: Tensor, how: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """The chosen images, each shifted by up to ``how.shift`` pixels each way and mirrored by the
+    toss of a coin; (chosen, channels, height, width), channels last in memory.
+
+    The edge is repeated where a shift uncovers it: a border of zeros would be grey, which no
+    normalised photograph has for an edge.
+    """
+    count, (height, width) = len(indices), images.shape[2:]
+
+    def shifted(size: int) -> Tensor:
+        offsets = torch.randint(-how.shift, how.shift + 1, (count, 1), generator=generator)
+        return (torch.arange(size) + offsets).clamp_(0, size - 1)
+
+    rows, columns = shifted(height), shifted(width)
+    if how.mirror:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    chosen = images[indices[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return chosen.permute(0, 3, 1, 2)

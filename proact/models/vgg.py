@@ -1,0 +1,44 @@
+"""VGG-16 for small images: one linear layer behind the convolutions.
+
+K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+arXiv 1409.1556, configuration D.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg16(num_classes: int, in_channels: int) -> nn.Sequential:
+    """Thirteen ReLUs; 14,719,818 parameters for 10 classes and 3 channels. Takes any image size."""
+    return _vgg(num_classes, in_channels, batch_norm=False)
+
+
+def vgg16_bn(num_classes: int, in_channels: int) -> nn.Sequential:
+    """`vgg16` with batch normalisation behind every convolution."""
+    return _vgg(num_classes, in_channels, batch_norm=True)
+
+
+def _vgg(num_classes: int, in_channels: int, batch_norm: bool) -> nn.Sequential:
+    network = nn.Sequential()
+    before = in_channels
+    for stage, widths in enumerate(_STAGES, 1):
+        for position, width in enumerate(widths, 1):
+            name = f"{stage}_{position}"
+            convolution = nn.Conv2d(before, width, 3, padding=1)
+            # Thirteen layers without normalisation do not learn from torch's own initial weights.
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+            network.add_module(f"conv{name}", convolution)
+            if batch_norm:
+                network.add_module(f"norm{name}", nn.BatchNorm2d(width))
+            network.add_module(f"relu{name}", nn.ReLU())
+            before = width
+        # Rounding up: an image under 32x32 keeps one pixel to the end.
+        network.add_module(f"pool{stage}", nn.MaxPool2d(2, ceil_mode=True))
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("output", nn.Linear(before, num_classes))
+    return network

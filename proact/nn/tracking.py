@@ -1,0 +1,179 @@
+"""Watching one forward pass: which module calls which activation, in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from proact.nn.activations import call_ceiling, module_ceiling
+from proact.nn.rewriting import CannotTrace, activation_positions
+from proact.nn.site import Site, evaluating
+
+
+@dataclass(eq=False)
+class _Call:
+    """Of an activation: a module's, or a function's where ``module`` is None."""
+
+    caller: nn.Module | None
+    module: nn.Module | None
+    shape: tuple[int, ...]
+    ceiling: float
+
+
+@dataclass
+class _Watched:
+    calls: list[_Call] = field(default_factory=list)
+    runs: Counter[nn.Module] = field(default_factory=Counter)
+
+
+def track(model: nn.Module, example: Tensor) -> list[Site]:
+    """The sites, in execution order; errors as `proact.nn.find_sites` states them."""
+    names = {module: name for name, module in model.named_modules()}
+    watched = _watch(model, example, names)
+    by_caller: dict[nn.Module | None, list[_Call]] = {}
+    for call in watched.calls:
+        by_caller.setdefault(call.caller, []).append(call)
+    sites: dict[_Call, Site] = {}
+    times_called = Counter(call.module for call in watched.calls)
+    for caller, calls in by_caller.items():
+        if caller is not None and watched.runs[caller] > 1:
+            raise ValueError(
+                f"the module {names[caller] or type(model).__name__!r} runs more than once in a "
+                "forward pass, and one threshold cannot serve two sites: give each run a module of "
+                "its own"
+            )
+        sites.update(_sites_of(model, caller, calls, names, times_called))
+    return [sites[call] for call in watched.calls]
+
+
+def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _Watched:
+    watched = _Watched()
+    running: list[nn.Module] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        watched.runs[module] += 1
+        running.append(module)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        running.pop()
+        ceiling = module_ceiling(module)
+        if ceiling is not None:
+            note(
+                _Call(running[-1] if running else None, module, tuple(output.shape[1:]), ceiling),
+                output,
+            )
+
+    def note(call: _Call, output: Tensor) -> None:
+        watched.calls.append(call)
+        if not torch.isfinite(output).all():
+            place = call.module or call.caller
+            assert place is not None
+            raise ValueError(
+                f"the activations at {names[place]!r} are not finite on the example: the network "
+                "is broken or its input out of range"
+            )
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            output = func(*args, **(kwargs or {}))
+            ceiling = call_ceiling(func.overloadpacket.__name__, args, kwargs or {})
+            if ceiling is not None and module_ceiling(running[-1]) is None:
+                note(_Call(running[-1], None, tuple(output.shape[1:]), ceiling), output)
+            return output
+
+    with evaluating(model), torch.no_grad(), ExitStack() as hooks:
+        for module in names:
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave).remove)
+        with Watch():  # type: ignore[no-untyped-call]
+            model(example.clone())
+    return watched
+
+
+def _sites_of(
+    model: nn.Module,
+    caller: nn.Module | None,
+    calls: list[_Call],
+    names: dict[nn.Module, str],
+    times_called: Counter[nn.Module | None],
+) -> dict[_Call, Site]:
+    """Of the calls in one forward. Replacing a module is enough where the network calls it once, or
+    where this forward does and reaches it as a child of its own; else the forward is rewritten."""
+    called_here = Counter(call.module for call in calls)
+    sites: dict[_Call, Site] = {}
+    rewritten: list[tuple[int, _Call]] = []
+    for number, call in enumerate(calls):
+        places: tuple[str, ...] = ()
+        if call.module is not None and times_called[call.module] == 1:
+            places = _places(model, call.module)
+        elif call.module is not None and caller is not None:
+            if called_here[call.module] == 1:
+                places = _children(caller, call.module, names)
+            elif type(caller).forward is nn.Sequential.forward:
+                # It runs its children in their order: the k-th run is the k-th name.
+                mine = [c for c in calls[: number + 1] if c.module is call.module]
+                places = (_children(caller, call.module, names)[len(mine) - 1],)
+        if places:
+            name = (
+                names[call.module] if times_called[call.module] == 1 and call.module else places[0]
+            )
+            sites[call] = Site(name, call.shape, call.ceiling, places)
+        else:
+            rewritten.append((number, call))
+    if rewritten and caller is not None:
+        sites.update(_rewritten_sites(caller, calls, rewritten, names))
+    return sites
+
+
+def _rewritten_sites(
+    caller: nn.Module,
+    calls: list[_Call],
+    rewritten: list[tuple[int, _Call]],
+    names: dict[nn.Module, str],
+) -> dict[_Call, Site]:
+    qualified = names[caller]
+    place = repr(qualified) if qualified else type(caller).__name__
+    try:
+        with evaluating(caller):
+            found = len(activation_positions(caller))
+        reason = f"{len(calls)} calls ran and {found} were found in it"
+    except CannotTrace as error:
+        found, reason = -1, str(error).strip().partition("\n")[0]
+    if found != len(calls):
+        raise ValueError(
+            f"the ReLU calls in the forward of {place} cannot be told apart ({reason}): give each "
+            "an nn.ReLU module of its own"
+        )
+    sites: dict[_Call, Site] = {}
+    taken: set[str] = set()
+    for number, call in rewritten:
+        stem = _children(caller, call.module, names)[:1] if call.module is not None else ()
+        local = _free_name(caller, stem[0].rpartition(".")[2] if stem else "relu", taken)
+        name = f"{qualified}.{local}" if qualified else local
+        sites[call] = Site(name, call.shape, call.ceiling, (name,), qualified, number)
+    return sites
+
+
+def _free_name(caller: nn.Module, stem: str, taken: set[str]) -> str:
+    number = 1
+    while f"{stem}_{number}" in taken or hasattr(caller, f"{stem}_{number}"):
+        number += 1
+    taken.add(f"{stem}_{number}")
+    return f"{stem}_{number}"
+
+
+def _places(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
+    return tuple(n for n, m in model.named_modules(remove_duplicate=False) if m is module)
+
+
+def _children(caller: nn.Module, module: nn.Module, names: dict[nn.Module, str]) -> tuple[str, ...]:
+    prefix = f"{names[caller]}." if names[caller] else ""
+    return tuple(f"{prefix}{name}" for name, child in caller._modules.items() if child is module)
