@@ -9,7 +9,10 @@ CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ni
   -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
 PACKAGING := setup.py pyproject.toml constraints.txt
 
-.PHONY: demo test test-all lint types unit native sanitize format clean
+# Other people's classifiers, with the newest torch that their libraries come for; takes 5.5 GB.
+ECOSYSTEM := .venv-ecosystem
+
+.PHONY: demo test test-all test-ecosystem lint types unit native sanitize format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -21,6 +24,9 @@ unit: $(VENV)/.installed
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
+
+test-ecosystem: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m pytest -m '' tests/ecosystem
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -50,7 +56,7 @@ format: $(VENV)/.installed
 	find csrc -name '*.?pp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build $(VENV) runs *.egg-info proact/*.so
+	rm -rf build $(VENV) $(ECOSYSTEM) runs *.egg-info proact/*.so
 
 $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 	$(CONFIGURE) -B $(BUILD)
@@ -59,6 +65,12 @@ $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
 	# The environment variable, not --constraint: it reaches the isolated build too.
 	PIP_CONSTRAINT=$(abspath constraints.txt) $(BIN)/pip install --quiet --editable '.[data,dev]'
+	@touch $@
+
+$(ECOSYSTEM)/.installed: constraints-ecosystem.txt $(SOURCES) $(PACKAGING)
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	PROACT_CUDA=off $(ECOSYSTEM)/bin/pip install --quiet --constraint constraints-ecosystem.txt \
+	  pytest torchvision timm transformers --editable '.[data]'
 	@touch $@
 
 $(VENV)/.created:

@@ -29,7 +29,16 @@ from proact import ProactError
 try:
     from proact import campaign, data, faults, models, protect
     from proact.campaign.store import Store
+    from proact.cli.sources import (
+        OWN,
+        add_data_arguments,
+        check_model_name,
+        dataset,
+        is_own,
+        network,
+    )
     from proact.data import Data
+    from proact.errors import unknown
 except ProactError as unusable:  # PROACT_ISA names what this machine lacks
     print(f"error: {unusable}", file=sys.stderr)
     sys.exit(2)
@@ -45,11 +54,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--data", default="digits", help=f"data set: {', '.join(data.names())}")
+    add_data_arguments(parser, "digits")
     add(
         "--model",
         default="small-cnn",
-        help=f"network, trained if needed: {', '.join(models.names())}",
+        help=f"network, trained if needed: {', '.join(models.names())}; or {OWN} (a trained "
+        "torch.nn.Module)",
     )
     add(
         "--methods",
@@ -110,14 +120,9 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
             protect.check_options(method, chosen)
     if len(set(options.methods)) != len(options.methods):
         raise ValueError(f"each variant is named once, got {' '.join(options.methods)}")
-    for kind, given, names in (
-        ("data set", options.data, data.names()),
-        ("model", options.model, models.names()),
-    ):
-        if given not in names:
-            raise ValueError(f"a {kind} is one of {', '.join(names)}; got {given!r}")
-    # Untrained, but stored in the same dtypes: tells whether the encoding can hold the parameters.
-    faults.FaultSpace(models.create(options.model), options.encoding)
+    check_model_name(options.model)
+    if not is_own(options.data) and options.data not in data.names():
+        raise unknown("data set", options.data, data.names())
     if options.threads < 1:
         raise ValueError(f"--threads takes 1 or more, got {options.threads}")
     if not 1 <= options.trials < 2**32:
@@ -187,16 +192,18 @@ class Stages:
 
 
 def build_variants(
-    options: argparse.Namespace, images: Data, stages: Stages, folder: Path
+    options: argparse.Namespace, given: nn.Module, images: Data, stages: Stages, folder: Path
 ) -> dict[str, nn.Module]:
-    variants: dict[str, nn.Module] = {}
+    """Networks by name of the variant; ``given`` is trained, unless it is the user's own."""
+    variants = {UNPROTECTED: given}
 
     def train(progress: Callable[[int, int], None]) -> None:
         variants[UNPROTECTED] = models.trained(
             options.model, images, options.seed, folder / NETWORKS, progress
         )
 
-    stages.run(f"{options.model} on {options.data}: train", train)
+    if not is_own(options.model):
+        stages.run(f"{options.model} on {options.data}: train", train)
     for variant in options.methods:
         if variant == UNPROTECTED:
             continue
@@ -261,12 +268,15 @@ def gains(result: campaign.Result, variants: list[str]) -> Table:
 def run(options: argparse.Namespace, console: Console) -> None:
     flips = check(options)
     torch.set_num_threads(options.threads)
-    images = data.load(options.data)
+    images = dataset(options)
+    given = network(options.model, images.num_classes, images.train.images.shape[1])
+    # Its parameters have the dtypes of the trained ones: can the encoding hold them?
+    faults.FaultSpace(given, options.encoding)
     folder = writable_folder(options.out)
     store = folder / "rows.sqlite"
     Store(store).close()
     stages = Stages(console)
-    variants = build_variants(options, images, stages, folder)
+    variants = build_variants(options, given, images, stages, folder)
 
     for name, model in variants.items():
         print(f"{name} in {faults.encoding_report(model, options.encoding, images)}")

@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from _networks import resnet20, vgg16
 from _timing import Goal, Times, compare, interleave
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from proact import models
 from proact.faults import ActivationFlip, BitFlip, Fault, Injector, Where, encode, inject
 from proact.faults.encodings.fixed_point import FixedPoint
 
@@ -57,7 +57,7 @@ def injections(ber: float, repeats: int) -> tuple[Times, dict[str, int]]:
     trials: dict[str, Callable[[], object]] = {}
     flips: dict[str, int] = {}
     for encoding in (*ENCODINGS, InNumpy(15, 16)):
-        injector = Injector(encode(vgg16(), encoding), encoding)
+        injector = Injector(encode(models.create("vgg16-bn").eval(), encoding), encoding)
         name = injector.encoding.name
         counter = iter(range(1 << 32))
 
@@ -68,7 +68,7 @@ def injections(ber: float, repeats: int) -> tuple[Times, dict[str, int]]:
         trials[name] = one
         with injector.trial(BitFlip(ber)) as record:
             flips[name] = record.flips
-    encoded = encode(vgg16(), "q15.16")
+    encoded = encode(models.create("vgg16-bn").eval(), "q15.16")
 
     def by_inject() -> None:
         with inject(encoded, BitFlip(ber), "q15.16"):
@@ -81,7 +81,7 @@ def injections(ber: float, repeats: int) -> tuple[Times, dict[str, int]]:
 
 def forwards(ber: float, repeats: int) -> Times:
     """Seconds of a forward pass of ResNet-20 with faults in activations, by what is hit."""
-    model, images = resnet20(), torch.randn(BATCH, 3, 32, 32)
+    model, images = models.create("resnet20").eval(), torch.randn(BATCH, 3, 32, 32)
 
     def forward() -> None:
         with torch.no_grad():

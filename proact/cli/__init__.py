@@ -1,4 +1,4 @@
-"""The command line: ``proact verify``. It parses arguments; the rooms do the work."""
+"""The command line. It parses arguments; the rooms do the work."""
 
 from proact.cli.main import main
 

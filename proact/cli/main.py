@@ -16,8 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     try:
-        from proact.cli import verify
+        from proact.cli import profile, verify
 
+        profile.add_command(commands)
         verify.add_command(commands)
         options = parser.parse_args(arguments)
         result: int = options.run(options)

@@ -125,7 +125,8 @@ def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> li
     return [torch.cat(part).sort().values for part in parts]
 
 
-PairOrData = Data | Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]]
+Pair = Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]]
+PairOrData = Data | Pair
 
 
 def as_data(data: PairOrData, validation_share: float = 0.2) -> Data:
@@ -145,12 +146,48 @@ def as_data(data: PairOrData, validation_share: float = 0.2) -> Data:
     return Data("user data", whole.take(rest), validation, validation, classes)
 
 
+def parts_of(data: PairOrData) -> Data:
+    """A pair or `Dataset` of the user's in three parts, the same share of every class: 65 % train,
+    15 % validation, 20 % test, by a fixed draw."""
+    if isinstance(data, Data):
+        return data
+    whole = _as_split(data)
+    test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
+    if not all(map(len, (test, validation, train))):
+        raise ValueError(f"{len(whole)} images are too few to split in three")
+    classes = int(whole.labels.max()) + 1
+    return Data("own", whole.take(train), whole.take(validation), whole.take(test), classes)
+
+
+def from_parts(train: Pair, test: Pair, validation: Pair | None = None, name: str = "own") -> Data:
+    """A data set of the user's own, from a pair of tensors or a `Dataset` for each part.
+
+    Args:
+        train: images that a method may learn from. Without ``validation``, a tenth of every class
+            is held out of it, by a fixed draw.
+        test: images that only campaigns see.
+    """
+    training = _as_split(train)
+    if validation is None:
+        held_out, rest = stratified_parts(training.labels, (0.1,), seed=0)
+        if not len(held_out):
+            raise ValueError(f"{len(training)} images are too few to hold some out for validation")
+        checked, training = training.take(held_out), training.take(rest)
+    else:
+        checked = _as_split(validation)
+    parts = (training, checked, _as_split(test))
+    shapes = {tuple(part.images.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(f"all parts hold images of one shape, got {sorted(shapes)}")
+    return Data(name, *parts, max(int(part.labels.max()) for part in parts) + 1)
+
+
 def as_evaluation(data: PairOrData) -> Split:
     """The images that a campaign counts: the test split, or all of a pair or `Dataset`."""
     return data.test if isinstance(data, Data) else _as_split(data)
 
 
-def _as_split(data: Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]]) -> Split:
+def _as_split(data: Pair) -> Split:
     if isinstance(data, Split):
         return data
     if isinstance(data, (tuple, list)) and len(data) == 2:

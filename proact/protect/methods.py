@@ -10,6 +10,7 @@ from torch import nn
 
 from proact.data.splits import PairOrData, as_data
 from proact.faults.stored import stored_tensors
+from proact.models.evaluation import check_takes
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 
@@ -61,7 +62,9 @@ def protect(
     if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
     report = progress if progress is not None else _silent
-    return _METHODS[method].run(model, as_data(data), chosen, report).eval()
+    images = as_data(data)
+    check_takes(model, images.train)
+    return _METHODS[method].run(model, images, chosen, report).eval()
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:

@@ -1,0 +1,53 @@
+"""What every classifier that others wrote has to pass, unmodified and with random weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from proact import campaign, protect
+from proact.faults import ExactFlips
+from proact.models import logits
+from proact.nn import HyReLU, find_sites, replace_sites
+
+CLASSES = 10
+
+
+def images(size: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(20, 3, size, size, generator=generator), torch.arange(20) % CLASSES
+
+
+def check_protected(model: nn.Module, size: int) -> int:
+    """Sites are found, clips at the profile's maxima change no bit, and a campaign compares both.
+    Returns the number of sites."""
+    model.eval()
+    data = images(size)
+    sites = find_sites(model, data[0][:1])
+    whole = (torch.cat([data[0], data[0]]), torch.cat([data[1], data[1]]))
+    hardened = protect.protect(model, "ranger", whole, granularity="neuron")
+    profiled = protect.profile(model, data[0])
+    saturated = {
+        site: HyReLU(maximum, "saturate", ceiling=site.ceiling)
+        for site, maximum in profiled.items()
+    }
+    assert torch.equal(logits(replace_sites(model, saturated), data[0]), logits(model, data[0]))
+    assert sum(isinstance(module, HyReLU) for module in hardened.modules()) == len(sites)
+    cut = {site: HyReLU(0.0, ceiling=site.ceiling) for site in sites}
+    assert not torch.equal(logits(replace_sites(model, cut), data[0]), logits(model, data[0]))
+    check_campaign({"plain": model, "ranger": hardened}, size)
+    return len(sites)
+
+
+def check_campaign(variants: dict[str, nn.Module], size: int) -> None:
+    before = {
+        name: p.detach().clone() for m in variants.values() for name, p in m.named_parameters()
+    }
+    result = campaign.run(variants, images(size), [ExactFlips(20)], trials=2).to_pandas()
+    assert list(result["variant"]) == list(variants)
+    assert (result["flips"] == 20).all()
+    assert all(0 <= a <= 1 and not math.isnan(a) for a in result["accuracy"])
+    now = {name: p for m in variants.values() for name, p in m.named_parameters()}
+    assert all(torch.equal(now[name], tensor) for name, tensor in before.items())

@@ -1,0 +1,59 @@
+"""Do torchvision's classifiers go through as they are?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from checks import CLASSES, check_campaign, check_protected
+
+from proact import protect
+from proact.nn import HyReLU
+
+tv = pytest.importorskip(
+    "torchvision.models",
+    reason="torchvision is not installed or not of this torch; make test-ecosystem installs it",
+    exc_type=Exception,
+)
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sites"),
+    [
+        ("alexnet", 64, 7),
+        ("vgg11_bn", 32, 10),
+        ("resnet18", 32, 17),
+        ("resnet50", 32, 49),
+        ("squeezenet1_1", 32, 26),
+        ("densenet121", 32, 121),
+        ("googlenet", 32, 57),
+        ("mobilenet_v2", 32, 35),
+        ("mobilenet_v3_small", 32, 14),
+        ("mnasnet0_5", 32, 35),
+        ("shufflenet_v2_x0_5", 32, 37),
+        ("regnet_y_400mf", 32, 65),
+    ],
+)
+def test_networks_with_relu(name: str, size: int, sites: int) -> None:
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = tv.get_model(name, weights=None, num_classes=CLASSES, **options)
+    assert check_protected(model, size) == sites
+
+
+def test_a_resnet_is_trained_by_proact() -> None:
+    torch.manual_seed(0)
+    model = tv.resnet18(num_classes=2)
+    data = (torch.randn(30, 3, 32, 32), torch.arange(30) % 2)
+    hardened = protect.protect(model, "proact", data, epochs=1, decays=(0.1,), tolerance=1.0)
+    last = hardened.get_submodule("layer4.1.relu_2")
+    assert isinstance(last, HyReLU)
+    assert last.threshold.numel() == 512
+
+
+def test_networks_without_relu_are_measured_and_named() -> None:
+    torch.manual_seed(0)
+    model = tv.VisionTransformer(32, 16, 2, 2, 64, 128, num_classes=CLASSES)
+    check_campaign({"vit": model}, 32)
+    with pytest.raises(ValueError, match="VisionTransformer has no ReLU"):
+        check_protected(model, 32)
