@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,9 +52,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     images = data.load(options.data, options.data_folder)
-    recipe = models.recipe_for(images)
+    channels = images.train.images.shape[1]
+    untrained = models.create(options.model, images.num_classes, channels)
+    recipe = models.recipe_for(images, untrained)
     if options.epochs is not None:
-        recipe = models.Recipe(options.epochs, recipe.batch, recipe.peak)
+        recipe = replace(recipe, epochs=options.epochs)
     print(f"{options.model} on {options.data}, {len(images.train)} training images: {recipe}")
     start = time.perf_counter()
     columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn())

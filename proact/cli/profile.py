@@ -12,6 +12,7 @@ from rich.table import Table
 
 from proact import models
 from proact.cli.sources import OWN, add_data_arguments, dataset, network
+from proact.models.evaluation import check_runs
 from proact.nn import Site, find_sites
 from proact.protect import threshold_counts
 
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     model = network(options.model, classes, shape[0])
     # Noise: an image of one colour is where ReLUs of an untrained network all look alike.
     example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    check_runs(model, example)
     sites = find_sites(model, example)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console = Console()

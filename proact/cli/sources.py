@@ -145,7 +145,7 @@ def _users(what: str, call: Callable[[], Any]) -> Any:
         return call()
     except Exception as error:
         frames = _users_frames(error.__traceback__)
-        if frames is None:
+        if frames is None and not isinstance(error, SyntaxError):
             raise  # our own word on her argument
         text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
         raise UsersCodeError(f"{what} failed:\n{text}") from None

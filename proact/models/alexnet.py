@@ -11,10 +11,12 @@ from collections import OrderedDict
 
 from torch import nn
 
+from proact.models.initial import scale_for_relu
+
 
 def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
     """Seven ReLUs, the last one of 4,096 neurons. Takes images of any size."""
-    return nn.Sequential(
+    network = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(in_channels, 64, 3, stride=2, padding=1),
             relu1=nn.ReLU(),
@@ -39,6 +41,8 @@ def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
             output=nn.Linear(4096, num_classes),
         )
     )
+    scale_for_relu(network)
+    return network
 
 
 def _halve() -> nn.MaxPool2d:

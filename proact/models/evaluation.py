@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from proact.data import Split
 from proact.nn.outputs import logits_of
+from proact.nn.site import evaluating
 
 
 def logits(model: nn.Module, images: Tensor, batch: int = 512) -> Tensor:
@@ -30,18 +31,18 @@ def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None
         )
 
 
-def check_takes(model: nn.Module, split: Split, name: str = "the network") -> None:
-    """ValueError unless ``model`` runs on an image of ``split`` and its output fits the labels."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> Tensor:
+    """The logits for the first image, in eval mode; ValueError where ``model`` does not run."""
     try:
-        output = logits(model, split.images[:1])
+        with evaluating(model):
+            return logits(model, images[:1])
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"{name} does not take images of shape (samples, "
-            f"{', '.join(map(str, split.images.shape[1:]))}): {error}"
+            f"{', '.join(map(str, images.shape[1:]))}): {error}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    check_fit(output, split.labels, name)
+
+
+def check_takes(model: nn.Module, split: Split, name: str = "the network") -> None:
+    """ValueError unless ``model`` runs on an image of ``split`` and its output fits the labels."""
+    check_fit(check_runs(model, split.images, name), split.labels, name)

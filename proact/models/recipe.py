@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proact.data import Augmentation, Data
 
 _FEW_IMAGES = 10_000
+_SHALLOW = 6  # layers with weights
+_NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,17 @@ class Recipe:
                 raise ValueError(f"{name} is a number in [0, {highest:g}), got {value!r}")
 
 
-def recipe_for(data: Data) -> Recipe:
-    """What `train` uses unless told: more and smaller steps where images are few."""
-    if len(data.train) < _FEW_IMAGES:
-        return Recipe(epochs=40, batch=64, peak=0.1)
-    return Recipe()
+def recipe_for(data: Data, model: nn.Module) -> Recipe:
+    """What `train` uses unless told: more and smaller steps where images are few, and a tenth of
+    the learning rate for deep networks without normalisation (AlexNet, plain VGG), which stop
+    learning at a higher one."""
+    few = len(data.train) < _FEW_IMAGES
+    recipe = Recipe(epochs=40, batch=64, peak=0.1) if few else Recipe()
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    normalised = any(isinstance(m, _NORMALISATIONS) for m in model.modules())
+    if len(layers) > _SHALLOW and not normalised:
+        return replace(recipe, peak=recipe.peak / 10)
+    return recipe
 
 
 def augmented(

@@ -12,6 +12,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proact.models.initial import scale_for_relu
+
 
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut that skips pixels and pads channels with zeros."""
@@ -53,9 +55,7 @@ def _resnet_cifar(blocks_per_stage: int, num_classes: int, in_channels: int) -> 
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
     network.add_module("output", nn.Linear(before, num_classes))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    scale_for_relu(network)
     return network
 
 

@@ -39,7 +39,7 @@ def train(
 
     Args:
         model: any classifier; parameters that do not require grad stay.
-        recipe: `recipe_for` the data by default.
+        recipe: `recipe_for` the data and network by default.
         seed: decides order and augmentation of the images; torch's global generator is not
             touched (what dropout draws comes from a copy of it, seeded too). An epoch's draws
             depend on (seed, epoch) alone.
@@ -52,7 +52,7 @@ def train(
         ValueError: the network does not take the images, or has fewer classes than they have.
         ProactError: ``resume`` holds something else, or cannot be written.
     """
-    recipe = recipe_for(data) if recipe is None else recipe
+    recipe = recipe_for(data, model) if recipe is None else recipe
     check_takes(model, data.train)
     batch = min(recipe.batch, len(data.train))
     steps = len(data.train) // batch
@@ -114,10 +114,10 @@ def trained(
             interrupted training goes on from its last epoch.
         progress, recipe: as for `train`.
     """
-    recipe = recipe_for(data) if recipe is None else recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(name, data.num_classes, data.train.images.shape[1])
+    recipe = recipe_for(data, model) if recipe is None else recipe
     if cache is None:
         return train(model, data, recipe, seed, progress)
     # The last digits of a sum depend on the number of threads.

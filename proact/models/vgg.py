@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from proact.models.initial import scale_for_relu
+
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -27,11 +29,7 @@ def _vgg(num_classes: int, in_channels: int, batch_norm: bool) -> nn.Sequential:
     for stage, widths in enumerate(_STAGES, 1):
         for position, width in enumerate(widths, 1):
             name = f"{stage}_{position}"
-            convolution = nn.Conv2d(before, width, 3, padding=1)
-            # Thirteen layers without normalisation do not learn from torch's own initial weights.
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-            network.add_module(f"conv{name}", convolution)
+            network.add_module(f"conv{name}", nn.Conv2d(before, width, 3, padding=1))
             if batch_norm:
                 network.add_module(f"norm{name}", nn.BatchNorm2d(width))
             network.add_module(f"relu{name}", nn.ReLU())
@@ -41,4 +39,5 @@ def _vgg(num_classes: int, in_channels: int, batch_norm: bool) -> nn.Sequential:
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
     network.add_module("output", nn.Linear(before, num_classes))
+    scale_for_relu(network)
     return network

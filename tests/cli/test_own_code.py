@@ -1,0 +1,114 @@
+"""Do networks and data of the user's own load, and is what is wrong with them her own traceback?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def profile(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proact", "profile", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def test_the_table_of_a_named_network() -> None:
+    done = profile("--model", "vgg16")
+    assert done.returncode == 0, done.stderr
+    for words in ("14,719,818", "276,480", "2,060", "134.2x", "relu5_3", "512x2x2"):
+        assert words in done.stdout
+
+
+def test_the_documented_example() -> None:
+    example = ROOT / "docs" / "own_network.py"
+    done = profile("--model", f"{example}:network", "--data", f"{example}:data")
+    assert done.returncode == 0, done.stderr
+    assert "547 parameters" in done.stdout
+    assert "relu_2" in done.stdout
+    # The same as a module, from where it lies; what it finds beside itself is importable.
+    again = profile(
+        "--model", "own_network:network", "--data", "own_network:data", cwd=example.parent
+    )
+    assert "547 parameters" in again.stdout
+
+
+OWN = """
+from torch import nn
+import helper
+
+network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+number = 3
+
+def broken():
+    return helper.fail()
+
+def interrupted():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "helper.py").write_text("def fail():\n    return {}['missing key']\n")
+    (tmp_path / "syntax.py").write_text("def half(:\n")
+    (tmp_path / "imports.py").write_text("import not_installed_anywhere\n")
+    return tmp_path
+
+
+def test_an_attribute_that_is_a_network(own: Path) -> None:
+    done = profile("--model", f"{own}/mine.py:network", "--shape", "3x2x2")
+    assert done.returncode == 0, done.stderr
+    assert "62 parameters" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("mine.py:broken", "KeyError: 'missing key'"),
+        ("syntax.py:x", "SyntaxError"),
+        ("imports.py:x", "No module named 'not_installed_anywhere'"),
+    ],
+)
+def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: str) -> None:
+    failed = profile("--model", source, cwd=own)
+    assert failed.returncode == 2
+    assert words in failed.stderr
+    assert failed.stderr.startswith("error: ")
+    assert str(ROOT / "proact") not in failed.stderr
+    assert "importlib" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "mine.py:nothing"], "mine.py has nothing named 'nothing'"),
+        (["--model", "mine.py:number"], "should be a torch.nn.Module"),
+        (["--model", "none.py:x"], "no file none.py"),
+        (["--model", "no.such:x"], "no module 'no.such'"),
+        (["--model", ":x"], "reads file.py:attribute"),
+        (["--model", "vgg61"], "did you mean 'vgg16'"),
+        (["--shape", "3x"], "as in 3x32x32"),
+        (["--model", "mine.py:network", "--shape", "3x9x9"], "does not take images of shape"),
+        (["--data", "cifar10", "--data-folder", "nowhere"], "nowhere"),
+        (["--classes", "0"], "num_classes is at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(own: Path, arguments: list[str], words: str) -> None:
+    failed = profile(*arguments, cwd=own)
+    assert failed.returncode == 2
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_ctrl_c_in_her_code_ends_the_program(own: Path) -> None:
+    assert profile("--model", "mine.py:interrupted", cwd=own).returncode == 130
