@@ -16,7 +16,7 @@ from proact.campaign.task import facts_digest, model_digest, task_facts
 from proact.data import Split, as_evaluation
 from proact.data.splits import PairOrData
 from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
-from proact.models.evaluation import check_takes, logits
+from proact.models.evaluation import check_fit, check_runs, logits
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 #: Trials of one cell before the next cell gets its turn, so that all cells become usable early.
@@ -30,8 +30,8 @@ class _Variant:
         self.name = name
         self.images = images
         self.injector = Injector(encode(model, encoding).eval(), encoding)
-        check_takes(self.injector.model, images, name)
-        output = logits(self.injector.model, images.images)
+        output = check_runs(self.injector.model, images.images, name)
+        check_fit(output, images.labels, name)
         self.clean = output.argmax(1)
         self.digest = model_digest(self.injector.model, self.clean)
         self.clean_row = self._count(output, trial=0, flips=0, seconds=0.0)

@@ -249,6 +249,8 @@ class _Injection:
                 record.add(Flipped(target.exposed, unmade.flips))
                 _mark_changed(target)
                 unmade.make()
+        # Inside one autocast, casts of weights that were made before would hide the faults.
+        torch.clear_autocast_cache()
 
     def _end(self, error: BaseException | None) -> None:
         try:
@@ -265,6 +267,7 @@ class _Injection:
         finally:
             for target in self._hit:
                 _mark_changed(target)
+            torch.clear_autocast_cache()
         if prepared is None:
             return
         if is_undone:

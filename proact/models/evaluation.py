@@ -32,10 +32,10 @@ def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None
 
 
 def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> Tensor:
-    """The logits for the first image, in eval mode; ValueError where ``model`` does not run."""
+    """The logits for the images, in eval mode; ValueError where ``model`` does not run on them."""
     try:
         with evaluating(model):
-            return logits(model, images[:1])
+            return logits(model, images)
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"{name} does not take images of shape (samples, "
@@ -45,4 +45,4 @@ def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> T
 
 def check_takes(model: nn.Module, split: Split, name: str = "the network") -> None:
     """ValueError unless ``model`` runs on an image of ``split`` and its output fits the labels."""
-    check_fit(check_runs(model, split.images, name), split.labels, name)
+    check_fit(check_runs(model, split.images[:1], name), split.labels, name)

@@ -293,3 +293,22 @@ def test_inference_mode_changes_nothing(mlp: nn.Sequential, at: str, encoding: s
         assert same(mlp(made_inside), usual)
     assert same(inside, usual)
     assert same(made_inside, x_of())
+
+
+class Table(nn.Module):
+    """Hands out a table that it keeps in a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.ones(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table
+
+
+def test_what_a_layer_keeps_in_an_attribute_stays() -> None:
+    model = nn.Sequential(Table())
+    with inject(model, ActivationFlip(0.5), seed=1) as record:
+        assert not torch.equal(model(torch.zeros(1)), torch.ones(4, 4))
+    assert record.activation_flips > 0
+    assert torch.equal(model[0].table, torch.ones(4, 4))

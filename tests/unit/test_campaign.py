@@ -278,7 +278,7 @@ def test_the_given_models_are_untouched(trained_cnn: nn.Module, digits: Data) ->
         (
             {"variants": {"m": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}},
             ValueError,
-            "labels up to 9",
+            "labels go up to 9",
         ),
         ({"data": 3}, TypeError, "int"),
     ],

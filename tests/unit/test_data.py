@@ -60,7 +60,10 @@ def test_what_no_data_is_is_a_sentence() -> None:
         (TensorDataset(images), "item 0 is .Tensor"),
         ([({"image": 1}, 0)], "item 0 is .dict, int"),
         (TensorDataset(images[:0], labels[:0]), "at least one image"),
-        ([(images[0], 0), (images[1, :2], 1), (images[2], 1)], "one shape and dtype; item 0 has .3,."),
+        (
+            [(images[0], 0), (images[1, :2], 1), (images[2], 1)],
+            "one shape and dtype; item 0 has .3,.",
+        ),
         ((images.int(), labels), "floating-point images"),
         ((images, labels - 1), "labels start at 0"),
     ):

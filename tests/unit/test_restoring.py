@@ -192,3 +192,12 @@ def test_models_of_inference_tensors(encoding: str | Encoding) -> None:
                 with inject(model, BitFlip(0.1, bits=LOW), "float16"):
                     pass
             assert same_bits(before, model)
+
+
+def test_casts_that_autocast_keeps_do_not_hide_faults_or_outlive_them() -> None:
+    model, x = nn.Linear(8, 8, bias=False), torch.ones(2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        clean = model(x)
+        with inject(model, BitFlip(1.0, bits="sign")):
+            torch.testing.assert_close(model(x), -clean)
+        assert torch.equal(model(x), clean)
