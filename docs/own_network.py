@@ -37,7 +37,8 @@ class Wines(nn.Module):
 
 
 def network() -> nn.Module:
-    """Trained on the spot; yours would load a checkpoint here."""
+    """Trained on the spot, on all wines; yours would load a checkpoint, of a training that has not
+    seen the test images."""
     torch.manual_seed(0)
     model, (inputs, cultivars) = Wines(), data()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

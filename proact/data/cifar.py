@@ -104,7 +104,11 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
         EOFError,
         zlib.error,
         pickle.UnpicklingError,
+        # What pickle raises besides, of bytes that are no pickle.
+        AttributeError,
+        IndexError,
         KeyError,
+        TypeError,
         ValueError,
     ) as error:
         raise ProactError(

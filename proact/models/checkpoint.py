@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,9 +27,11 @@ def save(
     schedule: OneCycleLR,
 ) -> None:
     """Writes the state after ``epoch`` epochs, in place of an older one or not at all."""
-    tensors = {f"{_WEIGHTS}{name}": t.contiguous() for name, t in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        tensors[f"{_MOMENTUM}{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
+    tensors = {f"{_WEIGHTS}{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        # None without momentum, missing where nothing ever had a gradient.
+        if isinstance(buffer := state.get("momentum_buffer"), Tensor):
+            tensors[f"{_MOMENTUM}{index}"] = buffer
     header = {
         "identity": identity,
         "epoch": epoch,
@@ -57,10 +60,7 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
         )
     model.load_state_dict(_part(tensors, _WEIGHTS))
     momentum = _part(tensors, _MOMENTUM)
-    state = {
-        index: {"momentum_buffer": momentum[name]}
-        for index, (name, _) in enumerate(model.named_parameters())
-    }
+    state = {int(index): {"momentum_buffer": buffer} for index, buffer in momentum.items()}
     optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})
     schedule.load_state_dict(header["schedule"])
     return int(header["epoch"])
@@ -71,7 +71,12 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
-        save_file({n: t.detach() for n, t in tensors.items()}, unfinished, metadata)
+        # Copies: safetensors refuses tensors that share memory, as tied weights do.
+        copies = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        save_file(copies, unfinished, metadata)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise ProactError(f"{path} cannot be written: {error}") from None

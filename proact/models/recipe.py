@@ -64,11 +64,14 @@ def augmented(
     images: Tensor, indices: Tensor, how: Augmentation, generator: torch.Generator
 ) -> Tensor:
     """The chosen images, each shifted by up to ``how.shift`` pixels each way and mirrored by the
-    toss of a coin; (chosen, channels, height, width), channels last in memory.
+    toss of a coin; (chosen, channels, height, width), channels last in memory. What is no image is
+    chosen alone.
 
     The edge is repeated where a shift uncovers it: a border of zeros would be grey, which no
     normalised photograph has for an edge.
     """
+    if images.dim() != 4:
+        return images[indices]
     count, (height, width) = len(indices), images.shape[2:]
 
     def shifted(size: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-from proact.data import Augmentation, Data
+from proact.data import Augmentation, Data, Split
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.models.evaluation import check_takes
@@ -58,7 +58,8 @@ def train(
     steps = len(data.train) // batch
     how = data.augmentation if recipe.augment else Augmentation()
     trained_ones = [p for p in model.parameters() if p.requires_grad]
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if data.train.images.dim() == 4:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         trained_ones,
         lr=recipe.peak,
@@ -70,32 +71,51 @@ def train(
         optimizer, recipe.peak, total_steps=recipe.epochs * steps, cycle_momentum=False
     )
     identity = _digest(_facts(model, data, recipe, seed))
-    first = 0
-    if resume is not None and resume.exists():
-        first = checkpoint.load(resume, identity, model, optimizer, schedule)
 
-    model.train()
-    with torch.random.fork_rng(devices=[]):
-        for epoch in range(first, recipe.epochs):
-            generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
-            torch.manual_seed(_epoch_seed(seed, epoch))
-            order = torch.randperm(len(data.train), generator=generator)
-            for step, indices in enumerate(order[: steps * batch].split(batch), 1):
-                images = augmented(data.train.images, indices, how, generator)
-                optimizer.zero_grad()
-                output = logits_of(model(images))
-                F.cross_entropy(output, data.train.labels[indices]).backward()
-                optimizer.step()
-                schedule.step()
-                if progress is not None:
-                    progress(epoch * steps + step, recipe.epochs * steps)
-            if resume is not None and epoch + 1 < recipe.epochs:
-                checkpoint.save(resume, epoch + 1, identity, model, optimizer, schedule)
-    optimizer.zero_grad()
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    def report(steps_done: int) -> None:
+        if progress is not None:
+            progress(steps_done, recipe.epochs * steps)
+
+    try:
+        first = 0
+        if resume is not None and resume.exists():
+            first = checkpoint.load(resume, identity, model, optimizer, schedule)
+        with torch.random.fork_rng(devices=[]):
+            for epoch in range(first, recipe.epochs):
+                for step in _epoch(
+                    model, data.train, how, batch, optimizer, _epoch_seed(seed, epoch)
+                ):
+                    schedule.step()
+                    report(epoch * steps + step)
+                if resume is not None and epoch + 1 < recipe.epochs:
+                    checkpoint.save(resume, epoch + 1, identity, model, optimizer, schedule)
+    finally:
+        optimizer.zero_grad()
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if resume is not None:
         resume.unlink(missing_ok=True)
     return model.eval()
+
+
+def _epoch(
+    model: nn.Module,
+    train: Split,
+    how: Augmentation,
+    batch: int,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+) -> Iterator[int]:
+    """Each step, counted from 1, when it has been made."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train), generator=generator)
+    model.train()
+    torch.manual_seed(seed)  # dropout draws from the global generator
+    for step, indices in enumerate(order[: len(order) // batch * batch].split(batch), 1):
+        images = augmented(train.images, indices, how, generator)
+        optimizer.zero_grad()
+        F.cross_entropy(logits_of(model(images)), train.labels[indices]).backward()
+        optimizer.step()
+        yield step
 
 
 def trained(

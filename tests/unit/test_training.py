@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact import ProactError, models
-from proact.data import Augmentation, Data
+from proact.data import Augmentation, Data, Split
 from proact.models.evaluation import check_takes
 from proact.models.recipe import Recipe, augmented, recipe_for
 
@@ -131,6 +131,43 @@ def test_the_recipe_follows_the_data_and_the_network(few: Data) -> None:
     assert recipe_for(few, models.create("small-cnn")).peak == 0.1
     assert recipe_for(few, plain).peak == pytest.approx(0.01)
     assert recipe_for(few, models.create("vgg16-bn")).epochs == 40
+
+
+class Odd(nn.Module):
+    """Ties two layers, and has one that nothing runs through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.unused = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(2, 2)
+        self.b.weight = self.a.weight
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.output(self.b(self.a(x.flatten(1)).relu()).relu())
+        return output
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("flat", [True, False])
+def test_tied_frozen_and_unused_parameters_are_resumed(
+    momentum: float, flat: bool, few: Data, tmp_path: Path
+) -> None:
+    if flat:
+        train = Split(few.train.images.flatten(1), few.train.labels)
+        few = Data("flat", train, train, train, 10)
+    recipe = Recipe(epochs=2, batch=32, peak=0.05, momentum=momentum)
+    trained = []
+    for stops in ((), (4,)):
+        model, file = Odd(), tmp_path / "run.safetensors"
+        model.a.bias.requires_grad_(False)
+        for stop in stops:
+            with pytest.raises(Stop):
+                models.train(model, few, recipe, 0, stop_at(stop), file)  # type: ignore[arg-type]
+            assert file.exists()
+        trained.append(models.train(model, few, recipe, 0, None, file))
+    assert same(*trained)
+    assert trained[0].a.weight is trained[0].b.weight
 
 
 def test_frozen_parameters_stay(few: Data) -> None:
