@@ -152,7 +152,7 @@ def trained(
                 f"{path} is not the trained {name} that it should be ({error}): delete it"
             ) from None
         return model.eval()
-    train(model, data, recipe, seed, progress, path.with_suffix(".unfinished"))
+    train(model, data, recipe, seed, progress, path.with_suffix(".unfinished.safetensors"))
     checkpoint.write(path, model.state_dict())
     return model
 
