@@ -23,6 +23,9 @@ from proact.data import Data
 from proact.data.splits import parts_of
 from proact.errors import ProactError, unknown
 
+# A network and data in one file are one module: it runs once.
+_files: dict[Path, ModuleType] = {}
+
 OWN = "file.py:attribute or module:attribute of your own"
 
 
@@ -119,18 +122,33 @@ def _imported(place: str) -> ModuleType:
             raise ValueError(f"there is no module {place!r} to import")
         return importlib.import_module(place)
     file = Path(place).resolve()
+    if file in _files:
+        return _files[file]
     if not file.is_file():
         raise ValueError(f"there is no file {place}")
     # As for a script: what lies beside the file can be imported from it.
     sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Pickles name its classes so; but a file called json.py must not become everybody's json.
+    name = f"own_{file.stem}" if _is_known(file.stem, file) else file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Classes of the file are pickled by this name.
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _files[file] = module
     return module
+
+
+def _is_known(name: str, file: Path) -> bool:
+    if name in sys.modules:
+        return True
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() != file
 
 
 def _spec_is_missing(name: str) -> bool:
@@ -138,12 +156,14 @@ def _spec_is_missing(name: str) -> bool:
         return importlib.util.find_spec(name) is None
     except ModuleNotFoundError as error:  # a package on the way to it
         return error.name is not None and name.startswith(error.name)
+    except (ImportError, ValueError):  # no name of a module at all
+        return True
 
 
 def _users(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = _users_frames(error.__traceback__)
         if frames is None and not isinstance(error, SyntaxError):
             raise  # our own word on her argument

@@ -16,6 +16,8 @@ from proact.errors import ProactError
 # ImageNet's, which is what networks for photographs are trained with.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Eight bits a channel, or fewer: PIL cuts the others off at 255 when it converts them.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
 _VALIDATION_NAMES = ("validation", "val", "valid")
 
 
@@ -47,6 +49,9 @@ def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
     def part(place: Path) -> Split:
         return _read(place, labels, image_size)
 
+    reserved = sorted({*labels} & {"test", *_VALIDATION_NAMES})
+    if not train_folder.is_dir() and reserved:
+        raise ProactError(f"{folder} has a folder {reserved[0]} and none named train beside it")
     if not train_folder.is_dir():
         whole = part(folder)
         test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
@@ -76,11 +81,19 @@ def _data(
 
 
 def _folders(place: Path) -> Iterator[Path]:
-    return (path for path in place.iterdir() if path.is_dir() and any(_images(path)))
+    return (
+        path
+        for path in place.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and any(_images(path))
+    )
 
 
 def _images(place: Path) -> Iterator[Path]:
-    return (p for p in sorted(place.rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return (
+        path
+        for path in sorted(place.rglob("*"))
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
 
 
 def _read(place: Path, labels: tuple[str, ...], size: int) -> Split:
@@ -101,7 +114,12 @@ def _decoded(path: Path, size: int) -> Tensor:
 
     try:
         with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+            if image.mode not in _MODES:
+                raise ProactError(
+                    f"{path} has pixels of mode {image.mode!r}; 8 bits a channel are expected"
+                )
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
     except (OSError, Image.DecompressionBombError) as error:
         raise ProactError(f"{path} cannot be read as an image: {error}") from None
     pixels = np.asarray(square, np.uint8).transpose(2, 0, 1)[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from proact.data import Augmentation, Data, Split
+from proact.data.splits import content
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.models.evaluation import check_takes
@@ -142,8 +144,13 @@ def trained(
         return train(model, data, recipe, seed, progress)
     # The last digits of a sum depend on the number of threads.
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    identity = _digest({"model": name, **_facts(model, data, recipe, seed), **machine})
-    path = cache / f"{name}-{data.name}-{identity[:12]}.safetensors"
+    initial = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        initial.update(content(tensor))
+    facts = {"model": name, "initial": initial.hexdigest(), **machine}
+    identity = _digest({**facts, **_facts(model, data, recipe, seed)})
+    file = re.sub(r"[^\w.-]+", "_", f"{name}-{data.name}-{identity[:12]}")
+    path = cache / f"{file}.safetensors"
     if path.exists():
         try:
             model.load_state_dict(load_file(path))
@@ -160,6 +167,8 @@ def trained(
 def _facts(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str, object]:
     """What determines the trained weights, beside the initial ones."""
     return {
+        "network": repr(model),
+        "trained": [name for name, p in model.named_parameters() if p.requires_grad],
         "tensors": {name: list(t.shape) for name, t in model.state_dict().items()},
         "data": data.train.digest,
         "augmentation": asdict(data.augmentation),

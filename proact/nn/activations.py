@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from proact.nn.hyrelu import HyReLU
 
@@ -28,8 +28,10 @@ def module_ceiling(module: nn.Module) -> float | None:
 
     Subclasses are none: they may compute something else.
     """
-    if type(module) in (nn.ReLU, HyReLU):
+    if type(module) is nn.ReLU:
         return math.inf
+    if type(module) is HyReLU:
+        return module.ceiling
     if type(module) is nn.ReLU6:
         return _RELU6_CEILING
     if type(module) is nn.Hardtanh and module.min_val == 0:
@@ -42,6 +44,7 @@ def module_ceiling(module: nn.Module) -> float | None:
 def call_ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
     """The same for a call of a torch function, method or ATen operator of that name."""
     name = name.strip("_")
+    name = "clamp" if name == "clip" else name
     if name == "relu":
         return math.inf
     if name == "relu6":
@@ -64,4 +67,6 @@ def _argument(place: tuple[int, str, Any], args: Sequence[Any], kwargs: Mapping[
 
 
 def _is_zero(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return not value.any()
     return isinstance(value, (int, float)) and value == 0

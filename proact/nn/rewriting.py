@@ -9,17 +9,18 @@ name, tensors, their names and all other attributes stay.
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import linecache
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
 from proact.nn.activations import call_ceiling, module_ceiling
 
-# Positions in the list of traced operations, and the children that take their places.
-_Calls = dict[int, str]
 _numbers = itertools.count()
 
 
@@ -29,9 +30,10 @@ class CannotTrace(Exception):  # noqa: N818
 
 def activation_positions(module: nn.Module) -> list[int]:
     """Where in its traced forward ``module`` calls a ReLU, in execution order."""
+    copied = copy.deepcopy(module)  # tracing may leave something behind
     return [
         position
-        for position, node in enumerate(_trace(module).nodes)
+        for position, node in enumerate(_trace(copied).nodes)
         if _node_ceiling(module, node) is not None
     ]
 
@@ -47,7 +49,8 @@ def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
             replacement = graph.call_module(name, (_input(node),))
         node.replace_all_uses_with(replacement)
         graph.erase_node(node)
-    _become(module, graph, dict(children))
+    code = graph.python_code("self")
+    _become(module, _origin(module), _Forward(code.src, _portable(code.globals)))
 
 
 class _OneForward(fx.Tracer):
@@ -58,11 +61,19 @@ class _OneForward(fx.Tracer):
 
 
 def _trace(module: nn.Module) -> fx.Graph:
+    if "forward" in vars(module) or isinstance(module, fx.GraphModule):
+        raise CannotTrace("its forward was made at run time")
+    before = dict(vars(module))
     try:
-        return _OneForward().trace(module)
+        graph = _OneForward().trace(module)
     except Exception as error:
         # Tracing runs the user's forward on stand-ins for tensors: anything may be raised.
         raise CannotTrace(str(error)) from error
+    for name, value in vars(module).items():
+        # fx keeps the constants that it meets; whatever else changed was done by the forward.
+        if not name.startswith("_tensor_constant") and before.get(name) is not value:
+            raise CannotTrace(f"it assigns self.{name}")
+    return graph
 
 
 def _node_ceiling(module: nn.Module, node: fx.Node) -> float | None:
@@ -83,41 +94,66 @@ def _input(node: fx.Node) -> Any:
     return node.args[0] if node.args else node.kwargs["input"]
 
 
-def _become(module: nn.Module, graph: fx.Graph, calls: _Calls) -> None:
-    origin, history = _past(module)
-    base = type(module)
-    rewritten = type(
-        base.__name__,
-        (base,),
+@dataclass(frozen=True)
+class _Forward:
+    """A forward as source, and the names in it: what it takes to make it again elsewhere. (Tracing
+    again would find another forward where the module has changed meanwhile.)"""
+
+    source: str
+    names: dict[str, Any]
+
+
+def _become(module: nn.Module, origin: type[nn.Module], forward: _Forward) -> None:
+    module.__class__ = type(
+        origin.__name__,
+        (origin,),
         {
-            "__module__": base.__module__,
-            "__qualname__": base.__qualname__,
-            "__doc__": base.__doc__,
-            "_proact_past": (origin, [*history, calls]),
+            "__module__": origin.__module__,
+            "__qualname__": origin.__qualname__,
+            "__doc__": origin.__doc__,
+            "_proact_origin": (origin, forward),
             "__reduce_ex__": _reduce,
             "__deepcopy__": _deepcopy,
-            "forward": _compiled(graph),
+            "forward": _compiled(forward),
         },
     )
-    module.__class__ = rewritten
 
 
-def _compiled(graph: fx.Graph) -> Callable[..., Any]:
-    code = graph.python_code("self")
+def _compiled(forward: _Forward) -> Callable[..., Any]:
     file = f"<proact rewritten forward {next(_numbers)}>"
     # Tracebacks and compilers that read source find it here.
-    linecache.cache[file] = (len(code.src), None, code.src.splitlines(True), file)
-    namespace = dict(code.globals)
-    exec(compile(code.src, file, "exec"), namespace)
-    forward: Callable[..., Any] = namespace["forward"]
-    return forward
+    linecache.cache[file] = (
+        len(forward.source),
+        None,
+        forward.source.splitlines(True),
+        file,
+    )
+    namespace: dict[str, Any] = {
+        name: importlib.import_module(value.name) if isinstance(value, _Module) else value
+        for name, value in forward.names.items()
+    }
+    exec(compile(forward.source, file, "exec"), namespace)
+    made: Callable[..., Any] = namespace["forward"]
+    return made
 
 
-def _past(module: nn.Module) -> tuple[type[nn.Module], list[_Calls]]:
-    """The class that the user wrote, and every rewriting since."""
-    past: tuple[type[nn.Module], list[_Calls]]
-    past = getattr(type(module), "_proact_past", (type(module), []))
-    return past
+class _Module(NamedTuple):
+    """Modules are not pickled; their names are."""
+
+    name: str
+
+
+def _portable(names: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _Module(value.__name__) if isinstance(value, ModuleType) else value
+        for name, value in names.items()
+    }
+
+
+def _origin(module: nn.Module) -> type[nn.Module]:
+    """The class that the user wrote."""
+    origin: type[nn.Module] = getattr(type(module), "_proact_origin", (type(module),))[0]
+    return origin
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -127,15 +163,12 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return result
 
 
-def _reduce(self: nn.Module, protocol: int) -> Any:
-    # The class exists in this process alone: another one traces again.
-    origin, history = _past(self)
-    return _rebuilt, (origin, history, self.__dict__)
+def _reduce(self: Any, protocol: int) -> Any:
+    # The class exists in this process alone.
+    return _rebuilt, self._proact_origin, self.__dict__
 
 
-def _rebuilt(origin: type[nn.Module], history: list[_Calls], state: dict[str, Any]) -> nn.Module:
+def _rebuilt(origin: type[nn.Module], forward: _Forward) -> nn.Module:
     module = origin.__new__(origin)
-    module.__dict__.update(state)
-    for calls in history:
-        rewrite_calls(module, calls)
+    _become(module, origin, forward)
     return module

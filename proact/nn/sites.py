@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +48,10 @@ def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    The copy's modules have the classes, names and tensors of the given ones. Where a forward was
-    rewritten, branches on ``self.training`` (functional dropout) stay as in eval mode.
+    The copy's modules have the names and tensors of the given ones, and their classes or subclasses
+    of them. Where a forward was rewritten, what it read from plain attributes stays as it is now,
+    branches on ``self.training`` (functional dropout) as in eval mode, and ``torch.no_grad`` inside
+    it is gone. Hooks of a replaced module are not taken along.
     """
     result = copy.deepcopy(model)
     rewritten: dict[str, dict[int, str]] = {}
@@ -102,17 +106,32 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
     """A clip that never bites must change nothing. It does where a network relies on an in-place
     ReLU having changed its input, and where a forward was not followed faithfully."""
     expected = _outputs(model, example)
+    dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
 
     def changes_the_output(replaced: list[Site]) -> bool:
-        clips = {site: _neutral(model, site, example.dtype) for site in replaced}
-        given = _outputs(replace_sites(model, clips), example)
+        clips = {site: _neutral(model, site, dtype) for site in replaced}
+        runs: Counter[nn.Module] = Counter()
+        copied = replace_sites(model, clips)
+        with ExitStack() as hooks:
+            for clip in clips.values():
+                hooks.callback(clip.register_forward_hook(lambda m, _, __: runs.update([m])).remove)
+            try:
+                given = _outputs(copied, example)
+            except Exception as error:
+                raise ValueError(
+                    f"a forward with the ReLUs {', '.join(site.name for site in replaced)} cannot "
+                    f"be followed ({error}): give each an nn.ReLU module of its own"
+                ) from error
+        if any(runs[clip] != 1 for clip in clips.values()):
+            return True
         return len(given) != len(expected) or not all(map(_same_bits, given, expected))
 
     if changes_the_output(sites):
         culprit = next((site for site in sites if changes_the_output([site])), sites[0])
         raise ValueError(
             f"the network uses the ReLU {culprit.name!r} for more than the value it returns "
-            "(an in-place change that is read elsewhere?), so it cannot be replaced"
+            "(an in-place change that is read elsewhere, a hook that changes it, or a forward that "
+            "draws at random?), so it cannot be replaced"
         )
 
 
@@ -120,7 +139,7 @@ def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
     """What computes the same as a value, and changes no input in place."""
     original = _original(model, site)
     if isinstance(original, HyReLU):
-        return original
+        return copy.deepcopy(original)
     return HyReLU(torch.full((), math.inf, dtype=dtype), "zero", ceiling=site.ceiling)
 
 

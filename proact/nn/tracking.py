@@ -24,6 +24,7 @@ class _Call:
     module: nn.Module | None
     shape: tuple[int, ...]
     ceiling: float
+    is_activation: bool = True  # indices and single numbers are clamped too
 
 
 @dataclass
@@ -49,7 +50,7 @@ def track(model: nn.Module, example: Tensor) -> list[Site]:
                 "its own"
             )
         sites.update(_sites_of(model, caller, calls, names, times_called))
-    return [sites[call] for call in watched.calls]
+    return [sites[call] for call in watched.calls if call.is_activation]
 
 
 def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _Watched:
@@ -71,7 +72,8 @@ def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _W
 
     def note(call: _Call, output: Tensor) -> None:
         watched.calls.append(call)
-        if not torch.isfinite(output).all():
+        call.is_activation = output.is_floating_point() and output.dim() > 0
+        if call.is_activation and not torch.isfinite(output).all():
             place = call.module or call.caller
             assert place is not None
             raise ValueError(
@@ -85,7 +87,8 @@ def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _W
         ) -> Any:
             output = func(*args, **(kwargs or {}))
             ceiling = call_ceiling(func.overloadpacket.__name__, args, kwargs or {})
-            if ceiling is not None and module_ceiling(running[-1]) is None:
+            # Nothing runs where a hook of the whole network does.
+            if ceiling is not None and running and module_ceiling(running[-1]) is None:
                 note(_Call(running[-1], None, tuple(output.shape[1:]), ceiling), output)
             return output
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
+import types
 from collections.abc import Callable
 
 import pytest
@@ -273,3 +275,108 @@ def test_activations_that_are_not_finite_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), Calls(F.relu))
     with pytest.raises(ValueError, match="activations at '1' are not finite"):
         find_sites(model, torch.full((1, 3), math.nan))
+
+
+class Moody(nn.Module):
+    """Another forward in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x + 0.1
+        output: Tensor = self.b(F.relu(torch.tanh(self.a(x))))
+        return output
+
+
+class Growing(nn.Sequential):
+    """Runs all its children, those too that are added to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = super().forward(F.relu(x))
+        return output
+
+
+@pytest.mark.parametrize("make", [Moody, lambda: Growing(nn.Linear(4, 4), nn.Linear(4, 2))])
+def test_a_pickle_computes_what_the_network_computed(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(8, 4)
+    result = replace_sites(model, clips(find_sites(model, x), 0.3))
+    result.train()
+    again = pickle.loads(pickle.dumps(result))
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), result.eval()(x))
+        assert not torch.equal(result(x), model.eval()(x))
+
+
+def test_a_ceiling_survives_protecting_twice() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU6(), nn.Linear(8, 3)), 10 * torch.randn(50, 4)
+    result: nn.Module = model
+    for _ in range(2):
+        result = replace_sites(result, clips(find_sites(result, x)))
+    with torch.no_grad():
+        assert torch.equal(result(x), model(x))
+
+
+class Careless(nn.Module):
+    """Calls a ReLU beside something that a trace does not carry over."""
+
+    def __init__(self, trouble: str) -> None:
+        super().__init__()
+        self.a, self.embedding, self.trouble = nn.Linear(3, 3), nn.Embedding(5, 3), trouble
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        h = torch.relu(self.a(x))
+        if self.trouble == "attribute":
+            self.features = h
+        if self.trouble == "mask" and mask is not None:
+            h = h * mask
+        if self.trouble == "index":
+            h = h + self.embedding((x * 10).long().clamp(0, 4)).sum(1)
+        if self.trouble == "norm":
+            h = h / (1 + self.a.weight.norm().clamp(min=0))
+        if self.trouble == "tensor":
+            h = (h - 1).clamp(min=torch.tensor(0.0))
+        return h
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("attribute", "it assigns self.features"),
+        ("mask", "cannot be followed .unsupported operand"),
+        ("tensor", "cannot be told apart .2 calls ran and 1 were found"),
+    ],
+)
+def test_forwards_that_do_more_than_compute_are_named(trouble: str, words: str) -> None:
+    model = Careless(trouble).eval()
+    before = sorted(vars(model))
+    with pytest.raises(ValueError, match=words):
+        find_sites(model, torch.randn(2, 3))
+    assert not [name for name in vars(model) if name.startswith("_tensor")]
+    assert sorted(name for name in vars(model) if name != "features") == before
+
+
+@pytest.mark.parametrize("trouble", ["index", "norm"])
+def test_clamped_indices_and_single_numbers_are_no_activations(trouble: str) -> None:
+    torch.manual_seed(0)
+    model, x = Careless(trouble).eval(), torch.randn(4, 3)
+    (site,) = find_sites(model, x)
+    assert site.shape == (3,)
+    with torch.no_grad():
+        assert torch.equal(replace_sites(model, clips([site]))(x), model(x))
+
+
+def test_a_forward_on_the_instance_is_named() -> None:
+    model = Calls(F.relu)
+    model.forward = types.MethodType(lambda self, x: F.relu(self.linear(x)), model)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="its forward was made at run time"):
+        find_sites(model, torch.ones(1, 3))
+
+
+def test_clip_is_clamp() -> None:
+    first, _ = find_sites(Calls(lambda x: torch.clip(x, 0, 0.5)), torch.randn(3, 3))
+    assert first.ceiling == 0.5

@@ -79,3 +79,35 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     write(tmp_path / "test", {"a": 0, "c": 100}, 2)
     with pytest.raises(ProactError, match="a class 'c' that the training images lack"):
         data.load("imagefolder", tmp_path)
+
+
+def test_what_pil_would_change_silently(tmp_path: Path) -> None:
+    write(tmp_path, {"dark": 10, "bright": 200}, 10)
+    (tmp_path / ".cache").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / ".cache" / "x.png")
+    (tmp_path / "dark" / "._0.png").write_bytes(b"no image")
+    assert data.load("imagefolder", tmp_path, image_size=4).labels == ("bright", "dark")
+    deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    deep.save(tmp_path / "dark" / "deep.png")
+    with pytest.raises(ProactError, match="deep.png has pixels of mode 'I;16'"):
+        data.load("imagefolder", tmp_path, image_size=4)
+
+
+def test_a_turned_photograph_is_put_upright(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[:, :4] = 255  # left in the file, above when turned
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png", exif=exif)
+    images = data.load("imagefolder", tmp_path, image_size=8).train.images
+    assert images[:, :, :4].min() > images[:, :, 4:].max()
+
+
+def test_parts_without_a_training_part_are_no_classes(tmp_path: Path) -> None:
+    for part in ("test", "val"):
+        write(tmp_path / part, {"a": 0, "b": 100}, 10)
+    with pytest.raises(ProactError, match="a folder test and none named train"):
+        data.load("imagefolder", tmp_path)

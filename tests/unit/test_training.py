@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from proact import ProactError, models
 from proact.data import Augmentation, Data, Split
+from proact.models import registry
 from proact.models.evaluation import check_takes
 from proact.models.recipe import Recipe, augmented, recipe_for
 
@@ -206,3 +207,21 @@ def test_networks_that_do_not_fit_the_data_are_named(few: Data) -> None:
         with pytest.raises(ValueError, match=words):
             check_takes(model, few.test)
         assert model.training
+
+
+def test_the_cache_knows_the_initial_weights(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Recipe(epochs=1, batch=32, peak=0.05)
+    models.trained("small-cnn", few, cache=tmp_path, recipe=once)
+    build = registry._BUILDERS["small-cnn"]
+
+    def halved(classes: int, channels: int) -> nn.Module:
+        model = build(classes, channels)
+        with torch.no_grad():
+            model.get_submodule("output").weight.mul_(0.5)  # type: ignore[operator, union-attr]
+        return model
+
+    monkeypatch.setitem(registry._BUILDERS, "small-cnn", halved)
+    models.trained("small-cnn", few, cache=tmp_path, recipe=once)
+    assert len(list(tmp_path.iterdir())) == 2
