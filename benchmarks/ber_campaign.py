@@ -27,7 +27,7 @@ import proact
 from proact import ProactError
 
 try:
-    from proact import campaign, data, faults, models, protect
+    from proact import campaign, faults, models, protect
     from proact.campaign.store import Store
     from proact.cli.sources import (
         OWN,
@@ -38,7 +38,6 @@ try:
         network,
     )
     from proact.data import Data
-    from proact.errors import unknown
 except ProactError as unusable:  # PROACT_ISA names what this machine lacks
     print(f"error: {unusable}", file=sys.stderr)
     sys.exit(2)
@@ -121,8 +120,6 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
     if len(set(options.methods)) != len(options.methods):
         raise ValueError(f"each variant is named once, got {' '.join(options.methods)}")
     check_model_name(options.model)
-    if not is_own(options.data) and options.data not in data.names():
-        raise unknown("data set", options.data, data.names())
     if options.threads < 1:
         raise ValueError(f"--threads takes 1 or more, got {options.threads}")
     if not 1 <= options.trials < 2**32:

@@ -59,7 +59,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, default: str | None) -> 
 def dataset(options: argparse.Namespace) -> Data:
     """What ``--data`` and its companions name; a pair or `Dataset` of the user's is cut into 65 %
     training, 15 % validation and 20 % test images."""
-    if ":" not in options.data:
+    if not is_own(options.data):
         return data.load(
             options.data,
             options.data_folder,

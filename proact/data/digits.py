@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from proact.data.splits import Data, Split, stratified_parts
+from proact.data.splits import TEST_AND_VALIDATION, Data, Split, stratified_parts
 from proact.errors import ProactError
 
 
@@ -24,7 +24,7 @@ def load_digits() -> Data:
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8)
     whole = Split(images, torch.tensor(labels, dtype=torch.int64))
-    test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
+    test, validation, train = stratified_parts(whole.labels, TEST_AND_VALIDATION, seed=0)
     mean, deviation = images[train].mean(), images[train].std()
 
     def normalised(indices: torch.Tensor) -> Split:

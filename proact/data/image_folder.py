@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from proact.data.pixels import normalised
-from proact.data.splits import Augmentation, Data, Split, stratified_parts
+from proact.data.splits import (
+    HELD_OUT,
+    TEST_AND_VALIDATION,
+    Augmentation,
+    Data,
+    Split,
+    stratified_parts,
+)
 from proact.errors import ProactError
 
 # ImageNet's, which is what networks for photographs are trained with.
@@ -54,7 +61,7 @@ def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
         raise ProactError(f"{folder} has a folder {reserved[0]} and none named train beside it")
     if not train_folder.is_dir():
         whole = part(folder)
-        test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
+        test, validation, train = stratified_parts(whole.labels, TEST_AND_VALIDATION, seed=0)
         if not all(map(len, (test, validation, train))):
             raise ProactError(f"{len(whole)} images in {folder} are too few to split in three")
         return _data(folder, labels, *(whole.take(i) for i in (train, validation, test)))
@@ -64,7 +71,7 @@ def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
     named = [folder / name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
     if named:
         return _data(folder, labels, training, part(named[0]), part(folder / "test"))
-    held_out, rest = stratified_parts(training.labels, (0.1,), seed=0)
+    held_out, rest = stratified_parts(training.labels, (HELD_OUT,), seed=0)
     if not len(held_out):
         raise ProactError(f"{len(training)} images in {train_folder} are too few to hold some out")
     return _data(

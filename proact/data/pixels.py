@@ -7,9 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proact.data.splits import Augmentation, Data, Split, stratified_parts
-
-VALIDATION_SHARE = 0.1
+from proact.data.splits import HELD_OUT, Augmentation, Data, Split, stratified_parts
 
 Pixels = NDArray[np.uint8]
 
@@ -28,7 +26,7 @@ def from_pixels(
     A tenth of every class of the training part becomes validation, by a fixed draw.
     """
     targets = torch.from_numpy(train[1].astype(np.int64))
-    validation, rest = stratified_parts(targets, (VALIDATION_SHARE,), seed=0)
+    validation, rest = stratified_parts(targets, (HELD_OUT,), seed=0)
 
     def split(part: tuple[Pixels, Pixels], indices: Tensor) -> Split:
         images = normalised(part[0], indices, mean, deviation)

@@ -128,6 +128,11 @@ def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> li
 Pair = Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]]
 PairOrData = Data | Pair
 
+# Where a set brings no parts of its own: the test and validation shares of every class.
+TEST_AND_VALIDATION = (0.20, 0.15)
+# What is held out of a training part for validation.
+HELD_OUT = 0.1
+
 
 def as_data(data: PairOrData, validation_share: float = 0.2) -> Data:
     """Training and validation images for a protection method.
@@ -152,7 +157,7 @@ def parts_of(data: PairOrData) -> Data:
     if isinstance(data, Data):
         return data
     whole = _as_split(data)
-    test, validation, train = stratified_parts(whole.labels, (0.20, 0.15), seed=0)
+    test, validation, train = stratified_parts(whole.labels, TEST_AND_VALIDATION, seed=0)
     if not all(map(len, (test, validation, train))):
         raise ValueError(f"{len(whole)} images are too few to split in three")
     classes = int(whole.labels.max()) + 1
@@ -169,7 +174,7 @@ def from_parts(train: Pair, test: Pair, validation: Pair | None = None, name: st
     """
     training = _as_split(train)
     if validation is None:
-        held_out, rest = stratified_parts(training.labels, (0.1,), seed=0)
+        held_out, rest = stratified_parts(training.labels, (HELD_OUT,), seed=0)
         if not len(held_out):
             raise ValueError(f"{len(training)} images are too few to hold some out for validation")
         checked, training = training.take(held_out), training.take(rest)

@@ -10,6 +10,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from proact.models.classifier import add_classifier
+
 # Expansion, output channels, blocks, stride of the first block.
 _STAGES = (
     (1, 16, 1, 1),
@@ -67,7 +69,5 @@ def mobilenetv2(num_classes: int, in_channels: int) -> nn.Sequential:
             before = width
         network.add_module(f"stage{stage}", blocks)
     network.add_module("head", _convolution(before, 1280, 1))
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("output", nn.Linear(1280, num_classes))
+    add_classifier(network, 1280, num_classes)
     return network

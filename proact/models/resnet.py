@@ -11,6 +11,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from proact.models.classifier import add_classifier
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
@@ -92,9 +94,7 @@ def _resnet(
             blocks.append(block(before, width, stride))
             before = width * block.expansion
         network.add_module(f"stage{stage}", blocks)
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("output", nn.Linear(before, num_classes))
+    add_classifier(network, before, num_classes)
     return network
 
 

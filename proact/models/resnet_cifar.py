@@ -12,6 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proact.models.classifier import add_classifier
 from proact.models.initial import scale_for_relu
 
 
@@ -52,9 +53,7 @@ def _resnet_cifar(blocks_per_stage: int, num_classes: int, in_channels: int) -> 
             blocks.append(CifarBlock(before, width))
             before = width
         network.add_module(f"stage{stage}", blocks)
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("output", nn.Linear(before, num_classes))
+    add_classifier(network, before, num_classes)
     scale_for_relu(network)
     return network
 

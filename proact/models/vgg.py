@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from proact.models.classifier import add_classifier
 from proact.models.initial import scale_for_relu
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -36,8 +37,6 @@ def _vgg(num_classes: int, in_channels: int, batch_norm: bool) -> nn.Sequential:
             before = width
         # Rounding up: an image under 32x32 keeps one pixel to the end.
         network.add_module(f"pool{stage}", nn.MaxPool2d(2, ceil_mode=True))
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("output", nn.Linear(before, num_classes))
+    add_classifier(network, before, num_classes)
     scale_for_relu(network)
     return network

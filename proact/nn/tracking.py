@@ -111,24 +111,26 @@ def _sites_of(
     """Of the calls in one forward. Replacing a module is enough where the network calls it once, or
     where this forward does and reaches it as a child of its own; else the forward is rewritten."""
     called_here = Counter(call.module for call in calls)
+    runs_so_far: Counter[nn.Module | None] = Counter()
     sites: dict[_Call, Site] = {}
     rewritten: list[tuple[int, _Call]] = []
     for number, call in enumerate(calls):
-        places: tuple[str, ...] = ()
+        run = runs_so_far[call.module]
+        runs_so_far[call.module] += 1
         if call.module is not None and times_called[call.module] == 1:
-            places = _places(model, call.module)
-        elif call.module is not None and caller is not None:
+            everywhere = _places(model, call.module)
+            sites[call] = Site(names[call.module], call.shape, call.ceiling, everywhere)
+            continue
+        places: tuple[str, ...] = ()
+        if call.module is not None and caller is not None:
+            children = _children(caller, call.module, names)
             if called_here[call.module] == 1:
-                places = _children(caller, call.module, names)
+                places = children
             elif type(caller).forward is nn.Sequential.forward:
                 # It runs its children in their order: the k-th run is the k-th name.
-                mine = [c for c in calls[: number + 1] if c.module is call.module]
-                places = (_children(caller, call.module, names)[len(mine) - 1],)
+                places = (children[run],)
         if places:
-            name = (
-                names[call.module] if times_called[call.module] == 1 and call.module else places[0]
-            )
-            sites[call] = Site(name, call.shape, call.ceiling, places)
+            sites[call] = Site(places[0], call.shape, call.ceiling, places)
         else:
             rewritten.append((number, call))
     if rewritten and caller is not None:
