@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from proact.nn.hyrelu import HyReLU
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Site:
     @property
     def neurons(self) -> int:
         return torch.Size(self.shape).numel()
+
+    def clip(self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0) -> HyReLU:
+        """What takes this activation's place; the arguments are `HyReLU`'s."""
+        return HyReLU(threshold, mode, slope, self.ceiling)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def proact(
     profiled = reduce_profile(profile(model, data.train.images), options.granularity)
     student = replace_sites(
         model,
-        {site: HyReLU(t, "soft", options.slope, site.ceiling) for site, t in profiled.items()},
+        {site: site.clip(bound, "soft", options.slope) for site, bound in profiled.items()},
     )
     # In eval mode batch norm and dropout do not move; without grad nothing but a threshold can.
     trainable = {name for name, p in student.named_parameters() if p.requires_grad}

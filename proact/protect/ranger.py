@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Data
-from proact.nn import HyReLU, replace_sites
+from proact.nn import replace_sites
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.protect.profile import check_granularity, profile, reduce_profile
 
@@ -41,8 +41,5 @@ def ranger(
     progress(f"{len(thresholds)} sites profiled")
     return replace_sites(
         model,
-        {
-            site: HyReLU(bound, options.mode, ceiling=site.ceiling)
-            for site, bound in thresholds.items()
-        },
+        {site: site.clip(bound, options.mode) for site, bound in thresholds.items()},
     )
