@@ -4,9 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "core/dtype.hpp"
 #include "cpu/flips.hpp"
 #include "cpu/hyrelu.hpp"
 #include "cpu/isa.hpp"
+#include "cpu/range_sweep.hpp"
 #include "cuda/device_plan.hpp"
 #include "cuda/hyrelu.hpp"
 #include "cuda/runtime.hpp"
@@ -21,24 +23,10 @@ T* at(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-/// In the order of proact/ops/hyrelu.py.
-enum class Dtype { float32, float64, float16, bfloat16 };
-
-/// Calls `use` with a null pointer to the element type.
-template <class Use>
-void with_element(int dtype, Use use) {
-    switch (static_cast<Dtype>(dtype)) {
-        case Dtype::float32: return use(static_cast<float*>(nullptr));
-        case Dtype::float64: return use(static_cast<double*>(nullptr));
-        case Dtype::float16: return use(static_cast<Float16*>(nullptr));
-        case Dtype::bfloat16: return use(static_cast<BFloat16*>(nullptr));
-    }
-}
-
 void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
              std::uintptr_t x, std::uintptr_t threshold, double slope, std::uintptr_t y,
              unsigned threads) {
-    with_element(dtype, [&](auto* type) {
+    with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
@@ -50,7 +38,7 @@ void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, s
 void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
               std::uintptr_t grad, std::uintptr_t x, std::uintptr_t threshold, double slope,
               std::uintptr_t grad_x, std::uintptr_t grad_threshold, unsigned threads) {
-    with_element(dtype, [&](auto* type) {
+    with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_backward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
@@ -63,7 +51,7 @@ void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, 
 void cuda_forward(int dtype, int mode, std::size_t samples, std::size_t thresholds,
                   std::size_t inner, std::uintptr_t x, std::uintptr_t threshold, double slope,
                   std::uintptr_t y, int device, std::uintptr_t stream) {
-    with_element(dtype, [&](auto* type) {
+    with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
@@ -77,7 +65,7 @@ void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresho
                    std::uintptr_t threshold, double slope, std::uintptr_t grad_x,
                    std::uintptr_t grad_threshold, std::uintptr_t workspace, int device,
                    std::uintptr_t stream) {
-    with_element(dtype, [&](auto* type) {
+    with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_backward<Element>(
@@ -240,6 +228,31 @@ PYBIND11_MODULE(_proact, m) {
         .def("flip_places_into", &flip_places_into, py::arg("log"), py::arg("tensor"),
              py::arg("element"), py::arg("bit"))
         .def("recycle", &FaultPlan::recycle, py::arg("log"));
+
+    py::class_<RangeLog>(m, "RangeLog")
+        .def(py::init())
+        .def("restore", &RangeLog::restore, unlocked());
+    py::class_<RangePlan>(m, "RangePlan")
+        .def(py::init())
+        .def(
+            "add",
+            [](RangePlan& plan, std::uintptr_t address, std::uint64_t elements, int dtype,
+               std::uintptr_t low, std::uintptr_t high, int bound_dtype, std::uint64_t channels,
+               std::uint64_t inner) {
+                plan.add({address, elements, static_cast<Dtype>(dtype), low, high,
+                          static_cast<Dtype>(bound_dtype), channels, inner});
+            },
+            py::arg("address"), py::arg("elements"), py::arg("dtype"), py::arg("low"),
+            py::arg("high"), py::arg("bound_dtype"), py::arg("channels"), py::arg("inner"))
+        .def(
+            "sweep_into",
+            [](const RangePlan& plan, RangeLog& log, int action, unsigned threads,
+               const std::string& isa) {
+                return plan.sweep_into(log, static_cast<RangeAction>(action), isa_named(isa),
+                                       threads);
+            },
+            py::arg("log"), py::arg("action"), py::arg("threads") = 1, py::arg("isa") = "",
+            unlocked());
 
     m.def("cuda_runtime_version", &cuda::runtime_version);
     m.def("cuda_hyrelu", &cuda_forward, unlocked());

@@ -1,0 +1,22 @@
+// The number types of memory, for callers that know them at run time alone.
+#pragma once
+
+#include "half.hpp"
+
+namespace proact {
+
+/// In the order of proact/ops/_hyrelu_native.py.
+enum class Dtype { float32, float64, float16, bfloat16 };
+
+/// Calls `use` with a null pointer to the element type.
+template <class Use>
+void with_element(Dtype dtype, Use use) {
+    switch (dtype) {
+        case Dtype::float32: return use(static_cast<float*>(nullptr));
+        case Dtype::float64: return use(static_cast<double*>(nullptr));
+        case Dtype::float16: return use(static_cast<Float16*>(nullptr));
+        case Dtype::bfloat16: return use(static_cast<BFloat16*>(nullptr));
+    }
+}
+
+}  // namespace proact

@@ -1,0 +1,32 @@
+// The look for values outside their range. range_<isa>.cpp include this file, each inside a
+// namespace of its own, under its target and with its `vector_bytes`.
+
+template <class Element>
+std::size_t first_outside(const Element* x, std::size_t size,
+                          typename Arithmetic<Element>::Real floor,
+                          typename Arithmetic<Element>::Real ceiling) {
+    using Memory = VectorMemory<Element, vector_bytes>;
+    using Value = typename Memory::Value;
+    using L = Lanes<Value>;
+    constexpr std::size_t lanes = sizeof(Value) / sizeof(floor);
+    // Vectors that share a branch.
+    constexpr std::size_t together = 8;
+    constexpr std::size_t chunk = together * lanes;
+    static_assert(chunk <= range_stretch);
+
+    const Value lowest = L::all(floor), highest = L::all(ceiling);
+    std::size_t i = 0;
+    for (; i + chunk <= size; i += chunk) {
+        typename L::Mask outside{};
+        for (std::size_t k = 0; k < together; ++k) {
+            const Value value = Memory::read(x + i + k * lanes);
+            outside |= ~((value >= lowest) & (value <= highest));
+        }
+        if (any(outside)) return i;
+    }
+    for (; i < size; ++i) {
+        const auto value = Arithmetic<Element>::load(x[i]);
+        if (!(value >= floor && value <= ceiling)) break;
+    }
+    return i;
+}

@@ -1,0 +1,136 @@
+#include "range_sweep.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "range_kernels.hpp"
+#include "threads.hpp"
+
+namespace proact {
+namespace {
+
+template <class Element>
+FirstOutside<Element> first_outside_of(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512_first_outside<Element>();
+    if (isa == Isa::avx2) return avx2_first_outside<Element>();
+#else
+    static_cast<void>(isa);
+#endif
+    return baseline_first_outside<Element>();
+}
+
+/// Below this, waking a thread that sleeps costs more than it saves.
+constexpr std::uint64_t elements_worth_threads = std::uint64_t{1} << 17;
+constexpr std::uint64_t longest_piece = std::uint64_t{1} << 15;
+
+template <class Real>
+Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
+    Real bound = 0;
+    with_element(dtype, [&](auto* type) {
+        using Bound = std::remove_pointer_t<decltype(type)>;
+        const auto* bounds = reinterpret_cast<const Bound*>(address);
+        bound = static_cast<Real>(Arithmetic<Bound>::load(bounds[index]));
+    });
+    return bound;
+}
+
+/// Neighbours with the same bounds.
+template <class Element>
+std::uint64_t sweep_run(Element* x, std::size_t size,
+                        const TrainedRange<typename Arithmetic<Element>::Real>& range,
+                        FirstOutside<Element> first_outside, RangeLog::Part& log) {
+    std::uint64_t repairs = 0;
+    std::size_t i = 0;
+    while ((i += first_outside(x + i, size - i, range.floor, range.ceiling)) < size)
+        for (const std::size_t end = std::min(size, i + range_stretch); i < end; ++i) {
+            const auto value = Arithmetic<Element>::load(x[i]);
+            if (range.passes(value)) continue;
+            log.note(x + i, sizeof(Element));
+            x[i] = Arithmetic<Element>::store(range.repaired(value));
+            ++repairs;
+        }
+    return repairs;
+}
+
+template <class Element>
+std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std::uint64_t end,
+                          RangeAction action, Isa isa, RangeLog::Part& log) {
+    using Real = typename Arithmetic<Element>::Real;
+    const auto first_outside = first_outside_of<Element>(isa);
+    auto* x = reinterpret_cast<Element*>(memory.address);
+    std::uint64_t repairs = 0;
+    while (begin < end) {
+        const std::uint64_t run = begin / memory.inner;
+        const std::uint64_t run_end =
+            memory.channels == 1 ? end : std::min(end, (run + 1) * memory.inner);
+        const std::uint64_t channel = run % memory.channels;
+        const auto range = TrainedRange<Real>::of(
+            bound_at<Real>(memory.low, memory.bound_dtype, channel),
+            bound_at<Real>(memory.high, memory.bound_dtype, channel), largest<Element>, action);
+        repairs += sweep_run(x + begin, run_end - begin, range, first_outside, log);
+        begin = run_end;
+    }
+    return repairs;
+}
+
+}  // namespace
+
+void RangeLog::Part::note(const void* word, std::size_t bytes) {
+    const auto address = reinterpret_cast<std::uintptr_t>(word);
+    if (stretches_.empty() || stretches_.back().address + stretches_.back().bytes != address)
+        stretches_.push_back({address, 0});
+    const auto* first = static_cast<const unsigned char*>(word);
+    words_.insert(words_.end(), first, first + bytes);
+    stretches_.back().bytes += bytes;
+}
+
+void RangeLog::Part::restore() const {
+    const unsigned char* words = words_.data();
+    for (const Stretch& stretch : stretches_) {
+        std::memcpy(reinterpret_cast<void*>(stretch.address), words, stretch.bytes);
+        words += stretch.bytes;
+    }
+}
+
+RangeLog::Part& RangeLog::new_part() {
+    const std::lock_guard<std::mutex> lock(adding_);
+    return parts_.emplace_back();
+}
+
+void RangeLog::restore() const {
+    for (const Part& part : parts_) part.restore();
+}
+
+void RangePlan::add(const BoundedMemory& memory) {
+    if (memory.channels == 0 || memory.inner == 0)
+        throw std::invalid_argument("bounds are for one channel or more of one element or more");
+    for (std::uint64_t begin = 0; begin < memory.elements; begin += longest_piece)
+        pieces_.push_back(
+            {memories_.size(), begin, std::min(memory.elements, begin + longest_piece)});
+    memories_.push_back(memory);
+    elements_ += memory.elements;
+}
+
+std::vector<std::uint64_t> RangePlan::sweep_into(RangeLog& log, RangeAction action, Isa isa,
+                                                 unsigned threads) const {
+    std::vector<std::uint64_t> of_piece(pieces_.size()), repairs(memories_.size());
+    const auto share = [&](std::size_t begin, std::size_t end) {
+        RangeLog::Part& part = log.new_part();
+        for (std::size_t p = begin; p < end; ++p) {
+            const Piece& piece = pieces_[p];
+            const BoundedMemory& memory = memories_[piece.memory];
+            with_element(memory.dtype, [&](auto* type) {
+                using Element = std::remove_pointer_t<decltype(type)>;
+                of_piece[p] =
+                    sweep_piece<Element>(memory, piece.begin, piece.end, action, isa, part);
+            });
+        }
+    };
+    parallel_shares(elements_ < elements_worth_threads ? 1 : threads, pieces_.size(), share);
+    for (std::size_t p = 0; p < pieces_.size(); ++p) repairs[pieces_[p].memory] += of_piece[p];
+    return repairs;
+}
+
+}  // namespace proact
