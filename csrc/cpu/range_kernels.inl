@@ -17,12 +17,15 @@ std::size_t first_outside(const Element* x, std::size_t size,
     const Value lowest = L::all(floor), highest = L::all(ceiling);
     std::size_t i = 0;
     for (; i + chunk <= size; i += chunk) {
-        typename L::Mask outside{};
+        fetch_ahead(x + i, chunk * sizeof(Element));
+        // What clamping changes is outside, NaN too: with it both return their second argument.
+        typename L::Bits changed{};
         for (std::size_t k = 0; k < together; ++k) {
             const Value value = Memory::read(x + i + k * lanes);
-            outside |= ~((value >= lowest) & (value <= highest));
+            const Value clamped = L::minimum(L::maximum(lowest, value), highest);
+            changed |= L::bits(clamped) ^ L::bits(value);
         }
-        if (any(outside)) return i;
+        if (any(changed)) return i;
     }
     for (; i < size; ++i) {
         const auto value = Arithmetic<Element>::load(x[i]);

@@ -41,15 +41,23 @@ template <class Element>
 std::uint64_t sweep_run(Element* x, std::size_t size,
                         const TrainedRange<typename Arithmetic<Element>::Real>& range,
                         FirstOutside<Element> first_outside, RangeLog::Part& log) {
+    const auto passes = [&](std::size_t i) {
+        return range.passes(Arithmetic<Element>::load(x[i]));
+    };
     std::uint64_t repairs = 0;
     std::size_t i = 0;
     while ((i += first_outside(x + i, size - i, range.floor, range.ceiling)) < size)
-        for (const std::size_t end = std::min(size, i + range_stretch); i < end; ++i) {
-            const auto value = Arithmetic<Element>::load(x[i]);
-            if (range.passes(value)) continue;
-            log.note(x + i, sizeof(Element));
-            x[i] = Arithmetic<Element>::store(range.repaired(value));
-            ++repairs;
+        for (const std::size_t end = std::min(size, i + range_stretch); i < end;) {
+            std::size_t outside_end = i;
+            while (outside_end < end && !passes(outside_end)) ++outside_end;
+            if (outside_end == i) {
+                ++i;
+                continue;
+            }
+            log.note(x + i, (outside_end - i) * sizeof(Element));
+            repairs += outside_end - i;
+            for (; i < outside_end; ++i)
+                x[i] = Arithmetic<Element>::store(range.repaired(Arithmetic<Element>::load(x[i])));
         }
     return repairs;
 }
@@ -77,11 +85,11 @@ std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std:
 
 }  // namespace
 
-void RangeLog::Part::note(const void* word, std::size_t bytes) {
-    const auto address = reinterpret_cast<std::uintptr_t>(word);
+void RangeLog::Part::note(const void* words, std::size_t bytes) {
+    const auto address = reinterpret_cast<std::uintptr_t>(words);
     if (stretches_.empty() || stretches_.back().address + stretches_.back().bytes != address)
         stretches_.push_back({address, 0});
-    const auto* first = static_cast<const unsigned char*>(word);
+    const auto* first = static_cast<const unsigned char*>(words);
     words_.insert(words_.end(), first, first + bytes);
     stretches_.back().bytes += bytes;
 }

@@ -29,8 +29,8 @@ class RangeLog {
     /// What one thread wrote over, in stretches of neighbours.
     class Part {
        public:
-        /// Before it is changed: whatever ends the sweep, the log puts everything back.
-        void note(const void* word, std::size_t bytes);
+        /// Before they are changed: whatever ends the sweep, the log puts everything back.
+        void note(const void* words, std::size_t bytes);
         void restore() const;
 
        private:

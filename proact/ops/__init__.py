@@ -1,4 +1,4 @@
-"""The operators, and nothing that knows of models: HyReLU and bit flips.
+"""The operators, and nothing that knows of models: HyReLU, bit flips and range restriction.
 
 Only this package touches the native module.
 """
@@ -10,8 +10,9 @@ import torch
 from proact import _native
 from proact.ops.flips import flip_bits_, flip_exactly_
 from proact.ops.hyrelu import hyrelu, hyrelu_
+from proact.ops.restrict_range import restrict_range_
 
-__all__ = ["flip_bits_", "flip_exactly_", "hyrelu", "hyrelu_", "native_info"]
+__all__ = ["flip_bits_", "flip_exactly_", "hyrelu", "hyrelu_", "native_info", "restrict_range_"]
 
 
 def native_info() -> dict[str, Any]:

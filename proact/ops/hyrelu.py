@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
+from proact.ops._memory import extent, layout, may_overlap
 
 _library = torch.library.Library("proact", "FRAGMENT")
 # The mode is called clip here: torch.library calls an argument of its own "mode".
@@ -77,13 +78,9 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
         )
     if _wants_plain_form():
         return x.copy_(reference.forward(x, threshold, mode, slope))
-    if not x.is_contiguous() and _may_overlap(x):
-        raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {_layout(x)}")
-    if (
-        x.numel()
-        and _extent(x)[0] < _extent(threshold)[1]
-        and _extent(threshold)[0] < _extent(x)[1]
-    ):
+    if not x.is_contiguous() and may_overlap(x):
+        raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {layout(x)}")
+    if x.numel() and extent(x)[0] < extent(threshold)[1] and extent(threshold)[0] < extent(x)[1]:
         raise ValueError("hyrelu_ needs a threshold in other memory than x")
     if _nobody_watches(x, threshold):
         native.forward_(x, threshold, mode, slope)
@@ -181,27 +178,6 @@ def _is_plain(tensor: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
-
-
-def _may_overlap(x: Tensor) -> bool:
-    """False where the strides keep all elements apart."""
-    reach = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size > 1:
-            if stride < reach:
-                return True
-            reach += stride * (size - 1)
-    return False
-
-
-def _extent(x: Tensor) -> tuple[int, int]:
-    """The first byte of the elements, and one past their last."""
-    last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
-    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
-
-
-def _layout(x: Tensor) -> str:
-    return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"
 
 
 def _hyrelu_shape(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:

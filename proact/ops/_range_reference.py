@@ -1,0 +1,57 @@
+"""Range restriction in plain torch: the oracle of the tests, the fallback, and the form for memory
+that native code does not read. The formula is that of csrc/core/trained_range.hpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tensor, Tensor]:
+    """Which elements lie outside (bool), and what takes their place (dtype of ``x``), both of the
+    shape of ``x``. Bounds broadcast; they are converted to the type that ``x`` computes in."""
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    value, low, high = x.to(wide), low.to(wide), high.to(wide)
+    finite = torch.finfo(x.dtype).max
+    floor = torch.where(low < -finite, -finite, low)
+    ceiling = torch.where(high > finite, finite, high)
+    outside = ~((value >= floor) & (value <= ceiling))
+    result = torch.where(floor > 0, floor, torch.where(ceiling < 0, ceiling, 0.0))
+    if action == "saturate":
+        neutral = result
+        result = torch.where((value < floor) & (floor == low), low, neutral)
+        result = torch.where((value > ceiling) & (ceiling == high), high, result)
+    result = torch.where(floor <= ceiling, result, 0.0)
+    return outside, result.expand_as(x).to(x.dtype)
+
+
+class RangeLog:
+    """The words that sweeps wrote over, and where they stood."""
+
+    def __init__(self) -> None:
+        self._written: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
+
+    def note(self, words: Tensor, places: tuple[Tensor, ...]) -> None:
+        self._written.append((words, places, words[places]))
+
+    def restore(self) -> None:
+        # Tensors of inference mode are written to in no other one.
+        with torch.inference_mode():
+            for words, places, before in self._written:
+                words[places] = before
+
+
+def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: RangeLog) -> int:
+    """Repairs one tensor of any strides, on any device; the number of repaired elements."""
+    with torch.inference_mode():
+        memory = tensor.detach().unsqueeze(0)  # a tensor without dimensions takes no indices
+        outside, result = restricted(memory, low, high, action)
+        places = outside.nonzero(as_tuple=True)
+        repairs = len(places[0])
+        if repairs:
+            words = memory.view(_WORDS[memory.element_size()])
+            log.note(words, places)
+            memory[places] = result[places]
+        return repairs

@@ -1,0 +1,175 @@
+"""Sweeps over many tensors that put what lies outside its trained range back, and their undoing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from proact import _native
+from proact.ops import _range_reference as reference
+from proact.ops._hyrelu_native import DTYPES
+from proact.ops._memory import extent, layout, may_overlap
+
+#: What takes the place of a value outside its range. In the order of csrc/core/trained_range.hpp.
+ACTIONS = ("zero", "saturate")
+
+
+class RangeLog:
+    """What one sweep wrote over, empty until a plan fills it. Keeps the tensors alive."""
+
+    def __init__(self, plan: RangePlan) -> None:
+        self._plan = plan  # whose tensors the log writes to
+        self._native: Any = plan._native and _native_log()
+        self._plain = reference.RangeLog()
+
+    def restore(self) -> None:
+        """Writes the words back, whatever stands there now."""
+        if self._native is not None:
+            self._native.restore()
+        self._plain.restore()
+
+
+class RangePlan:
+    """Tensors and their bounds, prepared for sweeps; those in dense host memory by one native call.
+
+    Args:
+        tensors: of float16, bfloat16, float32 or float64, on any device, of any strides.
+        low, high: a bound tensor for each, which broadcasts against it: one number, or one for each
+            index of one dimension (shape (channels, 1, 1, 1), say). Of any of these dtypes.
+        names: of the tensors, for messages.
+
+    Raises:
+        TypeError: other dtypes, tensors without plain memory. ValueError: bounds that do not
+            broadcast so, two devices, elements or tensors that share memory.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        low: Sequence[Tensor],
+        high: Sequence[Tensor],
+        names: Sequence[str] = (),
+    ) -> None:
+        if not len(tensors) == len(low) == len(high):
+            raise ValueError(
+                "each tensor has a lower and an upper bound, got "
+                f"{len(tensors)} tensors, {len(low)} and {len(high)} bounds"
+            )
+        named = list(names) or [f"tensor {number}" for number in range(len(tensors))]
+        for name, tensor, lower, upper in zip(named, tensors, low, high, strict=True):
+            _check(name, tensor, lower, upper)
+        _refuse_shared_memory(named, tensors, low, high)
+        self._bounded = list(zip(tensors, low, high, strict=True))
+        self._native: Any = None if _native.module is None else _native.module.RangePlan()
+        #: The positions of the tensors in the native plan; the others are swept by torch.
+        self._swept_natively: list[int] = []
+        for position, bounded in enumerate(self._bounded):
+            if self._native is not None and all(map(_is_dense_on_host, bounded)):
+                self._add_native(*bounded)
+                self._swept_natively.append(position)
+        native = set(self._swept_natively)
+        self._swept_by_torch = [p for p in range(len(tensors)) if p not in native]
+
+    def _add_native(self, tensor: Tensor, low: Tensor, high: Tensor) -> None:
+        channels, inner = _channels(tensor, low)
+        self._native.add(
+            tensor.data_ptr(),
+            tensor.numel(),
+            DTYPES[tensor.dtype],
+            low.data_ptr(),
+            high.data_ptr(),
+            DTYPES[low.dtype],
+            channels,
+            inner,
+        )
+
+    def sweep_into(
+        self, log: RangeLog, action: str, threads: int | None = None, isa: str = ""
+    ) -> list[int]:
+        """Repairs what lies outside; the number of repaired elements of each tensor.
+
+        Logs each word before it changes it: an interruption leaves a log that restores. ``threads``
+        is the largest number to use, torch's by default; like ``isa`` it changes no bit.
+        """
+        repairs = [0] * len(self._bounded)
+        if self._native is not None:
+            count = torch.get_num_threads() if threads is None else threads
+            found = self._native.sweep_into(log._native, ACTIONS.index(action), count, isa)
+            for position, here in zip(self._swept_natively, found, strict=True):
+                repairs[position] = here
+        for position in self._swept_by_torch:
+            repairs[position] = reference.sweep(*self._bounded[position], action, log._plain)
+        return repairs
+
+
+def checked_action(action: str) -> str:
+    """``action``; ValueError for an unknown one."""
+    if action not in ACTIONS:
+        raise ValueError(f"an action is one of {', '.join(ACTIONS)}; got {action!r}")
+    return action
+
+
+def _native_log() -> Any:
+    module: Any = _native.module
+    return module.RangeLog()
+
+
+def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
+    for what, each in ((name, tensor), (f"the bound of {name}", low), (f"{name}'s bound", high)):
+        if not isinstance(each, Tensor):
+            raise TypeError(f"{what} is a torch.Tensor, got {type(each).__name__}")
+        if each.layout != torch.strided or each.is_meta or isinstance(each, FakeTensor):
+            raise TypeError(f"{what} has no plain memory ({each.layout}, {each.device})")
+        if each.dtype not in DTYPES:
+            raise TypeError(
+                f"ranges are of float16, bfloat16, float32 and float64, and {what} is {each.dtype}"
+            )
+        if each.device != tensor.device:
+            raise ValueError(f"{what} is on {each.device}, and {name} on {tensor.device}")
+    fits = low.dim() <= tensor.dim() and all(
+        bound in (1, size)
+        for bound, size in zip(reversed(low.shape), reversed(tensor.shape), strict=False)
+    )
+    if low.shape != high.shape or not fits or sum(size != 1 for size in low.shape) > 1:
+        raise ValueError(
+            f"bounds are one number, or one for each index of one dimension; {name} has shape "
+            f"{tuple(tensor.shape)}, its bounds {tuple(low.shape)} and {tuple(high.shape)}"
+        )
+    if low.dtype != high.dtype:
+        raise TypeError(f"both bounds of {name} have one dtype, got {low.dtype} and {high.dtype}")
+    if not tensor.is_contiguous() and may_overlap(tensor):
+        raise ValueError(f"elements of {name} share memory: {layout(tensor)}")
+
+
+def _refuse_shared_memory(
+    names: Sequence[str], tensors: Sequence[Tensor], low: Sequence[Tensor], high: Sequence[Tensor]
+) -> None:
+    written = [(name, t) for name, t in zip(names, tensors, strict=True) if t.numel()]
+    read = [(f"a bound of {name}", b) for name, b in zip(names, low, strict=True)]
+    read += [(f"a bound of {name}", b) for name, b in zip(names, high, strict=True)]
+    extents = sorted(
+        (str(tensor.device), *extent(tensor), name, is_written)
+        for is_written, tensors in ((True, written), (False, read))
+        for name, tensor in tensors
+    )
+    for (device, _, end, before, a), (other, begin, _, after, b) in pairwise(extents):
+        if device == other and begin < end and (a or b):
+            raise ValueError(f"{before} and {after} share memory")
+
+
+def _channels(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
+    """How many bounds there are, and how many neighbours share one."""
+    for dim in range(1, bound.dim() + 1):
+        if bound.shape[-dim] != 1:
+            return bound.shape[-dim], prod(tensor.shape[tensor.dim() - dim + 1 :])
+    return 1, max(1, tensor.numel())
+
+
+def _is_dense_on_host(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg()
