@@ -12,6 +12,7 @@ from torch import nn
 
 from proact.data import as_evaluation
 from proact.data.splits import PairOrData
+from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.encodings import Encoding, encoding_named
 from proact.faults.prepared import Prepared, remember
 from proact.faults.stored import stored_tensors
@@ -29,7 +30,8 @@ def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
     where parameters are out of the encoding's range, and were saturated.
 
     Raises:
-        TypeError, ValueError: an unknown encoding, or a parameter that it cannot store.
+        TypeError, ValueError: an unknown encoding, a parameter that it cannot store, or bounds of
+            weight-range that it stores less finely than what they bound.
     """
     encoding = encoding_named(encoding)
     result = copy.deepcopy(model)
@@ -149,11 +151,14 @@ def encoding_report(
 def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
     """Rounds a network in place."""
     losses = []
+    bounds = RoundedBounds(guards_of(model))
     with torch.no_grad():
-        for stored in stored_tensors(model):
+        for stored in bounds.in_order(stored_tensors(model)):
             checked_memory(stored.name, stored.tensor)
             word = encoding.word(stored)
-            rounded, tensor = word.rounded(stored.tensor), stored.tensor
+            rounded, tensor = word.rounded(bounds.unrounded(stored)), stored.tensor
+            bounds.see(stored, rounded)
+            bounds.check(stored, rounded)
             error, saturated = 0.0, 0
             if rounded is not tensor:
                 saturated = int(word.saturates(tensor).sum())

@@ -211,6 +211,8 @@ class _Injection:
             active.undos.append(forbid_training(prepared).remove)
         self._attach(hooked, record, active)
         active.undos.append(record.restore)
+        # Before the flips are undone: what a forward that was cut off left repaired.
+        active.undos.extend(guard.finish for guard in prepared.guards.values())
         self._flip(prepared, record)
         return record
 

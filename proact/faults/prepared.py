@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from proact.errors import ProactError
+from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.encodings import Bits, Encoding
 from proact.faults.encodings.base import same_bits
@@ -91,6 +92,7 @@ class Prepared:
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
         self.stored = stored_tensors(model)
+        self.guards = guards_of(model)
         self.state = state_of(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
@@ -100,11 +102,15 @@ class Prepared:
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
         """The tensors that storing would change by a bit or more, and what it would make of them.
 
-        Tensors that cannot be stored are passed over: a fault that hits them is refused.
+        Tensors that cannot be stored are passed over: a fault that hits them is refused. Bounds of
+        weight-range come last, and hold what they held; ValueError where they cannot.
         """
-        for stored in self.stored:
-            rounded = rounded_to(self.encoding, stored)
+        bounds = RoundedBounds(self.guards)
+        for stored in bounds.in_order(self.stored):
+            rounded = rounded_to(self.encoding, stored, bounds.unrounded(stored))
+            bounds.see(stored, stored.tensor if rounded is None else rounded)
             if rounded is not None and not same_bits(rounded, stored.tensor):
+                bounds.check(stored, rounded)
                 yield stored, rounded
 
     def targets(self, fault: StoredFault) -> tuple[Target, ...]:
@@ -186,15 +192,18 @@ class Prepared:
         return self._positions[target]
 
 
-def rounded_to(encoding: Encoding, stored: StoredTensor) -> Tensor | None:
-    """The values after storing; None where nothing changes or the encoding cannot store them."""
+def rounded_to(
+    encoding: Encoding, stored: StoredTensor, values: Tensor | None = None
+) -> Tensor | None:
+    """``values`` (the tensor's own) after storing; None where no value would change or the encoding
+    cannot store them."""
     if not has_memory(stored.tensor):
         return None
     try:
         word = encoding.word(stored)
     except (TypeError, ValueError):
         return None
-    rounded = word.rounded(stored.tensor)
+    rounded = word.rounded(stored.tensor if values is None else values)
     return None if rounded is stored.tensor else rounded
 
 

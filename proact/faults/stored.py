@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
-from proact.nn import HyReLU
+from proact.nn import HyReLU, WeightRange
 
 #: What a stored tensor can be.
-KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "other")
+KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "other")
 
 #: Integers of these types are stored numbers of a quantised network. Wider ones and booleans are
 #: counters, indices and masks, which are no parameters.
@@ -117,6 +117,8 @@ def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
         leaf = name.split(".")[-2]  # weight_norm and its like keep a weight's parts there
     if leaf in ("running_mean", "running_var"):
         return "statistics"
+    if isinstance(module, WeightRange):
+        return "bound"
     if isinstance(module, HyReLU) or leaf == "threshold":
         return "threshold"
     if not is_buffer and (

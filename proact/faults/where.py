@@ -22,7 +22,8 @@ class Where:
         layer: type of the module that holds the tensor: ``nn.Conv2d`` or ``"Conv2d"``; subclasses
             are included.
         kind: ``weight``, ``bias``, ``normalisation`` (its weights and biases), ``statistics``
-            (running mean and variance), ``threshold``, ``other``; or ``buffer``, whatever is one.
+            (running mean and variance), ``threshold``, ``bound`` (of weight-range), ``other``; or
+            ``buffer``, whatever is one.
         exclude: what is left out all the same.
 
     Raises:

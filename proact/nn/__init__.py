@@ -1,7 +1,25 @@
-"""HyReLU as a module; finding and replacing the activation calls of a network."""
+"""HyReLU as a module; activation calls, found and replaced; WeightRange, a guard on parameters."""
 
+from proact.nn.guarding import (
+    add_weight_range,
+    remove_weight_range,
+    weight_range_of,
+    without_weight_range,
+)
 from proact.nn.hyrelu import HyReLU
 from proact.nn.site import Site
 from proact.nn.sites import find_sites, observed, replace_sites
+from proact.nn.weight_range import WeightRange
 
-__all__ = ["HyReLU", "Site", "find_sites", "observed", "replace_sites"]
+__all__ = [
+    "HyReLU",
+    "Site",
+    "WeightRange",
+    "add_weight_range",
+    "find_sites",
+    "observed",
+    "remove_weight_range",
+    "replace_sites",
+    "weight_range_of",
+    "without_weight_range",
+]

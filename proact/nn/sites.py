@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from proact.nn.guarding import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.outputs import logits_of
 from proact.nn.rewriting import activation_positions, rewrite_calls
 from proact.nn.site import Site, evaluating
 from proact.nn.tracking import track
+from proact.nn.weight_range import WeightRange
 
 
 def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
@@ -38,6 +40,7 @@ def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
             more than once, named by the module; activations that are not finite on the example; an
             in-place change that the network reads elsewhere.
     """
+    model = without_weight_range(model)
     sites = track(model, example)
     if not sites:
         raise ValueError(f"{type(model).__name__} has no ReLU: there is no activation to clip")
@@ -52,7 +55,16 @@ def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> n
     of them. Where a forward was rewritten, what it read from plain attributes stays as it is now,
     branches on ``self.training`` (functional dropout) as in eval mode, and ``torch.no_grad`` inside
     it is gone. Hooks of a replaced module are not taken along.
+
+    Raises:
+        ValueError: a network under weight-range, whose bounds do not know the new tensors.
     """
+    if any(isinstance(module, WeightRange) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} is guarded by weight-range, whose bounds do not know the new "
+            "modules' tensors: replace sites in proact.nn.without_weight_range(model), and apply "
+            "weight-range last"
+        )
     result = copy.deepcopy(model)
     rewritten: dict[str, dict[int, str]] = {}
     for site in replacements:
@@ -77,7 +89,8 @@ def observed(
     model: nn.Module, sites: list[Site], observe: Callable[[Site, Tensor], None]
 ) -> nn.Module:
     """A copy of ``model`` that computes the same and calls ``observe(site, output)`` whenever a
-    site has run."""
+    site has run; without its guard by weight-range."""
+    model = without_weight_range(model)
     return replace_sites(
         model, {site: _Observer(site, _original(model, site), observe) for site in sites}
     )

@@ -11,7 +11,7 @@ from proact.data import Split
 from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
 from proact.faults.stored import stored_tensors
 from proact.models.evaluation import accuracy
-from proact.nn import HyReLU
+from proact.nn import HyReLU, WeightRange
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,12 @@ class Cost:
 
     Attributes:
         thresholds: how many are stored.
-        bytes: what they take in the encoding.
-        percent: of the parameters' number.
+        bytes: what they and the bounds take in the encoding.
+        percent: their number, of the parameters' number.
         clean: accuracy in [0, 1] without faults, in the encoding.
         clean_soft: the same with the soft clip that ProAct trains, before hardening; None where
             the thresholds were not trained.
+        bounds: of weight-range, how many are stored.
     """
 
     thresholds: int
@@ -32,6 +33,7 @@ class Cost:
     percent: float
     clean: float
     clean_soft: float | None
+    bounds: int = 0
 
 
 def cost(
@@ -44,13 +46,17 @@ def cost(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
     )
     encoded = encode(model, encoding).eval()
-    bits = FaultSpace(encoded, encoding, Where(kind="threshold")).bits if thresholds else 0
+    bounds = sum(2 * m.low.numel() for m in model.modules() if isinstance(m, WeightRange))
+    added = thresholds + bounds
+    kinds = ("threshold", "bound")
+    bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0
     return Cost(
         thresholds,
         bits / 8,
-        100.0 * thresholds / (stored - thresholds),
+        100.0 * added / (stored - added),
         accuracy(encoded, images),
         accuracy(_softened(encoded), images) if soft else None,
+        bounds,
     )
 
 

@@ -11,8 +11,10 @@ from torch import nn
 from proact.data.splits import PairOrData, as_data
 from proact.faults.stored import stored_tensors
 from proact.models.evaluation import check_takes
+from proact.nn import without_weight_range
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
+from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
 
 
 class _Method(NamedTuple):
@@ -20,7 +22,11 @@ class _Method(NamedTuple):
     options: type[Any]
 
 
-_METHODS = {"proact": _Method(proact, ProactOptions), "ranger": _Method(ranger, RangerOptions)}
+_METHODS = {
+    "proact": _Method(proact, ProactOptions),
+    "ranger": _Method(ranger, RangerOptions),
+    "weight-range": _Method(weight_range, WeightRangeOptions),
+}
 
 
 def methods() -> list[str]:
@@ -35,25 +41,30 @@ def protect(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of ``model`` whose ReLUs are clipped by the method's thresholds.
+    """A copy of ``model`` whose ReLUs are clipped by the method's thresholds, or whose stored values
+    are held in their range (``"weight-range"``).
 
     The given model keeps every byte. Methods see training and validation images only, and the same
-    ones, so that they compare fairly.
+    ones, so that they compare fairly. Weight-range composes with the others, in either order: what
+    is applied to a guarded network works without its guard, which then covers thresholds too.
 
     Args:
         model: a network on the CPU; its modules' ReLUs are found by `proact.nn.find_sites`.
-        method: ``"ranger"`` or ``"proact"``.
+        method: ``"ranger"``, ``"proact"`` or ``"weight-range"``.
         data: what `proact.data.load` returns; or a pair (images, labels) or `Dataset` of training
             images, a fifth of which is held out for validation.
         progress: called with a line of text at each step of the method.
         options: the method's own, such as ``granularity``: the attributes of
-            `proact.protect.ranger.RangerOptions` and `proact.protect.proact.ProactOptions`.
+            `proact.protect.ranger.RangerOptions`, `proact.protect.proact.ProactOptions` and
+            `proact.protect.weight_range.WeightRangeOptions`.
 
     Returns:
-        The protected network in eval mode, thresholds as parameters named ``<site>.threshold``.
+        The protected network in eval mode, thresholds as parameters named ``<site>.threshold``,
+        bounds of stored values as buffers ``weight_range.low`` and ``weight_range.high``.
 
     Raises:
-        ValueError: an unknown method, no ReLU, no parameters, unsuitable data or options.
+        ValueError: an unknown method, no ReLU (weight-range needs none), no parameters, unsuitable
+            data or options.
         TypeError: no network, or an option that the method does not have.
     """
     chosen = check_options(method, options)
@@ -64,7 +75,10 @@ def protect(
     report = progress if progress is not None else _silent
     images = as_data(data)
     check_takes(model, images.train)
-    return _METHODS[method].run(model, images, chosen, report).eval()
+    result = _METHODS[method].run(without_weight_range(model), images, chosen, report)
+    if method != "weight-range":
+        guarded_like(model, result)
+    return result.eval()
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:

@@ -1,0 +1,70 @@
+"""weight-range: bounds of the stored values themselves; ours, after Ranger's bounds of activations.
+
+Z. Chen, G. Li, K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range
+Restriction", arXiv 2003.13874, restricts activations.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from proact.data import Data
+from proact.faults.stored import stored_tensors
+from proact.nn import WeightRange, add_weight_range, weight_range_of
+from proact.nn.weight_range import GRANULARITIES
+from proact.ops.range_plan import checked_action
+
+
+@dataclass(frozen=True)
+class WeightRangeOptions:
+    """Options of ``protect(model, "weight-range", ...)``.
+
+    Attributes:
+        granularity: ``"tensor"``: two bounds for each stored tensor; ``"channel"``: two for each
+            output channel of tensors with two dimensions or more.
+        action: ``"zero"`` (what lies outside becomes the number nearest to 0 that the bounds allow:
+            0, unless all trained values are on one side of it) or ``"saturate"`` (the bound).
+    """
+
+    granularity: str = "tensor"
+    action: str = "zero"
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise ValueError(
+                f"weight-range's granularity is {' or '.join(GRANULARITIES)}; "
+                f"got {self.granularity!r}"
+            )
+        checked_action(self.action)
+
+
+def weight_range(
+    model: nn.Module, data: Data, options: WeightRangeOptions, progress: Callable[[str], None]
+) -> nn.Module:
+    """A copy under a guard, in place of the one that the network has; the images do not matter."""
+    result = copy.deepcopy(model)
+    guard = guard_all(result, options.granularity, options.action)
+    progress(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
+    return result
+
+
+def guard_all(model: nn.Module, granularity: str, action: str) -> WeightRange:
+    """Guards every stored floating-point tensor of ``model`` itself, thresholds too, but bounds."""
+    names = [
+        stored.name
+        for stored in stored_tensors(model)
+        if stored.kind != "bound" and stored.tensor.is_floating_point()
+    ]
+    return add_weight_range(model, names, granularity, action)
+
+
+def guarded_like(model: nn.Module, result: nn.Module) -> nn.Module:
+    """``result``, itself guarded as ``model`` is: with bounds of the tensors that it has now."""
+    guard = weight_range_of(model)
+    if guard is not None:
+        guard_all(result, guard.granularity, guard.action)
+    return result
