@@ -70,7 +70,8 @@ class RangePlan:
         #: The positions of the tensors in the native plan; the others are swept by torch.
         self._swept_natively: list[int] = []
         for position, bounded in enumerate(self._bounded):
-            if self._native is not None and all(map(_is_dense_on_host, bounded)):
+            is_dense = all(map(_is_dense_on_host, bounded))
+            if self._native is not None and is_dense and bounded[0].numel():
                 self._add_native(*bounded)
                 self._swept_natively.append(position)
         native = set(self._swept_natively)
@@ -168,7 +169,7 @@ def _channels(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
     for dim in range(1, bound.dim() + 1):
         if bound.shape[-dim] != 1:
             return bound.shape[-dim], prod(tensor.shape[tensor.dim() - dim + 1 :])
-    return 1, max(1, tensor.numel())
+    return 1, tensor.numel()
 
 
 def _is_dense_on_host(tensor: Tensor) -> bool:

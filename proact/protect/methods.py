@@ -41,8 +41,8 @@ def protect(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of ``model`` whose ReLUs are clipped by the method's thresholds, or whose stored values
-    are held in their range (``"weight-range"``).
+    """A copy of ``model`` whose ReLUs are clipped by the method's thresholds; by ``"weight-range"``
+    one whose stored values are held in their range.
 
     The given model keeps every byte. Methods see training and validation images only, and the same
     ones, so that they compare fairly. Weight-range composes with the others, in either order: what
