@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,13 +70,21 @@ def _before_forward(model: nn.Module, inputs: Any) -> None:
     guard = weight_range_of(model)
     if guard is not None:
         _refuse_export()
-        guard.begin(model)
+        _uncompiled(guard.begin)(model)
 
 
 def _after_forward(model: nn.Module, inputs: Any, output: Any) -> None:
     guard = weight_range_of(model)
     if guard is not None:
-        guard.end()
+        _uncompiled(guard.end)()
+
+
+def _uncompiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Keeps what repairs memory out of compiled graphs, and loads no compiler, which takes long."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    uncompiled: Callable[..., None] = torch.compiler.disable(function)
+    return uncompiled
 
 
 def _refuse_export() -> None:
