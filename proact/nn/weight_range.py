@@ -210,9 +210,6 @@ class _Running:
             )
             self.changed.clear()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Running:
-        return _Running()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _Running, ()
 

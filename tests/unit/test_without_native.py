@@ -23,6 +23,12 @@ before = model.weight.detach().clone()
 with inject(model, BitFlip(0.3), "float32"):
     assert not torch.equal(model.weight, before)
 assert torch.equal(model.weight, before)
+from proact.nn import add_weight_range
+guard = add_weight_range(model.eval(), ["weight", "bias"])
+with torch.no_grad():
+    model.bias[0] = float("nan")
+    assert torch.isfinite(model(torch.ones(2, 3))).all()
+assert guard.repairs == 1 and torch.isnan(model.bias[0])
 x = torch.randn(4, 3, requires_grad=True)
 hyrelu(x, torch.ones(3), "soft").sum().backward()
 assert x.grad is not None
