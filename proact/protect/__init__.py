@@ -1,4 +1,4 @@
-"""Clipped activations: methods that choose thresholds, one file a method, and what they cost.
+"""Clipped activations and guarded parameters: one file a method, and what they cost.
 
 Deviations from the papers are listed in README.md beside this file.
 """
