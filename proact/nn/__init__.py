@@ -6,12 +6,13 @@ from proact.nn.guarding import (
     weight_range_of,
     without_weight_range,
 )
-from proact.nn.hyrelu import HyReLU
+from proact.nn.hyrelu import ClippedActivation, HyReLU
 from proact.nn.site import Site
 from proact.nn.sites import find_sites, observed, replace_sites
 from proact.nn.weight_range import WeightRange
 
 __all__ = [
+    "ClippedActivation",
     "HyReLU",
     "Site",
     "WeightRange",

@@ -1,14 +1,54 @@
-"""What counts as a ReLU: modules, functions and methods that cut at 0, with or without ceiling."""
+"""What counts as an activation: modules, functions and methods.
+
+ReLU is whatever cuts at 0, with or without a ceiling. GELU, SiLU and Hardswish are known too, and
+are sites where they are asked for.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from proact.nn.hyrelu import HyReLU
+from proact.nn.hyrelu import ClippedActivation, HyReLU
+
+#: What can be asked for.
+KINDS = ("relu", "gelu", "silu", "hardswish")
+
+
+class Activation(NamedTuple):
+    """Which function it is.
+
+    Attributes:
+        kind: one of `KINDS`.
+        ceiling: where it stops growing: inf for plain ReLU.
+        is_tanh: GELU's approximation by tanh.
+    """
+
+    kind: str
+    ceiling: float = math.inf
+    is_tanh: bool = False
+
+    def module(self) -> nn.Module:
+        """Computes it, and changes no input in place."""
+        if self.kind == "gelu":
+            return nn.GELU("tanh" if self.is_tanh else "none")
+        if self.kind == "silu":
+            return nn.SiLU()
+        if self.kind == "hardswish":
+            return nn.Hardswish()
+        return nn.ReLU() if math.isinf(self.ceiling) else nn.Hardtanh(0.0, self.ceiling)
+
+    def clip(self, threshold: Tensor | float, mode: str, slope: float) -> HyReLU:
+        """Computes it, clipped."""
+        if self.kind == "relu":
+            return HyReLU(threshold, mode, slope, self.ceiling)
+        return ClippedActivation(self.module(), threshold, mode, slope)
+
+
+RELU = Activation("relu")
 
 # Where each function's and method's bounds stand: position, keyword, default.
 _LOW: dict[str, tuple[int, str, Any]] = {
@@ -23,28 +63,47 @@ _HIGH: dict[str, tuple[int, str, Any]] = {
 _RELU6_CEILING = 6.0
 
 
-def module_ceiling(module: nn.Module) -> float | None:
-    """Where the module's ReLU stops growing (inf for plain ReLU); None if it is no ReLU.
+_MODULES = {
+    nn.ReLU: RELU,
+    nn.ReLU6: Activation("relu", _RELU6_CEILING),
+    nn.SiLU: Activation("silu"),
+    nn.Hardswish: Activation("hardswish"),
+}
+
+
+def of_module(module: nn.Module) -> Activation | None:
+    """The activation that the module is; None for anything else.
 
     Subclasses are none: they may compute something else.
     """
-    if type(module) is nn.ReLU:
-        return math.inf
-    if type(module) is HyReLU:
-        return module.ceiling
-    if type(module) is nn.ReLU6:
-        return _RELU6_CEILING
-    if type(module) is nn.Hardtanh and module.min_val == 0:
-        return float(module.max_val)
-    if type(module) is nn.Threshold and module.threshold == 0 and module.value == 0:
-        return math.inf
-    return None
+    found = _MODULES.get(type(module))
+    if type(module) is ClippedActivation:
+        found = of_module(module.function)
+    elif type(module) is HyReLU:
+        found = Activation("relu", module.ceiling)
+    elif type(module) is nn.Hardtanh and module.min_val == 0:
+        found = Activation("relu", float(module.max_val))
+    elif type(module) is nn.Threshold and module.threshold == 0 and module.value == 0:
+        found = RELU
+    elif type(module) is nn.GELU:
+        found = Activation("gelu", is_tanh=module.approximate == "tanh")
+    return found
 
 
-def call_ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+def of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Activation | None:
     """The same for a call of a torch function, method or ATen operator of that name."""
     name = name.strip("_")
-    name = "clamp" if name == "clip" else name
+    if name == "gelu":
+        approximate = args[1] if len(args) > 1 else kwargs.get("approximate", "none")
+        return Activation("gelu", is_tanh=approximate == "tanh")
+    if name in ("silu", "hardswish"):
+        return Activation(name)
+    ceiling = _ceiling("clamp" if name == "clip" else name, args, kwargs)
+    return None if ceiling is None else Activation("relu", ceiling)
+
+
+def _ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """Of what cuts at 0; None for what does not."""
     if name == "relu":
         return math.inf
     if name == "relu6":

@@ -1,4 +1,4 @@
-"""HyReLU as a module with a threshold that is stored, saved and faulted like any parameter."""
+"""Clips as modules, with a threshold that is stored, saved and faulted like any parameter."""
 
 from __future__ import annotations
 
@@ -54,3 +54,39 @@ class HyReLU(nn.Module):
     def extra_repr(self) -> str:
         text = f"threshold={tuple(self.threshold.shape)}, mode={self.mode!r}, slope={self.slope:g}"
         return text if math.isinf(self.ceiling) else f"{text}, ceiling={self.ceiling:g}"
+
+
+class ClippedActivation(HyReLU):
+    """GELU, SiLU or another function that is at least 0 where it is large, clipped where it is
+    positive: HyReLU of what it gives, and below 0 what it gives. NaN gives 0.
+
+    Args:
+        function: computes the activation element by element; it has no parameters. Not a child
+            module: what it gives before the clip is no layer of its own.
+        threshold, mode, slope: as for `HyReLU`, of the function's value.
+
+    Shape:
+        (samples, ...) in, the same out.
+    """
+
+    def __init__(
+        self,
+        function: nn.Module,
+        threshold: Tensor | float,
+        mode: str = "zero",
+        slope: float = 20.0,
+    ) -> None:
+        super().__init__(threshold, mode, slope)
+        self._function = (function,)  # a tuple hides it from torch
+
+    @property
+    def function(self) -> nn.Module:
+        return self._function[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.function(x)
+        # The minimum of each of these functions is finite, and so is all that it gives below 0.
+        return torch.where(value <= 0, value, super().forward(value))
+
+    def extra_repr(self) -> str:
+        return f"{type(self.function).__name__}, {super().extra_repr()}"

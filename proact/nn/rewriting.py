@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from proact.nn.activations import call_ceiling, module_ceiling
+from proact.nn.activations import Activation, of_call, of_module
 
 _numbers = itertools.count()
 
@@ -29,12 +29,12 @@ class CannotTrace(Exception):  # noqa: N818
 
 
 def activation_positions(module: nn.Module) -> list[int]:
-    """Where in its traced forward ``module`` calls a ReLU, in execution order."""
+    """Where in its traced forward ``module`` calls an activation, in execution order."""
     copied = copy.deepcopy(module)  # tracing may leave something behind
     return [
         position
         for position, node in enumerate(_trace(copied).nodes)
-        if _node_ceiling(module, node) is not None
+        if _activation(module, node) is not None
     ]
 
 
@@ -76,13 +76,13 @@ def _trace(module: nn.Module) -> fx.Graph:
     return graph
 
 
-def _node_ceiling(module: nn.Module, node: fx.Node) -> float | None:
+def _activation(module: nn.Module, node: fx.Node) -> Activation | None:
     if node.op == "call_module":
-        return module_ceiling(module.get_submodule(str(node.target)))
+        return of_module(module.get_submodule(str(node.target)))
     if node.op == "call_method":
-        return call_ceiling(str(node.target), node.args, node.kwargs)
+        return of_call(str(node.target), node.args, node.kwargs)
     if node.op == "call_function" and _is_of_torch(node.target):
-        return call_ceiling(getattr(node.target, "__name__", ""), node.args, node.kwargs)
+        return of_call(getattr(node.target, "__name__", ""), node.args, node.kwargs)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from proact.nn.activations import RELU, Activation
 from proact.nn.hyrelu import HyReLU
 
 
@@ -22,7 +22,7 @@ class Site:
             returns. A module that is called once keeps its name; the calls of one that is called
             more often in a forward are numbered (``relu_1``, ``relu_2``), as those of functions.
         shape: of one sample there.
-        ceiling: where the activation stops growing: 6 for ReLU6, inf for ReLU.
+        activation: which function is called.
         places: all qualified names under which the clip is put.
         caller: the module whose forward is rewritten for this site; None where replacing a module
             is enough.
@@ -31,7 +31,7 @@ class Site:
 
     name: str
     shape: tuple[int, ...]
-    ceiling: float = math.inf
+    activation: Activation = RELU
     places: tuple[str, ...] = field(default=(), repr=False)
     caller: str | None = field(default=None, repr=False)
     call: int = field(default=0, repr=False)
@@ -40,9 +40,14 @@ class Site:
     def neurons(self) -> int:
         return torch.Size(self.shape).numel()
 
+    @property
+    def ceiling(self) -> float:
+        """Where the activation stops growing: 6 for ReLU6, inf for ReLU."""
+        return self.activation.ceiling
+
     def clip(self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0) -> HyReLU:
         """What takes this activation's place; the arguments are `HyReLU`'s."""
-        return HyReLU(threshold, mode, slope, self.ceiling)
+        return self.activation.clip(threshold, mode, slope)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Activation sites: where a network applies ReLU, in the order in which it does so.
+"""Activation sites: where a network applies ReLU or its like, in the order in which it does so.
 
 A site is a call: of an `nn.ReLU` module (one module can serve many sites), a function, a method or
 an in-place form, of `clamp` at 0, or of one with a ceiling (ReLU6, hardtanh and clamp from 0). What
 cannot be told apart is an error that names the place, so that no ReLU stays unprotected without a
-word. Other activations (GELU, SiLU, ReLU spelled as a product or maximum) are not looked for yet.
+word. GELU, SiLU and Hardswish are sites where they are asked for; others, and ReLU spelled as a
+product or maximum, are not looked for.
 The network's output has no site: what the last layer computes is not clipped.
 """
 
@@ -12,13 +13,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from proact.nn.activations import KINDS
 from proact.nn.guarding import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.outputs import logits_of
@@ -27,25 +29,37 @@ from proact.nn.site import Site, evaluating
 from proact.nn.tracking import track
 from proact.nn.weight_range import WeightRange
 
+_SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
 
-def find_sites(model: nn.Module, example: Tensor) -> list[Site]:
+
+def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu",)) -> list[Site]:
     """The activation sites of ``model`` in execution order.
 
     Args:
         model: any network; it runs on ``example`` in eval mode and is left as it was.
         example: an input batch, (samples, ...); one sample is enough.
+        kinds: the activations to look for: ``"relu"`` (with all of its forms and ceilings),
+            ``"gelu"``, ``"silu"``, ``"hardswish"``.
 
     Raises:
-        ValueError: no site; a ReLU in a forward that cannot be followed, or in a module that runs
-            more than once, named by the module; activations that are not finite on the example; an
-            in-place change that the network reads elsewhere.
+        ValueError: an unknown kind; no site; an activation in a forward that cannot be followed, or
+            in a module that runs more than once, named by the module; activations that are not
+            finite on the example; an in-place change that the network reads elsewhere.
     """
+    check_kinds(kinds)
     model = without_weight_range(model)
-    sites = track(model, example)
+    sites = track(model, example, kinds)
     if not sites:
-        raise ValueError(f"{type(model).__name__} has no ReLU: there is no activation to clip")
+        wanted = " or ".join(_SPELLED[kind] for kind in kinds)
+        raise ValueError(f"{type(model).__name__} has no {wanted}: there is no activation to clip")
     _refuse_irreplaceable(model, sites, example)
     return sites
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """ValueError unless each is the kind of an activation, and there is one."""
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds of activations are a tuple of {', '.join(KINDS)}; got {kinds!r}")
 
 
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
@@ -112,7 +126,7 @@ class _Observer(nn.Module):
 def _original(model: nn.Module, site: Site) -> nn.Module:
     if site.caller is None:
         return model.get_submodule(site.places[0])
-    return nn.ReLU() if math.isinf(site.ceiling) else nn.Hardtanh(0.0, site.ceiling)
+    return site.activation.module()
 
 
 def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) -> None:
@@ -131,9 +145,10 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
             try:
                 given = _outputs(copied, example)
             except Exception as error:
+                names = ", ".join(site.name for site in replaced)
                 raise ValueError(
-                    f"a forward with the ReLUs {', '.join(site.name for site in replaced)} cannot "
-                    f"be followed ({error}): give each an nn.ReLU module of its own"
+                    f"a forward with the activations {names} cannot be followed ({error}): give "
+                    "each a module of its own"
                 ) from error
         if any(runs[clip] != 1 for clip in clips.values()):
             return True
@@ -142,7 +157,7 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
     if changes_the_output(sites):
         culprit = next((site for site in sites if changes_the_output([site])), sites[0])
         raise ValueError(
-            f"the network uses the ReLU {culprit.name!r} for more than the value it returns "
+            f"the network uses the activation {culprit.name!r} for more than the value it returns "
             "(an in-place change that is read elsewhere, a hook that changes it, or a forward that "
             "draws at random?), so it cannot be replaced"
         )
@@ -153,7 +168,7 @@ def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
     original = _original(model, site)
     if isinstance(original, HyReLU):
         return copy.deepcopy(original)
-    return HyReLU(torch.full((), math.inf, dtype=dtype), "zero", ceiling=site.ceiling)
+    return site.clip(torch.full((), math.inf, dtype=dtype))
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from proact.nn.activations import call_ceiling, module_ceiling
+from proact.nn.activations import Activation, of_call, of_module
 from proact.nn.rewriting import CannotTrace, activation_positions
 from proact.nn.site import Site, evaluating
 
@@ -23,8 +24,8 @@ class _Call:
     caller: nn.Module | None
     module: nn.Module | None
     shape: tuple[int, ...]
-    ceiling: float
-    is_activation: bool = True  # indices and single numbers are clamped too
+    activation: Activation
+    is_site: bool = True  # what is not asked for is no site; nor are clamped indices and numbers
 
 
 @dataclass
@@ -33,27 +34,30 @@ class _Watched:
     runs: Counter[nn.Module] = field(default_factory=Counter)
 
 
-def track(model: nn.Module, example: Tensor) -> list[Site]:
+def track(model: nn.Module, example: Tensor, kinds: Collection[str]) -> list[Site]:
     """The sites, in execution order; errors as `proact.nn.find_sites` states them."""
     names = {module: name for name, module in model.named_modules()}
-    watched = _watch(model, example, names)
+    watched = _watch(model, example, names, kinds)
     by_caller: dict[nn.Module | None, list[_Call]] = {}
     for call in watched.calls:
         by_caller.setdefault(call.caller, []).append(call)
     sites: dict[_Call, Site] = {}
     times_called = Counter(call.module for call in watched.calls)
     for caller, calls in by_caller.items():
-        if caller is not None and watched.runs[caller] > 1:
+        is_wanted = any(call.is_site for call in calls)
+        if is_wanted and caller is not None and watched.runs[caller] > 1:
             raise ValueError(
                 f"the module {names[caller] or type(model).__name__!r} runs more than once in a "
                 "forward pass, and one threshold cannot serve two sites: give each run a module of "
                 "its own"
             )
         sites.update(_sites_of(model, caller, calls, names, times_called))
-    return [sites[call] for call in watched.calls if call.is_activation]
+    return [sites[call] for call in watched.calls if call.is_site]
 
 
-def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _Watched:
+def _watch(
+    model: nn.Module, example: Tensor, names: dict[nn.Module, str], kinds: Collection[str]
+) -> _Watched:
     watched = _Watched()
     running: list[nn.Module] = []
 
@@ -63,17 +67,16 @@ def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _W
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         running.pop()
-        ceiling = module_ceiling(module)
-        if ceiling is not None:
-            note(
-                _Call(running[-1] if running else None, module, tuple(output.shape[1:]), ceiling),
-                output,
-            )
+        found = of_module(module)
+        if found is not None:
+            caller = running[-1] if running else None
+            note(_Call(caller, module, tuple(output.shape[1:]), found), output)
 
     def note(call: _Call, output: Tensor) -> None:
         watched.calls.append(call)
-        call.is_activation = output.is_floating_point() and output.dim() > 0
-        if call.is_activation and not torch.isfinite(output).all():
+        is_batch = output.is_floating_point() and output.dim() > 0
+        call.is_site = is_batch and call.activation.kind in kinds
+        if call.is_site and not torch.isfinite(output).all():
             place = call.module or call.caller
             assert place is not None
             raise ValueError(
@@ -86,10 +89,10 @@ def _watch(model: nn.Module, example: Tensor, names: dict[nn.Module, str]) -> _W
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             output = func(*args, **(kwargs or {}))
-            ceiling = call_ceiling(func.overloadpacket.__name__, args, kwargs or {})
+            found = of_call(func.overloadpacket.__name__, args, kwargs or {})
             # Nothing runs where a hook of the whole network does.
-            if ceiling is not None and running and module_ceiling(running[-1]) is None:
-                note(_Call(running[-1], None, tuple(output.shape[1:]), ceiling), output)
+            if found is not None and running and of_module(running[-1]) is None:
+                note(_Call(running[-1], None, tuple(output.shape[1:]), found), output)
             return output
 
     with evaluating(model), torch.no_grad(), ExitStack() as hooks:
@@ -117,9 +120,11 @@ def _sites_of(
     for number, call in enumerate(calls):
         run = runs_so_far[call.module]
         runs_so_far[call.module] += 1
+        if not call.is_site:
+            continue
         if call.module is not None and times_called[call.module] == 1:
             everywhere = _places(model, call.module)
-            sites[call] = Site(names[call.module], call.shape, call.ceiling, everywhere)
+            sites[call] = Site(names[call.module], call.shape, call.activation, everywhere)
             continue
         places: tuple[str, ...] = ()
         if call.module is not None and caller is not None:
@@ -130,7 +135,7 @@ def _sites_of(
                 # It runs its children in their order: the k-th run is the k-th name.
                 places = (children[run],)
         if places:
-            sites[call] = Site(places[0], call.shape, call.ceiling, places)
+            sites[call] = Site(places[0], call.shape, call.activation, places)
         else:
             rewritten.append((number, call))
     if rewritten and caller is not None:
@@ -154,16 +159,18 @@ def _rewritten_sites(
         found, reason = -1, str(error).strip().partition("\n")[0]
     if found != len(calls):
         raise ValueError(
-            f"the ReLU calls in the forward of {place} cannot be told apart ({reason}): give each "
-            "an nn.ReLU module of its own"
+            f"the activation calls in the forward of {place} cannot be told apart ({reason}): give "
+            "each a module of its own"
         )
     sites: dict[_Call, Site] = {}
     taken: set[str] = set()
     for number, call in rewritten:
         stem = _children(caller, call.module, names)[:1] if call.module is not None else ()
-        local = _free_name(caller, stem[0].rpartition(".")[2] if stem else "relu", taken)
+        local = _free_name(
+            caller, stem[0].rpartition(".")[2] if stem else call.activation.kind, taken
+        )
         name = f"{qualified}.{local}" if qualified else local
-        sites[call] = Site(name, call.shape, call.ceiling, (name,), qualified, number)
+        sites[call] = Site(name, call.shape, call.activation, (name,), qualified, number)
     return sites
 
 

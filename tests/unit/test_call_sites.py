@@ -263,7 +263,9 @@ class Recurrent(nn.Module):
 
 
 def test_what_cannot_be_told_apart_is_named() -> None:
-    with pytest.raises(ValueError, match="the ReLU calls in the forward of '0' cannot be told"):
+    with pytest.raises(
+        ValueError, match="the activation calls in the forward of '0' cannot be told"
+    ):
         find_sites(nn.Sequential(Branching()), torch.ones(1, 3))
     with pytest.raises(ValueError, match="forward of Calls cannot be told apart .descriptor"):
         find_sites(Calls(Tensor.relu_), torch.ones(1, 3))
