@@ -83,6 +83,9 @@ class Augmentation:
 class Data:
     """A data set in three disjoint splits. Nothing that is trained or chosen sees ``test``.
 
+    ValueError where more than one in a hundred validation images is a test image too. (Published
+    sets hold a few twins.)
+
     Attributes:
         name: for people.
         train, validation, test: normalised images and their labels.
@@ -102,11 +105,30 @@ class Data:
     deviation: tuple[float, ...] = ()
     augmentation: Augmentation = Augmentation()
 
+    def __post_init__(self) -> None:
+        shared = _shared_images(self.validation, self.test)
+        if shared and shared > _NATURAL_TWINS * len(self.validation):
+            raise ValueError(
+                f"{shared} validation images of {self.name} are test images too: what is chosen on "
+                "them would be judged on them"
+            )
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the splits' digests, in hexadecimal: the identity of the content."""
         splits = (self.train.digest, self.validation.digest, self.test.digest)
         return hashlib.sha256("".join(splits).encode()).hexdigest()
+
+
+def _shared_images(one: Split, other: Split) -> int:
+    # One split in two places is a user's decision, such as `as_data`'s stand-in.
+    if one is other or not (isinstance(one, Split) and isinstance(other, Split)):
+        return 0
+    first, second = (
+        {hashlib.blake2b(content(image), digest_size=16).digest() for image in split.images}
+        for split in (one, other)
+    )
+    return len(first & second)
 
 
 def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> list[Tensor]:
@@ -130,6 +152,8 @@ PairOrData = Data | Pair
 
 # Where a set brings no parts of its own: the test and validation shares of every class.
 TEST_AND_VALIDATION = (0.20, 0.15)
+# The share of validation images that may stand in the test split too.
+_NATURAL_TWINS = 0.01
 # What is held out of a training part for validation.
 HELD_OUT = 0.1
 

@@ -73,12 +73,12 @@ def test_what_no_data_is_is_a_sentence() -> None:
 
 def test_parts_of_ones_own() -> None:
     images, labels = torch.randn(100, 4), torch.arange(100) % 5
-    own = from_parts((images, labels), TensorDataset(images[:30], labels[:30]))
+    own = from_parts((images, labels), TensorDataset(-images[:30], labels[:30]))
     assert [len(s) for s in (own.train, own.validation, own.test)] == [90, 10, 30]
     assert own.num_classes == 5
     whole = parts_of((images, labels))
     assert [len(s) for s in (whole.train, whole.validation, whole.test)] == [65, 15, 20]
-    given = from_parts((images, labels), (images, labels), (images[:20], labels[:20]))
+    given = from_parts((images, labels), (images[20:], labels[20:]), (images[:20], labels[:20]))
     assert len(given.train) == 100
     with pytest.raises(ValueError, match="images of one shape"):
         from_parts((images, labels), (images[:, :2], labels))
@@ -86,9 +86,19 @@ def test_parts_of_ones_own() -> None:
 
 def test_the_digest_follows_every_part() -> None:
     images, labels = torch.randn(100, 4), torch.arange(100) % 5
-    own = from_parts((images, labels), (images, labels))
+    own = from_parts((images, labels), (-images, labels))
     for part in range(2):
-        parts = [(images, labels), (images, labels)]
-        parts[part] = (images, labels.flip(0))
+        parts = [(images, labels), (-images, labels)]
+        parts[part] = (parts[part][0], labels.flip(0))
         assert from_parts(*parts).digest != own.digest
-    assert from_parts((images, labels), (images, labels)).digest == own.digest
+    assert from_parts((images, labels), (-images, labels)).digest == own.digest
+
+
+def test_validation_images_that_are_test_images_are_refused() -> None:
+    images, labels = torch.randn(400, 4), torch.arange(400) % 5
+    test = (images[200:], labels[200:])
+    with pytest.raises(ValueError, match="5 validation images of own are test images too"):
+        from_parts((images[:100], labels[:100]), test, (images[105:205], labels[105:205]))
+    # A twin in a hundred happens in published sets.
+    twin = (images[101:201], labels[101:201])
+    assert len(from_parts((images[:100], labels[:100]), test, twin).validation) == 100
