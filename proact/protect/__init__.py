@@ -3,18 +3,25 @@
 Deviations from the papers are listed in README.md beside this file.
 """
 
-from proact.protect.cost import Cost, cost
+from proact.protect.cost import Cost, cost, latency_ratio
 from proact.protect.memory import threshold_counts
 from proact.protect.methods import check_options, methods, protect
-from proact.protect.profile import GRANULARITIES, profile
+from proact.protect.profile import GRANULARITIES, profile, profile_quantiles
+from proact.protect.saving import Protection, load, protection_of, save
 
 __all__ = [
     "GRANULARITIES",
     "Cost",
+    "Protection",
     "check_options",
     "cost",
+    "latency_ratio",
+    "load",
     "methods",
     "profile",
+    "profile_quantiles",
     "protect",
+    "protection_of",
+    "save",
     "threshold_counts",
 ]

@@ -1,11 +1,14 @@
-"""What a protection costs in memory and in accuracy without faults."""
+"""What a protection costs in memory, in accuracy without faults and in time."""
 
 from __future__ import annotations
 
 import copy
+import statistics
+import time
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from proact.data import Split
 from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
@@ -26,6 +29,10 @@ class Cost:
         clean_soft: the same with the soft clip that ProAct trains, before hardening; None where
             the thresholds were not trained.
         bounds: of weight-range, how many are stored.
+        clean_before: accuracy of the unprotected network without faults, in the encoding.
+        latency: time of a forward pass over that of the unprotected network.
+
+    The last two are None where `cost` was not given the unprotected network.
     """
 
     thresholds: int
@@ -34,12 +41,23 @@ class Cost:
     clean: float
     clean_soft: float | None
     bounds: int = 0
+    clean_before: float | None = None
+    latency: float | None = None
 
 
 def cost(
-    model: nn.Module, images: Split, encoding: str | Encoding = "float32", soft: bool = False
+    model: nn.Module,
+    images: Split,
+    encoding: str | Encoding = "float32",
+    soft: bool = False,
+    unprotected: nn.Module | None = None,
 ) -> Cost:
-    """Measures `Cost` on ``images``; ``soft=True`` measures the soft form too."""
+    """Measures `Cost` on ``images``.
+
+    Args:
+        soft: whether to measure the soft form too.
+        unprotected: the network as it was, to compare with.
+    """
     encoding = encoding_named(encoding)
     stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
     thresholds = sum(
@@ -57,7 +75,26 @@ def cost(
         accuracy(encoded, images),
         accuracy(_softened(encoded), images) if soft else None,
         bounds,
+        None if unprotected is None else accuracy(encode(unprotected, encoding).eval(), images),
+        None if unprotected is None else latency_ratio(model, unprotected, images.images[:100]),
     )
+
+
+def latency_ratio(
+    model: nn.Module, unprotected: nn.Module, images: Tensor, repeats: int = 15
+) -> float:
+    """Median time of a forward pass of ``model`` over that of ``unprotected``, on all ``images`` at
+    once, in eval mode and without autograd. The two take turns; both run once before."""
+    contenders = [copy.deepcopy(network).eval() for network in (model, unprotected)]
+    seconds: list[list[float]] = [[], []]
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            for network, times in zip(contenders, seconds, strict=True):
+                start = time.perf_counter()
+                network(images)
+                times.append(time.perf_counter() - start)
+    first, second = (statistics.median(times[1:]) for times in seconds)
+    return first / second
 
 
 def _softened(model: nn.Module) -> nn.Module:

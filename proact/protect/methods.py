@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from proact.data import Data
 from proact.data.splits import PairOrData, as_data
+from proact.errors import unknown
+from proact.faults import Encoding
 from proact.faults.stored import stored_tensors
 from proact.models.evaluation import check_takes
-from proact.nn import without_weight_range
+from proact.nn import replace_sites, without_weight_range
+from proact.protect.fingerprint import fingerprint
+from proact.protect.fitact import FitactOptions, fitact
+from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
+from proact.protect.options import ClipOptions
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
+from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
+from proact.protect.saving import Protection, protection_of, remember
+from proact.protect.session import Session
+from proact.protect.student import Clips
 from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
 
 
-class _Method(NamedTuple):
-    run: Callable[..., nn.Module]
-    options: type[Any]
+class _Clips(NamedTuple):
+    """A method that clips activations."""
+
+    run: Callable[..., Clips]
+    options: type[ClipOptions]
+    resumes: bool = False  #: whether finished sites are kept when it is interrupted
 
 
-_METHODS = {
-    "proact": _Method(proact, ProactOptions),
-    "ranger": _Method(ranger, RangerOptions),
-    "weight-range": _Method(weight_range, WeightRangeOptions),
+_CLIPS = {
+    "ranger": _Clips(ranger, RangerOptions),
+    "ft-clipact": _Clips(ft_clipact, FtClipactOptions, resumes=True),
+    "fitact": _Clips(fitact, FitactOptions),
+    "proact": _Clips(proact, ProactOptions, resumes=True),
+    "resilience-aware-proact": _Clips(
+        resilience_aware_proact, ResilienceAwareOptions, resumes=True
+    ),
+}
+_WEIGHT_RANGE = "weight-range"
+_OPTIONS: dict[str, type[Any]] = {
+    **{name: method.options for name, method in _CLIPS.items()},
+    _WEIGHT_RANGE: WeightRangeOptions,
 }
 
 
 def methods() -> list[str]:
-    return list(_METHODS)
+    return list(_OPTIONS)
 
 
 def protect(
@@ -39,23 +65,30 @@ def protect(
     data: PairOrData,
     *,
     progress: Callable[[str], None] | None = None,
+    resume: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of ``model`` whose ReLUs are clipped by the method's thresholds; by ``"weight-range"``
-    one whose stored values are held in their range.
+    """A copy of ``model`` whose activations are clipped by the method's thresholds; by
+    ``"weight-range"`` one whose stored values are held in their range.
 
     The given model keeps every byte. Methods see training and validation images only, and the same
     ones, so that they compare fairly. Weight-range composes with the others, in either order: what
     is applied to a guarded network works without its guard, which then covers thresholds too.
 
     Args:
-        model: a network on the CPU; its modules' ReLUs are found by `proact.nn.find_sites`.
-        method: ``"ranger"``, ``"proact"`` or ``"weight-range"``.
+        model: a network on the CPU; its activations are found by `proact.nn.find_sites`.
+        method: one of `methods`.
         data: what `proact.data.load` returns; or a pair (images, labels) or `Dataset` of training
             images, a fifth of which is held out for validation.
-        progress: called with a line of text at each step of the method.
+        progress: called with a line of text at each step of the method; those that go site by site
+            estimate the time left.
+        resume: of methods that go site by site, a safetensors file for the sites that are done.
+            Where it exists the method goes on behind them, and ends in the same thresholds; it is
+            deleted at the end.
         options: the method's own, such as ``granularity``: the attributes of
-            `proact.protect.ranger.RangerOptions`, `proact.protect.proact.ProactOptions` and
+            `proact.protect.ranger.RangerOptions`, `proact.protect.ft_clipact.FtClipactOptions`,
+            `proact.protect.fitact.FitactOptions`, `proact.protect.proact.ProactOptions`,
+            `proact.protect.resilience.ResilienceAwareOptions` and
             `proact.protect.weight_range.WeightRangeOptions`.
 
     Returns:
@@ -66,30 +99,70 @@ def protect(
         ValueError: an unknown method, no ReLU (weight-range needs none), no parameters, unsuitable
             data or options.
         TypeError: no network, or an option that the method does not have.
+        ProactError: ``resume`` belongs to another run, or cannot be written.
     """
     chosen = check_options(method, options)
+    if resume is not None and (method not in _CLIPS or not _CLIPS[method].resumes):
+        able = ", ".join(name for name, each in _CLIPS.items() if each.resumes)
+        raise ValueError(f"resume is for methods that go site by site ({able}); got {method!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
-    report = progress if progress is not None else _silent
     images = as_data(data)
     check_takes(model, images.train)
-    result = _METHODS[method].run(without_weight_range(model), images, chosen, report)
-    if method != "weight-range":
+    check_takes(model, images.validation)
+    bare = without_weight_range(model)
+    before = protection_of(model)
+    network = fingerprint(model)
+    if method == _WEIGHT_RANGE:
+        result = weight_range(bare, chosen, progress or _silent)
+        sites = before.sites if before is not None else ()
+    else:
+        file = None if resume is None else Path(resume)
+        identity = _identity(method, chosen, bare, network, images)
+        with Session(progress or _silent, identity, file) as session:
+            clips = _CLIPS[method].run(bare, images, chosen, session)
+        result = replace_sites(bare, clips)
         guarded_like(model, result)
+        # A clip that was put in another's place is at home where the first one was.
+        known = {site.name: site for site in before.sites} if before is not None else {}
+        sites = tuple(known.get(site.name, site) for site in clips)
+    applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))
+    remember(result, Protection(applied, sites, network))
     return result.eval()
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:
     """The method's options, checked; ValueError or TypeError name what is wrong with them."""
-    if not isinstance(method, str) or method not in _METHODS:
-        raise ValueError(f"a method is one of {', '.join(_METHODS)}; got {method!r}")
-    known = [field.name for field in fields(_METHODS[method].options)]
+    if not isinstance(method, str) or method not in _OPTIONS:
+        raise unknown("method", method, _OPTIONS)
+    known = [field.name for field in fields(_OPTIONS[method])]
     for name in options:
         if name not in known:
             raise TypeError(f"{method} has the options {', '.join(known)}; got {name!r}")
-    return _METHODS[method].options(**options)
+    return _OPTIONS[method](**options)
+
+
+def _identity(method: str, options: Any, model: nn.Module, network: str, images: Data) -> str:
+    """Of all that determines the thresholds."""
+    facts = {
+        "method": method,
+        "options": _as_json(options),
+        "network": [repr(model), network],
+        "images": [images.train.digest, images.validation.digest],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _as_json(options: Any) -> dict[str, Any]:
+    """As a file gives them back; encodings by their names."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(options), default=_named))
+    return plain
+
+
+def _named(option: Any) -> str:
+    return option.name if isinstance(option, Encoding) else str(option)
 
 
 def _silent(line: str) -> None:

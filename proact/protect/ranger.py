@@ -6,20 +6,21 @@ Restriction", arXiv 2003.13874.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
 from proact.data import Data
-from proact.nn import replace_sites
 from proact.ops.hyrelu import check_mode_and_slope
-from proact.protect.profile import check_granularity, profile, reduce_profile
+from proact.protect.options import ClipOptions
+from proact.protect.profile import check_granularity
+from proact.protect.session import Session
+from proact.protect.student import Clips, clips
 
 
 @dataclass(frozen=True)
-class RangerOptions:
-    """Options of ``protect(model, "ranger", ...)``.
+class RangerOptions(ClipOptions):
+    """Options of ``protect(model, "ranger", ...)``, beside those of `ClipOptions`.
 
     Attributes:
         granularity: ``"layer"`` (published), ``"channel"``, ``"neuron"`` or ``"hybrid"``.
@@ -30,16 +31,12 @@ class RangerOptions:
     mode: str = "saturate"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_granularity(self.granularity)
         check_mode_and_slope(self.mode)
 
 
-def ranger(
-    model: nn.Module, data: Data, options: RangerOptions, progress: Callable[[str], None]
-) -> nn.Module:
-    thresholds = reduce_profile(profile(model, data.train.images), options.granularity)
-    progress(f"{len(thresholds)} sites profiled")
-    return replace_sites(
-        model,
-        {site: site.clip(bound, options.mode) for site, bound in thresholds.items()},
-    )
+def ranger(model: nn.Module, data: Data, options: RangerOptions, session: Session) -> Clips:
+    thresholds = options.profiled(model, data, options.granularity)
+    session.tell(f"{len(thresholds)} sites profiled")
+    return clips(thresholds, options.mode)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from proact.data import Data
 from proact.faults.stored import stored_tensors
 from proact.nn import WeightRange, add_weight_range, weight_range_of
 from proact.nn.weight_range import GRANULARITIES
@@ -43,12 +42,12 @@ class WeightRangeOptions:
 
 
 def weight_range(
-    model: nn.Module, data: Data, options: WeightRangeOptions, progress: Callable[[str], None]
+    model: nn.Module, options: WeightRangeOptions, tell: Callable[[str], None]
 ) -> nn.Module:
     """A copy under a guard, in place of the one that the network has; the images do not matter."""
     result = copy.deepcopy(model)
     guard = guard_all(result, options.granularity, options.action)
-    progress(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
+    tell(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
     return result
 
 

@@ -15,6 +15,7 @@ from proact.campaign.cells import Cell
 # M. Okabe and K. Ito's palette, which colour-blind readers can tell apart; markers differ as well.
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = "osD^vPX"
+_LINES = ("-", "--", ":")
 
 
 def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> None:
@@ -36,6 +37,7 @@ def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> N
             color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=4,
+            linestyle=_LINES[index // len(_COLOURS) % len(_LINES)],
             label=variant,
         )
         axes.fill_between(
@@ -51,7 +53,7 @@ def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> N
     axes.set_xlabel("bit error rate (probability per stored bit)")
     axes.set_ylabel(f"top-1 accuracy (%), {100 * confidence:g} % interval")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small" if len(axes.lines) > len(_COLOURS) else None)
     # No date and no random ids: the same result gives the same file.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "proact"}):

@@ -99,50 +99,13 @@ def test_proact_goes_from_the_last_site_to_the_first_and_keeps_the_tolerance(
     )
     order = list(dict.fromkeys(line.split(":")[0] for line in lines))
     assert order == ["relu4", "relu3", "relu2", "relu1"]
-    accepted = [line for line in lines if line.endswith("accepted")]
+    accepted = [line for line in lines if "accepted" in line]
     for name in order:
         tried = [line for line in lines if line.startswith(name)]
         assert all("costs too much" in line for line in tried[:-1])
     floor = models.accuracy(trained_cnn, digits.validation) - 0.02
     assert accepted
     assert models.accuracy(soft, digits.validation) >= floor
-
-
-def test_a_frozen_threshold_does_not_drift(trained_cnn: nn.Module, digits: Data) -> None:
-    """The last site is trained first: what comes after must not move it."""
-    seen: dict[str, torch.Tensor] = {}
-    original = torch.optim.AdamW
-
-    states: list[dict[str, torch.Tensor]] = []
-
-    class Watching(original):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **kwargs)
-            assert not self.state, "each decay needs a fresh optimiser"
-
-    from proact.protect import proact as module
-
-    train = module._train_threshold
-
-    def watched(student: nn.Module, activation: HyReLU, *rest: object) -> float:
-        others = {
-            n: t.clone()
-            for n, t in thresholds(student).items()
-            if student.get_submodule(n) is not activation
-        }
-        reached: float = train(student, activation, *rest)  # type: ignore[arg-type]
-        after = thresholds(student)
-        assert all(torch.equal(after[name], value) for name, value in others.items())
-        states.append(after)
-        return reached
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Watching)
-        patch.setattr(module, "_train_threshold", watched)
-        hardened = protect.protect(trained_cnn, "proact", digits, **FAST)
-    seen = thresholds(hardened)
-    last_of_relu4 = next(s["relu4"] for s in reversed(states))
-    assert torch.equal(seen["relu4"], last_of_relu4)
 
 
 def test_the_deployed_form_keeps_the_tolerance_where_the_soft_one_is_blind(

@@ -1,0 +1,103 @@
+"""One run of a method: who is told how far it is, and the file from which it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from proact.errors import ProactError
+from proact.models import checkpoint
+from proact.nn import Site
+from proact.protect.ranks import Ranks
+
+_HEADER = "proact.protecting"
+
+
+class Session:
+    """Sites that are done are kept, in ``resume`` too where it is given: a run that was interrupted
+    goes on behind its last whole site, and ends in the same thresholds.
+
+    Args:
+        report: called with a line of text.
+        identity: digest of all that determines the thresholds.
+        resume: a safetensors file of the finished sites' thresholds; deleted at the block's end.
+
+    Raises:
+        ProactError: ``resume`` holds something else, or cannot be written.
+    """
+
+    def __init__(
+        self, report: Callable[[str], None], identity: str = "", resume: Path | None = None
+    ) -> None:
+        self._report, self._identity, self._resume = report, identity, resume
+        self._ranks = Ranks.current()
+        self._finished: dict[str, Tensor] = {}
+        if resume is not None and resume.exists():
+            self._finished = _loaded(resume, identity)
+        #: Where the run is, and how long it may still take.
+        self.place = ""
+
+    def tell(self, line: str) -> None:
+        if self._ranks.writes:
+            self._report(line)
+
+    def resumed(self, bounds: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+        """``bounds``, and the thresholds of sites that an earlier run has finished."""
+        return {site: self._finished.get(site.name, bound) for site, bound in bounds.items()}
+
+    def unfinished(self, sites: Iterable[Site], seconds: Mapping[Site, float]) -> Iterator[Site]:
+        """The sites that are still to be done, in their order; ``seconds``: what each costs,
+        relative to the others, for the estimate of the time left."""
+        order = list(sites)
+        todo = [site for site in order if site.name not in self._finished]
+        begun, spent = time.monotonic(), 0.0
+        for site in todo:
+            self.place = f"site {order.index(site) + 1} of {len(order)}"
+            if spent > 0:
+                left = sum(seconds[s] for s in todo[todo.index(site) :])
+                self.place += f", {_duration((time.monotonic() - begun) * left / spent)} left"
+            yield site
+            spent += seconds[site]
+
+    def tried(self, site: Site, what: str, kept: float, verdict: str) -> None:
+        """Reports what one candidate keeps of the validation accuracy."""
+        self.tell(f"{site.name}: {what} keeps {kept:.4f} of validation, {verdict} ({self.place})")
+
+    def finish(self, site: Site, threshold: Tensor) -> None:
+        self._finished[site.name] = threshold.detach().clone()
+        if self._resume is not None and self._ranks.writes:
+            header = json.dumps({"identity": self._identity})
+            checkpoint.write(self._resume, self._finished, {_HEADER: header})
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Where the method has come to its end, nothing is left to resume."""
+        if kind is None and self._resume is not None and self._ranks.writes:
+            self._resume.unlink(missing_ok=True)
+
+
+def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
+            thresholds = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ProactError(f"{path} is no unfinished protection ({error}): delete it") from None
+    if header["identity"] != identity:
+        raise ProactError(
+            f"{path} belongs to another protection (network, data, method or options differ): "
+            "delete it, or name another file"
+        )
+    return thresholds
+
+
+def _duration(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

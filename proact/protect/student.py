@@ -1,0 +1,194 @@
+"""The clipped network while its thresholds are trained, and how it is judged."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from proact.data import Data, Split
+from proact.data.splits import stratified_parts
+from proact.models.evaluation import logits
+from proact.nn import HyReLU, Site, replace_sites
+from proact.nn.cutting import cut_at
+from proact.protect.continuation import Continuation
+from proact.protect.options import TrainedOptions
+from proact.protect.ranks import Ranks
+
+#: What takes the place of each activation, in execution order.
+Clips = dict[Site, HyReLU]
+#: Of outputs, labels and the unclipped network's probabilities; summed over the images.
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Student:
+    """A copy of ``model`` with a soft clip at every site, in which nothing but thresholds moves,
+    beside the unclipped network's answers.
+
+    Batch norm and dropout stay in eval mode, and no weight takes part in autograd. It is a working
+    copy: what `deployed` gives is put on the user's network itself.
+
+    Args:
+        bounds: a threshold for each site, to start from.
+
+    Attributes:
+        teacher: the unclipped network's probabilities for this process's training images.
+        least: the validation accuracy that the tolerance leaves.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bounds: Mapping[Site, Tensor],
+        data: Data,
+        options: TrainedOptions,
+    ) -> None:
+        self.options = options
+        self.sites = list(bounds)
+        self.ranks = Ranks.current()
+        chosen = _few(data.train, options.samples)
+        self._images, self._validation_images = len(chosen), len(data.validation)
+        self.train, self.validation = self._own(chosen), self._own(data.validation)
+        self.network = replace_sites(model, clips(bounds, "soft", options.slope))
+        self.network.eval().requires_grad_(False)
+        unclipped = copy.deepcopy(model).eval()
+        if data.train.images.dim() == 4:
+            for network in (self.network, unclipped):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = logits(unclipped, self.train.images).softmax(1)
+        clean = self._accuracy([logits(unclipped, self.validation.images)])
+        self.least = clean - options.tolerance
+
+    def clip(self, site: Site) -> HyReLU:
+        """What clips at ``site``."""
+        module = self.network.get_submodule(site.name)
+        assert isinstance(module, HyReLU)
+        return module
+
+    def set_threshold(self, site: Site, value: Tensor) -> None:
+        self.clip(site).threshold.data.copy_(value)
+
+    def deployed(self) -> Clips:
+        """Clips with the thresholds as they are now, in the form to be deployed."""
+        thresholds = {site: self.clip(site).threshold for site in self.sites}
+        return clips(thresholds, self.options.mode, self.options.slope)
+
+    def seconds_from(self) -> dict[Site, float]:
+        """What the way from each site to the output takes for one batch."""
+        reached: dict[Site, float] = {}
+
+        def reach(site: Site) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                reached[site] = time.perf_counter()
+
+            return hook
+
+        with torch.no_grad(), ExitStack() as hooks:
+            for site in self.sites:
+                hooks.callback(self.clip(site).register_forward_pre_hook(reach(site)).remove)
+            for _ in range(2):  # the first warms up
+                self.network(self.train.images[: self.options.batch])
+                end = time.perf_counter()
+        return {site: end - when for site, when in reached.items()}
+
+    @property
+    def steps(self) -> int:
+        """Of one pass over the training images."""
+        return -(-self._images // self.options.batch)
+
+    def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Indices of one pass over the training images, in an order that the generator draws."""
+        yield from torch.randperm(self._images, generator=generator).split(self.options.batch)
+
+    def gradient(
+        self, forward: Continuation, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+    ) -> list[Tensor]:
+        """Of the mean loss over the batch, in the thresholds; over all processes."""
+        own = self.ranks.own(batch)
+        parts = [torch.zeros_like(threshold) for threshold in thresholds]
+        if len(own):
+            for threshold in thresholds:
+                threshold.requires_grad_(True)
+            total = loss(forward(own), self.train.labels[own], self.teacher[own])
+            parts = list(torch.autograd.grad(total / len(batch), thresholds))
+            for threshold in thresholds:
+                threshold.requires_grad_(False)
+        return [self.ranks.summed(part) for part in parts]
+
+    def accuracy(self, forward: Continuation) -> float:
+        """Of the validation images, in [0, 1]; over all processes."""
+        with torch.no_grad():
+            return self._accuracy(forward.all())
+
+    @contextmanager
+    def in_mode(self, mode: str) -> Iterator[None]:
+        """All clips in that mode inside, soft outside."""
+        own = [module for module in self.network.modules() if isinstance(module, HyReLU)]
+        for clip in own:
+            clip.mode = mode
+        try:
+            yield
+        finally:
+            for clip in own:
+                clip.mode = "soft"
+
+    def _accuracy(self, outputs: Iterable[Tensor]) -> float:
+        answers = torch.cat([output.argmax(1) for output in outputs])
+        correct = (answers == self.validation.labels).sum()
+        return int(self.ranks.summed(correct)) / self._validation_images
+
+    def _own(self, split: Split) -> Split:
+        if self.ranks.world == 1:
+            return split
+        return Split(self.ranks.share(split.images), self.ranks.share(split.labels))
+
+
+class FromSite:
+    """A student from one site on: for training, and to be judged in the soft form and in the
+    deployed one.
+
+    Until it is gone, nothing before the site may change.
+
+    Args:
+        budget: bytes that may be kept of what leads to the site, in all.
+    """
+
+    def __init__(self, student: Student, site: Site, budget: int) -> None:
+        self._student = student
+        examples = student.train.images[:2]
+        cut = cut_at(student.network, student.clip(site), examples)
+        network, mode = student.network, student.options.mode
+        self.train = Continuation(network, cut, student.train.images, budget, fold=True)
+        left = budget - self.train.bytes
+        self._soft = Continuation(network, cut, student.validation.images, left)
+        left -= self._soft.bytes
+        with student.in_mode(mode):
+            self._deployed = Continuation(network, cut, student.validation.images, left)
+
+    def accuracy(self) -> float:
+        """The lower of the validation accuracies in the soft and in the deployed form: where
+        activations are small against 1/slope, a soft threshold can shrink unpunished and cut
+        everything once it is hard."""
+        soft = self._student.accuracy(self._soft)
+        mode = self._student.options.mode
+        if mode == "soft":
+            return soft
+        with self._student.in_mode(mode):
+            return min(soft, self._student.accuracy(self._deployed))
+
+
+def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> Clips:
+    """What takes the place of each activation."""
+    return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
+
+
+def _few(split: Split, samples: int | None) -> Split:
+    """The same share of every class."""
+    if samples is None or samples >= len(split):
+        return split
+    chosen, _ = stratified_parts(split.labels, (samples / len(split),), seed=0)
+    return split.take(chosen)

@@ -1,0 +1,136 @@
+"""Does FT-ClipAct search as its paper says, with faults in one layer at a time?"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import protect
+from proact.data import Data
+from proact.faults import BitFlip, Where
+from proact.nn import HyReLU, find_sites, replace_sites
+from proact.protect.ft_clipact import RATES, area, search, tensors_of_layers
+from proact.protect.under_faults import UnderFaults
+
+
+def test_the_search_goes_on_between_the_neighbours_of_the_best_point() -> None:
+    asked: list[float] = []
+
+    def score(point: float) -> float:
+        asked.append(point)
+        return 4.0 - abs(point - 2.1)
+
+    found = search(score, 9.0)
+    # 3 is the best of the first four; then 2 in [0, 6], 8/3 in [0, 4], and last [4/3, 4].
+    rounds = [[0, 3, 6, 9], [2, 4], [4 / 3, 8 / 3], [20 / 9, 28 / 9]]
+    assert asked == pytest.approx([point for points in rounds for point in points])
+    assert found == 2.0
+
+
+def test_scores_that_are_close_end_the_search_after_three_rounds() -> None:
+    asked: list[float] = []
+
+    def flat(point: float) -> float:
+        asked.append(point)
+        return 0.1 if point > 5 else 0.0
+
+    search(flat, 9.0)
+    assert len(asked) == 4 + 2 + 2
+
+
+def test_among_equal_points_the_loosest_is_taken() -> None:
+    assert search(lambda point: 1.0, 9.0) == 9.0
+
+
+def test_the_area_has_the_rates_at_equal_steps() -> None:
+    assert area([1.0] * len(RATES)) == len(RATES) - 1
+    assert area([1.0, 0.8, 0.6, 0.4, 0.2]) == pytest.approx(4 * 0.6)
+
+
+def test_a_layer_is_what_runs_between_two_sites() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = nn.Linear(4, 2)
+            self.act2, self.act1 = nn.ReLU(), nn.ReLU()
+            self.b, self.norm, self.a = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act1(self.norm(self.a(x)))
+            out: Tensor = self.output(self.act2(self.b(x)))
+            return out
+
+    model, x = Net().eval(), torch.randn(2, 3)
+    sites = find_sites(model, x)
+    network = replace_sites(model, {site: HyReLU(1.0) for site in sites})
+    first, second = tensors_of_layers(network, dict.fromkeys(sites, torch.ones(())), x).values()
+    assert set(first) == {
+        *(f"a.{n}" for n in ("weight", "bias")),
+        *(f"norm.{n}" for n in ("weight", "bias", "running_mean", "running_var")),
+    }
+    assert set(second) == {"b.weight", "b.bias"}
+
+
+def test_only_the_layers_own_tensors_are_hit(trained_cnn: nn.Module, digits: Data) -> None:
+    sites = find_sites(trained_cnn, digits.train.images[:1])
+    network = replace_sites(trained_cnn, {site: HyReLU(1.0) for site in sites})
+    layers = tensors_of_layers(
+        network, dict.fromkeys(sites, torch.ones(())), digits.train.images[:1]
+    )
+    assert [set(names) for names in layers.values()] == [
+        {f"{layer}.weight", f"{layer}.bias"} for layer in ("conv1", "conv2", "conv3", "hidden")
+    ]
+
+
+def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -> None:
+    """Twice the same candidate: the same accuracy; and the network is as it was between trials."""
+    from proact.faults import encoding_named
+
+    sites = find_sites(trained_cnn, digits.train.images[:1])
+    network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
+    faulty = UnderFaults(network, encoding_named("q15.16"), digits.validation, 20, 50, 0)
+    fault = BitFlip(1e-3, where=Where(name="conv2.*"))
+    before = faulty.accuracy(fault)
+    faulty.set_threshold(sites[1], torch.tensor(0.1))
+    assert faulty.accuracy(fault) != before
+    faulty.set_threshold(sites[1], torch.tensor(3.0))
+    assert faulty.accuracy(fault) == before
+    assert faulty.accuracy(BitFlip(0.0)) > before
+
+
+def test_thresholds_are_stored_as_the_encoding_stores_them(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    from proact.faults import encoding_named
+
+    sites = find_sites(trained_cnn, digits.train.images[:1])
+    network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
+    faulty = UnderFaults(network, encoding_named("q3.4"), digits.validation, 1, 10, 0)
+    faulty.set_threshold(sites[0], torch.tensor(1.0 / 3.0))
+    stored = faulty.network.get_submodule(sites[0].name).get_parameter("threshold")
+    assert float(stored) == 5 / 16
+
+
+def test_the_threshold_is_one_of_the_points_looked_at(trained_cnn: nn.Module, digits: Data) -> None:
+    maxima = protect.protect(trained_cnn, "ranger", digits)
+    lines: list[str] = []
+    found = protect.protect(
+        trained_cnn,
+        "ft-clipact",
+        digits,
+        encoding="q15.16",
+        patterns=4,
+        images_per_pattern=20,
+        progress=lines.append,
+    )
+    assert len(lines) == 4
+    for name, threshold in found.named_parameters():
+        if name.endswith("threshold"):
+            share = float(threshold / maxima.get_parameter(name))
+            # A round cuts in thirds an interval of up to two thirds of the one before.
+            grid = share * 3 * 9 * 27 * 81
+            assert math.isclose(grid, round(grid), abs_tol=1e-2)
+            assert threshold.dim() == 0

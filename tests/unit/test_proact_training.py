@@ -1,0 +1,248 @@
+"""Does ProAct's training do what the paper says, and none of what existing code gets wrong?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import models, protect
+from proact.data import Data, Split
+from proact.nn import HyReLU, Site
+from proact.protect import continuation, student
+from proact.protect import proact as proact_module
+from proact.protect.proact import ProactOptions, train_threshold
+from proact.protect.student import FromSite, Student
+
+FAST: dict[str, Any] = {"epochs": 2, "decays": (1.0, 0.1)}
+
+
+def thresholds(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: module.threshold.detach().clone()
+        for name, module in model.named_modules()
+        if isinstance(module, HyReLU)
+    }
+
+
+@pytest.fixture
+def optimisers(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """The learning rates of the steps of each optimiser that is made."""
+    made: list[list[float]] = []
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            assert not self.state
+            made.append([])
+
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            made[-1].append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    return made
+
+
+def test_each_decay_has_a_fresh_optimiser_and_schedule(
+    trained_cnn: nn.Module, digits: Data, optimisers: list[list[float]]
+) -> None:
+    """A cosine that went on from where the layer before ended would train with a rate of 0."""
+    lines: list[str] = []
+    protect.protect(trained_cnn, "proact", digits, progress=lines.append, **FAST)
+    assert len(optimisers) == len(lines) >= 4
+    for rates in optimisers:
+        steps = len(rates)
+        cosine = [0.005 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+        assert rates == pytest.approx(cosine)
+
+
+def test_a_frozen_threshold_does_not_move_by_a_bit(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optimiser state (momentum, decay) must not reach thresholds that were trained before."""
+    order: list[str] = []
+    kept: dict[str, Tensor] = {}
+
+    def watched(
+        trainee: Student, site: Site, behind: FromSite, decay: float, options: ProactOptions
+    ) -> float:
+        before = thresholds(trainee.network)
+        reached = train_threshold(trainee, site, behind, decay, options)
+        after = thresholds(trainee.network)
+        assert all(torch.equal(after[n], before[n]) for n in before if n != site.name)
+        assert not torch.equal(after[site.name], before[site.name])
+        order.append(site.name)
+        kept[site.name] = after[site.name]
+        return reached
+
+    monkeypatch.setattr(proact_module, "train_threshold", watched)
+    hardened = protect.protect(trained_cnn, "proact", digits, tolerance=1.0, **FAST)
+    assert order == ["relu4", "relu3", "relu2", "relu1"]
+    assert all(torch.equal(found, kept[name]) for name, found in thresholds(hardened).items())
+
+
+def test_a_step_runs_the_student_once(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"steps": 0, "passes": 0}
+    gradient, forward = Student.gradient, continuation.Continuation.__call__
+
+    def counted_gradient(*args: Any) -> Any:
+        calls["steps"] += 1
+        return gradient(*args)
+
+    def counted_forward(self: Any, indices: Tensor) -> Tensor:
+        calls["passes"] += torch.is_grad_enabled()
+        return forward(self, indices)
+
+    monkeypatch.setattr(Student, "gradient", counted_gradient)
+    monkeypatch.setattr(continuation.Continuation, "__call__", counted_forward)
+    protect.protect(trained_cnn, "proact", digits, **FAST)
+    assert calls["steps"] == calls["passes"] > 0
+
+
+def test_the_tolerance_is_one_sided(trained_cnn: nn.Module, digits: Data) -> None:
+    """A network that clipping mends by more than the tolerance: the strongest decay is accepted."""
+    broken = copy.deepcopy(trained_cnn)
+    with torch.no_grad():
+        # Half of the hidden units cry out on some images, more than any clip lets through.
+        broken.get_submodule("conv1").get_parameter("weight")[0] *= 30
+    clean = models.accuracy(broken, digits.validation)
+    lines: list[str] = []
+    hardened = protect.protect(
+        broken, "proact", digits, tolerance=0.0, decays=(3.0,), progress=lines.append
+    )
+    assert models.accuracy(hardened, digits.validation) > clean + 0.02
+    assert any("accepted" in line for line in lines)
+
+
+def test_order_is_that_of_execution_not_of_registration(digits: Data) -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleDict({"late": nn.ReLU(), "early": nn.ReLU()})
+            self.second, self.first = nn.Linear(12, 10), nn.Linear(64, 12)
+            self.output = nn.Linear(10, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inner["early"](self.first(x.flatten(1)))
+            return self.output(self.inner["late"](self.second(x)))
+
+    torch.manual_seed(0)
+    lines: list[str] = []
+    model = nn.Sequential(Backwards())
+    few = Data("few", digits.train.take(torch.arange(300)), digits.validation, digits.test, 10)
+    hardened = protect.protect(model, "proact", few, tolerance=1.0, progress=lines.append, **FAST)
+    assert [line.split(":")[0] for line in lines] == ["0.inner.late", "0.inner.early"]
+    # The last executed one is the neuron-wise one, under its nested name.
+    assert {n: tuple(t.shape) for n, t in thresholds(hardened).items()} == {
+        "0.inner.late": (10,),
+        "0.inner.early": (),
+    }
+
+
+@pytest.mark.parametrize("granularity", ["hybrid", "channel", "neuron"])
+def test_caches_change_speed_only(
+    trained_cnn: nn.Module,
+    digits: Data,
+    granularity: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In memory, over the budget, and where the network cannot be cut: the same thresholds."""
+
+    def trained(**options: Any) -> tuple[list[str], dict[str, Tensor]]:
+        lines: list[str] = []
+        hardened = protect.protect(
+            trained_cnn,
+            "proact",
+            digits,
+            granularity=granularity,
+            progress=lambda line: lines.append(line.partition(" keeps")[0]),
+            **FAST,
+            **options,
+        )
+        return lines, thresholds(hardened)
+
+    kept = trained()
+    recomputed = trained(cache_bytes=1)
+    monkeypatch.setattr(student, "cut_at", lambda *_: None)
+    whole = trained()
+    for lines, found in (recomputed, whole):
+        assert lines == kept[0]
+        for name, value in found.items():
+            torch.testing.assert_close(value, kept[1][name], rtol=0.01, atol=1e-5)
+
+
+def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:
+    options = ProactOptions()
+    bounds = options.profiled(trained_cnn, digits, "hybrid")
+    trainee = Student(trained_cnn, bounds, digits, options)
+    site = trainee.sites[1]
+    needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
+    room = needs * len(digits.train)
+    behind = FromSite(trainee, site, room)
+    assert behind.train.bytes == room
+    assert FromSite(trainee, site, room - 1).train.bytes == 0
+
+
+def test_few_samples_have_the_same_share_of_every_class(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    options = ProactOptions(samples=200)
+    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "layer"), digits, options)
+    shares = torch.bincount(trainee.train.labels) / len(trainee.train)
+    whole = torch.bincount(digits.train.labels) / len(digits.train)
+    assert 195 <= len(trainee.train) <= 205
+    assert (shares - whole).abs().max() < 0.01
+
+
+def test_the_gradient_is_that_of_the_plain_formula(trained_cnn: nn.Module, digits: Data) -> None:
+    """Of 0.8 CE + 0.1 KD by eager torch, weights free to move and nothing cached."""
+    options = ProactOptions()
+    bounds = options.profiled(trained_cnn, digits, "hybrid")
+    trainee = Student(trained_cnn, bounds, digits, options)
+    site = trainee.sites[-1]
+    threshold = trainee.clip(site).threshold
+    threshold.data.mul_(0.5)
+    batch = torch.arange(64)
+    behind = FromSite(trainee, site, 1 << 30)
+    (found,) = trainee.gradient(behind.train, [threshold], batch, proact_module.distilled)
+
+    plain = copy.deepcopy(trainee.network).requires_grad_(True)
+    images, labels = digits.train.images[batch], digits.train.labels[batch]
+    output = plain(images)
+    soft = trained_cnn(images).detach().softmax(1)
+    ce = -output.log_softmax(1)[torch.arange(64), labels].mean()
+    kd = -(soft * output.log_softmax(1)).sum(1).mean()
+    (0.8 * ce + 0.1 * kd).backward()
+    expected = plain.get_submodule(site.name).get_parameter("threshold").grad
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: Data) -> None:
+    few = Data("few", digits.train.take(torch.arange(5)), digits.validation, digits.test, 10)
+    lines: list[str] = []
+    protect.protect(
+        trained_cnn, "proact", few, tolerance=1.0, progress=lines.append, batch=64, **FAST
+    )
+    assert len(lines) == 4
+
+
+def test_labels_that_the_network_has_no_class_for_are_refused(digits: Data) -> None:
+    small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 9))
+    with pytest.raises(ValueError, match="labels go up to 9"):
+        protect.protect(small, "proact", digits)
+    shown = digits.train.take(torch.nonzero(digits.train.labels < 9).squeeze(1))
+    hidden = Data("hidden", shown, digits.validation, digits.test, 9)
+    with pytest.raises(ValueError, match="labels go up to 9"):
+        protect.protect(small, "proact", hidden)
+
+
+def test_an_empty_validation_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
