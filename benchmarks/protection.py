@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""How much accuracy does each method of protection keep under faults, and what does it cost?
+
+Trains a network, protects copies of it by every method, and runs all of them under the same faults:
+flips in stored parameters (weights, biases, normalisation, statistics, thresholds, bounds), and
+flips in the outputs of layers while the network runs. Every trial is one fault pattern, judged on
+images drawn from the test split; the same ones for every variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from _protection_report import cost_table, gain_table, table_of_accuracies, write_markdown
+from _protection_runs import Settings, measured, protected
+from rich.console import Console
+
+from proact import ProactError, data, models
+from proact.faults import ActivationFlip, BitFlip, Fault, Where
+from proact.report.plots import accuracy_over_ber
+
+HALF_DECADES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+DECADES = (1e-7, 1e-6, 1e-5, 1e-4)
+BASELINE = "hybrid maxima"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="resnet20", help=f"network: {', '.join(models.names())}")
+    add("--data", default="fashion-mnist", help=f"data set: {', '.join(data.names())}")
+    add("--data-folder", type=Path, help="where its files are, unless in the usual places")
+    add("--ber", nargs="*", type=float, default=list(HALF_DECADES), help="per stored bit")
+    add(
+        "--activation-ber",
+        nargs="*",
+        type=float,
+        default=list(DECADES),
+        help="per bit of a layer's output",
+    )
+    add("--encoding", default="q15.16", help="stored form of parameters and activations")
+    add("--trials", type=int, default=300, help="fault patterns a variant and rate (count)")
+    add("--images", type=int, default=100, help="test images a trial (count)")
+    add("--tolerance", type=float, default=0.01, help="validation accuracy that may be lost")
+    add("--epochs", type=int, default=2, help="of training thresholds, for each decay")
+    add("--samples", type=int, default=10_000, help="training images for thresholds (count)")
+    add("--patterns", type=int, default=100, help="fault patterns of searches (count)")
+    add("--seed", type=int, default=0, help="of everything, an integer in [0, 2^63)")
+    add("--threads", type=int, default=2, help="of torch (count)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/protection"),
+        help="folder for networks, thresholds, rows and plots; an interrupted run goes on from it",
+    )
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    settings = Settings(
+        options.encoding,
+        options.tolerance,
+        options.epochs,
+        options.samples,
+        options.patterns,
+        options.seed,
+    )
+    torch.set_num_threads(options.threads)
+    images = data.load(options.data, options.data_folder)
+    model = models.trained(options.model, images, options.seed, options.out / "networks")
+    variants = protected(model, images, settings, options.out / "thresholds")
+    costs = cost_table(variants, images, options.encoding)
+    console.print(costs)
+    layers = Where(layer=("Conv2d", "Linear"))
+    questions: dict[str, list[Fault]] = {
+        "parameters": [BitFlip(ber) for ber in options.ber],
+        "activations": [
+            ActivationFlip(ber, where=layers, encoding=options.encoding)
+            for ber in options.activation_ber
+        ],
+    }
+    tables = [costs]
+    for where, faults in questions.items():
+        if not faults:
+            continue
+        result = measured(
+            variants,
+            images.test,
+            faults,
+            options.encoding,
+            options.trials,
+            options.images,
+            options.seed,
+            options.out / "rows.sqlite",
+        )
+        title = f"Accuracy in % under flips in {where}, {options.encoding}, 95 % interval"
+        tables += [table_of_accuracies(result, title), gain_table(result, BASELINE)]
+        for table in tables[-2:]:
+            console.print(table)
+        for ending in ("png", "svg"):
+            accuracy_over_ber(result.cells, options.out / f"{where}.{ending}", result.confidence)
+    write_markdown(tables, options.out / "tables.md")
+    print(f"tables, plots and rows: {options.out}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        run(parse(arguments), Console(width=200))
+    except (ValueError, TypeError, ProactError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
