@@ -50,7 +50,8 @@ class ProactOptions(TrainedOptions):
 def proact(model: nn.Module, data: Data, options: ProactOptions, session: Session) -> Clips:
     bounds = options.profiled(model, data, options.granularity)
     student = Student(model, session.resumed(bounds), data, options)
-    for site in session.unfinished(reversed(bounds), student.seconds_from()):
+    # Usually the second decay or so is accepted.
+    for site in session.unfinished(reversed(bounds), student.expected_seconds(2)):
         behind = FromSite(student, site, options.cache_bytes)
         for decay in options.decays:
             kept = train_threshold(student, site, behind, decay, options)

@@ -2,16 +2,20 @@
 
 Every process holds the whole network and works on its own images: number i belongs to process i
 modulo their number, whatever the batch. Sums over a batch are added up over the processes, so that
-each takes the step that a single one would take.
+each takes the step that a single one would take, up to the rounding of sums. (DDP as torch has it
+averages over processes, which is the same only where each has as many images of a batch.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,19 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def agreed(self, value: float) -> float:
-        """The first process's value, in each."""
+    def from_first(self, give: Callable[[], _Given]) -> _Given:
+        """What ``give`` returns in the first process, which alone calls it, in every process; what
+        it raises there is raised in every process."""
         if self.world == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(shared, 0)
-        return float(shared)
+            return give()
+        parcel: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                parcel[0] = give()
+            except Exception as error:
+                parcel[1] = error
+        dist.broadcast_object_list(parcel, 0)
+        if parcel[1] is not None:
+            raise parcel[1]
+        given: _Given = parcel[0]
+        return given

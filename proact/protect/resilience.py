@@ -81,7 +81,7 @@ def resilience_aware_proact(
         options.images_per_pattern,
         options.seed,
     )
-    for site in session.unfinished(reversed(start), student.seconds_from()):
+    for site in session.unfinished(reversed(start), student.expected_seconds(len(options.decays))):
         behind = FromSite(student, site, options.cache_bytes)
         best, best_threshold = -1.0, start[site]
         for what in _candidates(student, site, behind, start, untrained, options):

@@ -37,9 +37,8 @@ class Session:
     ) -> None:
         self._report, self._identity, self._resume = report, identity, resume
         self._ranks = Ranks.current()
-        self._finished: dict[str, Tensor] = {}
-        if resume is not None and resume.exists():
-            self._finished = _loaded(resume, identity)
+        # What one process takes as done has to be done for all.
+        self._finished = self._ranks.from_first(lambda: _loaded(resume, identity))
         #: Where the run is, and how long it may still take.
         self.place = ""
 
@@ -84,7 +83,9 @@ class Session:
             self._resume.unlink(missing_ok=True)
 
 
-def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
+def _loaded(path: Path | None, identity: str) -> dict[str, Tensor]:
+    if path is None or not path.exists():
+        return {}
     try:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])

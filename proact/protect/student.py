@@ -48,8 +48,9 @@ class Student:
         options: TrainedOptions,
     ) -> None:
         self.options = options
-        self.sites = list(bounds)
         self.ranks = Ranks.current()
+        bounds = self.ranks.from_first(lambda: dict(bounds))
+        self.sites = list(bounds)
         chosen = _few(data.train, options.samples)
         self._images, self._validation_images = len(chosen), len(data.validation)
         self.train, self.validation = self._own(chosen), self._own(data.validation)
@@ -77,8 +78,10 @@ class Student:
         thresholds = {site: self.clip(site).threshold for site in self.sites}
         return clips(thresholds, self.options.mode, self.options.slope)
 
-    def seconds_from(self) -> dict[Site, float]:
-        """What the way from each site to the output takes for one batch."""
+    def expected_seconds(self, trainings: int) -> dict[Site, float]:
+        """What each site will take with so many trainings of its threshold, from the time that one
+        batch takes to the site and from there: forward and backward are taken for three forwards.
+        """
         reached: dict[Site, float] = {}
 
         def reach(site: Site) -> Callable[..., None]:
@@ -87,13 +90,21 @@ class Student:
 
             return hook
 
+        batch = self.train.images[: self.options.batch]
         with torch.no_grad(), ExitStack() as hooks:
             for site in self.sites:
                 hooks.callback(self.clip(site).register_forward_pre_hook(reach(site)).remove)
             for _ in range(2):  # the first warms up
-                self.network(self.train.images[: self.options.batch])
+                start = time.perf_counter()
+                self.network(batch)
                 end = time.perf_counter()
-        return {site: end - when for site, when in reached.items()}
+        judged = 2 * len(self.validation)
+        to_site = len(self.train) + judged
+        behind = trainings * self.options.epochs * (3 * len(self.train) + judged)
+        return {
+            site: (to_site * (when - start) + behind * (end - when)) / len(batch)
+            for site, when in reached.items()
+        }
 
     @property
     def steps(self) -> int:
