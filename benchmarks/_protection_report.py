@@ -26,7 +26,9 @@ def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> T
     )
     plain = variants["relu"]
     for name, model in variants.items():
-        trained = "proact" in name or "resilience" in name or name == "fitact"
+        protection = protect.protection_of(model)
+        applied = [method for method, _ in protection.applied] if protection is not None else []
+        trained = not set(applied).isdisjoint(protect.trained_methods())
         cost = protect.cost(model, images.test, encoding, soft=trained, unprotected=plain)
         table.add_row(
             name,

@@ -17,6 +17,8 @@ from proact.campaign.store import Row
 from proact.data import Data, Split
 from proact.faults import Fault
 
+#: Methods that go on where they were interrupted.
+_LONG = ("ft-clipact", "proact", "resilience-aware-proact")
 #: Trials that share their images: then others are drawn.
 TRIALS_A_DRAW = 10
 
@@ -58,6 +60,9 @@ def methods(settings: Settings) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "hybrid maxima": maxima("hybrid"),
         "channel maxima": maxima("channel"),
         "neuron maxima": maxima("neuron"),
+        "channel quantile 0.95": [
+            ("ranger", {"mode": "zero", "granularity": "channel", "quantile": 0.95})
+        ],
         "ft-clipact": [
             ("ft-clipact", {"encoding": settings.encoding, "seed": settings.seed}),
         ],
@@ -87,9 +92,7 @@ def protected(
                 result = protect.load(model, file)
                 continue
             start = time.monotonic()
-            resume = (
-                file.with_suffix(".unfinished") if "proact" in method or "ft" in method else None
-            )
+            resume = file.with_suffix(".unfinished") if method in _LONG else None
             result = protect.protect(
                 result, method, images, progress=_telling(name), resume=resume, **options
             )

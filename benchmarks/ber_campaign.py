@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--methods",
         nargs="+",
-        default=[UNPROTECTED, *sorted(protect.methods(), reverse=True)],
+        default=[UNPROTECTED, "ranger", "proact", "weight-range"],
         metavar="METHOD",
         help=f"variants to compare: {UNPROTECTED} (unprotected), {', '.join(protect.methods())}; "
         "with options of the method as in ranger:mode=zero,granularity=hybrid",
@@ -228,7 +228,8 @@ def cost_table(variants: dict[str, nn.Module], images: Data, encoding: str) -> T
             heading, justify="left" if heading == "variant" else "right", overflow="fold"
         )
     for name, model in variants.items():
-        cost = protect.cost(model, images.test, encoding, soft=name.startswith("proact"))
+        soft = split_options(name)[0] in protect.trained_methods()
+        cost = protect.cost(model, images.test, encoding, soft)
         table.add_row(
             name,
             str(cost.thresholds),

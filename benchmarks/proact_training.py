@@ -51,7 +51,7 @@ class UncachedStudent(Student):
         moving = list(self.network.parameters()) if self._free_weights else thresholds
         for parameter in moving:
             parameter.requires_grad_(True)
-        (loss(self.network(images), labels, teacher) / len(batch)).backward()  # type: ignore[no-untyped-call]
+        (loss(self.network(images), labels, teacher) / len(batch)).backward()
         gradients = [threshold.grad for threshold in thresholds if threshold.grad is not None]
         for parameter in moving:
             parameter.requires_grad_(False)

@@ -5,7 +5,7 @@ Deviations from the papers are listed in README.md beside this file.
 
 from proact.protect.cost import Cost, cost, latency_ratio
 from proact.protect.memory import threshold_counts
-from proact.protect.methods import check_options, methods, protect
+from proact.protect.methods import check_options, methods, protect, trained_methods
 from proact.protect.profile import GRANULARITIES, profile, profile_quantiles
 from proact.protect.saving import Protection, load, protection_of, save
 
@@ -24,4 +24,5 @@ __all__ = [
     "protection_of",
     "save",
     "threshold_counts",
+    "trained_methods",
 ]

@@ -21,7 +21,7 @@ from proact.nn import replace_sites, without_weight_range
 from proact.protect.fingerprint import fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
-from proact.protect.options import ClipOptions
+from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
@@ -56,7 +56,13 @@ _OPTIONS: dict[str, type[Any]] = {
 
 
 def methods() -> list[str]:
+    """The names that `protect` knows."""
     return list(_OPTIONS)
+
+
+def trained_methods() -> list[str]:
+    """Those that train a soft clip, and harden it in the end."""
+    return [name for name, options in _OPTIONS.items() if issubclass(options, TrainedOptions)]
 
 
 def protect(
