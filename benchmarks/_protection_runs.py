@@ -1,26 +1,21 @@
-"""The variants of one network that protection.py compares, and the trials that compare them."""
+"""The variants of one network that protection.py compares."""
 
 from __future__ import annotations
 
-import re
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from proact import campaign, protect
-from proact.campaign.store import Row
-from proact.data import Data, Split
-from proact.faults import Fault
+from proact import protect
+from proact.data import Data
 
 #: Methods that go on where they were interrupted.
 _LONG = ("ft-clipact", "proact", "resilience-aware-proact")
-#: Trials that share their images: then others are drawn.
-TRIALS_A_DRAW = 10
 
 
 @dataclass(frozen=True)
@@ -84,10 +79,12 @@ def protected(
     folder.mkdir(parents=True, exist_ok=True)
     variants: dict[str, nn.Module] = {}
     for name, steps in methods(settings).items():
-        result, done = model, ""
+        result, done, stem = model, "", ""
         for method, options in steps:
             done += f"{method} {options} "
-            file = folder / f"{re.sub(r'[^a-z0-9.]+', '-', done).strip('-')[:150]}.safetensors"
+            stem += f"{method}-"
+            digest = hashlib.sha256(done.encode()).hexdigest()[:12]
+            file = folder / f"{stem}{digest}.safetensors"
             if file.exists():
                 result = protect.load(model, file)
                 continue
@@ -100,42 +97,6 @@ def protected(
             protect.save(result, file)
         variants[name] = result
     return variants
-
-
-def measured(
-    variants: dict[str, nn.Module],
-    test: Split,
-    faults: Sequence[Fault],
-    encoding: str,
-    trials: int,
-    images: int,
-    seed: int,
-    store: Path,
-) -> campaign.Result:
-    """The trials of a campaign that draws other images after each `TRIALS_A_DRAW` of them."""
-    rows: dict[tuple[str, Fault], list[Row]] = {}
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
-    clean = dict.fromkeys(variants, 0.0)
-    draws = -(-trials // TRIALS_A_DRAW)
-    for draw in range(draws):
-        first = draw * TRIALS_A_DRAW
-        start = draw * images % (len(test) - images + 1)
-        part = campaign.run(
-            variants,
-            test.take(order[start : start + images]),
-            faults,
-            encoding=encoding,
-            trials=min(TRIALS_A_DRAW, trials - first),
-            seed=seed + draw,
-            store=store,
-        )
-        for cell, found in part.rows.items():
-            pooled = rows.setdefault(cell, [])
-            pooled.extend(row._replace(trial=first + row.trial) for row in found)
-        for name, accuracy in part.clean.items():
-            clean[name] += accuracy / draws
-        print(f"{min(first + TRIALS_A_DRAW, trials)} of {trials} trials", flush=True)
-    return campaign.Result(rows, part.bers, clean, part.confidence)
 
 
 def _telling(name: str) -> Callable[[str], None]:

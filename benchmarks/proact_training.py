@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from proact import ProactError, data, models
 from proact.protect.continuation import Continuation
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.student import FromSite, Loss, Student
+from proact.protect.student import FromSite, Loss, Student, Whole
 
 GOAL = 5.0
 CACHED, CAREFUL, FIRST = "proact", "careful loop", "first loop"
@@ -57,16 +57,6 @@ class UncachedStudent(Student):
             parameter.requires_grad_(False)
             parameter.grad = None
         return gradients
-
-
-class Uncached(FromSite):
-    """The whole student, to be judged."""
-
-    def __init__(self, student: Student) -> None:
-        self._student = student
-        self.train = Continuation(student.network, None, student.train.images, 0)
-        whole = Continuation(student.network, None, student.validation.images, 0)
-        self._soft = self._deployed = whole
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -115,7 +105,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         for name, student in students.items():
             start = time.perf_counter()
             cached = name == CACHED
-            behind = FromSite(student, site, chosen.cache_bytes) if cached else Uncached(student)
+            behind = FromSite(student, site, chosen.cache_bytes) if cached else Whole(student)
             found[name], kept[name] = [], []
             for decay in chosen.decays:
                 student.set_threshold(site, bounds[site])

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 from _protection_report import cost_table, gain_table, table_of_accuracies, write_markdown
-from _protection_runs import Settings, measured, protected
+from _protection_runs import Settings, protected
 from rich.console import Console
 
-from proact import ProactError, data, models
+from proact import ProactError, campaign, data, models
 from proact.faults import ActivationFlip, BitFlip, Fault, Where
 from proact.report.plots import accuracy_over_ber
 
@@ -88,15 +88,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
     for where, faults in questions.items():
         if not faults:
             continue
-        result = measured(
+        result = campaign.run(
             variants,
-            images.test,
+            images,
             faults,
-            options.encoding,
-            options.trials,
-            options.images,
-            options.seed,
-            options.out / "rows.sqlite",
+            encoding=options.encoding,
+            trials=options.trials,
+            images_per_trial=options.images,
+            seed=options.seed,
+            store=options.out / "rows.sqlite",
         )
         title = f"Accuracy in % under flips in {where}, {options.encoding}, 95 % interval"
         tables += [table_of_accuracies(result, title), gain_table(result, BASELINE)]

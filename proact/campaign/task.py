@@ -18,12 +18,14 @@ from proact.ops import native_info
 METRIC = "top-1; an output with NaN or infinity is wrong and disagrees; version 1"
 
 
-def task_facts(images: Split, encoding: Encoding, seed: int) -> dict[str, Any]:
+def task_facts(
+    images: Split, encoding: Encoding, seed: int, images_per_trial: int | None = None
+) -> dict[str, Any]:
     """What all rows of a campaign share."""
     return {
         "data": images.digest,
         "encoding": encoding.name,
-        "images": "all",
+        "images": "all" if images_per_trial is None else f"{images_per_trial} a trial, version 1",
         "metric": METRIC,
         "sampler": native_info()["sampler_version"],
         "seed": seed,

@@ -83,8 +83,8 @@ class Augmentation:
 class Data:
     """A data set in three disjoint splits. Nothing that is trained or chosen sees ``test``.
 
-    ValueError where more than one in a hundred validation images is a test image too. (Published
-    sets hold a few twins.)
+    ValueError where more than five, and more than one in a hundred, validation images are test
+    images too. (Published sets hold a few twins.)
 
     Attributes:
         name: for people.
@@ -107,7 +107,7 @@ class Data:
 
     def __post_init__(self) -> None:
         shared = _shared_images(self.validation, self.test)
-        if shared and shared > _NATURAL_TWINS * len(self.validation):
+        if shared > max(_FEW_TWINS, _NATURAL_TWINS * len(self.validation)):
             raise ValueError(
                 f"{shared} validation images of {self.name} are test images too: what is chosen on "
                 "them would be judged on them"
@@ -152,8 +152,8 @@ PairOrData = Data | Pair
 
 # Where a set brings no parts of its own: the test and validation shares of every class.
 TEST_AND_VALIDATION = (0.20, 0.15)
-# The share of validation images that may stand in the test split too.
-_NATURAL_TWINS = 0.01
+# How many validation images may stand in the test split too, or what share of them.
+_FEW_TWINS, _NATURAL_TWINS = 5, 0.01
 # What is held out of a training part for validation.
 HELD_OUT = 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -72,11 +73,12 @@ def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
     for node in graph.nodes:
         if any(read in behind for read in node.all_input_nodes):
             behind[node] = None
+    again = _computed_again(behind)
     crossing = {
         read: None
-        for node in behind
+        for node in (*behind, *again)
         for read in node.all_input_nodes
-        if read not in behind and read.op != "get_attr"
+        if read not in behind and read not in again and read.op != "get_attr"
     }
     before, after = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
@@ -87,7 +89,7 @@ def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
     known = {node: after.placeholder(node.name) for node in crossing}
     for node in graph.nodes:
         is_read = node.op == "get_attr" and any(user in behind for user in node.users)
-        if node in behind or is_read:
+        if node in behind or node in again or is_read:
             known[node] = after.node_copy(node, known.__getitem__)
     if not any(node.op == "output" for node in after.nodes):
         return None  # the module decides nothing
@@ -95,6 +97,30 @@ def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
     cut.before.graph.eliminate_dead_code()
     cut.before.recompile()
     return cut
+
+
+def _computed_again(behind: Iterable[fx.Node]) -> set[fx.Node]:
+    """The sizes that are read behind the cut: numbers, which cannot be kept sample by sample, so
+    that what they are sizes of crosses in their place."""
+    again: set[fx.Node] = set()
+    pending = [read for node in behind for read in node.all_input_nodes]
+    while pending:
+        node = pending.pop()
+        if node not in again and _is_size(node):
+            again.add(node)
+            pending.extend(node.all_input_nodes)
+    return again
+
+
+def _is_size(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    is_arithmetic = getattr(node.target, "__module__", "") in ("_operator", "math")
+    return is_arithmetic and bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
 
 
 def _agrees(network: nn.Module, cut: Cut, examples: Tensor) -> bool:
@@ -145,7 +171,7 @@ def _convolution_and_norm(network: nn.Module, node: fx.Node) -> tuple[_ConvNd, _
     convolution = network.get_submodule(str(read.target))
     calls = [other for other in node.graph.nodes if other.target == read.target]
     plain = type(convolution) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    hooked = convolution._forward_hooks or convolution._forward_pre_hooks or norm._forward_hooks
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (convolution, norm))
     if not plain or len(calls) != 1 or hooked:
         return None
     assert isinstance(convolution, _ConvNd)

@@ -58,7 +58,8 @@ def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu"
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """ValueError unless each is the kind of an activation, and there is one."""
-    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+    listed = isinstance(kinds, (tuple, list)) and len(kinds) > 0
+    if not listed or any(kind not in KINDS for kind in kinds):
         raise ValueError(f"kinds of activations are a tuple of {', '.join(KINDS)}; got {kinds!r}")
 
 

@@ -84,11 +84,15 @@ class Continuation:
 
 
 class _Kept:
-    """One tensor for all images; those with channels, height and width have the channels last in
-    memory, which convolutions on CPUs like better."""
+    """One tensor for all images, in the order in memory that the network gave it: with the channels
+    last where it has them there."""
 
     def __init__(self, first: Tensor, samples: int) -> None:
-        self._is_image = first.dim() == 4
+        self._has_channels_last = (
+            first.dim() == 4
+            and not first.is_contiguous()
+            and first.is_contiguous(memory_format=torch.channels_last)
+        )
         shape = self._stored(first).shape[1:]
         self.memory = torch.empty((samples, *shape), dtype=first.dtype, device=first.device)
 
@@ -97,10 +101,10 @@ class _Kept:
 
     def take(self, indices: Tensor) -> Tensor:
         chosen = self.memory[indices]
-        return chosen.permute(0, 3, 1, 2) if self._is_image else chosen
+        return chosen.permute(0, 3, 1, 2) if self._has_channels_last else chosen
 
     def _stored(self, tensor: Tensor) -> Tensor:
-        return tensor.permute(0, 2, 3, 1) if self._is_image else tensor
+        return tensor.permute(0, 2, 3, 1) if self._has_channels_last else tensor
 
 
 def _bytes_a_sample(crossing: tuple[Tensor, ...]) -> int:

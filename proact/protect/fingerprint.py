@@ -1,4 +1,4 @@
-"""Which network it was: a digest of what it stores, without what protections have added."""
+"""Which network it was: digests of what it stores, with and without what protections added."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(module, (HyReLU, WeightRange))
         for own in (*module._parameters, *module._buffers)
     }
+    return _digest(model, added)
+
+
+def whole_fingerprint(model: nn.Module) -> str:
+    """`fingerprint` with thresholds and bounds."""
+    return _digest(model, set())
+
+
+def _digest(model: nn.Module, left_out: set[str]) -> str:
     digest = hashlib.sha256()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if name not in added:
+        if name not in left_out:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(content(tensor))
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from proact.data import Data
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
 from proact.protect.session import Session
-from proact.protect.student import Clips, FromSite, Student
+from proact.protect.student import Clips, Student, Whole
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,26 @@ class FitactOptions(TrainedOptions):
 def fitact(model: nn.Module, data: Data, options: FitactOptions, session: Session) -> Clips:
     bounds = options.profiled(model, data, options.granularity)
     student = Student(model, bounds, data, options)
-    network = FromSite(student, student.sites[0], budget=0)
+    network = Whole(student)
     thresholds = [student.clip(site).threshold for site in student.sites]
+    # What does not decide the logits would only be shrunk by the penalty.
+    thresholds = [t for t in thresholds if student.decides(network.train, t)]
     count = sum(threshold.numel() for threshold in thresholds)
-    optimizer = torch.optim.Adam(thresholds, lr=options.learning_rate)
+    # Halves have no room for Adam's squares.
+    masters = [t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in thresholds]
+    optimizer = torch.optim.Adam(masters, lr=options.learning_rate)
     generator = torch.Generator().manual_seed(options.seed)
 
     for epoch in range(1, options.epochs + 1):
         before = [threshold.detach().clone() for threshold in thresholds]
         for batch in student.batches(generator):
             gradients = student.gradient(network.train, thresholds, batch, cross_entropy)
-            for threshold, gradient in zip(thresholds, gradients, strict=True):
+            for master, gradient in zip(masters, gradients, strict=True):
                 # Of lambda times the mean of T^2 over all thresholds (arXiv 2112.13544).
-                threshold.grad = gradient + 2 * options.penalty / count * threshold
+                master.grad = gradient.to(master.dtype) + 2 * options.penalty / count * master
             optimizer.step()
-            for threshold in thresholds:
-                threshold.data.clamp_(min=0.0)
+            for threshold, master in zip(thresholds, masters, strict=True):
+                threshold.data.copy_(master.clamp_(min=0.0))
         kept = network.accuracy()
         is_good = kept >= student.least
         session.tell(

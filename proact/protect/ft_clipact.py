@@ -6,7 +6,8 @@ Improving their Fault Tolerance using Clipped Activation", arXiv 1912.00941.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from proact.data import Data
 from proact.faults import BitFlip, Encoding, Where, encoding_named
-from proact.nn import HyReLU, Site, replace_sites
+from proact.nn import Site, replace_sites
 from proact.nn.site import evaluating
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import SEEDS, checked_integer
@@ -73,7 +74,9 @@ def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, session:
     )
     layers = tensors_of_layers(network, bounds, data.train.images[:1])
     for site in session.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
-        if layers[site]:
+        if not layers[site]:
+            session.tell(f"{site.name}: no tensor that could fail comes before it")
+        else:
             thresholds[site] = _searched(faulty, site, bounds[site], layers[site])
         faulty.set_threshold(site, thresholds[site])
         share = float(thresholds[site] / bounds[site])
@@ -106,7 +109,7 @@ def search(score: Callable[[float], float], highest: float) -> float:
             if point not in known:
                 known[point] = score(point)
         scores = [known[point] for point in points]
-        best = int(np.argmax(scores))
+        best = max(range(4), key=lambda index: (scores[index], index))  # among equals the loosest
         low, high = points[max(best - 1, 0)], points[min(best + 1, 3)]
         if done >= ROUNDS_BEFORE_STOPPING and max(scores) - min(scores) <= CLOSE:
             break
@@ -119,31 +122,48 @@ def area(accuracies: list[float]) -> float:
 
 
 def tensors_of_layers(
-    network: nn.Module, sites: dict[Site, Tensor], example: Tensor
+    network: nn.Module, sites: Iterable[Site], example: Tensor
 ) -> dict[Site, tuple[str, ...]]:
-    """What belongs to a site's layer: the tensors of the modules that run after the site before it
-    and before itself. Where there are none, those of the layer before."""
+    """What belongs to a site's layer: the tensors of the modules that begin to run after the site
+    before it and before itself; where there are none, those of the layer before.
+
+    A module that is never called as one (the output projection of nn.MultiheadAttention) belongs to
+    its parent.
+    """
     clips = {network.get_submodule(site.name): site for site in sites}
+    called: set[nn.Module] = set()
+    _watch(network, example, called.add)
     layers: dict[Site, tuple[str, ...]] = {}
     running: list[str] = []
+    names = {module: name for name, module in network.named_modules()}
 
-    def ran(module: nn.Module, name: str) -> None:
+    def enter(module: nn.Module) -> None:
         if module in clips:
-            layers[clips[module]] = tuple(running)
+            before = next(reversed(layers.values()), ())
+            layers[clips[module]] = tuple(running) or before
             running.clear()
-            return
-        own = (*module.named_parameters(name, False), *module.named_buffers(name, False))
-        running.extend(full for full, tensor in own if tensor.is_floating_point())
+        else:
+            running.extend(_own_tensors(module, names[module], called))
 
-    hooks = [
-        module.register_forward_hook(lambda m, _, __, name=name: ran(m, name))
-        for name, module in network.named_modules()
-        if isinstance(module, HyReLU) or module._parameters or module._buffers
-    ]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _watch(network, example, enter)
     return layers
+
+
+def _own_tensors(module: nn.Module, name: str, called: set[nn.Module]) -> Iterator[str]:
+    prefix = f"{name}." if name else ""
+    for members in (module._parameters, module._buffers):
+        for own, tensor in members.items():
+            if tensor is not None and tensor.is_floating_point():
+                yield prefix + own
+    for child, inner in module._modules.items():
+        if inner is not None and inner not in called:
+            yield from _own_tensors(inner, prefix + child, called)
+
+
+def _watch(network: nn.Module, example: Tensor, enter: Callable[[nn.Module], None]) -> None:
+    """Runs the network and tells of each module that begins to run."""
+    with evaluating(network), torch.no_grad(), ExitStack() as hooks:
+        for module in network.modules():
+            hook = module.register_forward_pre_hook(lambda inner, _: enter(inner))
+            hooks.callback(hook.remove)
+        network(example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from proact.errors import unknown
 from proact.faults import Encoding
 from proact.faults.stored import stored_tensors
 from proact.models.evaluation import check_takes
-from proact.nn import replace_sites, without_weight_range
-from proact.protect.fingerprint import fingerprint
+from proact.nn import Site, replace_sites, without_weight_range
+from proact.protect.fingerprint import fingerprint, whole_fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
 from proact.protect.options import ClipOptions, TrainedOptions
@@ -126,17 +126,22 @@ def protect(
         sites = before.sites if before is not None else ()
     else:
         file = None if resume is None else Path(resume)
-        identity = _identity(method, chosen, bare, network, images)
+        identity = "" if file is None else _identity(method, chosen, bare, images)
         with Session(progress or _silent, identity, file) as session:
             clips = _CLIPS[method].run(bare, images, chosen, session)
         result = replace_sites(bare, clips)
         guarded_like(model, result)
-        # A clip that was put in another's place is at home where the first one was.
-        known = {site.name: site for site in before.sites} if before is not None else {}
-        sites = tuple(known.get(site.name, site) for site in clips)
+        sites = _merged(before.sites if before is not None else (), clips)
     applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))
     remember(result, Protection(applied, sites, network))
     return result.eval()
+
+
+def _merged(before: Iterable[Site], now: Iterable[Site]) -> tuple[Site, ...]:
+    """The sites of all clips. One that was put in another's place is at home where the first one
+    was in the bare network."""
+    merged = {site.name: site for site in now}
+    return tuple((merged | {site.name: site for site in before}).values())
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:
@@ -150,12 +155,13 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
     return _OPTIONS[method](**options)
 
 
-def _identity(method: str, options: Any, model: nn.Module, network: str, images: Data) -> str:
+def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
     """Of all that determines the thresholds."""
     facts = {
         "method": method,
         "options": _as_json(options),
-        "network": [repr(model), network],
+        "network": whole_fingerprint(model),
+        "modules": [f"{name} {type(m).__qualname__}" for name, m in model.named_modules()],
         "images": [images.train.digest, images.validation.digest],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ from proact.nn import Site
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
 from proact.protect.session import Session
-from proact.protect.student import Clips, FromSite, Student
+from proact.protect.student import Clips, FromSite, Student, Whole
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class ProactOptions(TrainedOptions):
     Attributes:
         granularity: ``"hybrid"`` (published), ``"layer"``, ``"channel"`` or ``"neuron"``.
         decays: weight decays of the threshold, tried from the first to the last, at each site until
-            one keeps within the tolerance; where none does, the profile's maximum stays.
+            one keeps within the tolerance; where none does, the threshold stays where it starts (at
+            the profile's maximum, unless ``quantile`` says otherwise).
         learning_rate: of AdamW, as a share of the profile's maximum.
         cache_bytes: what the activations that lead to a site may take in memory, so that they are
             computed once; where they need more, they are computed anew in each step. The
@@ -53,7 +54,7 @@ def proact(model: nn.Module, data: Data, options: ProactOptions, session: Sessio
     # Usually the second decay or so is accepted.
     for site in session.unfinished(reversed(bounds), student.expected_seconds(2)):
         behind = FromSite(student, site, options.cache_bytes)
-        for decay in options.decays:
+        for decay in options.decays if can_train(student, site, behind, session) else ():
             kept = train_threshold(student, site, behind, decay, options)
             accepted = kept >= student.least
             verdict = "accepted" if accepted else "costs too much"
@@ -62,11 +63,25 @@ def proact(model: nn.Module, data: Data, options: ProactOptions, session: Sessio
                 break
             student.set_threshold(site, bounds[site])
         session.finish(site, student.clip(site).threshold)
+        del behind  # or its cache would live until the next is built
     return student.deployed()
 
 
+def can_train(student: Student, site: Site, behind: FromSite, session: Session) -> bool:
+    """Whether the threshold decides the logits at all; tells where not, and where it is slow."""
+    if not student.decides(behind.train, student.clip(site).threshold):
+        session.tell(
+            f"{site.name}: no gradient reaches it (it does not decide the logits, or runs under "
+            "torch.no_grad), so it is not trained"
+        )
+        return False
+    if not behind.is_cut and site == student.sites[-1]:
+        session.tell(f"torch.fx cannot cut the network at {site.name}: it runs whole in each step")
+    return True
+
+
 def train_threshold(
-    student: Student, site: Site, behind: FromSite, decay: float, options: ProactOptions
+    student: Student, site: Site, behind: Whole | FromSite, decay: float, options: ProactOptions
 ) -> float:
     """Trains the one threshold, leaves it in its best state and returns that validation accuracy.
 
@@ -74,14 +89,15 @@ def train_threshold(
     by orders of magnitude, and one learning rate has to fit all of them.
     """
     threshold = student.clip(site).threshold
-    unit = threshold.detach().clone()
+    # Halves have no room for Adam's squares.
+    unit = threshold.detach().to(torch.promote_types(threshold.dtype, torch.float32))
     relative = torch.ones_like(unit, requires_grad=True)
     steps = student.steps * options.epochs
     optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(options.seed)
 
-    best, best_threshold = -1.0, unit
+    best, best_threshold = -1.0, threshold.detach().clone()
     for _ in range(options.epochs):
         for batch in student.batches(generator):
             (gradient,) = student.gradient(behind.train, [threshold], batch, distilled)

@@ -13,6 +13,8 @@ from proact.nn.site import evaluating
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 
 _MOST_BYTES = 4 << 30
+#: For a number that is kept: twice as many are gathered, copied, and sorted with their indices.
+_PEAK_BYTES = 28
 
 
 def profile(
@@ -68,7 +70,7 @@ def profile_quantiles(
     sites = find_sites(model, images[:1], kinds)
     granularities = _granularities(sites, granularity)
     thresholds = sum(_reduced(torch.empty(s.shape), g).numel() for s, g in granularities.items())
-    if 4 * max(ranks) * thresholds > _MOST_BYTES:
+    if _PEAK_BYTES * max(ranks) * thresholds > _MOST_BYTES:
         raise ValueError(
             f"a quantile that {max(ranks) - 1} of {len(images)} images exceed needs more than "
             f"{_MOST_BYTES >> 30} GiB for {thresholds} thresholds: take a higher quantile, fewer "
@@ -77,12 +79,24 @@ def profile_quantiles(
     largest = {site: _Largest(max(ranks)) for site in sites}
 
     def observe(site: Site, output: Tensor) -> None:
+        if granularities[site] != "layer" and output.shape[1:] != site.shape:
+            raise ValueError(
+                f"the activations at {site.name!r} have shape {site.shape} a sample for one image "
+                f"and {tuple(output.shape[1:])} for several: where their first dimension is not "
+                "the batch, take the granularity 'layer'"
+            )
         largest[site].see(_reduced(output, granularities[site], samples=True))
 
     watched = observed(model, sites, observe)
     with evaluating(watched), torch.no_grad():
         for part in images.split(batch):
             watched(part)
+    for site, kept in largest.items():
+        if not kept.has_seen:
+            raise ValueError(
+                f"the activation {site.name!r} ran for one training image alone and for no batch "
+                "of them: the network branches on what it is given"
+            )
     sorted_ones = {site: kept.descending() for site, kept in largest.items()}
     for site, values in sorted_ones.items():
         if not torch.isfinite(values).all():
@@ -101,6 +115,10 @@ class _Largest:
         self._count = count
         self._parts: list[Tensor] = []
         self._seen = 0
+
+    @property
+    def has_seen(self) -> bool:
+        return bool(self._parts)
 
     def see(self, values: Tensor) -> None:
         if self._count == 1:
@@ -132,7 +150,8 @@ def check_granularity(granularity: str) -> None:
 
 
 def check_quantile(quantile: float) -> None:
-    if not isinstance(quantile, (int, float)) or not 0.0 < quantile <= 1.0:
+    is_number = isinstance(quantile, (int, float)) and not isinstance(quantile, bool)
+    if not is_number or not 0.0 < quantile <= 1.0:
         raise ValueError(f"a quantile is a share of the images in (0, 1], got {quantile!r}")
 
 

@@ -17,7 +17,7 @@ from proact.faults import BitFlip, Encoding, encoding_named
 from proact.nn import Site, replace_sites
 from proact.ops.plan import checked_ber
 from proact.protect.options import checked_count
-from proact.protect.proact import ProactOptions, train_threshold
+from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.profile import check_quantile, profile_quantiles
 from proact.protect.session import Session
 from proact.protect.student import Clips, FromSite, Student
@@ -84,7 +84,8 @@ def resilience_aware_proact(
     for site in session.unfinished(reversed(start), student.expected_seconds(len(options.decays))):
         behind = FromSite(student, site, options.cache_bytes)
         best, best_threshold = -1.0, start[site]
-        for what in _candidates(student, site, behind, start, untrained, options):
+        trains = can_train(student, site, behind, session)
+        for what in _candidates(student, site, behind, start, untrained, options, trains):
             kept = behind.accuracy()
             if kept < student.least:
                 session.tried(site, what, kept, "costs too much")
@@ -98,6 +99,7 @@ def resilience_aware_proact(
         student.set_threshold(site, best_threshold)
         faulty.set_threshold(site, best_threshold)
         session.finish(site, best_threshold)
+        del behind  # or its cache would live until the next is built
     return student.deployed()
 
 
@@ -108,12 +110,13 @@ def _candidates(
     start: dict[Site, Tensor],
     untrained: list[dict[Site, Tensor]],
     options: ResilienceAwareOptions,
+    trains: bool,
 ) -> Iterator[str]:
     """Puts one after the other into the student, and says which it is."""
     for quantile, thresholds in zip(options.quantiles, untrained, strict=True):
         student.set_threshold(site, thresholds[site])
         yield f"quantile {quantile:g}"
-    for decay in options.decays:
+    for decay in options.decays if trains else ():
         student.set_threshold(site, start[site])
         train_threshold(student, site, behind, decay, options)
         yield f"decay {decay:g}"

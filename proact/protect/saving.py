@@ -34,7 +34,7 @@ class Protection:
 
     Attributes:
         applied: each method with its options as JSON has them, in the order of application.
-        sites: of the clips, in execution order.
+        sites: of the clips; those of one method in execution order.
         fingerprint: of the network without protection.
     """
 
@@ -57,8 +57,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Writes what protects ``model``, and nothing of the network itself.
 
     Args:
-        model: what `protect` or `load` returned. It may have been moved or converted since; its
-            weights have to be as they were.
+        model: what `protect` or `load` returned. It may have been moved since; its weights have to
+            be as they were, to the bit.
         path: usually ``something.safetensors``; replaced where it exists.
 
     Raises:
@@ -136,12 +136,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        version = int(header["format"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ProactError(f"{path} holds no saved protection ({error})") from None
-    if header["format"] > FORMAT:
+    if version > FORMAT:
         raise ProactError(
-            f"{path} has format {header['format']}, and this proact reads up to {FORMAT}: update it"
+            f"{path} has format {version}, and this proact reads up to {FORMAT}: update it"
         )
+    missing = {"applied", "sites", "guard", "fingerprint"} - header.keys()
+    missing |= {f"{site['name']}.threshold" for site in header.get("sites", ())} - tensors.keys()
+    if missing:
+        raise ProactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
     return header, tensors
 
 

@@ -37,8 +37,11 @@ class Session:
     ) -> None:
         self._report, self._identity, self._resume = report, identity, resume
         self._ranks = Ranks.current()
-        # What one process takes as done has to be done for all.
-        self._finished = self._ranks.from_first(lambda: _loaded(resume, identity))
+        self._finished: dict[str, Tensor] = {}
+        if resume is not None:
+            # What one process takes as done has to be done for all.
+            self._finished = self._ranks.from_first(lambda: _loaded(resume, identity))
+            self._write()  # a file that cannot be written is found now and not after an hour
         #: Where the run is, and how long it may still take.
         self.place = ""
 
@@ -70,9 +73,13 @@ class Session:
 
     def finish(self, site: Site, threshold: Tensor) -> None:
         self._finished[site.name] = threshold.detach().clone()
-        if self._resume is not None and self._ranks.writes:
-            header = json.dumps({"identity": self._identity})
-            checkpoint.write(self._resume, self._finished, {_HEADER: header})
+        self._write()
+
+    def _write(self) -> None:
+        resume = self._resume
+        if resume is not None:
+            header = {_HEADER: json.dumps({"identity": self._identity})}
+            self._ranks.from_first(lambda: checkpoint.write(resume, self._finished, header))
 
     def __enter__(self) -> Session:
         return self
@@ -83,8 +90,8 @@ class Session:
             self._resume.unlink(missing_ok=True)
 
 
-def _loaded(path: Path | None, identity: str) -> dict[str, Tensor]:
-    if path is None or not path.exists():
+def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
+    if not path.exists():
         return {}
     try:
         with safe_open(path, "pt") as file:

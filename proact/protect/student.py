@@ -53,16 +53,22 @@ class Student:
         self.sites = list(bounds)
         chosen = _few(data.train, options.samples)
         self._images, self._validation_images = len(chosen), len(data.validation)
+        if min(self._images, self._validation_images) < self.ranks.world:
+            raise ValueError(
+                f"{self.ranks.world} processes need an image each, and there are {self._images} "
+                f"for training and {self._validation_images} for validation"
+            )
         self.train, self.validation = self._own(chosen), self._own(data.validation)
         self.network = replace_sites(model, clips(bounds, "soft", options.slope))
         self.network.eval().requires_grad_(False)
         unclipped = copy.deepcopy(model).eval()
-        if data.train.images.dim() == 4:
-            for network in (self.network, unclipped):
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (self.network, unclipped):
+            _prefer_channels_last(network, self.train.images[:1])
         self.teacher = logits(unclipped, self.train.images).softmax(1)
         clean = self._accuracy([logits(unclipped, self.validation.images)])
         self.least = clean - options.tolerance
+        if options.quantile < 1.0:
+            self._check_start(clean)
 
     def clip(self, site: Site) -> HyReLU:
         """What clips at ``site``."""
@@ -124,11 +130,23 @@ class Student:
         if len(own):
             for threshold in thresholds:
                 threshold.requires_grad_(True)
-            total = loss(forward(own), self.train.labels[own], self.teacher[own])
-            parts = list(torch.autograd.grad(total / len(batch), thresholds))
+            total = loss(forward(own), self.train.labels[own], self.teacher[own]) / len(batch)
+            if total.requires_grad:
+                found = torch.autograd.grad(total, thresholds, allow_unused=True)
+                parts = [p if g is None else g for p, g in zip(parts, found, strict=True)]
             for threshold in thresholds:
                 threshold.requires_grad_(False)
         return [self.ranks.summed(part) for part in parts]
+
+    def decides(self, forward: Continuation, threshold: Tensor) -> bool:
+        """Whether autograd finds a way from the logits back to ``threshold``."""
+        threshold.requires_grad_(True)
+        output = forward(torch.arange(1))
+        found = None
+        if output.requires_grad:
+            (found,) = torch.autograd.grad(output.sum(), threshold, allow_unused=True)
+        threshold.requires_grad_(False)
+        return found is not None
 
     def accuracy(self, forward: Continuation) -> float:
         """Of the validation images, in [0, 1]; over all processes."""
@@ -147,6 +165,17 @@ class Student:
             for clip in own:
                 clip.mode = "soft"
 
+    def _check_start(self, clean: float) -> None:
+        forward = Continuation(self.network, None, self.validation.images, 0)
+        with self.in_mode(self.options.mode):
+            kept = self.accuracy(forward)
+        if kept < self.least:
+            raise ValueError(
+                f"at the quantile {self.options.quantile:g}, before any training, {kept:.4f} of "
+                f"validation is right, of {clean:.4f} without clips: more than the tolerance of "
+                f"{self.options.tolerance:g} is lost; take a higher quantile"
+            )
+
     def _accuracy(self, outputs: Iterable[Tensor]) -> float:
         answers = torch.cat([output.argmax(1) for output in outputs])
         correct = (answers == self.validation.labels).sum()
@@ -158,27 +187,13 @@ class Student:
         return Split(self.ranks.share(split.images), self.ranks.share(split.labels))
 
 
-class FromSite:
-    """A student from one site on: for training, and to be judged in the soft form and in the
-    deployed one.
+class _Judged:
+    """A student that is trained on images, and judged in the soft form and in the deployed one."""
 
-    Until it is gone, nothing before the site may change.
-
-    Args:
-        budget: bytes that may be kept of what leads to the site, in all.
-    """
-
-    def __init__(self, student: Student, site: Site, budget: int) -> None:
-        self._student = student
-        examples = student.train.images[:2]
-        cut = cut_at(student.network, student.clip(site), examples)
-        network, mode = student.network, student.options.mode
-        self.train = Continuation(network, cut, student.train.images, budget, fold=True)
-        left = budget - self.train.bytes
-        self._soft = Continuation(network, cut, student.validation.images, left)
-        left -= self._soft.bytes
-        with student.in_mode(mode):
-            self._deployed = Continuation(network, cut, student.validation.images, left)
+    train: Continuation
+    _student: Student
+    _soft: Continuation
+    _deployed: Continuation
 
     def accuracy(self) -> float:
         """The lower of the validation accuracies in the soft and in the deployed form: where
@@ -192,14 +207,68 @@ class FromSite:
             return min(soft, self._student.accuracy(self._deployed))
 
 
+class Whole(_Judged):
+    """The whole student, where all of its thresholds move."""
+
+    def __init__(self, student: Student) -> None:
+        self._student = student
+        self.train = Continuation(student.network, None, student.train.images, 0)
+        self._soft = Continuation(student.network, None, student.validation.images, 0)
+        self._deployed = self._soft
+
+
+class FromSite(_Judged):
+    """A student from one site on, whose thresholds before the site do not move.
+
+    Args:
+        budget: bytes that may be kept of what leads to the site, in all.
+
+    Attributes:
+        is_cut: whether the network could be cut there; else it runs whole in each step.
+    """
+
+    def __init__(self, student: Student, site: Site, budget: int) -> None:
+        self._student = student
+        examples = student.train.images[:2]
+        cut = cut_at(student.network, student.clip(site), examples)
+        self.is_cut = cut is not None
+        network, mode = student.network, student.options.mode
+        self.train = Continuation(network, cut, student.train.images, budget, fold=True)
+        left = budget - self.train.bytes
+        self._soft = Continuation(network, cut, student.validation.images, left)
+        left -= self._soft.bytes
+        with student.in_mode(mode):
+            self._deployed = Continuation(network, cut, student.validation.images, left)
+
+
 def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> Clips:
     """What takes the place of each activation."""
     return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
 
 
+def _prefer_channels_last(network: nn.Module, image: Tensor) -> None:
+    """Puts convolutions' weights and activations into the order that CPUs like better, unless the
+    network views activations as only the usual order allows."""
+    weights = [t for t in (*network.parameters(), *network.buffers()) if t.dim() == 4]
+    if image.dim() != 4 or not weights:
+        return
+    for weight in weights:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            network(image.contiguous(memory_format=torch.channels_last))
+            network(image)
+    except RuntimeError:
+        for weight in weights:
+            weight.data = weight.data.contiguous()
+
+
 def _few(split: Split, samples: int | None) -> Split:
-    """The same share of every class."""
+    """The same share of every class, as far as that goes."""
     if samples is None or samples >= len(split):
         return split
     chosen, _ = stratified_parts(split.labels, (samples / len(split),), seed=0)
+    if not 0 < len(chosen) <= samples:
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(split), generator=generator)[:samples]
     return split.take(chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,9 @@ class UnderFaults:
     Args:
         network: as it is to be deployed.
         images: what is judged on, ``images_per_pattern`` of them a pattern, drawn anew for each.
-        patterns: fault patterns (trials 0, 1, ...) of ``seed``; processes share them out.
+        patterns: how many fault patterns; processes share them out.
+        seed: of patterns and draws. A campaign of the same seed meets other ones: what is chosen on
+            some faults must not be judged on them.
     """
 
     def __init__(
@@ -32,7 +36,7 @@ class UnderFaults:
         seed: int,
     ) -> None:
         self.network = encode(network, encoding).eval()
-        self._encoding, self._seed = encoding, seed
+        self._encoding, self._seed = encoding, search_seed(seed)
         self._injector = Injector(self.network, encoding)
         self._stored = {stored.name: stored for stored in stored_tensors(self.network)}
         self._ranks = Ranks.current()
@@ -58,5 +62,11 @@ class UnderFaults:
         return int(self._ranks.summed(correct)) / (self._patterns * self._images_per_pattern)
 
     def _drawn(self, trial: int) -> Tensor:
-        generator = torch.Generator().manual_seed(trial)
+        generator = torch.Generator().manual_seed(self._seed ^ trial)
         return torch.randperm(len(self._images), generator=generator)[: self._images_per_pattern]
+
+
+def search_seed(seed: int) -> int:
+    """The seed of a search's faults: of a hash, so that it is nobody's by chance."""
+    digest = hashlib.sha256(f"proact search {seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

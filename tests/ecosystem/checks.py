@@ -20,22 +20,19 @@ def images(size: int) -> tuple[Tensor, Tensor]:
     return torch.randn(20, 3, size, size, generator=generator), torch.arange(20) % CLASSES
 
 
-def check_protected(model: nn.Module, size: int) -> int:
+def check_protected(model: nn.Module, size: int, kinds: tuple[str, ...] = ("relu",)) -> int:
     """Sites are found, clips at the profile's maxima change no bit, and a campaign compares both.
     Returns the number of sites."""
     model.eval()
     data = images(size)
-    sites = find_sites(model, data[0][:1])
+    sites = find_sites(model, data[0][:1], kinds)
     whole = (torch.cat([data[0], data[0]]), torch.cat([data[1], data[1]]))
-    hardened = protect.protect(model, "ranger", whole, granularity="neuron")
-    profiled = protect.profile(model, data[0])
-    saturated = {
-        site: HyReLU(maximum, "saturate", ceiling=site.ceiling)
-        for site, maximum in profiled.items()
-    }
+    hardened = protect.protect(model, "ranger", whole, granularity="neuron", activations=kinds)
+    profiled = protect.profile(model, data[0], kinds=kinds)
+    saturated = {site: site.clip(maximum, "saturate") for site, maximum in profiled.items()}
     assert torch.equal(logits(replace_sites(model, saturated), data[0]), logits(model, data[0]))
     assert sum(isinstance(module, HyReLU) for module in hardened.modules()) == len(sites)
-    cut = {site: HyReLU(0.0, ceiling=site.ceiling) for site in sites}
+    cut = {site: site.clip(0.0) for site in sites}
     assert not torch.equal(logits(replace_sites(model, cut), data[0]), logits(model, data[0]))
     check_campaign({"plain": model, "ranger": hardened}, size)
     return len(sites)

@@ -42,4 +42,6 @@ def test_networks_without_relu_are_measured() -> None:
         image_size=32,
         num_labels=CLASSES,
     )
-    check_campaign({"vit": hf.ViTForImageClassification(config)}, 32)
+    model = hf.ViTForImageClassification(config)
+    check_campaign({"vit": model}, 32)
+    assert check_protected(model, 32, ("gelu",)) == 2

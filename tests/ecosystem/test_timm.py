@@ -36,6 +36,7 @@ def test_networks_without_relu_are_measured() -> None:
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=CLASSES)
     check_campaign({"vit": model}, 32)
+    assert check_protected(model, 32, ("gelu",)) == 12
 
 
 def test_a_forward_that_fills_its_list_of_inputs_is_named() -> None:

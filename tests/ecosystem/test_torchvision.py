@@ -41,6 +41,22 @@ def test_networks_with_relu(name: str, size: int, sites: int) -> None:
     assert check_protected(model, size) == sites
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "kinds", "sites"),
+    [
+        ("mobilenet_v3_small", 32, ("relu", "hardswish"), 33),
+        ("efficientnet_b0", 32, ("silu",), 65),
+        ("convnext_tiny", 64, ("gelu",), 18),
+    ],
+)
+def test_networks_with_other_activations(
+    name: str, size: int, kinds: tuple[str, ...], sites: int
+) -> None:
+    torch.manual_seed(0)
+    model = tv.get_model(name, weights=None, num_classes=CLASSES)
+    assert check_protected(model, size, kinds) == sites
+
+
 def test_a_resnet_is_trained_by_proact() -> None:
     torch.manual_seed(0)
     model = tv.resnet18(num_classes=2)
@@ -57,3 +73,4 @@ def test_networks_without_relu_are_measured_and_named() -> None:
     check_campaign({"vit": model}, 32)
     with pytest.raises(ValueError, match="VisionTransformer has no ReLU"):
         check_protected(model, 32)
+    assert check_protected(model, 32, ("gelu",)) == 2

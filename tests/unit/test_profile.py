@@ -88,7 +88,7 @@ def test_a_quantile_is_a_share(net: nn.Module, images: Tensor, value: Any) -> No
 def test_what_would_fill_the_memory_is_refused(
     net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[profile_quantiles.__module__], "_MOST_BYTES", 4 * 10 * 53)
+    monkeypatch.setattr(sys.modules[profile_quantiles.__module__], "_MOST_BYTES", 28 * 10 * 53)
     profile_quantiles(net, images, "neuron", (0.91,))
     with pytest.raises(ValueError, match="51 of 103 images exceed needs more than"):
         profile_quantiles(net, images, "neuron", (0.5,))
@@ -114,3 +114,17 @@ def test_a_lower_quantile_gives_tighter_thresholds(net: nn.Module, images: Tenso
     for name, threshold in loose.named_parameters():
         if name.endswith("threshold"):
             assert (tight.get_parameter(name) < threshold).all()
+
+
+def test_a_site_that_never_runs_on_the_training_images_is_named() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.act = nn.Linear(3, 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.linear(self.act(x) if len(x) == 1 else x)
+            return out
+
+    with pytest.raises(ValueError, match="'act' ran for one training image alone"):
+        protect.profile(Branching(), torch.randn(10, 3))
