@@ -97,7 +97,17 @@ def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> n
         for place in site.places:
             parent, _, child = place.rpartition(".")
             result.get_submodule(parent).add_module(child, module)
+    _keep_off_fused_layers(result, set(replacements.values()))
     return result
+
+
+def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
+    """torch computes an encoder layer in one kernel in eval mode, past its activation module, where
+    it takes that for ReLU or GELU."""
+    for module in model.modules():
+        is_encoder = isinstance(module, nn.TransformerEncoderLayer)
+        if is_encoder and not replaced.isdisjoint(module.modules()):
+            module.activation_relu_or_gelu = 0  # type: ignore[assignment]
 
 
 def observed(

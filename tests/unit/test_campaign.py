@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from conftest import bits_of, same_bits
-from proact import ProactError, campaign, protect
+from proact import ProactError, campaign, models, protect
 from proact.campaign import engine
 from proact.campaign.store import Row, Store
 from proact.data import Data
@@ -348,3 +348,33 @@ def test_statistics_and_store_need_no_torch() -> None:
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_each_trial_draws_its_images_the_same_for_all(trained_cnn: nn.Module, digits: Data) -> None:
+    faults = [BitFlip(0.0), BitFlip(1e-4)]
+    result = campaign.run(
+        {"a": trained_cnn, "b": trained_cnn}, digits, faults, trials=30, images_per_trial=40
+    )
+    again = campaign.run({"b": trained_cnn}, digits, faults[::-1], trials=30, images_per_trial=40)
+    rows = {cell: [row[:-1] for row in found] for cell, found in result.rows.items()}
+    assert rows["a", faults[1]] == rows["b", faults[1]]
+    assert rows["b", faults[1]] == [row[:-1] for row in again.rows["b", faults[1]]]
+    # Without faults every image is as it was, and which images decides how many are right.
+    clean = models.logits(trained_cnn, digits.test.images).argmax(1) == digits.test.labels
+    counts = [row.correct for row in result.rows["a", faults[0]]]
+    assert all(row.images == 40 for row in result.rows["a", faults[0]])
+    assert len(set(counts)) > 1
+    assert sum(counts) / (30 * 40) == pytest.approx(float(clean.float().mean()), abs=0.02)
+
+
+def test_as_many_images_as_there_are_are_all(trained_cnn: nn.Module, digits: Data) -> None:
+    def run(images: int | None) -> list[tuple[object, ...]]:
+        found = campaign.run(
+            {"a": trained_cnn}, digits, [BitFlip(1e-4)], trials=3, images_per_trial=images
+        )
+        return [row[:-1] for row in found.rows["a", BitFlip(1e-4)]]
+
+    assert run(None) == run(359) == run(10_000)
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match="images_per_trial"):
+            run(bad)

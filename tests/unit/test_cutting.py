@@ -141,6 +141,36 @@ def test_what_cannot_be_cut_faithfully_is_not_cut(forward: Callable[..., Any]) -
     assert cut_at(network, network.act, torch.ones(2, 6)) is None
 
 
+def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
+    def with_sizes(net: Any, x: Tensor) -> Tensor:
+        n, width = x.shape[0], x.size(1)
+        y = net.act(x).view(n, width // 2, 2)
+        out: Tensor = net.linear(y.reshape(x.shape[0], -1))
+        return out
+
+    network = Functional(with_sizes).eval()
+    clip = HyReLU(1.0)
+    network.act = clip  # type: ignore[assignment]
+    x = torch.randn(5, 6)
+    assert torch.equal(halves(cut_at(network, clip, x[:2]), x), network(x))
+
+
+@pytest.mark.parametrize("hook", ["pre", "post"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
+    network = nn.Sequential(
+        HyReLU(1.0), nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, 2)
+    ).eval()
+    if hook == "pre":
+        network[layer].register_forward_pre_hook(lambda _, args: (args[0] * 3,))
+    else:
+        network[layer].register_forward_hook(lambda _, args, output: output * 3)
+    x = torch.randn(4, 1, 3, 3)
+    cut = cut_at(network, network[0], x[:2])
+    assert cut is not None
+    torch.testing.assert_close(with_folded_batch_norm(cut.after)(*cut.before(x)), network(x))
+
+
 def test_a_module_that_runs_twice_is_no_place_to_cut() -> None:
     network = Functional(lambda net, x: net.act(net.linear(net.act(x)))).eval()
     network.act = HyReLU(1.0)  # type: ignore[assignment]

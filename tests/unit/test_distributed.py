@@ -30,6 +30,7 @@ def run_in_two(method: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=180,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -158,3 +158,21 @@ def test_the_clip_is_one_layer_for_faults() -> None:
     assert torch.equal(outputs[0], outputs[1])
     with inject(clipped, BitFlip(1.0, where="1.threshold")) as record:
         assert record.flips == 32
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_encoder_layers_that_torch_fuses_are_clipped(activation: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(
+        8, 2, 16, batch_first=True, activation=activation(), dropout=0.0
+    )
+    net = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(40, 3)).eval()
+    x, kinds = torch.randn(30, 5, 8), (activation.__name__.lower(),)  # type: ignore[attr-defined]
+    shut = replace_sites(net, {site: site.clip(0.0) for site in find_sites(net, x, kinds)})
+    hardened = protect.protect(net, "ranger", (x, torch.arange(30) % 3), activations=kinds)
+    with torch.no_grad():
+        torch.testing.assert_close(hardened(x), net(x), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(shut(x), net(x), atol=1e-3)
+    with_autograd = shut(x)
+    with torch.no_grad():
+        torch.testing.assert_close(shut(x), with_autograd)

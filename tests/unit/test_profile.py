@@ -58,6 +58,19 @@ def test_quantiles_equal_a_sort_of_everything(
         assert (above <= rank).all()
 
 
+@pytest.mark.parametrize(
+    ("quantile", "expected"),
+    [(1.0, 10.0), (0.95, 10.0), (0.9, 9.0), (0.89, 9.0), (0.8, 8.0), (0.7, 7.0), (0.1, 1.0)],
+)
+def test_ranks_by_hand(quantile: float, expected: float) -> None:
+    """Ten images with the activations 1 to 10: at 0.9 one image may lie above, so 9 is it."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
+    nn.init.ones_(net[0].weight)  # type: ignore[arg-type]
+    images = torch.tensor([3.0, 1, 10, 4, 2, 6, 5, 9, 7, 8])[:, None]
+    (found,) = profile_quantiles(net, images, "layer", (quantile,))
+    assert by_name(found)[0].item() == expected
+
+
 @pytest.mark.parametrize("batch", [1, 7, 50, 103, 1000])
 def test_the_batch_changes_nothing(net: nn.Module, images: Tensor, batch: int) -> None:
     """Activations differ in the last digits with the batch that computes them: no more."""

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from proact import models, protect
+from proact import campaign, models, protect
 from proact.data import Data
+from proact.faults import BitFlip, Injector
 from proact.nn import HyReLU
 
 METHOD = "resilience-aware-proact"
@@ -44,7 +45,7 @@ def test_the_best_candidate_within_the_tolerance_is_kept(
     for name, threshold in chosen(hardened).items():
         tried = {}
         for line in lines:
-            found = re.match(rf"{name}: (.*) keeps .*, (0\.\d+) under faults", line)
+            found = re.match(rf"{name}: (.*) keeps .*, ([01]\.\d+) under faults", line)
             if found:
                 tried[found[1]] = float(found[2])
         assert tried
@@ -79,6 +80,31 @@ def test_the_test_split_is_never_looked_at(trained_cnn: nn.Module, digits: Data)
     protect.protect(trained_cnn, METHOD, blind, **FAST)
     protect.protect(trained_cnn, "ft-clipact", blind, patterns=2)
     protect.protect(trained_cnn, "fitact", blind, epochs=1)
+
+
+def test_a_campaign_of_the_same_seed_meets_other_faults(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is chosen on some faults must not be judged on them."""
+    met: list[set[tuple[int, int]]] = []
+    trial = Injector.trial
+
+    def noted(self: Injector, fault: Any, seed: int = 0, number: int = 0, **rest: Any) -> Any:
+        met[-1].add((seed, number))
+        return trial(self, fault, seed, number, **rest)
+
+    monkeypatch.setattr(Injector, "trial", noted)
+    for seed in (0, 1):
+        met.append(set())
+        hardened = protect.protect(trained_cnn, METHOD, digits, seed=seed, **FAST)
+        met.append(set())
+        protect.protect(trained_cnn, "ft-clipact", digits, seed=seed, patterns=10)
+        met.append(set())
+        campaign.run({"h": hardened}, digits, [BitFlip(1e-4)], trials=10, seed=seed)
+    assert all(len(keys) == 10 for keys in met)
+    searches, campaigns = met[0] | met[1] | met[3] | met[4], met[2] | met[5]
+    assert searches.isdisjoint(campaigns)
+    assert met[0].isdisjoint(met[3])
 
 
 @pytest.mark.parametrize(

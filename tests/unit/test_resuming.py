@@ -86,6 +86,30 @@ def test_another_run_s_file_is_refused(
         protect.protect(trained_cnn, "proact", digits, resume=resume, **options)
 
 
+def test_a_network_with_other_thresholds_is_another_one(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path
+) -> None:
+    resume, options = tmp_path / "unfinished", METHODS["proact"]
+    loose, tight = (
+        protect.protect(trained_cnn, "ranger", digits, quantile=quantile) for quantile in (1.0, 0.9)
+    )
+    with pytest.raises(PlugPulledError):
+        protect.protect(loose, "proact", digits, resume=resume, progress=stop_at_site(2), **options)
+    with pytest.raises(ProactError, match="belongs to another protection"):
+        protect.protect(tight, "proact", digits, resume=resume, **options)
+
+
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_trained(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    told: list[str] = []
+    with pytest.raises(ProactError, match="/proc/nowhere/file cannot be written"):
+        protect.protect(
+            trained_cnn, "proact", digits, resume="/proc/nowhere/file", progress=told.append
+        )
+    assert told == []
+
+
 def test_methods_of_one_pass_have_nothing_to_resume(trained_cnn: nn.Module, digits: Data) -> None:
     for method in ("ranger", "fitact", "weight-range"):
         with pytest.raises(ValueError, match="ft-clipact, proact, resilience-aware-proact"):

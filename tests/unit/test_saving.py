@@ -102,6 +102,19 @@ def test_calls_of_functions_come_back(tmp_path: Path) -> None:
         assert same(protect.load(model, path), hardened, data[0])
 
 
+def test_methods_for_different_activations_are_saved_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 3))
+    data = (torch.randn(60, 6), torch.arange(60) % 3)
+    both = protect.protect(
+        protect.protect(net, "ranger", data, mode="zero"), "ranger", data, activations=("gelu",)
+    )
+    protect.save(both, tmp_path / "both")
+    loaded = protect.load(net, tmp_path / "both")
+    assert [type(m).__name__ for m in loaded][1::2] == ["HyReLU", "ClippedActivation"]
+    assert same(loaded, both, data[0])
+
+
 def test_copies_and_pickles_can_be_saved(
     trained_cnn: nn.Module, digits: Data, tmp_path: Path
 ) -> None:
@@ -167,6 +180,10 @@ def test_other_files_are_refused(trained_cnn: nn.Module, digits: Data, tmp_path:
     protect.save(protect.protect(trained_cnn, "ranger", digits), newer)
     with safe_open(newer, "pt") as file:
         header = json.loads(file.metadata()["proact.protection"])
+    damaged = {name: value for name, value in header.items() if name != "fingerprint"}
+    save_file(load_file(newer), newer, {"proact.protection": json.dumps(damaged)})
+    with pytest.raises(ProactError, match="is damaged: it lacks fingerprint"):
+        protect.load(trained_cnn, newer)
     header["format"] = 2
     save_file(load_file(newer), newer, {"proact.protection": json.dumps(header)})
     with pytest.raises(ProactError, match="format 2, and this proact reads up to 1"):
