@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from proact.errors import ProactError
 
+_HEADER = "proact.training"
 _WEIGHTS, _MOMENTUM = "weights/", "momentum/"
 
 
@@ -38,7 +39,7 @@ def save(
         "groups": optimizer.state_dict()["param_groups"],
         "schedule": schedule.state_dict(),
     }
-    write(path, tensors, {"proact.training": json.dumps(header)})
+    write(path, tensors, {_HEADER: json.dumps(header)})
 
 
 def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: OneCycleLR) -> int:
@@ -47,12 +48,7 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
     Raises:
         ProactError: no checkpoint, or one of another training; nothing is changed then.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})["proact.training"])
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ProactError(f"{path} is no checkpoint of a training ({error}): delete it") from None
+    header, tensors = read(path, _HEADER, "checkpoint of a training")
     if header["identity"] != identity:
         raise ProactError(
             f"{path} is the checkpoint of another training (network, data, recipe or seed differ): "
@@ -64,6 +60,19 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
     optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})
     schedule.load_state_dict(header["schedule"])
     return int(header["epoch"])
+
+
+def read(path: Path, key: str, described: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON header under ``key`` and the tensors of a safetensors file; ProactError where it is
+    none with such a header."""
+    try:
+        with safe_open(path, "pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[key])
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ProactError(
+            f"{path} is no {described} ({error}): delete it, or name another file"
+        ) from None
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from proact.errors import ProactError
@@ -132,18 +131,13 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        version = int(header["format"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ProactError(f"{path} holds no saved protection ({error})") from None
+    header, tensors = checkpoint.read(path, _HEADER, "saved protection")
+    version = header.get("format", FORMAT)
     if version > FORMAT:
         raise ProactError(
             f"{path} has format {version}, and this proact reads up to {FORMAT}: update it"
         )
-    missing = {"applied", "sites", "guard", "fingerprint"} - header.keys()
+    missing = {"format", "applied", "sites", "guard", "fingerprint"} - header.keys()
     missing |= {f"{site['name']}.threshold" for site in header.get("sites", ())} - tensors.keys()
     if missing:
         raise ProactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")

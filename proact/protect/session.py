@@ -6,9 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from proact.errors import ProactError
@@ -93,12 +91,7 @@ class Session:
 def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
     if not path.exists():
         return {}
-    try:
-        with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
-            thresholds = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ProactError(f"{path} is no unfinished protection ({error}): delete it") from None
+    header, thresholds = checkpoint.read(path, _HEADER, "unfinished protection")
     if header["identity"] != identity:
         raise ProactError(
             f"{path} belongs to another protection (network, data, method or options differ): "

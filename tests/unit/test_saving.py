@@ -175,7 +175,7 @@ def test_other_files_are_refused(trained_cnn: nn.Module, digits: Data, tmp_path:
     text.write_text("no tensors")
     save_file({"x": torch.zeros(1)}, tensors)
     for path in (text, tensors, tmp_path / "missing"):
-        with pytest.raises(ProactError, match="holds no saved protection"):
+        with pytest.raises(ProactError, match="is no saved protection"):
             protect.load(trained_cnn, path)
     protect.save(protect.protect(trained_cnn, "ranger", digits), newer)
     with safe_open(newer, "pt") as file:
