@@ -16,7 +16,7 @@ from proact.data import Data
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
 from proact.protect.session import Session
-from proact.protect.student import Clips, Student, Whole
+from proact.protect.student import Clips, Student, Whole, wide_copy
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def fitact(model: nn.Module, data: Data, options: FitactOptions, session: Sessio
     # What does not decide the logits would only be shrunk by the penalty.
     thresholds = [t for t in thresholds if student.decides(network.train, t)]
     count = sum(threshold.numel() for threshold in thresholds)
-    # Halves have no room for Adam's squares.
-    masters = [t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in thresholds]
+    masters = [wide_copy(threshold) for threshold in thresholds]
     optimizer = torch.optim.Adam(masters, lr=options.learning_rate)
     generator = torch.Generator().manual_seed(options.seed)
 

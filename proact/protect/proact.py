@@ -17,7 +17,7 @@ from proact.nn import Site
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
 from proact.protect.session import Session
-from proact.protect.student import Clips, FromSite, Student, Whole
+from proact.protect.student import Clips, FromSite, Student, Whole, wide_copy
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def train_threshold(
     by orders of magnitude, and one learning rate has to fit all of them.
     """
     threshold = student.clip(site).threshold
-    # Halves have no room for Adam's squares.
-    unit = threshold.detach().to(torch.promote_types(threshold.dtype, torch.float32))
+    unit = wide_copy(threshold)
     relative = torch.ones_like(unit, requires_grad=True)
     steps = student.steps * options.epochs
     optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)

@@ -246,6 +246,12 @@ def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> 
     return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
 
 
+def wide_copy(threshold: Tensor) -> Tensor:
+    """In float32 at least: halves have no room for Adam's squares."""
+    wide = torch.promote_types(threshold.dtype, torch.float32)
+    return threshold.detach().to(wide, copy=True)
+
+
 def _prefer_channels_last(network: nn.Module, image: Tensor) -> None:
     """Puts convolutions' weights and activations into the order that CPUs like better, unless the
     network views activations as only the usual order allows."""

@@ -53,7 +53,12 @@ def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> N
     axes.set_xlabel("bit error rate (probability per stored bit)")
     axes.set_ylabel(f"top-1 accuracy (%), {100 * confidence:g} % interval")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small" if len(axes.lines) > len(_COLOURS) else None)
+    if len(axes.lines) > len(_COLOURS):
+        # More than the axes have room for.
+        figure.set_size_inches(9.5, 5.0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    else:
+        axes.legend()
     # No date and no random ids: the same result gives the same file.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "proact"}):

@@ -242,6 +242,47 @@ def test_the_gradient_is_that_of_the_plain_formula(trained_cnn: nn.Module, digit
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("decay", [0.3, 3.0])
+def test_training_is_that_of_a_plain_loop(
+    trained_cnn: nn.Module, digits: Data, number: int, decay: float
+) -> None:
+    """AdamW on T in units of its start, a cosine, 0.8 CE + 0.1 KD, written out in eager torch
+    through the plain formula of the soft clip, with no cache and no native operator."""
+    options = ProactOptions(epochs=1)
+    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "hybrid"), digits, options)
+    site = trainee.sites[number]
+    start = trainee.clip(site).threshold.detach().clone()
+    bounds = {s.name: trainee.clip(s).threshold.detach().clone() for s in trainee.sites}
+    train_threshold(trainee, site, FromSite(trainee, site, 1 << 30), decay, options)
+    found = trainee.clip(site).threshold
+
+    relative = torch.ones_like(start, requires_grad=True)
+    optimizer = torch.optim.AdamW([relative], lr=0.01, weight_decay=decay)
+    steps = -(-len(digits.train) // 64)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    order = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(0))
+    for batch in order.split(64):
+        x = digits.train.images[batch]
+        soft = trained_cnn(x).detach().softmax(1)
+        for name, layer in trained_cnn.named_children():
+            if name in bounds:
+                limit = relative * start if name == site.name else bounds[name]
+                x = x.relu() * torch.sigmoid(20 * (limit - x))
+            else:
+                x = layer(x)
+        ce = F.cross_entropy(x, digits.train.labels[batch])
+        loss = 0.8 * ce + 0.1 * F.cross_entropy(x, soft)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        relative.data.clamp_(min=0)
+    expected = (relative * start).detach()
+    assert expected.mean() < 0.99 * start.mean()
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
 def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: Data) -> None:
     few = Data("few", digits.train.take(torch.arange(5)), digits.validation, digits.test, 10)
     lines: list[str] = []
