@@ -65,7 +65,10 @@ def methods(settings: Settings) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "proact (hybrid)": [hybrid],
         "proact (channel)": [("proact", {"granularity": "channel", **trained})],
         "resilience-aware (channel)": [
-            ("resilience-aware-proact", {"granularity": "channel", **trained, **faulty})
+            (
+                "resilience-aware-proact",
+                {"granularity": "channel", "decays": (0.3,), **trained, **faulty},
+            )
         ],
         "weight-range": [guard],
         "proact (hybrid) + weight-range": [hybrid, guard],

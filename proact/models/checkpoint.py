@@ -65,6 +65,10 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
 def read(path: Path, key: str, described: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The JSON header under ``key`` and the tensors of a safetensors file; ProactError where it is
     none with such a header."""
+    if not path.is_file():
+        raise ProactError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}, expected a {described}"
+        )
     try:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {})[key])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from proact.nn.activations import KINDS
+from proact.nn.activations import KINDS, of_module
 from proact.nn.guarding import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.outputs import logits_of
@@ -51,7 +51,11 @@ def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu"
     sites = track(model, example, kinds)
     if not sites:
         wanted = " or ".join(_SPELLED[kind] for kind in kinds)
-        raise ValueError(f"{type(model).__name__} has no {wanted}: there is no activation to clip")
+        others = {found.kind for found in map(of_module, model.modules()) if found is not None}
+        hint = f"; it has {', '.join(sorted(others))}, on request" if others - set(kinds) else ""
+        raise ValueError(
+            f"{type(model).__name__} has no {wanted}: there is no activation to clip{hint}"
+        )
     _refuse_irreplaceable(model, sites, example)
     return sites
 
@@ -60,7 +64,8 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """ValueError unless each is the kind of an activation, and there is one."""
     listed = isinstance(kinds, (tuple, list)) and len(kinds) > 0
     if not listed or any(kind not in KINDS for kind in kinds):
-        raise ValueError(f"kinds of activations are a tuple of {', '.join(KINDS)}; got {kinds!r}")
+        known = ", ".join(KINDS)
+        raise ValueError(f"activations are a tuple of {known}, such as ('relu',); got {kinds!r}")
 
 
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:

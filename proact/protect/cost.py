@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from proact.data import Split
+from proact.data import as_evaluation
+from proact.data.splits import PairOrData
 from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
 from proact.faults.stored import stored_tensors
 from proact.models.evaluation import accuracy
@@ -26,8 +27,8 @@ class Cost:
         bytes: what they and the bounds take in the encoding.
         percent: their number, of the parameters' number.
         clean: accuracy in [0, 1] without faults, in the encoding.
-        clean_soft: the same with the soft clip that ProAct trains, before hardening; None where
-            the thresholds were not trained.
+        clean_soft: the same with the soft clip that is trained, before hardening; None unless asked
+            for.
         bounds: of weight-range, how many are stored.
         clean_before: accuracy of the unprotected network without faults, in the encoding.
         latency: time of a forward pass over that of the unprotected network.
@@ -47,18 +48,20 @@ class Cost:
 
 def cost(
     model: nn.Module,
-    images: Split,
+    images: PairOrData,
     encoding: str | Encoding = "float32",
     soft: bool = False,
     unprotected: nn.Module | None = None,
 ) -> Cost:
-    """Measures `Cost` on ``images``.
+    """Measures `Cost`.
 
     Args:
+        images: to judge accuracy on: what `proact.data.load` returns (its test split), a pair
+            (images, labels), or a `Dataset`.
         soft: whether to measure the soft form too.
         unprotected: the network as it was, to compare with.
     """
-    encoding = encoding_named(encoding)
+    encoding, images = encoding_named(encoding), as_evaluation(images)
     stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
     thresholds = sum(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)

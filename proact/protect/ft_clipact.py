@@ -18,9 +18,8 @@ from proact.data import Data
 from proact.faults import BitFlip, Encoding, Where, encoding_named
 from proact.nn import Site, replace_sites
 from proact.nn.site import evaluating
-from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import SEEDS, checked_integer
-from proact.protect.options import ClipOptions, checked_count
+from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
 from proact.protect.session import Session
 from proact.protect.student import Clips, clips
 from proact.protect.under_faults import UnderFaults
@@ -34,10 +33,10 @@ CLOSE = 0.2  # delta: scores that differ by no more count as equal
 
 @dataclass(frozen=True)
 class FtClipactOptions(ClipOptions):
-    """Options of ``protect(model, "ft-clipact", ...)``, beside those of `ClipOptions`. It is
-    layer-wise.
+    """Options of ``protect(model, "ft-clipact", ...)``, beside those of `ClipOptions`.
 
     Attributes:
+        granularity: ``"layer"``.
         mode: ``"zero"`` (published) or ``"saturate"``.
         patterns: fault patterns a rate, the same for every candidate (count).
         images_per_pattern: validation images a pattern (count).
@@ -45,6 +44,7 @@ class FtClipactOptions(ClipOptions):
         seed: of the fault patterns; in [0, 2^63).
     """
 
+    granularity: str = "layer"
     mode: str = "zero"
     patterns: int = 16
     images_per_pattern: int = 64
@@ -53,7 +53,9 @@ class FtClipactOptions(ClipOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_mode_and_slope(self.mode)
+        check_deployed_mode(self.mode)
+        if self.granularity != "layer":
+            raise ValueError(f"ft-clipact's granularity is layer; got {self.granularity!r}")
         checked_count("patterns", self.patterns)
         checked_count("images_per_pattern", self.images_per_pattern)
         encoding_named(self.encoding)
@@ -61,7 +63,7 @@ class FtClipactOptions(ClipOptions):
 
 
 def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, session: Session) -> Clips:
-    bounds = options.profiled(model, data, "layer")
+    bounds = options.profiled(model, data, options.granularity)
     thresholds = session.resumed(bounds)
     network = replace_sites(model, clips(thresholds, options.mode))
     faulty = UnderFaults(

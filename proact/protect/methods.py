@@ -79,7 +79,9 @@ def protect(
 
     The given model keeps every byte. Methods see training and validation images only, and the same
     ones, so that they compare fairly. Weight-range composes with the others, in either order: what
-    is applied to a guarded network works without its guard, which then covers thresholds too.
+    is applied to a guarded network works without its guard, which then covers thresholds too. A
+    method for activations that are clipped already profiles the network with those clips, and puts
+    its own in their place.
 
     Args:
         model: a network on the CPU; its activations are found by `proact.nn.find_sites`.

@@ -82,6 +82,12 @@ class TrainedOptions(ClipOptions):
         checked_integer("seed", self.seed, SEEDS)
 
 
+def check_deployed_mode(mode: str) -> None:
+    """ValueError unless a method that trains nothing can deploy ``mode``."""
+    if mode not in ("zero", "saturate"):
+        raise ValueError(f"mode is 'zero' or 'saturate', got {mode!r}")
+
+
 def checked_count(name: str, count: int) -> None:
     """ValueError or TypeError unless ``count`` is an integer of at least 1."""
     if checked_integer(name, count, 1 << 62) == 0:

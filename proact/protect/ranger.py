@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Data
-from proact.ops.hyrelu import check_mode_and_slope
-from proact.protect.options import ClipOptions
+from proact.protect.options import ClipOptions, check_deployed_mode
 from proact.protect.profile import check_granularity
 from proact.protect.session import Session
 from proact.protect.student import Clips, clips
@@ -33,7 +32,7 @@ class RangerOptions(ClipOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_granularity(self.granularity)
-        check_mode_and_slope(self.mode)
+        check_deployed_mode(self.mode)
 
 
 def ranger(model: nn.Module, data: Data, options: RangerOptions, session: Session) -> Clips:

@@ -174,8 +174,13 @@ def test_other_files_are_refused(trained_cnn: nn.Module, digits: Data, tmp_path:
     text, tensors, newer = (tmp_path / name for name in ("text", "tensors", "newer"))
     text.write_text("no tensors")
     save_file({"x": torch.zeros(1)}, tensors)
-    for path in (text, tensors, tmp_path / "missing"):
-        with pytest.raises(ProactError, match="is no saved protection"):
+    for path, words in (
+        (text, "is no saved protection"),
+        (tensors, "is no saved protection"),
+        (tmp_path / "missing", "is not there, expected a saved protection"),
+        (tmp_path, "is a folder, expected a saved protection"),
+    ):
+        with pytest.raises(ProactError, match=words):
             protect.load(trained_cnn, path)
     protect.save(protect.protect(trained_cnn, "ranger", digits), newer)
     with safe_open(newer, "pt") as file:
