@@ -17,6 +17,7 @@ import torch
 from _protection_report import cost_table, gain_table, table_of_accuracies, write_markdown
 from _protection_runs import Settings, protected
 from rich.console import Console
+from torch import nn
 
 from proact import ProactError, campaign, data, models
 from proact.faults import ActivationFlip, BitFlip, Fault, Where
@@ -25,6 +26,8 @@ from proact.report.plots import accuracy_over_ber
 HALF_DECADES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 DECADES = (1e-7, 1e-6, 1e-5, 1e-4)
 BASELINE = "hybrid maxima"
+#: Compared without faults in bounds and statistics too: a guard is worth what its bounds are.
+GUARDED = ("relu", "weight-range", "proact (hybrid) + weight-range")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -76,20 +79,31 @@ def run(options: argparse.Namespace, console: Console) -> None:
     variants = protected(model, images, settings, options.out / "thresholds")
     costs = cost_table(variants, images, options.encoding)
     console.print(costs)
+    guarded = {name: variants[name] for name in variants if name in GUARDED}
     layers = Where(layer=("Conv2d", "Linear"))
-    questions: dict[str, list[Fault]] = {
-        "parameters": [BitFlip(ber) for ber in options.ber],
-        "activations": [
-            ActivationFlip(ber, where=layers, encoding=options.encoding)
-            for ber in options.activation_ber
-        ],
-    }
+    spared = Where(exclude=Where(kind=("bound", "statistics")))
+    questions: list[tuple[str, dict[str, nn.Module], list[Fault]]] = [
+        ("parameters", variants, [BitFlip(ber) for ber in options.ber]),
+        (
+            "activations",
+            variants,
+            [
+                ActivationFlip(ber, where=layers, encoding=options.encoding)
+                for ber in options.activation_ber
+            ],
+        ),
+        (
+            "parameters, bounds and running statistics spared",
+            guarded,
+            [BitFlip(ber, where=spared) for ber in options.ber],
+        ),
+    ]
     tables = [costs]
-    for where, faults in questions.items():
+    for where, contenders, faults in questions:
         if not faults:
             continue
         result = campaign.run(
-            variants,
+            contenders,
             images,
             faults,
             encoding=options.encoding,
@@ -99,11 +113,16 @@ def run(options: argparse.Namespace, console: Console) -> None:
             store=options.out / "rows.sqlite",
         )
         title = f"Accuracy in % under flips in {where}, {options.encoding}, 95 % interval"
-        tables += [table_of_accuracies(result, title), gain_table(result, BASELINE)]
-        for table in tables[-2:]:
+        found = [table_of_accuracies(result, title)]
+        if BASELINE in contenders:
+            found.append(gain_table(result, BASELINE))
+            for ending in ("png", "svg"):
+                accuracy_over_ber(
+                    result.cells, options.out / f"{where}.{ending}", result.confidence
+                )
+        for table in found:
             console.print(table)
-        for ending in ("png", "svg"):
-            accuracy_over_ber(result.cells, options.out / f"{where}.{ending}", result.confidence)
+        tables += found
     write_markdown(tables, options.out / "tables.md")
     print(f"tables, plots and rows: {options.out}")
 

@@ -37,11 +37,14 @@ def short(out: Path) -> list[str]:
 
 def test_every_variant_is_in_every_table(finished: tuple[Path, list[str]]) -> None:
     out, _ = finished
-    cost, parameters, gain, activations, _ = (out / "tables.md").read_text().split("\n\n| ")[1:]
+    cost, parameters, gain, activations, _, spared = (
+        (out / "tables.md").read_text().split("\n\n| ")[1:]
+    )
     for table in (cost, parameters, activations):
         for variant in ("relu", "ft-clipact", "fitact", "proact (channel)", "weight-range"):
             assert f"| {variant} |" in table
     assert "| hybrid maxima |" not in gain
+    assert "| weight-range |" in spared
     # A guard on memory does not see what happens to activations.
     rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in activations.splitlines()}
     assert rows["| weight-range"] == rows["| relu"]
