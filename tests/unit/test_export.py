@@ -74,7 +74,9 @@ def test_onnx_computes_the_same(
 ) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    hardened = protect.protect(trained_cnn, "ranger", digits, mode=mode, granularity="channel")
+    hardened = protect.protect(
+        trained_cnn, "proact", digits, mode=mode, granularity="channel", epochs=1, decays=(0.1,)
+    )
     images = digits.test.images[:50].clone()
     images[0, 0, 0, 0] = 1e30  # something that clips have to stop
     cases = {"clips": (every_clip(mode), hard_inputs()), "network": (hardened, images)}

@@ -47,9 +47,12 @@ def test_a_stronger_penalty_gives_smaller_thresholds(trained_cnn: nn.Module, dig
 def test_a_step_follows_the_papers_loss(trained_cnn: nn.Module, digits: Data) -> None:
     """One step of plain Adam on CE + lambda mean(T^2), everything in eager torch."""
     few = Data("few", digits.train.take(torch.arange(64)), digits.validation, digits.test, 10)
-    plain = protect.protect(trained_cnn, "ranger", few, granularity="neuron", mode="soft")
+    plain = protect.protect(trained_cnn, "ranger", few, granularity="neuron")
     hardened = fitted(trained_cnn, few, penalty=3.0, batch=64, learning_rate=0.01)
-    mine = [m.threshold for m in plain.modules() if isinstance(m, HyReLU)]
+    clips = [module for module in plain.modules() if isinstance(module, HyReLU)]
+    for clip in clips:
+        clip.mode = "soft"
+    mine = [clip.threshold for clip in clips]
     for parameter in plain.parameters():
         parameter.requires_grad_(any(parameter is t for t in mine))
     optimizer = torch.optim.Adam(mine, lr=0.01)
