@@ -47,9 +47,6 @@ class Continuation:
                 if len(images) * _bytes_a_sample(cut.before(images[:1])) <= budget:
                     self._keep()
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     @property
     def bytes(self) -> int:
         """Of what is kept."""

@@ -132,7 +132,7 @@ def tensors_of_layers(
     A module that is never called as one (the output projection of nn.MultiheadAttention) belongs to
     its parent.
     """
-    clips = {network.get_submodule(site.name): site for site in sites}
+    site_of = {network.get_submodule(site.name): site for site in sites}
     called: set[nn.Module] = set()
     _watch(network, example, called.add)
     layers: dict[Site, tuple[str, ...]] = {}
@@ -140,9 +140,9 @@ def tensors_of_layers(
     names = {module: name for name, module in network.named_modules()}
 
     def enter(module: nn.Module) -> None:
-        if module in clips:
+        if module in site_of:
             before = next(reversed(layers.values()), ())
-            layers[clips[module]] = tuple(running) or before
+            layers[site_of[module]] = tuple(running) or before
             running.clear()
         else:
             running.extend(_own_tensors(module, names[module], called))
