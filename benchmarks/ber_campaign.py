@@ -288,6 +288,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
                 flips,
                 encoding=options.encoding,
                 trials=options.trials,
+                images_per_trial="all",
                 confidence=options.confidence,
                 seed=options.seed,
                 store=store,

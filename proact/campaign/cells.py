@@ -1,14 +1,60 @@
-"""A cell: what the rows of one variant under one fault say."""
+"""A cell: what the stored rows of one variant under one fault say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from proact.campaign.statistics import Interval, mean_interval
-from proact.campaign.store import Row
+from proact.campaign.statistics import (
+    Interval,
+    Known,
+    StoppingRule,
+    Trials,
+    mean_interval,
+    proportion_interval,
+    quantile_interval,
+    trial_mean,
+)
+from proact.campaign.store import CellKey, Store
+
+#: Shares of images by column; of a network without faults, each is 0.
+_SEVERITIES = {
+    "sdc": "1.0 - agreeing * 1.0 / images",
+    "sdc5": "sdc5 * 1.0 / images",
+    "sdc10": "sdc10 * 1.0 / images",
+    "sdc20": "sdc20 * 1.0 / images",
+    "non_finite": "non_finite * 1.0 / images",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a cell's rows are, and what is known without them.
+
+    Attributes:
+        variant, fault: their names; ``ber`` is the fault's expected bit error rate, per exposed
+            bit.
+        key: their numbers in the store.
+        known: about the metric; see `Known`.
+        trials: the result is about the trials below this number.
+        rule: by which the cell was stopped; None where the number of trials was given.
+    """
+
+    variant: str
+    fault: str
+    ber: float
+    key: CellKey
+    known: Known
+    trials: int
+    rule: StoppingRule | None = None
+
+    def interval(self, trials: Trials, known: Known, confidence: float) -> Interval:
+        """Of a mean over trials."""
+        if self.rule is None:
+            return trial_mean(trials, known, confidence)
+        return self.rule.interval(trials, known)
 
 
 @dataclass(frozen=True)
@@ -18,11 +64,14 @@ class Cell:
     Attributes:
         variant, fault: their names; ``ber`` is the fault's expected bit error rate, per exposed
             bit.
-        accuracy: mean over trials of the top-1 accuracy, in [0, 1], with its interval.
+        metric: what ``value`` and ``clean`` are: top-1 accuracy unless another was asked for.
+        value: its mean over fault patterns and all images, with its interval.
         sdc: mean share of predictions that differ from those of the same network without faults
             (silent data corruption), with its interval; outputs that are not finite count here too.
-        clean: accuracy without faults, in [0, 1].
-        trials: how many fault patterns were tried.
+            None where outputs are not classes.
+        clean: the metric without faults on all images.
+        trials: how many fault patterns there are results of.
+        failed: how many could not be run; the intervals are wider by their share.
         flips: mean number of bits flipped a trial.
         non_finite: mean share of images whose output held NaN or infinity.
     """
@@ -30,40 +79,135 @@ class Cell:
     variant: str
     fault: str
     ber: float
-    accuracy: Interval
-    sdc: Interval
+    metric: str
+    value: Interval
+    sdc: Interval | None
     clean: float
     trials: int
+    failed: int
     flips: float
     non_finite: float
 
+    @property
+    def accuracy(self) -> Interval:
+        """`value`, by the name that it mostly has."""
+        return self.value
 
-def summarise(
-    variant: str, fault: str, ber: float, clean: float, rows: Sequence[Row], confidence: float
-) -> Cell:
-    """The cell of ``rows``. The trial is the unit: images within one share its faults."""
+
+@dataclass(frozen=True)
+class Details:
+    """What else the rows of a cell say.
+
+    Attributes:
+        shares: mean shares of images: top5 (right); sdc5, sdc10, sdc20, non_finite (see
+            `proact.campaign.metrics.Counts`), those that the outputs have.
+        loss: mean cross-entropy in nats, at most 20 an image; without an interval. None without
+            labels.
+        critical: the probability that a trial loses more than a limit; see `Result.details`.
+        quantiles: of a trial's value, by level.
+    """
+
+    shares: Mapping[str, Interval] = field(default_factory=dict)
+    loss: float | None = None
+    critical: Interval = field(default_factory=lambda: Interval(0.0, 0.0, 1.0))
+    quantiles: Mapping[float, Interval] = field(default_factory=dict)
+
+
+def trials_of(
+    store: Store, key: CellKey, trials: int, value: str = "value", clean: str = "clean"
+) -> Trials:
+    """The first ``trials`` trials of a cell; ``value`` and ``clean`` are SQL over the columns of a
+    row."""
+    grouped = store.grouped(key, [value, clean], trials, "flips > 0")
+    columns = np.array(grouped, dtype=np.float64).reshape(-1, 3).T
+    (unflipped,) = store.totals(key, "coalesce(sum(flips = 0), 0)", trials)
+    failed = len(store.failures(key, trials))
+    return Trials(columns[0], columns[1], columns[2], unflipped, failed)
+
+
+def summarise(store: Store, source: Source, metric: str, confidence: float) -> Cell:
+    """The cell of a source. The trial is the unit: images within one share its faults."""
+    trials = trials_of(store, source.key, source.trials)
+    flips, non_finite, agreeing = store.totals(
+        source.key, "avg(flips), avg(non_finite * 1.0 / images), max(agreeing)", source.trials
+    )
     return Cell(
-        variant,
-        fault,
-        ber,
-        mean_interval([row.correct / row.images for row in rows], confidence),
-        mean_interval([1.0 - row.agreeing / row.images for row in rows], confidence),
-        clean,
-        len(rows),
-        float(np.mean([row.flips for row in rows])),
-        float(np.mean([row.non_finite / row.images for row in rows])),
+        source.variant,
+        source.fault,
+        source.ber,
+        metric,
+        source.interval(trials, source.known, confidence),
+        None if agreeing is None else _share(store, source, "sdc", confidence),
+        source.known.clean,
+        trials.measured,
+        trials.failed,
+        flips or 0.0,
+        non_finite or 0.0,
     )
 
 
-def paired_difference(rows: Sequence[Row], baseline: Sequence[Row], confidence: float) -> Interval:
-    """Mean gain in accuracy over ``baseline``, trial by trial, in [-1, 1].
+def details(
+    store: Store, source: Source, confidence: float, limit: float, levels: Sequence[float]
+) -> Details:
+    """See `Details`; ``limit`` is what a critical trial loses more than."""
+    top5, loss, agreeing, rows = store.totals(
+        source.key, "max(top5), avg(loss), max(agreeing), count(*)", source.trials
+    )
+    shares = {}
+    if top5 is not None:
+        # Without the clean share on the same images, which rows do not hold, by trials alone.
+        grouped = store.grouped(source.key, ["top5 * 1.0 / images"], source.trials)
+        values, counts = np.array(grouped).T
+        shares["top5"] = mean_interval(values, confidence, counts=counts)
+    for name in _SEVERITIES:
+        if name == "non_finite" or (agreeing is not None and name != "sdc"):
+            shares[name] = _share(store, source, name, confidence)
+    hits, flipped = store.totals(
+        source.key,
+        f"coalesce(sum(flips > 0 AND clean - value > {limit!r}), 0), coalesce(sum(flips > 0), 0)",
+        source.trials,
+    )
+    unflipped = source.known.unflipped
+    if unflipped is None:
+        critical = proportion_interval(hits, rows, confidence)
+    else:
+        found = proportion_interval(hits, flipped, confidence)
+        critical = Interval(*((1.0 - unflipped) * end for end in found))
+    quantiles = {}
+    if rows:
+        grouped = store.grouped(source.key, ["value"], source.trials)
+        values, counts = np.array(grouped).T
+        quantiles = {
+            level: quantile_interval(
+                values, level, confidence, source.known.lowest, source.known.highest, counts
+            )
+            for level in levels
+        }
+    return Details(shares, loss, critical, quantiles)
 
-    Both met the same faults on the same images, which cancels much of the spread.
+
+def difference(store: Store, source: Source, baseline: Source, confidence: float) -> Interval:
+    """Mean gain over ``baseline``, trial by trial.
+
+    Both met the same faults on the same images, which cancels much of the spread; what the images
+    alone make of it is known, and taken out (`trial_mean`).
     """
-    other = {row.trial: row for row in baseline}
-    gains = [
-        row.correct / row.images - other[row.trial].correct / other[row.trial].images
-        for row in rows
-        if row.trial in other
-    ]
-    return mean_interval(gains, confidence, lowest=-1.0, highest=1.0)
+    both = min(source.trials, baseline.trials)
+    grouped = store.paired(source.key, baseline.key, both)
+    columns = np.array(grouped, dtype=np.float64).reshape(-1, 4)
+    flipped = columns[columns[:, 2] > 0]
+    width = source.known.highest - source.known.lowest
+    known = Known(source.known.clean - baseline.known.clean, None, -width, width)
+    trials = Trials(
+        flipped[:, 0],
+        flipped[:, 1],
+        flipped[:, 3],
+        int(columns[columns[:, 2] == 0, 3].sum()),
+        both - int(columns[:, 3].sum()),
+    )
+    return source.interval(trials, known, confidence)
+
+
+def _share(store: Store, source: Source, name: str, confidence: float) -> Interval:
+    trials = trials_of(store, source.key, source.trials, _SEVERITIES[name], "0")
+    return source.interval(trials, Known(0.0, source.known.unflipped), confidence)

@@ -2,203 +2,134 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from proact.campaign.checks import checked_faults, checked_images, checked_variants
+from proact.campaign.crews import checked_executor
+from proact.campaign.evaluation import EvaluationData
+from proact.campaign.metrics import Metric
+from proact.campaign.progress import Progress
 from proact.campaign.result import Result
-from proact.campaign.statistics import checked_confidence
-from proact.campaign.store import Row, Store
-from proact.campaign.task import facts_digest, model_digest, task_facts
-from proact.data import Split, as_evaluation
-from proact.data.splits import PairOrData
-from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
-from proact.models.evaluation import check_fit, check_runs, logits
-from proact.ops.plan import SEEDS, TRIALS, checked_integer
+from proact.campaign.session import Session, Settings
+from proact.campaign.statistics import StoppingRule
+from proact.faults import Encoding, Fault
+from proact.ops.plan import TRIALS, checked_integer
 
-#: Trials of one cell before the next cell gets its turn, so that all cells become usable early.
-_TURN = 20
-
-
-class _Variant:
-    """One encoded network with its clean predictions.
-
-    A trial is judged on ``images_per_trial`` of the images, drawn for each (seed, trial), or on all
-    where it is None.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        images: Split,
-        encoding: Encoding,
-        images_per_trial: int | None,
-    ) -> None:
-        self.name = name
-        self.images = images
-        self._images_per_trial = images_per_trial
-        self.injector = Injector(encode(model, encoding).eval(), encoding)
-        output = check_runs(self.injector.model, images.images, name)
-        check_fit(output, images.labels, name)
-        self.clean = output.argmax(1)
-        self._clean_output = output
-        self.digest = model_digest(self.injector.model, self.clean)
-        self.clean_row = self._count(output, slice(None), trial=0, flips=0, seconds=0.0)
-
-    def run(self, fault: Fault, seed: int, trial: int) -> Row:
-        start = time.perf_counter()
-        chosen = self._drawn(seed, trial)
-        with self.injector.trial(fault, seed, trial) as record:
-            # Where nothing changed the result is known; activations change while the network runs.
-            if record.flips == 0 and not isinstance(fault, ActivationFlip):
-                return self._count(self._clean_output[chosen], chosen, trial, 0, 0.0)
-            output = logits(self.injector.model, self.images.images[chosen])
-            seconds = time.perf_counter() - start
-            return self._count(output, chosen, trial, record.flips, seconds)
-
-    def _drawn(self, seed: int, trial: int) -> Tensor | slice:
-        """The images of a trial, the same for every variant and fault."""
-        if self._images_per_trial is None:
-            return slice(None)
-        digest = hashlib.sha256(f"proact images {seed} {trial}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return torch.randperm(len(self.images), generator=generator)[: self._images_per_trial]
-
-    def _count(
-        self, output: Tensor, chosen: Tensor | slice, trial: int, flips: int, seconds: float
-    ) -> Row:
-        finite = torch.isfinite(output).all(1)
-        predicted = output.argmax(1)
-        return Row(
-            trial,
-            flips,
-            len(predicted),
-            int((finite & (predicted == self.images.labels[chosen])).sum()),
-            int((finite & (predicted == self.clean[chosen])).sum()),
-            int((~finite).sum()),
-            seconds,
-        )
+DEFAULT_MARGIN = 0.01
 
 
 def run(
     variants: Mapping[str, nn.Module],
-    data: PairOrData,
+    data: EvaluationData,
     faults: Sequence[Fault],
     *,
     encoding: str | Encoding = "float32",
-    trials: int = 200,
-    images_per_trial: int | None = None,
+    margin: float | None = None,
     confidence: float = 0.95,
+    trials: int | None = None,
+    images_per_trial: int | Literal["auto", "all"] | None = "auto",
+    metric: str | Metric = "top-1",
     seed: int = 0,
     store: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    name: str | None = None,
+    executor: Executor | int | None = None,
+    progress: Progress = None,
+    shortcuts: bool = True,
+    retry_failed: bool = False,
 ) -> Result:
-    """Measures the accuracy that each variant keeps under each fault.
+    """Measures what each variant keeps under each fault.
 
-    A trial is one fault pattern, judged on the evaluation images. Trial t of every variant meets
-    the same faults in the tensors that the variants share by name, so their differences are paired.
-    An image whose output holds NaN or infinity counts as wrong.
+    A trial is one fault pattern, judged on some of the evaluation images. Trial t of every variant
+    meets the same faults in the tensors that the variants share by name, on the same images, so
+    their differences are paired. An image whose output holds NaN or infinity counts as wrong.
+
+    A cell (a variant under a fault) stops when its interval is as narrow as the margin. Which
+    trials that takes, and with them the table, depends on nothing but the arguments down to
+    ``seed`` and what "auto" chose: not on executors, interruptions, or what else is in the store.
+    (Last digits of outputs can differ between machines, as PyTorch's do.)
 
     Args:
-        variants: networks by name, on the CPU; copies of them are encoded and faulted.
+        variants: networks by name; copies of them are encoded and faulted.
         data: the evaluation images: what `proact.data.load` returns (its test split), a pair
-            (images, labels), or a `Dataset`.
+            (images, labels), a `Dataset`, or for metrics of your own inputs with any targets, or
+            inputs alone.
         faults: of `proact.faults`' kinds; one cell a variant and fault.
         encoding: the stored form of the parameters.
-        trials: fault patterns a cell, in [1, 2^32).
-        images_per_trial: each trial is judged on so many of the images, drawn for (seed, trial)
-            without replacement, the same for all variants and faults. None, or as many as there
-            are, takes all. The interval then is about fault patterns and draws of images.
+        margin: half the width of the interval at which a cell stops, in the metric's unit, in
+            (0, 1]; 0.01 where neither this nor ``trials`` is given.
         confidence: of the intervals, two-sided, in (0, 1).
+        trials: fault patterns a cell, in [1, 2^32); with a margin, the most.
+        images_per_trial: each trial is judged on so many of the images, drawn for (seed, trial)
+            without replacement; ``"all"`` or None takes all. ``"auto"`` chooses the number with
+            which the margin is reached soonest, from the variances and costs that a pilot measures
+            here; the choice is kept in the store. To repeat it elsewhere, give
+            `Result.images_per_trial`.
+        metric: ``"top-1"``, ``"top-5"``, ``"loss"``, ``"sdc"`` (share of predictions that differ
+            from those without faults; needs no labels), or a `Metric`.
         seed: names the experiment; in [0, 2^63). Same seed, same rows.
-        store: SQLite file for the rows, written as they finish; rows that it already holds for
+        store: SQLite file for the rows, written as they are done; rows that it already holds for
             this very content are not run again. None keeps them in memory.
-        progress: called with (trials done, trials in all), stored ones included.
+        name: of the campaign, for people. A name stands for one task: the store refuses it for
+            another.
+        executor: who runs the trials: any `concurrent.futures.Executor`, such as Dask's
+            ``Client.get_executor()``; a number of processes; 1 for this process; None for processes
+            of this machine where there are cores to use and enough to do.
+        progress: None shows a table where standard error is a terminal; True and False do, and do
+            not. A function is called with (trials done, trials in all as now expected).
+        shortcuts: whether trials go on from kept activations where images are fixed and the faults
+            are late in the network. It changes no row.
+        retry_failed: tries trials again that an earlier run recorded as failed.
 
     Raises:
         ValueError, TypeError: an argument out of range, no variants, no faults, a network that the
-            encoding cannot store; nothing is written. ProactError: a store that cannot be used.
+            encoding cannot store, outputs that do not fit the labels or each other; nothing is run
+            or written. ProactError: a store that cannot be used or belongs to another task, an
+            executor that takes no work. KeyboardInterrupt: after what is done was stored.
     """
-    encoding = encoding_named(encoding)
-    _check(variants, faults, trials, images_per_trial)
-    checked_confidence(confidence)
-    seed = checked_integer("seed", seed, SEEDS)
-    images = as_evaluation(data)
-    if images_per_trial is not None and images_per_trial >= len(images):
-        images_per_trial = None
-    prepared = [
-        _Variant(name, model, images, encoding, images_per_trial)
-        for name, model in variants.items()
-    ]
-    bers = {
-        (variant.name, fault): variant.injector.expected_ber(fault)
-        for variant in prepared
-        for fault in faults
-    }
-
-    with Store(store) as rows:
-        facts = task_facts(images, encoding, seed, images_per_trial)
-        task = rows.task(facts_digest(facts), facts)
-        variant_ids = [
-            rows.variant(task, v.name, v.digest, len(images), v.clean_row.correct) for v in prepared
-        ]
-        fault_ids = [rows.fault(str(fault), fault.to_dict()) for fault in faults]
-        cells = [
-            (variant, variant_id, fault, fault_id)
-            for fault, fault_id in zip(faults, fault_ids, strict=True)
-            for variant, variant_id in zip(prepared, variant_ids, strict=True)
-        ]
-        done = {(v, f): {row.trial for row in rows.rows(v, f)} for _, v, _, f in cells}
-        finished = 0
-        for first in range(0, trials, _TURN):
-            for variant, variant_id, fault, fault_id in cells:
-                for trial in range(first, min(first + _TURN, trials)):
-                    if trial not in done[variant_id, fault_id]:
-                        rows.add(variant_id, fault_id, variant.run(fault, seed, trial))
-                    finished += 1
-                    if progress is not None:
-                        progress(finished, trials * len(cells))
-        found = {
-            (variant.name, fault): [r for r in rows.rows(variant_id, fault_id) if r.trial < trials]
-            for variant, variant_id in zip(prepared, variant_ids, strict=True)
-            for fault, fault_id in zip(faults, fault_ids, strict=True)
-        }
-    clean = {v.name: v.clean_row.correct / v.clean_row.images for v in prepared}
-    return Result(found, bers, clean, confidence)
-
-
-def _check(
-    variants: Mapping[str, nn.Module],
-    faults: Sequence[Fault],
-    trials: int,
-    images_per_trial: int | None,
-) -> None:
-    for name, model in variants.items():
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"variants are torch.nn.Module, and {name} is {type(model).__name__}")
-    if not variants:
-        raise ValueError("a campaign needs at least one variant, got none")
-    if isinstance(faults, Fault):
-        raise TypeError(
-            f"faults is a sequence of faults, got one {type(faults).__name__}: put it into a list"
-        )
-    if not faults:
-        raise ValueError("a campaign needs at least one fault, got none")
-    for fault in faults:
-        if not isinstance(fault, Fault):
-            raise TypeError(
-                "faults are of proact.faults' kinds, such as BitFlip(1e-5); got "
-                f"{type(fault).__name__}"
-            )
-    if len(set(faults)) != len(faults):
-        raise ValueError("each fault makes a cell of its own, and one was given twice")
-    if checked_integer("trials", trials, TRIALS) == 0:
+    if margin is None and trials is None:
+        margin = DEFAULT_MARGIN
+    if trials is not None and checked_integer("trials", trials, TRIALS) == 0:
         raise ValueError("a campaign needs at least one trial a cell, got 0")
-    few = images_per_trial
-    if few is not None and checked_integer("images_per_trial", few, 1 << 62) == 0:
-        raise ValueError("a trial is judged on at least one image, got images_per_trial 0")
+    settings = Settings(
+        encoding=encoding,
+        metric=metric,
+        images_per_trial=checked_images(images_per_trial),
+        confidence=confidence,
+        margin_of_pilot=margin or DEFAULT_MARGIN,
+        seed=seed,
+        shortcuts=shortcuts,
+        retry_failed=retry_failed,
+    )
+    rule = None
+    if margin is not None:
+        rule = StoppingRule(margin, confidence, trials or TRIALS - 1)
+    variants = checked_variants(variants)
+    faults = checked_faults(faults)
+    executor = checked_executor(executor)
+    with Session(variants, data, faults, settings, store, name, executor, progress) as session:
+        try:
+            session.work(rule if rule is not None else _fixed(trials))
+        except KeyboardInterrupt:
+            print(_how_to_go_on(session, store), file=sys.stderr)
+            raise
+        return session.result(rule)
+
+
+def _fixed(trials: int | None) -> int:
+    assert trials is not None
+    return trials
+
+
+def _how_to_go_on(session: Session, store: str | Path | None) -> str:
+    if store is None:
+        return "Interrupted: the rows were in memory and are gone; store=... would have kept them."
+    return (
+        f"Interrupted: {session.stored} trials are kept in {store}; run the same again to go on "
+        "from there."
+    )

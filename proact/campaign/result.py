@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proact.campaign.cells import Cell, paired_difference, summarise
+from proact.campaign.cells import Cell, Details, Source, details, difference, summarise
+from proact.campaign.policy import Settled
 from proact.campaign.statistics import Interval
-from proact.campaign.store import Row
+from proact.campaign.store import Row, Store
 from proact.faults import Fault
 
 if TYPE_CHECKING:
@@ -20,54 +22,104 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """The finished cells of a campaign.
+    """The cells of a campaign.
+
+    It holds no rows but reads them from the store when they are asked for.
 
     Attributes:
-        rows: the trials of each (variant, fault), ordered by trial.
-        bers: the expected bit error rate of each (variant, fault), per exposed bit.
-        clean: accuracy without faults of each variant, in [0, 1], in the encoding.
+        clean: the metric without faults of each variant, in the encoding, on all images.
         confidence: of every interval here, two-sided.
+        metric: what the cells' values are.
+        settled: how trials were run, and the measurements by which that was chosen.
     """
 
-    rows: Mapping[tuple[str, Fault], Sequence[Row]]
-    bers: Mapping[tuple[str, Fault], float]
     clean: Mapping[str, float]
     confidence: float
+    metric: str
+    settled: Settled
+    _sources: Mapping[tuple[str, Fault], Source] = field(repr=False)
+    _store: Store = field(repr=False)
+
+    @property
+    def images_per_trial(self) -> int | None:
+        """How many images a trial was judged on; None: on all."""
+        return self.settled.policy.images
+
+    @property
+    def bers(self) -> Mapping[tuple[str, Fault], float]:
+        """The expected bit error rate of each (variant, fault), per exposed bit."""
+        return {key: source.ber for key, source in self._sources.items()}
+
+    @property
+    def rows(self) -> Mapping[tuple[str, Fault], Sequence[Row]]:
+        """The trials of each (variant, fault) by number, as many as the result is about; read one
+        cell at a time."""
+        return _Rows(self)
 
     @cached_property
     def cells(self) -> list[Cell]:
         """One a variant and fault, variants together, in the order they were given."""
-        return [
-            summarise(
-                variant,
-                str(fault),
-                self.bers[variant, fault],
-                self.clean[variant],
-                rows,
-                self.confidence,
-            )
-            for (variant, fault), rows in self.rows.items()
-        ]
+        with self._opened() as store:
+            return [
+                summarise(store, source, self.metric, self.confidence)
+                for source in self._sources.values()
+            ]
+
+    def details(
+        self, limit: float = 0.05, quantiles: Sequence[float] = (0.05, 0.5)
+    ) -> dict[tuple[str, Fault], Details]:
+        """What else the rows say of each (variant, fault).
+
+        Args:
+            limit: a trial that loses more of the metric than this, against the same network without
+                faults on the same images, is critical.
+            quantiles: levels in (0, 1) of a trial's value. On few images a trial these hold the
+                luck
+                of the draw as well: run with ``images_per_trial="all"`` for those of fault
+                    patterns.
+        """
+        with self._opened() as store:
+            return {
+                key: details(store, source, self.confidence, limit, quantiles)
+                for key, source in self._sources.items()
+            }
 
     def difference(self, variant: str, baseline: str) -> dict[Fault, Interval]:
-        """For each fault, the mean gain in accuracy of ``variant`` over ``baseline`` on the same
-        faults and images, in [-1, 1], with its paired interval."""
+        """For each fault, the mean gain of ``variant`` over ``baseline`` on the same faults and
+        images, in the metric's unit, with its paired interval; of the trials that both have."""
         for name in (variant, baseline):
             if name not in self.clean:
                 raise ValueError(f"a variant is one of {', '.join(self.clean)}; got {name!r}")
-        faults = [fault for name, fault in self.rows if name == variant]
-        return {
-            fault: paired_difference(
-                self.rows[variant, fault], self.rows[baseline, fault], self.confidence
-            )
-            for fault in faults
-        }
+        faults = [fault for name, fault in self._sources if name == variant]
+        with self._opened() as store:
+            return {
+                fault: difference(
+                    store,
+                    self._sources[variant, fault],
+                    self._sources[baseline, fault],
+                    self.confidence,
+                )
+                for fault in faults
+            }
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a cell; accuracies and shares in [0, 1]; ``low``, ``high``: the interval."""
+    def failures(self) -> dict[tuple[str, Fault], list[tuple[int, str]]]:
+        """(trial, reason) of the trials that could not be run, of the cells that have some."""
+        with self._opened() as store:
+            found = {
+                key: store.failures(source.key, source.trials)
+                for key, source in self._sources.items()
+            }
+        return {key: failed for key, failed in found.items() if failed}
+
+    def to_pandas(self, with_details: bool = False) -> pd.DataFrame:
+        """One row a cell; accuracies and shares in [0, 1]; ``low``, ``high``: the interval.
+
+        Args:
+            with_details: adds the columns of `details`, with its default limit and levels.
+        """
         from proact.report.tables import cells_frame
 
-        return cells_frame(self.cells)
+        return cells_frame(self.cells, list(self.details().values()) if with_details else None)
 
     def table(self) -> Table:
         """A table to print with rich: accuracy and interval in percent."""
@@ -81,3 +133,23 @@ class Result:
         from proact.report.plots import accuracy_over_ber
 
         accuracy_over_ber(self.cells, Path(path), self.confidence)
+
+    def _opened(self) -> AbstractContextManager[Store]:
+        # Rows in memory live as long as their connection.
+        return nullcontext(self._store) if self._store.path is None else Store(self._store.path)
+
+
+class _Rows(Mapping[tuple[str, Fault], Sequence[Row]]):
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def __getitem__(self, key: tuple[str, Fault]) -> Sequence[Row]:
+        source = self._result._sources[key]
+        with self._result._opened() as store:
+            return store.rows(source.key, source.trials)
+
+    def __iter__(self) -> Iterator[tuple[str, Fault]]:
+        return iter(self._result._sources)
+
+    def __len__(self) -> int:
+        return len(self._result._sources)

@@ -1,56 +1,67 @@
 """The rows of campaigns in one SQLite file, readable with sqlite3 and pandas alone.
 
-    task      what all rows of a campaign share, by content digest
-    variant   one network of a task, by content digest; its clean result
-    fault     what was injected, as text and as JSON
-    row       one trial: flips, images, correct, agreeing with clean, non-finite outputs, seconds
-
-A row is written once, the moment it is done, in its own transaction (WAL).
+`schema` describes the tables. Rows are written in portions as they are done, each portion in one
+transaction (WAL): several processes can use one file, and one that is killed leaves whole portions.
+What is asked of many rows is summed up by SQLite, so that a campaign's memory does not grow with
+its trials.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from proact.campaign.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, refuse_strangers
 from proact.errors import ProactError
 
-APPLICATION_ID = 0x70726163  # "prac": tells a proact store from any other SQLite file
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE task (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, facts TEXT NOT NULL);
-CREATE TABLE variant (
-    id INTEGER PRIMARY KEY, task INTEGER NOT NULL REFERENCES task, name TEXT NOT NULL,
-    digest TEXT NOT NULL, images INTEGER NOT NULL, correct INTEGER NOT NULL,
-    UNIQUE (task, digest, name));
-CREATE TABLE fault (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, description TEXT NOT NULL UNIQUE, ber REAL);
-CREATE TABLE row (
-    variant INTEGER NOT NULL REFERENCES variant, fault INTEGER NOT NULL REFERENCES fault,
-    trial INTEGER NOT NULL, flips INTEGER NOT NULL, images INTEGER NOT NULL,
-    correct INTEGER NOT NULL, agreeing INTEGER NOT NULL, non_finite INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    PRIMARY KEY (variant, fault, trial)) WITHOUT ROWID;
-"""
+#: How long one process waits while another writes.
+_PATIENCE_SECONDS = 60.0
 
 
 class Row(NamedTuple):
-    """One trial of one cell. Counts are of images; ``seconds`` is its wall time."""
+    """One trial of one cell.
+
+    Attributes:
+        trial: its number, which with the seed names the fault pattern and the images.
+        flips: bits flipped.
+        images: how many the trial was judged on.
+        value, clean: the mean of the metric over them, under faults and without.
+        correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite: see
+            `proact.campaign.metrics.Counts`; None where they make no sense.
+        seconds: of wall time; 0 where nothing had to be run.
+    """
 
     trial: int
     flips: int
     images: int
-    correct: int
-    agreeing: int
+    value: float
+    clean: float
+    correct: int | None
+    top5: int | None
+    loss: float | None
+    agreeing: int | None
+    sdc5: int | None
+    sdc10: int | None
+    sdc20: int | None
     non_finite: int
     seconds: float
+
+
+class CellKey(NamedTuple):
+    """The numbers of a variant and a fault in the store."""
+
+    variant: int
+    fault: int
+
+
+_COLUMNS = ", ".join(Row._fields)
+_PLACES = ", ".join("?" * (2 + len(Row._fields)))
+_CELL = "variant = ? AND fault = ?"
 
 
 class Store:
@@ -60,17 +71,19 @@ class Store:
         path: a file, made where it does not exist; None keeps the rows in memory.
 
     Raises:
-        ProactError: a file that is no proact store or a newer one's, or that cannot be written.
+        ProactError: a file that is no proact store or another version's, or that cannot be written.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = None if path is None else Path(path)
         if self.path is not None:
-            _refuse_strangers(self.path)
+            refuse_strangers(self.path)
         with self._errors_named():
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path or ":memory:", isolation_level=None)
+            self._connection = sqlite3.connect(
+                self.path or ":memory:", isolation_level=None, timeout=_PATIENCE_SECONDS
+            )
         try:
             with self._errors_named():
                 self._prepare()
@@ -100,12 +113,40 @@ class Store:
         )
         return self._number("SELECT id FROM task WHERE digest = ?", digest)
 
-    def variant(self, task: int, name: str, digest: str, images: int, correct: int) -> int:
-        """The number of a variant; ``images`` and ``correct`` are its result without faults."""
+    def named_task(self, name: str) -> tuple[int, dict[str, Any]] | None:
+        """The number and the facts of the task that a campaign of this name has; None if none."""
+        found = self._execute(
+            "SELECT task.id, facts FROM campaign JOIN task ON task = task.id WHERE name = ?",
+            (name,),
+        )
+        return (int(found[0][0]), json.loads(found[0][1])) if found else None
+
+    def name(self, name: str, task: int) -> None:
+        """Gives a task a name; one that is taken stays where it is."""
+        self._execute("INSERT OR IGNORE INTO campaign VALUES (?, ?)", (name, task))
+
+    def digests(self, task: int) -> dict[str, str]:
+        """The content digests of a task's variants by name, the newest of each."""
+        found = self._execute(
+            "SELECT name, digest FROM variant WHERE task = ? ORDER BY id", (task,)
+        )
+        return {str(name): str(digest) for name, digest in found}
+
+    def variant(
+        self,
+        task: int,
+        name: str,
+        digest: str,
+        images: int,
+        value: float,
+        counts: tuple[int | None, int | None, float | None] = (None, None, None),
+    ) -> int:
+        """The number of a variant; ``value`` and ``counts`` (correct, top5, loss) are its result
+        without faults on all ``images``."""
         self._execute(
-            "INSERT OR IGNORE INTO variant (task, name, digest, images, correct)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (task, name, digest, images, correct),
+            "INSERT OR IGNORE INTO variant (task, name, digest, images, value, correct, top5, loss)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (task, name, digest, images, value, *counts),
         )
         return self._number(
             "SELECT id FROM variant WHERE task = ? AND name = ? AND digest = ?", task, name, digest
@@ -121,20 +162,94 @@ class Store:
         )
         return self._number("SELECT id FROM fault WHERE description = ?", text)
 
-    def add(self, variant: int, fault: int, row: Row) -> None:
-        """Stores a row for good; one that is there already stays as it is."""
+    def choice(self, subject: str) -> dict[str, Any] | None:
+        """What was chosen for the subject, or None."""
+        found = self._execute("SELECT made FROM choice WHERE subject = ?", (subject,))
+        return json.loads(found[0][0]) if found else None
+
+    def choose(self, subject: str, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Keeps a choice and returns it; where there is one already, that one."""
         self._execute(
-            "INSERT OR IGNORE INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (variant, fault, *row)
+            "INSERT OR IGNORE INTO choice VALUES (?, ?)", (subject, json.dumps(dict(made)))
+        )
+        kept = self.choice(subject)
+        assert kept is not None
+        return kept
+
+    def add(self, cell: CellKey, rows: Iterable[Row]) -> None:
+        """Stores rows for good, all or none; one that is there already stays as it is."""
+        with self._transaction():
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO row (variant, fault, {_COLUMNS}) VALUES ({_PLACES})",
+                ((*cell, *row) for row in rows),
+            )
+
+    def fail(self, cell: CellKey, trial: int, attempts: int, error: str) -> None:
+        """Records a trial that could not be run."""
+        self._execute(
+            "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?)",
+            (*cell, trial, attempts, error),
         )
 
-    def rows(self, variant: int, fault: int) -> list[Row]:
-        """The stored trials of one cell, in the order of their numbers."""
+    def forget_failures(self, cell: CellKey) -> None:
+        """Lets the failed trials of a cell be tried again."""
+        self._execute(f"DELETE FROM failure WHERE {_CELL}", cell)
+
+    def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
+        """(trial, error) of those among the first ``trials`` that could not be run."""
+        return self._execute(
+            f"SELECT trial, error FROM failure WHERE {_CELL} AND trial < ? ORDER BY trial",
+            (*cell, trials),
+        )
+
+    def rows(self, cell: CellKey, trials: int = 1 << 32) -> list[Row]:
+        """The first ``trials`` trials of one cell, as far as stored, in the order of their
+        numbers."""
         found = self._execute(
-            "SELECT trial, flips, images, correct, agreeing, non_finite, seconds FROM row"
-            " WHERE variant = ? AND fault = ? ORDER BY trial",
-            (variant, fault),
+            f"SELECT {_COLUMNS} FROM row WHERE {_CELL} AND trial < ? ORDER BY trial",
+            (*cell, trials),
         )
         return [Row(*values) for values in found]
+
+    def runs(self, cell: CellKey) -> list[tuple[int, int]]:
+        """The stored and failed trials as ranges [first, last + 1), in order."""
+        return self._execute(
+            "SELECT min(trial), max(trial) + 1 FROM ("
+            "  SELECT trial, trial - row_number() OVER (ORDER BY trial) AS run FROM ("
+            f"    SELECT trial FROM row WHERE {_CELL}"
+            f"    UNION SELECT trial FROM failure WHERE {_CELL})"
+            ") GROUP BY run ORDER BY 1",
+            (*cell, *cell),
+        )
+
+    def grouped(
+        self, cell: CellKey, columns: Sequence[str], trials: int, where: str = "1"
+    ) -> list[tuple[Any, ...]]:
+        """(columns, how many) of the first ``trials`` trials that have ``where``, each combination
+        once. Columns and condition are SQL over the columns of `Row`."""
+        # By position: a constant in a GROUP BY would be one.
+        positions = ", ".join(str(1 + index) for index in range(len(columns)))
+        return self._execute(
+            f"SELECT {', '.join(columns)}, count(*) FROM row WHERE {_CELL} AND trial < ? "
+            f"AND {where} GROUP BY {positions}",
+            (*cell, trials),
+        )
+
+    def totals(self, cell: CellKey, sums: str, trials: int) -> tuple[Any, ...]:
+        """Aggregates over the first ``trials`` trials."""
+        return tuple(
+            self._execute(f"SELECT {sums} FROM row WHERE {_CELL} AND trial < ?", (*cell, trials))[0]
+        )
+
+    def paired(self, cell: CellKey, other: CellKey, trials: int) -> list[tuple[Any, ...]]:
+        """(value - other's, clean - other's, flipped anything?, how many) of trials of both."""
+        return self._execute(
+            "SELECT a.value - b.value, a.clean - b.clean, a.flips + b.flips > 0, count(*)"
+            " FROM row AS a JOIN row AS b USING (trial)"
+            " WHERE a.variant = ? AND a.fault = ? AND b.variant = ? AND b.fault = ? AND trial < ?"
+            " GROUP BY 1, 2, 3",
+            (*cell, *other, trials),
+        )
 
     def _number(self, query: str, *arguments: Any) -> int:
         return int(self._execute(query, arguments)[0][0])
@@ -142,6 +257,18 @@ class Store:
     def _execute(self, statement: str, arguments: Sequence[Any] = ()) -> list[Any]:
         with self._errors_named():
             return self._connection.execute(statement, arguments).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors_named():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -160,7 +287,7 @@ class Store:
         # together, leave a whole schema or none. It also tells now whether the file can be written.
         self._execute("BEGIN IMMEDIATE")
         if self._is_empty() and self._number("PRAGMA application_id") == 0:
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 self._execute(statement)
             self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -176,18 +303,3 @@ class Store:
             )
         self._execute("PRAGMA synchronous = NORMAL")
         self._execute("PRAGMA foreign_keys = ON")
-
-
-def _refuse_strangers(path: Path) -> None:
-    """Looks before SQLite does: it would write into an empty file and lock a foreign one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        raise ProactError(f"the store {path} is a folder, expected a file") from None
-    except OSError as error:
-        raise ProactError(f"the store {path} cannot be read: {error.strerror}") from None
-    if head and head != b"SQLite format 3\0":
-        raise ProactError(f"{path} is not a proact store: it is not an SQLite file")

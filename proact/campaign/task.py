@@ -5,43 +5,70 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from proact.data import Split
+from proact.campaign.evaluation import DRAW_VERSION, Evaluation
+from proact.campaign.metrics import Metric, describe
 from proact.data.splits import content
 from proact.faults.encodings import Encoding
 from proact.ops import native_info
 
-#: Raise it when a row comes to count something else.
-METRIC = "top-1; an output with NaN or infinity is wrong and disagrees; version 1"
+
+@dataclass(frozen=True)
+class Policy:
+    """How a trial is run, as far as that decides the last digits of its outputs.
+
+    Attributes:
+        images: of a trial, drawn for each; None takes all.
+        batch: images in one forward pass.
+        channels_last: the order in memory in which four-dimensional inputs are given.
+    """
+
+    images: int | None
+    batch: int
+    channels_last: bool
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def task_facts(
-    images: Split, encoding: Encoding, seed: int, images_per_trial: int | None = None
-) -> dict[str, Any]:
-    """What all rows of a campaign share."""
+def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) -> dict[str, Any]:
+    """What all rows of a campaign share, whatever its policy."""
     return {
-        "data": images.digest,
+        "data": data.digest,
+        "draw": DRAW_VERSION,
         "encoding": encoding.name,
-        "images": "all" if images_per_trial is None else f"{images_per_trial} a trial, version 1",
-        "metric": METRIC,
+        **describe(metric),
         "sampler": native_info()["sampler_version"],
         "seed": seed,
     }
 
 
+def with_policy(facts: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """The facts of a task."""
+    return {**facts, "policy": asdict(policy)}
+
+
 def facts_digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
 
 
 def model_digest(model: nn.Module, clean: Tensor) -> str:
     """SHA-256 of the architecture as it prints, of every parameter and buffer, and of the ``clean``
-    predictions, in which what a forward method does beyond these shows."""
+    outputs, in which what a forward method does beyond these shows.
+
+    Outputs count as classes, or rounded to three digits: their last ones differ among machines.
+    """
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(content(tensor))
-    digest.update(content(clean))
+    seen = clean.argmax(1) if clean.dim() == 2 else clean.mean(dtype=torch.float64).float()
+    digest.update(content(seen) if clean.dim() == 2 else f"{float(seen):.3g}".encode())
     return digest.hexdigest()

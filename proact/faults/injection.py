@@ -55,6 +55,11 @@ class Injector:
             remember(self.model, prepared)
         return prepared
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first stored tensor is."""
+        return self._ready().stored[0].tensor.device
+
     def exposed_bits(self, fault: Fault) -> int:
         """How many stored bits ``fault`` can hit (a list: those of the tensors that it names).
 
@@ -70,6 +75,13 @@ class Injector:
         if isinstance(fault, ActivationFlip):
             layers_of(self.model, fault)
         return fault.expected_ber([t.bits for t in _targets(self._ready(), fault)])
+
+    def probability_of_none(self, fault: Fault) -> float | None:
+        """The chance that a trial of ``fault`` flips nothing; None where nobody knows it.
+
+        Raises what `exposed_bits` does.
+        """
+        return fault.probability_of_none([t.bits for t in _targets(self._ready(), fault)])
 
     def trial(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,11 @@ class Fault(ABC):
     def expected_ber(self, bits: Sequence[int]) -> float:
         """The mean share of hit bits, given the exposed ``bits`` of each part of the fault space,
         one a rate."""
+
+    def probability_of_none(self, bits: Sequence[int]) -> float | None:
+        """The chance that a trial flips nothing, given what `expected_ber` is given; None where
+        that depends on more than the fault."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """The kind's name and its fields in terms of JSON; the inverse is `fault_from_dict`."""
@@ -145,6 +151,13 @@ class BitFlip(RatedFault):
 
     ber: Rates
 
+    def probability_of_none(self, bits: Sequence[int]) -> float:
+        """(1 - ber)^bits, over all parts."""
+        rates = [rate for _, rate in self.rates]
+        if any(rate == 1.0 and n for rate, n in zip(rates, bits, strict=True)):
+            return 0.0
+        return math.exp(sum(n * math.log1p(-r) for r, n in zip(rates, bits, strict=True) if r < 1))
+
 
 @dataclass(frozen=True)
 class ExactFlips(StoredFault):
@@ -162,6 +175,10 @@ class ExactFlips(StoredFault):
 
     def expected_ber(self, bits: Sequence[int]) -> float:
         return self.n / sum(bits)
+
+    def probability_of_none(self, bits: Sequence[int]) -> float:
+        """0, but for no flips at all."""
+        return float(self.n == 0)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,18 @@ from torch import Tensor
 
 def logits_of(output: Any) -> Tensor:
     """The tensor that classifies: the output itself, its ``logits`` (an attribute or a key, as
-    Hugging Face's networks name it), or the first of a tuple or list.
+    Hugging Face's networks name it) or key ``out`` (as torchvision's segmentation networks do), or
+    the first of a tuple or list.
 
     Raises:
         TypeError: none of these.
     """
     if isinstance(output, Tensor):
         return output
-    named = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    if isinstance(output, dict):
+        named = output.get("logits", output.get("out"))
+    else:
+        named = getattr(output, "logits", None)
     if isinstance(named, Tensor):
         return named
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):

@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from proact.campaign.cells import Cell
+from proact.campaign.cells import Cell, Details
+from proact.campaign.statistics import Interval
 
 
-def cells_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+def cells_frame(cells: Sequence[Cell], details: Sequence[Details] | None = None) -> pd.DataFrame:
     """One row a cell; accuracies and shares in [0, 1]."""
     frame: pd.DataFrame = pd.DataFrame(
-        {
-            "variant": cell.variant,
-            "fault": cell.fault,
-            "ber": cell.ber,
-            "accuracy": cell.accuracy.estimate,
-            "low": cell.accuracy.low,
-            "high": cell.accuracy.high,
-            "sdc": cell.sdc.estimate,
-            "sdc_low": cell.sdc.low,
-            "sdc_high": cell.sdc.high,
-            "clean": cell.clean,
-            "trials": cell.trials,
-            "flips": cell.flips,
-            "non_finite": cell.non_finite,
-        }
-        for cell in cells
+        {**_summary(cell), **(_details(details[index]) if details is not None else {})}
+        for index, cell in enumerate(cells)
     )
     return frame
+
+
+def _summary(cell: Cell) -> dict[str, Any]:
+    sdc = cell.sdc or Interval(math.nan, math.nan, math.nan)
+    return {
+        "variant": cell.variant,
+        "fault": cell.fault,
+        "ber": cell.ber,
+        _name_of(cell): cell.value.estimate,
+        "low": cell.value.low,
+        "high": cell.value.high,
+        "sdc": sdc.estimate,
+        "sdc_low": sdc.low,
+        "sdc_high": sdc.high,
+        "clean": cell.clean,
+        "trials": cell.trials,
+        "failed": cell.failed,
+        "flips": cell.flips,
+        "non_finite": cell.non_finite,
+    }
+
+
+def _details(details: Details) -> dict[str, Any]:
+    intervals = {
+        **{name: share for name, share in details.shares.items() if name != "non_finite"},
+        "critical": details.critical,
+        **{f"quantile_{level:g}": value for level, value in details.quantiles.items()},
+    }
+    columns: dict[str, Any] = {}
+    for name, interval in intervals.items():
+        columns[name], columns[f"{name}_low"], columns[f"{name}_high"] = interval
+    return {**columns, "loss": details.loss}
+
+
+def _name_of(cell: Cell) -> str:
+    return "accuracy" if cell.metric == "top-1" else cell.metric
 
 
 def cells_table(cells: Sequence[Cell], confidence: float) -> Table:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.image
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import ProactError, campaign, models, protect
-from proact.campaign import engine
+from proact.campaign.bench import Bench
 from proact.campaign.store import Row, Store
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
@@ -33,7 +34,9 @@ def variants(trained_cnn: nn.Module, digits: Data) -> dict[str, nn.Module]:
 
 @pytest.fixture(scope="module")
 def result(variants: dict[str, nn.Module], digits: Data) -> campaign.Result:
-    return campaign.run(variants, digits, FAULTS, encoding="q15.16", trials=6, seed=3)
+    return campaign.run(
+        variants, digits, FAULTS, encoding="q15.16", trials=6, images_per_trial="all", seed=3
+    )
 
 
 def without_seconds(result: campaign.Result) -> dict[object, list[Row]]:
@@ -57,15 +60,13 @@ def test_rows_equal_a_plain_loop(
                     output = encoded(images)
                 finite = torch.isfinite(output).all(1)
                 hit = output.argmax(1)
-                expected = (
-                    record.flips,
-                    len(images),
-                    int((finite & (hit == labels)).sum()),
-                    int((finite & (hit == clean)).sum()),
-                    int((~finite).sum()),
-                )
-                assert row[1:6] == expected
-        assert result.clean[name] == float((clean == labels).double().mean())
+                right = int((finite & (hit == labels)).sum())
+                assert (row.flips, row.images) == (record.flips, len(images))
+                assert (row.correct, row.value) == (right, right / len(images))
+                assert row.agreeing == int((finite & (hit == clean)).sum())
+                assert row.non_finite == int((~finite).sum())
+                assert row.clean == pytest.approx(float((clean == labels).double().mean()))
+        assert result.clean[name] == pytest.approx(float((clean == labels).double().mean()))
 
 
 def test_cells_summarise_the_rows(result: campaign.Result) -> None:
@@ -74,12 +75,13 @@ def test_cells_summarise_the_rows(result: campaign.Result) -> None:
     assert list(frame["ber"]) == [1e-4, 1e-3] * 2
     for (_, cell), rows in zip(frame.iterrows(), result.rows.values(), strict=True):
         share = np.array([row.correct / row.images for row in rows])
-        assert cell["accuracy"] == pytest.approx(share.mean())
+        # The chance of no flip at all is known, and counts with its weight (3e-4 at most here).
+        assert cell["accuracy"] == pytest.approx(share.mean(), abs=1e-3)
         assert 0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1
         assert cell["flips"] == pytest.approx(np.mean([row.flips for row in rows]))
         assert cell["trials"] == 6
         assert cell["sdc"] == pytest.approx(
-            1 - np.mean([row.agreeing / row.images for row in rows])
+            1 - np.mean([row.agreeing / row.images for row in rows]), abs=1e-3
         )
 
 
@@ -113,32 +115,31 @@ def test_a_store_is_resumed_not_repeated(
     variants: dict[str, nn.Module], digits: Data, result: campaign.Result, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "rows.sqlite"
-    options = {"encoding": "q15.16", "seed": 3, "store": path}
+    options = {"encoding": "q15.16", "images_per_trial": "all", "seed": 3, "store": path}
     campaign.run(variants, digits, FAULTS, trials=2, **options)
 
     class Stopped(BaseException):
         pass
 
     def stop(done: int, total: int) -> None:
-        if done == 11:
+        if done >= 11:
             raise Stopped
 
     with pytest.raises(Stopped):
         campaign.run(variants, digits, FAULTS, trials=6, progress=stop, **options)
     with closing(sqlite3.connect(path)) as reader:
         (stored,) = reader.execute("SELECT count(*) FROM row").fetchone()
-    # Two of each of the four cells, then what was new among the first eleven of the second run.
-    assert stored == 8 + 4 + 3
+    assert 8 < stored < 24
 
     executed: list[int] = []
-    run = engine._Variant.run
+    run = Bench.run
 
-    def counting(self: engine._Variant, fault: BitFlip, seed: int, trial: int) -> Row:
+    def counting(self: Bench, fault: BitFlip, trial: int) -> Row:
         executed.append(trial)
-        return run(self, fault, seed, trial)
+        return run(self, fault, trial)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._Variant, "run", counting)
+        patch.setattr(Bench, "run", counting)
         resumed = campaign.run(variants, digits, FAULTS, trials=6, **options)
     assert len(executed) == 24 - stored
     assert without_seconds(resumed) == without_seconds(result)
@@ -193,7 +194,9 @@ def test_trials_without_a_flip_are_not_run(digits: Data) -> None:
             return super().forward(x.flatten(1))
 
     result = campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=50)
-    assert len(calls) == 1, "the clean pass alone"
+    several, calls[:] = len(calls), []
+    campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=1)
+    assert several == len(calls), "the warm-up and the clean pass alone"
     (cell,) = result.cells
     assert cell.accuracy.estimate == pytest.approx(cell.clean)
     assert cell.flips == 0
@@ -220,11 +223,17 @@ def test_what_the_state_dict_does_not_hold_is_part_of_the_identity(
     for other in (buffer, attribute):
         other.linear.load_state_dict(model.linear.state_dict())
     fault = BitFlip(1e-3, where="linear.*")
-    campaign.run({"m": model}, digits, [fault], trials=2, store=store)
+
+    def run(model: nn.Module, path: Path | None) -> dict[object, list[Row]]:
+        return without_seconds(
+            campaign.run(
+                {"m": model}, digits, [fault], trials=2, images_per_trial="all", store=path
+            )
+        )
+
+    run(model, store)
     for other in (buffer, attribute):
-        stored = campaign.run({"m": other}, digits, [fault], trials=2, store=store)
-        fresh = campaign.run({"m": other}, digits, [fault], trials=2)
-        assert without_seconds(stored) == without_seconds(fresh)
+        assert run(other, store) == run(other, None)
 
 
 def test_bfloat16_networks_run(digits: Data) -> None:
@@ -337,7 +346,9 @@ def test_a_locked_store_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     connect = sqlite3.connect
     with closing(connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0.1))
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.1})
+        )
         with pytest.raises(ProactError, match="cannot be used: database is locked"):
             Store(path)
 
@@ -368,13 +379,13 @@ def test_each_trial_draws_its_images_the_same_for_all(trained_cnn: nn.Module, di
 
 
 def test_as_many_images_as_there_are_are_all(trained_cnn: nn.Module, digits: Data) -> None:
-    def run(images: int | None) -> list[tuple[object, ...]]:
+    def run(images: int | Literal["all"] | None) -> list[tuple[object, ...]]:
         found = campaign.run(
             {"a": trained_cnn}, digits, [BitFlip(1e-4)], trials=3, images_per_trial=images
         )
         return [row[:-1] for row in found.rows["a", BitFlip(1e-4)]]
 
-    assert run(None) == run(359) == run(10_000)
+    assert run(None) == run("all") == run(359) == run(10_000)
     for bad in (0, -1):
         with pytest.raises(ValueError, match="images_per_trial"):
             run(bad)

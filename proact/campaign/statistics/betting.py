@@ -1,12 +1,18 @@
-"""Intervals for means of bounded quantities, from numpy alone."""
+"""An interval that holds beyond doubt, for those who pay for it with twice the trials."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from proact.campaign.statistics.interval import (
+    Interval,
+    Numbers,
+    checked_confidence,
+    checked_values,
+)
 
 #: The largest share of the capital that one bet may lose. Any number below 1 gives a valid
 #: interval; on recorded trials of collapsed, half-collapsed and nearly intact networks this one was
@@ -14,15 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 _BOLDEST = 0.9
 
 
-class Interval(NamedTuple):
-    """An estimate with its confidence interval, both ends included."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-def mean_interval(
+def betting_interval(
     values: ArrayLike, confidence: float = 0.95, lowest: float = 0.0, highest: float = 1.0
 ) -> Interval:
     """The mean of independent, identically distributed values known to lie in [lowest, highest].
@@ -30,9 +28,7 @@ def mean_interval(
     The hedged betting interval of I. Waudby-Smith and A. Ramdas, "Estimating means of bounded
     random variables by betting", JRSS-B 86 (2024), arXiv 2010.09686, section 4. It covers the mean
     with at least the stated confidence at every sample size and for every distribution on the
-    range, two-humped and almost-constant ones included: where a Student interval shrinks to a point
-    because no failure has been seen yet, this one keeps room for the failures
-    that so few trials can miss: about 4/n at 95 %.
+    range, which is proved; `mean_interval` needs about half the trials for the same width.
 
     Args:
         values: one number a trial, at least one, in the order in which the trials were numbered
@@ -43,14 +39,8 @@ def mean_interval(
     Raises:
         ValueError: no values, a value outside the range or not finite, a confidence out of range.
     """
-    x = np.asarray(values, dtype=np.float64).ravel()
     checked_confidence(confidence)
-    if not len(x):
-        raise ValueError("an interval needs at least one value, got none")
-    if not (lowest < highest and np.all(x >= lowest) and np.all(x <= highest)):
-        raise ValueError(
-            f"values must lie in [{lowest:g}, {highest:g}], got {x.min():g} to {x.max():g}"
-        )
+    x, _ = checked_values(values, None, lowest, highest)
     unit = (x - lowest) / (highest - lowest)
     low = _lower_limit(unit, confidence)
     high = 1.0 - _lower_limit(1.0 - unit, confidence)
@@ -62,13 +52,7 @@ def mean_interval(
     return Interval(scaled(mean), scaled(min(low, mean)), scaled(max(high, mean)))
 
 
-def checked_confidence(confidence: float) -> float:
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence lies in (0, 1), got {confidence!r}")
-    return confidence
-
-
-def _lower_limit(x: NDArray[np.float64], confidence: float) -> float:
+def _lower_limit(x: Numbers, confidence: float) -> float:
     """The smallest mean m that survives a gambler who bets that the true mean is larger.
 
     Her capital after all bets is K(m) = prod_i (1 + lambda_i (x_i - m)), starting at 1 with stakes
@@ -93,7 +77,7 @@ def _lower_limit(x: NDArray[np.float64], confidence: float) -> float:
     return given_up
 
 
-def _stakes(x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+def _stakes(x: Numbers, alpha: float) -> Numbers:
     """The predictable plug-in stakes for a fixed sample size (section 4 of the paper): what would
     be best for the variance of the values seen so far, smoothed by one half-way guess."""
     n = len(x)
@@ -101,5 +85,5 @@ def _stakes(x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     mean = (0.5 + np.cumsum(x)) / (seen + 1)
     variance = (0.25 + np.cumsum((x - mean) ** 2)) / (seen + 1)
     before = np.concatenate([[0.25], variance[:-1]])
-    stakes: NDArray[np.float64] = np.sqrt(2.0 * math.log(2.0 / alpha) / (n * before))
+    stakes: Numbers = np.sqrt(2.0 * math.log(2.0 / alpha) / (n * before))
     return stakes

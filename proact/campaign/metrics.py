@@ -1,0 +1,187 @@
+"""What is measured of a trial: how right the outputs are, and how far from those without faults."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Raise it when a column of a row comes to count something else.
+COLUMNS_VERSION = 2
+#: Cross-entropy in nats that counts as the worst of an image; one that is not finite counts so too.
+HIGHEST_LOSS = 20.0
+_TOP = 5
+
+#: (logits, targets, clean logits) of some images to one value an image.
+ImageValues = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a cell's mean, interval and margin are about.
+
+    Attributes:
+        name: for tables; in the store it is part of a task's identity.
+        function: of the outputs under faults (m, ...), the targets (m, ...) or None, and the
+            outputs without faults (m, ...); gives one number an image, (m,). Any outputs and
+            targets will do: segmentation maps, boxes, regressions.
+        lowest, highest: the range of its values. What lies outside is moved to the nearer end.
+        worst: what NaN counts as; the lowest by default.
+        needs_targets: whether ``function`` reads its second argument.
+        version: raise it when the function comes to mean something else. Its source text is part of
+            the identity too, where Python can read it.
+    """
+
+    name: str
+    function: ImageValues
+    lowest: float = 0.0
+    highest: float = 1.0
+    worst: float | None = None
+    needs_targets: bool = True
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        if not self.lowest < self.highest:
+            raise ValueError(
+                f"a metric's values lie in [lowest, highest], got [{self.lowest!r}, "
+                f"{self.highest!r}]"
+            )
+        if not callable(self.function):
+            raise TypeError(f"a metric's function is callable, got {self.function!r}")
+
+    def of(self, output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+        """One float64 an image, (m,), inside the range."""
+        values = self.function(output, targets, clean)
+        if not isinstance(values, Tensor) or values.shape != (len(output),):
+            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"the metric {self.name} gives one number an image, ({len(output)},), got {shape}"
+            )
+        worst = self.lowest if self.worst is None else self.worst
+        values = values.to(torch.float64)
+        return torch.where(values.isnan(), worst, values).clamp(self.lowest, self.highest)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other metrics."""
+        try:
+            source = hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()[:16]
+        except (OSError, TypeError):
+            source = "no source"
+        return (
+            f"{self.name} in [{self.lowest:g}, {self.highest:g}], NaN {self.worst}, version "
+            f"{self.version}, {source}"
+        )
+
+
+class Counts(NamedTuple):
+    """What is counted of one trial's outputs; None where the outputs are no classes or have no
+    labels.
+
+    SDC counts are of outputs that silently or loudly differ from those without faults, by the
+    severities of G. Li et al., "Understanding error propagation in deep learning neural network
+    (DNN) accelerators and applications", SC 2017. An output that is not finite differs in all.
+
+    Attributes:
+        correct, top5: images whose label is the highest, or among the five highest logits.
+        loss: mean cross-entropy in nats, at most 20 an image.
+        agreeing: images with the prediction that they have without faults; the others are SDC-1.
+        sdc5: images whose prediction without faults is not among the five highest any more.
+        sdc10, sdc20: images whose highest softmax value changes by more than 10 (20) percent of
+            what it is without faults.
+        non_finite: images whose output holds NaN or infinity: a failure that can be detected.
+    """
+
+    correct: int | None
+    top5: int | None
+    loss: float | None
+    agreeing: int | None
+    sdc5: int | None
+    sdc10: int | None
+    sdc20: int | None
+    non_finite: int
+
+
+def count(output: Tensor, labels: Tensor | None, clean: Tensor) -> Counts:
+    """Counts of the outputs (m, ...) beside the clean ones; one transfer from a GPU."""
+    finite = torch.isfinite(output).flatten(1).all(1)
+    if output.dim() != 2:
+        return Counts(None, None, None, None, None, None, None, int((~finite).sum()))
+    top = output.topk(min(_TOP, output.shape[1])).indices
+    # topk and argmax may break ties in different ways, and argmax is what predicts.
+    predicted, expected = output.argmax(1), clean.argmax(1)
+    confidence = output.float().softmax(1).amax(1)
+    change = (confidence / clean.float().softmax(1).amax(1) - 1.0).abs()
+    columns = [
+        finite & (predicted == expected),
+        ~finite | ((top != expected[:, None]).all(1) & (predicted != expected)),
+        ~finite | (change > 0.1),
+        ~finite | (change > 0.2),
+        ~finite,
+    ]
+    if labels is not None:
+        right = predicted == labels
+        loss = functional.cross_entropy(output.float(), labels, reduction="none")
+        loss = torch.where(finite, loss, HIGHEST_LOSS).clamp(max=HIGHEST_LOSS)
+        columns += [finite & right, finite & (right | (top == labels[:, None]).any(1)), loss]
+    sums = torch.stack([column.to(torch.float64) for column in columns]).sum(1).tolist()
+    agreeing, sdc5, sdc10, sdc20, non_finite = map(int, sums[:5])
+    if labels is None:
+        return Counts(None, None, None, agreeing, sdc5, sdc10, sdc20, non_finite)
+    correct, top5 = map(int, sums[5:7])
+    loss_mean = sums[7] / len(output)
+    return Counts(correct, top5, loss_mean, agreeing, sdc5, sdc10, sdc20, non_finite)
+
+
+def _finite(output: Tensor) -> Tensor:
+    return torch.isfinite(output).all(1)
+
+
+def _top_1(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+    return _finite(output) & (output.argmax(1) == targets)
+
+
+def _top_5(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+    assert targets is not None
+    top = output.topk(min(_TOP, output.shape[1])).indices
+    return _finite(output) & ((top == targets[:, None]).any(1) | (output.argmax(1) == targets))
+
+
+def _loss(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+    assert targets is not None
+    loss = functional.cross_entropy(output.float(), targets, reduction="none")
+    return torch.where(_finite(output), loss, HIGHEST_LOSS)
+
+
+def _sdc(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+    return ~_finite(output) | (output.argmax(1) != clean.argmax(1))
+
+
+METRICS: Mapping[str, Metric] = {
+    "top-1": Metric("top-1", _top_1),
+    "top-5": Metric("top-5", _top_5),
+    "loss": Metric("loss", _loss, 0.0, HIGHEST_LOSS, worst=HIGHEST_LOSS),
+    "sdc": Metric("sdc", _sdc, worst=1.0, needs_targets=False),
+}
+
+
+def metric_named(metric: str | Metric) -> Metric:
+    """A metric by its name, or itself; ValueError for an unknown name."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in METRICS:
+        raise ValueError(
+            f"a metric is one of {', '.join(METRICS)}, or a proact.campaign.Metric; got {metric!r}"
+        )
+    return METRICS[metric]
+
+
+def describe(metric: Metric) -> dict[str, Any]:
+    """Its part of a task's identity."""
+    return {"metric": metric.identity, "columns": COLUMNS_VERSION}

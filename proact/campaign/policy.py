@@ -1,0 +1,152 @@
+"""How trials are to run on this machine: measured in a moment, before the first of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proact.campaign.bench import Bench, outputs
+from proact.campaign.evaluation import Evaluation
+from proact.campaign.statistics import Components, Cost, components_of, images_per_trial
+from proact.campaign.task import Policy
+from proact.faults import Fault, Injector
+
+_BATCHES = (64, 256)
+#: A layout or batch size other than the plain one has to be so much faster.
+_WORTH_IT = 0.97
+_REPEATS = 5
+#: Of the pilot that measures variances: a few trials of a cell, of some images.
+_PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A policy and what it was chosen by.
+
+    Attributes:
+        policy: for all trials of a task.
+        cost: of a trial of the first variant; seconds.
+        seconds: (layout, batch) to the measured seconds of a forward pass.
+    """
+
+    policy: Policy
+    cost: Cost
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """In terms of JSON."""
+        return {
+            "policy": asdict(self.policy), "cost": asdict(self.cost), "seconds": self.seconds
+        }  # fmt: skip
+
+    @staticmethod
+    def from_dict(made: dict[str, Any]) -> Settled:
+        return Settled(Policy(**made["policy"]), Cost(**made["cost"]), made["seconds"])
+
+
+def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Settled:
+    """Measures layouts and batch sizes on one network; a trial takes all images so far.
+
+    Each is run a few times, and the median counts. Inputs of four dimensions are also tried in
+    channels-last order; the stored parameters stay as faults know them.
+    """
+    model = injector.model
+    layouts = [False, True] if data.inputs.dim() == 4 else [False]
+    seconds: dict[str, float] = {}
+    for channels_last in layouts:
+        for batch in _BATCHES:
+            if batch > len(data) and batch != _BATCHES[0]:
+                continue
+            inputs = _in_layout(data.inputs[:batch], channels_last)
+            seconds[_label(channels_last, batch)] = _median(partial(outputs, model, [inputs]))
+
+    def each(channels_last: bool, batch: int) -> float:
+        return seconds[_label(channels_last, batch)] / min(batch, len(data))
+
+    small = _BATCHES[0]
+    channels_last = len(layouts) > 1 and each(True, small) < _WORTH_IT * each(False, small)
+    batch = small
+    if len(data) >= _BATCHES[1]:
+        large = _BATCHES[1]
+        batch = (
+            large if each(channels_last, large) < _WORTH_IT * each(channels_last, small) else small
+        )
+    policy = Policy(None, batch, channels_last)
+    return Settled(policy, _cost(injector, data, fault, seed, policy), seconds)
+
+
+def with_chosen_images(
+    settled: Settled,
+    benches: Sequence[Bench],
+    faults: Sequence[Fault],
+    margin: float,
+    confidence: float,
+) -> Settled:
+    """Chooses the number of images a trial from a pilot of some cells.
+
+    The pilot's trials are not rows: they only say how much trials and images vary.
+    """
+    cells = [(bench, fault) for bench in benches for fault in faults]
+    step = max(len(cells) // _PILOT_CELLS, 1)
+    components: list[Components] = []
+    available = len(benches[0].data)
+    for bench, fault in cells[::step]:
+        pilot = _piloting(bench, min(_PILOT_IMAGES, available))
+        pairs = [pilot.image_values(fault, trial) for trial in range(_PILOT_TRIALS)]
+        values, clean = (torch.stack(column).cpu().numpy() for column in zip(*pairs, strict=True))
+        scale = bench.metric.highest - bench.metric.lowest
+        components.append(components_of((values - bench.metric.lowest) / scale, clean / scale))
+    images = images_per_trial(components, settled.cost, available, margin, confidence)
+    policy = Policy(None if images >= available else images, settled.policy.batch,
+                    settled.policy.channels_last)  # fmt: skip
+    return Settled(policy, settled.cost, settled.seconds)
+
+
+def _piloting(bench: Bench, images: int) -> Bench:
+    """The same bench, for a policy of so many images."""
+    policy = Policy(images, bench.policy.batch, bench.policy.channels_last)
+    return Bench(
+        bench.model, bench.encoding, bench.data, bench.metric, bench.answers, policy, bench.seed
+    )
+
+
+def _cost(injector: Injector, data: Evaluation, fault: Fault, seed: int, policy: Policy) -> Cost:
+    few, many = min(8, len(data)), min(_BATCHES[0], len(data))
+    inputs = [_in_layout(data.inputs[:n], policy.channels_last) for n in (few, many)]
+    short, long = (_median(partial(outputs, injector.model, [part])) for part in inputs)
+
+    def injection() -> None:
+        with injector.trial(fault, seed, 0):
+            pass
+
+    image = max((long - short) / (many - few), 1e-9) if many > few else short / few
+    return Cost(max(short - few * image, 0.0) + _median(injection), image)
+
+
+def _in_layout(inputs: Tensor, channels_last: bool) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return inputs.contiguous(memory_format=layout) if inputs.dim() == 4 else inputs
+
+
+def _label(channels_last: bool, batch: int) -> str:
+    return f"{'channels-last' if channels_last else 'contiguous'}, {batch} images"
+
+
+def _median(call: Callable[[], object]) -> float:
+    seconds = []
+    with torch.inference_mode():
+        call()
+        for _ in range(_REPEATS):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)

@@ -1,0 +1,348 @@
+"""One campaign from its arguments to its cells: encoded networks, their clean answers, the store,
+and the crew that works on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+from torch import nn
+
+from proact.campaign.bench import Answers, Bench, answers_of
+from proact.campaign.cells import Source, trials_of
+from proact.campaign.checks import check_outputs
+from proact.campaign.coordinator import Coordinator, OpenCell
+from proact.campaign.crews import (
+    AnyExecutor,
+    Crew,
+    InThisProcess,
+    LocalProcesses,
+    cores,
+    threads_each,
+)
+from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
+from proact.campaign.metrics import Counts, Metric, metric_named
+from proact.campaign.policy import Settled, warm_up, with_chosen_images
+from proact.campaign.progress import Line, Progress, Watch
+from proact.campaign.ranges import Ranges
+from proact.campaign.result import Result
+from proact.campaign.statistics import (
+    Known,
+    StoppingRule,
+    checked_confidence,
+    trials_for_margin,
+)
+from proact.campaign.store import CellKey, Store
+from proact.campaign.task import (
+    Policy,
+    facts_digest,
+    model_digest,
+    task_facts,
+    with_policy,
+)
+from proact.campaign.work import Job
+from proact.errors import ProactError
+from proact.faults import Encoding, Fault, Injector, encode, encoding_named
+from proact.ops.plan import SEEDS, checked_integer
+
+#: Less work than this is done in this process: starting others takes seconds.
+_WORTH_PROCESSES_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `proact.campaign.run` and the sweeps share; see there."""
+
+    encoding: str | Encoding = "float32"
+    metric: str | Metric = "top-1"
+    images_per_trial: int | Literal["auto", "all"] | None = "auto"
+    confidence: float = 0.95
+    margin_of_pilot: float = 0.01
+    seed: int = 0
+    shortcuts: bool = True
+    retry_failed: bool = False
+
+
+class Session:
+    """A campaign that is ready to work. Use as a context manager.
+
+    Everything is checked, and the networks answer without faults, before the store is opened.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, nn.Module],
+        data: EvaluationData,
+        faults: Sequence[Fault],
+        settings: Settings,
+        store: str | Path | None,
+        name: str | None,
+        executor: Executor | int | None,
+        progress: Progress,
+    ) -> None:
+        self._settings, self._executor, self._progress = settings, executor, progress
+        self._names, self._faults = list(variants), list(faults)
+        self._encoding = encoding_named(settings.encoding)
+        self._metric = metric_named(settings.metric)
+        self._confidence = checked_confidence(settings.confidence)
+        self._seed = checked_integer("seed", settings.seed, SEEDS)
+        models = [encode(model, self._encoding).eval() for model in variants.values()]
+        self._injectors = [Injector(model, self._encoding) for model in models]
+        self._known_of_faults = [
+            [
+                (injector.expected_ber(fault), injector.probability_of_none(fault))
+                for fault in self._faults
+            ]
+            for injector in self._injectors
+        ]
+        device = self._injectors[0].device
+        self._data = _on_device(evaluation_of(data), device)
+        check_outputs(dict(zip(self._names, models, strict=True)), self._data, self._metric)
+        self._facts = task_facts(self._data, self._encoding, self._metric, self._seed)
+        self._store = Store(store)
+        try:
+            self._prepare(models, name)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _prepare(self, models: list[nn.Module], name: str | None) -> None:
+        self.settled = self._settle(models)
+        answers = self._answers
+        facts = with_policy(self._facts, self.settled.policy)
+        digests = [
+            model_digest(model, answer.outputs)
+            for model, (answer, _) in zip(models, answers, strict=True)
+        ]
+        if name is not None:
+            self._check_name(name, facts, dict(zip(self._names, digests, strict=True)))
+        task = self._store.task(facts_digest(facts), facts)
+        if name is not None:
+            self._store.name(name, task)
+        variants = [
+            self._store.variant(
+                task, variant, digest, len(self._data), float(answer.values.mean()), clean[:3]
+            )
+            for variant, digest, (answer, clean) in zip(self._names, digests, answers, strict=True)
+        ]
+        faults = [self._store.fault(str(fault), fault.to_dict()) for fault in self._faults]
+        self.cells = [
+            self._open_cell(v, f, CellKey(variant, fault))
+            for f, fault in enumerate(faults)
+            for v, variant in enumerate(variants)
+        ]
+        self._job = Job(
+            models,
+            [answer for answer, _ in answers],
+            self._faults,
+            self._encoding,
+            self._data,
+            self._metric,
+            self.settled.policy,
+            self._seed,
+            self._settings.shortcuts,
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._store.path is not None:
+            self._store.close()
+
+    @property
+    def stored(self) -> int:
+        """How many trials of this campaign are in the store."""
+        return sum(cell.stored.count(1 << 32) for cell in self.cells)
+
+    def work(
+        self,
+        goal: StoppingRule | int | Callable[[OpenCell], int],
+    ) -> None:
+        """Runs until every cell has what the goal asks for: a margin, a number of trials, or a
+        number for each cell."""
+        lines = {
+            (cell.variant, cell.fault): Line(
+                self._names[cell.variant], str(self._faults[cell.fault]), cell
+            )
+            for cell in self.cells
+        }
+
+        def target(cell: OpenCell) -> int:
+            line = lines[cell.variant, cell.fault]
+            if isinstance(goal, StoppingRule):
+                return self._next_look(cell, goal, line)
+            line.expected = goal if isinstance(goal, int) else goal(cell)
+            return line.expected
+
+        with ExitStack() as stack:
+            crew = stack.enter_context(self._crew(goal))
+            # Only trials of the margin's scale are shares, which people read in percent.
+            scale = 100.0 if self._metric.highest - self._metric.lowest <= 1.0 else 1.0
+            watch = stack.enter_context(
+                Watch(list(lines.values()), crew.hands, self._progress, scale)
+            )
+            coordinator = Coordinator(self._store, self.cells, crew, watch.update)
+            try:
+                coordinator.work(target)
+            finally:
+                coordinator.keep_what_is_done()
+
+    def result(self, rule: StoppingRule | None) -> Result:
+        """What the rows say up to each cell's target."""
+        sources = {
+            (self._names[cell.variant], self._faults[cell.fault]): self.source(cell, rule)
+            for cell in sorted(self.cells, key=lambda cell: cell.variant)
+        }
+        clean = {
+            name: float(answer.values.mean())
+            for name, (answer, _) in zip(self._names, self._answers, strict=True)
+        }
+        return Result(
+            clean, self._confidence, self._metric.name, self.settled, sources, self._store
+        )
+
+    def source(self, cell: OpenCell, rule: StoppingRule | None = None) -> Source:
+        """Where the rows of a cell are."""
+        ber, _ = self._known_of_faults[cell.variant][cell.fault]
+        return Source(
+            self._names[cell.variant],
+            str(self._faults[cell.fault]),
+            ber,
+            cell.key,
+            self.known(cell),
+            cell.target,
+            rule,
+        )
+
+    def known(self, cell: OpenCell) -> Known:
+        """What is known of a cell without a trial."""
+        answer, _ = self._answers[cell.variant]
+        _, none = self._known_of_faults[cell.variant][cell.fault]
+        return Known(float(answer.values.mean()), none, self._metric.lowest, self._metric.highest)
+
+    def _next_look(self, cell: OpenCell, rule: StoppingRule, line: Line) -> int:
+        known = self.known(cell)
+        if cell.target == 0:
+            line.expected = rule.first(known)
+            if line.expected == 0:
+                return 0
+            return line.expected
+        trials = trials_of(self._store, cell.key, cell.target)
+        following = rule.next(trials, known)
+        glance = rule.glance(trials, known)
+        line.estimate, line.half_width = glance.estimate, glance.half_width
+        line.expected = max(glance.expected, following or 0)
+        return cell.target if following is None else following
+
+    def _settle(self, models: list[nn.Module]) -> Settled:
+        """The policy: of an earlier run, or measured. Leaves the clean answers in `_answers`."""
+        asked = self._settings.images_per_trial
+        if asked is None or (isinstance(asked, int) and asked >= len(self._data)):
+            asked = "all"
+        # The layout is chosen once for all numbers of images, so that these differ in nothing else.
+        machine = f"warm-up for {facts_digest(self._facts)}"
+        made = self._store.choice(machine)
+        measured = (
+            Settled.from_dict(made)
+            if made is not None
+            else warm_up(self._injectors[0], self._data, self._faults[0], self._seed)
+        )
+        if made is None:
+            measured = Settled.from_dict(self._store.choose(machine, measured.to_dict()))
+        self._answers: list[tuple[Answers, Counts]] = [
+            answers_of(model, self._data, self._metric, measured.policy) for model in models
+        ]
+        if asked != "auto":
+            images = None if asked == "all" else asked
+            policy = Policy(images, measured.policy.batch, measured.policy.channels_last)
+            return Settled(policy, measured.cost, measured.seconds)
+        subject = f"images a trial for {facts_digest(self._facts)}"
+        made = self._store.choice(subject)
+        if made is None:
+            benches = [
+                Bench(
+                    model, self._encoding, self._data, self._metric, answer, measured.policy,
+                    self._seed, shortcuts=False,
+                )
+                for model, (answer, _) in zip(models, self._answers, strict=True)
+            ]  # fmt: skip
+            chosen = with_chosen_images(
+                measured, benches, self._faults, self._settings.margin_of_pilot, self._confidence
+            )
+            made = self._store.choose(subject, chosen.to_dict())
+        return Settled.from_dict(made)
+
+    def _check_name(self, name: str, facts: dict[str, object], digests: dict[str, str]) -> None:
+        found = self._store.named_task(name)
+        if found is None:
+            return
+        task, stored = found
+        differing = [key for key in facts if stored.get(key) != facts[key]]
+        if differing:
+            told = ", ".join(f"{k} is {stored.get(k)} there and {facts[k]} here" for k in differing)
+            raise ProactError(
+                f"the store {self._store.path} has a campaign {name!r} of another task: {told}; "
+                "give this one another name"
+            )
+        known = self._store.digests(task)
+        changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
+        if changed:
+            raise ProactError(
+                f"the store {self._store.path} has a campaign {name!r} with other networks by the "
+                f"names {', '.join(changed)}; give this one another name"
+            )
+
+    def _open_cell(self, variant: int, fault: int, key: CellKey) -> OpenCell:
+        if self._settings.retry_failed:
+            self._store.forget_failures(key)
+        runs = self._store.runs(key)
+        failed = len(self._store.failures(key, 1 << 32))
+        return OpenCell(variant, fault, key, Ranges(runs), failed=failed, issued=Ranges(runs))
+
+    def _crew(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> Crew:
+        executor = self._executor
+        if isinstance(executor, Executor):
+            return AnyExecutor(self._job_to_send(), executor)
+        if executor is None:
+            is_on_gpu = self._data.inputs.device.type != "cpu"
+            if is_on_gpu or self._expected_seconds(goal) < _WORTH_PROCESSES_SECONDS:
+                return InThisProcess(self._job)
+            executor = cores()
+        if executor == 1:
+            return InThisProcess(self._job)
+        return LocalProcesses(self._job_to_send(), executor, threads_each(executor))
+
+    def _job_to_send(self) -> Job:
+        job = copy.copy(self._job)
+        job._benches = {}
+        return job
+
+    def _expected_seconds(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> float:
+        images = self.settled.policy.images or len(self._data)
+        seconds = 0.0
+        for cell in self.cells:
+            if isinstance(goal, StoppingRule):
+                # Between nothing lost and everything.
+                trials = min(trials_for_margin(goal.margin, goal.confidence) // 4, goal.most)
+            else:
+                trials = goal if isinstance(goal, int) else goal(cell)
+            seconds += max(trials - cell.trials, 0) * self.settled.cost.seconds(images)
+        return seconds
+
+
+def _on_device(data: Evaluation, device: torch.device) -> Evaluation:
+    targets = None if data.targets is None else data.targets.to(device)
+    return Evaluation(data.inputs.to(device), targets)

@@ -1,0 +1,42 @@
+"""The mathematics of campaigns, from numpy and scipy alone: see docs/statistics.md."""
+
+from proact.campaign.statistics.betting import betting_interval
+from proact.campaign.statistics.bounded import (
+    mean_interval,
+    proportion_interval,
+    quantile_interval,
+)
+from proact.campaign.statistics.estimate import Known, Trials, trial_mean
+from proact.campaign.statistics.interval import Interval, checked_confidence, checked_margin
+from proact.campaign.statistics.planning import (
+    Components,
+    Cost,
+    components_of,
+    images_per_trial,
+    single_fault_trials,
+    trials_for_margin,
+)
+from proact.campaign.statistics.stopping import StoppingRule
+from proact.campaign.statistics.strata import optimal_allocation, stratified_mean
+
+__all__ = [
+    "Components",
+    "Cost",
+    "Interval",
+    "Known",
+    "StoppingRule",
+    "Trials",
+    "betting_interval",
+    "checked_confidence",
+    "checked_margin",
+    "components_of",
+    "images_per_trial",
+    "mean_interval",
+    "optimal_allocation",
+    "proportion_interval",
+    "quantile_interval",
+    "single_fault_trials",
+    "stratified_mean",
+    "trial_mean",
+    "trials_for_margin",
+]

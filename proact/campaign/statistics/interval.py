@@ -1,0 +1,55 @@
+"""What an interval is, and the checks that all of them share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Numbers = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval, both ends included."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of what lies between the ends; the estimate need not stand in their middle."""
+        return 0.5 * (self.high - self.low)
+
+
+def checked_confidence(confidence: float) -> float:
+    """ValueError unless it lies in (0, 1)."""
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence lies in (0, 1), got {confidence!r}")
+    return confidence
+
+
+def checked_margin(margin: float) -> float:
+    """ValueError unless it lies in (0, 1]."""
+    if not 0.0 < margin <= 1.0:
+        raise ValueError(f"a margin lies in (0, 1], got {margin!r}")
+    return margin
+
+
+def checked_values(
+    values: ArrayLike, counts: ArrayLike | None, lowest: float, highest: float
+) -> tuple[Numbers, Numbers]:
+    """Values with the number of times that each was seen; ValueError for none, for one outside
+    [lowest, highest], and for counts that do not fit."""
+    x = np.asarray(values, dtype=np.float64).ravel()
+    k = np.ones(len(x)) if counts is None else np.asarray(counts, dtype=np.float64).ravel()
+    if not len(x):
+        raise ValueError("an interval needs at least one value, got none")
+    if not (lowest < highest and np.all(x >= lowest) and np.all(x <= highest)):
+        raise ValueError(
+            f"values must lie in [{lowest:g}, {highest:g}], got {x.min():g} to {x.max():g}"
+        )
+    if k.shape != x.shape or not np.all(k > 0) or not np.all(np.isfinite(k)):
+        raise ValueError("counts are positive and as many as the values")
+    return x, k

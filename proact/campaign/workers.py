@@ -1,0 +1,85 @@
+"""What runs in a worker: a process of this machine, or somebody else's executor.
+
+A job is large (networks, images) and the same for all units, so that it goes to a worker once:
+local processes read it from a file, others get it with the first unit that they turn back for want
+of it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import cloudpickle
+import torch
+
+from proact.campaign.memory import keep_freed_memory
+from proact.campaign.work import Done, Job, Unit
+
+#: Jobs by digest and thread: threads of one process each fault networks of their own.
+_JOBS: dict[tuple[str, int], Job] = {}
+_MOST_JOBS = 4
+
+
+class Missing:
+    """A worker's answer to a unit of a job that it does not have."""
+
+
+def run_elsewhere(
+    digest: str, job: bytes | None, unit: Unit, threads: int | None
+) -> Done | Missing:
+    """Runs a unit in an executor of any kind. ``job`` is the pickled job, where it has to be
+    sent."""
+    key = (digest, threading.get_ident())
+    if key not in _JOBS:
+        if job is None:
+            return Missing()
+        while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
+            _JOBS.pop(next(iter(_JOBS)))
+        _JOBS[key] = cloudpickle.loads(job)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return _JOBS[key].run(unit)
+
+
+class _Local:
+    """The job of this process."""
+
+    path: Path
+    job: Job | None = None
+
+
+def start_local(path: Path, threads: int) -> None:
+    """The first thing that a local worker does."""
+    # Ctrl-C goes to all processes of a terminal; the coordinator decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    _Local.path = path
+
+
+def _end_with_parent() -> None:
+    """A coordinator that is killed cannot end its workers, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def ready() -> int:
+    """Reads the job; the number of the process."""
+    if _Local.job is None:
+        with _Local.path.open("rb") as file:
+            _Local.job = cloudpickle.load(file)
+    return os.getpid()
+
+
+def run_here(unit: Unit) -> Done:
+    """Runs a unit in a local worker."""
+    ready()
+    assert _Local.job is not None
+    return _Local.job.run(unit)
