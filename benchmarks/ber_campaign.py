@@ -13,7 +13,9 @@ import ast
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,33 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "channel), int8-tensor, or fixed point qM.N of up to 32 bits (1 sign, M integer, N "
         "fraction bits)",
     )
-    add("--trials", type=int, default=300, help="fault patterns per variant and rate (count)")
+    add(
+        "--trials",
+        type=int,
+        default=300,
+        help="fault patterns per variant and rate (count); with --margin, the most",
+    )
+    add(
+        "--margin",
+        type=float,
+        help="stop a variant at a rate when half the width of its interval is this, in (0, 1]",
+    )
+    add(
+        "--images",
+        default="all",
+        help="of a trial: a number, drawn anew for each, 'all', or 'auto' for what a pilot finds "
+        "the quickest",
+    )
+    workers = parser.add_mutually_exclusive_group()
+    workers.add_argument(
+        "--workers",
+        type=int,
+        help="processes that run trials (count); by default as many as there are cores where it is "
+        "worth it",
+    )
+    workers.add_argument(
+        "--scheduler", help="address of a Dask scheduler whose workers run them: tcp://host:port"
+    )
     add("--confidence", type=float, default=0.95, help="of the intervals, a probability in (0, 1)")
     add(
         "--seed",
@@ -124,6 +152,14 @@ def check(options: argparse.Namespace) -> list[faults.BitFlip]:
         raise ValueError(f"--threads takes 1 or more, got {options.threads}")
     if not 1 <= options.trials < 2**32:
         raise ValueError(f"--trials lies in [1, 2^32), got {options.trials}")
+    if options.margin is not None and not 0 < options.margin <= 1:
+        raise ValueError(f"--margin lies in (0, 1], got {options.margin}")
+    if options.images not in ("all", "auto"):
+        if not options.images.isdecimal() or int(options.images) == 0:
+            raise ValueError(f"--images is a number, 'all' or 'auto', got {options.images!r}")
+        options.images = int(options.images)
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers takes 1 or more, got {options.workers}")
     if not 0 < options.confidence < 1:
         raise ValueError(f"--confidence lies in (0, 1), got {options.confidence}")
     if not 0 <= options.seed < 2**63:
@@ -263,6 +299,26 @@ def gains(result: campaign.Result, variants: list[str]) -> Table:
     return table
 
 
+@contextmanager
+def executor_for(options: argparse.Namespace) -> Iterator[Executor | int | None]:
+    """Who runs the trials."""
+    if options.scheduler is None:
+        yield options.workers
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ProactError("--scheduler needs Dask: pip install 'proact[dask]'") from None
+    try:
+        client = Client(options.scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ProactError(
+            f"there is no Dask scheduler at {options.scheduler} (tcp://host:port): {error}"
+        ) from None
+    with client:
+        yield client.get_executor()
+
+
 def run(options: argparse.Namespace, console: Console) -> None:
     flips = check(options)
     torch.set_num_threads(options.threads)
@@ -288,15 +344,18 @@ def run(options: argparse.Namespace, console: Console) -> None:
                 flips,
                 encoding=options.encoding,
                 trials=options.trials,
-                images_per_trial="all",
+                margin=options.margin,
+                images_per_trial=options.images,
                 confidence=options.confidence,
                 seed=options.seed,
                 store=store,
+                executor=executor,
                 progress=progress,
             )
         )
 
-    stages.run(f"inject: {len(variants)} variants x {len(flips)} rates", measure)
+    with executor_for(options) as executor:
+        stages.run(f"inject: {len(variants)} variants x {len(flips)} rates", measure)
     (result,) = results
     console.print(result.table())
     protected = [name for name in variants if name != UNPROTECTED]
@@ -306,8 +365,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     for plot in PLOTS:
         result.plot(folder / plot)
     print(
-        f"{len(images.test)} test images a trial; weights, biases and thresholds stored as "
-        f"{options.encoding} and faulted; proact {proact.__version__}, seed {options.seed}"
+        f"{result.images_per_trial or len(images.test)} test images a trial; weights, biases and "
+        f"thresholds stored as {options.encoding} and faulted; proact {proact.__version__}, "
+        f"seed {options.seed}"
     )
     print(f"rows:  {store}\nplots: {', '.join(str(folder / plot) for plot in PLOTS)}")
 

@@ -13,10 +13,19 @@ if TYPE_CHECKING:
     from proact.campaign.memory import keep_freed_memory
     from proact.campaign.metrics import Metric
     from proact.campaign.result import Result
+    from proact.campaign.sweeps import Sweep, per_bit, per_layer
 
-__all__ = ["Metric", "Result", "keep_freed_memory", "run"]
+__all__ = ["Metric", "Result", "Sweep", "keep_freed_memory", "per_bit", "per_layer", "run"]
 
-_ROOMS = {"run": "engine", "Result": "result", "Metric": "metrics", "keep_freed_memory": "memory"}
+_ROOMS = {
+    "Metric": "metrics",
+    "Result": "result",
+    "Sweep": "sweeps",
+    "keep_freed_memory": "memory",
+    "per_bit": "sweeps",
+    "per_layer": "sweeps",
+    "run": "engine",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from proact.campaign.crews import Crew
+from proact.campaign.crews import Crew, NotBegun
 from proact.campaign.ranges import Ranges
 from proact.campaign.store import CellKey, Store
 from proact.campaign.work import Done, Unit
@@ -108,6 +108,9 @@ class Coordinator:
             if not future.cancel() and future.done():
                 self._take(future)
         self._at_work.clear()
+        for cell in self.cells:
+            # What was called off is to be had again, by whoever goes on with these cells.
+            cell.issued = cell.stored.copy()
 
     def _next_unit(self) -> Unit | None:
         """Units that failed first; then the cell that is the furthest behind, so that all become
@@ -140,6 +143,9 @@ class Coordinator:
             done = Done(
                 (), [(t, "the executor called it off") for t in range(unit.first, unit.end)]
             )
+        except NotBegun:
+            self._again.append(unit)
+            return cell
         except Exception as error:
             # The worker died, and with it the executor's word of how.
             reason = f"the worker was lost: {type(error).__name__}: {error}"
@@ -170,6 +176,13 @@ class Coordinator:
         """Asks for a new target as often as the stored trials reach the one there is."""
         while not cell.finished and cell.trials >= cell.target:
             target = next_target(cell)
-            is_hopeless = cell.failed >= _MANY_FAILURES and 2 * cell.failed > cell.trials
+            is_hopeless = self._is_hopeless(cell)
             cell.finished = target == cell.target or is_hopeless
             cell.target = target if not cell.finished else cell.target
+
+    def _is_hopeless(self, cell: OpenCell) -> bool:
+        if cell.failed < _MANY_FAILURES:
+            return False
+        # What was run ahead, or stored by an earlier run, decides nothing.
+        failed = len(self._store.failures(cell.key, cell.target))
+        return failed >= _MANY_FAILURES and 2 * failed > cell.target

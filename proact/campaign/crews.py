@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import cloudpickle
@@ -27,8 +28,16 @@ from proact.campaign.work import Done, Job, Unit
 from proact.errors import ProactError
 
 
+class NotBegun(Exception):  # noqa: N818
+    """The worker died of another unit, before it came to this one."""
+
+
+#: Less work than this is done in this process: starting others takes seconds.
+WORTH_PROCESSES_SECONDS = 20.0
+
+
 class Crew(ABC):
-    """Runs units of one job. Use as a context manager."""
+    """Runs units of one job, until it is closed."""
 
     #: How many units it takes at a time.
     places: int = 1
@@ -42,17 +51,6 @@ class Crew(ABC):
     @abstractmethod
     def close(self) -> None:
         """Lets go of what the crew holds; units at work are given up."""
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class InThisProcess(Crew):
@@ -88,24 +86,43 @@ class LocalProcesses(Crew):
         with self._file.open("wb") as file:
             cloudpickle.dump(job, file)
         self._threads = threads
-        self._waiting: list[list[Future[Done]]] = [[] for _ in range(processes)]
         self._pools = [self._pool() for _ in range(processes)]
+        #: What each has not done yet, in the order in which it will.
+        self._waiting: list[list[Future[Done]]] = [[] for _ in range(processes)]
         self.hands = processes
         # One more for each, so that nobody waits for the coordinator.
         self.places = 2 * processes
 
     def submit(self, unit: Unit) -> Future[Done]:
-        for waiting in self._waiting:
-            waiting[:] = [future for future in waiting if not future.done()]
         position = min(range(len(self._pools)), key=lambda p: len(self._waiting[p]))
         try:
             future = self._pools[position].submit(workers.run_here, unit)
-        except RuntimeError:  # it is broken, or its end was not noticed yet
+        except RuntimeError:  # it is broken
             self._pools[position].shutdown(wait=False, cancel_futures=True)
-            self._pools[position] = self._pool()
+            self._pools[position], self._waiting[position] = self._pool(), []
             future = self._pools[position].submit(workers.run_here, unit)
-        self._waiting[position].append(future)
-        return future
+        result: Future[Done] = Future()
+        waiting = self._waiting[position]
+        waiting.append(result)
+
+        def finish(future: Future[Done]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if isinstance(error, BrokenExecutor):
+                # The process works one unit at a time: those behind the first were not begun.
+                if waiting[0] is not result:
+                    error = NotBegun()
+            else:
+                waiting.remove(result)
+            # Whoever waited may have given up in the meantime.
+            if future.cancelled() or not result.set_running_or_notify_cancel():
+                result.cancel()
+            elif error is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(future.result())
+
+        future.add_done_callback(finish)
+        return result
 
     def processes(self) -> list[int]:
         """The numbers of the processes, which have read the job."""
@@ -128,7 +145,7 @@ class LocalProcesses(Crew):
             initializer=workers.start_local,
             initargs=(self._file, self._threads),
         )
-        with _main_module_left_out():
+        with _main_module_left_out(), _ctrl_c_held_back():
             pool.submit(workers.ready)
         return pool
 
@@ -153,14 +170,19 @@ class AnyExecutor(Crew):
         if client is not None and hasattr(client, "scatter"):
             # Dask hands such data from worker to worker, and warns of large arguments.
             self._job = client.scatter(self._job)
-        # Workers that share this process share its threads already.
-        self._threads: int | None = None
         self.hands = hands or _hands_of(executor)
+        # Processes of a pool would take all cores each; threads share this process's already, and
+        # others have a machine of their own, or somebody who knows it.
+        is_pool = isinstance(executor, ProcessPoolExecutor)
+        self._threads = threads_each(self.hands) if is_pool else None
         self.places = 2 * self.hands
 
     def submit(self, unit: Unit) -> Future[Done]:
         result: Future[Done] = Future()
-        self._send(unit, None, result)
+        try:
+            self._send(unit, None, result)
+        except Exception as error:
+            raise ProactError(f"the executor takes no more work: {error}") from error
         return result
 
     def close(self) -> None:
@@ -213,6 +235,18 @@ def checked_executor(executor: Executor | int | None) -> Executor | int | None:
     return executor
 
 
+def crew_for(job: Job, executor: Executor | int | None) -> Crew:
+    """The crew that a checked executor stands for; None: a process for each core."""
+    if executor == 1:
+        return InThisProcess(job)
+    # What this process has made of the job is not for sending.
+    job = replace(job)
+    if isinstance(executor, Executor):
+        return AnyExecutor(job, executor)
+    processes = cores() if executor is None else executor
+    return LocalProcesses(job, processes, threads_each(processes))
+
+
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -245,3 +279,17 @@ def _main_module_left_out() -> Iterator[None]:
         yield
     finally:
         main.__dict__.update(kept)
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Starts processes that do not hear Ctrl-C: one that still imports would die of it, aloud. Here
+    it comes a moment later."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

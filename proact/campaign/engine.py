@@ -18,6 +18,7 @@ from proact.campaign.progress import Progress
 from proact.campaign.result import Result
 from proact.campaign.session import Session, Settings
 from proact.campaign.statistics import StoppingRule
+from proact.campaign.task import Policy
 from proact.faults import Encoding, Fault
 from proact.ops.plan import TRIALS, checked_integer
 
@@ -40,6 +41,7 @@ def run(
     name: str | None = None,
     executor: Executor | int | None = None,
     progress: Progress = None,
+    policy: Policy | None = None,
     shortcuts: bool = True,
     retry_failed: bool = False,
 ) -> Result:
@@ -82,6 +84,9 @@ def run(
             of this machine where there are cores to use and enough to do.
         progress: None shows a table where standard error is a terminal; True and False do, and do
             not. A function is called with (trials done, trials in all as now expected).
+        policy: how trials are run, instead of what a warm-up measures here: that of another run's
+            ``Result.settled.policy``, to repeat it to the last digit. Decides ``images_per_trial``
+            too.
         shortcuts: whether trials go on from kept activations where images are fixed and the faults
             are late in the network. It changes no row.
         retry_failed: tries trials again that an earlier run recorded as failed.
@@ -105,6 +110,7 @@ def run(
         seed=seed,
         shortcuts=shortcuts,
         retry_failed=retry_failed,
+        policy=policy,
     )
     rule = None
     if margin is not None:

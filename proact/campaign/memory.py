@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 # Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST = (1 << 31) - 1
 
 
@@ -25,6 +25,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # glibc refuses more than half its largest heap for mmap; then all of it is what it takes.
-    is_set = bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST))
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and is_set
+    # No blocks of their own (a larger threshold for them would be refused above 32 MiB), and no
+    # memory back from the heap's end.
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST))

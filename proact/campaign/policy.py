@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from proact.campaign.bench import Bench, outputs
+from proact.campaign.bench import Answers, Bench, answers_of, outputs
 from proact.campaign.evaluation import Evaluation
+from proact.campaign.metrics import Counts, Metric
 from proact.campaign.statistics import Components, Cost, components_of, images_per_trial
-from proact.campaign.task import Policy
+from proact.campaign.store import Store
+from proact.campaign.task import Policy, facts_digest
 from proact.faults import Fault, Injector
 
 _BATCHES = (64, 256)
 #: A layout or batch size other than the plain one has to be so much faster.
-_WORTH_IT = 0.97
-_REPEATS = 5
+_WORTH_IT = 0.9
+_REPEATS = 7
 #: Of the pilot that measures variances: a few trials of a cell, of some images.
 _PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
 
@@ -51,6 +53,65 @@ class Settled:
         return Settled(Policy(**made["policy"]), Cost(**made["cost"]), made["seconds"])
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the user says of it; see `proact.campaign.run`."""
+
+    images_per_trial: int | Literal["auto", "all"] | None
+    policy: Policy | None
+    margin: float
+    confidence: float
+
+
+def settle(
+    store: Store,
+    facts: Mapping[str, Any],
+    asked: Asked,
+    injectors: Sequence[Injector],
+    data: Evaluation,
+    metric: Metric,
+    faults: Sequence[Fault],
+    seed: int,
+) -> tuple[Settled, list[tuple[Answers, Counts]]]:
+    """The policy, and each network's answers without faults under it.
+
+    What was measured for a task of these facts once is in the store, and kept.
+    """
+    networks = [injector.model for injector in injectors]
+
+    def answered(policy: Policy) -> list[tuple[Answers, Counts]]:
+        return [answers_of(network, data, metric, policy) for network in networks]
+
+    if asked.policy is not None:
+        return Settled(asked.policy, Cost(0.0, 0.0), {}), answered(asked.policy)
+    # The layout is chosen once for all numbers of images, so that these differ in nothing else.
+    subject = f"warm-up for {facts_digest(facts)}"
+    made = store.choice(subject)
+    if made is None:
+        made = store.choose(subject, warm_up(injectors[0], data, faults[0], seed).to_dict())
+    settled = Settled.from_dict(made)
+    answers = answered(settled.policy)
+    images = asked.images_per_trial
+    if isinstance(images, int) and images >= len(data):
+        images = None
+    if images != "auto":
+        number = images if isinstance(images, int) else None
+        return replace(settled, policy=replace(settled.policy, images=number)), answers
+    subject = f"images a trial for {facts_digest(facts)}"
+    made = store.choice(subject)
+    if made is None:
+        benches = [
+            Bench(
+                injector.model, injector.encoding, data, metric, answer, settled.policy, seed,
+                shortcuts=False,
+            )
+            for injector, (answer, _) in zip(injectors, answers, strict=True)
+        ]  # fmt: skip
+        chosen = with_chosen_images(settled, benches, faults, asked.margin, asked.confidence)
+        made = store.choose(subject, chosen.to_dict())
+    return Settled.from_dict(made), answers
+
+
 def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Settled:
     """Measures layouts and batch sizes on one network; a trial takes all images so far.
 
@@ -58,7 +119,9 @@ def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Se
     channels-last order; the stored parameters stay as faults know them.
     """
     model = injector.model
-    layouts = [False, True] if data.inputs.dim() == 4 else [False]
+    # One channel lies in memory the same way in both.
+    has_layouts = data.inputs.dim() == 4 and data.inputs.shape[1] > 1
+    layouts = [False, True] if has_layouts else [False]
     seconds: dict[str, float] = {}
     for channels_last in layouts:
         for batch in _BATCHES:
@@ -104,14 +167,13 @@ def with_chosen_images(
         scale = bench.metric.highest - bench.metric.lowest
         components.append(components_of((values - bench.metric.lowest) / scale, clean / scale))
     images = images_per_trial(components, settled.cost, available, margin, confidence)
-    policy = Policy(None if images >= available else images, settled.policy.batch,
-                    settled.policy.channels_last)  # fmt: skip
-    return Settled(policy, settled.cost, settled.seconds)
+    number = None if images >= available else images
+    return replace(settled, policy=replace(settled.policy, images=number))
 
 
 def _piloting(bench: Bench, images: int) -> Bench:
     """The same bench, for a policy of so many images."""
-    policy = Policy(images, bench.policy.batch, bench.policy.channels_last)
+    policy = replace(bench.policy, images=images)
     return Bench(
         bench.model, bench.encoding, bench.data, bench.metric, bench.answers, policy, bench.seed
     )

@@ -14,6 +14,9 @@ class Ranges:
         for first, end in runs:
             self.add(first, end)
 
+    def copy(self) -> Ranges:
+        return Ranges(self._runs)
+
     def add(self, first: int, end: int) -> None:
         """Adds first to end - 1."""
         if first >= end:

@@ -3,7 +3,6 @@ and the crew that works on them."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -15,28 +14,23 @@ from typing import Literal
 import torch
 from torch import nn
 
-from proact.campaign.bench import Answers, Bench, answers_of
 from proact.campaign.cells import Source, trials_of
 from proact.campaign.checks import check_outputs
 from proact.campaign.coordinator import Coordinator, OpenCell
-from proact.campaign.crews import (
-    AnyExecutor,
-    Crew,
-    InThisProcess,
-    LocalProcesses,
-    cores,
-    threads_each,
-)
+from proact.campaign.crews import WORTH_PROCESSES_SECONDS, Crew, InThisProcess, crew_for
 from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
-from proact.campaign.metrics import Counts, Metric, metric_named
-from proact.campaign.policy import Settled, warm_up, with_chosen_images
+from proact.campaign.metrics import Metric, metric_named
+from proact.campaign.policy import Asked, settle
 from proact.campaign.progress import Line, Progress, Watch
 from proact.campaign.ranges import Ranges
 from proact.campaign.result import Result
 from proact.campaign.statistics import (
+    Interval,
     Known,
     StoppingRule,
     checked_confidence,
+    deviation,
+    trial_mean,
     trials_for_margin,
 )
 from proact.campaign.store import CellKey, Store
@@ -52,9 +46,6 @@ from proact.errors import ProactError
 from proact.faults import Encoding, Fault, Injector, encode, encoding_named
 from proact.ops.plan import SEEDS, checked_integer
 
-#: Less work than this is done in this process: starting others takes seconds.
-_WORTH_PROCESSES_SECONDS = 20.0
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -68,6 +59,7 @@ class Settings:
     seed: int = 0
     shortcuts: bool = True
     retry_failed: bool = False
+    policy: Policy | None = None
 
 
 class Session:
@@ -88,6 +80,7 @@ class Session:
         progress: Progress,
     ) -> None:
         self._settings, self._executor, self._progress = settings, executor, progress
+        self._hired: Crew | None = None
         self._names, self._faults = list(variants), list(faults)
         self._encoding = encoding_named(settings.encoding)
         self._metric = metric_named(settings.metric)
@@ -114,8 +107,17 @@ class Session:
             raise
 
     def _prepare(self, models: list[nn.Module], name: str | None) -> None:
-        self.settled = self._settle(models)
-        answers = self._answers
+        asked = Asked(
+            self._settings.images_per_trial,
+            self._settings.policy,
+            self._settings.margin_of_pilot,
+            self._confidence,
+        )
+        self.settled, answers = settle(
+            self._store, self._facts, asked, self._injectors, self._data, self._metric,
+            self._faults, self._seed,
+        )  # fmt: skip
+        self._answers = answers
         facts = with_policy(self._facts, self.settled.policy)
         digests = [
             model_digest(model, answer.outputs)
@@ -159,6 +161,8 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._hired is not None:
+            self._hired.close()
         if self._store.path is not None:
             self._store.close()
 
@@ -188,7 +192,7 @@ class Session:
             return line.expected
 
         with ExitStack() as stack:
-            crew = stack.enter_context(self._crew(goal))
+            crew = self._crew(goal)
             # Only trials of the margin's scale are shares, which people read in percent.
             scale = 100.0 if self._metric.highest - self._metric.lowest <= 1.0 else 1.0
             watch = stack.enter_context(
@@ -233,6 +237,15 @@ class Session:
         _, none = self._known_of_faults[cell.variant][cell.fault]
         return Known(float(answer.values.mean()), none, self._metric.lowest, self._metric.highest)
 
+    def interval(self, cell: OpenCell, confidence: float) -> Interval:
+        """The mean of a cell's trials up to its target."""
+        trials = trials_of(self._store, cell.key, cell.target)
+        return trial_mean(trials, self.known(cell), confidence)
+
+    def deviation(self, cell: OpenCell) -> float:
+        """The standard deviation of what a cell's mean is made of, a trial."""
+        return deviation(trials_of(self._store, cell.key, cell.target), self.known(cell))
+
     def _next_look(self, cell: OpenCell, rule: StoppingRule, line: Line) -> int:
         known = self.known(cell)
         if cell.target == 0:
@@ -246,44 +259,6 @@ class Session:
         line.estimate, line.half_width = glance.estimate, glance.half_width
         line.expected = max(glance.expected, following or 0)
         return cell.target if following is None else following
-
-    def _settle(self, models: list[nn.Module]) -> Settled:
-        """The policy: of an earlier run, or measured. Leaves the clean answers in `_answers`."""
-        asked = self._settings.images_per_trial
-        if asked is None or (isinstance(asked, int) and asked >= len(self._data)):
-            asked = "all"
-        # The layout is chosen once for all numbers of images, so that these differ in nothing else.
-        machine = f"warm-up for {facts_digest(self._facts)}"
-        made = self._store.choice(machine)
-        measured = (
-            Settled.from_dict(made)
-            if made is not None
-            else warm_up(self._injectors[0], self._data, self._faults[0], self._seed)
-        )
-        if made is None:
-            measured = Settled.from_dict(self._store.choose(machine, measured.to_dict()))
-        self._answers: list[tuple[Answers, Counts]] = [
-            answers_of(model, self._data, self._metric, measured.policy) for model in models
-        ]
-        if asked != "auto":
-            images = None if asked == "all" else asked
-            policy = Policy(images, measured.policy.batch, measured.policy.channels_last)
-            return Settled(policy, measured.cost, measured.seconds)
-        subject = f"images a trial for {facts_digest(self._facts)}"
-        made = self._store.choice(subject)
-        if made is None:
-            benches = [
-                Bench(
-                    model, self._encoding, self._data, self._metric, answer, measured.policy,
-                    self._seed, shortcuts=False,
-                )
-                for model, (answer, _) in zip(models, self._answers, strict=True)
-            ]  # fmt: skip
-            chosen = with_chosen_images(
-                measured, benches, self._faults, self._settings.margin_of_pilot, self._confidence
-            )
-            made = self._store.choose(subject, chosen.to_dict())
-        return Settled.from_dict(made)
 
     def _check_name(self, name: str, facts: dict[str, object], digests: dict[str, str]) -> None:
         found = self._store.named_task(name)
@@ -313,22 +288,13 @@ class Session:
         return OpenCell(variant, fault, key, Ranges(runs), failed=failed, issued=Ranges(runs))
 
     def _crew(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> Crew:
-        executor = self._executor
-        if isinstance(executor, Executor):
-            return AnyExecutor(self._job_to_send(), executor)
-        if executor is None:
-            is_on_gpu = self._data.inputs.device.type != "cpu"
-            if is_on_gpu or self._expected_seconds(goal) < _WORTH_PROCESSES_SECONDS:
-                return InThisProcess(self._job)
-            executor = cores()
-        if executor == 1:
-            return InThisProcess(self._job)
-        return LocalProcesses(self._job_to_send(), executor, threads_each(executor))
-
-    def _job_to_send(self) -> Job:
-        job = copy.copy(self._job)
-        job._benches = {}
-        return job
+        is_on_gpu = self._data.inputs.device.type != "cpu"
+        # Workers would wait for each other at the one device.
+        is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
+        executor = 1 if self._executor is None and is_quick else self._executor
+        if self._hired is None or (isinstance(self._hired, InThisProcess) and executor != 1):
+            self._hired = crew_for(self._job, executor)
+        return self._hired
 
     def _expected_seconds(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> float:
         images = self.settled.policy.images or len(self._data)

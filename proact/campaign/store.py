@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,9 +281,22 @@ class Store:
     def _is_empty(self) -> bool:
         return self._number("SELECT count(*) FROM sqlite_master") == 0
 
+    def _log_ahead(self) -> None:
+        # SQLite waits for others everywhere but here.
+        end = time.monotonic() + _PATIENCE_SECONDS
+        with self._errors_named():
+            while True:
+                try:
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > end:
+                        raise
+                    time.sleep(0.01)
+
     def _prepare(self) -> None:
         if self._is_empty() and self._number("PRAGMA application_id") == 0:
-            self._execute("PRAGMA journal_mode = WAL")
+            self._log_ahead()
         # One transaction, and one process at a time: a run that is killed here, or two that start
         # together, leave a whole schema or none. It also tells now whether the file can be written.
         self._execute("BEGIN IMMEDIATE")

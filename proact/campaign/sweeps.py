@@ -1,8 +1,8 @@
 """Which layer, or which bit of a word, hurts most: stratified campaigns on one network.
 
-The strata share out the fault space: the layers of a network, or the bits of its words. A trial hits
-one stratum alone. How many trials a stratum gets follows from its share of the whole and from how much
-its trials vary, so that the whole's interval is as narrow as so many trials can make it.
+The strata share out the fault space: the layers of a network, or the bits of its words. A trial
+hits one stratum alone. How many trials a stratum gets follows from its share of the whole and from
+how much its trials vary, so that the whole's interval is as narrow as so many trials can make it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from proact.campaign.cells import Source, trials_of
 from proact.campaign.checks import checked_images
 from proact.campaign.coordinator import OpenCell
 from proact.campaign.crews import checked_executor
@@ -25,13 +24,13 @@ from proact.campaign.progress import Progress
 from proact.campaign.result import Result
 from proact.campaign.session import Session, Settings
 from proact.campaign.statistics import (
+    PRICE_OF_STOPPING,
     Interval,
+    checked_confidence,
     checked_margin,
     optimal_allocation,
     stratified_mean,
-    trial_mean,
 )
-from proact.campaign.statistics.estimate import adjusted
 from proact.faults import Encoding, ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
 
@@ -176,9 +175,7 @@ def per_layer(
     settings = Settings(
         encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
     )
-    return _sweep(
-        "layer", model, data, strata, settings, margin, trials, store, executor, progress
-    )
+    return _sweep("layer", model, data, strata, settings, margin, trials, store, executor, progress)
 
 
 def per_bit(
@@ -242,6 +239,9 @@ def _sweep(
     faults = [fault for fault, _ in strata.values()]
     total = sum(bits for _, bits in strata.values())
     shares = [bits / total for _, bits in strata.values()]
+    confidence = checked_confidence(settings.confidence)
+    if margin is not None:
+        confidence = 1.0 - PRICE_OF_STOPPING * (1.0 - confidence)
     executor = checked_executor(executor)
     with Session(
         {"network": model}, data, faults, settings, store, None, executor, progress
@@ -251,7 +251,7 @@ def _sweep(
         targets = [first] * len(cells)
         while True:
             session.work(_targets_of(cells, targets))
-            means = [session.interval(cell) for cell in cells]
+            means = [session.interval(cell, confidence) for cell in cells]
             whole = stratified_mean(shares, means)
             if margin is not None and whole.half_width <= margin:
                 break
@@ -299,13 +299,13 @@ def _next_round(
     if total <= given:
         return list(targets)
     wanted = optimal_allocation(shares, deviations, [1.0] * len(shares), total)
-    return [max(now, then) for now, then in zip(targets, wanted, strict=True)]
+    more = [max(then - now, 0) for now, then in zip(targets, wanted, strict=True)]
+    # Strata that had more than their share already leave less for the others.
+    scale = min((total - given) / max(sum(more), 1), 1.0)
+    return [now + int(scale * extra) for now, extra in zip(targets, more, strict=True)]
 
 
 def _exactly(name: str) -> Where:
     """A selector of one tensor, whatever signs its name holds."""
     escaped = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
     return Where(escaped)
-
-
-__all__ = ["Source", "Stratum", "Sweep", "per_bit", "per_layer", "trial_mean", "trials_of"]

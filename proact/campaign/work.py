@@ -50,7 +50,7 @@ class Job:
     policy: Policy
     seed: int
     shortcuts: bool = True
-    _benches: dict[int, Bench] = field(default_factory=dict, repr=False)
+    _benches: dict[int, Bench] = field(default_factory=dict, init=False, repr=False)
 
     def bench(self, variant: int) -> Bench:
         if variant not in self._benches:

@@ -22,6 +22,7 @@ from proact.campaign.work import Done, Job, Unit
 #: Jobs by digest and thread: threads of one process each fault networks of their own.
 _JOBS: dict[tuple[str, int], Job] = {}
 _MOST_JOBS = 4
+_LOCK = threading.Lock()
 
 
 class Missing:
@@ -34,15 +35,19 @@ def run_elsewhere(
     """Runs a unit in an executor of any kind. ``job`` is the pickled job, where it has to be
     sent."""
     key = (digest, threading.get_ident())
-    if key not in _JOBS:
+    with _LOCK:
+        known = _JOBS.get(key)
+    if known is None:
         if job is None:
             return Missing()
-        while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
-            _JOBS.pop(next(iter(_JOBS)))
-        _JOBS[key] = cloudpickle.loads(job)
-    if threads is not None:
+        known = cloudpickle.loads(job)
+        with _LOCK:
+            while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
+                del _JOBS[next(iter(_JOBS))]
+            _JOBS[key] = known
+    if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-    return _JOBS[key].run(unit)
+    return known.run(unit)
 
 
 class _Local:

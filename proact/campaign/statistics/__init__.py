@@ -6,7 +6,7 @@ from proact.campaign.statistics.bounded import (
     proportion_interval,
     quantile_interval,
 )
-from proact.campaign.statistics.estimate import Known, Trials, trial_mean
+from proact.campaign.statistics.estimate import Known, Trials, deviation, trial_mean
 from proact.campaign.statistics.interval import Interval, checked_confidence, checked_margin
 from proact.campaign.statistics.planning import (
     Components,
@@ -16,10 +16,11 @@ from proact.campaign.statistics.planning import (
     single_fault_trials,
     trials_for_margin,
 )
-from proact.campaign.statistics.stopping import StoppingRule
+from proact.campaign.statistics.stopping import PRICE_OF_STOPPING, StoppingRule
 from proact.campaign.statistics.strata import optimal_allocation, stratified_mean
 
 __all__ = [
+    "PRICE_OF_STOPPING",
     "Components",
     "Cost",
     "Interval",
@@ -30,6 +31,7 @@ __all__ = [
     "checked_confidence",
     "checked_margin",
     "components_of",
+    "deviation",
     "images_per_trial",
     "mean_interval",
     "optimal_allocation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,20 @@ def adjusted(trials: Trials, known: Known) -> tuple[Numbers, Numbers]:
         values = np.append(values, known.clean)
         counts = np.append(counts, trials.unflipped)
     return values, counts
+
+
+def deviation(trials: Trials, known: Known) -> float:
+    """The standard deviation, per trial, of the mean that `trial_mean` estimates; 0 for less than
+    two trials with a flip."""
+    values, counts = adjusted(trials, known)
+    n = counts.sum()
+    if n < 2:
+        return 0.0
+    mean = values @ counts / n
+    variance = float((values - mean) ** 2 @ counts) / (n - 1)
+    share = 1.0 - (known.unflipped or 0.0)
+    # n of a trial's mean come from about n / share trials.
+    return math.sqrt(variance * share)
 
 
 def slope(trials: Trials) -> float:

@@ -84,7 +84,8 @@ class StoppingRule:
         without_failed = Trials(trials.values, trials.clean, trials.counts, trials.unflipped)
         error = _normal_half_width(without_failed, known, self.confidence)
         if error > _NEARLY * self.margin:
-            return self._look(math.floor(seen * (error / _NEARLY / self.margin) ** 2))
+            wanted = math.floor(seen * (error / _NEARLY / self.margin) ** 2)
+            return self._look(max(wanted, seen + 1))  # rounded down, it may be where we are
         if self.interval(without_failed, known).half_width <= self.margin:
             return None
         return self._look(seen + 1)

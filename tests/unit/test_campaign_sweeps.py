@@ -1,0 +1,106 @@
+"""Do sweeps over layers and bits find what plain campaigns do, and try where it helps?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from proact import campaign
+from proact.data import Data
+from proact.faults import BitFlip, ExactFlips, FaultSpace
+
+
+@pytest.fixture(scope="module")
+def by_layer(trained_cnn: nn.Module, digits: Data) -> campaign.Sweep:
+    return campaign.per_layer(trained_cnn, digits, encoding="q15.16", margin=0.02)
+
+
+def test_layers_share_out_the_fault_space(by_layer: campaign.Sweep, trained_cnn: nn.Module) -> None:
+    space = FaultSpace(trained_cnn, "q15.16")
+    for stratum in by_layer.strata:
+        mine = sum(e.bits for e in space if e.stored.layer == stratum.name)
+        assert stratum.share == pytest.approx(mine / space.bits)
+    assert sum(stratum.share for stratum in by_layer.strata) == pytest.approx(1.0)
+    assert by_layer.whole.half_width <= 0.02
+
+
+def test_the_whole_is_that_of_an_unstratified_campaign(
+    by_layer: campaign.Sweep, trained_cnn: nn.Module, digits: Data
+) -> None:
+    by_bit = campaign.per_bit(trained_cnn, digits, encoding="q15.16", margin=0.01)
+    plain = campaign.run(
+        {"m": trained_cnn}, digits, [ExactFlips(1)], encoding="q15.16", margin=0.02, seed=1
+    ).cells[0]
+    for sweep in (by_layer, by_bit):
+        # Two independent estimates; the intervals are 95 % wide, and seeds are fixed.
+        assert abs(sweep.whole.estimate - plain.value.estimate) < 0.03
+    high = [stratum.loss.estimate for stratum in by_bit.strata[24:]]
+    low = [stratum.loss.estimate for stratum in by_bit.strata[:12]]
+    assert min(high) > 0.1
+    assert max(low) < 0.02
+    trials = [stratum.trials for stratum in by_bit.strata]
+    assert min(trials[24:]) > max(trials[:12])
+
+
+def test_strata_are_cells_of_their_own(by_layer: campaign.Sweep) -> None:
+    frame = by_layer.to_pandas()
+    assert list(frame["layer"]) == ["conv1", "conv2", "conv3", "hidden", "output"]
+    assert ((frame["low"] <= frame["value"]) & (frame["value"] <= frame["high"])).all()
+    assert list(frame["loss"]) == pytest.approx(list(by_layer.clean - frame["value"]))
+    for (_, fault), rows in by_layer.result.rows.items():
+        assert all(row.flips == 1 for row in rows), fault
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(by_layer.table())
+    assert "conv2" in console.export_text()
+    console.file.close()
+
+
+def test_a_fixed_number_of_trials_is_shared_out(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path
+) -> None:
+    store = tmp_path / "rows.sqlite"
+    options = {"encoding": "q15.16", "images_per_trial": 16, "store": store}
+    first = campaign.per_layer(trained_cnn, digits, trials=400, **options)
+    given = [stratum.trials for stratum in first.strata]
+    assert 390 < sum(given) <= 400
+    assert min(given) >= 32
+    again = campaign.per_layer(trained_cnn, digits, trials=400, **options)
+    assert again.whole == first.whole
+    rates = campaign.per_layer(
+        trained_cnn, digits, BitFlip(1e-4, where="conv*"), trials=100, images_per_trial=16
+    )
+    assert [stratum.name for stratum in rates.strata] == ["conv1", "conv2", "conv3"]
+
+
+def test_words_of_different_lengths(digits: Data) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double(), nn.Linear(10, 10))
+    model[1].float()
+    model[2].half().float()
+    sweep = campaign.per_bit(
+        model, digits, encoding="int8", trials=1000, images_per_trial=16,
+    )  # fmt: skip
+    # Weights are int8; biases keep float32.
+    assert [int(stratum.name) for stratum in sweep.strata] == list(range(32))
+    assert sweep.strata[0].share > 10 * sweep.strata[31].share
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"margin": 0.0}, "margin"),
+        ({"trials": 0}, "at least one trial"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"fault": ExactFlips(1, where="nothing")}, "'nothing' matches no"),
+    ],
+)
+def test_bad_input(
+    options: dict[str, object], words: str, trained_cnn: nn.Module, digits: Data
+) -> None:
+    for sweep in (campaign.per_layer, campaign.per_bit):
+        with pytest.raises(ValueError, match=words):
+            sweep(trained_cnn, digits, **options)
