@@ -226,7 +226,8 @@ def measure(options: argparse.Namespace, name: str, label: str, show: bool) -> O
 def table(outcomes: list[Outcome], options: argparse.Namespace) -> Table:
     result = Table(
         title=f"{options.campaigns} campaigns each, {options.images} images a trial, margin "
-        f"{options.margin:g} at {options.confidence:g}, seed {options.seed}"
+        f"{options.margin:g} at {options.confidence:g}, seed {options.seed}",
+        caption=f"betting and Student's t are cut off after {MOST:,} trials, narrow or not",
     )
     for heading in ("distribution", "rule"):
         result.add_column(heading)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -168,8 +169,11 @@ class AnyExecutor(Crew):
         self._digest = hashlib.sha256(self._job).hexdigest()
         client = getattr(executor, "_client", None)
         if client is not None and hasattr(client, "scatter"):
-            # Dask hands such data from worker to worker, and warns of large arguments.
-            self._job = client.scatter(self._job)
+            # Dask hands results from worker to worker, and makes them again when their worker dies.
+            # Data that was scattered is lost then, and what waits for it waits for ever.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                self._job = client.submit(workers.itself, self._job, pure=False)
         self.hands = hands or _hands_of(executor)
         # Processes of a pool would take all cores each; threads share this process's already, and
         # others have a machine of their own, or somebody who knows it.

@@ -182,3 +182,48 @@ def test_an_unknown_isa_is_a_sentence() -> None:
     )
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: PROACT_ISA is 'mmx'")
+
+
+def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) -> None:
+    quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
+    here = run(*quick, "--out", tmp_path / "a")
+    assert here.returncode == 0, here.stderr
+    assert "16 test images a trial" in here.stdout
+    spread = run(*quick, "--out", tmp_path / "b", "--workers", "2")
+    assert tables(spread.stdout) == tables(here.stdout)
+    for bad, words in (
+        (["--margin", "0"], "--margin lies in (0, 1]"),
+        (["--images", "few"], "--images is a number"),
+        (["--workers", "0"], "--workers takes 1 or more"),
+    ):
+        done = run(*QUICK, *bad, "--out", tmp_path / "c")
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_a_dask_scheduler_runs_it(tmp_path: Path) -> None:
+    quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
+    here = run(*quick, "--out", tmp_path / "a")
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert cluster.stdout is not None
+    try:
+        address = cluster.stdout.readline().strip()
+        away = run(*quick, "--out", tmp_path / "b", "--scheduler", address)
+    finally:
+        cluster.communicate("\n", timeout=60)
+    assert away.returncode == 0, away.stderr
+    assert tables(away.stdout) == tables(here.stdout)
+    nobody = run(*quick, "--out", tmp_path / "c", "--scheduler", "tcp://127.0.0.1:1")
+    assert nobody.returncode == 2
+    assert "no Dask scheduler at tcp://127.0.0.1:1" in nobody.stderr
+
+
+_CLUSTER = """
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        input()
+"""

@@ -17,7 +17,7 @@ from proact.campaign.statistics.interval import (
 )
 
 #: The weight of the end of the range that nobody has seen, in trials.
-_UNSEEN = 0.75
+_UNSEEN = 0.7
 
 
 def mean_interval(
@@ -39,9 +39,8 @@ def mean_interval(
     For many spread values it tends to the normal interval, skewness included. The added value keeps
     room for what so few trials can miss. Counted as a whole trial it makes the exact interval of
     Clopper and Pearson for zeros and ones, and leaves 3.7 / n of the range at 95 % where all n are
-    alike, although there only one side can be wrong. It counts as three quarters, which leaves
-    3.1 / n (the "rule of three"); coverage was measured at 95 % or more for rates of failure from
-    0.5 to 5 % (docs/statistics.md). It is not proved: `betting_interval` is.
+    alike, although there only one side can be wrong. It counts as 0.7, which leaves 3 / n (the
+    "rule of three"). Coverage is measured (docs/statistics.md), not proved: `betting_interval` is.
 
     Args:
         values: one number a trial, at least one; their order does not matter.

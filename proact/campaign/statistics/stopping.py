@@ -24,7 +24,7 @@ from proact.campaign.statistics.planning import normal_quantile
 #: The share of alpha that is left for an interval at the time of stopping.
 PRICE_OF_STOPPING = 0.9
 _STEP = 8
-_GROWTH = 1.03
+_GROWTH = 1.02
 #: A cheap look puts off the next one until the interval may be within so much of the margin.
 _NEARLY = 1.1
 
@@ -62,8 +62,12 @@ class StoppingRule:
         checked_confidence(self.confidence)
 
     def interval(self, trials: Trials, known: Known) -> Interval:
-        """`trial_mean`, at the confidence that is asked for after any number of looks."""
-        return trial_mean(trials, known, 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence))
+        """`trial_mean` at the time of stopping: at a confidence that pays for the looks, and moved
+        by what stopping itself does to the mean."""
+        mean = trial_mean(trials, known, 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence))
+        shift = _shift_of_stopping(trials, known)
+        estimate, low, high = (min(max(end + shift, known.lowest), known.highest) for end in mean)
+        return Interval(estimate, low, high)
 
     def first(self, known: Known) -> int:
         """The number of trials before which no data can be narrow enough: those that all being
@@ -113,6 +117,27 @@ class StoppingRule:
         while n < trials:
             n = max(n + _STEP, _STEP * math.ceil(_GROWTH * n / _STEP))
         return min(n, self.most)
+
+
+def _shift_of_stopping(trials: Trials, known: Known) -> float:
+    """What a mean at the time of stopping lacks.
+
+    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the mean go
+    together: cov(mean, S^2) = m3 / n, with m3 the third central moment. A run that met few failures
+    has a small S^2 and stops early, with too high a mean. Since N is in proportion to S^2, the mean
+    is off by -m3 / (sigma^2 n) on average. Of two values a distance d apart, of which one is rare,
+    that is d / n: one more failure.
+    """
+    values, counts = adjusted(trials, known)
+    n = counts.sum()
+    if n < 3:
+        return 0.0
+    from_mean = values - values @ counts / n
+    variance = float(from_mean**2 @ counts) / n
+    if variance <= 1e-12:
+        return 0.0
+    third = float(from_mean**3 @ counts) / n
+    return (1.0 - (known.unflipped or 0.0)) * third / variance / n
 
 
 def _normal_half_width(trials: Trials, known: Known, confidence: float) -> float:
