@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.evaluation import Evaluation, drawn
-from proact.campaign.metrics import Counts, Metric, count
+from proact.campaign.metrics import Counts, Metric, count, is_built_in
 from proact.campaign.shortcuts import Prefixes
 from proact.campaign.store import Row
 from proact.campaign.task import Policy
@@ -52,6 +52,7 @@ class Bench:
         # Images that change from trial to trial leave nothing to keep.
         keeps = self.shortcuts and self.policy.images is None
         self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None
+        self._is_classes = are_classes(self.answers.outputs, self.data, self.metric)
 
     def run(self, fault: Fault, trial: int) -> Row:
         """One trial: the fault pattern and the images that (seed, trial) name."""
@@ -107,21 +108,21 @@ class Bench:
     ) -> Row:
         clean = self._of(self.answers.outputs, chosen)
         targets = self._of(self.data.targets, chosen)
-        labels = targets if self.data.labels is not None else None
+        labels = targets if self._is_classes and self.data.labels is not None else None
         values = torch.stack(
             [
                 self.metric.of(output, targets, clean).mean(),
                 self._of(self.answers.values, chosen).mean(),
             ]
         )
-        counts = count(output, labels, clean)
+        counts = count(output, labels, clean, self._is_classes)
         value, unfaulted = values.tolist()
         return Row(trial, flips, len(output), value, unfaulted, *counts, seconds)
 
 
 def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
-    """The outputs for inputs given in portions."""
-    parts = [logits_of(model(part)) for part in batches]
+    """The outputs for inputs given in portions. The network gets copies: some write to them."""
+    parts = [logits_of(model(part.clone())) for part in batches]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -135,4 +136,13 @@ def answers_of(
     with torch.inference_mode():
         output = outputs(model, list(inputs.split(policy.batch)))
         values = metric.of(output, data.targets, output)
-        return Answers(output.contiguous(), values), count(output, data.labels, output)
+        is_classes = are_classes(output, data, metric)
+        labels = data.labels if is_classes else None
+        return Answers(output.contiguous(), values), count(output, labels, output, is_classes)
+
+
+def are_classes(output: Tensor, data: Evaluation, metric: Metric) -> bool:
+    """Whether outputs are logits of classes: for a metric that says so, or with labels that fit."""
+    if output.dim() != 2 or is_built_in(metric):
+        return output.dim() == 2
+    return data.labels is not None and int(data.labels.max()) < output.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from proact.campaign.statistics import (
     quantile_interval,
     trial_mean,
 )
+from proact.campaign.statistics.interval import Numbers
 from proact.campaign.store import CellKey, Store
 
 #: Shares of images by column; of a network without faults, each is 0.
@@ -40,6 +41,7 @@ class Source:
         known: about the metric; see `Known`.
         trials: the result is about the trials below this number.
         rule: by which the cell was stopped; None where the number of trials was given.
+        is_better_higher: of the metric's values.
     """
 
     variant: str
@@ -49,12 +51,17 @@ class Source:
     known: Known
     trials: int
     rule: StoppingRule | None = None
+    is_better_higher: bool = True
 
-    def interval(self, trials: Trials, known: Known, confidence: float) -> Interval:
-        """Of a mean over trials."""
+    def confidence(self, asked: float) -> float:
+        """At which intervals are made: a little more than ``asked`` where the cell was stopped."""
+        return asked if self.rule is None else self.rule.confidence_at_stop
+
+    def interval(self, trials: Trials, confidence: float) -> Interval:
+        """Of the metric's mean."""
         if self.rule is None:
-            return trial_mean(trials, known, confidence)
-        return self.rule.interval(trials, known)
+            return trial_mean(trials, self.known, confidence)
+        return self.rule.interval(trials, self.known)
 
 
 @dataclass(frozen=True)
@@ -114,20 +121,28 @@ class Details:
 
 
 def trials_of(
-    store: Store, key: CellKey, trials: int, value: str = "value", clean: str = "clean"
+    store: Store,
+    key: CellKey,
+    trials: int,
+    known: Known,
+    value: str = "value",
+    clean: str = "clean",
 ) -> Trials:
     """The first ``trials`` trials of a cell; ``value`` and ``clean`` are SQL over the columns of a
     row."""
-    grouped = store.grouped(key, [value, clean], trials, "flips > 0")
+    condition = "flips > 0" if known.is_clean_without_flips else "1"
+    grouped = store.grouped(key, [value, clean], trials, condition)
     columns = np.array(grouped, dtype=np.float64).reshape(-1, 3).T
-    (unflipped,) = store.totals(key, "coalesce(sum(flips = 0), 0)", trials)
+    unflipped = 0
+    if known.is_clean_without_flips:
+        (unflipped,) = store.totals(key, "coalesce(sum(flips = 0), 0)", trials)
     failed = len(store.failures(key, trials))
     return Trials(columns[0], columns[1], columns[2], unflipped, failed)
 
 
 def summarise(store: Store, source: Source, metric: str, confidence: float) -> Cell:
     """The cell of a source. The trial is the unit: images within one share its faults."""
-    trials = trials_of(store, source.key, source.trials)
+    trials = trials_of(store, source.key, source.trials, source.known)
     flips, non_finite, agreeing = store.totals(
         source.key, "avg(flips), avg(non_finite * 1.0 / images), max(agreeing)", source.trials
     )
@@ -136,7 +151,7 @@ def summarise(store: Store, source: Source, metric: str, confidence: float) -> C
         source.fault,
         source.ber,
         metric,
-        source.interval(trials, source.known, confidence),
+        source.interval(trials, confidence),
         None if agreeing is None else _share(store, source, "sdc", confidence),
         source.known.clean,
         trials.measured,
@@ -153,37 +168,62 @@ def details(
     top5, loss, agreeing, rows = store.totals(
         source.key, "max(top5), avg(loss), max(agreeing), count(*)", source.trials
     )
+    confidence = source.confidence(confidence)
+    lost = len(store.failures(source.key, source.trials))
     shares = {}
     if top5 is not None:
         # Without the clean share on the same images, which rows do not hold, by trials alone.
         grouped = store.grouped(source.key, ["top5 * 1.0 / images"], source.trials)
         values, counts = np.array(grouped).T
-        shares["top5"] = mean_interval(values, confidence, counts=counts)
+        top = mean_interval(values, confidence, counts=counts)
+        shares["top5"] = _with_lost(top, lost / (lost + rows))
     for name in _SEVERITIES:
         if name == "non_finite" or (agreeing is not None and name != "sdc"):
             shares[name] = _share(store, source, name, confidence)
-    hits, flipped = store.totals(
-        source.key,
-        f"coalesce(sum(flips > 0 AND clean - value > {limit!r}), 0), coalesce(sum(flips > 0), 0)",
-        source.trials,
-    )
-    unflipped = source.known.unflipped
-    if unflipped is None:
-        critical = proportion_interval(hits, rows, confidence)
-    else:
-        found = proportion_interval(hits, flipped, confidence)
-        critical = Interval(*((1.0 - unflipped) * end for end in found))
     quantiles = {}
     if rows:
         grouped = store.grouped(source.key, ["value"], source.trials)
         values, counts = np.array(grouped).T
         quantiles = {
-            level: quantile_interval(
-                values, level, confidence, source.known.lowest, source.known.highest, counts
-            )
+            level: _quantile(values, counts, level, confidence, source.known, lost)
             for level in levels
         }
+    critical = _critical(store, source, confidence, float(limit), lost)
     return Details(shares, loss, critical, quantiles)
+
+
+def _critical(store: Store, source: Source, confidence: float, limit: float, lost: int) -> Interval:
+    """The probability that a trial is worse by more than the limit; unflipped ones never are."""
+    losing = "clean - value" if source.is_better_higher else "value - clean"
+    hits, flipped, rows = store.totals(
+        source.key,
+        f"coalesce(sum({losing} > {limit!r}), 0), coalesce(sum(flips > 0), 0), count(*)",
+        source.trials,
+    )
+    unflipped = source.known.unflipped
+    among = rows if unflipped is None else flipped
+    found = _with_lost(proportion_interval(hits, among, confidence), lost / max(lost + among, 1))
+    return Interval(*((1.0 - (unflipped or 0.0)) * end for end in found))
+
+
+def _with_lost(share: Interval, lost: float) -> Interval:
+    """Of a share in [0, 1], where this part of the trials is missing and may have been anything."""
+    return Interval(share.estimate, (1 - lost) * share.low, (1 - lost) * share.high + lost)
+
+
+def _quantile(
+    values: Numbers, counts: Numbers, level: float, confidence: float, known: Known, lost: int
+) -> Interval:
+    """The missing trials stand at the range's end that makes each end of the interval safe."""
+
+    def found(*missing: float) -> Interval:
+        x = np.append(values, missing)
+        k = np.append(counts, [lost] * len(missing))
+        return quantile_interval(x, level, confidence, known.lowest, known.highest, k)
+
+    if not lost:
+        return found()
+    return Interval(found().estimate, found(known.lowest).low, found(known.highest).high)
 
 
 def difference(store: Store, source: Source, baseline: Source, confidence: float) -> Interval:
@@ -195,19 +235,22 @@ def difference(store: Store, source: Source, baseline: Source, confidence: float
     both = min(source.trials, baseline.trials)
     grouped = store.paired(source.key, baseline.key, both)
     columns = np.array(grouped, dtype=np.float64).reshape(-1, 4)
-    flipped = columns[columns[:, 2] > 0]
+    is_clean = source.known.is_clean_without_flips and baseline.known.is_clean_without_flips
+    # Trials in which neither network was hit differ as the clean ones do, on all images.
+    flipped = columns[(columns[:, 2] > 0) | (not is_clean)]
     width = source.known.highest - source.known.lowest
     known = Known(source.known.clean - baseline.known.clean, None, -width, width)
     trials = Trials(
         flipped[:, 0],
         flipped[:, 1],
         flipped[:, 3],
-        int(columns[columns[:, 2] == 0, 3].sum()),
+        int(columns[:, 3].sum() - flipped[:, 3].sum()),
         both - int(columns[:, 3].sum()),
     )
-    return source.interval(trials, known, confidence)
+    return trial_mean(trials, known, source.confidence(confidence))
 
 
 def _share(store: Store, source: Source, name: str, confidence: float) -> Interval:
-    trials = trials_of(store, source.key, source.trials, _SEVERITIES[name], "0")
-    return source.interval(trials, Known(0.0, source.known.unflipped), confidence)
+    known = replace(source.known, clean=0.0, lowest=0.0, highest=1.0)
+    trials = trials_of(store, source.key, source.trials, known, _SEVERITIES[name], "0")
+    return trial_mean(trials, known, source.confidence(confidence))

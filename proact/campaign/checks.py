@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.evaluation import Evaluation
-from proact.campaign.metrics import METRICS, Metric
+from proact.campaign.metrics import Metric, is_built_in
+from proact.campaign.task import Policy
 from proact.faults import Fault
 from proact.models.evaluation import check_fit, check_runs
 from proact.ops.plan import checked_integer
@@ -57,6 +58,15 @@ def checked_images(
     return images
 
 
+def check_policy(policy: Policy, data: Evaluation) -> None:
+    """ValueError for a policy that the data cannot follow."""
+    images = policy.images
+    if images is not None and not 1 <= images <= len(data):
+        raise ValueError(f"a policy's images lie in [1, {len(data)}], got {images}")
+    if policy.batch < 1:
+        raise ValueError(f"a policy's batch is 1 or more, got {policy.batch}")
+
+
 def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Metric) -> None:
     """ValueError unless all networks run on the inputs and give outputs of one shape, which the
     metric can judge."""
@@ -64,7 +74,7 @@ def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Met
         raise ValueError(
             f"the metric {metric.name} compares outputs with labels, and the data has none"
         )
-    is_own = metric not in METRICS.values()
+    is_own = not is_built_in(metric)
     if not is_own and metric.needs_targets and data.labels is None:
         targets = data.targets
         assert isinstance(targets, Tensor)
@@ -74,7 +84,7 @@ def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Met
         )
     shapes: dict[tuple[int, ...], str] = {}
     for name, model in models.items():
-        output = check_runs(model, data.inputs[:1], name)
+        output = check_runs(model, data.inputs[:1].clone(), name)
         if not is_own and (metric.needs_targets or output.dim() != 2):
             labels = data.labels if data.labels is not None else torch.zeros(1, dtype=torch.int64)
             check_fit(output, labels, name)

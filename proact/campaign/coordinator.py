@@ -7,6 +7,7 @@ outcome is the same whoever ran them, in whatever order, with whatever interrupt
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -16,10 +17,13 @@ from proact.campaign.crews import Crew, NotBegun
 from proact.campaign.ranges import Ranges
 from proact.campaign.store import CellKey, Store
 from proact.campaign.work import Done, Unit
+from proact.ops.plan import TRIALS
 
 #: A unit is meant to take so long: rows are stored when it is done, and lost when it is killed.
 _UNIT_SECONDS = 0.25
 _MOST_TRIALS = 512
+#: As long as nobody knows how long they take.
+_UNTIMED_TRIALS = 8
 #: A trial that fails so often is recorded as failed.
 ATTEMPTS = 3
 #: Cells of which nearly all trials fail end here, where only a margin would.
@@ -39,7 +43,7 @@ class OpenCell:
         target: so many trials it needs before it is looked at again.
         stored: the trials that are in the store, failed ones included.
         finished: whether it has enough.
-        seconds: of a trial, a moving mean.
+        seconds: of a trial that ran, at first as expected, then a moving mean; 0 where unknown.
     """
 
     variant: int
@@ -57,12 +61,11 @@ class OpenCell:
         """How many trials there are without a gap."""
         return self.stored.upto()
 
-    def unit(self, end: int) -> Unit:
-        """The next unit, which ends at ``end`` at the latest."""
-        longest = _MOST_TRIALS if self.seconds == 0.0 else int(_UNIT_SECONDS / self.seconds)
-        if not self.issued.upto() and self.seconds == 0.0:
-            longest = 1  # the first tells how long they take
-        first, last = self.issued.gap(max(1, min(longest, _MOST_TRIALS)))
+    def unit(self, end: int, hands: int) -> Unit:
+        """The next unit, which ends at ``end`` at the latest and leaves some for other hands."""
+        longest = int(_UNIT_SECONDS / self.seconds) if self.seconds else _UNTIMED_TRIALS
+        share = math.ceil((end - self.issued.upto()) / hands)
+        first, last = self.issued.gap(max(1, min(longest, share, _MOST_TRIALS)))
         return Unit(self.variant, self.fault, first, max(min(last, end), first + 1))
 
 
@@ -74,12 +77,20 @@ class Coordinator:
         cells: what there is to run.
         crew: who runs it.
         watch: is told after every unit, and after every look.
+        runs_ahead: whether hands that would be idle go beyond a cell's target: useful where nobody
+            knows yet how many trials it takes.
     """
 
     def __init__(
-        self, store: Store, cells: Sequence[OpenCell], crew: Crew, watch: Callable[[], None]
+        self,
+        store: Store,
+        cells: Sequence[OpenCell],
+        crew: Crew,
+        watch: Callable[[], None],
+        runs_ahead: bool,
     ) -> None:
         self._store, self.cells, self._crew, self._watch = store, cells, crew, watch
+        self._runs_ahead = runs_ahead
         self._at_work: dict[Future[Done], Unit] = {}
         self._again: list[Unit] = []
         self._attempts: Counter[tuple[int, int, int]] = Counter()
@@ -124,12 +135,12 @@ class Coordinator:
         if needed:
             cell = min(needed, key=lambda cell: cell.issued.upto())
             end = cell.target
-        elif active and len(self._at_work) < self._crew.hands:
+        elif active and self._runs_ahead and len(self._at_work) < self._crew.hands:
             cell = min(active, key=lambda cell: cell.issued.upto())
-            end = 1 << 32
+            end = min(cell.issued.upto() + _MOST_TRIALS, TRIALS)
         else:
             return None
-        unit = cell.unit(end)
+        unit = cell.unit(end, self._crew.hands)
         cell.issued.add(unit.first, unit.end)
         return unit
 
@@ -154,8 +165,10 @@ class Coordinator:
             self._store.add(cell.key, done.rows)
             for row in done.rows:
                 cell.stored.add(row.trial, row.trial + 1)
-            seconds = sum(row.seconds for row in done.rows) / len(done.rows)
-            cell.seconds = 0.7 * cell.seconds + 0.3 * seconds if cell.seconds else seconds
+            ran = [row.seconds for row in done.rows if row.seconds]
+            if ran:
+                seconds = sum(ran) / len(ran)
+                cell.seconds = 0.7 * cell.seconds + 0.3 * seconds if cell.seconds else seconds
         for trial, reason in done.failed:
             self._failed(cell, trial, reason)
         return cell

@@ -84,8 +84,7 @@ class LocalProcesses(Crew):
     def __init__(self, job: Job, processes: int, threads: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="proact-")
         self._file = Path(self._folder.name) / "job"
-        with self._file.open("wb") as file:
-            cloudpickle.dump(job, file)
+        self._file.write_bytes(_pickled(job))
         self._threads = threads
         self._pools = [self._pool() for _ in range(processes)]
         #: What each has not done yet, in the order in which it will.
@@ -115,8 +114,10 @@ class LocalProcesses(Crew):
             else:
                 waiting.remove(result)
             # Whoever waited may have given up in the meantime.
-            if future.cancelled() or not result.set_running_or_notify_cancel():
-                result.cancel()
+            if future.cancelled():
+                _called_off(result)
+            elif not result.set_running_or_notify_cancel():
+                return
             elif error is not None:
                 result.set_exception(error)
             else:
@@ -165,7 +166,7 @@ class AnyExecutor(Crew):
 
     def __init__(self, job: Job, executor: Executor, hands: int | None = None) -> None:
         self._executor = executor
-        self._job: Any = cloudpickle.dumps(job)
+        self._job: Any = _pickled(job)
         self._digest = hashlib.sha256(self._job).hexdigest()
         client = getattr(executor, "_client", None)
         if client is not None and hasattr(client, "scatter"):
@@ -200,7 +201,7 @@ class AnyExecutor(Crew):
             if result.cancelled():
                 return
             if future.cancelled():
-                result.cancel()
+                _called_off(result)
                 return
             error = future.exception()
             if error is None and isinstance(future.result(), workers.Missing):
@@ -247,8 +248,12 @@ def crew_for(job: Job, executor: Executor | int | None) -> Crew:
     job = replace(job)
     if isinstance(executor, Executor):
         return AnyExecutor(job, executor)
-    processes = cores() if executor is None else executor
-    return LocalProcesses(job, processes, threads_each(processes))
+    if executor is not None:
+        return LocalProcesses(job, executor, threads_each(executor))
+    try:
+        return LocalProcesses(job, cores(), threads_each(cores()))
+    except ProactError:
+        return InThisProcess(job)
 
 
 def cores() -> int:
@@ -268,6 +273,22 @@ def _hands_of(executor: Executor) -> int:
         return max(sum(threads), 1)
     hands: object = getattr(executor, "_max_workers", 1)
     return hands if isinstance(hands, int) else 1
+
+
+def _pickled(job: Job) -> bytes:
+    try:
+        pickled: bytes = cloudpickle.dumps(job)
+    except Exception as error:  # whatever a network's parts raise
+        raise ProactError(
+            f"the networks cannot be sent to other workers ({error}): executor=1 runs them here"
+        ) from error
+    return pickled
+
+
+def _called_off(result: Future[Done]) -> None:
+    """Cancels a future in the way that those who wait for it notice."""
+    if result.cancel():
+        result.set_running_or_notify_cancel()
 
 
 @contextmanager

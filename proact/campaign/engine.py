@@ -70,7 +70,7 @@ def run(
         images_per_trial: each trial is judged on so many of the images, drawn for (seed, trial)
             without replacement; ``"all"`` or None takes all. ``"auto"`` chooses the number with
             which the margin is reached soonest, from the variances and costs that a pilot measures
-            here; the choice is kept in the store. To repeat it elsewhere, give
+            here; the choice is kept in the store, for this margin. To repeat it elsewhere, give
             `Result.images_per_trial`.
         metric: ``"top-1"``, ``"top-5"``, ``"loss"``, ``"sdc"`` (share of predictions that differ
             from those without faults; needs no labels), or a `Metric`.

@@ -30,10 +30,12 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    @property
+    @cached_property
     def labels(self) -> Tensor | None:
-        is_classes = self.targets is not None and self.targets.dim() == 1
-        return self.targets if is_classes and self.targets.dtype == torch.int64 else None  # type: ignore[union-attr]
+        targets = self.targets
+        if targets is None or not _are_classes(targets) or int(targets.min()) < 0:
+            return None
+        return targets
 
     @cached_property
     def digest(self) -> str:
@@ -49,11 +51,16 @@ class Evaluation:
         return digest.hexdigest()
 
 
-def evaluation_of(data: EvaluationData) -> Evaluation:
-    """The images of ``data``; TypeError or ValueError for what is none."""
+def evaluation_of(data: EvaluationData, for_classes: bool = True) -> Evaluation:
+    """The images of ``data``; TypeError or ValueError for what is none, or, ``for_classes``, has
+    integer targets that are no classes."""
     if isinstance(data, Tensor):
         return _checked(data, None)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not _are_classes(data[1]):
+    if (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and not (for_classes and _are_classes(data[1]))
+    ):
         inputs, targets = data
         if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
             raise TypeError(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from proact.campaign.content import content_of
 
 #: Raise it when a column of a row comes to count something else.
 COLUMNS_VERSION = 2
@@ -32,7 +33,8 @@ class Metric:
             outputs without faults (m, ...); gives one number an image, (m,). Any outputs and
             targets will do: segmentation maps, boxes, regressions.
         lowest, highest: the range of its values. What lies outside is moved to the nearer end.
-        worst: what NaN counts as; the lowest by default.
+        worst: what NaN counts as; the lowest by default. Where it is the highest, as for errors,
+            less is better.
         needs_targets: whether ``function`` reads its second argument.
         version: raise it when the function comes to mean something else. Its source text is part of
             the identity too, where Python can read it.
@@ -47,10 +49,15 @@ class Metric:
     version: str = "1"
 
     def __post_init__(self) -> None:
-        if not self.lowest < self.highest:
+        if not -math.inf < self.lowest < self.highest < math.inf:
             raise ValueError(
-                f"a metric's values lie in [lowest, highest], got [{self.lowest!r}, "
+                f"a metric's values lie in [lowest, highest], both finite, got [{self.lowest!r}, "
                 f"{self.highest!r}]"
+            )
+        if self.worst is not None and not self.lowest <= self.worst <= self.highest:
+            raise ValueError(
+                f"a metric's worst value lies in [{self.lowest:g}, {self.highest:g}], got "
+                f"{self.worst!r}"
             )
         if not callable(self.function):
             raise TypeError(f"a metric's function is callable, got {self.function!r}")
@@ -70,14 +77,15 @@ class Metric:
     @property
     def identity(self) -> str:
         """What tells it from other metrics."""
-        try:
-            source = hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()[:16]
-        except (OSError, TypeError):
-            source = "no source"
         return (
             f"{self.name} in [{self.lowest:g}, {self.highest:g}], NaN {self.worst}, version "
-            f"{self.version}, {source}"
+            f"{self.version}, {content_of(self.function)}"
         )
+
+    @property
+    def is_better_higher(self) -> bool:
+        """Whether a network that is worse off has a lower value."""
+        return self.worst != self.highest
 
 
 class Counts(NamedTuple):
@@ -108,10 +116,10 @@ class Counts(NamedTuple):
     non_finite: int
 
 
-def count(output: Tensor, labels: Tensor | None, clean: Tensor) -> Counts:
+def count(output: Tensor, labels: Tensor | None, clean: Tensor, is_classes: bool = True) -> Counts:
     """Counts of the outputs (m, ...) beside the clean ones; one transfer from a GPU."""
-    finite = torch.isfinite(output).flatten(1).all(1)
-    if output.dim() != 2:
+    finite = torch.isfinite(output).reshape(len(output), -1).all(1)
+    if output.dim() != 2 or not is_classes:
         return Counts(None, None, None, None, None, None, None, int((~finite).sum()))
     top = output.topk(min(_TOP, output.shape[1])).indices
     # topk and argmax may break ties in different ways, and argmax is what predicts.
@@ -119,7 +127,8 @@ def count(output: Tensor, labels: Tensor | None, clean: Tensor) -> Counts:
     confidence = output.float().softmax(1).amax(1)
     change = (confidence / clean.float().softmax(1).amax(1) - 1.0).abs()
     columns = [
-        finite & (predicted == expected),
+        # An output that is not finite without faults either is no corruption.
+        torch.where(finite, predicted == expected, ~torch.isfinite(clean).all(1)),
         ~finite | ((top != expected[:, None]).all(1) & (predicted != expected)),
         ~finite | (change > 0.1),
         ~finite | (change > 0.2),
@@ -180,6 +189,11 @@ def metric_named(metric: str | Metric) -> Metric:
             f"a metric is one of {', '.join(METRICS)}, or a proact.campaign.Metric; got {metric!r}"
         )
     return METRICS[metric]
+
+
+def is_built_in(metric: Metric) -> bool:
+    """Whether outputs have to be classes."""
+    return metric in METRICS.values()
 
 
 def describe(metric: Metric) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from proact.campaign.bench import Answers, Bench, answers_of, outputs
 from proact.campaign.evaluation import Evaluation
 from proact.campaign.metrics import Counts, Metric
 from proact.campaign.statistics import Components, Cost, components_of, images_per_trial
+from proact.campaign.statistics.planning import LARGEST_VARIANCE
 from proact.campaign.store import Store
 from proact.campaign.task import Policy, facts_digest
 from proact.faults import Fault, Injector
@@ -83,7 +84,8 @@ def settle(
         return [answers_of(network, data, metric, policy) for network in networks]
 
     if asked.policy is not None:
-        return Settled(asked.policy, Cost(0.0, 0.0), {}), answered(asked.policy)
+        cost = _cost(injectors[0], data, faults[0], seed, asked.policy)
+        return Settled(asked.policy, cost, {}), answered(asked.policy)
     # The layout is chosen once for all numbers of images, so that these differ in nothing else.
     subject = f"warm-up for {facts_digest(facts)}"
     made = store.choice(subject)
@@ -97,7 +99,7 @@ def settle(
     if images != "auto":
         number = images if isinstance(images, int) else None
         return replace(settled, policy=replace(settled.policy, images=number)), answers
-    subject = f"images a trial for {facts_digest(facts)}"
+    subject = f"images a trial at margin {asked.margin:g} for {facts_digest(facts)}"
     made = store.choice(subject)
     if made is None:
         benches = [
@@ -160,13 +162,24 @@ def with_chosen_images(
     step = max(len(cells) // _PILOT_CELLS, 1)
     components: list[Components] = []
     available = len(benches[0].data)
+    scale = benches[0].metric.highest - benches[0].metric.lowest
     for bench, fault in cells[::step]:
         pilot = _piloting(bench, min(_PILOT_IMAGES, available))
-        pairs = [pilot.image_values(fault, trial) for trial in range(_PILOT_TRIALS)]
+        pairs = []
+        for trial in range(_PILOT_TRIALS):
+            try:
+                pairs.append(pilot.image_values(fault, trial))
+            except Exception:
+                # Of the network's own forward: the campaign will record such trials as failed.
+                continue
+        if not pairs:
+            components.append(Components(LARGEST_VARIANCE, LARGEST_VARIANCE))
+            continue
         values, clean = (torch.stack(column).cpu().numpy() for column in zip(*pairs, strict=True))
-        scale = bench.metric.highest - bench.metric.lowest
         components.append(components_of((values - bench.metric.lowest) / scale, clean / scale))
-    images = images_per_trial(components, settled.cost, available, margin, confidence)
+    images = images_per_trial(
+        components, settled.cost, available, min(margin / scale, 1.0), confidence
+    )
     number = None if images >= available else images
     return replace(settled, policy=replace(settled.policy, images=number))
 

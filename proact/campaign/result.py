@@ -13,6 +13,7 @@ from proact.campaign.cells import Cell, Details, Source, details, difference, su
 from proact.campaign.policy import Settled
 from proact.campaign.statistics import Interval
 from proact.campaign.store import Row, Store
+from proact.errors import ProactError
 from proact.faults import Fault
 
 if TYPE_CHECKING:
@@ -135,8 +136,12 @@ class Result:
         accuracy_over_ber(self.cells, Path(path), self.confidence)
 
     def _opened(self) -> AbstractContextManager[Store]:
-        # Rows in memory live as long as their connection.
-        return nullcontext(self._store) if self._store.path is None else Store(self._store.path)
+        path = self._store.path
+        if path is None:  # rows in memory live as long as their connection
+            return nullcontext(self._store)
+        if not path.exists():
+            raise ProactError(f"the store {path} is gone, and with it the rows of this result")
+        return Store(path)
 
 
 class _Rows(Mapping[tuple[str, Fault], Sequence[Row]]):

@@ -5,8 +5,8 @@
     fault     what was injected, as text and as JSON
     row       one trial of one variant under one fault
     failure   trials that could not be run, and why
-    choice    what `images_per_trial="auto"` and the warm-up settled on, so that a resumed run keeps
-    it campaign  names that users gave to tasks
+    choice    what the warm-up and `images_per_trial="auto"` settled on, for resumed runs to keep
+    campaign  names that users gave, and the variants of each
 
 The columns of ``row`` are those of `proact.campaign.store.Row`.
 """
@@ -41,7 +41,8 @@ CREATE TABLE failure (
     PRIMARY KEY (variant, fault, trial)) WITHOUT ROWID;
 CREATE TABLE choice (subject TEXT PRIMARY KEY, made TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE campaign (
-    name TEXT PRIMARY KEY, task INTEGER NOT NULL REFERENCES task) WITHOUT ROWID;
+    name TEXT NOT NULL, variant INTEGER NOT NULL REFERENCES variant,
+    PRIMARY KEY (name, variant)) WITHOUT ROWID;
 """
 
 

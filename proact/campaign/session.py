@@ -15,22 +15,20 @@ import torch
 from torch import nn
 
 from proact.campaign.cells import Source, trials_of
-from proact.campaign.checks import check_outputs
+from proact.campaign.checks import check_outputs, check_policy
 from proact.campaign.coordinator import Coordinator, OpenCell
 from proact.campaign.crews import WORTH_PROCESSES_SECONDS, Crew, InThisProcess, crew_for
 from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
-from proact.campaign.metrics import Metric, metric_named
+from proact.campaign.metrics import Metric, is_built_in, metric_named
 from proact.campaign.policy import Asked, settle
 from proact.campaign.progress import Line, Progress, Watch
 from proact.campaign.ranges import Ranges
 from proact.campaign.result import Result
 from proact.campaign.statistics import (
-    Interval,
     Known,
     StoppingRule,
+    Trials,
     checked_confidence,
-    deviation,
-    trial_mean,
     trials_for_margin,
 )
 from proact.campaign.store import CellKey, Store
@@ -43,7 +41,7 @@ from proact.campaign.task import (
 )
 from proact.campaign.work import Job
 from proact.errors import ProactError
-from proact.faults import Encoding, Fault, Injector, encode, encoding_named
+from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
 from proact.ops.plan import SEEDS, checked_integer
 
 
@@ -96,8 +94,10 @@ class Session:
             for injector in self._injectors
         ]
         device = self._injectors[0].device
-        self._data = _on_device(evaluation_of(data), device)
+        self._data = _on_device(evaluation_of(data, is_built_in(self._metric)), device)
         check_outputs(dict(zip(self._names, models, strict=True)), self._data, self._metric)
+        if settings.policy is not None:
+            check_policy(settings.policy, self._data)
         self._facts = task_facts(self._data, self._encoding, self._metric, self._seed)
         self._store = Store(store)
         try:
@@ -107,6 +107,8 @@ class Session:
             raise
 
     def _prepare(self, models: list[nn.Module], name: str | None) -> None:
+        if name is not None:
+            self._check_name(name, self._facts, {})
         asked = Asked(
             self._settings.images_per_trial,
             self._settings.policy,
@@ -126,14 +128,15 @@ class Session:
         if name is not None:
             self._check_name(name, facts, dict(zip(self._names, digests, strict=True)))
         task = self._store.task(facts_digest(facts), facts)
-        if name is not None:
-            self._store.name(name, task)
         variants = [
             self._store.variant(
                 task, variant, digest, len(self._data), float(answer.values.mean()), clean[:3]
             )
             for variant, digest, (answer, clean) in zip(self._names, digests, answers, strict=True)
         ]
+        if name is not None:
+            for variant in variants:
+                self._store.name(name, variant)
         faults = [self._store.fault(str(fault), fault.to_dict()) for fault in self._faults]
         self.cells = [
             self._open_cell(v, f, CellKey(variant, fault))
@@ -167,6 +170,11 @@ class Session:
             self._store.close()
 
     @property
+    def is_better_higher(self) -> bool:
+        """Of the metric's values."""
+        return self._metric.is_better_higher
+
+    @property
     def stored(self) -> int:
         """How many trials of this campaign are in the store."""
         return sum(cell.stored.count(1 << 32) for cell in self.cells)
@@ -198,7 +206,9 @@ class Session:
             watch = stack.enter_context(
                 Watch(list(lines.values()), crew.hands, self._progress, scale)
             )
-            coordinator = Coordinator(self._store, self.cells, crew, watch.update)
+            coordinator = Coordinator(
+                self._store, self.cells, crew, watch.update, isinstance(goal, StoppingRule)
+            )
             try:
                 coordinator.work(target)
             finally:
@@ -229,22 +239,25 @@ class Session:
             self.known(cell),
             cell.target,
             rule,
+            self._metric.is_better_higher,
         )
 
     def known(self, cell: OpenCell) -> Known:
         """What is known of a cell without a trial."""
         answer, _ = self._answers[cell.variant]
         _, none = self._known_of_faults[cell.variant][cell.fault]
-        return Known(float(answer.values.mean()), none, self._metric.lowest, self._metric.highest)
+        is_transient = isinstance(self._faults[cell.fault], ActivationFlip)
+        return Known(
+            float(answer.values.mean()),
+            none,
+            self._metric.lowest,
+            self._metric.highest,
+            is_clean_without_flips=not is_transient,
+        )
 
-    def interval(self, cell: OpenCell, confidence: float) -> Interval:
-        """The mean of a cell's trials up to its target."""
-        trials = trials_of(self._store, cell.key, cell.target)
-        return trial_mean(trials, self.known(cell), confidence)
-
-    def deviation(self, cell: OpenCell) -> float:
-        """The standard deviation of what a cell's mean is made of, a trial."""
-        return deviation(trials_of(self._store, cell.key, cell.target), self.known(cell))
+    def trials(self, cell: OpenCell) -> Trials:
+        """A cell's trials up to its target."""
+        return trials_of(self._store, cell.key, cell.target, self.known(cell))
 
     def _next_look(self, cell: OpenCell, rule: StoppingRule, line: Line) -> int:
         known = self.known(cell)
@@ -253,7 +266,7 @@ class Session:
             if line.expected == 0:
                 return 0
             return line.expected
-        trials = trials_of(self._store, cell.key, cell.target)
+        trials = self.trials(cell)
         following = rule.next(trials, known)
         glance = rule.glance(trials, known)
         line.estimate, line.half_width = glance.estimate, glance.half_width
@@ -261,10 +274,10 @@ class Session:
         return cell.target if following is None else following
 
     def _check_name(self, name: str, facts: dict[str, object], digests: dict[str, str]) -> None:
-        found = self._store.named_task(name)
+        found = self._store.named(name)
         if found is None:
             return
-        task, stored = found
+        stored, known = found
         differing = [key for key in facts if stored.get(key) != facts[key]]
         if differing:
             told = ", ".join(f"{k} is {stored.get(k)} there and {facts[k]} here" for k in differing)
@@ -272,7 +285,6 @@ class Session:
                 f"the store {self._store.path} has a campaign {name!r} of another task: {told}; "
                 "give this one another name"
             )
-        known = self._store.digests(task)
         changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
         if changed:
             raise ProactError(
@@ -285,7 +297,16 @@ class Session:
             self._store.forget_failures(key)
         runs = self._store.runs(key)
         failed = len(self._store.failures(key, 1 << 32))
-        return OpenCell(variant, fault, key, Ranges(runs), failed=failed, issued=Ranges(runs))
+        images = self.settled.policy.images or len(self._data)
+        return OpenCell(
+            variant,
+            fault,
+            key,
+            Ranges(runs),
+            failed=failed,
+            seconds=self.settled.cost.seconds(images),
+            issued=Ranges(runs),
+        )
 
     def _crew(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> Crew:
         is_on_gpu = self._data.inputs.device.type != "cpu"

@@ -59,7 +59,7 @@ class Prefixes:
                 parts = [kept.after(*(t.clone() for t in crossing)) for crossing in kept.crossing]
                 break
         else:
-            parts = [self._model(batch) for batch in self._batches]
+            parts = [self._model(batch.clone()) for batch in self._batches]
         outputs = [logits_of(part) for part in parts]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -76,11 +76,11 @@ def _kept(model: nn.Module, batches: list[Tensor]) -> list[_Kept]:
         if cut is None:
             continue
         with torch.inference_mode():
-            first = cut.before(batches[0])
+            first = cut.before(batches[0].clone())
             wanted = sum(t.nbytes for t in first) * len(batches)
             if wanted > room:
                 continue
-            crossing = [first, *(cut.before(batch) for batch in batches[1:])]
+            crossing = [first, *(cut.before(batch.clone()) for batch in batches[1:])]
         room -= wanted
         kept.append(_Kept(cut.after, crossing, frozenset(_stored_in(cut.before, names))))
     return kept
@@ -97,7 +97,7 @@ def _cut_places(model: nn.Module, examples: Tensor) -> list[nn.Module]:
     ]
     try:
         with torch.inference_mode():
-            model(examples)
+            model(examples.clone())
     finally:
         for hook in hooks:
             hook.remove()

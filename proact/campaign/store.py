@@ -76,7 +76,8 @@ class Store:
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        # A later change of the working folder must not make another store of it.
+        self.path = None if path is None else Path(path).absolute()
         if self.path is not None:
             refuse_strangers(self.path)
         with self._errors_named():
@@ -114,24 +115,22 @@ class Store:
         )
         return self._number("SELECT id FROM task WHERE digest = ?", digest)
 
-    def named_task(self, name: str) -> tuple[int, dict[str, Any]] | None:
-        """The number and the facts of the task that a campaign of this name has; None if none."""
+    def named(self, name: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """The facts of the task that a campaign of this name has, and the content digests of its
+        variants by name; None where there is no such campaign."""
         found = self._execute(
-            "SELECT task.id, facts FROM campaign JOIN task ON task = task.id WHERE name = ?",
+            "SELECT facts, variant.name, variant.digest FROM campaign"
+            " JOIN variant ON variant.id = variant JOIN task ON task.id = task"
+            " WHERE campaign.name = ?",
             (name,),
         )
-        return (int(found[0][0]), json.loads(found[0][1])) if found else None
+        if not found:
+            return None
+        return json.loads(found[0][0]), {variant: digest for _, variant, digest in found}
 
-    def name(self, name: str, task: int) -> None:
-        """Gives a task a name; one that is taken stays where it is."""
-        self._execute("INSERT OR IGNORE INTO campaign VALUES (?, ?)", (name, task))
-
-    def digests(self, task: int) -> dict[str, str]:
-        """The content digests of a task's variants by name, the newest of each."""
-        found = self._execute(
-            "SELECT name, digest FROM variant WHERE task = ? ORDER BY id", (task,)
-        )
-        return {str(name): str(digest) for name, digest in found}
+    def name(self, name: str, variant: int) -> None:
+        """Makes a variant one of a named campaign's."""
+        self._execute("INSERT OR IGNORE INTO campaign VALUES (?, ?)", (name, variant))
 
     def variant(
         self,
@@ -186,7 +185,7 @@ class Store:
             )
 
     def fail(self, cell: CellKey, trial: int, attempts: int, error: str) -> None:
-        """Records a trial that could not be run."""
+        """Records a trial that could not be run (here: another process may have its row)."""
         self._execute(
             "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?)",
             (*cell, trial, attempts, error),
@@ -199,7 +198,9 @@ class Store:
     def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
         """(trial, error) of those among the first ``trials`` that could not be run."""
         return self._execute(
-            f"SELECT trial, error FROM failure WHERE {_CELL} AND trial < ? ORDER BY trial",
+            f"SELECT trial, error FROM failure AS f WHERE {_CELL} AND trial < ? AND NOT EXISTS ("
+            "  SELECT 1 FROM row WHERE row.variant = f.variant AND row.fault = f.fault"
+            "  AND row.trial = f.trial) ORDER BY trial",
             (*cell, trials),
         )
 

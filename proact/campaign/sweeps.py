@@ -26,13 +26,17 @@ from proact.campaign.session import Session, Settings
 from proact.campaign.statistics import (
     PRICE_OF_STOPPING,
     Interval,
+    Trials,
     checked_confidence,
     checked_margin,
+    deviation,
     optimal_allocation,
     stratified_mean,
+    trial_mean,
 )
 from proact.faults import Encoding, ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
+from proact.ops.plan import TRIALS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +59,7 @@ class Stratum:
         name: a layer's qualified name, or a bit's number (0 the lowest).
         share: of the exposed bits, in (0, 1].
         value: mean of the metric when the fault hits this part, with its interval.
-        loss: the metric without faults minus ``value``, with its interval.
+        loss: how much worse ``value`` is than the metric without faults, with its interval.
         trials: how many.
     """
 
@@ -251,27 +255,38 @@ def _sweep(
         targets = [first] * len(cells)
         while True:
             session.work(_targets_of(cells, targets))
-            means = [session.interval(cell, confidence) for cell in cells]
-            whole = stratified_mean(shares, means)
-            if margin is not None and whole.half_width <= margin:
+            found = [session.trials(cell) for cell in cells]
+            # Trials that failed widen the intervals for good: more trials would not help.
+            reached = stratified_mean(
+                shares,
+                [
+                    trial_mean(replace(mine, failed=0), session.known(cell), confidence)
+                    for mine, cell in zip(found, cells, strict=True)
+                ],
+            ).half_width
+            if margin is not None and reached <= margin:
                 break
-            following = _next_round(session, shares, targets, whole.half_width, margin, trials)
+            following = _next_round(session, found, shares, targets, reached, margin, trials)
             if following == targets:
                 break
             targets = following
+        means = [
+            trial_mean(mine, session.known(cell), confidence)
+            for mine, cell in zip(found, cells, strict=True)
+        ]
         result = session.result(None)
         clean = result.clean["network"]
-        found = [
-            Stratum(
-                name,
-                share,
-                mean,
-                Interval(clean - mean.estimate, clean - mean.high, clean - mean.low),
-                cell.target,
-            )
+        parts = [
+            Stratum(name, share, mean, _loss(clean, mean, session.is_better_higher), cell.target)
             for name, share, mean, cell in zip(strata, shares, means, cells, strict=True)
         ]
-        return Sweep(kind, found, whole, clean, result)
+        return Sweep(kind, parts, stratified_mean(shares, means), clean, result)
+
+
+def _loss(clean: float, value: Interval, is_better_higher: bool) -> Interval:
+    if is_better_higher:
+        return Interval(clean - value.estimate, clean - value.high, clean - value.low)
+    return Interval(value.estimate - clean, value.low - clean, value.high - clean)
 
 
 def _targets_of(cells: Sequence[OpenCell], targets: Sequence[int]) -> Callable[[OpenCell], int]:
@@ -281,6 +296,7 @@ def _targets_of(cells: Sequence[OpenCell], targets: Sequence[int]) -> Callable[[
 
 def _next_round(
     session: Session,
+    found: Sequence[Trials],
     shares: Sequence[float],
     targets: Sequence[int],
     half_width: float,
@@ -288,7 +304,14 @@ def _next_round(
     trials: int | None,
 ) -> list[int]:
     """More trials where they help most; the same where there are enough or no more to give."""
-    deviations = [max(session.deviation(cell), _LEAST_DEVIATION) for cell in session.cells]
+    # Cells in which nearly all trials failed were given up.
+    open_cells = [cell.target == now for cell, now in zip(session.cells, targets, strict=True)]
+    deviations = [
+        max(deviation(mine, session.known(cell)), _LEAST_DEVIATION) if is_open else 0.0
+        for mine, cell, is_open in zip(found, session.cells, open_cells, strict=True)
+    ]
+    if not any(open_cells):
+        return list(targets)
     given = sum(targets)
     total = _GROWTH * given
     if margin is not None:
@@ -302,7 +325,8 @@ def _next_round(
     more = [max(then - now, 0) for now, then in zip(targets, wanted, strict=True)]
     # Strata that had more than their share already leave less for the others.
     scale = min((total - given) / max(sum(more), 1), 1.0)
-    return [now + int(scale * extra) for now, extra in zip(targets, more, strict=True)]
+    following = [now + int(scale * extra) for now, extra in zip(targets, more, strict=True)]
+    return [min(then, TRIALS - 1) for then in following]
 
 
 def _exactly(name: str) -> Where:

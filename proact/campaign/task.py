@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proact.campaign.content import behaviour_of
 from proact.campaign.evaluation import DRAW_VERSION, Evaluation
 from proact.campaign.metrics import Metric, describe
 from proact.data.splits import content
@@ -60,12 +61,12 @@ def facts_digest(facts: Mapping[str, Any]) -> str:
 
 
 def model_digest(model: nn.Module, clean: Tensor) -> str:
-    """SHA-256 of the architecture as it prints, of every parameter and buffer, and of the ``clean``
-    outputs, in which what a forward method does beyond these shows.
+    """SHA-256 of the architecture as it prints, of every parameter and buffer, of what forward
+    methods, hooks and plain attributes say, and of the ``clean`` outputs.
 
     Outputs count as classes, or rounded to three digits: their last ones differ among machines.
     """
-    digest = hashlib.sha256(repr(model).encode())
+    digest = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(content(tensor))

@@ -47,12 +47,15 @@ class Known:
         clean: the mean over all images without faults.
         unflipped: the probability that a trial flips nothing; None where nobody knows it.
         lowest, highest: the ends of the range that a trial's value lies in.
+        is_clean_without_flips: whether a trial that flips nothing gives the clean result. Faults in
+            activations that an encoding rounds do not.
     """
 
     clean: float
     unflipped: float | None = None
     lowest: float = 0.0
     highest: float = 1.0
+    is_clean_without_flips: bool = True
 
 
 def trial_mean(trials: Trials, known: Known, confidence: float = 0.95) -> Interval:
@@ -76,18 +79,19 @@ def trial_mean(trials: Trials, known: Known, confidence: float = 0.95) -> Interv
         known: see `Known`.
         confidence: in (0, 1), two-sided; see `mean_interval`.
     """
-    flipped = _mean_of_flipped(trials, known, confidence)
-    if known.unflipped is None:
-        low, high = flipped.low, flipped.high
-        estimate = flipped.estimate
-    else:
-        share = 1.0 - known.unflipped
-        estimate, low, high = (known.unflipped * known.clean + share * value for value in flipped)
-    lost = trials.failed / max(trials.failed + trials.measured, 1)
+    estimate, low, high = _mean_of_flipped(trials, known, confidence)
+    # Trials without a flip do not fail: these are the others' share.
+    averaged = trials.flipped if known.unflipped is not None else trials.measured
+    lost = trials.failed / max(trials.failed + averaged, 1)
     low, high = (1 - lost) * low + lost * known.lowest, (1 - lost) * high + lost * known.highest
+    if known.unflipped is not None:
+        share = 1.0 - known.unflipped
+        estimate, low, high = (
+            known.unflipped * known.clean + share * end for end in (estimate, low, high)
+        )
 
     def inside(value: float) -> float:
-        return min(max(value, known.lowest), known.highest)
+        return float(min(max(value, known.lowest), known.highest))
 
     return Interval(inside(estimate), inside(low), inside(high))
 

@@ -61,13 +61,22 @@ class StoppingRule:
         checked_margin(self.margin)
         checked_confidence(self.confidence)
 
+    @property
+    def confidence_at_stop(self) -> float:
+        """At which intervals are made, so that they hold the asked one after all looks."""
+        return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
+
     def interval(self, trials: Trials, known: Known) -> Interval:
-        """`trial_mean` at the time of stopping: at a confidence that pays for the looks, and moved
-        by what stopping itself does to the mean."""
-        mean = trial_mean(trials, known, 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence))
+        """Of the mean that stopped the cell: `trial_mean`, moved by what stopping does to it.
+
+        A cell that ended for want of trials was not stopped by its spread, and is not moved.
+        """
+        mean = trial_mean(trials, known, self.confidence_at_stop)
+        if trials.measured + trials.failed >= self.most:
+            return mean
         shift = _shift_of_stopping(trials, known)
-        estimate, low, high = (min(max(end + shift, known.lowest), known.highest) for end in mean)
-        return Interval(estimate, low, high)
+        moved = (min(max(end + shift, known.lowest), known.highest) for end in mean)
+        return Interval(*map(float, moved))
 
     def first(self, known: Known) -> int:
         """The number of trials before which no data can be narrow enough: those that all being
@@ -76,7 +85,7 @@ class StoppingRule:
         if 0.5 * width <= self.margin:
             return 0
         # Trials without a flip say nothing about those with one.
-        flipped = all_alike_half_width(1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence))
+        flipped = all_alike_half_width(self.confidence_at_stop)
         wanted = flipped * width / self.margin / (1.0 - (known.unflipped or 0.0))
         return self._look(math.floor(wanted))
 
@@ -90,7 +99,8 @@ class StoppingRule:
         if error > _NEARLY * self.margin:
             wanted = math.floor(seen * (error / _NEARLY / self.margin) ** 2)
             return self._look(max(wanted, seen + 1))  # rounded down, it may be where we are
-        if self.interval(without_failed, known).half_width <= self.margin:
+        mean = trial_mean(without_failed, known, self.confidence_at_stop)
+        if mean.half_width <= self.margin:
             return None
         return self._look(seen + 1)
 
@@ -122,7 +132,8 @@ class StoppingRule:
 def _shift_of_stopping(trials: Trials, known: Known) -> float:
     """What a mean at the time of stopping lacks.
 
-    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the mean go
+    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the mean
+    go
     together: cov(mean, S^2) = m3 / n, with m3 the third central moment. A run that met few failures
     has a small S^2 and stops early, with too high a mean. Since N is in proportion to S^2, the mean
     is off by -m3 / (sigma^2 n) on average. Of two values a distance d apart, of which one is rare,
@@ -137,7 +148,7 @@ def _shift_of_stopping(trials: Trials, known: Known) -> float:
     if variance <= 1e-12:
         return 0.0
     third = float(from_mean**3 @ counts) / n
-    return (1.0 - (known.unflipped or 0.0)) * third / variance / n
+    return float((1.0 - (known.unflipped or 0.0)) * third / variance / n)
 
 
 def _normal_half_width(trials: Trials, known: Known, confidence: float) -> float:
