@@ -1,0 +1,164 @@
+"""Do cells say what their rows say where things go wrong, or mean something else than usual?"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import ProactError, campaign
+from proact.campaign import Metric
+from proact.campaign.statistics import Known, StoppingRule, Trials, trial_mean
+from proact.data import Data
+from proact.faults import ActivationFlip, BitFlip, ExactFlips
+
+
+def test_faults_in_rounded_activations_are_not_clean_without_a_flip(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    fault = ActivationFlip(0.0, encoding="int2")
+    result = campaign.run({"m": trained_cnn}, digits, [fault], trials=30, images_per_trial=40)
+    rows = result.rows["m", fault]
+    (cell,) = result.cells
+    assert all(row.flips == 0 for row in rows)
+    assert np.mean([row.value for row in rows]) < cell.clean - 0.2
+    assert cell.value.estimate == pytest.approx(np.mean([row.value for row in rows]), abs=0.02)
+    assert cell.sdc is not None
+    assert cell.sdc.estimate > 0.2
+
+
+def test_failed_trials_count_among_those_that_flip() -> None:
+    trials = Trials(np.array([0.1]), np.array([0.9]), np.array([5000.0]), 90_000, 5000)
+    mean = trial_mean(trials, Known(0.9, unflipped=0.9))
+    # Had the failed ones kept everything, or nothing.
+    assert mean.high >= 0.9 * 0.9 + 0.1 * (0.5 * 0.1 + 0.5)
+    assert mean.low <= 0.9 * 0.9 + 0.1 * (0.5 * 0.1)
+
+
+class Fragile(nn.Module):
+    """Raises on what is not finite or large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.second(self.first(x.flatten(1)))
+        if not bool((output.abs() < 1e4).all()):
+            raise ArithmeticError("too large")
+        return output
+
+
+def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
+    result = campaign.run({"m": Fragile()}, digits, [BitFlip(1e-2)], trials=20)
+    (cell,) = result.cells
+    assert cell.trials + cell.failed == 20
+    assert cell.failed > 5
+    assert cell.value.high - cell.value.low > cell.failed / 20
+    details = result.details()["m", BitFlip(1e-2)]
+    assert details.critical.high - details.critical.low > cell.failed / 20
+    reasons = result.failures()["m", BitFlip(1e-2)]
+    assert len(reasons) == cell.failed
+    assert all("ArithmeticError: too large" in reason for _, reason in reasons)
+
+
+def test_sweeps_end_where_trials_fail(digits: Data) -> None:
+    sweep = campaign.per_layer(Fragile(), digits, ExactFlips(20), margin=0.1, images_per_trial=16)
+    assert len(sweep.strata) == 2
+    assert sweep.result.failures()
+    always = Metric("never", raising, needs_targets=False)
+    with pytest.raises(ZeroDivisionError):
+        campaign.per_layer(Fragile(), digits, metric=always, images_per_trial=16)
+
+
+def raising(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+    raise ZeroDivisionError("always")
+
+
+def test_a_cell_of_failures_alone_is_given_up(digits: Data) -> None:
+    result = campaign.run(
+        {"m": Fragile()}, digits, [BitFlip(0.3)], margin=0.01, images_per_trial=16
+    )
+    (cell,) = result.cells
+    assert cell.failed >= 20
+    assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=0.1)
+
+
+def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -> None:
+    fault = BitFlip(1e-3)
+    options = {"encoding": "q15.16", "images_per_trial": 40, "metric": "sdc"}
+    result = campaign.run({"m": trained_cnn}, digits, [fault], trials=40, **options)
+    assert result.details()["m", fault].critical.estimate > 0.9
+    sweep = campaign.per_bit(trained_cnn, digits, trials=1100, **options)
+    losses = {int(stratum.name): stratum.loss.estimate for stratum in sweep.strata}
+    assert losses[30] > 0.1 > losses[2] >= 0
+
+
+def test_a_mean_is_moved_where_its_spread_stopped_it() -> None:
+    values = np.array([0.1, 0.9])
+    trials = Trials(values, np.array([0.9, 0.9]), np.array([3.0, 197.0]))
+    known = Known(0.9)
+    plain = trial_mean(trials, known)
+    stopped = StoppingRule(0.05).interval(trials, known)
+    # One more failure.
+    assert stopped.estimate == pytest.approx(plain.estimate - 0.8 / 200, abs=2e-4)
+    ended = StoppingRule(0.0001, most=200).interval(trials, known)
+    assert ended.estimate == plain.estimate
+
+
+def test_outputs_of_one_number_an_image() -> None:
+    torch.manual_seed(0)
+    metric = Metric("same", lambda out, targets, clean: (out == clean).double(), worst=0.0)
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    targets = torch.tensor([-1, 7, 3, 100])
+    result = campaign.run(
+        {"m": model}, (torch.randn(4, 4), targets), [BitFlip(1e-2)], trials=10, metric=metric
+    )
+    assert result.cells[0].sdc is None
+    regression = campaign.run(
+        {"m": nn.Linear(4, 3)}, (torch.randn(4, 4), torch.randn(4, 3)), [BitFlip(1e-2)], trials=5,
+        metric=Metric("error", lambda out, targets, clean: (out - targets).abs().amax(1), 0.0, 9.0),
+    )  # fmt: skip
+    assert regression.cells[0].sdc is None
+    for lowest, highest, worst in ((-np.inf, 1.0, None), (0.0, np.inf, None), (0.0, 1.0, np.nan)):
+        with pytest.raises(ValueError, match="a metric's"):
+            Metric("m", raising, lowest, highest, worst)
+
+
+class CallsOff(Executor):
+    """Takes one unit after the check, and calls off all others."""
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        future: Future[object] = Future()
+        if len(args) == 4 and args[2].first > 0:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        else:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_units_that_are_called_off_are_failures(trained_cnn: nn.Module, digits: Data) -> None:
+    result = campaign.run(
+        {"m": trained_cnn}, digits, [BitFlip(1e-3)], trials=12, images_per_trial=16,
+        executor=CallsOff(),
+    )  # fmt: skip
+    (cell,) = result.cells
+    assert 0 < cell.trials < 12
+    assert cell.trials + cell.failed == 12
+    assert {reason for _, reason in result.failures()["m", BitFlip(1e-3)]} == {
+        "the executor called it off"
+    }
+
+
+def test_parametrized_networks_run_here_and_say_why_nowhere_else(digits: Data) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10)))
+    options = {"trials": 3, "images_per_trial": 16}
+    here = campaign.run({"m": model}, digits, [BitFlip(1e-3)], executor=1, **options)
+    assert here.cells[0].trials == 3
+    with pytest.raises(ProactError, match="executor=1 runs them here"):
+        campaign.run({"m": model}, digits, [BitFlip(1e-3)], executor=2, **options)

@@ -1,0 +1,135 @@
+"""Does whatever decides a row tell tasks and variants apart, and nothing else?"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import ProactError, campaign
+from proact.campaign import Metric
+from proact.campaign.content import behaviour_of, content_of
+from proact.campaign.task import Policy
+from proact.data import Data
+from proact.faults import BitFlip
+
+FAULT = BitFlip(1e-3)
+
+
+class Limited(nn.Module):
+    """A limit that no clean activation reaches."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.limit = nn.Linear(64, 16), nn.Linear(16, 10), limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.second(self.first(x.flatten(1)).clamp(-self.limit, self.limit))
+        return output
+
+
+def test_what_shows_under_faults_alone_is_part_of_a_network(digits: Data, tmp_path: Path) -> None:
+    def values(limit: float, store: Path | None) -> list[float]:
+        result = campaign.run(
+            {"m": Limited(limit)}, digits, [FAULT], trials=10, images_per_trial="all", store=store
+        )
+        return [row.value for row in result.rows["m", FAULT]]
+
+    store = tmp_path / "rows.sqlite"
+    wide, narrow = values(1e30, store), values(20.0, store)
+    assert wide != narrow
+    assert narrow == values(20.0, None)
+    assert behaviour_of(Limited(1.0)) == behaviour_of(Limited(1.0))
+    hooked = Limited(1.0)
+    hooked.first.register_forward_hook(lambda module, inputs, output: output.relu())
+    assert behaviour_of(hooked) != behaviour_of(Limited(1.0))
+
+
+def closing_over(threshold: float) -> Metric:
+    def large(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+        return (output.abs().amax(1) > threshold).double()
+
+    return Metric("large", large, needs_targets=False)
+
+
+class Callable:
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
+        return (output.abs().amax(1) > self.threshold).double()
+
+
+def with_a_default(
+    output: Tensor, targets: Tensor | None, clean: Tensor, threshold: float = 1.0
+) -> Tensor:
+    return (output.abs().amax(1) > threshold).double()
+
+
+def test_what_a_metric_holds_is_part_of_it() -> None:
+    assert closing_over(1.0).identity == closing_over(1.0).identity
+    assert closing_over(1.0).identity != closing_over(2.0).identity
+    assert content_of(Callable(1.0)) != content_of(Callable(2.0))
+    assert content_of(Callable(1.0)) == content_of(Callable(1.0))
+    assert content_of(Callable(1.0).__call__) != content_of(Callable(2.0).__call__)
+    halves = functools.partial(with_a_default, threshold=0.5)
+    assert content_of(halves) != content_of(functools.partial(with_a_default, threshold=0.6))
+    assert content_of(halves) != content_of(with_a_default)
+    assert content_of(torch.relu) != content_of(torch.abs)
+
+
+def test_a_name_stands_for_its_own_networks(digits: Data, tmp_path: Path) -> None:
+    options = {"trials": 2, "images_per_trial": 16, "store": tmp_path / "rows.sqlite"}
+    one, other = Limited(1.0), Limited(2.0)
+    campaign.run({"m": one}, digits, [FAULT], name="a", **options)
+    campaign.run({"m": other}, digits, [FAULT], name="b", **options)
+    campaign.run({"m": one}, digits, [FAULT], name="a", **options)
+    with pytest.raises(ProactError, match="'a' with other networks"):
+        campaign.run({"m": other}, digits, [FAULT], name="a", **options)
+
+
+def test_a_result_finds_its_store_from_anywhere(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = campaign.run(
+        {"m": Limited(9.0)}, digits, [FAULT], trials=5, images_per_trial=16, store="rows.sqlite"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert result.cells[0].trials == 5
+    assert not list((tmp_path / "elsewhere").iterdir())
+    os.remove(tmp_path / "rows.sqlite")
+    with pytest.raises(ProactError, match="is gone"):
+        result.to_pandas(with_details=True)
+
+
+def test_networks_that_write_to_their_inputs(digits: Data) -> None:
+    class Halving(Limited):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(0.5))
+
+    images, labels = digits.test.images.clone(), digits.test.labels
+    result = campaign.run(
+        {"m": Halving(1e9)}, (images, labels), [FAULT], trials=3, images_per_trial="all"
+    )
+    assert torch.equal(images, digits.test.images)
+    with torch.no_grad():
+        right = Halving(1e9)(images.clone()).argmax(1) == labels
+    assert result.clean["m"] == pytest.approx(float(right.double().mean()))
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(1000, 64, False), Policy(0, 64, False), Policy(5, 0, False)]
+)
+def test_policies_that_do_not_fit(policy: Policy, digits: Data, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a policy's"):
+        campaign.run(
+            {"m": Limited(1.0)}, digits, [FAULT], policy=policy, store=tmp_path / "rows.sqlite"
+        )
+    assert not (tmp_path / "rows.sqlite").exists()
