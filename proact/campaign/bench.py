@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.evaluation import Evaluation, drawn
-from proact.campaign.metrics import Counts, Metric, count, is_built_in
+from proact.campaign.metrics import (
+    Counts,
+    Metric,
+    count,
+    count_non_finite,
+    is_built_in,
+    reference_of,
+    value_from,
+)
 from proact.campaign.shortcuts import Prefixes
 from proact.campaign.store import Row
 from proact.campaign.task import Policy
@@ -52,7 +60,8 @@ class Bench:
         # Images that change from trial to trial leave nothing to keep.
         keeps = self.shortcuts and self.policy.images is None
         self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None
-        self._is_classes = are_classes(self.answers.outputs, self.data, self.metric)
+        is_classes = are_classes(self.answers.outputs, self.data, self.metric)
+        self._reference = reference_of(self.answers.outputs) if is_classes else None
 
     def run(self, fault: Fault, trial: int) -> Row:
         """One trial: the fault pattern and the images that (seed, trial) name."""
@@ -106,18 +115,20 @@ class Bench:
     def _row(
         self, trial: int, flips: int, chosen: Tensor | None, output: Tensor, seconds: float
     ) -> Row:
-        clean = self._of(self.answers.outputs, chosen)
+        images = len(output)
         targets = self._of(self.data.targets, chosen)
-        labels = targets if self._is_classes and self.data.labels is not None else None
-        values = torch.stack(
-            [
-                self.metric.of(output, targets, clean).mean(),
-                self._of(self.answers.values, chosen).mean(),
-            ]
-        )
-        counts = count(output, labels, clean, self._is_classes)
-        value, unfaulted = values.tolist()
-        return Row(trial, flips, len(output), value, unfaulted, *counts, seconds)
+        clean_value = self._of(self.answers.values, chosen).mean().item()
+        value: float | None = None
+        if self._reference is None:
+            counts = count_non_finite(output)
+        else:
+            labels = targets if self.data.labels is not None else None
+            counts = count(output, labels, self._of(self._reference, chosen))
+            value = value_from(counts, images, self.metric)
+        if value is None:
+            clean = self._of(self.answers.outputs, chosen)
+            value = self.metric.of(output, targets, clean).mean().item()
+        return Row(trial, flips, images, value, clean_value, *counts, seconds)
 
 
 def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
@@ -136,9 +147,11 @@ def answers_of(
     with torch.inference_mode():
         output = outputs(model, list(inputs.split(policy.batch)))
         values = metric.of(output, data.targets, output)
-        is_classes = are_classes(output, data, metric)
-        labels = data.labels if is_classes else None
-        return Answers(output.contiguous(), values), count(output, labels, output, is_classes)
+        if not are_classes(output, data, metric):
+            return Answers(output.contiguous(), values), count_non_finite(output)
+        return Answers(output.contiguous(), values), count(
+            output, data.labels, reference_of(output)
+        )
 
 
 def are_classes(output: Tensor, data: Evaluation, metric: Metric) -> bool:

@@ -70,9 +70,11 @@ def _callable(value: Any, depth: int) -> str:
         return f"{_told(value.__func__, depth)} of {_told(value.__self__, depth - 1)}"
     if inspect.isfunction(value):
         return _function(value, depth)
+    if inspect.isbuiltin(value) or isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
-    own = None if isinstance(value, type) else getattr(kind, "__call__", None)  # noqa: B004
-    is_held = hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type))
+    own = getattr(kind, "__call__", None)  # noqa: B004
+    is_held = hasattr(value, "__dict__") and not isinstance(value, nn.Module)
     held = vars(value) if is_held else {}
     parts = [f"{name} {_told(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):

@@ -82,9 +82,10 @@ class LocalProcesses(Crew):
     """
 
     def __init__(self, job: Job, processes: int, threads: int) -> None:
+        pickled = _pickled(job)
         self._folder = tempfile.TemporaryDirectory(prefix="proact-")
         self._file = Path(self._folder.name) / "job"
-        self._file.write_bytes(_pickled(job))
+        self._file.write_bytes(pickled)
         self._threads = threads
         self._pools = [self._pool() for _ in range(processes)]
         #: What each has not done yet, in the order in which it will.

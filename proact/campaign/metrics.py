@@ -116,29 +116,37 @@ class Counts(NamedTuple):
     non_finite: int
 
 
-def count(output: Tensor, labels: Tensor | None, clean: Tensor, is_classes: bool = True) -> Counts:
-    """Counts of the outputs (m, ...) beside the clean ones; one transfer from a GPU."""
-    finite = torch.isfinite(output).reshape(len(output), -1).all(1)
-    if output.dim() != 2 or not is_classes:
-        return Counts(None, None, None, None, None, None, None, int((~finite).sum()))
+def reference_of(clean: Tensor) -> Tensor:
+    """What `count` needs of outputs without faults (n, classes): (n, 3) float64 of the prediction,
+    the highest softmax value, and whether all is finite."""
+    confidence = clean.float().softmax(1).amax(1)
+    columns = (clean.argmax(1), confidence, torch.isfinite(clean).all(1))
+    return torch.stack([column.to(torch.float64) for column in columns], dim=1)
+
+
+def count(output: Tensor, labels: Tensor | None, reference: Tensor) -> Counts:
+    """Counts of the outputs (m, classes) beside the `reference_of` the clean ones; one transfer
+    from a GPU."""
+    finite = torch.isfinite(output).all(1)
     top = output.topk(min(_TOP, output.shape[1])).indices
     # topk and argmax may break ties in different ways, and argmax is what predicts.
-    predicted, expected = output.argmax(1), clean.argmax(1)
-    confidence = output.float().softmax(1).amax(1)
-    change = (confidence / clean.float().softmax(1).amax(1) - 1.0).abs()
+    predicted, expected = output.argmax(1), reference[:, 0]
+    agrees = predicted == expected
+    logarithms = output.float().log_softmax(1)
+    change = (logarithms.amax(1).exp() / reference[:, 1] - 1.0).abs()
     columns = [
         # An output that is not finite without faults either is no corruption.
-        torch.where(finite, predicted == expected, ~torch.isfinite(clean).all(1)),
-        ~finite | ((top != expected[:, None]).all(1) & (predicted != expected)),
-        ~finite | (change > 0.1),
-        ~finite | (change > 0.2),
+        torch.where(finite, agrees, reference[:, 2] == 0.0),
+        ~(finite & (agrees | (top == expected[:, None]).any(1))),
+        ~(finite & (change <= 0.1)),
+        ~(finite & (change <= 0.2)),
         ~finite,
     ]
     if labels is not None:
-        right = predicted == labels
-        loss = functional.cross_entropy(output.float(), labels, reduction="none")
+        right = finite & (predicted == labels)
+        loss = -logarithms.gather(1, labels[:, None])[:, 0]
         loss = torch.where(finite, loss, HIGHEST_LOSS).clamp(max=HIGHEST_LOSS)
-        columns += [finite & right, finite & (right | (top == labels[:, None]).any(1)), loss]
+        columns += [right, right | (finite & (top == labels[:, None]).any(1)), loss]
     sums = torch.stack([column.to(torch.float64) for column in columns]).sum(1).tolist()
     agreeing, sdc5, sdc10, sdc20, non_finite = map(int, sums[:5])
     if labels is None:
@@ -146,6 +154,25 @@ def count(output: Tensor, labels: Tensor | None, clean: Tensor, is_classes: bool
     correct, top5 = map(int, sums[5:7])
     loss_mean = sums[7] / len(output)
     return Counts(correct, top5, loss_mean, agreeing, sdc5, sdc10, sdc20, non_finite)
+
+
+def count_non_finite(output: Tensor) -> Counts:
+    """What can be counted of outputs (m, ...) that are no classes."""
+    finite = torch.isfinite(output).reshape(len(output), -1).all(1)
+    return Counts(None, None, None, None, None, None, None, int((~finite).sum()))
+
+
+def value_from(counts: Counts, images: int, metric: Metric) -> float | None:
+    """The mean of a built-in metric over so many images; None for any other."""
+    found = {
+        "top-1": counts.correct,
+        "top-5": counts.top5,
+        "sdc": None if counts.agreeing is None else images - counts.agreeing,
+    }
+    if not is_built_in(metric):
+        return None
+    hits = found.get(metric.name)
+    return counts.loss if hits is None else hits / images
 
 
 def _finite(output: Tensor) -> Tensor:
@@ -169,7 +196,7 @@ def _loss(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
 
 
 def _sdc(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
-    return ~_finite(output) | (output.argmax(1) != clean.argmax(1))
+    return torch.where(_finite(output), output.argmax(1) != clean.argmax(1), _finite(clean))
 
 
 METRICS: Mapping[str, Metric] = {

@@ -54,14 +54,15 @@ class Fragile(nn.Module):
 
 
 def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
-    result = campaign.run({"m": Fragile()}, digits, [BitFlip(1e-2)], trials=20)
+    fault = BitFlip(1e-3)
+    result = campaign.run({"m": Fragile()}, digits, [fault], trials=20)
     (cell,) = result.cells
     assert cell.trials + cell.failed == 20
-    assert cell.failed > 5
+    assert 3 < cell.failed < 20
     assert cell.value.high - cell.value.low > cell.failed / 20
-    details = result.details()["m", BitFlip(1e-2)]
+    details = result.details()["m", fault]
     assert details.critical.high - details.critical.low > cell.failed / 20
-    reasons = result.failures()["m", BitFlip(1e-2)]
+    reasons = result.failures()["m", fault]
     assert len(reasons) == cell.failed
     assert all("ArithmeticError: too large" in reason for _, reason in reasons)
 
@@ -130,11 +131,11 @@ def test_outputs_of_one_number_an_image() -> None:
 
 
 class CallsOff(Executor):
-    """Takes one unit after the check, and calls off all others."""
+    """Calls off whatever holds trial 7."""
 
     def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
         future: Future[object] = Future()
-        if len(args) == 4 and args[2].first > 0:
+        if len(args) == 4 and args[2].first <= 7 < args[2].end:
             future.cancel()
             future.set_running_or_notify_cancel()
         else:
@@ -148,11 +149,8 @@ def test_units_that_are_called_off_are_failures(trained_cnn: nn.Module, digits: 
         executor=CallsOff(),
     )  # fmt: skip
     (cell,) = result.cells
-    assert 0 < cell.trials < 12
-    assert cell.trials + cell.failed == 12
-    assert {reason for _, reason in result.failures()["m", BitFlip(1e-3)]} == {
-        "the executor called it off"
-    }
+    assert (cell.trials, cell.failed) == (11, 1)
+    assert result.failures()["m", BitFlip(1e-3)] == [(7, "the executor called it off")]
 
 
 def test_parametrized_networks_run_here_and_say_why_nowhere_else(digits: Data) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from proact import campaign
 from proact.campaign import Metric
-from proact.campaign.metrics import HIGHEST_LOSS, METRICS, count
+from proact.campaign.metrics import HIGHEST_LOSS, METRICS, count, reference_of
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 
@@ -47,13 +47,13 @@ def test_counts_equal_those_by_hand() -> None:
     output[3, 4] = 1e30
     labels = torch.randint(0, 10, (200,), generator=generator)
     expected = counted_by_hand(output, labels, clean)
-    found = count(output, labels, clean)
+    found = count(output, labels, reference_of(clean))
     assert found[:2] == expected[:2]
     assert found[3:] == expected[3:]
     assert found[2] == pytest.approx(expected[2], abs=1e-5)
     assert expected[-1] == 3
     assert 0 < found.sdc5 < found.sdc10  # type: ignore[operator]
-    without = count(output, None, clean)
+    without = count(output, None, reference_of(clean))
     assert without[:3] == (None, None, None)
     assert without[3:] == found[3:]
 
