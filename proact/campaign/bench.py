@@ -56,7 +56,7 @@ class Bench:
     injector: Injector = field(init=False)
 
     def __post_init__(self) -> None:
-        self.injector = Injector(self.model, self.encoding)
+        self.injector = Injector(self.model, self.encoding, is_private=True)
         # Images that change from trial to trial leave nothing to keep.
         keeps = self.shortcuts and self.policy.images is None
         self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None

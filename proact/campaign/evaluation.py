@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,8 +105,7 @@ def drawn(seed: int, trial: int, available: int, images: int) -> list[int]:
     stream = hashlib.shake_128(f"proact images {seed} {trial}".encode()).digest(8 * images)
     moved: dict[int, int] = {}
     order = []
-    for step in range(images):
-        number = int.from_bytes(stream[8 * step : 8 * step + 8], "little")
+    for step, number in enumerate(struct.unpack(f"<{images}Q", stream)):
         other = step + number % (available - step)
         order.append(moved.get(other, other))
         moved[other] = moved.get(step, step)

@@ -32,18 +32,29 @@ class Injector:
     Args:
         model: a network whose parameters already are in the encoding (see `encode`).
         encoding: the stored form of its parameters.
+        is_private: nobody else writes to, moves or replaces its parameters: they are not looked at
+            again in each trial.
 
     Raises:
         ValueError, TypeError: no parameters, or one that the encoding has not rounded.
     """
 
-    def __init__(self, model: nn.Module, encoding: str | Encoding = "float32") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        encoding: str | Encoding = "float32",
+        *,
+        is_private: bool = False,
+    ) -> None:
         self.model = checked_network(model)
         self.encoding = encoding_named(encoding)
-        self._ready()
+        self._own: Prepared | None = None
+        self._own = self._ready() if is_private else None
 
     def _ready(self) -> Prepared:
         """What is prepared for the numbers that the network has now."""
+        if self._own is not None:
+            return self._own
         prepared = _ready_made(self.model, self.encoding)
         if prepared is None:
             prepared = Prepared(self.model, self.encoding)
@@ -102,6 +113,7 @@ class Injector:
             trial,
             allow_training,
             log_activations,
+            may_move=self._own is None,
         )
 
 
@@ -177,8 +189,10 @@ class _Injection:
         trial: int,
         allow_training: bool,
         log_activations: bool,
+        may_move: bool = True,
     ) -> None:
         self._model, self._prepare = model, prepare
+        self._may_move = may_move
         self._faults, self._seed, self._trial = faults, seed, trial
         self._allow_training, self._log_activations = allow_training, log_activations
         self._active: Active | None = None
@@ -286,7 +300,7 @@ class _Injection:
             return
         if is_undone:
             prepared.changed_back(self._hit, marks=2)
-        if not isinstance(error, KeyboardInterrupt):
+        if self._may_move and not isinstance(error, KeyboardInterrupt):
             prepared.refuse_moved(self._model, self._changed, error)
 
 

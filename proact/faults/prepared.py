@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -86,72 +86,14 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
     return layout
 
 
-class Seen:
-    """The very tensors and modules that a network had, to find the same again in a fraction of the
-    time that `layout_of` takes: what is identical and at its address has its dtype and shape."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._members: list[
-            tuple[Mapping[str, Tensor | None], list[tuple[str, Tensor | None, int]]]
-        ] = []
-        self._children: list[tuple[dict[str, nn.Module | None], list[nn.Module | None]]] = []
-        self._is_plain = True
-        pending = [model]
-        while pending:
-            module = pending.pop()
-            for members in (module._parameters, module._buffers):
-                self._is_plain &= all(
-                    t.layout == torch.strided for t in members.values() if t is not None
-                )
-                if self._is_plain:
-                    mine = [
-                        (name, t, 0 if t is None else t.data_ptr()) for name, t in members.items()
-                    ]
-                    self._members.append((members, mine))
-            children = list(module._modules.values())
-            self._children.append((module._modules, children))
-            pending.extend(child for child in children if child is not None)
-
-    def holds(self) -> bool:
-        """Whether all is where it was. False proves nothing."""
-        if not self._is_plain:
-            return False
-        for members, tensors in self._members:
-            if len(members) != len(tensors):
-                return False
-            for name, tensor, address in tensors:
-                if members.get(name) is not tensor:
-                    return False
-                if tensor is not None and tensor.data_ptr() != address:
-                    return False
-        return all(
-            len(modules) == len(children)
-            and all(a is b for a, b in zip(modules.values(), children, strict=True))
-            for modules, children in self._children
-        )
-
-    def versions(self) -> list[object]:
-        """As in `State`; tensors of inference mode have none, and equal nothing."""
-        try:
-            return [
-                tensor._version
-                for _, tensors in self._members
-                for _, tensor, _ in tensors
-                if tensor is not None
-            ]
-        except RuntimeError:
-            return [object()]
-
-
 class Prepared:
-    """Holds the tensors and parts of the network, not the network."""
+    """Holds the tensors, not the network."""
 
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
         self.stored = stored_tensors(model)
         self.guards = guards_of(model)
         self.state = state_of(model)
-        self.seen = Seen(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
         self._positions: dict[Target, list[int]] = {}
@@ -221,7 +163,7 @@ class Prepared:
         self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
     ) -> None:
         """ProactError where tensors that were changed are not the network's any more."""
-        if self.seen.holds() or layout_of(model) == self.state.layout:
+        if layout_of(model) == self.state.layout:
             return
         now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
         for stored in hit:
@@ -319,14 +261,9 @@ def known(model: nn.Module, encoding: Encoding) -> Prepared | None:
     prepared = _KNOWN.get(model, {}).get(encoding)
     if prepared is None:
         return None
-    is_here = prepared.seen.holds()
     if prepared.is_exact:
-        is_here = is_here or prepared.state.layout == layout_of(model)
-        return prepared if is_here else None
-    state = prepared.state
-    if is_here and state.steps == _STEPS.made and state.versions == prepared.seen.versions():
-        return prepared
-    return prepared if state == state_of(model) else None
+        return prepared if prepared.state.layout == layout_of(model) else None
+    return prepared if prepared.state == state_of(model) else None
 
 
 def remember(model: nn.Module, prepared: Prepared) -> None:

@@ -322,9 +322,11 @@ def test_an_executor_shut_down_under_way(
         if done:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    # More units than can be under way.
+    more = [*FAULTS, *(BitFlip(1e-3 * factor) for factor in range(2, 12))]
     with pytest.raises(ProactError, match="the executor takes no"):
         campaign.run(
-            {"m": model}, digits, FAULTS, executor=pool, store=path, progress=close, **OPTIONS
+            {"m": model}, digits, more, executor=pool, store=path, progress=close, **OPTIONS
         )
     with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT count(*) FROM row").fetchone()[0] >= 1
