@@ -407,7 +407,8 @@ def test_where_every_trial_raises(digits: Data, tmp_path: Path, goal: dict[str, 
         (cell,) = result.cells
         assert cell.trials == 0
         assert cell.failed == len(result.failures()["odd", FAULT]) >= 20
-        assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=1e-6)
+        # But for trials without a flip, two in a million, nothing is known.
+        assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=3e-6)
         tables.append(result.to_pandas())
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
