@@ -49,7 +49,9 @@ class Injector:
         self.model = checked_network(model)
         self.encoding = encoding_named(encoding)
         self._own: Prepared | None = None
-        self._own = self._ready() if is_private else None
+        ready = self._ready()
+        if is_private:
+            self._own = ready
 
     def _ready(self) -> Prepared:
         """What is prepared for the numbers that the network has now."""
