@@ -70,11 +70,11 @@ class Bench:
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             # Where nothing changed the result is known; activations change while the network runs.
             if record.flips == 0 and not isinstance(fault, ActivationFlip):
-                return self._row(trial, 0, chosen, self._of(self.answers.outputs, chosen), 0.0)
+                return self._row(trial, 0, chosen, self._of(self.answers.outputs, chosen))
             output = self._outputs(chosen, fault, record)
             flips = record.flips
         with torch.inference_mode():
-            row = self._row(trial, flips, chosen, output, 0.0)
+            row = self._row(trial, flips, chosen, output)
         return row._replace(seconds=time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
@@ -88,9 +88,7 @@ class Bench:
 
     def batches(self, chosen: Tensor | None) -> list[Tensor]:
         """The inputs of a trial in the portions in which they run."""
-        inputs = self._of(self.data.inputs, chosen)
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=self.policy.layout)
+        inputs = self.policy.laid_out(self._of(self.data.inputs, chosen))
         return list(inputs.split(self.policy.batch))
 
     def _drawn(self, trial: int) -> Tensor | None:
@@ -112,9 +110,7 @@ class Bench:
             return None  # type: ignore[return-value]
         return tensor if chosen is None else tensor.index_select(0, chosen)
 
-    def _row(
-        self, trial: int, flips: int, chosen: Tensor | None, output: Tensor, seconds: float
-    ) -> Row:
+    def _row(self, trial: int, flips: int, chosen: Tensor | None, output: Tensor) -> Row:
         images = len(output)
         targets = self._of(self.data.targets, chosen)
         clean_value = self._of(self.answers.values, chosen).mean().item()
@@ -128,7 +124,7 @@ class Bench:
         if value is None:
             clean = self._of(self.answers.outputs, chosen)
             value = self.metric.of(output, targets, clean).mean().item()
-        return Row(trial, flips, images, value, clean_value, *counts, seconds)
+        return Row(trial, flips, images, value, clean_value, *counts, seconds=0.0)
 
 
 def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
@@ -141,9 +137,7 @@ def answers_of(
     model: nn.Module, data: Evaluation, metric: Metric, policy: Policy
 ) -> tuple[Answers, Counts]:
     """What a network in eval mode answers without faults, and the counts of that."""
-    inputs = data.inputs
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=policy.layout)
+    inputs = policy.laid_out(data.inputs)
     with torch.inference_mode():
         output = outputs(model, list(inputs.split(policy.batch)))
         values = metric.of(output, data.targets, output)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from proact.campaign.bench import Answers, Bench, answers_of, outputs
 from proact.campaign.evaluation import Evaluation
@@ -129,7 +128,7 @@ def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Se
         for batch in _BATCHES:
             if batch > len(data) and batch != _BATCHES[0]:
                 continue
-            inputs = _in_layout(data.inputs[:batch], channels_last)
+            inputs = Policy(None, batch, channels_last).laid_out(data.inputs[:batch])
             seconds[_label(channels_last, batch)] = _median(partial(outputs, model, [inputs]))
 
     def each(channels_last: bool, batch: int) -> float:
@@ -194,7 +193,7 @@ def _piloting(bench: Bench, images: int) -> Bench:
 
 def _cost(injector: Injector, data: Evaluation, fault: Fault, seed: int, policy: Policy) -> Cost:
     few, many = min(8, len(data)), min(_BATCHES[0], len(data))
-    inputs = [_in_layout(data.inputs[:n], policy.channels_last) for n in (few, many)]
+    inputs = [policy.laid_out(data.inputs[:n]) for n in (few, many)]
     short, long = (_median(partial(outputs, injector.model, [part])) for part in inputs)
 
     def injection() -> None:
@@ -203,11 +202,6 @@ def _cost(injector: Injector, data: Evaluation, fault: Fault, seed: int, policy:
 
     image = max((long - short) / (many - few), 1e-9) if many > few else short / few
     return Cost(max(short - few * image, 0.0) + _median(injection), image)
-
-
-def _in_layout(inputs: Tensor, channels_last: bool) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return inputs.contiguous(memory_format=layout) if inputs.dim() == 4 else inputs
 
 
 def _label(channels_last: bool, batch: int) -> str:

@@ -24,11 +24,9 @@ from proact.campaign.progress import Progress
 from proact.campaign.result import Result
 from proact.campaign.session import Session, Settings
 from proact.campaign.statistics import (
-    PRICE_OF_STOPPING,
     Interval,
+    StoppingRule,
     Trials,
-    checked_confidence,
-    checked_margin,
     deviation,
     optimal_allocation,
     stratified_mean,
@@ -236,16 +234,14 @@ def _sweep(
 ) -> Sweep:
     if margin is None and trials is None:
         margin = 0.01
+    confidence = settings.confidence
     if margin is not None:
-        checked_margin(margin)
+        confidence = StoppingRule(margin, confidence).confidence_at_stop
     if trials is not None and trials < 1:
         raise ValueError(f"a sweep needs at least one trial, got {trials}")
     faults = [fault for fault, _ in strata.values()]
     total = sum(bits for _, bits in strata.values())
     shares = [bits / total for _, bits in strata.values()]
-    confidence = checked_confidence(settings.confidence)
-    if margin is not None:
-        confidence = 1.0 - PRICE_OF_STOPPING * (1.0 - confidence)
     executor = checked_executor(executor)
     with Session(
         {"network": model}, data, faults, settings, store, None, executor, progress

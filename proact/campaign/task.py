@@ -33,9 +33,12 @@ class Policy:
     batch: int
     channels_last: bool
 
-    @property
-    def layout(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+    def laid_out(self, inputs: Tensor) -> Tensor:
+        """The inputs in their order in memory; a copy only where they are in another."""
+        if inputs.dim() != 4:
+            return inputs
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return inputs.contiguous(memory_format=order)
 
 
 def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from proact.campaign.statistics.planning import (
     single_fault_trials,
     trials_for_margin,
 )
-from proact.campaign.statistics.stopping import PRICE_OF_STOPPING, StoppingRule
+from proact.campaign.statistics.stopping import StoppingRule
 from proact.campaign.statistics.strata import optimal_allocation, stratified_mean
 
 __all__ = [
-    "PRICE_OF_STOPPING",
     "Components",
     "Cost",
     "Interval",
