@@ -64,7 +64,7 @@ $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
 	# The environment variable, not --constraint: it reaches the isolated build too.
-	PIP_CONSTRAINT=$(abspath constraints.txt) $(BIN)/pip install --quiet --editable '.[data,dev]'
+	PIP_CONSTRAINT=$(abspath constraints.txt) $(BIN)/pip install --quiet --editable '.[data,dev,docs]'
 	@touch $@
 
 $(ECOSYSTEM)/.installed: constraints-ecosystem.txt $(SOURCES) $(PACKAGING)
