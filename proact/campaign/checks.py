@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,17 @@ def checked_images(
     if images is not None and checked_integer("images_per_trial", images, 1 << 62) == 0:
         raise ValueError("a trial is judged on at least one image, got images_per_trial 0")
     return images
+
+
+def checked_notes(notes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the store can keep; TypeError for what JSON has no word for."""
+    try:
+        kept: dict[str, Any] = json.loads(json.dumps(dict(notes or {})))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"notes are kept as JSON, and hold something that is none: {error}"
+        ) from None
+    return kept
 
 
 def check_policy(policy: Policy, data: Evaluation) -> None:

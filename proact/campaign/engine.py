@@ -6,17 +6,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from proact.campaign.checks import checked_faults, checked_images, checked_variants
+from proact.campaign.checks import (
+    checked_faults,
+    checked_images,
+    checked_notes,
+    checked_variants,
+)
 from proact.campaign.crews import checked_executor
 from proact.campaign.evaluation import EvaluationData
 from proact.campaign.metrics import Metric
 from proact.campaign.progress import Progress
 from proact.campaign.result import Result
-from proact.campaign.session import Session, Settings
+from proact.campaign.session import Session
+from proact.campaign.settings import Order, Settings
 from proact.campaign.statistics import StoppingRule
 from proact.campaign.task import Policy
 from proact.faults import Encoding, Fault
@@ -44,6 +50,7 @@ def run(
     policy: Policy | None = None,
     shortcuts: bool = True,
     retry_failed: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> Result:
     """Measures what each variant keeps under each fault.
 
@@ -90,6 +97,9 @@ def run(
         shortcuts: whether trials go on from kept activations where images are fixed and the faults
             are late in the network. It changes no row.
         retry_failed: tries trials again that an earlier run recorded as failed.
+        notes: what else there is to know, in terms of JSON, kept in the store with the run for who
+            reads it. Reports show two of them: ``costs``, by variant the fields of a
+            `proact.protect.Cost`, and ``experiment``, what would repeat the run.
 
     Raises:
         ValueError, TypeError: an argument out of range, no variants, no faults, a network that the
@@ -118,7 +128,8 @@ def run(
     variants = checked_variants(variants)
     faults = checked_faults(faults)
     executor = checked_executor(executor)
-    with Session(variants, data, faults, settings, store, name, executor, progress) as session:
+    order = Order(margin, trials, name, notes=checked_notes(notes))
+    with Session(variants, data, faults, settings, order, store, executor, progress) as session:
         try:
             session.work(rule if rule is not None else _fixed(trials))
         except KeyboardInterrupt:

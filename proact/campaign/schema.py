@@ -18,7 +18,7 @@ from pathlib import Path
 from proact.errors import ProactError
 
 APPLICATION_ID = 0x70726163  # "prac": tells a proact store from any other SQLite file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE task (
@@ -44,6 +44,20 @@ CREATE TABLE campaign (
     name TEXT NOT NULL, variant INTEGER NOT NULL REFERENCES variant,
     PRIMARY KEY (name, variant)) WITHOUT ROWID;
 """
+
+#: What was asked for (see `proact.campaign.runs`), and each time that somebody worked on it.
+_RUNS = """
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, description TEXT NOT NULL);
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, started TEXT NOT NULL, ended TEXT,
+    outcome TEXT, rows INTEGER, environment TEXT NOT NULL);
+"""
+
+SCHEMA += _RUNS
+
+#: By version of an older store, the tables that it lacks.
+LATER_TABLES = {2: _RUNS}
 
 
 def refuse_strangers(path: Path) -> None:

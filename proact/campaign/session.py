@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +18,14 @@ from proact.campaign.checks import check_outputs, check_policy
 from proact.campaign.coordinator import Coordinator, OpenCell
 from proact.campaign.crews import WORTH_PROCESSES_SECONDS, Crew, InThisProcess, crew_for
 from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
-from proact.campaign.metrics import Metric, is_built_in, metric_named
+from proact.campaign.metrics import is_built_in, metric_named
 from proact.campaign.policy import Asked, settle
 from proact.campaign.progress import Line, Progress, Watch
 from proact.campaign.ranges import Ranges
+from proact.campaign.recording import environment, expected_of, memory_of, run_of
 from proact.campaign.result import Result
+from proact.campaign.runs import Log, Run, RunCell, Variant
+from proact.campaign.settings import Order, Settings
 from proact.campaign.statistics import (
     Known,
     StoppingRule,
@@ -33,7 +35,6 @@ from proact.campaign.statistics import (
 )
 from proact.campaign.store import CellKey, Store
 from proact.campaign.task import (
-    Policy,
     facts_digest,
     model_digest,
     task_facts,
@@ -41,23 +42,8 @@ from proact.campaign.task import (
 )
 from proact.campaign.work import Job
 from proact.errors import ProactError
-from proact.faults import ActivationFlip, Encoding, Fault, Injector, encode, encoding_named
+from proact.faults import Fault, Injector, encode, encoding_named
 from proact.ops.plan import SEEDS, checked_integer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `proact.campaign.run` and the sweeps share; see there."""
-
-    encoding: str | Encoding = "float32"
-    metric: str | Metric = "top-1"
-    images_per_trial: int | Literal["auto", "all"] | None = "auto"
-    confidence: float = 0.95
-    margin_of_pilot: float = 0.01
-    seed: int = 0
-    shortcuts: bool = True
-    retry_failed: bool = False
-    policy: Policy | None = None
 
 
 class Session:
@@ -72,12 +58,14 @@ class Session:
         data: EvaluationData,
         faults: Sequence[Fault],
         settings: Settings,
+        order: Order,
         store: str | Path | None,
-        name: str | None,
         executor: Executor | int | None,
         progress: Progress,
     ) -> None:
         self._settings, self._executor, self._progress = settings, executor, progress
+        self._order = order
+        self._has_enough = False
         self._hired: Crew | None = None
         self._names, self._faults = list(variants), list(faults)
         self._encoding = encoding_named(settings.encoding)
@@ -86,12 +74,8 @@ class Session:
         self._seed = checked_integer("seed", settings.seed, SEEDS)
         models = [encode(model, self._encoding).eval() for model in variants.values()]
         self._injectors = [Injector(model, self._encoding) for model in models]
-        self._known_of_faults = [
-            [
-                (injector.expected_ber(fault), injector.probability_of_none(fault))
-                for fault in self._faults
-            ]
-            for injector in self._injectors
+        self._expected = [
+            [expected_of(injector, fault) for fault in self._faults] for injector in self._injectors
         ]
         device = self._injectors[0].device
         self._data = _on_device(evaluation_of(data, is_built_in(self._metric)), device)
@@ -101,12 +85,13 @@ class Session:
         self._facts = task_facts(self._data, self._encoding, self._metric, self._seed)
         self._store = Store(store)
         try:
-            self._prepare(models, name)
+            self._prepare(models)
         except BaseException:
             self._store.close()
             raise
 
-    def _prepare(self, models: list[nn.Module], name: str | None) -> None:
+    def _prepare(self, models: list[nn.Module]) -> None:
+        name = self._order.name
         if name is not None:
             self._check_name(name, self._facts, {})
         asked = Asked(
@@ -129,10 +114,10 @@ class Session:
             self._check_name(name, facts, dict(zip(self._names, digests, strict=True)))
         task = self._store.task(facts_digest(facts), facts)
         variants = [
-            self._store.variant(
-                task, variant, digest, len(self._data), float(answer.values.mean()), clean[:3]
+            self._store.variant(task, variant, digest, len(self._data), self._clean(v), counts[:3])
+            for v, (variant, digest, (_, counts)) in enumerate(
+                zip(self._names, digests, answers, strict=True)
             )
-            for variant, digest, (answer, clean) in zip(self._names, digests, answers, strict=True)
         ]
         if name is not None:
             for variant in variants:
@@ -143,6 +128,10 @@ class Session:
             for f, fault in enumerate(faults)
             for v, variant in enumerate(variants)
         ]
+        self._stored_before = self.stored
+        self._log = Log(
+            self._store, self._run(models, facts), environment(self._data.inputs.device)
+        )
         self._job = Job(
             models,
             [answer for answer, _ in answers],
@@ -166,8 +155,11 @@ class Session:
     ) -> None:
         if self._hired is not None:
             self._hired.close()
-        if self._store.path is not None:
-            self._store.close()
+        try:
+            self._note_the_end(error)
+        finally:
+            if self._store.path is not None:
+                self._store.close()
 
     @property
     def is_better_higher(self) -> bool:
@@ -215,22 +207,20 @@ class Session:
                 coordinator.keep_what_is_done()
 
     def result(self, rule: StoppingRule | None) -> Result:
-        """What the rows say up to each cell's target."""
+        """What the rows say up to each cell's target, when there is nothing more to do."""
+        self._has_enough = True
         sources = {
             (self._names[cell.variant], self._faults[cell.fault]): self.source(cell, rule)
             for cell in sorted(self.cells, key=lambda cell: cell.variant)
         }
-        clean = {
-            name: float(answer.values.mean())
-            for name, (answer, _) in zip(self._names, self._answers, strict=True)
-        }
+        clean = {name: self._clean(variant) for variant, name in enumerate(self._names)}
         return Result(
             clean, self._confidence, self._metric.name, self.settled, sources, self._store
         )
 
     def source(self, cell: OpenCell, rule: StoppingRule | None = None) -> Source:
         """Where the rows of a cell are."""
-        ber, _ = self._known_of_faults[cell.variant][cell.fault]
+        ber = self._expected[cell.variant][cell.fault].ber
         return Source(
             self._names[cell.variant],
             str(self._faults[cell.fault]),
@@ -244,20 +234,56 @@ class Session:
 
     def known(self, cell: OpenCell) -> Known:
         """What is known of a cell without a trial."""
-        answer, _ = self._answers[cell.variant]
-        _, none = self._known_of_faults[cell.variant][cell.fault]
-        is_transient = isinstance(self._faults[cell.fault], ActivationFlip)
+        expected = self._expected[cell.variant][cell.fault]
         return Known(
-            float(answer.values.mean()),
-            none,
+            self._clean(cell.variant),
+            expected.unflipped,
             self._metric.lowest,
             self._metric.highest,
-            is_clean_without_flips=not is_transient,
+            expected.is_clean_without_flips,
         )
 
     def trials(self, cell: OpenCell) -> Trials:
         """A cell's trials up to its target."""
         return trials_of(self._store, cell.key, cell.target, self.known(cell))
+
+    def _clean(self, variant: int) -> float:
+        answer, _ = self._answers[variant]
+        return float(answer.values.mean())
+
+    def _run(self, models: list[nn.Module], facts: Mapping[str, Any]) -> Run:
+        variants = [
+            Variant(name, type(model).__name__, self._clean(v), memory_of(model, self._encoding))
+            for v, (name, model) in enumerate(zip(self._names, models, strict=True))
+        ]
+        cells = [self._run_cell(cell) for cell in self.cells]
+        images = len(self._data)
+        return run_of(self._order, self._settings, self._metric, images, facts, variants, cells)
+
+    def _run_cell(self, cell: OpenCell) -> RunCell:
+        expected = self._expected[cell.variant][cell.fault]
+        parts = self._order.parts
+        return RunCell(
+            self._names[cell.variant],
+            str(self._faults[cell.fault]),
+            cell.key,
+            expected.ber,
+            expected.bits,
+            expected.unflipped,
+            expected.is_clean_without_flips,
+            parts[cell.fault] if parts else None,
+        )
+
+    def _note_the_end(self, error: BaseException | None) -> None:
+        rows = self.stored - self._stored_before
+        if error is None and self._has_enough:
+            self._log.close("finished", rows, {cell.key: cell.target for cell in self.cells})
+            return
+        is_interrupted = error is None or isinstance(error, KeyboardInterrupt)
+        # The error that ends the run may be that the store cannot be written.
+        with suppress(ProactError):
+            told = "interrupted" if is_interrupted else f"{type(error).__name__}: {error}"
+            self._log.close(told, rows)
 
     def _next_look(self, cell: OpenCell, rule: StoppingRule, line: Line) -> int:
         known = self.known(cell)

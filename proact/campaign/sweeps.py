@@ -11,27 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from proact.campaign.checks import checked_images
+from proact.campaign.checks import checked_images, checked_notes
 from proact.campaign.coordinator import OpenCell
 from proact.campaign.crews import checked_executor
 from proact.campaign.evaluation import EvaluationData
 from proact.campaign.metrics import Metric
 from proact.campaign.progress import Progress
 from proact.campaign.result import Result
-from proact.campaign.session import Session, Settings
+from proact.campaign.runs import Kind
+from proact.campaign.session import Session
+from proact.campaign.settings import Order, Settings
 from proact.campaign.statistics import (
     Interval,
-    StoppingRule,
     Trials,
     deviation,
     optimal_allocation,
     stratified_mean,
     trial_mean,
 )
+from proact.campaign.stratum import Stratum, shares_of, stratum, sweep_confidence
 from proact.faults import Encoding, ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
 from proact.ops.plan import TRIALS
@@ -47,25 +49,6 @@ _FIRST = 32
 _LEAST_DEVIATION = 0.01
 #: The strata of one round get at most so many times what they had.
 _GROWTH = 2
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """A part of the fault space.
-
-    Attributes:
-        name: a layer's qualified name, or a bit's number (0 the lowest).
-        share: of the exposed bits, in (0, 1].
-        value: mean of the metric when the fault hits this part, with its interval.
-        loss: how much worse ``value`` is than the metric without faults, with its interval.
-        trials: how many.
-    """
-
-    name: str
-    share: float
-    value: Interval
-    loss: Interval
-    trials: int
 
 
 @dataclass(frozen=True)
@@ -119,13 +102,13 @@ class Sweep:
         )
         for heading in (self.kind, "share of bits %", "loss in points", percent, "trials"):
             table.add_column(heading, justify="left" if heading == self.kind else "right")
-        for stratum in sorted(self.strata, key=lambda stratum: -stratum.loss.estimate):
+        for part in sorted(self.strata, key=lambda part: -part.loss.estimate):
             table.add_row(
-                stratum.name,
-                f"{100 * stratum.share:.2f}",
-                f"{100 * stratum.loss.estimate:.2f}",
-                f"{100 * stratum.loss.low:.2f} to {100 * stratum.loss.high:.2f}",
-                f"{stratum.trials:,}",
+                part.name,
+                f"{100 * part.share:.2f}",
+                f"{100 * part.loss.estimate:.2f}",
+                f"{100 * part.loss.low:.2f} to {100 * part.loss.high:.2f}",
+                f"{part.trials:,}",
             )
         return table
 
@@ -145,6 +128,8 @@ def per_layer(
     store: str | Path | None = None,
     executor: Executor | int | None = None,
     progress: Progress = None,
+    name: str = "network",
+    notes: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """How much is lost when ``fault`` hits one layer alone, for every layer that stores something.
 
@@ -156,8 +141,9 @@ def per_layer(
         margin: half the width of the interval of the whole, at which the sweep ends; 0.01 where
             neither this nor ``trials`` is given.
         trials: of all layers together; with a margin, the most. Every layer gets 32 first.
-        encoding, confidence, images_per_trial, metric, seed, store, executor, progress: as for
-            `proact.campaign.run`.
+        encoding, confidence, images_per_trial, metric, seed, store, executor, progress, notes: as
+            for `proact.campaign.run`.
+        name: of the network, in tables and reports.
 
     Raises:
         What `proact.campaign.run` does.
@@ -177,7 +163,8 @@ def per_layer(
     settings = Settings(
         encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
     )
-    return _sweep("layer", model, data, strata, settings, margin, trials, store, executor, progress)
+    order = _ordered("layer", strata, margin, trials, notes)
+    return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
 
 
 def per_bit(
@@ -195,6 +182,8 @@ def per_bit(
     store: str | Path | None = None,
     executor: Executor | int | None = None,
     progress: Progress = None,
+    name: str = "network",
+    notes: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """How much is lost when ``fault`` hits one bit position of the words alone, for every position.
 
@@ -217,35 +206,40 @@ def per_bit(
     settings = Settings(
         encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
     )
-    return _sweep("bit", model, data, strata, settings, margin, trials, store, executor, progress)
+    order = _ordered("bit", strata, margin, trials, notes)
+    return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
+
+
+def _ordered(
+    kind: Kind,
+    strata: Mapping[str, tuple[StoredFault, int]],
+    margin: float | None,
+    trials: int | None,
+    notes: Mapping[str, Any] | None,
+) -> Order:
+    if margin is None and trials is None:
+        margin = 0.01
+    if trials is not None and trials < 1:
+        raise ValueError(f"a sweep needs at least one trial, got {trials}")
+    return Order(margin, trials, kind=kind, parts=tuple(strata), notes=checked_notes(notes))
 
 
 def _sweep(
-    kind: str,
-    model: nn.Module,
+    network: Mapping[str, nn.Module],
     data: EvaluationData,
     strata: Mapping[str, tuple[StoredFault, int]],
     settings: Settings,
-    margin: float | None,
-    trials: int | None,
+    order: Order,
     store: str | Path | None,
     executor: Executor | int | None,
     progress: Progress,
 ) -> Sweep:
-    if margin is None and trials is None:
-        margin = 0.01
-    confidence = settings.confidence
-    if margin is not None:
-        confidence = StoppingRule(margin, confidence).confidence_at_stop
-    if trials is not None and trials < 1:
-        raise ValueError(f"a sweep needs at least one trial, got {trials}")
+    margin, trials = order.margin, order.trials
+    confidence = sweep_confidence(margin, settings.confidence)
     faults = [fault for fault, _ in strata.values()]
-    total = sum(bits for _, bits in strata.values())
-    shares = [bits / total for _, bits in strata.values()]
+    shares = shares_of([bits for _, bits in strata.values()])
     executor = checked_executor(executor)
-    with Session(
-        {"network": model}, data, faults, settings, store, None, executor, progress
-    ) as session:
+    with Session(network, data, faults, settings, order, store, executor, progress) as session:
         cells = session.cells
         first = _FIRST if trials is None else max(min(_FIRST, trials // len(cells)), 1)
         targets = [first] * len(cells)
@@ -266,23 +260,14 @@ def _sweep(
             if following == targets:
                 break
             targets = following
-        means = [
-            trial_mean(mine, session.known(cell), confidence)
-            for mine, cell in zip(found, cells, strict=True)
-        ]
         result = session.result(None)
-        clean = result.clean["network"]
         parts = [
-            Stratum(name, share, mean, _loss(clean, mean, session.is_better_higher), cell.target)
-            for name, share, mean, cell in zip(strata, shares, means, cells, strict=True)
+            stratum(name, share, mine, session.known(cell), confidence, session.is_better_higher)
+            for name, share, mine, cell in zip(strata, shares, found, cells, strict=True)
         ]
-        return Sweep(kind, parts, stratified_mean(shares, means), clean, result)
-
-
-def _loss(clean: float, value: Interval, is_better_higher: bool) -> Interval:
-    if is_better_higher:
-        return Interval(clean - value.estimate, clean - value.high, clean - value.low)
-    return Interval(value.estimate - clean, value.low - clean, value.high - clean)
+        whole = stratified_mean(shares, [part.value for part in parts])
+        (clean,) = result.clean.values()
+        return Sweep(order.kind, parts, whole, clean, result)
 
 
 def _targets_of(cells: Sequence[OpenCell], targets: Sequence[int]) -> Callable[[OpenCell], int]:

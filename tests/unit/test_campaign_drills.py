@@ -247,7 +247,7 @@ def test_another_is_just_making_the_store(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(drill: Drill, undisturbed: Any) -> None:
-    process = drill.start(size=140_000)
+    process = drill.start(size=180_000)
     _, err = ended(process)
     assert process.returncode == 1
     assert err.startswith(f"ProactError: the store {drill.store} cannot be used: ")

@@ -1,0 +1,47 @@
+"""What a caller asks for, on its way to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from proact.campaign.metrics import Metric
+from proact.campaign.runs import Kind
+from proact.campaign.task import Policy
+from proact.faults import Encoding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `proact.campaign.run` and the sweeps share; see there."""
+
+    encoding: str | Encoding = "float32"
+    metric: str | Metric = "top-1"
+    images_per_trial: int | Literal["auto", "all"] | None = "auto"
+    confidence: float = 0.95
+    margin_of_pilot: float = 0.01
+    seed: int = 0
+    shortcuts: bool = True
+    retry_failed: bool = False
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is to end with.
+
+    Attributes:
+        margin: half the width of an interval; None where the number of trials is given.
+        trials: of a cell (a sweep: of all); with a margin, the most.
+        name, notes: see `proact.campaign.run`.
+        kind: what the cells are to each other.
+        parts: of a sweep, what each fault hits.
+    """
+
+    margin: float | None
+    trials: int | None
+    name: str | None = None
+    kind: Kind = "campaign"
+    parts: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
