@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ from proact.campaign.stratum import shares_of
 from proact.faults import ActivationFlip, Encoding, Fault, Injector
 from proact.faults.stored import stored_tensors
 from proact.ops import native_info
+
+#: Fields of faults that say how much, not what.
+_AMOUNTS = ("ber", "n")
 
 
 class Expected(NamedTuple):
@@ -40,6 +43,20 @@ def expected_of(injector: Injector, fault: Fault) -> Expected:
         None if is_transient else injector.exposed_bits(fault),
         not is_transient,
     )
+
+
+def family_of(fault: Fault) -> str:
+    """The fault but for its rate or number: what a line over BER has in common."""
+    defaults = {f.name: f.default for f in fields(fault)}  # type: ignore[arg-type]
+    described = fault.to_dict()
+    kind = described.pop("kind")
+    told = [
+        f"{name}={value}"
+        for name, value in described.items()
+        if getattr(fault, name) != defaults[name]
+        and not (name in _AMOUNTS and isinstance(value, (int, float)))
+    ]
+    return f"{kind}({', '.join(told)})" if told else str(kind)
 
 
 def run_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,11 @@ from proact.campaign.cells import Cell, Details, Source, details, difference, su
 from proact.campaign.policy import Settled
 from proact.campaign.statistics import Interval
 from proact.campaign.store import Row, Store
-from proact.errors import ProactError
 from proact.faults import Fault
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
     from rich.table import Table
 
 
@@ -128,20 +128,29 @@ class Result:
 
         return cells_table(self.cells, self.confidence)
 
-    def plot(self, path: str | Path) -> None:
-        """Accuracy over BER with interval bands; the file's ending (.png, .svg, .pdf) decides the
-        format."""
-        from proact.report.plots import accuracy_over_ber
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Accuracy over BER with interval bands.
 
-        accuracy_over_ber(self.cells, Path(path), self.confidence)
+        Args:
+            path: where the figure is written too; the ending (.png, .svg, .pdf) decides the format.
+
+        Returns:
+            A figure of matplotlib, which shows itself as the last expression of a notebook's cell.
+        """
+        from proact.report.plots import accuracy_figure, save_figure
+
+        figure = accuracy_figure(self.cells, self.confidence)
+        if path is not None:
+            save_figure(figure, Path(path))
+        return figure
+
+    def _repr_html_(self) -> str:
+        from proact.report.notebook import result_html
+
+        return result_html(self.cells, self.confidence)
 
     def _opened(self) -> AbstractContextManager[Store]:
-        path = self._store.path
-        if path is None:  # rows in memory live as long as their connection
-            return nullcontext(self._store)
-        if not path.exists():
-            raise ProactError(f"the store {path} is gone, and with it the rows of this result")
-        return Store(path)
+        return self._store.again()
 
 
 class _Rows(Mapping[tuple[str, Fault], Sequence[Row]]):

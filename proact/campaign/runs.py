@@ -54,16 +54,20 @@ class RunCell:
     Attributes:
         variant, fault: their names.
         key: their numbers in the store.
+        family: the fault but for its rate: cells of one family make a line over BER. Of a sweep: the
+            fault whose space the parts share out.
         ber: the fault's expected bit error rate, per exposed bit.
         bits: how many bits it can hit; None for faults in activations.
         unflipped: the probability that a trial flips nothing; None where nobody knows it.
         is_clean_without_flips: see `proact.campaign.statistics.Known`.
         part, share: of a sweep: the layer or bit, and its share of the exposed bits.
+        field: of a sweep over bits: the field of the encoding that the bit is in.
         trials: the result is about the trials below this number; None while nobody knows it.
     """
 
     variant: str
     fault: str
+    family: str
     key: CellKey
     ber: float
     bits: int | None
@@ -71,6 +75,7 @@ class RunCell:
     is_clean_without_flips: bool = True
     part: str | None = None
     share: float | None = None
+    field: str | None = None
     trials: int | None = None
 
 
@@ -137,9 +142,9 @@ class Run:
             cell.is_clean_without_flips,
         )
 
-    def source(self, cell: RunCell, trials: int) -> Source:
-        """The rows of a cell, the first ``trials``."""
-        known, rule = self.known(cell), self.rule
+    def source(self, cell: RunCell, trials: int, is_finished: bool = True) -> Source:
+        """The rows of a cell, the first ``trials``; one that is not finished was not stopped."""
+        known, rule = self.known(cell), self.rule if is_finished else None
         return Source(
             cell.variant, cell.fault, cell.ber, cell.key, known, trials, rule, self.is_better_higher
         )

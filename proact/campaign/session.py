@@ -20,9 +20,9 @@ from proact.campaign.crews import WORTH_PROCESSES_SECONDS, Crew, InThisProcess, 
 from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
 from proact.campaign.metrics import is_built_in, metric_named
 from proact.campaign.policy import Asked, settle
-from proact.campaign.progress import Line, Progress, Watch
+from proact.campaign.progress import Line, Progress, Standing, Watch, view_for
 from proact.campaign.ranges import Ranges
-from proact.campaign.recording import environment, expected_of, memory_of, run_of
+from proact.campaign.recording import environment, expected_of, family_of, memory_of, run_of
 from proact.campaign.result import Result
 from proact.campaign.runs import Log, Run, RunCell, Variant
 from proact.campaign.settings import Order, Settings
@@ -84,6 +84,7 @@ class Session:
             check_policy(settings.policy, self._data)
         self._facts = task_facts(self._data, self._encoding, self._metric, self._seed)
         self._store = Store(store)
+        self._view = view_for(progress, self._store.path)
         try:
             self._prepare(models)
         except BaseException:
@@ -196,7 +197,9 @@ class Session:
             # Only trials of the margin's scale are shares, which people read in percent.
             scale = 100.0 if self._metric.highest - self._metric.lowest <= 1.0 else 1.0
             watch = stack.enter_context(
-                Watch(list(lines.values()), crew.hands, self._progress, scale)
+                Watch(
+                    Standing(list(lines.values()), crew.hands, scale), self._progress, self._view
+                )
             )
             coordinator = Coordinator(
                 self._store, self.cells, crew, watch.update, isinstance(goal, StoppingRule)
@@ -262,16 +265,18 @@ class Session:
 
     def _run_cell(self, cell: OpenCell) -> RunCell:
         expected = self._expected[cell.variant][cell.fault]
-        parts = self._order.parts
+        parts, fields = self._order.parts, self._order.fields
         return RunCell(
             self._names[cell.variant],
             str(self._faults[cell.fault]),
+            self._order.fault or family_of(self._faults[cell.fault]),
             cell.key,
             expected.ber,
             expected.bits,
             expected.unflipped,
             expected.is_clean_without_flips,
-            parts[cell.fault] if parts else None,
+            part=parts[cell.fault] if parts else None,
+            field=fields[cell.fault] if fields else None,
         )
 
     def _note_the_end(self, error: BaseException | None) -> None:

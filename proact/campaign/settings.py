@@ -36,12 +36,16 @@ class Order:
         trials: of a cell (a sweep: of all); with a margin, the most.
         name, notes: see `proact.campaign.run`.
         kind: what the cells are to each other.
+        fault: of a sweep, what happens in each part.
         parts: of a sweep, what each fault hits.
+        fields: of a sweep over bits, the field of the encoding that each is in.
     """
 
     margin: float | None
     trials: int | None
     name: str | None = None
     kind: Kind = "campaign"
+    fault: str | None = None
     parts: tuple[str, ...] = ()
+    fields: tuple[str | None, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)

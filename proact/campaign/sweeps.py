@@ -36,6 +36,7 @@ from proact.campaign.statistics import (
 from proact.campaign.stratum import Stratum, shares_of, stratum, sweep_confidence
 from proact.faults import Encoding, ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
+from proact.faults.space import ExposedTensor
 from proact.ops.plan import TRIALS
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class Sweep:
             )
         return table
 
+    def _repr_html_(self) -> str:
+        from proact.report.notebook import sweep_html
+
+        return sweep_html(self)
+
 
 def per_layer(
     model: nn.Module,
@@ -163,7 +169,7 @@ def per_layer(
     settings = Settings(
         encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
     )
-    order = _ordered("layer", strata, margin, trials, notes)
+    order = _ordered("layer", fault, strata, margin, trials, notes)
     return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
 
 
@@ -193,25 +199,27 @@ def per_bit(
     encoded = encode(model, encoding)
     space = FaultSpace(encoded, encoding, fault.where, fault.bits)
     elements: dict[int, int] = {}
-    having: dict[int, list[str]] = {}
+    having: dict[int, list[ExposedTensor]] = {}
     for exposed in space:
         for bit in exposed.bit_numbers:
             elements[bit] = elements.get(bit, 0) + exposed.elements
-            having.setdefault(bit, []).append(exposed.name)
+            having.setdefault(bit, []).append(exposed)
     strata: dict[str, tuple[StoredFault, int]] = {}
     for bit in sorted(elements):
         everywhere = len(having[bit]) == len(space)
-        where = fault.where if everywhere else tuple(_exactly(name) for name in having[bit])
+        where = fault.where if everywhere else tuple(_exactly(e.name) for e in having[bit])
         strata[str(bit)] = (replace(fault, bits=(bit,), where=where), elements[bit])
     settings = Settings(
         encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
     )
-    order = _ordered("bit", strata, margin, trials, notes)
+    fields = tuple(_field_of(having[int(bit)][0], int(bit)) for bit in strata)
+    order = replace(_ordered("bit", fault, strata, margin, trials, notes), fields=fields)
     return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
 
 
 def _ordered(
     kind: Kind,
+    fault: StoredFault,
     strata: Mapping[str, tuple[StoredFault, int]],
     margin: float | None,
     trials: int | None,
@@ -221,7 +229,8 @@ def _ordered(
         margin = 0.01
     if trials is not None and trials < 1:
         raise ValueError(f"a sweep needs at least one trial, got {trials}")
-    return Order(margin, trials, kind=kind, parts=tuple(strata), notes=checked_notes(notes))
+    kept, parts = checked_notes(notes), tuple(strata)
+    return Order(margin, trials, None, kind, str(fault), parts, notes=kept)
 
 
 def _sweep(
@@ -308,6 +317,11 @@ def _next_round(
     scale = min((total - given) / max(sum(more), 1), 1.0)
     following = [now + int(scale * extra) for now, extra in zip(targets, more, strict=True)]
     return [min(then, TRIALS - 1) for then in following]
+
+
+def _field_of(exposed: ExposedTensor, bit: int) -> str | None:
+    names = (name for name, mask in exposed.word.fields.items() if mask >> bit & 1)
+    return next(names, None)
 
 
 def _exactly(name: str) -> Where:
