@@ -21,7 +21,6 @@ from torch import nn
 
 from proact import ProactError, campaign, data, models
 from proact.faults import ActivationFlip, BitFlip, Fault, Where
-from proact.report.plots import accuracy_over_ber
 
 HALF_DECADES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 DECADES = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -117,9 +116,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         if BASELINE in contenders:
             found.append(gain_table(result, BASELINE))
             for ending in ("png", "svg"):
-                accuracy_over_ber(
-                    result.cells, options.out / f"{where}.{ending}", result.confidence
-                )
+                result.plot(options.out / f"{where}.{ending}")
         for table in found:
             console.print(table)
         tables += found

@@ -42,6 +42,7 @@ class Source:
         trials: the result is about the trials below this number.
         rule: by which the cell was stopped; None where the number of trials was given.
         is_better_higher: of the metric's values.
+        is_finished: whether the cell has what was asked for.
     """
 
     variant: str
@@ -52,6 +53,7 @@ class Source:
     trials: int
     rule: StoppingRule | None = None
     is_better_higher: bool = True
+    is_finished: bool = True
 
     def confidence(self, asked: float) -> float:
         """At which intervals are made: a little more than ``asked`` where the cell was stopped."""
@@ -81,6 +83,7 @@ class Cell:
         failed: how many could not be run; the intervals are wider by their share.
         flips: mean number of bits flipped a trial.
         non_finite: mean share of images whose output held NaN or infinity.
+        is_finished: whether it has what was asked for; one of a run that was interrupted may not.
     """
 
     variant: str
@@ -94,6 +97,15 @@ class Cell:
     failed: int
     flips: float
     non_finite: float
+    is_finished: bool = True
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether no trial tells anything: its interval is what may be, its estimate is none.
+
+        A cell that has enough without a trial, as few bits may flip in it, is not missing.
+        """
+        return self.trials == 0 and (self.failed > 0 or not self.is_finished)
 
     @property
     def accuracy(self) -> Interval:
@@ -158,6 +170,7 @@ def summarise(store: Store, source: Source, metric: str, confidence: float) -> C
         trials.failed,
         flips or 0.0,
         non_finite or 0.0,
+        source.is_finished,
     )
 
 

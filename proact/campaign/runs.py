@@ -54,8 +54,8 @@ class RunCell:
     Attributes:
         variant, fault: their names.
         key: their numbers in the store.
-        family: the fault but for its rate: cells of one family make a line over BER. Of a sweep: the
-            fault whose space the parts share out.
+        family: the fault but for its rate: cells of one family make a line over BER. Of a sweep:
+            the fault whose space the parts share out.
         ber: the fault's expected bit error rate, per exposed bit.
         bits: how many bits it can hit; None for faults in activations.
         unflipped: the probability that a trial flips nothing; None where nobody knows it.
@@ -144,9 +144,16 @@ class Run:
 
     def source(self, cell: RunCell, trials: int, is_finished: bool = True) -> Source:
         """The rows of a cell, the first ``trials``; one that is not finished was not stopped."""
-        known, rule = self.known(cell), self.rule if is_finished else None
         return Source(
-            cell.variant, cell.fault, cell.ber, cell.key, known, trials, rule, self.is_better_higher
+            cell.variant,
+            cell.fault,
+            cell.ber,
+            cell.key,
+            self.known(cell),
+            trials,
+            self.rule if is_finished else None,
+            self.is_better_higher,
+            is_finished,
         )
 
     def finished(self, trials: Mapping[CellKey, int]) -> Run:

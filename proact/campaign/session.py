@@ -197,9 +197,7 @@ class Session:
             # Only trials of the margin's scale are shares, which people read in percent.
             scale = 100.0 if self._metric.highest - self._metric.lowest <= 1.0 else 1.0
             watch = stack.enter_context(
-                Watch(
-                    Standing(list(lines.values()), crew.hands, scale), self._progress, self._view
-                )
+                Watch(Standing(list(lines.values()), crew.hands, scale), self._progress, self._view)
             )
             coordinator = Coordinator(
                 self._store, self.cells, crew, watch.update, isinstance(goal, StoppingRule)

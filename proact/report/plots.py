@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,13 +19,23 @@ _MARKERS = "osD^vPX"
 _LINES = ("-", "--", ":")
 
 
-def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> None:
-    """Writes accuracy over BER, one line a variant, the interval as a band.
+class ShownFigure(Figure):
+    """A figure that notebooks show without pyplot and its magic."""
 
-    The ending of ``path`` decides the format. Cells with a BER of 0 have no place on the
-    logarithmic axis and are left out.
+    def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
+        """Twice as fine as it is wide and high on the page, in CSS pixels of 1/96 inch."""
+        written = io.BytesIO()
+        self.savefig(written, format="png", dpi=192)
+        width, height = 96 * self.get_size_inches()
+        return written.getvalue(), {"width": width, "height": height}
+
+
+def accuracy_figure(cells: Sequence[Cell], confidence: float) -> Figure:
+    """Accuracy over BER, one line a variant, the interval as a band.
+
+    Cells with a BER of 0 have no place on the logarithmic axis and are left out.
     """
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    figure = ShownFigure(figsize=(7.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, (variant, mine) in enumerate(groupby(cells, key=lambda cell: cell.variant)):
@@ -59,6 +70,11 @@ def accuracy_over_ber(cells: Sequence[Cell], path: Path, confidence: float) -> N
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     else:
         axes.legend()
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure; the ending of ``path`` decides the format."""
     # No date and no random ids: the same result gives the same file.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "proact"}):

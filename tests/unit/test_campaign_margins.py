@@ -18,10 +18,11 @@ from proact import ProactError, campaign
 from proact.campaign.coordinator import OpenCell
 from proact.campaign.evaluation import drawn
 from proact.campaign.memory import keep_freed_memory
-from proact.campaign.progress import Line, Watch
+from proact.campaign.progress import Line, Standing
 from proact.campaign.ranges import Ranges
 from proact.campaign.store import CellKey
 from proact.campaign.task import Policy
+from proact.campaign.terminal_view import TerminalView
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
 
@@ -204,9 +205,8 @@ def test_a_line_a_cell() -> None:
         Line("proact", "BitFlip(1e-06)", cell, 0.91, 0.02, 100),
         Line("relu", "BitFlip(1e-06)", OpenCell(1, 0, CellKey(2, 1), Ranges(), finished=True)),
     ]
-    watch = Watch(lines, 2, False, 100.0)
     console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(watch.table())
+    console.print(TerminalView(console).table(Standing(lines, 2, 100.0)))
     text = console.export_text()
     assert "91.0 ± 2.0" in text
     assert "40 of 100" in text
