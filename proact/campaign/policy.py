@@ -14,10 +14,11 @@ import torch
 from proact.campaign.bench import Answers, Bench, answers_of, outputs
 from proact.campaign.evaluation import Evaluation
 from proact.campaign.metrics import Counts, Metric
+from proact.campaign.runs import facts_digest
 from proact.campaign.statistics import Components, Cost, components_of, images_per_trial
 from proact.campaign.statistics.planning import LARGEST_VARIANCE
 from proact.campaign.store import Store
-from proact.campaign.task import Policy, facts_digest
+from proact.campaign.task import Policy
 from proact.faults import Fault, Injector
 
 _BATCHES = (64, 256)

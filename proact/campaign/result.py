@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+    from proact.report.scale import Scale
+
 
 @dataclass(frozen=True)
 class Result:
@@ -32,12 +34,14 @@ class Result:
         confidence: of every interval here, two-sided.
         metric: what the cells' values are.
         settled: how trials were run, and the measurements by which that was chosen.
+        run: its number in the store; see `proact.campaign.stored_runs`.
     """
 
     clean: Mapping[str, float]
     confidence: float
     metric: str
     settled: Settled
+    run: int
     _sources: Mapping[tuple[str, Fault], Source] = field(repr=False)
     _store: Store = field(repr=False)
 
@@ -122,6 +126,32 @@ class Result:
 
         return cells_frame(self.cells, list(self.details().values()) if with_details else None)
 
+    @property
+    def scale(self) -> Scale:
+        """How people read the metric."""
+        from proact.report.scale import Scale
+
+        known, better = next(
+            (source.known, source.is_better_higher) for source in self._sources.values()
+        )
+        return Scale.of(self.metric, known.lowest, known.highest, better)
+
+    def report(self, folder: str | Path, baseline: str | None = None) -> Path:
+        """Writes the page ``report.html`` and its figures and tables into ``folder``.
+
+        Args:
+            baseline: the variant that the others are compared with; by default the first.
+
+        Returns:
+            Where the page is; it needs no network and no other file.
+
+        Raises:
+            ValueError: no such variant. ProactError: the folder cannot be written.
+        """
+        from proact.report.writing import write_report
+
+        return write_report(self._store, Path(folder), baseline=baseline, run=self.run)["html"]
+
     def table(self) -> Table:
         """A table to print with rich: accuracy and interval in percent."""
         from proact.report.tables import cells_table
@@ -139,7 +169,7 @@ class Result:
         """
         from proact.report.plots import accuracy_figure, save_figure
 
-        figure = accuracy_figure(self.cells, self.confidence)
+        figure = accuracy_figure(self.cells, self.confidence, self.scale)
         if path is not None:
             save_figure(figure, Path(path))
         return figure
@@ -147,7 +177,7 @@ class Result:
     def _repr_html_(self) -> str:
         from proact.report.notebook import result_html
 
-        return result_html(self.cells, self.confidence)
+        return result_html(self.cells, self.confidence, self.scale)
 
     def _opened(self) -> AbstractContextManager[Store]:
         return self._store.again()

@@ -38,12 +38,14 @@ class Variant:
         name: in tables.
         network: the name of its class.
         clean: the metric without faults, in the encoding, on all images.
+        digest: of its content, SHA-256 in hexadecimal.
         memory: what it stores, by kind (`proact.faults.stored.KINDS`).
     """
 
     name: str
     network: str
     clean: float
+    digest: str
     memory: Mapping[str, Memory]
 
 
@@ -185,6 +187,11 @@ class Run:
         )
 
 
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """What a task is known by: SHA-256 in hexadecimal."""
+    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
+
+
 def _variant(described: dict[str, Any]) -> Variant:
     memory = {kind: Memory(**amount) for kind, amount in described.pop("memory").items()}
     return Variant(**described, memory=memory)
@@ -210,19 +217,23 @@ class Session:
 
 
 class Log:
-    """Writes one session of a run into the store."""
+    """Writes one session of a run into the store.
+
+    Attributes:
+        run: its number there.
+    """
 
     def __init__(self, store: Store, run: Run, environment: Mapping[str, Any]) -> None:
-        self._store, self._run = store, run
+        self._store, self._asked = store, run
         store.execute(
             "INSERT INTO run (digest, description) VALUES (?, ?)"
             " ON CONFLICT (digest) DO UPDATE SET description = excluded.description",
             (run.digest, run.to_json()),
         )
-        self._number = store.number("SELECT id FROM run WHERE digest = ?", run.digest)
+        self.run = store.number("SELECT id FROM run WHERE digest = ?", run.digest)
         store.execute(
             "INSERT INTO session (run, started, environment) VALUES (?, ?, ?)",
-            (self._number, _now(), json.dumps(dict(environment))),
+            (self.run, _now(), json.dumps(dict(environment))),
         )
         self._session = store.number("SELECT last_insert_rowid()")
 
@@ -232,7 +243,7 @@ class Log:
             if trials is not None:
                 self._store.execute(
                     "UPDATE run SET description = ? WHERE id = ?",
-                    (self._run.finished(trials).to_json(), self._number),
+                    (self._asked.finished(trials).to_json(), self.run),
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",

@@ -24,7 +24,7 @@ from proact.campaign.progress import Line, Progress, Standing, Watch, view_for
 from proact.campaign.ranges import Ranges
 from proact.campaign.recording import environment, expected_of, family_of, memory_of, run_of
 from proact.campaign.result import Result
-from proact.campaign.runs import Log, Run, RunCell, Variant
+from proact.campaign.runs import Log, Run, RunCell, Variant, facts_digest
 from proact.campaign.settings import Order, Settings
 from proact.campaign.statistics import (
     Known,
@@ -35,7 +35,6 @@ from proact.campaign.statistics import (
 )
 from proact.campaign.store import CellKey, Store
 from proact.campaign.task import (
-    facts_digest,
     model_digest,
     task_facts,
     with_policy,
@@ -131,7 +130,7 @@ class Session:
         ]
         self._stored_before = self.stored
         self._log = Log(
-            self._store, self._run(models, facts), environment(self._data.inputs.device)
+            self._store, self._run(models, digests, facts), environment(self._data.inputs.device)
         )
         self._job = Job(
             models,
@@ -216,7 +215,13 @@ class Session:
         }
         clean = {name: self._clean(variant) for variant, name in enumerate(self._names)}
         return Result(
-            clean, self._confidence, self._metric.name, self.settled, sources, self._store
+            clean,
+            self._confidence,
+            self._metric.name,
+            self.settled,
+            self._log.run,
+            sources,
+            self._store,
         )
 
     def source(self, cell: OpenCell, rule: StoppingRule | None = None) -> Source:
@@ -252,10 +257,18 @@ class Session:
         answer, _ = self._answers[variant]
         return float(answer.values.mean())
 
-    def _run(self, models: list[nn.Module], facts: Mapping[str, Any]) -> Run:
+    def _run(self, models: list[nn.Module], digests: list[str], facts: Mapping[str, Any]) -> Run:
         variants = [
-            Variant(name, type(model).__name__, self._clean(v), memory_of(model, self._encoding))
-            for v, (name, model) in enumerate(zip(self._names, models, strict=True))
+            Variant(
+                name,
+                type(model).__name__,
+                self._clean(v),
+                digest,
+                memory_of(model, self._encoding),
+            )
+            for v, (name, model, digest) in enumerate(
+                zip(self._names, models, digests, strict=True)
+            )
         ]
         cells = [self._run_cell(cell) for cell in self.cells]
         images = len(self._data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,11 +55,6 @@ def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) 
 def with_policy(facts: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """The facts of a task."""
     return {**facts, "policy": asdict(policy)}
-
-
-def facts_digest(facts: Mapping[str, Any]) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
 
 
 def model_digest(model: nn.Module, clean: Tensor) -> str:

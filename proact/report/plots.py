@@ -1,81 +1,104 @@
-"""Plots of cells. matplotlib: it writes PNG, SVG and PDF without a browser."""
+"""Lines over the bit error rate: what a metric is, and what a variant gains over another."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from proact.campaign.cells import Cell
+from proact.campaign.statistics import Interval
+from proact.report.scale import Scale
+from proact.report.style import BER_LABEL, Look, add_legend, as_text, looks, new_axes, save_figure
 
-# M. Okabe and K. Ito's palette, which colour-blind readers can tell apart; markers differ as well.
-_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-_MARKERS = "osD^vPX"
-_LINES = ("-", "--", ":")
-
-
-class ShownFigure(Figure):
-    """A figure that notebooks show without pyplot and its magic."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
-        """Twice as fine as it is wide and high on the page, in CSS pixels of 1/96 inch."""
-        written = io.BytesIO()
-        self.savefig(written, format="png", dpi=192)
-        width, height = 96 * self.get_size_inches()
-        return written.getvalue(), {"width": width, "height": height}
+__all__ = ["accuracy_figure", "gain_figure", "save_figure"]
 
 
-def accuracy_figure(cells: Sequence[Cell], confidence: float) -> Figure:
-    """Accuracy over BER, one line a variant, the interval as a band.
+def accuracy_figure(cells: Sequence[Cell], confidence: float, scale: Scale | None = None) -> Figure:
+    """The metric over BER, one line a variant, the interval as a band.
 
-    Cells with a BER of 0 have no place on the logarithmic axis and are left out.
+    Cells without a trial are left out, and so are those with a BER of 0, which have no place on the
+    logarithmic axis. Of cells that are not finished the marker is hollow.
     """
-    figure = ShownFigure(figsize=(7.0, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for index, (variant, mine) in enumerate(groupby(cells, key=lambda cell: cell.variant)):
+    scale = scale or Scale(cells[0].metric if cells else "top-1")
+    figure, axes = new_axes(7.0, 4.5)
+    variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
+    for variant, look in looks(variants).items():
+        mine = [cell for cell in cells if cell.variant == variant and not cell.is_missing]
         shown = sorted((cell for cell in mine if cell.ber > 0), key=lambda cell: cell.ber)
-        rates = [cell.ber for cell in shown]
-        colour = _COLOURS[index % len(_COLOURS)]
-        axes.plot(
-            rates,
-            [100 * cell.accuracy.estimate for cell in shown],
-            color=colour,
-            marker=_MARKERS[index % len(_MARKERS)],
-            markersize=4,
-            linestyle=_LINES[index // len(_COLOURS) % len(_LINES)],
-            label=variant,
-        )
-        axes.fill_between(
-            rates,
-            [100 * cell.accuracy.low for cell in shown],
-            [100 * cell.accuracy.high for cell in shown],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-    axes.set_xscale("log")
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("bit error rate (probability per stored bit)")
-    axes.set_ylabel(f"top-1 accuracy (%), {100 * confidence:g} % interval")
-    axes.grid(alpha=0.3)
-    if len(axes.lines) > len(_COLOURS):
-        # More than the axes have room for.
-        figure.set_size_inches(9.5, 5.0)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
-    else:
-        axes.legend()
+        _band(axes, scale, look, variant, {cell.ber: cell.value for cell in shown})
+        _hollow(axes, scale, look, [cell for cell in shown if not cell.is_finished])
+    if scale.is_share:
+        axes.set_ylim(0, 100)
+    unit = f" ({scale.unit})" if scale.unit else ""
+    _finish(figure, axes, f"{scale.name}{unit}, {100 * confidence:g} % interval")
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure; the ending of ``path`` decides the format."""
-    # No date and no random ids: the same result gives the same file.
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with matplotlib.rc_context({"svg.hashsalt": "proact"}):
-        figure.savefig(path, dpi=150, metadata=metadata)
+def gain_figure(
+    gains: Mapping[str, Mapping[float, Interval]],
+    baseline: str,
+    variants: Sequence[str],
+    confidence: float,
+    scale: Scale,
+) -> Figure:
+    """Paired gains over the baseline by BER, one line a variant, the interval as a band.
+
+    Args:
+        gains: by variant and BER.
+        variants: all of the campaign in their order: a variant looks as in its other figures.
+    """
+    figure, axes = new_axes(7.0, 3.8)
+    axes.axhline(0.0, color="#000000", linewidth=0.8)
+    for variant, look in looks(variants).items():
+        if variant in gains:
+            shown = {ber: gain for ber, gain in sorted(gains[variant].items()) if ber > 0}
+            _band(axes, scale, look, variant, shown)
+    unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
+    told = f"difference to {as_text(baseline)}{unit}"
+    _finish(figure, axes, f"{told}, {100 * confidence:g} % interval")
+    return figure
+
+
+def _band(
+    axes: Axes, scale: Scale, look: Look, variant: str, shown: Mapping[float, Interval]
+) -> None:
+    axes.plot(
+        list(shown),
+        [scale.shown(value.estimate) for value in shown.values()],
+        color=look.colour,
+        marker=look.marker,
+        markersize=4.5,
+        linestyle=look.line,
+        label=as_text(variant),
+    )
+    axes.fill_between(
+        list(shown),
+        [scale.shown(value.low) for value in shown.values()],
+        [scale.shown(value.high) for value in shown.values()],
+        color=look.colour,
+        alpha=0.18,
+        linewidth=0,
+    )
+
+
+def _hollow(axes: Axes, scale: Scale, look: Look, cells: Sequence[Cell]) -> None:
+    axes.plot(
+        [cell.ber for cell in cells],
+        [scale.shown(cell.value.estimate) for cell in cells],
+        color=look.colour,
+        marker=look.marker,
+        markersize=4.5,
+        markerfacecolor="#ffffff",
+        linestyle="none",
+        zorder=3,
+    )
+
+
+def _finish(figure: Figure, axes: Axes, label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel(BER_LABEL)
+    axes.set_ylabel(label)
+    add_legend(figure, axes)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
@@ -59,23 +59,97 @@ def _name_of(cell: Cell) -> str:
     return "accuracy" if cell.metric == "top-1" else cell.metric
 
 
+#: Metrics that are shares of images, and shown in percent.
+_SHARES = {"top-1": "accuracy", "top-5": "top-5 accuracy", "sdc": "sdc"}
+
+
 def cells_table(cells: Sequence[Cell], confidence: float) -> Table:
-    """Variant x BER: accuracy in percent with its interval, mean realised flips, trials."""
-    percent = f"{100 * confidence:g} % interval"
-    table = Table(title="Accuracy under bit flips")
-    for heading in ("variant", "BER per bit", "accuracy %", percent, "mean flips", "trials"):
-        table.add_column(
-            heading, justify="left" if heading == "variant" else "right", overflow="fold"
-        )
+    """Variant x BER: the metric (shares in percent), its interval, mean realised flips, trials."""
+    metric = cells[0].metric if cells else "top-1"
+    name, is_share = _SHARES.get(metric, metric), metric in _SHARES
+    interval = f"{100 * confidence:g} % interval"
+    headings = ("BER per bit", f"{name}{' %' * is_share}", interval, "mean flips", "trials")
+    table = Table(title=f"{name[0].upper()}{name[1:]} under bit flips")
+    _add_columns(table, ("variant", *headings))
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f}" if is_share else f"{value:.4g}"
+
     for variant, mine in groupby(cells, key=lambda cell: cell.variant):
         for index, cell in enumerate(mine):
             table.add_row(
                 variant if index == 0 else "",
                 f"{cell.ber:g}",
-                f"{100 * cell.accuracy.estimate:.1f}",
-                f"{100 * cell.accuracy.low:.1f} to {100 * cell.accuracy.high:.1f}",
+                shown(cell.value.estimate),
+                f"{shown(cell.value.low)} to {shown(cell.value.high)}",
                 f"{cell.flips:,.1f}",
                 str(cell.trials),
             )
         table.add_section()
     return table
+
+
+def gains_table(
+    gains: Sequence[tuple[str, float, Interval]], baseline: str, confidence: float
+) -> Table:
+    """(variant, BER, gain) with variants together: gains over ``baseline`` in points."""
+    table = Table(title=f"Gain over {baseline}, same faults (points of accuracy)")
+    percent = f"{100 * confidence:g} % interval"
+    _add_columns(table, ("variant", "BER per bit", "gain", percent))
+    for variant, mine in groupby(gains, key=lambda gain: gain[0]):
+        for index, (_, ber, gain) in enumerate(mine):
+            table.add_row(
+                variant if index == 0 else "",
+                f"{ber:g}",
+                f"{100 * gain.estimate:+.1f}",
+                f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+            )
+        table.add_section()
+    return table
+
+
+def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
+    """What each protection costs without faults.
+
+    Args:
+        costs: by variant, the fields of a `proact.protect.Cost`. Columns that would be empty are
+            left out.
+    """
+    table = Table(title=f"Cost of protection, {encoding}, no faults")
+    columns = [
+        column
+        for column in _COST_COLUMNS
+        if column.is_always_shown or any(cost[column.field] for cost in costs.values())
+    ]
+    _add_columns(table, ("variant", *(column.heading for column in columns)))
+    for variant, cost in costs.items():
+        table.add_row(variant, *(column.shown(cost[column.field]) for column in columns))
+    return table
+
+
+class _CostColumn(NamedTuple):
+    heading: str
+    field: str
+    form: str
+    scale: float = 1
+    is_always_shown: bool = True
+
+    def shown(self, value: float | None) -> str:
+        return "" if value is None else format(self.scale * value, self.form)
+
+
+_COST_COLUMNS = (
+    _CostColumn("thresholds", "thresholds", ""),
+    _CostColumn("bounds", "bounds", "", is_always_shown=False),
+    _CostColumn("bytes", "bytes", "g"),
+    _CostColumn("% of parameters", "percent", ".2f"),
+    _CostColumn("clean accuracy %", "clean", ".2f", 100),
+    _CostColumn("before hardening %", "clean_soft", ".2f", 100, is_always_shown=False),
+    _CostColumn("time, of the unprotected", "latency", ".2f", is_always_shown=False),
+)
+
+
+def _add_columns(table: Table, headings: Sequence[str]) -> None:
+    for heading in headings:
+        left = heading == "variant"
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")

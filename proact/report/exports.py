@@ -1,0 +1,150 @@
+"""A campaign's cells for other programs: CSV, and tables for LaTeX and Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from proact.campaign.cells import Cell
+from proact.report.findings import Family, Findings
+from proact.report.scale import rate
+from proact.report.tables import cells_frame
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def as_csv(findings: Findings) -> str:
+    """One row a cell, as `proact.campaign.Result.to_pandas`, with what was expected and realised;
+    a cell without trials has no values."""
+    cells = findings.stored.cells
+    frame = cells_frame(cells)
+    frame["bits"] = [findings.planned[cell.variant, cell.fault].bits for cell in cells]
+    frame["realised_ber"] = [findings.realised_ber(cell) for cell in cells]
+    frame["finished"] = [cell.is_finished for cell in cells]
+    missing = [cell.is_missing for cell in cells]
+    said = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
+    frame[said] = frame[said].astype(object)
+    frame.loc[missing, said] = None
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+_KNOWN_WITHOUT_TRIALS = ("variant", "fault", "ber", "clean", "trials", "failed", "bits", "finished")
+
+
+def as_latex(findings: Findings) -> str:
+    """Tables for the package booktabs, one a family of faults: a row a rate, a column a variant."""
+    return "\n".join(_latex_table(findings, family) for family in findings.families)
+
+
+def _latex_table(findings: Findings, family: Family) -> str:
+    scale, variants = findings.scale, findings.variants
+    unit = f" ({scale.unit})" if scale.unit else ""
+    confidence = f"{100 * findings.run.confidence:g} % intervals"
+    caption = f"{scale.name}{unit} under {family.name}, {findings.run.encoding}, {confidence}"
+    body = _rows(findings, family, _latex_cell(findings))
+    lines = [
+        r"\begin{table}",
+        rf"  \caption{{{latex(caption)}}}",
+        rf"  \begin{{tabular}}{{r{'r' * len(variants)}}}",
+        r"    \toprule",
+        f"    {' & '.join(['BER per bit', *map(latex, variants)])} \\\\",
+        r"    \midrule",
+        *(f"    {' & '.join(row)} \\\\" for row in body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _latex_cell(findings: Findings) -> Callable[[Cell | None], str]:
+    def written(cell: Cell | None) -> str:
+        if cell is None or cell.is_missing:
+            return "--"
+        value = cell.value
+        ends = f"{findings.scale.value(value.low)}--{findings.scale.value(value.high)}"
+        return f"{findings.scale.value(value.estimate)} ({ends})"
+
+    return written
+
+
+def as_markdown(findings: Findings) -> str:
+    """The same tables, and those of paired gains."""
+    parts = []
+    for family in findings.families:
+        parts += [f"### {markdown(family.name)}, {findings.run.encoding}", ""]
+        parts += _markdown_table(findings, family)
+        parts += _markdown_gains(findings, family)
+    return "\n".join(parts)
+
+
+def _markdown_table(findings: Findings, family: Family) -> list[str]:
+    scale = findings.scale
+    unit = f" in {scale.unit}" if scale.unit else ""
+    told = f"{scale.name}{unit} with its {100 * findings.run.confidence:g} % interval:"
+    rows = _rows(findings, family, lambda cell: cell_text(findings, cell))
+    return [told, "", *_grid(["BER per bit", *findings.variants], rows), ""]
+
+
+def _markdown_gains(findings: Findings, family: Family) -> list[str]:
+    if not any(family.gains.values()):
+        return []
+    scale, others = findings.scale, [name for name in family.gains if family.gains[name]]
+    rows = [
+        [rate(ber), *(gain_text(findings, family, variant, fault) for variant in others)]
+        for fault, ber in family.faults.items()
+    ]
+    unit = f" in {scale.unit_of_differences}" if scale.unit_of_differences else ""
+    told = f"Paired difference to {markdown(findings.baseline)}{unit}:"
+    return [told, "", *_grid(["BER per bit", *others], rows), ""]
+
+
+def cell_text(findings: Findings, cell: Cell | None) -> str:
+    """``94.8 (93.8 to 95.2)``, or that there is nothing."""
+    if cell is None or cell.is_missing:
+        return "no trials"
+    value, scale = cell.value, findings.scale
+    told = f"{scale.value(value.estimate)} ({scale.interval(value)})"
+    return told if cell.is_finished else f"{told}, unfinished"
+
+
+def gain_text(findings: Findings, family: Family, variant: str, fault: str) -> str:
+    """``+15.1 (+11.4 to +19.0)``, or that there is nothing."""
+    gain = family.gains[variant].get(fault)
+    if gain is None:
+        return "no trials"
+    scale = findings.scale
+    return f"{scale.difference(gain.estimate)} ({scale.interval_of_difference(gain)})"
+
+
+def _rows(
+    findings: Findings, family: Family, written: Callable[[Cell | None], str]
+) -> list[list[str]]:
+    return [
+        [rate(ber), *(written(family.cells.get((name, fault))) for name in findings.variants)]
+        for fault, ber in family.faults.items()
+    ]
+
+
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(map(markdown, headings))} |",
+        f"|{'---:|' * len(headings)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX sets it letter by letter."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def markdown(text: str) -> str:
+    """Text as Markdown shows it letter by letter."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", text)

@@ -1,0 +1,68 @@
+"""HTML from templates, and figures as parts of it: no scripts, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:  # it imports matplotlib
+    from matplotlib.figure import Figure
+
+# Ids, and what refers to them, in the attributes of a tag.
+_IDS = re.compile(r'(\bid="|xlink:href="#|url\(#)')
+
+
+def rendered(template: str, **values: object) -> str:
+    """A template of this room; values are escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+def inline_svg(figure: Figure, name: str = "proact") -> Markup:
+    """A figure as an SVG element in the page's colours.
+
+    Black and white are the page's own: ``currentColor`` and ``--proact-paper``; the palette's
+    colours can be set as ``--proact-colour-0`` and so on. Text stays text, and the same figure
+    gives the same element.
+
+    Args:
+        name: that no other figure of the page has.
+    """
+    import matplotlib
+
+    written = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": "proact", "svg.fonttype": "none"}):
+        figure.savefig(written, format="svg", metadata=no_metadata)
+    svg = written.getvalue()
+    # What stands before the element belongs to files; its style would hold for the whole page.
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)
+    return Markup(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
+
+
+def _of_page(tag: str, name: str) -> str:
+    """A tag in the page's colours, with ids of its own. Black fills are not written: the style
+    sets them."""
+    from proact.report.style import COLOURS
+
+    tag = _IDS.sub(rf"\1{name}-", tag)
+    tag = tag.replace(": #000000", ": currentColor").replace(": #ffffff", ": var(--proact-paper)")
+    for index, colour in enumerate(COLOURS[1:], start=1):
+        tag = tag.replace(f": {colour.lower()}", f": var(--proact-colour-{index}, {colour})")
+    return tag
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("proact.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

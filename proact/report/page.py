@@ -1,0 +1,76 @@
+"""The page: one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from proact.campaign.runs import facts_digest
+from proact.report.drawings import Drawings
+from proact.report.findings import Cost, Findings, cost_of
+from proact.report.html import rendered
+from proact.report.scale import rate
+from proact.report.words import how_measured, verdict
+
+#: Trials that could not be run are listed up to this number.
+_MOST_FAILURES = 20
+
+
+def page(findings: Findings, drawings: Drawings, store: str) -> str:
+    """A campaign as HTML; ``store`` is what the page says it was read from."""
+    run = findings.run
+    costs = {name: _cost(findings, name) for name in findings.variants}
+    experiment = run.notes.get("experiment")
+    return rendered(
+        "report.html",
+        title=_title(findings),
+        findings=findings,
+        run=run,
+        scale=findings.scale,
+        rate=rate,
+        verdicts=[(name, verdict(findings, name, cost)) for name, cost in costs.items()],
+        costs=costs,
+        drawings=drawings,
+        paragraphs=[how_measured(findings, family) for family in findings.families],
+        sessions=findings.stored.sessions,
+        failures=_failures(findings)[:_MOST_FAILURES],
+        identity=facts_digest(run.facts),
+        facts=json.dumps(run.facts, indent=2, sort_keys=True),
+        experiment=None if experiment is None else _as_yaml(experiment),
+        store=store,
+    )
+
+
+def empty_page(store: str) -> str:
+    """Of a store without a campaign."""
+    return rendered("report_empty.html", title="Nothing to report yet", store=store)
+
+
+def _title(findings: Findings) -> str:
+    run = findings.run
+    experiment = run.notes.get("experiment")
+    if isinstance(experiment, Mapping) and "network" in experiment:
+        told = str(experiment["network"])
+        return f"{told} on {experiment['data']}" if "data" in experiment else told
+    return run.name or " and ".join(dict.fromkeys(variant.network for variant in run.variants))
+
+
+def _cost(findings: Findings, variant: str) -> Cost:
+    costs = findings.run.notes.get("costs")
+    mine = costs.get(variant) if isinstance(costs, Mapping) else None
+    return cost_of(findings.run.variant(variant), mine or {})
+
+
+def _failures(findings: Findings) -> list[tuple[str, str, int, str]]:
+    return [
+        (variant, fault, trial, reason)
+        for (variant, fault), failed in findings.stored.failures().items()
+        for trial, reason in failed
+    ]
+
+
+def _as_yaml(described: Any) -> str:
+    return str(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))

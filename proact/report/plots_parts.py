@@ -1,0 +1,141 @@
+"""Where a network is vulnerable: what is lost when faults hit one layer, or one bit, alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from proact.campaign.stratum import Stratum
+from proact.report.scale import Scale
+from proact.report.style import Look, add_legend, as_text, looks, new_axes
+
+#: How far the marks of several variants stand apart, in parts of the room that a layer or bit has.
+_ROOM = 0.6
+
+
+def layers_figure(
+    sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str], label: str, scale: Scale
+) -> Figure:
+    """Loss by layer with its interval, layers from the input down, one mark a variant.
+
+    Args:
+        sweeps: by variant; a layer that only some have (thresholds) stands where the first one that
+            has it puts it.
+        variants: all of the page in their order: a variant looks as in its other figures.
+        label: of the loss: metric, unit and confidence.
+    """
+    layers = _merged([[part.name for part in parts] for parts in sweeps.values()])
+    height = 1.5 + 0.17 * len(layers) * (1 + 0.5 * len(sweeps))
+    figure, axes = new_axes(7.0, min(max(height, 2.6), 40.0))
+    places = {name: place for place, name in enumerate(layers)}
+    axes.axvline(0.0, color="#000000", linewidth=0.8)
+    for shift, variant, look in _apart(sweeps, variants):
+        for part in sweeps[variant]:
+            place = places[part.name] + shift
+            _mark(axes, part, place, look, scale, is_upright=False)
+        axes.plot([], [], look.marker, color=look.colour, label=as_text(variant))
+    axes.set_yticks(range(len(layers)), [as_text(name) for name in layers])
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    add_legend(figure, axes)
+    return figure
+
+
+def bits_figure(
+    sweeps: Mapping[str, Sequence[Stratum]],
+    fields: Mapping[int, str | None],
+    variants: Sequence[str],
+    label: str,
+    scale: Scale,
+) -> Figure:
+    """Loss by bit of a word with its interval, the highest bit on the left, as words are written.
+
+    Args:
+        fields: by bit, the field of the encoding, whose name stands below.
+        sweeps, variants, label: as for `layers_figure`.
+    """
+    bits = sorted({int(part.name) for parts in sweeps.values() for part in parts}, reverse=True)
+    figure, axes = new_axes(max(0.24 * len(bits) + 1.5, 5.0), 3.8)
+    places = {bit: place for place, bit in enumerate(bits)}
+    axes.axhline(0.0, color="#000000", linewidth=0.8)
+    for shift, variant, look in _apart(sweeps, variants):
+        for part in sweeps[variant]:
+            place = places[int(part.name)] + shift
+            _mark(axes, part, place, look, scale, is_upright=True)
+        axes.plot([], [], look.marker, color=look.colour, label=as_text(variant))
+    axes.set_xticks(range(len(bits)), [str(bit) for bit in bits], fontsize="small")
+    axes.set_xlim(-0.7, len(bits) - 0.3)
+    axes.grid(visible=False, axis="x")
+    _name_fields(axes, bits, fields)
+    axes.set_xlabel("bit of the stored word (0 the lowest)")
+    axes.set_ylabel(label)
+    add_legend(figure, axes)
+    return figure
+
+
+def _apart(
+    sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str]
+) -> list[tuple[float, str, Look]]:
+    step = _ROOM / len(sweeps)
+    return [
+        ((index + 0.5) * step - 0.5 * _ROOM, variant, looks(variants)[variant])
+        for index, variant in enumerate(sweeps)
+    ]
+
+
+def _mark(
+    axes: Axes, part: Stratum, place: float, look: Look, scale: Scale, is_upright: bool
+) -> None:
+    if not part.trials:
+        return
+    estimate, low, high = (scale.shown(end) for end in part.loss)
+    ends = [[max(estimate - low, 0.0)], [max(high - estimate, 0.0)]]
+    x, y = ([place], [estimate]) if is_upright else ([estimate], [place])
+    axes.errorbar(
+        x,
+        y,
+        xerr=None if is_upright else ends,
+        yerr=ends if is_upright else None,
+        fmt=look.marker,
+        color=look.colour,
+        markersize=4,
+        elinewidth=1.0,
+    )
+
+
+def _name_fields(axes: Axes, bits: Sequence[int], fields: Mapping[int, str | None]) -> None:
+    """Lines between the fields of a word, and their names at the top."""
+    place = 0
+    for name, run in groupby(bits, key=fields.get):
+        length = len(list(run))
+        if place:
+            axes.axvline(place - 0.5, color="#000000", linewidth=0.6, linestyle=":")
+        if name is not None:
+            axes.annotate(
+                as_text(name),
+                (place - 0.4, 1.0),
+                (0, -2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+                fontsize="small",
+                rotation=90 if length < 3 else 0,
+            )
+        place += length
+
+
+def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All names in an order that keeps each of the given ones, as far as they agree."""
+    merged: list[str] = []
+    for order in orders:
+        place = 0
+        for name in order:
+            if name in merged:
+                place = merged.index(name) + 1
+            else:
+                merged.insert(place, name)
+                place += 1
+    return merged

@@ -1,0 +1,119 @@
+"""A report: a page that needs nothing else, its figures and tables as files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from proact.campaign import StoredRun, stored_runs
+from proact.campaign.store import Store
+from proact.errors import ProactError
+from proact.report.drawings import Drawings
+from proact.report.exports import as_csv, as_latex, as_markdown
+from proact.report.findings import Findings
+from proact.report.page import empty_page, page
+from proact.report.style import save_figure
+
+PAGE = "report.html"
+
+
+class NoTrialsError(ProactError):
+    """There is nothing to report; the page that says so was written."""
+
+
+def write_report(
+    store: str | Path | Store,
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    run: int | None = None,
+    at: float | None = None,
+) -> dict[str, Path]:
+    """Writes what a store holds as ``report.html``, figures and tables.
+
+    Args:
+        store: as `proact.campaign.run` left it; it is only read, and no network is needed.
+        folder: for the files; made where it does not exist.
+        baseline: the variant that the others are compared with; by default the first.
+        run: the number of a campaign in the store; by default the one last worked on. Sweeps over
+            layers and bits are shown where the store has some.
+        at: the bit error rate (per exposed bit) at which the distribution of trials is shown first;
+            by default the one where those of the baseline differ most.
+
+    Returns:
+        The files by what they are: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
+        ``.png`` and ``.svg``, such as ``accuracy.png``.
+
+    Raises:
+        ValueError: no such variant, run or rate. ProactError: a store that cannot be read, a folder
+            that cannot be written; nothing was written. NoTrialsError: no trial is stored; the page
+            that says so was written.
+    """
+    name = _name_of(store)
+    runs = stored_runs(store)
+    chosen = _chosen(runs, run, name)
+    if chosen is None:
+        written = _write(Path(folder), {PAGE: empty_page(name).encode()})
+        raise NoTrialsError(
+            f"{name} holds no trial of a campaign yet, as {written[PAGE]} says: run one first"
+        )
+    findings = Findings(chosen, baseline)
+    drawings = Drawings(findings, [each for each in runs if each.run.kind != "campaign"], at)
+    files = {PAGE: page(findings, drawings, name).encode()}
+    for title, figure in drawings.figures.items():
+        for ending in ("png", "svg"):
+            files[f"{title}.{ending}"] = _drawn(figure, ending)
+    tables = {"csv": as_csv(findings), "tex": as_latex(findings), "md": as_markdown(findings)}
+    files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
+    written = _write(Path(folder), files)
+    if not findings.has_trials:
+        raise NoTrialsError(
+            f"{name} holds no trial of this campaign yet, as {written[PAGE]} says: go on with it"
+        )
+    kinds = {PAGE: "html", "cells.csv": "csv", "cells.tex": "latex", "cells.md": "markdown"}
+    return {kinds.get(file, file): path for file, path in written.items()}
+
+
+def _name_of(store: str | Path | Store) -> str:
+    path = store.path if isinstance(store, Store) else Path(store)
+    return "the store" if path is None else str(path)
+
+
+def _chosen(runs: Sequence[StoredRun], number: int | None, name: str) -> StoredRun | None:
+    campaigns = [each for each in runs if each.run.kind == "campaign"]
+    if number is None:
+        return campaigns[-1] if campaigns else None
+    for each in campaigns:
+        if each.number == number:
+            return each
+    known = ", ".join(str(each.number) for each in campaigns) or "none"
+    raise ValueError(f"the campaigns of {name} have the numbers {known}; got {number}")
+
+
+def _drawn(figure: Figure, ending: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"figure.{ending}"
+        save_figure(figure, path)
+        return path.read_bytes()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
+    """All files; what one of them replaces stays whole until it is."""
+    part = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            part = folder / f".{name}.part"
+            part.write_bytes(content)
+            part.replace(folder / name)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise ProactError(
+            f"the report cannot be written to {folder}: {error.filename}: {error.strerror}"
+        ) from None
+    return {name: folder / name for name in files}
