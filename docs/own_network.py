@@ -1,6 +1,6 @@
 """A network and data of one's own, for ``--model`` and ``--data``.
 
-    benchmarks/ber_campaign.py --model docs/own_network.py:network --data docs/own_network.py:data
+    proact campaign --model docs/own_network.py:network --data docs/own_network.py:data
 
 Nothing in it knows of proact: a function that returns a trained network, and one that returns
 labelled images.

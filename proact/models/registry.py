@@ -49,4 +49,5 @@ def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
 
 def names() -> list[str]:
+    """What `create` takes."""
     return list(_BUILDERS)

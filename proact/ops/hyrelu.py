@@ -28,11 +28,9 @@ _library.define(
 def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0) -> Tensor:
     """Clipped ReLU (HyReLU, arXiv 2406.06313, section III; equations in csrc/core/hyrelu.hpp).
 
-    ==========  ===============================================================
-    soft        ``max(0, x * sigmoid(slope * (threshold - x)))``, for training
-    zero        ``x`` where ``0 < x <= threshold``, else 0, for deployment
-    saturate    ``min(max(x, 0), threshold)``, Ranger's rule (arXiv 2003.13874)
-    ==========  ===============================================================
+    * ``soft``: ``max(0, x * sigmoid(slope * (threshold - x)))``, for training
+    * ``zero``: ``x`` where ``0 < x <= threshold``, else 0, for deployment
+    * ``saturate``: ``min(max(x, 0), threshold)``, Ranger's rule (arXiv 2003.13874)
 
     Non-finite values never pass: NaN gives 0; +inf gives 0, or a finite threshold in ``saturate``.
     A NaN or negative threshold gives 0 everywhere, +inf gives ReLU.

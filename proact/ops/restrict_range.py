@@ -24,10 +24,9 @@ def restrict_range_(
 ) -> Tensor:
     """Replaces every element that is not finite or not in [low, high], ends included; in place.
 
-    ==========  ==============================================================================
-    zero        by the number nearest to 0 that its bounds allow: 0, unless they leave it out
-    saturate    by the bound that it passed; NaN, and where that bound is infinite, as for zero
-    ==========  ==============================================================================
+    * ``zero``: by the number nearest to 0 that its bounds allow: 0, unless they leave it out
+    * ``saturate``: by the bound that it passed; NaN, and where that bound is infinite, as for
+      ``zero``
 
     -0.0 passes where 0 does. Where nothing can pass (a bound is NaN, or low > high) all becomes 0.
     Range restriction of activations: Z. Chen, G. Li, K. Pattabiraman, arXiv 2003.13874; here of

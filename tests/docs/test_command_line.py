@@ -1,0 +1,50 @@
+"""Do the commands of the page run, in order, and is its experiment file one?"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from blocks import DOCS
+
+from proact.cli import main
+from proact.experiment.config import Experiment
+
+PAGE = DOCS / "howto" / "command_line.md"
+
+
+def described() -> str:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("experiment.yaml").write_text(described())
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines]
+    assert {command[1] for command in commands} == {
+        *("campaign", "report", "protect", "profile", "verify", "info")
+    }
+    threads = torch.get_num_threads()
+    try:
+        for program, *arguments in commands:
+            assert program == "proact"
+            assert main(arguments) == 0, arguments
+    finally:
+        torch.set_num_threads(threads)
+    assert Path("runs/mine/report.html").is_file()
+    assert Path("runs/again/experiment.yaml").is_file()
+
+
+def test_it_explains_every_key(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(described())
+    assert Experiment.read_file(file).baseline == "relu"
+    rows = re.findall(r"^\| (`.*?`) \|", PAGE.read_text(), re.MULTILINE)
+    keys = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert keys == {*Experiment.model_fields, "ber"}
