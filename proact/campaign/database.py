@@ -30,8 +30,8 @@ class Database:
 
     Args:
         path: a file, made where it does not exist; None keeps the rows in memory.
-        read_only: writes nothing, not even beside the file, which has to exist: stores in archives
-            are read so.
+        read_only: changes nothing in the file, which has to exist; it may be one that nobody can
+            write.
 
     Raises:
         ProactError: a file that is no proact store or another version's, or that cannot be written
@@ -118,9 +118,9 @@ class Database:
             return sqlite3.connect(self.path, isolation_level=None, timeout=_PATIENCE_SECONDS)
         if not self.path.exists():
             raise ProactError(f"there is no store {self.path}")
-        # A log that nobody has merged yet can only be read with the index beside it, which SQLite
-        # makes where it is allowed to. Where it is not, nobody can be writing either.
-        for mode in ("mode=ro", "mode=ro&immutable=1"):
+        # Who may write leaves nothing behind beside the file. Who may not can read a log that nobody
+        # has merged yet only with the index beside it; where there can be none, nobody is writing.
+        for mode in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
             connection = sqlite3.connect(
                 f"{self.path.as_uri()}?{mode}",
                 uri=True,
@@ -128,6 +128,7 @@ class Database:
                 timeout=_PATIENCE_SECONDS,
             )
             try:
+                connection.execute("PRAGMA query_only = 1")
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return connection
             except sqlite3.Error as error:

@@ -165,9 +165,9 @@ def stored_runs(store: str | Path | Store) -> list[StoredRun]:
     Raises:
         ProactError: no such file, or one that is no proact store or another version's.
     """
-    if isinstance(store, Store):
-        return [StoredRun(*found, store) for found in logged(store)]
-    with Store(store, read_only=True) as opened:
+    # A campaign closes its store in the end: what it left is opened again.
+    opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
+    with opening as opened:
         return [StoredRun(*found, opened) for found in logged(opened)]
 
 
