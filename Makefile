@@ -8,11 +8,15 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
   -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
 PACKAGING := setup.py pyproject.toml constraints.txt
+# Where the packages go. They are built from a copy of what git has or would take: nothing that lies
+# about in this folder gets in.
+DIST ?= dist
+CLEAN_TREE := build/package
 
 # Other people's classifiers, with the newest torch that their libraries come for; takes 5.5 GB.
 ECOSYSTEM := .venv-ecosystem
 
-.PHONY: demo test test-all test-ecosystem lint types unit native sanitize format clean
+.PHONY: demo test test-all test-ecosystem lint types unit native sanitize docs packages dist format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -50,13 +54,29 @@ sanitize: $(VENV)/.installed
 	$(BIN)/cmake --build build/sanitize/threads --target threaded_tests
 	$(BIN)/ctest --test-dir build/sanitize/threads --output-on-failure -L threaded
 
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
+
+# Without CUDA, also where nvcc is found: a package is the same whoever builds it.
+packages: $(VENV)/.installed
+	rm -rf $(CLEAN_TREE) $(DIST)
+	mkdir -p $(CLEAN_TREE)
+	git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -xf - -C $(CLEAN_TREE)
+	PIP_CONSTRAINT=$(abspath constraints.txt) PROACT_CUDA=off \
+	  $(BIN)/python -m build --outdir $(DIST) $(CLEAN_TREE)
+
+dist: packages
+	$(BIN)/twine check --strict $(DIST)/*
+	$(BIN)/check-wheel-contents $(DIST)/*.whl
+	PROACT_DIST=$(abspath $(DIST)) $(BIN)/python -m pytest -m packaging tests/packaging
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find csrc -name '*.?pp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build $(VENV) $(ECOSYSTEM) runs *.egg-info proact/*.so
+	rm -rf build dist $(VENV) $(ECOSYSTEM) runs *.egg-info proact/*.so
 
 $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 	$(CONFIGURE) -B $(BUILD)

@@ -111,10 +111,10 @@ PROACT_ELEMENTWISE Real hyrelu(Real x, Real threshold, Slope<Real> slope) {
     if constexpr (mode == HyReluMode::soft) {
         return soft_hyrelu(x, usable_threshold(threshold), slope);
     } else if constexpr (mode == HyReluMode::zero) {
-        return (x > 0) & (x <= threshold) & (x <= largest_finite<Real>) ? x : Real{0};
+        return ((x > 0) & (x <= threshold) & (x <= largest_finite<Real>)) ? x : Real{0};
     } else {
         const Real clipped = x < threshold ? x : threshold;
-        return (x > 0) & (threshold > 0) & (clipped <= largest_finite<Real>) ? clipped : Real{0};
+        return ((x > 0) & (threshold > 0) & (clipped <= largest_finite<Real>)) ? clipped : Real{0};
     }
 }
 

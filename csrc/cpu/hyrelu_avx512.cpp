@@ -1,5 +1,6 @@
 // HyReLU for AVX-512.
 #if defined(__x86_64__)
+#define PROACT_TARGET "avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"
 
 #include <cstring>
 
@@ -9,8 +10,7 @@
 namespace proact {
 
 #if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target(PROACT_TARGET))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw")

@@ -1,5 +1,6 @@
 // The look for values outside their range, for AVX2.
 #if defined(__x86_64__)
+#define PROACT_TARGET "avx2,fma,f16c"
 
 #include "range_kernels.hpp"
 #include "vectors.hpp"
@@ -7,7 +8,7 @@
 namespace proact {
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target(PROACT_TARGET))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")

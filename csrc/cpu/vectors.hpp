@@ -105,12 +105,12 @@ struct VectorMemory<BFloat16, bytes> : HalfVectorMemory<BFloat16, bytes> {};
 template <>
 struct VectorMemory<Float16, 32> {
     using Value = Vector<float, 32>;
-    [[gnu::target("avx,f16c"), gnu::always_inline]] static inline Value read(
+    [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] static inline Value read(
         const Float16* memory) {
         return reinterpret_cast<Value>(_mm256_cvtph_ps(load<__m128i>(memory)));
     }
-    [[gnu::target("avx,f16c"), gnu::always_inline]] static inline void write(Float16* memory,
-                                                                             Value value) {
+    [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] static inline void write(Float16* memory,
+                                                                                  Value value) {
         store(memory, _mm256_cvtps_ph(reinterpret_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
     }
 };
@@ -118,12 +118,13 @@ struct VectorMemory<Float16, 32> {
 /// The compilers' own widening and narrowing of words takes more shuffles.
 template <>
 struct VectorMemory<BFloat16, 32> : HalfVectorMemory<BFloat16, 32> {
-    [[gnu::target("avx2"), gnu::always_inline]] static inline Value read(const BFloat16* memory) {
+    [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] static inline Value read(
+        const BFloat16* memory) {
         const __m256i words = _mm256_cvtepu16_epi32(load<__m128i>(memory));
         return reinterpret_cast<Value>(_mm256_slli_epi32(words, 16));
     }
-    [[gnu::target("avx2"), gnu::always_inline]] static inline void write(BFloat16* memory,
-                                                                         Value value) {
+    [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] static inline void write(BFloat16* memory,
+                                                                                  Value value) {
         const auto words = reinterpret_cast<__m256i>(BFloat16::narrowed(value));
         store(memory,
               _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
