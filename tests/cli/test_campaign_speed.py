@@ -24,6 +24,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_it_prints_tables_and_writes_json(tmp_path: Path) -> None:
     done = run(
         "--model", "small-cnn", "--data", "digits", "--networks", tmp_path, "--ber", "1e-5", "1e-4",

@@ -41,7 +41,16 @@ def halves(cut: Cut | None, images: Tensor) -> Tensor:
     return output
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet50", "vgg16-bn", "mobilenetv2", "alexnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        "vgg16-bn",
+        "mobilenetv2",
+        "alexnet",
+    ],
+)
 def test_every_site_of_a_network_can_be_cut(name: str) -> None:
     model, images = settled(name)
     network, clips = clipped(model, images)
