@@ -118,9 +118,16 @@ class Database:
             return sqlite3.connect(self.path, isolation_level=None, timeout=_PATIENCE_SECONDS)
         if not self.path.exists():
             raise ProactError(f"there is no store {self.path}")
-        # Who may write leaves nothing behind beside the file. Who may not can read a log that nobody
-        # has merged yet only with the index beside it; where there can be none, nobody is writing.
+        # Who may write leaves nothing behind beside the file. Who may not can read a log that
+        # nobody has merged only with the index beside it; where there can be none, nobody is
+        # writing, and a store without a log can be read as it is. One with a log would lack the
+        # rows in there.
         for mode in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
+            if "immutable" in mode and _holds_something(log := Path(f"{self.path}-wal")):
+                raise ProactError(
+                    f"the store {self.path} has rows in {log.name}, which can be read only where "
+                    "files can be written beside it: copy both into a folder where they can"
+                )
             connection = sqlite3.connect(
                 f"{self.path.as_uri()}?{mode}",
                 uri=True,
@@ -184,3 +191,7 @@ class Database:
             raise ProactError(
                 f"{self.path} has store version {version}, this proact reads {SCHEMA_VERSION}"
             )
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

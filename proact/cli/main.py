@@ -1,30 +1,78 @@
-"""``proact``: one subcommand a question."""
+"""``proact``: one command a question."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
+from typing import Annotated, Any
 
-from proact.errors import ProactError
+import typer
+from typer.core import TyperGroup
+
+from proact.cli.campaign import campaign
+from proact.cli.ending import exit_code
+from proact.cli.info import info
+from proact.cli.profile import profile
+from proact.cli.protect import protect
+from proact.cli.report import report
+from proact.cli.verify import verify
+from proact.errors import unknown
+
+
+class _Commands(TyperGroup):
+    """Names the commands, and the closest, where somebody asks for one that does not exist."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Faults in the memory of neural networks: how much accuracy is left, how sure is that, "
+    "and what does protection buy back?",
+    epilog="Exit status: 0 done, 1 a fault of proact's own (or a failed verification), 2 bad "
+    "input, 130 interrupted.",
+)
+for _command in (campaign, report, protect, profile, verify, info):
+    app.command()(_command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from proact import __version__
+
+        typer.echo(f"proact {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _every(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; 0 is success, 1 a failed verification, 2 bad input, 130 Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="proact", description="Fault injection and hardening for PyTorch networks."
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    try:
-        from proact.cli import profile, verify
+    """Runs a command.
 
-        profile.add_command(commands)
-        verify.add_command(commands)
-        options = parser.parse_args(arguments)
-        result: int = options.run(options)
-        return result
-    except (ValueError, TypeError, ProactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    Args:
+        arguments: without the program's name; those of the process unless given.
+
+    Returns:
+        0: done. 1: a fault of proact's own, or a failed verification. 2: bad input. 130: Ctrl-C.
+    """
+    command = typer.main.get_command(app)
+    given = None if arguments is None else list(arguments)
+    return exit_code(lambda: command.main(given, prog_name="proact", standalone_mode=False), given)

@@ -2,74 +2,94 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from proact import faults, models
-from proact.cli.sources import OWN, network
-
-
-def add_command(commands: Any) -> None:
-    """Adds the subcommand to the parser's ``add_subparsers``."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "verify",
-        help="test the fault sampler on this machine",
-        description="Injects many fault patterns and tests them statistically: counts, uniformity, "
-        "independence, restoring, equality across threads and instruction sets. Exit status: 0 if "
-        "all checks pass, 1 if one fails, 2 for bad input.",
-    )
-    add = parser.add_argument
-    add("--model", default="small-cnn", help=f"network: {', '.join(models.names())}, or {OWN}")
-    add(
-        "--encoding",
-        default="float32",
-        help="stored form: float32 (default), int8, q15.16, native, ...",
-    )
-    add(
-        "--ber",
-        type=float,
-        help="bit error rate, a probability per exposed bit in (0, 1/2]; by default one that flips "
-        "about a thousand bits a trial",
-    )
-    add("--trials", type=int, default=400, help="fault patterns (count), from 50 on; default 400")
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="integer in [0, 2^63 - 1), default 0; same seed, same verdict",
-    )
-    add(
-        "--where",
-        default="*",
-        metavar="PATTERN",
-        help="names of the exposed tensors, all by default",
-    )
-    add("--bits", metavar="FIELD", help="exposed field, such as exponent, or a mask such as 0xff")
-    add(
-        "--alpha",
-        type=float,
-        default=1e-3,
-        help="probability that a right sampler fails, in (0, 1); default 0.001",
-    )
-    parser.set_defaults(run=run)
+from proact.cli import options
+from proact.cli.options import ENCODINGS, NETWORKS, OWN, beginning, option
 
 
-def run(options: argparse.Namespace) -> int:
-    """Prints the table; 0 where every check passes, else 1."""
+def verify(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help=f"Network: {', '.join(NETWORKS)}; or {OWN}.",
+            autocompletion=beginning(NETWORKS),
+        ),
+    ] = "small-cnn",
+    encoding: Annotated[
+        str,
+        typer.Option(
+            "--encoding",
+            metavar="NAME",
+            help=f"Stored form of the parameters: {', '.join(ENCODINGS)} or another qM.N.",
+            autocompletion=beginning(ENCODINGS),
+        ),
+    ] = "float32",
+    ber: Annotated[
+        float | None,
+        option(
+            "--ber",
+            "BER",
+            help="Bit error rate, a probability per exposed bit in (0, 1/2].",
+            default="one that flips about a thousand bits a trial",
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", metavar="COUNT", help="Fault patterns (count), from 50 on.")
+    ] = 400,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", metavar="INTEGER", help="Integer in [0, 2^63 - 1). Same seed, same verdict."
+        ),
+    ] = 0,
+    where: Annotated[
+        str, typer.Option("--where", metavar="PATTERN", help="Names of the exposed tensors.")
+    ] = "*",
+    bits: Annotated[
+        str | None,
+        option("--bits", "BITS", help="Exposed field, such as exponent, or a mask such as 0xff."),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha", metavar="SHARE", help="Probability that a right sampler fails, in (0, 1)."
+        ),
+    ] = 1e-3,
+    as_json: options.AsJson = False,
+) -> None:
+    """Test the fault sampler on this machine.
+
+    Injects many fault patterns and tests them statistically: counts, uniformity, independence,
+    restoring, equality across threads and instruction sets. Exit status: 0 if all checks pass, 1 if
+    one fails, 2 for bad input.
+    """
+    from proact import faults
+    from proact.cli.output import print_json, print_tables
+    from proact.experiment.own import network
+
     found = faults.verify(
-        network(options.model, num_classes=10, in_channels=3),
-        options.encoding,
-        ber=options.ber,
-        trials=options.trials,
-        seed=options.seed,
-        where=options.where,
-        bits=field_or_mask(options.bits),
-        alpha=options.alpha,
+        network(model, num_classes=10, in_channels=3),
+        encoding,
+        ber=ber,
+        trials=trials,
+        seed=seed,
+        where=where,
+        bits=field_or_mask(bits),
+        alpha=alpha,
     )
-    Console().print(found.table())
-    return 0 if found.passed else 1
+    if as_json:
+        checks = [{**asdict(check), "passed": found.passes(check)} for check in found.checks]
+        print_json({**asdict(found), "checks": checks, "passed": found.passed})
+    else:
+        print_tables(found.table())
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 def field_or_mask(text: str | None) -> str | int | None:

@@ -5,7 +5,13 @@ Deviations from the papers are listed in README.md beside this file.
 
 from proact.protect.cost import Cost, cost, latency_ratio
 from proact.protect.memory import threshold_counts
-from proact.protect.methods import check_options, methods, protect, trained_methods
+from proact.protect.methods import (
+    check_options,
+    methods,
+    protect,
+    resumable_methods,
+    trained_methods,
+)
 from proact.protect.profile import GRANULARITIES, profile, profile_quantiles
 from proact.protect.saving import Protection, load, protection_of, save
 
@@ -22,6 +28,7 @@ __all__ = [
     "profile_quantiles",
     "protect",
     "protection_of",
+    "resumable_methods",
     "save",
     "threshold_counts",
     "trained_methods",

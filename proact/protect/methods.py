@@ -65,6 +65,11 @@ def trained_methods() -> list[str]:
     return [name for name, options in _OPTIONS.items() if issubclass(options, TrainedOptions)]
 
 
+def resumable_methods() -> list[str]:
+    """Those that go site by site, and can be interrupted: ``resume`` of `protect` is for them."""
+    return [name for name, method in _CLIPS.items() if method.resumes]
+
+
 def protect(
     model: nn.Module,
     method: str,
@@ -110,8 +115,8 @@ def protect(
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
     chosen = check_options(method, options)
-    if resume is not None and (method not in _CLIPS or not _CLIPS[method].resumes):
-        able = ", ".join(name for name, each in _CLIPS.items() if each.resumes)
+    if resume is not None and method not in resumable_methods():
+        able = ", ".join(resumable_methods())
         raise ValueError(f"resume is for methods that go site by site ({able}); got {method!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")

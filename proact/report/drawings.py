@@ -12,7 +12,7 @@ from proact.campaign import StoredRun
 from proact.campaign.stratum import Stratum
 from proact.report.findings import Family, Findings
 from proact.report.html import inline_svg
-from proact.report.plots import accuracy_figure, gain_figure
+from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.scale import Scale, rate
@@ -62,11 +62,15 @@ class Parts:
     Attributes:
         sweep: one of those that are drawn.
         strata: by variant.
+        scale: of what they lose, which need not be the campaign's metric.
+        is_finished: whether all of them are.
     """
 
     sweep: StoredRun
     strata: Mapping[str, Sequence[Stratum]]
     drawing: Drawing
+    scale: Scale
+    is_finished: bool
 
 
 class Drawings:
@@ -83,7 +87,7 @@ class Drawings:
         lines, trials, parts: what is drawn.
 
     Raises:
-        ValueError: the campaign has no such rate.
+        ValueError: the campaign has no trials at this rate.
     """
 
     def __init__(
@@ -100,8 +104,8 @@ class Drawings:
 
     def _over_ber(self, family: Family, suffix: str) -> Lines:
         findings, scale = self._findings, self._findings.scale
-        cells = [cell for name in findings.variants for cell in family.line(name)]
-        if not family.has_line or not cells:
+        cells = [family.cells[name, fault] for name in findings.variants for fault in family.faults]
+        if not family.has_line or all(cell.is_missing for cell in cells):
             return Lines(family, None, None)
         confidence = findings.run.confidence
         accuracy = self._drawn(
@@ -109,7 +113,11 @@ class Drawings:
             f"{scale.name} over bit error rate under {family.name}",
             accuracy_figure(cells, confidence, scale),
         )
-        gains = {name: family.gains_by_ber(name) for name, mine in family.gains.items() if mine}
+        gains = {
+            name: {ber: mine.get(fault, NOTHING) for fault, ber in family.faults.items()}
+            for name, mine in family.gains.items()
+            if mine
+        }
         if not gains:
             return Lines(family, accuracy, None)
         figure = gain_figure(gains, findings.baseline, findings.variants, confidence, scale)
@@ -118,7 +126,11 @@ class Drawings:
 
     def _of_trials(self, first: str | None) -> list[Trials]:
         findings, family, run = self._findings, self._findings.families[0], self._findings.run
-        edges = bin_edges(run.lowest, run.highest, run.images_per_trial)
+        edges = bin_edges(
+            run.lowest,
+            run.highest,
+            (run.images_per_trial or run.images) if findings.scale.is_share else None,
+        )
         shown: list[Trials] = []
         for fault, ber in family.faults.items():
             cells = {name: family.cells.get((name, fault)) for name in findings.variants}
@@ -140,42 +152,65 @@ class Drawings:
         return shown
 
     def _first_fault(self, at: float | None) -> str | None:
-        if at is None:
-            return self._findings.most_divided()
-        faults = self._findings.families[0].faults
-        for fault, ber in faults.items():
+        family = self._findings.families[0]
+        tried = {
+            fault: ber
+            for fault, ber in family.faults.items()
+            if any(cell.trials for (_, name), cell in family.cells.items() if name == fault)
+        }
+        if at is None or not tried:
+            return self._findings.most_divided() or next(iter(tried), None)
+        for fault, ber in tried.items():
             if rate(ber) == rate(at):
                 return fault
-        known = ", ".join(map(rate, faults.values()))
-        raise ValueError(f"the campaign has the bit error rates {known}; got {at:g}")
+        known = ", ".join(map(rate, tried.values()))
+        raise ValueError(f"the campaign has trials at the bit error rates {known}; got {at:g}")
 
     def _of_parts(self, sweeps: Sequence[StoredRun]) -> list[Parts]:
-        """A map for each kind of sweep and fault, of all variants that have one on these images."""
-        groups: dict[tuple[str, str], dict[str, StoredRun]] = {}
+        """A map for each kind of sweep, of all variants that have one on these images."""
+        groups: dict[tuple[str, str, str, str], dict[str, StoredRun]] = {}
         for sweep in sweeps:
-            if sweep.run.facts["data"] == self._findings.run.facts["data"]:
-                key = (sweep.run.kind, sweep.run.cells[0].family)
-                groups.setdefault(key, {})[sweep.run.variants[0].name] = sweep
+            run = sweep.run
+            if run.facts["data"] == self._findings.run.facts["data"]:
+                # What else they differ in makes them no other measurement.
+                key = (run.kind, run.cells[0].family, run.encoding, run.metric)
+                groups.setdefault(key, {})[self._name_here(sweep)] = sweep
         names: set[str] = set()
         shown = []
-        for (kind, fault), of_variants in sorted(groups.items(), reverse=True):
+        for (kind, fault, *_), of_variants in sorted(groups.items(), reverse=True):
             name = f"per-{kind}" if f"per-{kind}" not in names else f"per-{kind}-{len(names)}"
             names.add(name)
             label = f"loss by {kind} under {fault} in it alone"
             strata = {variant: sweep.strata()[0] for variant, sweep in of_variants.items()}
-            drawing = self._drawn(name, label, self._map(kind, strata, of_variants))
-            shown.append(Parts(list(of_variants.values())[-1], strata, drawing))
+            last = list(of_variants.values())[-1]
+            scale = _scale_of(last)
+            drawing = self._drawn(name, label, self._map(kind, strata, of_variants, scale))
+            is_finished = all(sweep.is_finished for sweep in of_variants.values())
+            shown.append(Parts(last, strata, drawing, scale, is_finished))
         return shown
+
+    def _name_here(self, sweep: StoredRun) -> str:
+        """What the campaign calls a sweep's network. In another encoding nobody can tell whether it
+        is the one that the campaign has by its name."""
+        (network,) = sweep.run.variants
+        run = self._findings.run
+        same = [variant.name for variant in run.variants if variant.digest == network.digest]
+        if network.name in same or (network.name not in self._findings.variants and not same):
+            return network.name
+        if same:
+            return same[0]
+        is_told_apart = sweep.run.encoding == run.encoding
+        return f"{network.name} (another network)" if is_told_apart else network.name
 
     def _map(
         self,
         kind: str,
         strata: Mapping[str, Sequence[Stratum]],
         sweeps: Mapping[str, StoredRun],
+        scale: Scale,
     ) -> Figure:
         variants = list(dict.fromkeys([*self._findings.variants, *sweeps]))
         run = next(iter(sweeps.values())).run
-        scale = Scale.of(run.metric, run.lowest, run.highest, run.is_better_higher)
         unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
         label = f"loss of {scale.name}{unit}, {100 * run.confidence:g} % interval"
         if kind == "layer":
@@ -193,3 +228,8 @@ class Drawings:
             self.figures[name] = figure
         width = round(_REM_PER_INCH * figure.get_figwidth(), 1)
         return Drawing(name, label, width, inline_svg(figure, name))
+
+
+def _scale_of(sweep: StoredRun) -> Scale:
+    run = sweep.run
+    return Scale.of(run.metric, run.lowest, run.highest, run.is_better_higher)

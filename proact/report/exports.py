@@ -14,6 +14,9 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
@@ -30,6 +33,8 @@ def as_csv(findings: Findings) -> str:
     said = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
     frame[said] = frame[said].astype(object)
     frame.loc[missing, said] = None
+    # What is known without a trial is no mean over trials.
+    frame.loc[[not cell.trials for cell in cells], ["flips", "non_finite"]] = None
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -46,6 +51,8 @@ def _latex_table(findings: Findings, family: Family) -> str:
     unit = f" ({scale.unit})" if scale.unit else ""
     confidence = f"{100 * findings.run.confidence:g} % intervals"
     caption = f"{scale.name}{unit} under {family.name}, {findings.run.encoding}, {confidence}"
+    if not all(cell.is_finished or cell.is_missing for cell in family.cells.values()):
+        caption += "; * not finished"
     body = _rows(findings, family, _latex_cell(findings))
     lines = [
         r"\begin{table}",
@@ -69,7 +76,8 @@ def _latex_cell(findings: Findings) -> Callable[[Cell | None], str]:
             return "--"
         value = cell.value
         ends = f"{findings.scale.value(value.low)}--{findings.scale.value(value.high)}"
-        return f"{findings.scale.value(value.estimate)} ({ends})"
+        told = f"{findings.scale.value(value.estimate)} ({ends})"
+        return told if cell.is_finished else f"{told}*"
 
     return written
 
@@ -142,9 +150,9 @@ def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def latex(text: str) -> str:
     """Text as LaTeX sets it letter by letter."""
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in text).replace("--", "-{}-")
 
 
 def markdown(text: str) -> str:
     """Text as Markdown shows it letter by letter."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|$&~])", r"\\\1", text)

@@ -40,9 +40,6 @@ class Family:
         ]
         return [cell for cell in cells if not cell.is_missing]
 
-    def gains_by_ber(self, variant: str) -> dict[float, Interval]:
-        return {self.faults[fault]: gain for fault, gain in self.gains[variant].items()}
-
     @property
     def has_line(self) -> bool:
         """Whether there are two rates to draw a line between."""
@@ -128,15 +125,16 @@ class Findings:
         return None if not bits or not cell.trials else cell.flips / bits
 
     def most_divided(self) -> str | None:
-        """The fault under which the baseline's trials differ most: where a mean says least."""
+        """The fault under which the baseline's trials differ most: where a mean says least; None
+        where it has none."""
         spreads = {}
         for fault in self.families[0].faults:
-            if not self.families[0].cells[self.baseline, fault].is_missing:
+            if self.families[0].cells[self.baseline, fault].trials:
                 values = self.stored.values(self.baseline, fault)
                 n = sum(count for _, count in values)
-                mean = sum(value * count for value, count in values) / max(n, 1)
+                mean = sum(value * count for value, count in values) / n
                 squares = sum(count * (value - mean) ** 2 for value, count in values)
-                spreads[fault] = squares / max(n, 1)
+                spreads[fault] = squares / n
         return max(spreads, key=spreads.__getitem__) if spreads else None
 
 

@@ -34,9 +34,14 @@ def inline_svg(figure: Figure, name: str = "proact") -> Markup:
     """
     import matplotlib
 
+    from proact.report.style import unknown_signs
+
     written = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": "proact", "svg.fonttype": "none"}):
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "proact", "svg.fonttype": "none"}),
+        unknown_signs(),
+    ):
         figure.savefig(written, format="svg", metadata=no_metadata)
     svg = written.getvalue()
     # What stands before the element belongs to files; its style would hold for the whole page.

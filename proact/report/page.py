@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from markupsafe import Markup, escape
 
 from proact.campaign.runs import facts_digest
 from proact.report.drawings import Drawings
@@ -17,6 +19,7 @@ from proact.report.words import how_measured, verdict
 
 #: Trials that could not be run are listed up to this number.
 _MOST_FAILURES = 20
+_RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
 def page(findings: Findings, drawings: Drawings, store: str) -> str:
@@ -31,7 +34,7 @@ def page(findings: Findings, drawings: Drawings, store: str) -> str:
         run=run,
         scale=findings.scale,
         rate=rate,
-        verdicts=[(name, verdict(findings, name, cost)) for name, cost in costs.items()],
+        verdicts=[(name, _whole(verdict(findings, name, cost))) for name, cost in costs.items()],
         costs=costs,
         drawings=drawings,
         paragraphs=[how_measured(findings, family) for family in findings.families],
@@ -70,6 +73,11 @@ def _failures(findings: Findings) -> list[tuple[str, str, int, str]]:
         for (variant, fault), failed in findings.stored.failures().items()
         for trial, reason in failed
     ]
+
+
+def _whole(text: str) -> Markup:
+    """Text in which no line is broken inside a rate, such as after the ``-`` of ``1e-5``."""
+    return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', str(escape(text))))
 
 
 def _as_yaml(described: Any) -> str:

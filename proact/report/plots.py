@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -13,23 +14,28 @@ from proact.campaign.statistics import Interval
 from proact.report.scale import Scale
 from proact.report.style import BER_LABEL, Look, add_legend, as_text, looks, new_axes, save_figure
 
-__all__ = ["accuracy_figure", "gain_figure", "save_figure"]
+#: What is drawn as a gap.
+NOTHING = Interval(math.nan, math.nan, math.nan)
+
+__all__ = ["NOTHING", "accuracy_figure", "gain_figure", "save_figure"]
 
 
 def accuracy_figure(cells: Sequence[Cell], confidence: float, scale: Scale | None = None) -> Figure:
     """The metric over BER, one line a variant, the interval as a band.
 
-    Cells without a trial are left out, and so are those with a BER of 0, which have no place on the
-    logarithmic axis. Of cells that are not finished the marker is hollow.
+    A line has a gap at a cell without trials. Cells with a BER of 0 are left out: they have no
+    place on the logarithmic axis. Of cells that are not finished the marker is hollow.
     """
     scale = scale or Scale(cells[0].metric if cells else "top-1")
     figure, axes = new_axes(7.0, 4.5)
     variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
     for variant, look in looks(variants).items():
-        mine = [cell for cell in cells if cell.variant == variant and not cell.is_missing]
-        shown = sorted((cell for cell in mine if cell.ber > 0), key=lambda cell: cell.ber)
-        _band(axes, scale, look, variant, {cell.ber: cell.value for cell in shown})
-        _hollow(axes, scale, look, [cell for cell in shown if not cell.is_finished])
+        mine = [cell for cell in cells if cell.variant == variant and cell.ber > 0]
+        mine.sort(key=lambda cell: cell.ber)
+        line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
+        _band(axes, scale, look, variant, line)
+        unfinished = [cell for cell in mine if not (cell.is_finished or cell.is_missing)]
+        _hollow(axes, scale, look, unfinished)
     if scale.is_share:
         axes.set_ylim(0, 100)
     unit = f" ({scale.unit})" if scale.unit else ""
@@ -47,7 +53,7 @@ def gain_figure(
     """Paired gains over the baseline by BER, one line a variant, the interval as a band.
 
     Args:
-        gains: by variant and BER.
+        gains: by variant and BER; `NOTHING` where there is none makes a gap.
         variants: all of the campaign in their order: a variant looks as in its other figures.
     """
     figure, axes = new_axes(7.0, 3.8)
@@ -56,9 +62,9 @@ def gain_figure(
         if variant in gains:
             shown = {ber: gain for ber, gain in sorted(gains[variant].items()) if ber > 0}
             _band(axes, scale, look, variant, shown)
-    unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
-    told = f"difference to {as_text(baseline)}{unit}"
-    _finish(figure, axes, f"{told}, {100 * confidence:g} % interval")
+    unit = f"{scale.unit_of_differences}, " if scale.unit_of_differences else ""
+    interval = f"({unit}{100 * confidence:g} % interval)"
+    _finish(figure, axes, f"difference to {as_text(baseline, 28)}\n{interval}")
     return figure
 
 

@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 
 from proact.campaign.stratum import Stratum
 from proact.report.scale import Scale
-from proact.report.style import Look, add_legend, as_text, looks, new_axes
+from proact.report.style import Look, add_legend, as_text, looks, new_axes, widest
 
 #: How far the marks of several variants stand apart, in parts of the room that a layer or bit has.
 _ROOM = 0.6
+#: Above the marks, for the names of fields, in parts of the marks' room.
+_ROOM_FOR_NAMES = 0.16
 
 
 def layers_figure(
@@ -29,7 +31,7 @@ def layers_figure(
     """
     layers = _merged([[part.name for part in parts] for parts in sweeps.values()])
     height = 1.5 + 0.17 * len(layers) * (1 + 0.5 * len(sweeps))
-    figure, axes = new_axes(7.0, min(max(height, 2.6), 40.0))
+    figure, axes = new_axes(6.0 + widest(layers), min(max(height, 2.6), 40.0))
     places = {name: place for place, name in enumerate(layers)}
     axes.axvline(0.0, color="#000000", linewidth=0.8)
     for shift, variant, look in _apart(sweeps, variants):
@@ -69,6 +71,8 @@ def bits_figure(
     axes.set_xticks(range(len(bits)), [str(bit) for bit in bits], fontsize="small")
     axes.set_xlim(-0.7, len(bits) - 0.3)
     axes.grid(visible=False, axis="x")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + _ROOM_FOR_NAMES * (high - low))
     _name_fields(axes, bits, fields)
     axes.set_xlabel("bit of the stored word (0 the lowest)")
     axes.set_ylabel(label)

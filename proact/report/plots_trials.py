@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from proact.campaign.statistics import Interval
 from proact.report.scale import Scale
-from proact.report.style import Look, as_text, looks, new_axes
+from proact.report.style import Look, as_text, looks, new_axes, widest
 
 _MOST_BINS = 30
 
@@ -21,12 +22,17 @@ Edges = NDArray[np.float64]
 
 
 def bin_edges(lowest: float, highest: float, images: int | None) -> Edges:
-    """Of a histogram of trials that were each judged on so many images, None for many: a bin for
-    each value that a share of few images can have, else equal ones."""
-    if images is None or images >= _MOST_BINS:
+    """Of a histogram of a metric whose values are shares of so many images; None for one that has
+    any values in its range. Each bin holds as many of the shares that there are as any other, or
+    the histogram would have steps that the trials have not."""
+    if images is None:
         return np.linspace(lowest, highest, _MOST_BINS + 1)
     step = (highest - lowest) / images
-    return np.linspace(lowest - 0.5 * step, highest + 0.5 * step, images + 2)
+    in_a_bin = math.ceil((images + 1) / _MOST_BINS)
+    bins = math.ceil((images + 1) / in_a_bin)
+    # From the top, where most trials are.
+    top = highest + 0.5 * step
+    return np.asarray(top - in_a_bin * step * np.arange(bins, -1, -1), dtype=np.float64)
 
 
 def trials_figure(
@@ -47,14 +53,19 @@ def trials_figure(
         variants: all of the campaign in their order.
         edges: of the histogram's bins; see `bin_edges`.
     """
-    figure, axes = new_axes(max(1.1 * len(distributions) + 1.5, 7.0), 4.2)
+    n = len(distributions)
+    width = max(min(max(9.0 / n, 0.45), 1.1) * n + 1.5, 7.0)
+    is_upright = widest(distributions) <= (width - 1.3) / n
+    figure, axes = new_axes(width, 4.2 + (0.0 if is_upright else 0.7 * widest(distributions)))
     for position, (variant, values) in enumerate(distributions.items()):
         look = looks(variants)[variant]
         _histogram(axes, position, values, edges, look, scale)
         _mean(axes, position, means[variant], scale)
-    axes.set_xticks(range(len(distributions)), [as_text(variant) for variant in distributions])
-    axes.tick_params(axis="x", rotation=0 if len(distributions) <= 6 else 45)
-    axes.set_xlim(-0.6, max(len(distributions), 1) - 0.4)
+    axes.set_xticks(range(n), [as_text(variant) for variant in distributions])
+    if not is_upright:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, n - 0.4)
     axes.grid(visible=False, axis="x")
     unit = f" ({scale.unit})" if scale.unit else ""
     axes.set_ylabel(f"{scale.name} of a trial{unit}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -112,41 +112,46 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
     """What each protection costs without faults.
 
     Args:
-        costs: by variant, the fields of a `proact.protect.Cost`. Columns that would be empty are
-            left out.
+        costs: by variant, the fields of a `proact.protect.Cost`. What nobody measured has no
+            column.
     """
-    table = Table(title=f"Cost of protection, {encoding}, no faults")
+    table = Table(
+        title=f"Cost of protection, {encoding}, no faults",
+        caption="added numbers: thresholds of activations and bounds of parameters",
+    )
     columns = [
         column
         for column in _COST_COLUMNS
-        if column.is_always_shown or any(cost[column.field] for cost in costs.values())
+        if any(column.value(cost) is not None for cost in costs.values())
     ]
     _add_columns(table, ("variant", *(column.heading for column in columns)))
     for variant, cost in costs.items():
-        table.add_row(variant, *(column.shown(cost[column.field]) for column in columns))
+        table.add_row(variant, *(column.shown(cost) for column in columns))
     return table
 
 
 class _CostColumn(NamedTuple):
     heading: str
-    field: str
+    value: Callable[[Mapping[str, Any]], float | None]
     form: str
-    scale: float = 1
-    is_always_shown: bool = True
 
-    def shown(self, value: float | None) -> str:
-        return "" if value is None else format(self.scale * value, self.form)
+    def shown(self, cost: Mapping[str, Any]) -> str:
+        value = self.value(cost)
+        return "" if value is None else self.form.format(value)
 
 
 _COST_COLUMNS = (
-    _CostColumn("thresholds", "thresholds", ""),
-    _CostColumn("bounds", "bounds", "", is_always_shown=False),
-    _CostColumn("bytes", "bytes", "g"),
-    _CostColumn("% of parameters", "percent", ".2f"),
-    _CostColumn("clean accuracy %", "clean", ".2f", 100),
-    _CostColumn("before hardening %", "clean_soft", ".2f", 100, is_always_shown=False),
-    _CostColumn("time, of the unprotected", "latency", ".2f", is_always_shown=False),
+    _CostColumn("added\nnumbers", lambda cost: cost["thresholds"] + cost["bounds"], "{}"),
+    _CostColumn("bytes", lambda cost: cost["bytes"], "{:g}"),
+    _CostColumn("% of all\nothers", lambda cost: cost["percent"], "{:.2f}"),
+    _CostColumn("clean\naccuracy %", lambda cost: _percent(cost["clean"]), "{:.2f}"),
+    _CostColumn("before\nhardening", lambda cost: _percent(cost["clean_soft"]), "{:.2f}"),
+    _CostColumn("time of\na pass", lambda cost: cost["latency"], "{:.2f}x"),
 )
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _add_columns(table: Table, headings: Sequence[str]) -> None:

@@ -92,10 +92,15 @@ def _costing(findings: Findings, variant: str, cost: Cost, scale: Scale) -> str:
     if scale.value(cost.clean) != scale.value(clean):
         told.append(f"{'-' if lost < 0 else ''}{scale.amount(lost)} without faults")
     if cost.thresholds or cost.bounds:
-        told.append(f"{cost.bytes:,.0f} bytes ({cost.percent:.2g} % more numbers to store)")
+        told.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
     if cost.latency is not None:
         told.append(f"{cost.latency:.2f} times the time of a forward pass")
     return f"it costs {_listed(told)}" if told else ""
+
+
+def _percent(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def how_measured(findings: Findings, family: Family) -> str:
@@ -113,7 +118,11 @@ def how_measured(findings: Findings, family: Family) -> str:
         if run.images_per_trial
         else f"all {run.images:,} evaluation images"
     )
-    trials = [findings.stored.progress[cell.key].trials for cell in run.cells]
+    trials = [
+        findings.stored.progress[cell.key].trials
+        for cell in run.cells
+        if cell.family == family.name
+    ]
     return " ".join(
         [
             f"Faults were injected with proact {environment.get('proact', '')} (PyTorch "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -102,18 +104,24 @@ def _drawn(figure: Figure, ending: str) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
-    """All files; what one of them replaces stays whole until it is."""
-    part = folder
+    """All files or none: what they replace stays until all of them are there."""
+    parts = {folder / name: folder / f".{name}.part" for name in files}
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(content)
-            part.replace(folder / name)
+        for path, part in parts.items():
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, strerror(EISDIR), str(path))
+            part.write_bytes(files[path.name])
+        for path, part in parts.items():
+            part.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise ProactError(
-            f"the report cannot be written to {folder}: {error.filename}: {error.strerror}"
-        ) from None
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink()
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+        told = f"{error.filename or folder}: {error.strerror}"
+        raise ProactError(f"the report cannot be written to {folder}: {told}") from None
     return {name: folder / name for name in files}

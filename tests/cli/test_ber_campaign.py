@@ -192,9 +192,9 @@ def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) 
     spread = run(*quick, "--out", tmp_path / "b", "--workers", "2")
     assert tables(spread.stdout) == tables(here.stdout)
     for bad, words in (
-        (["--margin", "0"], "--margin lies in (0, 1]"),
-        (["--images", "few"], "--images is a number"),
-        (["--workers", "0"], "--workers takes 1 or more"),
+        (["--margin", "0"], "--margin: expected a number in (0, 1]"),
+        (["--images", "few"], "--images: expected a number"),
+        (["--workers", "0"], "--workers: expected an integer from 1 on"),
     ):
         done = run(*QUICK, *bad, "--out", tmp_path / "c")
         assert done.returncode == 2

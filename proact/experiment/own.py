@@ -1,12 +1,12 @@
-"""Networks and data from the command line: by name, or from a file of the user's own.
+"""Networks and data from a text: by name, or from a file of the user's own.
 
-``--model`` and ``--data`` take a name, ``file.py:attribute`` or ``module:attribute``. The attribute
-is the thing itself or a function without arguments that returns it.
+The text is a name, ``file.py:attribute`` or ``module:attribute``; files are looked for from the
+working directory. The attribute is the thing itself or a function without arguments that returns
+it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import sys
@@ -22,9 +22,12 @@ from proact import data, models
 from proact.data import Data
 from proact.data.splits import parts_of
 from proact.errors import ProactError, unknown
+from proact.experiment.defaults import IMAGE_SIZE
 
 # A network and data in one file are one module: it runs once.
 _files: dict[Path, ModuleType] = {}
+# The files of all modules that a text named.
+_named: set[str] = set()
 
 OWN = "file.py:attribute or module:attribute of your own"
 
@@ -33,40 +36,18 @@ class UsersCodeError(ProactError):
     """What a user's file raised, with her traceback and none of our frames."""
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """``--data``, ``--data-folder``, ``--download`` and ``--image-size``, for `dataset`."""
-    add = parser.add_argument
-    add(
-        "--data",
-        default=default,
-        help=f"data set: {', '.join(data.names())}, or {OWN} (a proact.data.Data, a pair of "
-        "tensors (images, labels) or a Dataset)",
-    )
-    add(
-        "--data-folder",
-        type=Path,
-        help="where the data set's files are; by default PROACT_DATA, the places of Debian's "
-        "packages and ~/.cache/proact",
-    )
-    add(
-        "--download",
-        action="store_true",
-        help="fetch files that are missing, through torchvision, into the folder",
-    )
-    add("--image-size", type=int, default=224, help="of an imagefolder's images, in pixels")
-
-
-def dataset(options: argparse.Namespace) -> Data:
-    """What ``--data`` and its companions name; a pair or `Dataset` of the user's is cut into 65 %
-    training, 15 % validation and 20 % test images."""
-    if not is_own(options.data):
-        return data.load(
-            options.data,
-            options.data_folder,
-            download=options.download,
-            image_size=options.image_size,
-        )
-    given = own(options.data)
+def dataset(
+    text: str,
+    folder: str | Path | None = None,
+    *,
+    download: bool = False,
+    image_size: int = IMAGE_SIZE,
+) -> Data:
+    """The named data set (`proact.data.load` explains the other arguments), or the user's own: a
+    pair or `Dataset` is cut into 65 % training, 15 % validation and 20 % test images."""
+    if not is_own(text):
+        return data.load(text, folder, download=download, image_size=image_size)
+    given = own(text)
     return given if isinstance(given, Data) else parts_of(given)
 
 
@@ -78,6 +59,12 @@ def check_model_name(text: str) -> None:
     """ValueError unless ``text`` names a network or can be one of the user's own."""
     if not is_own(text) and text not in models.names():
         raise unknown("model", text, [*models.names(), OWN])
+
+
+def check_data_name(text: str) -> None:
+    """ValueError unless ``text`` names a data set or can be one of the user's own."""
+    if not is_own(text) and text not in data.names():
+        raise unknown("data set", text, [*data.names(), OWN])
 
 
 def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
@@ -120,7 +107,9 @@ def _imported(place: str) -> ModuleType:
             sys.path.insert(0, "")
         if _spec_is_missing(place):
             raise ValueError(f"there is no module {place!r} to import")
-        return importlib.import_module(place)
+        module = importlib.import_module(place)
+        _named.add(str(getattr(module, "__file__", None)))
+        return module
     file = Path(place).resolve()
     if file in _files:
         return _files[file]
@@ -141,6 +130,7 @@ def _imported(place: str) -> ModuleType:
         del sys.modules[name]
         raise
     _files[file] = module
+    _named.add(str(file))
     return module
 
 
@@ -160,6 +150,22 @@ def _spec_is_missing(name: str) -> bool:
         return True
 
 
+def users_error(error: BaseException) -> UsersCodeError | None:
+    """The error as one of the user's code, with her traceback, where it came out of a file that was
+    named; None for any other."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename not in _named:
+        frames = frames.tb_next
+    if frames is None:
+        return None
+    return _as_users(frames.tb_frame.f_code.co_filename, error, frames)
+
+
+def _as_users(what: str, error: BaseException, frames: TracebackType | None) -> UsersCodeError:
+    text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    return UsersCodeError(f"{what} failed:\n{text}")
+
+
 def _users(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
@@ -167,8 +173,7 @@ def _users(what: str, call: Callable[[], Any]) -> Any:
         frames = _users_frames(error.__traceback__)
         if frames is None and not isinstance(error, SyntaxError):
             raise  # our own word on her argument
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
-        raise UsersCodeError(f"{what} failed:\n{text}") from None
+        raise _as_users(what, error, frames) from None
 
 
 def _users_frames(frames: TracebackType | None) -> TracebackType | None:

@@ -1,0 +1,75 @@
+"""``proact report``: a store as a page, plots and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proact.cli import options
+from proact.cli.options import option
+
+
+def report(
+    store: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STORE",
+            help="A store (rows.sqlite), or the folder of a campaign.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        option("--out", "FOLDER", help="Folder for the files.", default="the store's folder"),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        option(
+            "--baseline",
+            "VARIANT",
+            help="The variant that gains are counted from.",
+            default="the campaign's first",
+        ),
+    ] = None,
+    run: Annotated[
+        int | None,
+        option(
+            "--run",
+            "NUMBER",
+            help="Number of the run in the store, where it holds several.",
+            default="the last one worked on",
+        ),
+    ] = None,
+    at: Annotated[
+        float | None,
+        option(
+            "--at",
+            "BER",
+            help="Bit error rate, per stored bit, at which the distribution over trials is shown.",
+            default="one that tells the variants apart",
+        ),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a report from a store alone.
+
+    One HTML page that works offline, plots (PNG, SVG) and tables (CSV, LaTeX, Markdown).
+    """
+    from proact.cli.output import print_json
+    from proact.report import write_report
+
+    place = store / "rows.sqlite" if store.is_dir() else store
+    target = place.parent if out is None else out
+    files = write_report(place, target, baseline=baseline, run=run, at=at)
+    if as_json:
+        print_json({kind: str(path) for kind, path in files.items()})
+    else:
+        for kind, path in files.items():
+            typer.echo(f"{kind}: {path}")
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(files["html"].resolve().as_uri())

@@ -1,0 +1,143 @@
+"""YAML and TOML as plain values, and back. YAML is read by the rules of its version 1.2, in which
+``1e-6`` is a number and ``no`` is a word."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from proact.errors import ProactError
+
+_YAML, _TOML = (".yaml", ".yml"), (".toml",)
+
+# YAML 1.2's core schema: what a word without quotes may be, by the letters that it begins with.
+_WORDS: list[tuple[str, str, str]] = [
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN"),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?\d+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+]
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {"": [_compiled(*_WORDS[0][:2])]}
+    for tag, pattern, letters in _WORDS:
+        for letter in letters:
+            found.setdefault(letter, []).append(_compiled(tag, pattern))
+    return found
+
+
+def _compiled(tag: str, pattern: str) -> tuple[str, re.Pattern[str]]:
+    return tag, re.compile(rf"(?:{pattern})\Z")
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _resolvers()
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML lets the last of two equal keys win, without a word.
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = getattr(key_node, "value", None)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else None)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # No octal numbers by a leading zero, no sixtieths by a colon.
+        text = self.construct_scalar(node)
+        return int(text, 16) if "x" in text else int(text)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return float(
+            self.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")
+        )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would take for something else than text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *ours]
+        for letter, ours in {
+            **{letter: [] for letter in yaml.SafeDumper.yaml_implicit_resolvers},
+            **_Loader.yaml_implicit_resolvers,
+        }.items()
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping that a .yaml, .yml or .toml file holds.
+
+    Raises:
+        ValueError: another ending, text that is no YAML or TOML, or one that holds no mapping.
+            ProactError: a file that cannot be read.
+    """
+    if path.suffix.lower() not in (*_YAML, *_TOML):
+        raise ValueError(f"an experiment is a file *.yaml, *.yml or *.toml, got {str(path)!r}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ProactError(f"there is no file {path}") from None
+    except OSError as error:
+        raise ProactError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8") from None
+    values = _toml(path, text) if path.suffix.lower() in _TOML else _yaml(path, text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no experiment: expected keys such as network and variants")
+    return values
+
+
+def dump(values: dict[str, Any]) -> str:
+    """As YAML, in the order of the keys; lists and mappings of plain values on one line each."""
+    text: str = yaml.dump(
+        values,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=100,
+    )
+    return text
+
+
+def _yaml(path: Path, text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}:" if mark is not None else ""
+        hint = "" if "alias" not in str(error) else "; text that begins with * or & needs quotes"
+        raise ValueError(f"{path}:{place} {error.problem}{hint}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+
+
+def _toml(path: Path, text: str) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
