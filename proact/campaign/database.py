@@ -141,6 +141,8 @@ class Database:
             except sqlite3.Error as error:
                 connection.close()
                 reason = error
+                if "locked" in str(error):  # another mode would wait as long
+                    break
         raise reason
 
     def _is_empty(self) -> bool:

@@ -90,7 +90,8 @@ def run(
             ``Client.get_executor()``; a number of processes; 1 for this process; None for processes
             of this machine where there are cores to use and enough to do.
         progress: None shows a table in a notebook, and where standard error is a terminal; True and
-            False do, and do not. A function is called with (trials done, trials in all as now expected).
+            False do, and do not. A function is called with (trials done, trials in all as now
+            expected).
         policy: how trials are run, instead of what a warm-up measures here: that of another run's
             ``Result.settled.policy``, to repeat it to the last digit. Decides ``images_per_trial``
             too.

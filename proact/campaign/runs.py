@@ -158,8 +158,8 @@ class Run:
             is_finished,
         )
 
-    def finished(self, trials: Mapping[CellKey, int]) -> Run:
-        """The same, with the number of trials that each cell stopped at."""
+    def finished(self, trials: Mapping[CellKey, int] | Mapping[CellKey, int | None]) -> Run:
+        """The same, with the number of trials that each cell stopped at; None: it has not yet."""
         cells = tuple(replace(cell, trials=trials[cell.key]) for cell in self.cells)
         return replace(self, cells=cells)
 
@@ -225,11 +225,17 @@ class Log:
 
     def __init__(self, store: Store, run: Run, environment: Mapping[str, Any]) -> None:
         self._store, self._asked = store, run
-        store.execute(
-            "INSERT INTO run (digest, description) VALUES (?, ?)"
-            " ON CONFLICT (digest) DO UPDATE SET description = excluded.description",
-            (run.digest, run.to_json()),
-        )
+        with store.transaction():
+            for (before,) in store.execute(
+                "SELECT description FROM run WHERE digest = ?", (run.digest,)
+            ):
+                # What is asked for once more was finished as far as it was.
+                run = run.finished({cell.key: cell.trials for cell in Run.from_json(before).cells})
+            store.execute(
+                "INSERT INTO run (digest, description) VALUES (?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET description = excluded.description",
+                (run.digest, run.to_json()),
+            )
         self.run = store.number("SELECT id FROM run WHERE digest = ?", run.digest)
         store.execute(
             "INSERT INTO session (run, started, environment) VALUES (?, ?, ?)",

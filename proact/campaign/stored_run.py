@@ -171,6 +171,13 @@ def stored_runs(store: str | Path | Store) -> list[StoredRun]:
         return [StoredRun(*found, opened) for found in logged(opened)]
 
 
+def rows_of_older_versions(store: str | Path | Store) -> int:
+    """How many trials a store holds that no run explains: those of a store of version 2."""
+    opened = store.again() if isinstance(store, Store) else Store(store, read_only=True)
+    with opened as reading:
+        return 0 if logged(reading) else reading.number("SELECT count(*) FROM row")
+
+
 def _progress(store: Store, run: Run, cell: RunCell) -> Progress:
     if cell.trials is not None:
         return Progress(cell.trials, True)

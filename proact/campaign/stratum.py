@@ -17,7 +17,8 @@ class Stratum:
         share: of the exposed bits, in (0, 1].
         value: mean of the metric when the fault hits this part, with its interval.
         loss: how much worse ``value`` is than the metric without faults, with its interval.
-        trials: how many.
+        trials: how many, those that could not be run included.
+        failed: how many could not be run; the intervals are wider by their share.
     """
 
     name: str
@@ -25,6 +26,12 @@ class Stratum:
     value: Interval
     loss: Interval
     trials: int
+    failed: int = 0
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether no trial tells anything, as all could not be run."""
+        return self.trials == self.failed
 
 
 def stratum(
@@ -33,7 +40,7 @@ def stratum(
     """A stratum from its trials; the confidence is `sweep_confidence`."""
     value = trial_mean(trials, known, confidence)
     loss = _loss(known.clean, value, better_higher)
-    return Stratum(name, share, value, loss, trials.measured + trials.failed)
+    return Stratum(name, share, value, loss, trials.measured + trials.failed, trials.failed)
 
 
 def sweep_confidence(margin: float | None, confidence: float) -> float:

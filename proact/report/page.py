@@ -47,9 +47,10 @@ def page(findings: Findings, drawings: Drawings, store: str) -> str:
     )
 
 
-def empty_page(store: str) -> str:
-    """Of a store without a campaign."""
-    return rendered("report_empty.html", title="Nothing to report yet", store=store)
+def empty_page(store: str, is_older: bool) -> str:
+    """Of a store without a campaign; an older one may hold rows that nothing explains."""
+    title = "Nothing to report yet"
+    return rendered("report_empty.html", title=title, store=store, is_older=is_older)
 
 
 def _title(findings: Findings) -> str:

@@ -93,7 +93,7 @@ def _apart(
 def _mark(
     axes: Axes, part: Stratum, place: float, look: Look, scale: Scale, is_upright: bool
 ) -> None:
-    if not part.trials:
+    if part.is_missing:
         return
     estimate, low, high = (scale.shown(end) for end in part.loss)
     ends = [[max(estimate - low, 0.0)], [max(high - estimate, 0.0)]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from proact.campaign.cells import Cell
 from proact.report.findings import (
     LIMIT,
     Cost,
@@ -61,9 +62,8 @@ def _holding(findings: Findings, family: Family, variant: str) -> str:
     return f"{told}; at {rate(following[0].ber)} it is {_value(scale, following[0])}"
 
 
-def _value(scale: Scale, cell: object) -> str:
-    value = cell.value  # type: ignore[attr-defined]
-    return f"{scale.with_unit(value.estimate)} ({scale.interval(value)})"
+def _value(scale: Scale, cell: Cell) -> str:
+    return f"{scale.with_unit(cell.value.estimate)} ({scale.interval(cell.value)})"
 
 
 def _compared(findings: Findings, family: Family, variant: str) -> list[str]:

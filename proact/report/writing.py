@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from proact.campaign import StoredRun, stored_runs
 from proact.campaign.store import Store
+from proact.campaign.stored_run import rows_of_older_versions
 from proact.errors import ProactError
 from proact.report.drawings import Drawings
 from proact.report.exports import as_csv, as_latex, as_markdown
@@ -59,10 +60,12 @@ def write_report(
     runs = stored_runs(store)
     chosen = _chosen(runs, run, name)
     if chosen is None:
-        written = _write(Path(folder), {PAGE: empty_page(name).encode()})
-        raise NoTrialsError(
-            f"{name} holds no trial of a campaign yet, as {written[PAGE]} says: run one first"
-        )
+        is_older = bool(rows_of_older_versions(store))
+        written = _write(Path(folder), {PAGE: empty_page(name, is_older).encode()})
+        told = "no trial of a campaign yet: run one first"
+        if is_older:
+            told = "trials of an older proact alone: give the same command again to explain them"
+        raise NoTrialsError(f"{name} holds {told} ({written[PAGE]})")
     findings = Findings(chosen, baseline)
     drawings = Drawings(findings, [each for each in runs if each.run.kind != "campaign"], at)
     files = {PAGE: page(findings, drawings, name).encode()}
@@ -73,9 +76,8 @@ def write_report(
     files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
     written = _write(Path(folder), files)
     if not findings.has_trials:
-        raise NoTrialsError(
-            f"{name} holds no trial of this campaign yet, as {written[PAGE]} says: go on with it"
-        )
+        told = "none of its trials could be run" if findings.failed else "it has no trial yet"
+        raise NoTrialsError(f"{name} has nothing to say of this campaign: {told} ({written[PAGE]})")
     kinds = {PAGE: "html", "cells.csv": "csv", "cells.tex": "latex", "cells.md": "markdown"}
     return {kinds.get(file, file): path for file, path in written.items()}
 

@@ -184,6 +184,7 @@ def test_an_unknown_isa_is_a_sentence() -> None:
     assert failed.stderr.startswith("error: PROACT_ISA is 'mmx'")
 
 
+@pytest.mark.slow
 def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) -> None:
     quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
     here = run(*quick, "--out", tmp_path / "a")
@@ -201,6 +202,7 @@ def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) 
         assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dask_scheduler_runs_it(tmp_path: Path) -> None:
     quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
     here = run(*quick, "--out", tmp_path / "a")

@@ -282,7 +282,7 @@ def test_a_store_that_may_not_be_written(exists: bool) -> None:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("executor", [1, 2])
+@pytest.mark.parametrize("executor", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c(drill: Drill, undisturbed: Any, executor: int) -> None:
     process = drill.start(executor)
     drill.wait_for_rows(1)

@@ -159,10 +159,23 @@ def test_trials_that_could_not_be_run_are_listed(digits: Data, tmp_path: Path) -
 
 def test_a_store_without_trials(tmp_path: Path) -> None:
     Store(tmp_path / "rows.sqlite").close()
-    with pytest.raises(NoTrialsError, match="holds no trial of a campaign yet, as .*report.html"):
+    with pytest.raises(NoTrialsError, match="no trial of a campaign yet: .*report.html"):
         write_report(tmp_path / "rows.sqlite", tmp_path / "report")
     assert os.listdir(tmp_path / "report") == ["report.html"]
     assert "holds no trial of a campaign" in Page(tmp_path / "report" / "report.html").text
+
+
+def test_a_store_of_an_older_version(begun: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.sqlite"
+    path.write_bytes(begun.read_bytes())
+    with Store(path) as opened:
+        opened.execute("DELETE FROM session")
+        opened.execute("DELETE FROM run")
+    with pytest.raises(NoTrialsError, match="trials of an older proact alone"):
+        write_report(path, tmp_path / "report")
+    page = Page(tmp_path / "report" / "report.html")
+    assert "holds no trial" not in page.text
+    assert "nothing is run twice" in page.text
 
 
 def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
@@ -170,7 +183,7 @@ def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
     path.write_bytes(begun.read_bytes())
     with Store(path) as opened:
         opened.execute("DELETE FROM row")
-    with pytest.raises(NoTrialsError, match="holds no trial of this campaign yet, as .*: go on"):
+    with pytest.raises(NoTrialsError, match="nothing to say .*: it has no trial yet"):
         write_report(path, tmp_path / "report")
     page = Page(tmp_path / "report" / "report.html")
     assert "No trial is stored yet" in page.text

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,8 +22,11 @@ from torch import nn
 
 from proact import ProactError, campaign, protect
 from proact.campaign import StoredRun, stored_runs
+from proact.campaign.coordinator import Coordinator
 from proact.campaign.schema import SCHEMA_VERSION
+from proact.campaign.statistics import Known, Trials
 from proact.campaign.store import Store
+from proact.campaign.stratum import Stratum, stratum
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
 
@@ -284,6 +288,36 @@ def test_a_sweep_that_is_interrupted(trained_cnn: nn.Module, digits: Data, path:
     stored = only(path)
     assert stored.strata() == (sweep.strata, sweep.whole)
     assert [session.outcome for session in stored.sessions] == ["interrupted", "finished"]
+
+
+def test_what_was_finished_stays_so(
+    trained_cnn: nn.Module, digits: Data, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"images_per_trial": 16, "encoding": "q15.16", "executor": 1, "store": path}
+    sweep = campaign.per_layer(trained_cnn, digits, trials=60, **options)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Coordinator, "work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.per_layer(trained_cnn, digits, trials=60, **options)
+    stored = only(path)
+    assert stored.is_finished
+    assert stored.strata() == (sweep.strata, sweep.whole)
+    assert [session.outcome for session in stored.sessions] == ["finished", "interrupted"]
+
+
+def test_a_part_in_which_every_trial_failed_is_missing() -> None:
+    def part(values: list[float], failed: int) -> Stratum:
+        seen = np.array(values)
+        trials = Trials(seen, np.ones_like(seen), np.ones_like(seen), failed=failed)
+        return stratum("conv1", 1.0, trials, Known(clean=1.0), 0.95, better_higher=True)
+
+    assert part([], 3).is_missing
+    assert part([], 0).is_missing
+    assert not part([0.5], 3).is_missing
+    assert (part([0.5], 3).trials, part([0.5], 3).failed) == (4, 3)
 
 
 def test_an_error_ends_a_session(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
