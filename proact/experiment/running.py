@@ -106,15 +106,13 @@ def run(
     except KeyboardInterrupt:
         stages.say(f"interrupted: what is done is kept in {folder}; the same command goes on")
         raise
-    if experiment.images_per_trial == "auto":
-        chosen = outcome.result.images_per_trial or outcome.images
-        experiment.write(folder / EXPERIMENT, _REMARK + _CHOSEN.format(chosen))
+    # What "auto" chose by this machine's clock is part of what repeats the run.
+    chosen = {"images_per_trial": outcome.result.images_per_trial or "all"}
+    experiment.model_copy(update=chosen).write(folder / EXPERIMENT, _REMARK)
     return outcome
 
 
 _REMARK = "Repeats this run, from the folder in which it was started: proact campaign THIS_FILE"
-_CHOSEN = """
-auto: {} images a trial here, which the store keeps; another machine may choose another number."""
 
 
 def checked(experiment: Experiment) -> tuple[Data, nn.Module]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 from markupsafe import Markup, escape
@@ -26,7 +25,6 @@ def page(findings: Findings, drawings: Drawings, store: str) -> str:
     """A campaign as HTML; ``store`` is what the page says it was read from."""
     run = findings.run
     costs = {name: _cost(findings, name) for name in findings.variants}
-    experiment = run.notes.get("experiment")
     return rendered(
         "report.html",
         title=_title(findings),
@@ -42,7 +40,7 @@ def page(findings: Findings, drawings: Drawings, store: str) -> str:
         failures=_failures(findings)[:_MOST_FAILURES],
         identity=facts_digest(run.facts),
         facts=json.dumps(run.facts, indent=2, sort_keys=True),
-        experiment=None if experiment is None else _as_yaml(experiment),
+        experiment=_repeating(findings),
         store=store,
     )
 
@@ -81,5 +79,12 @@ def _whole(text: str) -> Markup:
     return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', str(escape(text))))
 
 
-def _as_yaml(described: Any) -> str:
-    return str(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+def _repeating(findings: Findings) -> str | None:
+    """The experiment file that would repeat the run, with the number of images that was chosen."""
+    run = findings.run
+    experiment = run.notes.get("experiment")
+    if isinstance(experiment, Mapping) and "images_per_trial" in experiment:
+        experiment = {**experiment, "images_per_trial": run.images_per_trial or "all"}
+    if experiment is None:
+        return None
+    return str(yaml.safe_dump(experiment, sort_keys=False, allow_unicode=True))

@@ -41,7 +41,7 @@ class Installed:
             text=True,
             check=False,
             cwd=cwd,
-            env=_clean_variables() | {"PATH": f"{self.environment / 'bin'}:{os.environ['PATH']}"},
+            env=clean_variables() | {"PATH": f"{self.environment / 'bin'}:{os.environ['PATH']}"},
         )
 
 
@@ -79,12 +79,12 @@ def _installed(wheel: Path, scratch: Path) -> Installed:
 
 
 def _checked(*command: str) -> None:
-    variables = _clean_variables() | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    variables = clean_variables() | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
-def _clean_variables() -> dict[str, str]:
+def clean_variables() -> dict[str, str]:
     """The caller's, without what points at the caller's Python or make."""
     alien = ("PYTHON", "MAKE", "MFLAGS", "VIRTUAL_ENV", "PROACT_")
     return {name: value for name, value in os.environ.items() if not name.startswith(alien)}
