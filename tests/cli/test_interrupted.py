@@ -34,6 +34,13 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(Pause(), nn.Linear(13, 16), nn.ReLU(), nn.Linear(16, 3))
 """
+#: Whoever runs tests in the background has Ctrl-C ignored, and hands that down.
+PROACT = """
+import signal, sys
+from proact.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
 
 
 def test_a_campaign_goes_on_and_ends_in_the_same_table(
@@ -47,7 +54,7 @@ def test_a_campaign_goes_on_and_ends_in_the_same_table(
     ]
     stopped = tmp_path / "stopped"
     running = subprocess.Popen(
-        [sys.executable, "-m", "proact", *command, "--out", str(stopped)],
+        [sys.executable, "-c", PROACT, *command, "--out", str(stopped)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
