@@ -168,8 +168,8 @@ def show(outcome: Outcome, console: Console) -> None:
     experiment, result = outcome.experiment, outcome.result
     console.print(result.table())
     if UNPROTECTED in experiment.variants and len(experiment.variants) > 1:
-        gains = [(each.variant, each.ber, each.gain) for each in outcome.gains(UNPROTECTED)]
-        console.print(gains_table(gains, UNPROTECTED, result.confidence))
+        gains = outcome.gains(UNPROTECTED)
+        console.print(gains_table(gains, UNPROTECTED, result.confidence, result.scale))
     # Times differ from run to run, and this table is compared with others.
     costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
     console.print(cost_table(costs, experiment.encoding))

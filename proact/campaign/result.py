@@ -156,7 +156,7 @@ class Result:
         """A table to print with rich: accuracy and interval in percent."""
         from proact.report.tables import cells_table
 
-        return cells_table(self.cells, self.confidence)
+        return cells_table(self.cells, self.confidence, self.scale)
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Accuracy over BER with interval bands.

@@ -15,7 +15,6 @@ from torch import nn
 
 from proact import campaign, faults
 from proact.campaign import Result, Sweep
-from proact.campaign.statistics import Interval
 from proact.campaign.store import Store
 from proact.data import Data
 from proact.errors import ProactError
@@ -25,18 +24,9 @@ from proact.experiment.own import dataset, network
 from proact.experiment.stages import Stages
 from proact.experiment.variants import built, costs, trained
 from proact.protect import Cost
+from proact.report.tables import Gain
 
 EXPERIMENT, STORE, NETWORKS = "experiment.yaml", "rows.sqlite", "networks"
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Of a variant over the baseline under one fault, on the same faults and images."""
-
-    variant: str
-    fault: str
-    ber: float
-    gain: Interval
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ def tables(outcome: Outcome) -> list[Table]:
     """Accuracy, gains over the baseline, costs, and the sweeps."""
     found = [outcome.result.table()]
     if gains := outcome.gains():
-        rows = [(each.variant, each.ber, each.gain) for each in gains]
-        found.append(gains_table(rows, outcome.experiment.baseline, outcome.result.confidence))
+        result, baseline = outcome.result, outcome.experiment.baseline
+        found.append(gains_table(gains, baseline, result.confidence, result.scale))
     costs = {name: asdict(cost) for name, cost in outcome.costs.items()}
     found.append(cost_table(costs, outcome.experiment.encoding))
     for (name, kind), sweep in outcome.sweeps.items():

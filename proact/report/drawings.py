@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.scale import Scale, rate
 
 _REM_PER_INCH = 7.0
+#: Rates that differ by less, relatively, are the same to whoever types one.
+_SAME_RATE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Drawings:
         if at is None or not tried:
             return self._findings.most_divided() or next(iter(tried), None)
         for fault, ber in tried.items():
-            if rate(ber) == rate(at):
+            if math.isclose(ber, at, rel_tol=_SAME_RATE):
                 return fault
         known = ", ".join(map(rate, tried.values()))
         raise ValueError(f"the campaign has trials at the bit error rates {known}; got {at:g}")

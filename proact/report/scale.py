@@ -86,5 +86,5 @@ def rate(ber: float) -> str:
     """A bit error rate as it is written: ``1e-5``, ``3e-7``, ``0.01`` as ``1e-2``, ``0``."""
     if ber == 0.0:
         return "0"
-    mantissa, _, exponent = f"{ber:.2e}".partition("e")
+    mantissa, _, exponent = f"{ber:.5e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"

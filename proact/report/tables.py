@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from proact.campaign.cells import Cell, Details
 from proact.campaign.statistics import Interval
+from proact.report.scale import Scale, rate
 
 
 def cells_frame(cells: Sequence[Cell], details: Sequence[Details] | None = None) -> pd.DataFrame:
@@ -59,53 +61,68 @@ def _name_of(cell: Cell) -> str:
     return "accuracy" if cell.metric == "top-1" else cell.metric
 
 
-#: Metrics that are shares of images, and shown in percent.
-_SHARES = {"top-1": "accuracy", "top-5": "top-5 accuracy", "sdc": "sdc"}
+class Gain(NamedTuple):
+    """Of a variant over a baseline under one fault, on the same faults and images; ``ber`` is the
+    fault's expected bit error rate, per exposed bit."""
+
+    variant: str
+    fault: str
+    ber: float
+    gain: Interval
 
 
-def cells_table(cells: Sequence[Cell], confidence: float) -> Table:
-    """Variant x BER: the metric (shares in percent), its interval, mean realised flips, trials."""
-    metric = cells[0].metric if cells else "top-1"
-    name, is_share = _SHARES.get(metric, metric), metric in _SHARES
+def cells_table(cells: Sequence[Cell], confidence: float, scale: Scale) -> Table:
+    """Variant x fault: the metric, its interval, mean realised flips, trials."""
+    names = _names([(cell.fault, cell.ber) for cell in cells])
     interval = f"{100 * confidence:g} % interval"
-    headings = ("BER per bit", f"{name}{' %' * is_share}", interval, "mean flips", "trials")
-    table = Table(title=f"{name[0].upper()}{name[1:]} under bit flips")
-    _add_columns(table, ("variant", *headings))
-
-    def shown(value: float) -> str:
-        return f"{100 * value:.1f}" if is_share else f"{value:.4g}"
-
+    table = Table(title=f"{scale.name[0].upper()}{scale.name[1:]} under faults")
+    heading = f"{scale.name} {scale.unit}".strip()
+    _add_columns(table, ("variant", names.heading, heading, interval, "mean flips", "trials"))
     for variant, mine in groupby(cells, key=lambda cell: cell.variant):
         for index, cell in enumerate(mine):
             table.add_row(
                 variant if index == 0 else "",
-                f"{cell.ber:g}",
-                shown(cell.value.estimate),
-                f"{shown(cell.value.low)} to {shown(cell.value.high)}",
+                names.of(cell.fault, cell.ber),
+                "no trials" if cell.is_missing else scale.value(cell.value.estimate),
+                scale.interval(cell.value),
                 f"{cell.flips:,.1f}",
-                str(cell.trials),
+                f"{cell.trials:,}",
             )
         table.add_section()
     return table
 
 
-def gains_table(
-    gains: Sequence[tuple[str, float, Interval]], baseline: str, confidence: float
-) -> Table:
-    """(variant, BER, gain) with variants together: gains over ``baseline`` in points."""
-    table = Table(title=f"Gain over {baseline}, same faults (points of accuracy)")
+def gains_table(gains: Sequence[Gain], baseline: str, confidence: float, scale: Scale) -> Table:
+    """Gains over ``baseline``, variants together."""
+    names = _names([(gain.fault, gain.ber) for gain in gains])
+    unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
+    table = Table(title=f"Difference to {baseline} on the same faults{unit}")
     percent = f"{100 * confidence:g} % interval"
-    _add_columns(table, ("variant", "BER per bit", "gain", percent))
-    for variant, mine in groupby(gains, key=lambda gain: gain[0]):
-        for index, (_, ber, gain) in enumerate(mine):
+    _add_columns(table, ("variant", names.heading, "difference", percent))
+    for variant, mine in groupby(gains, key=lambda gain: gain.variant):
+        for index, each in enumerate(mine):
             table.add_row(
                 variant if index == 0 else "",
-                f"{ber:g}",
-                f"{100 * gain.estimate:+.1f}",
-                f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+                names.of(each.fault, each.ber),
+                scale.difference(each.gain.estimate),
+                scale.interval_of_difference(each.gain),
             )
         table.add_section()
     return table
+
+
+class _Names(NamedTuple):
+    """What tells the rows of a variant apart."""
+
+    heading: str
+    of: Callable[[str, float], str]
+
+
+def _names(faults: Sequence[tuple[str, float]]) -> _Names:
+    """Rates, where all faults are flips of any bit; else the faults."""
+    if all(re.fullmatch(r"BitFlip\([^,{]*\)", fault) for fault, _ in faults):
+        return _Names("BER per bit", lambda fault, ber: rate(ber))
+    return _Names("fault", lambda fault, ber: fault)
 
 
 def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:

@@ -45,8 +45,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_it_leaves_a_table_a_store_and_two_plots(finished: tuple[Path, str]) -> None:
     folder, output = finished
-    assert re.search(r"relu .*0\.0001 .* to .* 5 ", output)
-    assert re.search(r"ranger .*0\.0001 .* to .* 5 ", output)
+    assert re.search(r"relu .*1e-4 .* to .* 5 ", output)
+    assert re.search(r"ranger .*1e-4 .* to .* 5 ", output)
     assert re.search(r"ranger .*4 .*16 .*0\.05 .*9\d\.\d\d", output), "what protection costs"
     assert (folder / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (folder / "accuracy.svg").read_bytes()

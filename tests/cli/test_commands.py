@@ -92,8 +92,8 @@ def test_campaign_prints_tables_and_what_comes_next(
 ) -> None:
     assert main(["campaign", *QUICK, *TWO, "--out", str(finished)]) == 0
     output, notes = capsys.readouterr()
-    assert re.search(r"relu +│ +0\.001 .* to .* 20 ", output)
-    assert "Gain over relu" in output
+    assert re.search(r"relu +│ +1e-3 .* to .* 20 ", output)
+    assert "Difference to relu on the same faults" in output
     assert re.search(r"ranger:mode=zero +│ +2 +│ +8 ", output), "thresholds and bytes"
     assert f"report: proact report {finished}" in output
     assert "Loss of" not in output, "no sweep was asked for"

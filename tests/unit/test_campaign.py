@@ -103,7 +103,7 @@ def test_table_and_plots_show_every_cell(result: campaign.Result, tmp_path: Path
     console.file.close()
     assert "relu" in text
     assert "ranger" in text
-    assert "0.0001" in text
+    assert "BitFlip(0.0001)" in text
     for name in ("a.png", "a.svg", "b.svg"):
         result.plot(tmp_path / name)
     assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.01
