@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 from markupsafe import Markup, escape
@@ -21,8 +21,9 @@ _MOST_FAILURES = 20
 _RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
-def page(findings: Findings, drawings: Drawings, store: str) -> str:
-    """A campaign as HTML; ``store`` is what the page says it was read from."""
+def page(findings: Findings, drawings: Drawings, store: str, others: Sequence[int]) -> str:
+    """A campaign as HTML; ``store`` is what the page says it was read from, ``others`` the numbers
+    of the other campaigns in it."""
     run = findings.run
     costs = {name: _cost(findings, name) for name in findings.variants}
     return rendered(
@@ -42,6 +43,7 @@ def page(findings: Findings, drawings: Drawings, store: str) -> str:
         facts=json.dumps(run.facts, indent=2, sort_keys=True),
         experiment=_repeating(findings),
         store=store,
+        others=others,
     )
 
 

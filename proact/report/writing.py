@@ -68,7 +68,10 @@ def write_report(
         raise NoTrialsError(f"{name} holds {told} ({written[PAGE]})")
     findings = Findings(chosen, baseline)
     drawings = Drawings(findings, [each for each in runs if each.run.kind != "campaign"], at)
-    files = {PAGE: page(findings, drawings, name).encode()}
+    others = [
+        each.number for each in runs if each.run.kind == "campaign" and each.number != chosen.number
+    ]
+    files = {PAGE: page(findings, drawings, name, others).encode()}
     for title, figure in drawings.figures.items():
         for ending in ("png", "svg"):
             files[f"{title}.{ending}"] = _drawn(figure, ending)

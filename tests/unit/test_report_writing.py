@@ -56,9 +56,10 @@ def test_choosing_a_run(variants: dict[str, nn.Module], digits: Data, tmp_path: 
     for ber in (1e-5, 1e-4):
         campaign.run(one, digits, [BitFlip(ber)], trials=2, store=path, **OPTIONS)
     campaign.per_layer(one["a"], digits, trials=20, store=path, images_per_trial=16)
-    for run, ber in ((1, "1e-5"), (2, "1e-4"), (None, "1e-4")):
+    for run, ber, other in ((1, "1e-5", 2), (2, "1e-4", 1), (None, "1e-4", 1)):
         page = Page(write_report(path, tmp_path / "report", run=run)["html"])
         assert page.table("BER per bit", "a")[1][0] == ber
+        assert f"Other campaigns in the store: run {other} (" in page.text
     for number in (3, 4):  # a sweep, and none
         with pytest.raises(ValueError, match=f"have the numbers 1, 2; got {number}"):
             write_report(path, tmp_path / "never", run=number)
