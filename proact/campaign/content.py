@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from proact.data.splits import content
 
@@ -46,7 +47,8 @@ def _told(value: Any, depth: int) -> str:
         return repr(value)
     if isinstance(value, Tensor):
         return hashlib.sha256(content(value)).hexdigest()
-    if depth == 0:
+    # A handle's number counts the hooks that its process has ever seen; the hook itself is told.
+    if depth == 0 or isinstance(value, RemovableHandle):
         return type(value).__qualname__
     return _collection(value, depth) or _callable(value, depth)
 

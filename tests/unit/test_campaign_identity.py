@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proact import ProactError, campaign
+from proact import ProactError, campaign, protect
 from proact.campaign import Metric
 from proact.campaign.content import behaviour_of, content_of
+from proact.campaign.store import Store
 from proact.campaign.task import Policy
 from proact.data import Data
 from proact.faults import BitFlip
@@ -133,3 +134,23 @@ def test_policies_that_do_not_fit(policy: Policy, digits: Data, tmp_path: Path) 
             {"m": Limited(1.0)}, digits, [FAULT], policy=policy, store=tmp_path / "rows.sqlite"
         )
     assert not (tmp_path / "rows.sqlite").exists()
+
+
+@pytest.mark.parametrize("method", ["weight-range", "ranger"])
+def test_a_protection_from_a_file_is_the_same_network(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path, method: str
+) -> None:
+    chosen = protect.protect(trained_cnn, method, digits)
+    protect.save(chosen, tmp_path / "chosen.safetensors")
+    nn.ReLU().register_forward_hook(lambda *_: None).remove()  # hooks are numbered in a process
+    loaded = protect.load(trained_cnn, tmp_path / "chosen.safetensors")
+    assert behaviour_of(loaded) == behaviour_of(chosen)
+    store = tmp_path / "rows.sqlite"
+    options = {"trials": 3, "images_per_trial": 8, "store": store, "executor": 1}
+    first, again = (
+        campaign.run({"m": network}, digits, [BitFlip(1e-4)], **options)
+        for network in (chosen, loaded)
+    )
+    assert again.run == first.run
+    with Store(store) as opened:
+        assert opened.number("SELECT count(*) FROM row") == 3
