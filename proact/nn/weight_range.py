@@ -49,7 +49,6 @@ class WeightRange(nn.Identity):
 
     Attributes:
         low, high: (bounds,), buffers of one dtype that holds the tensors' numbers exactly.
-        repairs: how many numbers all forwards so far found outside, each forward anew.
 
     Raises:
         ValueError: an unknown granularity or action, no name, a tensor with NaN or infinity.
@@ -75,7 +74,8 @@ class WeightRange(nn.Identity):
         self.names = tuple(names)
         self.granularity = granularity
         self.action = checked_action(action)
-        self.repairs = 0
+        # Plain attributes tell networks apart; this one tells what a network went through.
+        self._repairs = 0
         self._last: list[int] = []
         self._running = _Running()
         #: Of the hooks in the network.
@@ -124,6 +124,11 @@ class WeightRange(nn.Identity):
         return views
 
     @property
+    def repairs(self) -> int:
+        """How many numbers all forwards so far found outside, each forward anew."""
+        return self._repairs
+
+    @property
     def last_repairs(self) -> dict[str, int]:
         """How many numbers the last forward found outside, by tensor, where there are any."""
         return {n: count for n, count in zip(self.names, self._last, strict=False) if count}
@@ -156,7 +161,7 @@ class WeightRange(nn.Identity):
             running.logs.append(log)
             self._last = plan.sweep_into(log, self.action)
             found = sum(self._last)
-            self.repairs += found
+            self._repairs += found
             if found and torch.is_grad_enabled():
                 running.changed += [
                     t for t, count in zip(tensors, self._last, strict=True) if count

@@ -16,7 +16,7 @@ from proact.campaign.content import behaviour_of, content_of
 from proact.campaign.store import Store
 from proact.campaign.task import Policy
 from proact.data import Data
-from proact.faults import BitFlip
+from proact.faults import BitFlip, inject
 
 FAULT = BitFlip(1e-3)
 
@@ -144,6 +144,9 @@ def test_a_protection_from_a_file_is_the_same_network(
     protect.save(chosen, tmp_path / "chosen.safetensors")
     nn.ReLU().register_forward_hook(lambda *_: None).remove()  # hooks are numbered in a process
     loaded = protect.load(trained_cnn, tmp_path / "chosen.safetensors")
+    # Nor does it matter what a network has been through.
+    with torch.no_grad(), inject(chosen, BitFlip(1e-2)):
+        chosen(digits.test.images[:8])
     assert behaviour_of(loaded) == behaviour_of(chosen)
     store = tmp_path / "rows.sqlite"
     options = {"trials": 3, "images_per_trial": 8, "store": store, "executor": 1}
