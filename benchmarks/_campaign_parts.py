@@ -15,15 +15,16 @@ from _timing import compare, interleave
 from torch import nn
 
 from proact import campaign, data, models
-from proact.campaign.bench import Bench, answers_of, outputs
-from proact.campaign.crews import LocalProcesses
 from proact.campaign.evaluation import evaluation_of
+from proact.campaign.executors import LocalProcesses
+from proact.campaign.identity import Policy
+from proact.campaign.jobs import Job, Unit
 from proact.campaign.metrics import METRICS
-from proact.campaign.store import Row, Store
-from proact.campaign.task import Policy
-from proact.campaign.work import Job, Unit
+from proact.campaign.trial_runner import Bench, answers_of, outputs
 from proact.data import Split
-from proact.faults import BitFlip, encode, encoding_named
+from proact.encodings import encoding_named
+from proact.faults import BitFlip, encode
+from proact.results.store import Row, Store
 
 _RATE = 1e-6
 _SOME_IMAGES = 512

@@ -20,12 +20,12 @@ from proact import ProactError
 
 try:
     from proact import data, models, protect
-    from proact.experiment import defaults
-    from proact.experiment.config import Experiment
-    from proact.experiment.flags import experiment_from
-    from proact.experiment.own import OWN
-    from proact.experiment.running import Outcome, run
-    from proact.experiment.stages import Stages
+    from proact.config import defaults
+    from proact.config.experiment import Experiment
+    from proact.config.overrides import experiment_from
+    from proact.config.progress import Stages
+    from proact.config.runner import Outcome, run
+    from proact.config.user_code import OWN
     from proact.report.tables import cost_table, gains_table
 except ProactError as unusable:  # PROACT_ISA names what this machine lacks
     print(f"error: {unusable}", file=sys.stderr)

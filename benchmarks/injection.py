@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from proact import models
+from proact.encodings.fixed_point import FixedPoint
 from proact.faults import ActivationFlip, BitFlip, Fault, Injector, Where, encode, inject
-from proact.faults.encodings.fixed_point import FixedPoint
 
 ENCODINGS = ("float32", "native", "float16", "bfloat16", "int8", "int8-tensor", "q15.16", "q7.8")
 OVER_FLOAT32 = Goal("entry + exit over float32's", 5.0, at_most=True)

@@ -25,9 +25,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from proact import ProactError, data, models
-from proact.protect.continuation import Continuation
+from proact.protect.prefix_cache import Continuation
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.student import FromSite, Loss, Student, Whole
+from proact.protect.threshold_trainer import FromSite, Loss, Student, Whole
 
 GOAL = 5.0
 CACHED, CAREFUL, FIRST = "proact", "careful loop", "first loop"

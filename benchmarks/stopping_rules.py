@@ -22,9 +22,9 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student
 
-from proact.campaign.statistics import Interval, Known, StoppingRule, Trials, mean_interval
-from proact.campaign.statistics.estimate import adjusted
-from proact.campaign.statistics.planning import normal_quantile
+from proact.results.statistics import Interval, Known, StoppingRule, Trials, mean_interval
+from proact.results.statistics.estimators import adjusted
+from proact.results.statistics.planning import normal_quantile
 
 # The simulation is the one that the tests are made of, so that both measure the same thing.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "statistical"))

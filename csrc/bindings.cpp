@@ -142,8 +142,8 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
     }
 }
 
-/// A name and its numbers, as in proact/ops/stored_forms.py; nothing for memory's own words.
-StoredForm stored_form(const py::tuple& form) {
+/// A name and its numbers, as in proact/ops/number_formats.py; nothing for memory's own words.
+NumberFormat number_format(const py::tuple& form) {
     if (form.empty()) return MemoryWords{};
     const auto name = form[0].cast<std::string>();
     const auto number = [&](std::size_t i) { return form[i].cast<std::uint64_t>(); };
@@ -174,7 +174,7 @@ py::class_<Plan> plan_class(py::module_& m, const char* name) {
             "add",
             [](Plan& plan, std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
                std::uint64_t stream, std::uint64_t mask, const py::tuple& form) {
-                plan.add({address, words, word_bytes, stream, mask, stored_form(form)});
+                plan.add({address, words, word_bytes, stream, mask, number_format(form)});
             },
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
             py::arg("mask"), py::arg("form") = py::tuple())

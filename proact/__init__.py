@@ -9,17 +9,39 @@ from typing import TYPE_CHECKING, Any
 from proact.errors import ProactError
 
 if TYPE_CHECKING:
-    from proact import campaign, data, faults, models, nn, ops, protect, report  # noqa: F401
+    from proact import (  # noqa: F401
+        campaign,
+        data,
+        encodings,
+        faults,
+        models,
+        nn,
+        ops,
+        protect,
+        report,
+        results,
+    )
 
 __version__ = version("proact")
 __all__ = ["ProactError", "build_info"]
 
-_ROOMS = ("campaign", "data", "faults", "models", "nn", "ops", "protect", "report")
+_PACKAGES = (
+    "campaign",
+    "data",
+    "encodings",
+    "faults",
+    "models",
+    "nn",
+    "ops",
+    "protect",
+    "report",
+    "results",
+)
 
 
 def __getattr__(name: str) -> Any:
-    # Rooms load when first used: a store can be read without waiting for torch.
-    if name in _ROOMS:
+    # Packages load when first used: a store can be read without waiting for torch.
+    if name in _PACKAGES:
         return importlib.import_module(f"proact.{name}")
     raise AttributeError(f"module 'proact' has no attribute {name!r}")
 

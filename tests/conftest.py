@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proact import _native, data, models
 from proact.data import Data
-from proact.faults import UniformEncoding
+from proact.encodings import UniformEncoding
 
 # Tiny networks gain nothing from threads, and lose much where other programs want the cores.
 torch.set_num_threads(1)

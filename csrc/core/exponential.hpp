@@ -6,7 +6,7 @@
 // last place is 3e-8 and 5.6e-17. 2^n is added to the polynomial's exponent.
 #pragma once
 
-#include "lanes.hpp"
+#include "simd_traits.hpp"
 
 namespace proact {
 
@@ -58,7 +58,7 @@ PROACT_ELEMENTWISE Value power_of_fraction(Value f, double) {
 /// normal number off below that, infinity from 2^128 (2^1024) on. NaN gives infinity.
 template <class Value>
 PROACT_ELEMENTWISE Value exponential2(Value x) {
-    using L = Lanes<Value>;
+    using L = SimdTraits<Value>;
     using Real = typename L::Real;
     using Constants = ExponentialConstants<Real>;
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "lanes.hpp"
+#include "simd_traits.hpp"
 
 namespace proact {
 
@@ -13,8 +13,8 @@ struct Float16 {
     static constexpr std::uint16_t infinity = 0x7c00;
 
     template <class Value>
-    PROACT_ELEMENTWISE static Value widened(typename Lanes<Value>::Bits word) {
-        using L = Lanes<Value>;
+    PROACT_ELEMENTWISE static Value widened(typename SimdTraits<Value>::Bits word) {
+        using L = SimdTraits<Value>;
         using Bits = typename L::Bits;
         const Bits magnitude = (word & 0x7fffu) << 13;
         // Read as a float the exponent's bias is 127 instead of 15. The product is exact, and makes
@@ -26,8 +26,8 @@ struct Float16 {
     }
 
     template <class Value>
-    PROACT_ELEMENTWISE static typename Lanes<Value>::Bits narrowed(Value value) {
-        using L = Lanes<Value>;
+    PROACT_ELEMENTWISE static typename SimdTraits<Value>::Bits narrowed(Value value) {
+        using L = SimdTraits<Value>;
         using Bits = typename L::Bits;
         const Bits bits = L::bits(value);
         const Bits magnitude = bits & 0x7fffffffu;
@@ -47,13 +47,13 @@ struct BFloat16 {
     static constexpr std::uint16_t infinity = 0x7f80;
 
     template <class Value>
-    PROACT_ELEMENTWISE static Value widened(typename Lanes<Value>::Bits word) {
-        return Lanes<Value>::from_bits(word << 16);
+    PROACT_ELEMENTWISE static Value widened(typename SimdTraits<Value>::Bits word) {
+        return SimdTraits<Value>::from_bits(word << 16);
     }
 
     template <class Value>
-    PROACT_ELEMENTWISE static typename Lanes<Value>::Bits narrowed(Value value) {
-        using L = Lanes<Value>;
+    PROACT_ELEMENTWISE static typename SimdTraits<Value>::Bits narrowed(Value value) {
+        using L = SimdTraits<Value>;
         using Bits = typename L::Bits;
         const Bits bits = L::bits(value);
         const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

@@ -77,16 +77,16 @@ PROACT_ELEMENTWISE Real usable_threshold(Real threshold) {
 /// y <= 0, and the gate is 0 for a closed neuron and where x is infinite, which gives y = 0 or NaN.
 template <class Value>
 PROACT_ELEMENTWISE Value soft_hyrelu(Value x, Value threshold,
-                                     Slope<typename Lanes<Value>::Real> slope) {
+                                     Slope<typename SimdTraits<Value>::Real> slope) {
     const Value y = x / (exponential2((x - threshold) * slope.binary) + 1);
-    return Lanes<Value>::maximum(y, Lanes<Value>::all(0));
+    return SimdTraits<Value>::maximum(y, SimdTraits<Value>::all(0));
 }
 
 /// The derivatives of y, times the gradient that arrives for y, for a usable threshold.
 template <class Value>
 PROACT_ELEMENTWISE HyReluGradient<Value> soft_hyrelu_gradient(
-    Value grad, Value x, Value threshold, Slope<typename Lanes<Value>::Real> slope) {
-    using L = Lanes<Value>;
+    Value grad, Value x, Value threshold, Slope<typename SimdTraits<Value>::Real> slope) {
+    using L = SimdTraits<Value>;
     const Value exponent = (x - threshold) * slope.binary;
     const Value e = exponential2(exponent);
     const Value s = L::all(1) / (e + 1);

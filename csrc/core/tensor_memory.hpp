@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "fault_block.hpp"
-#include "stored_forms.hpp"
+#include "number_formats.hpp"
 
 namespace proact {
 
@@ -24,7 +24,7 @@ struct TensorMemory {
     std::uint32_t word_bytes;  // 1, 2, 4 or 8
     std::uint64_t stream;
     std::uint64_t mask;  // the exposed bits of a stored word
-    StoredForm form = MemoryWords{};
+    NumberFormat form = MemoryWords{};
 
     template <class Form>
     bool is_stored_as() const {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../core/tensor_memory.hpp"
-#include "growing_array.hpp"
+#include "uninitialized_buffer.hpp"
 
 namespace proact {
 
@@ -77,8 +77,8 @@ class FlipColumns {
     /// Writes the old words back, last flip first.
     void restore() const;
 
-    GrowingArray<std::uint32_t> element;
-    GrowingArray<std::uint8_t> bit;
+    UninitializedBuffer<std::uint32_t> element;
+    UninitializedBuffer<std::uint8_t> bit;
     std::vector<Segment> segments;
 
    private:
@@ -86,7 +86,7 @@ class FlipColumns {
         return segment.first_byte + (segment.end - segment.begin) * segment.memory.word_bytes;
     }
 
-    GrowingArray<std::byte> before;
+    UninitializedBuffer<std::byte> before;
 };
 
 /// The flips of one or more calls.

@@ -7,7 +7,7 @@ struct Stretch {
     using Real = typename Arithmetic<Element>::Real;
     using Memory = VectorMemory<Element, vector_bytes>;
     using Value = typename Memory::Value;
-    using L = Lanes<Value>;
+    using L = SimdTraits<Value>;
     using Words = Vector<Word<Element>, vector_bytes>;
     static constexpr std::size_t lanes = vector_bytes / sizeof(Real);
     static constexpr std::size_t word_lanes = vector_bytes / sizeof(Element);
@@ -135,8 +135,8 @@ void forward(const Element* x, const Stretch<Element, shared>& s,
 /// The hard modes' derivatives: core/hyrelu.hpp for vectors.
 template <HyReluMode mode, class Value>
 PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value threshold,
-                                                  Slope<typename Lanes<Value>::Real> slope) {
-    using L = Lanes<Value>;
+                                                  Slope<typename SimdTraits<Value>::Real> slope) {
+    using L = SimdTraits<Value>;
     if constexpr (mode == HyReluMode::soft) {
         return soft_hyrelu_gradient(grad, x, threshold, slope);
     } else {

@@ -7,7 +7,7 @@ std::size_t first_outside(const Element* x, std::size_t size,
                           typename Arithmetic<Element>::Real ceiling) {
     using Memory = VectorMemory<Element, vector_bytes>;
     using Value = typename Memory::Value;
-    using L = Lanes<Value>;
+    using L = SimdTraits<Value>;
     constexpr std::size_t lanes = sizeof(Value) / sizeof(floor);
     // Vectors that share a branch.
     constexpr std::size_t together = 8;

@@ -39,7 +39,7 @@ Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
 /// Neighbours with the same bounds.
 template <class Element>
 std::uint64_t sweep_run(Element* x, std::size_t size,
-                        const TrainedRange<typename Arithmetic<Element>::Real>& range,
+                        const ValueRange<typename Arithmetic<Element>::Real>& range,
                         FirstOutside<Element> first_outside, RangeLog::Part& log) {
     const auto passes = [&](std::size_t i) {
         return range.passes(Arithmetic<Element>::load(x[i]));
@@ -74,7 +74,7 @@ std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std:
         const std::uint64_t run_end =
             memory.channels == 1 ? end : std::min(end, (run + 1) * memory.inner);
         const std::uint64_t channel = run % memory.channels;
-        const auto range = TrainedRange<Real>::of(
+        const auto range = ValueRange<Real>::of(
             bound_at<Real>(memory.low, memory.bound_dtype, channel),
             bound_at<Real>(memory.high, memory.bound_dtype, channel), largest<Element>, action);
         repairs += sweep_run(x + begin, run_end - begin, range, first_outside, log);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../core/dtype.hpp"
-#include "../core/trained_range.hpp"
+#include "../core/value_range.hpp"
 #include "isa.hpp"
 
 namespace proact {

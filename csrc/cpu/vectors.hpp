@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "../core/half.hpp"
-#include "../core/lanes.hpp"
+#include "../core/simd_traits.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -49,17 +49,17 @@ template <std::size_t bytes>
 using DoubleLanes = VectorLanes<double, std::uint64_t, std::int64_t, bytes>;
 
 template <>
-struct Lanes<Vector<float, 16>> : FloatLanes<16> {};
+struct SimdTraits<Vector<float, 16>> : FloatLanes<16> {};
 template <>
-struct Lanes<Vector<float, 32>> : FloatLanes<32> {};
+struct SimdTraits<Vector<float, 32>> : FloatLanes<32> {};
 template <>
-struct Lanes<Vector<float, 64>> : FloatLanes<64> {};
+struct SimdTraits<Vector<float, 64>> : FloatLanes<64> {};
 template <>
-struct Lanes<Vector<double, 16>> : DoubleLanes<16> {};
+struct SimdTraits<Vector<double, 16>> : DoubleLanes<16> {};
 template <>
-struct Lanes<Vector<double, 32>> : DoubleLanes<32> {};
+struct SimdTraits<Vector<double, 32>> : DoubleLanes<32> {};
 template <>
-struct Lanes<Vector<double, 64>> : DoubleLanes<64> {};
+struct SimdTraits<Vector<double, 64>> : DoubleLanes<64> {};
 
 template <class Whole>
 PROACT_ELEMENTWISE Whole load(const void* memory) {
@@ -84,7 +84,7 @@ struct VectorMemory {
 template <class Half, std::size_t bytes>
 struct HalfVectorMemory {
     using Value = Vector<float, bytes>;
-    using Bits = typename Lanes<Value>::Bits;
+    using Bits = typename SimdTraits<Value>::Bits;
     using Words = Vector<std::uint16_t, bytes / 2>;
 
     PROACT_ELEMENTWISE static Value read(const Half* memory) {

@@ -6,7 +6,7 @@
 
 #include "../core/fault_block.hpp"
 #include "../core/fixed_point.hpp"
-#include "../core/lanes.hpp"
+#include "../core/simd_traits.hpp"
 #include "launch.cuh"
 
 namespace proact::cuda {
@@ -83,14 +83,16 @@ struct NativeWords {
 /// flips of one word must be made on the same stored word, one after another.
 template <class Real>
 struct FixedPointWords {
-    using Word = typename Lanes<Real>::Bits;
+    using Word = typename SimdTraits<Real>::Bits;
     using Stored = std::uint32_t;
     static constexpr bool exact = false;
     FixedPoint fixed;
 
-    __device__ Stored encode(Word word) const { return fixed.encode(Lanes<Real>::from_bits(word)); }
+    __device__ Stored encode(Word word) const {
+        return fixed.encode(SimdTraits<Real>::from_bits(word));
+    }
     __device__ Word decode(Stored stored) const {
-        return Lanes<Real>::bits(fixed.template decode<Real>(stored));
+        return SimdTraits<Real>::bits(fixed.template decode<Real>(stored));
     }
 };
 

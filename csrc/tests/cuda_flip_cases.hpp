@@ -144,7 +144,7 @@ class GuardedBytes {
 /// A tensor, its memory and what stood in it at first.
 struct Tensor {
     Tensor(std::uint32_t word_bytes, std::uint64_t words, std::uint64_t mask,
-           StoredForm form = MemoryWords{})
+           NumberFormat form = MemoryWords{})
         : bytes(words * word_bytes),
           memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, form} {
         std::mt19937_64 random(words * 8 + word_bytes);

@@ -38,7 +38,8 @@ struct GuardedBuffer {
 
     Word* data() { return all.data() + guard; }
 
-    TensorMemory memory(std::uint64_t stream, std::uint64_t mask, StoredForm form = MemoryWords{}) {
+    TensorMemory memory(std::uint64_t stream, std::uint64_t mask,
+                        NumberFormat form = MemoryWords{}) {
         return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, form};
     }
 

@@ -71,7 +71,7 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
 
 /// Memory, log and undo, against `faulty(word, bits, element)` of one word after the other.
 template <class Word, class Faulty>
-void flips_the_given_bits(const StoredForm& form, Faulty faulty) {
+void flips_the_given_bits(const NumberFormat& form, Faulty faulty) {
     GuardedBuffer<Word> buffer(words);
     if (std::is_floating_point_v<Word>)  // every seventh keeps any bits: NaN, huge or tiny
         for (std::uint64_t i = 0; i < words; ++i)

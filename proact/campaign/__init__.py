@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proact.campaign.engine import run
-    from proact.campaign.memory import keep_freed_memory
+    from proact.campaign.malloc_tuning import keep_freed_memory
     from proact.campaign.metrics import Metric
-    from proact.campaign.result import Result
-    from proact.campaign.stored_run import StoredRun, stored_runs
     from proact.campaign.sweeps import Sweep, per_bit, per_layer
+    from proact.results.result import Result
+    from proact.results.stored_run import StoredRun, stored_runs
 
 __all__ = [
     "Metric",
@@ -29,20 +29,20 @@ __all__ = [
     "stored_runs",
 ]
 
-_ROOMS = {
-    "Metric": "metrics",
-    "Result": "result",
-    "StoredRun": "stored_run",
-    "Sweep": "sweeps",
-    "keep_freed_memory": "memory",
-    "per_bit": "sweeps",
-    "per_layer": "sweeps",
-    "run": "engine",
-    "stored_runs": "stored_run",
+_MODULES = {
+    "Metric": "proact.campaign.metrics",
+    "Result": "proact.results.result",
+    "StoredRun": "proact.results.stored_run",
+    "Sweep": "proact.campaign.sweeps",
+    "keep_freed_memory": "proact.campaign.malloc_tuning",
+    "per_bit": "proact.campaign.sweeps",
+    "per_layer": "proact.campaign.sweeps",
+    "run": "proact.campaign.engine",
+    "stored_runs": "proact.results.stored_run",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(importlib.import_module(f"proact.campaign.{_ROOMS[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'proact.campaign' has no attribute {name!r}")

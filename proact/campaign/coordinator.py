@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from proact.campaign.crews import Crew, NotBegun
-from proact.campaign.ranges import Ranges
-from proact.campaign.store import CellKey, Store
-from proact.campaign.work import Done, Unit
+from proact.campaign.executors import Crew, NotBegun
+from proact.campaign.jobs import Done, Unit
 from proact.ops.plan import TRIALS
+from proact.results.interval_set import Ranges
+from proact.results.store import CellKey, Store
 
 #: A unit is meant to take so long: rows are stored when it is done, and lost when it is killed.
 _UNIT_SECONDS = 0.25

@@ -10,23 +10,24 @@ from typing import Any, Literal
 
 from torch import nn
 
-from proact.campaign.checks import (
+from proact.campaign.campaign_run import Session
+from proact.campaign.evaluation import EvaluationData
+from proact.campaign.executors import checked_executor
+from proact.campaign.identity import Policy
+from proact.campaign.metrics import Metric
+from proact.campaign.progress import Progress
+from proact.campaign.settings import Order, Settings
+from proact.campaign.validation import (
     checked_faults,
     checked_images,
     checked_notes,
     checked_variants,
 )
-from proact.campaign.crews import checked_executor
-from proact.campaign.evaluation import EvaluationData
-from proact.campaign.metrics import Metric
-from proact.campaign.progress import Progress
-from proact.campaign.result import Result
-from proact.campaign.session import Session
-from proact.campaign.settings import Order, Settings
-from proact.campaign.statistics import StoppingRule
-from proact.campaign.task import Policy
-from proact.faults import Encoding, Fault
+from proact.encodings import Encoding
+from proact.faults import Fault
 from proact.ops.plan import TRIALS, checked_integer
+from proact.results.result import Result
+from proact.results.statistics import StoppingRule
 
 DEFAULT_MARGIN = 0.01
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proact.data import Split, as_evaluation
-from proact.data.splits import PairOrData, content
+from proact.data.dataset import PairOrData, content
 
 #: What `proact.campaign.run` takes: also inputs with targets of any kind, or inputs alone.
 EvaluationData = PairOrData | tuple[Tensor, Tensor] | Tensor

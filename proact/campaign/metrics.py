@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from proact.campaign.content import content_of
+from proact.campaign.code_digest import content_of
 
 #: Raise it when a column of a row comes to count something else.
 COLUMNS_VERSION = 2

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proact.campaign.identity import Policy
 from proact.campaign.metrics import Metric
-from proact.campaign.runs import Kind
-from proact.campaign.task import Policy
-from proact.faults import Encoding
+from proact.encodings import Encoding
+from proact.results.run_log import Kind
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from proact.campaign.checks import checked_images, checked_notes
+from proact.campaign.campaign_run import Session
 from proact.campaign.coordinator import OpenCell
-from proact.campaign.crews import checked_executor
 from proact.campaign.evaluation import EvaluationData
+from proact.campaign.executors import checked_executor
 from proact.campaign.metrics import Metric
 from proact.campaign.progress import Progress
-from proact.campaign.result import Result
-from proact.campaign.runs import Kind
-from proact.campaign.session import Session
 from proact.campaign.settings import Order, Settings
-from proact.campaign.statistics import (
+from proact.campaign.validation import checked_images, checked_notes
+from proact.encodings import Encoding
+from proact.faults import ExactFlips, FaultSpace, Where, encode
+from proact.faults.kinds import StoredFault
+from proact.faults.space import ExposedTensor
+from proact.ops.plan import TRIALS
+from proact.results.result import Result
+from proact.results.run_log import Kind
+from proact.results.statistics import (
     Interval,
     Trials,
     deviation,
@@ -33,11 +38,7 @@ from proact.campaign.statistics import (
     stratified_mean,
     trial_mean,
 )
-from proact.campaign.stratum import Stratum, shares_of, stratum, sweep_confidence
-from proact.faults import Encoding, ExactFlips, FaultSpace, Where, encode
-from proact.faults.kinds import StoredFault
-from proact.faults.space import ExposedTensor
-from proact.ops.plan import TRIALS
+from proact.results.stratum import Stratum, shares_of, stratum, sweep_confidence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,8 @@ from pathlib import Path
 import cloudpickle
 import torch
 
-from proact.campaign.memory import keep_freed_memory
-from proact.campaign.work import Done, Job, Unit
+from proact.campaign.jobs import Done, Job, Unit
+from proact.campaign.malloc_tuning import keep_freed_memory
 
 #: Jobs by digest and thread: threads of one process each fault networks of their own.
 _JOBS: dict[tuple[str, int], Job] = {}

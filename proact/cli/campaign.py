@@ -10,7 +10,7 @@ import typer
 
 from proact.cli import options
 from proact.cli.options import METHODS, METRICS, option
-from proact.experiment import defaults
+from proact.config import defaults
 
 OUT = Path("runs/campaign")
 
@@ -153,10 +153,10 @@ def campaign(
     earlier one was interrupted.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.experiment.flags import experiment_from
-    from proact.experiment.running import run
-    from proact.experiment.stages import on_standard_error
-    from proact.experiment.summary import document, tables
+    from proact.config.overrides import experiment_from
+    from proact.config.progress import on_standard_error
+    from proact.config.runner import run
+    from proact.config.summary import document, tables
 
     given = {
         "network": model,

@@ -12,7 +12,7 @@ def info(as_json: options.AsJson = False) -> None:
     where things are kept.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.experiment.machine import machine, machine_table
+    from proact.config.system_info import machine, machine_table
 
     found = machine()
     if as_json:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from proact.cli.campaign import campaign
-from proact.cli.ending import exit_code
+from proact.cli.errors import exit_code
 from proact.cli.info import info
 from proact.cli.profile import profile
 from proact.cli.protect import protect

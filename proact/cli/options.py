@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from proact.experiment import defaults
+from proact.config import defaults
 
 NETWORKS = (
     "small-cnn",

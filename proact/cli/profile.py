@@ -8,7 +8,7 @@ import typer
 
 from proact.cli import options
 from proact.cli.options import DATA_SETS, NETWORKS, OWN, beginning, option
-from proact.experiment.defaults import IMAGE_SIZE
+from proact.config.defaults import IMAGE_SIZE
 
 
 def profile(
@@ -48,8 +48,8 @@ def profile(
     protection, before any training.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.experiment.own import dataset
-    from proact.experiment.profiling import profile_of
+    from proact.config.profiling import profile_of
+    from proact.config.user_code import dataset
 
     images = None
     if data is not None:

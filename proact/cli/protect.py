@@ -48,9 +48,9 @@ def protect(
     variant of a campaign: proact campaign --method relu --method runs/thresholds.safetensors.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.experiment.flags import experiment_from
-    from proact.experiment.protecting import protect_into
-    from proact.experiment.stages import on_standard_error
+    from proact.config.overrides import experiment_from
+    from proact.config.progress import on_standard_error
+    from proact.config.protecting import protect_into
 
     given = {
         "network": model,

@@ -71,7 +71,7 @@ def verify(
     """
     from proact import faults
     from proact.cli.output import print_json, print_tables
-    from proact.experiment.own import network
+    from proact.config.user_code import network
 
     found = faults.verify(
         network(model, num_classes=10, in_channels=3),

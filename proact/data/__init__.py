@@ -1,7 +1,7 @@
 """Data sets as tensors: decoded once, split once, known by a digest of their content."""
 
-from proact.data.datasets import load, names
-from proact.data.splits import Augmentation, Data, Split, as_data, as_evaluation, from_parts
+from proact.data.dataset import Augmentation, Data, Split, as_data, as_evaluation, from_parts
+from proact.data.registry import load, names
 
 __all__ = [
     "Augmentation",

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proact.data import places
-from proact.data.pixels import Pixels, from_pixels
-from proact.data.splits import Augmentation, Data
+from proact.data import file_lookup
+from proact.data.dataset import Augmentation, Data
+from proact.data.normalization import Pixels, from_pixels
 from proact.errors import ProactError
 
 _SHAPE = (3, 32, 32)
@@ -84,18 +84,18 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
     """The official test part, and the official training part less a tenth for validation."""
     known = SETS[name]
     archives = tuple(known.md5)
-    looked_in = places.candidates(name, folder)
-    path = places.find(looked_in, archives)
+    looked_in = file_lookup.candidates(name, folder)
+    path = file_lookup.find(looked_in, archives)
     if path is None and download:
-        looked_in = [places.download(name, known.torchvision_class, folder)]
-        path = places.find(looked_in, archives)
+        looked_in = [file_lookup.download(name, known.torchvision_class, folder)]
+        path = file_lookup.find(looked_in, archives)
     if path is None:
         how = (
             "put one of them there (https://www.cs.toronto.edu/~kriz/cifar.html), name its folder, "
             "or ask for a download"
         )
-        raise places.missing(name, looked_in, " or ".join(archives), how)
-    places.check_md5(path, None, known.md5)
+        raise file_lookup.missing(name, looked_in, " or ".join(archives), how)
+    file_lookup.check_md5(path, None, known.md5)
     try:
         train, test, labels = _read(path, known)
     except (

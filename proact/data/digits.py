@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from proact.data.splits import TEST_AND_VALIDATION, Data, Split, stratified_parts
+from proact.data.dataset import TEST_AND_VALIDATION, Data, Split, stratified_parts
 from proact.errors import ProactError
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proact.data.pixels import normalised
-from proact.data.splits import (
+from proact.data.dataset import (
     HELD_OUT,
     TEST_AND_VALIDATION,
     Augmentation,
@@ -18,6 +17,7 @@ from proact.data.splits import (
     Split,
     stratified_parts,
 )
+from proact.data.normalization import normalised
 from proact.errors import ProactError
 
 # ImageNet's, which is what networks for photographs are trained with.

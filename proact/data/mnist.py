@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proact.data import places
-from proact.data.pixels import Pixels, from_pixels
-from proact.data.splits import Augmentation, Data
+from proact.data import file_lookup
+from proact.data.dataset import Augmentation, Data
+from proact.data.normalization import Pixels, from_pixels
 from proact.errors import ProactError
 
 
@@ -90,11 +90,11 @@ def load_idx(name: str, folder: Path | None = None, download: bool = False) -> D
     raw = f"{known.torchvision_class}/raw"  # torchvision's own sub-folder
 
     def looked_in() -> list[Path]:
-        found = places.candidates(name, folder, known.system)
+        found = file_lookup.candidates(name, folder, known.system)
         return [place for root in found for place in (root, root / raw)]
 
     if download and _file(looked_in(), _PARTS[0][0]) is None:
-        places.download(name, known.torchvision_class, folder)
+        file_lookup.download(name, known.torchvision_class, folder)
     parts: list[tuple[Pixels, Pixels]] = []
     for images_name, labels_name in _PARTS:
         images, labels = (_read(name, known, looked_in(), f) for f in (images_name, labels_name))
@@ -106,20 +106,20 @@ def load_idx(name: str, folder: Path | None = None, download: bool = False) -> D
 
 
 def _file(folders: list[Path], name: str) -> Path | None:
-    return places.find(folders, (f"{name}.gz", name))
+    return file_lookup.find(folders, (f"{name}.gz", name))
 
 
 def _read(name: str, known: IdxSet, folders: list[Path], file_name: str) -> Pixels:
     path = _file(folders, file_name)
     if path is None:
-        raise places.missing(name, folders, f"{file_name}.gz (or unpacked)", known.how)
+        raise file_lookup.missing(name, folders, f"{file_name}.gz (or unpacked)", known.how)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise ProactError(f"{path} cannot be unpacked ({error}): get it again") from None
-    places.check_md5(path, content, known.md5)
+    file_lookup.check_md5(path, content, known.md5)
     return _decoded(path, content)
 
 

@@ -1,8 +1,7 @@
-"""Faults in stored parameters and in activations: encodings, kinds, the fault space, injection."""
+"""Faults in stored parameters and in activations: kinds, selectors, the fault space, injection."""
 
 from proact.faults.activations import ActivationFlip, observe_activations
 from proact.faults.encode import EncodingReport, encode, encoding_report
-from proact.faults.encodings import Encoding, UniformEncoding, Word, encoding_named
 from proact.faults.injection import Injector, inject
 from proact.faults.kinds import (
     BitFlip,
@@ -15,15 +14,14 @@ from proact.faults.kinds import (
 )
 from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay
+from proact.faults.selectors import Where
 from proact.faults.space import ExposedTensor, FaultSpace
 from proact.faults.verification import Verification, verify
-from proact.faults.where import Where
 
 __all__ = [
     "ActivationFlip",
     "BitFlip",
     "Burst",
-    "Encoding",
     "EncodingReport",
     "ExactFlips",
     "ExposedTensor",
@@ -34,12 +32,9 @@ __all__ = [
     "Record",
     "Replay",
     "StuckAt",
-    "UniformEncoding",
     "Verification",
     "Where",
-    "Word",
     "encode",
-    "encoding_named",
     "encoding_report",
     "fault_from_dict",
     "fault_from_json",

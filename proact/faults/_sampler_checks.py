@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from proact.faults._check import Check
-from proact.faults.target import Target
+from proact.faults.target_memory import Target
 from proact.ops.plan import FlipColumns
 
 _SLICES = 64

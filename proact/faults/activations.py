@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from proact.faults.encodings import Bits, Encoding, Word, encoding_named
+from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
+from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.space import ExposedTensor
-from proact.faults.stored import StoredTensor, activation, types_of
-from proact.faults.target import Target, native_plan
-from proact.faults.where import Selector, checked_where, select
+from proact.faults.target_memory import Target, native_plan
+from proact.nn.tensor_inventory import StoredTensor, activation, types_of
 from proact.ops.plan import checked_ber, stream_of
 
 #: Layers that hand on what they get; nothing is stored anew.

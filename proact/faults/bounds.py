@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from proact.faults.stored import StoredTensor
 from proact.nn import WeightRange
+from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.weight_range import highest, lowest
 
 

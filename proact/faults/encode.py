@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from proact.data import as_evaluation
-from proact.data.splits import PairOrData
+from proact.encodings import Encoding, encoding_named
 from proact.faults.bounds import RoundedBounds, guards_of
-from proact.faults.encodings import Encoding, encoding_named
-from proact.faults.prepared import Prepared, remember
-from proact.faults.stored import stored_tensors
-from proact.models.evaluation import accuracy
+from proact.faults.injection_plan import Prepared, remember
+from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_memory
 
 if TYPE_CHECKING:
@@ -124,15 +122,18 @@ class EncodingReport:
 
 
 def encoding_report(
-    model: nn.Module, encoding: str | Encoding, data: PairOrData | None = None
+    model: nn.Module,
+    encoding: str | Encoding,
+    accuracy: Callable[[nn.Module], float] | None = None,
 ) -> EncodingReport:
     """What storing ``model`` in the encoding costs; ``model`` is untouched.
 
     Args:
         model: a network.
         encoding: the stored form.
-        data: images to judge accuracy on: what `proact.data.load` returns (its test split), a pair
-            (images, labels), or a `Dataset`. None leaves accuracy out.
+        accuracy: judges a network in eval mode, such as
+            ``lambda network: proact.models.accuracy(network, data.test)``. Called with a copy of
+            ``model`` and with the encoded one; None leaves accuracy out.
 
     Raises:
         What `encode` does.
@@ -141,10 +142,9 @@ def encoding_report(
     encoded = copy.deepcopy(model)
     losses = _store(encoded, encoding)
     before = after = None
-    if data is not None:
-        images = as_evaluation(data)
-        before = accuracy(copy.deepcopy(model).eval(), images)
-        after = accuracy(encoded.eval(), images)
+    if accuracy is not None:
+        before = accuracy(copy.deepcopy(model).eval())
+        after = accuracy(encoded.eval())
     return EncodingReport(encoding.name, before, after, losses)
 
 

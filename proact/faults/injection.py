@@ -10,19 +10,19 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from proact.encodings import Encoding, encoding_named
+from proact.encodings.base import integers_of
 from proact.errors import ProactError
 from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
-from proact.faults.active import Active, begin, end, going_on
-from proact.faults.encodings import Encoding, encoding_named
-from proact.faults.encodings.base import integers_of
-from proact.faults.guard import forbid_training
+from proact.faults.active_injections import Active, begin, end, going_on
+from proact.faults.injection_plan import Prepared, known, remember
 from proact.faults.kinds import Fault, StoredFault
-from proact.faults.prepared import Prepared, known, remember
+from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
-from proact.faults.stored import StoredTensor, checked_network
-from proact.faults.target import Target
-from proact.faults.undo import CtrlC
+from proact.faults.rollback import CtrlC
+from proact.faults.target_memory import Target
+from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 

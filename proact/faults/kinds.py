@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from proact.faults.encodings import Bits
-from proact.faults.where import Selector, checked_where, shown, where_from_json, where_to_json
+from proact.encodings import Bits
+from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
 from proact.ops.plan import STREAMS, checked_ber, checked_integer
 
 #: One rate for all, or rates by selector, of which the first that takes a tensor counts.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proact.faults.replay import FaultSite, Replay
+from proact.faults.rollback import undo_all
 from proact.faults.space import ExposedTensor
-from proact.faults.target import Flips, rows_by_tensor
-from proact.faults.undo import undo_all
+from proact.faults.target_memory import Flips, rows_by_tensor
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {

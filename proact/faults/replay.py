@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from proact.encodings import Word
 from proact.errors import ProactError
-from proact.faults.encodings import Word
 from proact.faults.kinds import Fault, fault_from_json
-from proact.faults.stored import StoredTensor
+from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer
 
 Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
-from proact.faults.encodings import Bits, Encoding, Word, encoding_named
-from proact.faults.stored import StoredTensor, checked_network, stored_tensors
-from proact.faults.where import Selector, checked_where, select
+from proact.encodings import Bits, Encoding, Word, encoding_named
+from proact.faults.selectors import Selector, checked_where, select
+from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
+from proact.ops.number_formats import bit_numbers
 from proact.ops.plan import checked_ber, checked_memory, stream_of
-from proact.ops.stored_forms import bit_numbers
 
 if TYPE_CHECKING:
     import pandas as pd

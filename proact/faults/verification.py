@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from proact import models
+from proact.encodings import Bits, Encoding, encoding_named
+from proact.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults._check import Check
 from proact.faults.encode import encode
-from proact.faults.encodings import Bits, Encoding, encoding_named
-from proact.faults.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults.injection import Injector
+from proact.faults.injection_plan import Prepared
 from proact.faults.kinds import BitFlip
-from proact.faults.prepared import Prepared
 from proact.faults.record import Record
-from proact.faults.target import Target, read_words, rows_by_tensor
-from proact.faults.where import Selector
+from proact.faults.selectors import Selector
+from proact.faults.target_memory import Target, read_words, rows_by_tensor
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
 from proact.ops.plan import SEEDS, TRIALS, FlipColumns, checked_ber, checked_integer
@@ -90,7 +89,7 @@ class Verification:
 
 
 def verify(
-    model: nn.Module | None = None,
+    model: nn.Module,
     encoding: str | Encoding = "float32",
     *,
     ber: float | None = None,
@@ -103,7 +102,7 @@ def verify(
     """Injects many trials into a copy of ``model`` and tests what came out against what was asked.
 
     Args:
-        model: any network on the CPU; by default the small network that ships, untrained.
+        model: any network on the CPU.
         encoding: the stored form of its parameters; the copy is rounded to it.
         ber: bit error rate, a probability per exposed bit in (0, 1/2]; by default one that flips
             about a thousand bits a trial, at most 0.05.
@@ -116,16 +115,15 @@ def verify(
         ValueError, TypeError: an argument out of range, or what `inject` refuses.
     """
     encoding = encoding_named(encoding)
-    network = models.create("small-cnn") if model is None else model
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"verify takes a torch.nn.Module, got {type(network).__name__}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"verify takes a torch.nn.Module, got {type(model).__name__}")
     trials = checked_integer("trials", trials, TRIALS)
     seed = checked_integer("seed", seed, SEEDS - 1)
     if trials < 50:
         raise ValueError(f"verify takes 50 trials or more to say something, got {trials}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies in (0, 1), got {alpha}")
-    network = encode(network, encoding)
+    network = encode(model, encoding)
     injector = Injector(network, encoding)
     size = injector.exposed_bits(BitFlip(0.0, bits=bits, where=where))
     ber = min(1000 / size, 0.05) if ber is None else checked_ber(ber)

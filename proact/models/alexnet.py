@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from proact.models.initial import scale_for_relu
+from proact.models.init import scale_for_relu
 
 
 def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.models.classifier import add_classifier
-from proact.models.initial import scale_for_relu
+from proact.models.init import scale_for_relu
 
 
 class CifarBlock(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from proact.models.classifier import add_classifier
-from proact.models.initial import scale_for_relu
+from proact.models.init import scale_for_relu
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -1,6 +1,6 @@
 """HyReLU as a module; activation calls, found and replaced; WeightRange, a guard on parameters."""
 
-from proact.nn.guarding import (
+from proact.nn.guard_hooks import (
     add_weight_range,
     remove_weight_range,
     weight_range_of,

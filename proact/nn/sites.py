@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from proact.nn.activations import KINDS, of_module
-from proact.nn.guarding import without_weight_range
+from proact.nn.call_rewriter import activation_positions, rewrite_calls
+from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.outputs import logits_of
-from proact.nn.rewriting import activation_positions, rewrite_calls
 from proact.nn.site import Site, evaluating
-from proact.nn.tracking import track
+from proact.nn.site_tracer import track
 from proact.nn.weight_range import WeightRange
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}

@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from proact.ops._stored_form_reference import Fixed, Form, form_of
-from proact.ops.stored_forms import bit_numbers
+from proact.ops._number_format_reference import Fixed, Form, form_of
+from proact.ops.number_formats import bit_numbers
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF

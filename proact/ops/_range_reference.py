@@ -1,5 +1,5 @@
 """Range restriction in plain torch: the oracle of the tests, the fallback, and the form for memory
-that native code does not read. The formula is that of csrc/core/trained_range.hpp."""
+that native code does not read. The formula is that of csrc/core/value_range.hpp."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from proact import _native
 from proact.errors import ProactError
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
-from proact.ops.stored_forms import StoredForm, UnreadWord
+from proact.ops.number_formats import NumberFormat, UnreadWord
 
 #: Streams are the integers from 0 up to, but not including, this.
 STREAMS = 1 << 48
@@ -96,9 +96,9 @@ class FlipPlan:
     def __init__(self) -> None:
         self._plan: Any = _host_plan()
         self._tensors: list[Tensor] = []
-        self._forms: list[StoredForm | None] = []  # whose scales native code reads
+        self._forms: list[NumberFormat | None] = []  # whose scales native code reads
 
-    def add(self, tensor: Tensor, stream: int, mask: int, form: StoredForm | None) -> None:
+    def add(self, tensor: Tensor, stream: int, mask: int, form: NumberFormat | None) -> None:
         """Adds a dense tensor; ``mask`` holds the exposed bits of a stored word.
 
         ValueError for a second device; ProactError for a GPU that this build cannot use. On a GPU

@@ -16,7 +16,7 @@ from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
 
-#: What takes the place of a value outside its range. In the order of csrc/core/trained_range.hpp.
+#: What takes the place of a value outside its range. In the order of csrc/core/value_range.hpp.
 ACTIONS = ("zero", "saturate")
 
 

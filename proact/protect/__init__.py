@@ -4,7 +4,6 @@ Deviations from the papers are listed in README.md beside this file.
 """
 
 from proact.protect.cost import Cost, cost, latency_ratio
-from proact.protect.memory import threshold_counts
 from proact.protect.methods import (
     check_options,
     methods,
@@ -13,7 +12,8 @@ from proact.protect.methods import (
     trained_methods,
 )
 from proact.protect.profile import GRANULARITIES, profile, profile_quantiles
-from proact.protect.saving import Protection, load, protection_of, save
+from proact.protect.serialization import Protection, load, protection_of, save
+from proact.protect.threshold_counts import threshold_counts
 
 __all__ = [
     "GRANULARITIES",

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import as_evaluation
-from proact.data.splits import PairOrData
-from proact.faults import Encoding, FaultSpace, Where, encode, encoding_named
-from proact.faults.stored import stored_tensors
+from proact.data.dataset import PairOrData
+from proact.encodings import Encoding, encoding_named
+from proact.faults import FaultSpace, Where, encode
 from proact.models.evaluation import accuracy
 from proact.nn import HyReLU, WeightRange
+from proact.nn.tensor_inventory import stored_tensors
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 
 from torch import nn
 
-from proact.data.splits import content
+from proact.data.dataset import content
 from proact.nn import HyReLU, WeightRange
 
 

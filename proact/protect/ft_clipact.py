@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.faults import BitFlip, Encoding, Where, encoding_named
+from proact.encodings import Encoding, encoding_named
+from proact.faults import BitFlip, Where
 from proact.nn import Site, replace_sites
 from proact.nn.site import evaluating
 from proact.ops.plan import SEEDS, checked_integer
+from proact.protect.checkpointing import Session
+from proact.protect.fault_scoring import UnderFaults
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
-from proact.protect.session import Session
-from proact.protect.student import Clips, clips
-from proact.protect.under_faults import UnderFaults
+from proact.protect.threshold_trainer import Clips, clips
 
 #: Bit error rates, per bit, that are set at equal steps on the score's axis.
 RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)

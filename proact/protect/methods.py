@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from proact.data import Data
-from proact.data.splits import PairOrData, as_data
+from proact.data.dataset import PairOrData, as_data
+from proact.encodings import Encoding
 from proact.errors import unknown
-from proact.faults import Encoding
-from proact.faults.stored import stored_tensors
 from proact.models.evaluation import check_takes
 from proact.nn import Site, replace_sites, without_weight_range
+from proact.nn.tensor_inventory import stored_tensors
+from proact.protect.checkpointing import Session
 from proact.protect.fingerprint import fingerprint, whole_fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
@@ -25,9 +26,8 @@ from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
-from proact.protect.saving import Protection, protection_of, remember
-from proact.protect.session import Session
-from proact.protect.student import Clips
+from proact.protect.serialization import Protection, protection_of, remember
+from proact.protect.threshold_trainer import Clips
 from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Data
+from proact.protect.checkpointing import Session
 from proact.protect.options import ClipOptions, check_deployed_mode
 from proact.protect.profile import check_granularity
-from proact.protect.session import Session
-from proact.protect.student import Clips, clips
+from proact.protect.threshold_trainer import Clips, clips
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.faults import BitFlip, Encoding, encoding_named
+from proact.encodings import Encoding, encoding_named
+from proact.faults import BitFlip
 from proact.nn import Site, replace_sites
 from proact.ops.plan import checked_ber
+from proact.protect.checkpointing import Session
+from proact.protect.fault_scoring import UnderFaults
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.profile import check_quantile, profile_quantiles
-from proact.protect.session import Session
-from proact.protect.student import Clips, FromSite, Student
-from proact.protect.under_faults import UnderFaults
+from proact.protect.threshold_trainer import Clips, FromSite, Student
 
 
 @dataclass(frozen=True)

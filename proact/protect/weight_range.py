@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from proact.faults.stored import stored_tensors
 from proact.nn import WeightRange, add_weight_range, weight_range_of
+from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
 from proact.ops.range_plan import checked_action
 

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proact.report.writing import NoTrialsError, write_report
+    from proact.report.writer import NoTrialsError, write_report
 
 __all__ = ["NoTrialsError", "write_report"]
 
@@ -14,5 +14,5 @@ __all__ = ["NoTrialsError", "write_report"]
 def __getattr__(name: str) -> Any:
     # Tables are made without waiting for matplotlib.
     if name in __all__:
-        return getattr(importlib.import_module("proact.report.writing"), name)
+        return getattr(importlib.import_module("proact.report.writer"), name)
     raise AttributeError(f"module 'proact.report' has no attribute {name!r}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from proact.campaign.cells import Cell
-from proact.report.findings import Family, Findings
-from proact.report.scale import rate
+from proact.report.analysis import Family, Findings
 from proact.report.tables import cells_frame
+from proact.report.units import rate
+from proact.results.cells import Cell
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from proact.campaign.cells import Cell
 from proact.report.html import inline_svg, rendered
-from proact.report.scale import Scale
+from proact.report.units import Scale
+from proact.results.cells import Cell
 
 if TYPE_CHECKING:  # they import torch
     from proact.campaign.progress import Standing

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import yaml
 from markupsafe import Markup, escape
 
-from proact.campaign.runs import facts_digest
-from proact.report.drawings import Drawings
-from proact.report.findings import Cost, Findings, cost_of
+from proact.report.analysis import Cost, Findings, cost_of
+from proact.report.figures import Drawings
 from proact.report.html import rendered
-from proact.report.scale import rate
-from proact.report.words import how_measured, verdict
+from proact.report.narrative import how_measured, verdict
+from proact.report.units import rate
+from proact.results.run_log import facts_digest
 
 #: Trials that could not be run are listed up to this number.
 _MOST_FAILURES = 20

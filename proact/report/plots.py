@@ -9,10 +9,10 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proact.campaign.cells import Cell
-from proact.campaign.statistics import Interval
-from proact.report.scale import Scale
 from proact.report.style import BER_LABEL, Look, add_legend, as_text, looks, new_axes, save_figure
+from proact.report.units import Scale
+from proact.results.cells import Cell
+from proact.results.statistics import Interval
 
 #: What is drawn as a gap.
 NOTHING = Interval(math.nan, math.nan, math.nan)

@@ -8,9 +8,9 @@ from itertools import groupby
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proact.campaign.stratum import Stratum
-from proact.report.scale import Scale
 from proact.report.style import Look, add_legend, as_text, looks, new_axes, widest
+from proact.report.units import Scale
+from proact.results.stratum import Stratum
 
 #: How far the marks of several variants stand apart, in parts of the room that a layer or bit has.
 _ROOM = 0.6

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from proact.campaign.statistics import Interval
-from proact.report.scale import Scale
 from proact.report.style import Look, as_text, looks, new_axes, widest
+from proact.report.units import Scale
+from proact.results.statistics import Interval
 
 _MOST_BINS = 30
 

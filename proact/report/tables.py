@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.table import Table
 
-from proact.campaign.cells import Cell, Details
-from proact.campaign.statistics import Interval
-from proact.report.scale import Scale, rate
+from proact.report.units import Scale, rate
+from proact.results.cells import Cell, Details
+from proact.results.statistics import Interval
 
 
 def cells_frame(cells: Sequence[Cell], details: Sequence[Details] | None = None) -> pd.DataFrame:

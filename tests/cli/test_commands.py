@@ -17,9 +17,9 @@ import torch
 
 import proact
 from proact import faults, report
-from proact.campaign.store import Store
 from proact.cli import main
-from proact.experiment.config import Experiment
+from proact.config.experiment import Experiment
+from proact.results.store import Store
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "docs" / "own_network.py"

@@ -11,7 +11,7 @@ import torch
 from blocks import DOCS
 
 from proact.cli import main
-from proact.experiment.config import Experiment
+from proact.config.experiment import Experiment
 
 PAGE = DOCS / "howto" / "command_line.md"
 

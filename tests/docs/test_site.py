@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     "proact",
     "proact.campaign",
-    "proact.campaign.statistics",
+    "proact.results.statistics",
     "proact.data",
     "proact.faults",
     "proact.models",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from proact.campaign.statistics import Interval, Known, StoppingRule, Trials
+from proact.results.statistics import Interval, Known, StoppingRule, Trials
 
 RECORDED = Path(__file__).parents[1] / "data" / "trials_resnet20.csv"
 _COLUMNS = ("both", "lost", "gained", "neither")

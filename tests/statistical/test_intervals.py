@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from proact.campaign.statistics import (
+from proact.results.statistics import (
     Interval,
     Known,
     Trials,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from proact.campaign.statistics import (
+from proact.results.statistics import (
     Components,
     Cost,
     components_of,

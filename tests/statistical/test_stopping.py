@@ -20,7 +20,7 @@ import pytest
 from campaigns import CELLS, Stream, guarded_oracle, stopped
 from scipy.stats import t as student
 
-from proact.campaign.statistics import Interval, Known, StoppingRule, stopping
+from proact.results.statistics import Interval, Known, StoppingRule, stopping
 
 CONFIDENCE, COVERED, IN_TIME = 0.95, 0.94, 1.3
 SIGMAS = 4.0

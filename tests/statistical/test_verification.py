@@ -11,8 +11,8 @@ from torch import nn
 from conftest import bits_of, same_bits
 from proact.cli import main
 from proact.faults import Verification, verify
+from proact.ops.number_formats import NumberFormat
 from proact.ops.plan import FlipLog, FlipPlan
-from proact.ops.stored_forms import StoredForm
 
 Flip = Callable[..., None]
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -103,7 +103,7 @@ def with_added(change: Callable[[int, int], tuple[int, int]]) -> Break:
         add = FlipPlan.add
 
         def changed(
-            plan: FlipPlan, tensor: torch.Tensor, stream: int, mask: int, form: StoredForm | None
+            plan: FlipPlan, tensor: torch.Tensor, stream: int, mask: int, form: NumberFormat | None
         ) -> None:
             add(plan, tensor, *change(stream, mask), form)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proact.campaign.cells import Cell
-from proact.campaign.statistics import Interval
+from proact.results.cells import Cell
+from proact.results.statistics import Interval
 
 
 def cell(

@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from proact.faults import Encoding, Fault, encode, inject
+from proact.encodings import Encoding
+from proact.faults import Fault, encode, inject
 
 Value = Fraction | float
 

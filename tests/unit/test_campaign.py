@@ -19,10 +19,10 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import ProactError, campaign, models, protect
-from proact.campaign.bench import Bench
-from proact.campaign.store import Row, Store
+from proact.campaign.trial_runner import Bench
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from proact.results.store import Row, Store
 
 FAULTS = [BitFlip(1e-4), BitFlip(1e-3, bits="sign")]
 
@@ -355,7 +355,7 @@ def test_a_locked_store_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_statistics_and_store_need_no_torch() -> None:
     code = (
-        "import sys, proact.campaign.statistics, proact.campaign.store, proact.campaign.cells;"
+        "import sys, proact.results.statistics, proact.results.store, proact.results.cells;"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

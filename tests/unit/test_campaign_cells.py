@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from proact import ProactError, campaign
 from proact.campaign import Metric
-from proact.campaign.statistics import Known, StoppingRule, Trials, trial_mean
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
+from proact.results.statistics import Known, StoppingRule, Trials, trial_mean
 
 
 def test_faults_in_rounded_activations_are_not_clean_without_a_flip(

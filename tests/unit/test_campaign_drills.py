@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from proact import campaign
-from proact.campaign import bench, coordinator
-from proact.campaign.store import Row, Store
+from proact.campaign import coordinator, trial_runner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from proact.results.store import Row, Store
 
 TRIALS = 250
 PATIENCE_SECONDS = 60
@@ -418,7 +418,7 @@ def test_where_every_trial_raises(digits: Data, tmp_path: Path, goal: dict[str, 
 def _jumping_clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jumps = itertools.cycle([0.0, 1e9, -1e9, 5.0, -3600.0])
     clocks = {name: lambda: time.perf_counter() + next(jumps) for name in ("time", "perf_counter")}
-    monkeypatch.setattr(bench, "time", SimpleNamespace(**clocks))
+    monkeypatch.setattr(trial_runner, "time", SimpleNamespace(**clocks))
     yield
     assert next(jumps) != next(jumps)
 

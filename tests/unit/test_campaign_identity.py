@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from proact import ProactError, campaign, protect
 from proact.campaign import Metric
-from proact.campaign.content import behaviour_of, content_of
-from proact.campaign.store import Store
-from proact.campaign.task import Policy
+from proact.campaign.code_digest import behaviour_of, content_of
+from proact.campaign.identity import Policy
 from proact.data import Data
 from proact.faults import BitFlip, inject
+from proact.results.store import Store
 
 FAULT = BitFlip(1e-3)
 

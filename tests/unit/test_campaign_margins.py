@@ -17,14 +17,14 @@ from torch import nn
 from proact import ProactError, campaign
 from proact.campaign.coordinator import OpenCell
 from proact.campaign.evaluation import drawn
-from proact.campaign.memory import keep_freed_memory
+from proact.campaign.identity import Policy
+from proact.campaign.malloc_tuning import keep_freed_memory
 from proact.campaign.progress import Line, Standing
-from proact.campaign.ranges import Ranges
-from proact.campaign.store import CellKey
-from proact.campaign.task import Policy
 from proact.campaign.terminal_view import TerminalView
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
+from proact.results.interval_set import Ranges
+from proact.results.store import CellKey
 
 FAULTS = [BitFlip(1e-5), BitFlip(1e-3)]
 

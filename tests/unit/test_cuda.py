@@ -10,8 +10,8 @@ import proact
 from proact.faults import BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.ops import _hyrelu_reference as reference
 from proact.ops import flip_bits_, hyrelu, hyrelu_
+from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipPlan
-from proact.ops.stored_forms import FixedPointWord
 
 pytestmark = [
     pytest.mark.cuda,

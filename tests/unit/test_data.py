@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from proact import data
 from proact.data import Data, Split, as_data, as_evaluation, from_parts
-from proact.data.splits import parts_of
+from proact.data.dataset import parts_of
 
 
 def test_digits_are_all_there_once_and_stratified(digits: Data) -> None:

@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 
 from conftest import bits_of, same_bits
 from proact import _native, build_info
+from proact.encodings import Word
 from proact.faults import (
     BitFlip,
     Burst,
@@ -41,13 +42,17 @@ from proact.faults import (
     FaultSpace,
     Injector,
     StuckAt,
-    Word,
     encode,
     inject,
 )
 from proact.ops import _flip_reference as reference
+from proact.ops.number_formats import (
+    FixedPointWord,
+    NarrowFloatWord,
+    NumberFormat,
+    ScaledIntegerWord,
+)
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
-from proact.ops.stored_forms import FixedPointWord, NarrowFloatWord, ScaledIntegerWord, StoredForm
 
 HALF, BRAIN, SINGLE, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -153,7 +158,7 @@ def test_any_fault_restores_every_bit(
     assert same_bits(before, model)
 
 
-def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, StoredForm | None, int]:
+def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, NumberFormat | None, int]:
     """Memory of any words, the form, and how many bits a stored word has."""
     name, _, dtype = form.partition(" in ")
     memory = {"float32": SINGLE, "float64": DOUBLE}[dtype]

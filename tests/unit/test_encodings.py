@@ -232,11 +232,15 @@ IMAGES = torch.tensor([[4.0, 1.0], [1.0, 4.0], [2.0, 1.0], [1.0, 3.0]]).view(4, 
 LABELS = torch.tensor([0, 1, 0, 1])
 
 
+def accuracy(model: nn.Module) -> float:
+    return float((model(IMAGES).argmax(1) == LABELS).float().mean())
+
+
 def test_a_report_tells_errors_saturation_and_accuracy() -> None:
     """q0.1 has -1, -1/2, 0 and 1/2: the rows become (1/2, 1/2) and (0, 1/2), and 0 always wins."""
     model = Scores([[3.0, 0.3], [0.1, 4.0]])
     before = bits_of(model)
-    report = encoding_report(model, "q0.1", (IMAGES, LABELS))
+    report = encoding_report(model, "q0.1", accuracy)
     assert same_bits(before, model)
     assert (report.encoding, report.accuracy_before, report.accuracy_after) == ("q0.1", 1.0, 0.5)
     (loss,) = report.tensors
@@ -252,7 +256,7 @@ def test_a_report_tells_errors_saturation_and_accuracy() -> None:
     with pytest.warns(UserWarning, match=words) as caught:
         stored = encode(model, "q0.1")
     assert caught[0].filename == __file__
-    assert encoding_report(stored, "q0.1", (IMAGES, LABELS)).accuracy_before == 0.5
+    assert encoding_report(stored, "q0.1", accuracy).accuracy_before == 0.5
     assert same_bits(before, model)
 
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from proact import ProactError, campaign
-from proact.campaign import crews
-from proact.campaign.store import Row
+from proact.campaign import executors as crews
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from proact.results.store import Row
 
 FAULTS = [BitFlip(1e-3), BitFlip(1e-2, bits="sign")]
 OPTIONS: dict[str, Any] = {"trials": 60, "images_per_trial": 16, "seed": 5}

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from conftest import bits_of, same_bits
+from proact.encodings import UniformEncoding
+from proact.encodings.base import Elements, Floats, Words
 from proact.faults import (
     BitFlip,
     Burst,
@@ -22,11 +24,9 @@ from proact.faults import (
     Injector,
     Record,
     StuckAt,
-    UniformEncoding,
     encode,
     inject,
 )
-from proact.faults.encodings.base import Elements, Floats, Words
 from proact.nn import HyReLU
 
 Site = tuple[str, int, int]

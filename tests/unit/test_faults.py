@@ -14,11 +14,12 @@ from torch._subclasses import FakeTensorMode
 
 from conftest import bits_of, same_bits
 from proact import ProactError
-from proact.faults import BitFlip, FaultSpace, Injector, encode, encoding_named, inject
-from proact.faults.encodings.fixed_point import FixedPoint
+from proact.encodings import encoding_named
+from proact.encodings.fixed_point import FixedPoint
+from proact.faults import BitFlip, FaultSpace, Injector, encode, inject
 from proact.nn import HyReLU
 from proact.ops import _flip_reference as reference
-from proact.ops.stored_forms import FixedPointWord
+from proact.ops.number_formats import FixedPointWord
 
 ENCODINGS = ["float32", "q15.16", "q3.4"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from proact.errors import ProactError
 from proact.ops import _flip_reference as reference
 from proact.ops import flip_bits_, flip_exactly_
+from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipLog, FlipPlan
-from proact.ops.stored_forms import FixedPointWord
 
 DTYPES = [torch.uint8, torch.int16, torch.float16, torch.float32, torch.int64, torch.float64]
 RATES = st.one_of(

@@ -12,8 +12,8 @@ from proact import protect
 from proact.data import Data
 from proact.faults import BitFlip, Where
 from proact.nn import HyReLU, find_sites, replace_sites
+from proact.protect.fault_scoring import UnderFaults
 from proact.protect.ft_clipact import RATES, area, search, tensors_of_layers
-from proact.protect.under_faults import UnderFaults
 
 
 def test_the_search_goes_on_between_the_neighbours_of_the_best_point() -> None:
@@ -87,7 +87,7 @@ def test_only_the_layers_own_tensors_are_hit(trained_cnn: nn.Module, digits: Dat
 
 def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -> None:
     """Twice the same candidate: the same accuracy; and the network is as it was between trials."""
-    from proact.faults import encoding_named
+    from proact.encodings import encoding_named
 
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
@@ -104,7 +104,7 @@ def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -
 def test_thresholds_are_stored_as_the_encoding_stores_them(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
-    from proact.faults import encoding_named
+    from proact.encodings import encoding_named
 
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})

@@ -19,7 +19,8 @@ from torch.optim import optimizer
 
 import proact.faults
 from conftest import SignedMagnitude, bits_of, same_bits
-from proact.faults import ActivationFlip, BitFlip, Burst, Encoding, StuckAt, inject
+from proact.encodings import Encoding
+from proact.faults import ActivationFlip, BitFlip, Burst, StuckAt, inject
 from proact.faults.kinds import Fault
 
 

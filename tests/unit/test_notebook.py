@@ -20,18 +20,18 @@ from rich.console import Console
 from torch import nn
 
 from proact import campaign
-from proact.campaign.cells import Cell
 from proact.campaign.coordinator import OpenCell
 from proact.campaign.notebook_view import NotebookView, is_in_notebook
 from proact.campaign.progress import Line, Standing, Watch, view_for
-from proact.campaign.ranges import Ranges
-from proact.campaign.statistics import Interval
-from proact.campaign.store import CellKey
 from proact.campaign.terminal_view import TerminalView
 from proact.data import Data
 from proact.faults import ExactFlips
 from proact.report.notebook import progress_html, result_html
-from proact.report.scale import Scale
+from proact.report.units import Scale
+from proact.results.cells import Cell
+from proact.results.interval_set import Ranges
+from proact.results.statistics import Interval
+from proact.results.store import CellKey
 
 SETTING = """
 import signal

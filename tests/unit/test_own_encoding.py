@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import proact
 from conftest import bits_of, same_bits
+from proact.encodings import UniformEncoding
 from proact.faults import (
     BitFlip,
     Burst,
@@ -36,7 +37,6 @@ from proact.faults import (
     Injector,
     Replay,
     StuckAt,
-    UniformEncoding,
     encode,
     encoding_report,
     inject,

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from proact import models, protect
 from proact.data import Data, Split
 from proact.nn import HyReLU, Site
-from proact.protect import continuation, student
+from proact.protect import prefix_cache as continuation
 from proact.protect import proact as proact_module
+from proact.protect import threshold_trainer
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.student import FromSite, Student
+from proact.protect.threshold_trainer import FromSite, Student
 
 FAST: dict[str, Any] = {"epochs": 2, "decays": (1.0, 0.1)}
 
@@ -187,7 +188,7 @@ def test_caches_change_speed_only(
 
     kept = trained()
     recomputed = trained(cache_bytes=1)
-    monkeypatch.setattr(student, "cut_at", lambda *_: None)
+    monkeypatch.setattr(threshold_trainer, "cut_at", lambda *_: None)
     whole = trained()
     assert "cannot cut the network" in whole[0].pop(0)
     for lines, found in (recomputed, whole):

@@ -21,7 +21,7 @@ from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
 from proact.report import write_report
 from proact.report.exports import latex, markdown
-from proact.report.scale import Scale, rate
+from proact.report.units import Scale, rate
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ from pages import HOSTILE, OPTIONS, Page
 from torch import nn
 
 from proact import campaign, report
-from proact.campaign.statistics import Interval
-from proact.campaign.stratum import Stratum
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
-from proact.report.scale import Scale
 from proact.report.style import COLOURS, looks, unknown_signs
+from proact.report.units import Scale
+from proact.results.statistics import Interval
+from proact.results.stratum import Stratum
 
 
 def line_of(figure: Figure, variant: str) -> tuple[list[float], list[float]]:

@@ -14,11 +14,11 @@ from torch import nn
 
 from proact import campaign
 from proact.campaign import stored_runs
-from proact.campaign.store import Store
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report import NoTrialsError, write_report
-from proact.report.scale import rate
+from proact.report.units import rate
+from proact.results.store import Store
 
 
 @pytest.fixture(scope="module")

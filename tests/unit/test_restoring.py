@@ -13,11 +13,11 @@ from torch import nn
 
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
+from proact.encodings import Encoding
 from proact.faults import (
     ActivationFlip,
     BitFlip,
     Burst,
-    Encoding,
     ExactFlips,
     Injector,
     Replay,

@@ -23,12 +23,12 @@ from torch import nn
 from proact import ProactError, campaign, protect
 from proact.campaign import StoredRun, stored_runs
 from proact.campaign.coordinator import Coordinator
-from proact.campaign.schema import SCHEMA_VERSION
-from proact.campaign.statistics import Known, Trials
-from proact.campaign.store import Store
-from proact.campaign.stratum import Stratum, stratum
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
+from proact.results.schema import SCHEMA_VERSION
+from proact.results.statistics import Known, Trials
+from proact.results.store import Store
+from proact.results.stratum import Stratum, stratum
 
 FAULTS = [
     BitFlip(1e-5),
@@ -482,7 +482,10 @@ def read_as_nobody(path: Path) -> str:
     script = """
 import os, sys
 import numpy, scipy.optimize, scipy.special, scipy.stats
-from proact.campaign import cells, stored_runs, stored_run, store
+from proact.campaign import stored_runs
+from proact.results import cells
+from proact.results import stored_run
+from proact.results import store
 if not os.getuid():
     # Python itself may be where nobody else can read: all is imported by now.
     os.setuid(65534)

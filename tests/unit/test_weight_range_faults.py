@@ -14,25 +14,23 @@ from torch import Tensor, nn
 
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
+from proact.encodings import Encoding, UniformEncoding, Word
 from proact.faults import (
     ActivationFlip,
     BitFlip,
     Burst,
-    Encoding,
     ExactFlips,
     FaultSpace,
     Injector,
     StuckAt,
-    UniformEncoding,
     Where,
-    Word,
     encode,
     encoding_report,
     inject,
 )
 from proact.faults.kinds import Fault
-from proact.faults.stored import StoredTensor
 from proact.nn import HyReLU, add_weight_range, weight_range_of, without_weight_range
+from proact.nn.tensor_inventory import StoredTensor
 
 ENCODINGS: list[str | Encoding] = ["float32", "float16", "bfloat16", "native", "q15.16", "q2.5"]
 ENCODINGS += ["int8", "int8-tensor", "int4", SignedMagnitude()]
@@ -144,7 +142,7 @@ def test_bounds_that_an_encoding_would_cut_are_refused() -> None:
         name = "position, bounds in float32"
 
         def word(self, stored: StoredTensor) -> Word:
-            from proact.faults import encoding_named
+            from proact.encodings import encoding_named
 
             kind: Encoding = encoding_named("float32") if stored.kind == "bound" else Position()
             return kind.word(stored)

@@ -10,11 +10,11 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import campaign, models, protect
-from proact.campaign.task import model_digest
+from proact.campaign.identity import model_digest
 from proact.data import Data
 from proact.faults import BitFlip, Injector, Where, encode
-from proact.faults.stored import stored_tensors
 from proact.nn import HyReLU, WeightRange, weight_range_of, without_weight_range
+from proact.nn.tensor_inventory import stored_tensors
 
 FAST = {"epochs": 1, "decays": (1.0,)}
 

@@ -1,0 +1,113 @@
+// How memory stands for stored words. Memory holds numbers that a network computes with; a fault
+// hits the word that the device under study would have stored for such a number.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <variant>
+
+#include "fixed_point.hpp"
+#include "half.hpp"
+#include "simd_traits.hpp"
+
+namespace proact {
+
+/// Memory holds the stored words themselves.
+struct MemoryWords {};
+
+/// Memory is neither read nor written: flips are drawn, and somebody else makes them.
+struct Unread {
+    std::uint32_t word_bits;
+};
+
+/// A signed integer in two's complement that stands for itself times a scale.
+struct ScaledInteger {
+    float scale;
+    std::uint32_t word_bits;
+
+    /// The nearest word, ties to even, saturating; NaN becomes 0.
+    template <class Real>
+    std::uint32_t encode(Real value) const {
+        const double limit = static_cast<double>(sign());
+        double integer = std::rint(static_cast<double>(value) / static_cast<double>(scale));
+        if (!(integer >= -limit)) integer = integer < -limit ? -limit : 0.0;
+        if (integer > limit - 1.0) integer = limit - 1.0;
+        return static_cast<std::uint32_t>(static_cast<std::int64_t>(integer)) & (2 * sign() - 1);
+    }
+
+    template <class Real>
+    Real decode(std::uint32_t word) const {
+        const auto integer = static_cast<std::int64_t>(word ^ sign()) - std::int64_t{sign()};
+        return static_cast<Real>(static_cast<double>(integer) * static_cast<double>(scale));
+    }
+
+   private:
+    std::uint32_t sign() const { return std::uint32_t{1} << (word_bits - 1); }
+};
+
+/// Such integers with a scale a channel: element e has scale number e / inner % channels.
+struct ScaledIntegers {
+    std::uint32_t word_bits;  // 2 to 16
+    std::uintptr_t scales;    // of `channels` floats, which the caller keeps alive
+    std::uint64_t channels;
+    std::uint64_t inner;
+
+    ScaledInteger at(std::uint64_t element) const {
+        return {reinterpret_cast<const float*>(scales)[element / inner % channels], word_bits};
+    }
+};
+
+/// The word of a wide float's NaN in a narrow format: the upper bits of its payload, as the
+/// conversion instructions have it, but that no quiet bit is set as long as any bit is left. So
+/// every narrow word is the word of its own wide value, and flips of NaN can be taken back.
+template <class Narrow, class Wide>
+Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
+    constexpr std::uint32_t wide_mantissa = sizeof(Wide) == 4 ? 23 : 52;
+    constexpr std::uint32_t narrow_bits = 8 * sizeof(Narrow);
+    const std::uint32_t dropped = wide_mantissa - mantissa_bits;
+    const Wide payload = word & ((Wide{1} << wide_mantissa) - 1);
+    const Wide sign = word >> (8 * sizeof(Wide) - 1);
+    const Narrow infinity = static_cast<Narrow>(
+        ((Narrow{1} << (narrow_bits - 1 - mantissa_bits)) - 1) << mantissa_bits);
+    const auto kept = static_cast<Narrow>(payload >> dropped);
+    const auto quiet = static_cast<Narrow>(Narrow{1} << (mantissa_bits - 1));
+    return static_cast<Narrow>((sign << (narrow_bits - 1)) | infinity | (kept != 0 ? kept : quiet));
+}
+
+/// A float that is stored as a half: rounded to nearest, ties to even.
+template <class Half>
+struct StoredHalf {
+    static constexpr std::uint32_t mantissa_bits = Half::infinity == 0x7c00 ? 10 : 7;
+
+    std::uint32_t encode(float value) const {
+        if (!std::isnan(value)) return Half::narrowed(value);
+        return narrowed_nan<std::uint16_t>(SimdTraits<float>::bits(value), mantissa_bits);
+    }
+    template <class Real>
+    float decode(std::uint32_t word) const {
+        static_assert(sizeof(Real) == sizeof(float));
+        return Half::template widened<float>(word);
+    }
+};
+
+/// A double that is stored as a float.
+struct StoredFloat {
+    std::uint32_t encode(double value) const {
+        if (!std::isnan(value)) return SimdTraits<float>::bits(static_cast<float>(value));
+        return narrowed_nan<std::uint32_t>(SimdTraits<double>::bits(value), 23);
+    }
+    template <class Real>
+    double decode(std::uint32_t word) const {
+        static_assert(sizeof(Real) == sizeof(double));
+        const float narrow = SimdTraits<float>::from_bits(word);
+        if (!std::isnan(narrow)) return static_cast<double>(narrow);
+        const std::uint64_t sign = std::uint64_t{word >> 31} << 63;
+        const std::uint64_t payload = std::uint64_t{word & 0x7fffffu} << 29;
+        return SimdTraits<double>::from_bits(sign | 0x7ff0000000000000u | payload);
+    }
+};
+
+using NumberFormat = std::variant<MemoryWords, FixedPoint, ScaledIntegers, StoredHalf<Float16>,
+                                  StoredHalf<BFloat16>, StoredFloat, Unread>;
+
+}  // namespace proact

@@ -1,0 +1,156 @@
+"""One variant on the bench: encoded, with its answers without faults, ready for trials."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from proact.campaign.evaluation import Evaluation, drawn
+from proact.campaign.identity import Policy
+from proact.campaign.metrics import (
+    Counts,
+    Metric,
+    count,
+    count_non_finite,
+    is_built_in,
+    reference_of,
+    value_from,
+)
+from proact.campaign.prefix_cache import Prefixes
+from proact.encodings import Encoding
+from proact.faults import ActivationFlip, Fault, Injector
+from proact.faults.record import Record
+from proact.nn.outputs import logits_of
+from proact.results.store import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A network's outputs without faults for all inputs, (n, ...), and the metric's value of each,
+    (n,) float64."""
+
+    outputs: Tensor
+    values: Tensor
+
+
+@dataclass(eq=False)
+class Bench:
+    """Runs trials of one network, which is in its encoding and in eval mode.
+
+    Attributes:
+        model: is faulted in place, and restored after each trial.
+        answers: without faults; on the device of the inputs, as everything here.
+        shortcuts: whether trials whose flips begin late in the network go on from kept activations.
+    """
+
+    model: nn.Module
+    encoding: Encoding
+    data: Evaluation
+    metric: Metric
+    answers: Answers
+    policy: Policy
+    seed: int
+    shortcuts: bool = True
+    injector: Injector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.injector = Injector(self.model, self.encoding, is_private=True)
+        # Images that change from trial to trial leave nothing to keep.
+        keeps = self.shortcuts and self.policy.images is None
+        self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None
+        is_classes = are_classes(self.answers.outputs, self.data, self.metric)
+        self._reference = reference_of(self.answers.outputs) if is_classes else None
+
+    def run(self, fault: Fault, trial: int) -> Row:
+        """One trial: the fault pattern and the images that (seed, trial) name."""
+        start = time.perf_counter()
+        chosen = self._drawn(trial)
+        with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
+            # Where nothing changed the result is known; activations change while the network runs.
+            if record.flips == 0 and not isinstance(fault, ActivationFlip):
+                return self._row(trial, 0, chosen, self._of(self.answers.outputs, chosen))
+            output = self._outputs(chosen, fault, record)
+            flips = record.flips
+        with torch.inference_mode():
+            row = self._row(trial, flips, chosen, output)
+        return row._replace(seconds=time.perf_counter() - start)
+
+    def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
+        """The metric of each image of a trial, (m,), under faults and without."""
+        chosen = self._drawn(trial)
+        with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
+            output = self._outputs(chosen, fault, record)
+            targets = self._of(self.data.targets, chosen)
+            clean = self._of(self.answers.outputs, chosen)
+            return self.metric.of(output, targets, clean), self._of(self.answers.values, chosen)
+
+    def batches(self, chosen: Tensor | None) -> list[Tensor]:
+        """The inputs of a trial in the portions in which they run."""
+        inputs = self.policy.laid_out(self._of(self.data.inputs, chosen))
+        return list(inputs.split(self.policy.batch))
+
+    def _drawn(self, trial: int) -> Tensor | None:
+        images = self.policy.images
+        if images is None:
+            return None
+        numbers = drawn(self.seed, trial, len(self.data), images)
+        return torch.tensor(numbers, device=self.data.inputs.device)
+
+    def _outputs(self, chosen: Tensor | None, fault: Fault, record: Record) -> Tensor:
+        if self._prefixes is not None and not isinstance(fault, ActivationFlip):
+            return self._prefixes.outputs(record)
+        return outputs(self.model, self.batches(chosen))
+
+    @staticmethod
+    def _of(tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
+        # A metric that needs no targets is never asked for them.
+        if tensor is None:
+            return None  # type: ignore[return-value]
+        return tensor if chosen is None else tensor.index_select(0, chosen)
+
+    def _row(self, trial: int, flips: int, chosen: Tensor | None, output: Tensor) -> Row:
+        images = len(output)
+        targets = self._of(self.data.targets, chosen)
+        clean_value = self._of(self.answers.values, chosen).mean().item()
+        value: float | None = None
+        if self._reference is None:
+            counts = count_non_finite(output)
+        else:
+            labels = targets if self.data.labels is not None else None
+            counts = count(output, labels, self._of(self._reference, chosen))
+            value = value_from(counts, images, self.metric)
+        if value is None:
+            clean = self._of(self.answers.outputs, chosen)
+            value = self.metric.of(output, targets, clean).mean().item()
+        return Row(trial, flips, images, value, clean_value, *counts, seconds=0.0)
+
+
+def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
+    """The outputs for inputs given in portions. The network gets copies: some write to them."""
+    parts = [logits_of(model(part.clone())) for part in batches]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def answers_of(
+    model: nn.Module, data: Evaluation, metric: Metric, policy: Policy
+) -> tuple[Answers, Counts]:
+    """What a network in eval mode answers without faults, and the counts of that."""
+    inputs = policy.laid_out(data.inputs)
+    with torch.inference_mode():
+        output = outputs(model, list(inputs.split(policy.batch)))
+        values = metric.of(output, data.targets, output)
+        if not are_classes(output, data, metric):
+            return Answers(output.contiguous(), values), count_non_finite(output)
+        return Answers(output.contiguous(), values), count(
+            output, data.labels, reference_of(output)
+        )
+
+
+def are_classes(output: Tensor, data: Evaluation, metric: Metric) -> bool:
+    """Whether outputs are logits of classes: for a metric that says so, or with labels that fit."""
+    if output.dim() != 2 or is_built_in(metric):
+        return output.dim() == 2
+    return data.labels is not None and int(data.labels.max()) < output.shape[1]

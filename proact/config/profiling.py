@@ -1,0 +1,117 @@
+"""A network's activation sites, and the memory of thresholds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from proact.config.user_code import network
+from proact.data import Data
+from proact.models.evaluation import check_runs
+from proact.nn import Site, find_sites
+from proact.protect import threshold_counts
+
+_BYTES = 4  # of a float32 threshold
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """What thresholds would take.
+
+    Attributes:
+        model: as it was named.
+        shape: of an image.
+        sites: in execution order.
+        thresholds: how many each granularity stores.
+        parameters: how many numbers the network trains.
+    """
+
+    model: str
+    shape: tuple[int, ...]
+    sites: tuple[Site, ...]
+    thresholds: Mapping[str, int]
+    parameters: int
+
+    def document(self) -> dict[str, Any]:
+        """In terms of JSON."""
+        return {
+            "model": self.model,
+            "shape": list(self.shape),
+            "parameters": self.parameters,
+            "sites": [
+                {"site": site.name, "shape": list(site.shape), "neurons": site.neurons}
+                for site in self.sites
+            ],
+            "thresholds": {
+                granularity: {"count": count, "bytes": _BYTES * count}
+                for granularity, count in self.thresholds.items()
+            },
+        }
+
+    def tables(self) -> list[Table]:
+        """The sites, and the memory by granularity."""
+        return [self._sites(), self._memory()]
+
+    def _sites(self) -> Table:
+        title = f"{self.model} on {_times(self.shape)}: activation sites in execution order"
+        table = Table(title=title)
+        for heading in ("site", "shape", "neurons"):
+            table.add_column(heading, justify="left" if heading == "site" else "right")
+        for site in self.sites:
+            table.add_row(site.name, _times(site.shape), f"{site.neurons:,}")
+        return table
+
+    def _memory(self) -> Table:
+        table = Table(title=f"Thresholds beside {self.parameters:,} parameters")
+        headings = ("granularity", "thresholds", "bytes", "% of parameters", "fewer than neuron")
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading == "granularity" else "right")
+        for granularity, count in self.thresholds.items():
+            table.add_row(
+                granularity,
+                f"{count:,}",
+                f"{_BYTES * count:,}",
+                f"{100 * count / self.parameters:.3f}" if self.parameters else "",
+                f"{self.thresholds['neuron'] / count:.1f}x",
+            )
+        return table
+
+
+def profile_of(
+    model: str, images: Data | None, shape: str = "3x32x32", classes: int = 10
+) -> NetworkProfile:
+    """The profile of a network by name, or of the user's own.
+
+    Args:
+        images: what the network is for; ``shape`` and ``classes`` count where there are none.
+        shape: of an image, channels x height x width.
+
+    Raises:
+        ValueError: an unknown name, a shape that is none, a network that does not take the images.
+    """
+    if images is None:
+        size = _shape(shape)
+    else:
+        size, classes = tuple(images.train.images.shape[1:]), images.num_classes
+    made = network(model, classes, size[0])
+    # Noise: an image of one colour is where ReLUs of an untrained network all look alike.
+    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    check_runs(made, example)
+    sites = find_sites(made, example)
+    parameters = sum(parameter.numel() for parameter in made.parameters())
+    return NetworkProfile(model, size, tuple(sites), threshold_counts(sites), parameters)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+        raise ValueError(f"--shape reads channels x height x width, as in 3x32x32; got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,59 @@
+"""What an experiment found: as tables for people, and as a document for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+import proact
+from proact.config.runner import Outcome
+from proact.report.tables import cost_table, gains_table
+
+
+def tables(outcome: Outcome) -> list[Table]:
+    """Accuracy, gains over the baseline, costs, and the sweeps."""
+    found = [outcome.result.table()]
+    if gains := outcome.gains():
+        result, baseline = outcome.result, outcome.experiment.baseline
+        found.append(gains_table(gains, baseline, result.confidence, result.scale))
+    costs = {name: asdict(cost) for name, cost in outcome.costs.items()}
+    found.append(cost_table(costs, outcome.experiment.encoding))
+    for (name, kind), sweep in outcome.sweeps.items():
+        table = sweep.table()
+        table.title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
+        found.append(table)
+    return found
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """In terms of JSON; the columns are those of ``to_pandas``."""
+    return {
+        "proact": proact.__version__,
+        "folder": str(outcome.folder),
+        "store": str(outcome.store),
+        "experiment_file": str(outcome.file),
+        "experiment": outcome.experiment.to_plain(),
+        "images": outcome.images,
+        "images_per_trial": outcome.result.images_per_trial,
+        "clean": dict(outcome.result.clean),
+        "cells": outcome.result.to_pandas().to_dict("records"),
+        "gains": [
+            {
+                "variant": each.variant,
+                "baseline": outcome.experiment.baseline,
+                "fault": each.fault,
+                "ber": each.ber,
+                "gain": each.gain.estimate,
+                "low": each.gain.low,
+                "high": each.gain.high,
+            }
+            for each in outcome.gains()
+        ],
+        "costs": {name: asdict(cost) for name, cost in outcome.costs.items()},
+        "sweeps": [
+            {"variant": name, "kind": kind, "strata": sweep.to_pandas().to_dict("records")}
+            for (name, kind), sweep in outcome.sweeps.items()
+        ],
+    }

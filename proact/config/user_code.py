@@ -1,0 +1,186 @@
+"""Networks and data from a text: by name, or from a file of the user's own.
+
+The text is a name, ``file.py:attribute`` or ``module:attribute``; files are looked for from the
+working directory. The attribute is the thing itself or a function without arguments that returns
+it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from torch import nn
+
+from proact import data, models
+from proact.config.defaults import IMAGE_SIZE
+from proact.data import Data
+from proact.data.dataset import parts_of
+from proact.errors import ProactError, unknown
+
+# A network and data in one file are one module: it runs once.
+_files: dict[Path, ModuleType] = {}
+# The files of all modules that a text named.
+_named: set[str] = set()
+
+OWN = "file.py:attribute or module:attribute of your own"
+
+
+class UsersCodeError(ProactError):
+    """What a user's file raised, with her traceback and none of our frames."""
+
+
+def dataset(
+    text: str,
+    folder: str | Path | None = None,
+    *,
+    download: bool = False,
+    image_size: int = IMAGE_SIZE,
+) -> Data:
+    """The named data set (`proact.data.load` explains the other arguments), or the user's own: a
+    pair or `Dataset` is cut into 65 % training, 15 % validation and 20 % test images."""
+    if not is_own(text):
+        return data.load(text, folder, download=download, image_size=image_size)
+    given = own(text)
+    return given if isinstance(given, Data) else parts_of(given)
+
+
+def is_own(text: str) -> bool:
+    return ":" in text
+
+
+def check_model_name(text: str) -> None:
+    """ValueError unless ``text`` names a network or can be one of the user's own."""
+    if not is_own(text) and text not in models.names():
+        raise unknown("model", text, [*models.names(), OWN])
+
+
+def check_data_name(text: str) -> None:
+    """ValueError unless ``text`` names a data set or can be one of the user's own."""
+    if not is_own(text) and text not in data.names():
+        raise unknown("data set", text, [*data.names(), OWN])
+
+
+def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
+    """The named network, untrained, or the user's own as it is."""
+    check_model_name(text)
+    if not is_own(text):
+        return models.create(text, num_classes, in_channels)
+    given = own(text)
+    if not isinstance(given, nn.Module):
+        raise TypeError(
+            f"{text} should be a torch.nn.Module or a function that returns one, and is "
+            f"{type(given).__name__}"
+        )
+    return given
+
+
+def own(text: str) -> Any:
+    """The attribute that ``file.py:attribute`` or ``module:attribute`` names.
+
+    Raises:
+        ValueError: no such file, module or attribute. UsersCodeError: the file, or the function
+            that the attribute is, raised something.
+    """
+    place, _, attribute = text.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(f"your own code reads {OWN}, got {text!r}")
+    module = _users(place, lambda: _imported(place))
+    if not hasattr(module, attribute):
+        raise ValueError(f"{place} has nothing named {attribute!r}")
+    value = getattr(module, attribute)
+    # A network is callable too, and a class of networks is one that is not made yet.
+    if isinstance(value, (nn.Module, Data)) or not callable(value):
+        return value
+    return _users(text, value)
+
+
+def _imported(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        if _spec_is_missing(place):
+            raise ValueError(f"there is no module {place!r} to import")
+        module = importlib.import_module(place)
+        _named.add(str(getattr(module, "__file__", None)))
+        return module
+    file = Path(place).resolve()
+    if file in _files:
+        return _files[file]
+    if not file.is_file():
+        raise ValueError(f"there is no file {place}")
+    # As for a script: what lies beside the file can be imported from it.
+    sys.path.insert(0, str(file.parent))
+    # Pickles name its classes so; but a file called json.py must not become everybody's json.
+    name = f"own_{file.stem}" if _is_known(file.stem, file) else file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _files[file] = module
+    _named.add(str(file))
+    return module
+
+
+def _is_known(name: str, file: Path) -> bool:
+    if name in sys.modules:
+        return True
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() != file
+
+
+def _spec_is_missing(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is None
+    except ModuleNotFoundError as error:  # a package on the way to it
+        return error.name is not None and name.startswith(error.name)
+    except (ImportError, ValueError):  # no name of a module at all
+        return True
+
+
+def users_error(error: BaseException) -> UsersCodeError | None:
+    """The error as one of the user's code, with her traceback, where it came out of a file that was
+    named; None for any other."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename not in _named:
+        frames = frames.tb_next
+    if frames is None:
+        return None
+    return _as_users(frames.tb_frame.f_code.co_filename, error, frames)
+
+
+def _as_users(what: str, error: BaseException, frames: TracebackType | None) -> UsersCodeError:
+    text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    return UsersCodeError(f"{what} failed:\n{text}")
+
+
+def _users(what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        frames = _users_frames(error.__traceback__)
+        if frames is None and not isinstance(error, SyntaxError):
+            raise  # our own word on her argument
+        raise _as_users(what, error, frames) from None
+
+
+def _users_frames(frames: TracebackType | None) -> TracebackType | None:
+    """From the first frame that is neither ours nor the importer's; None where there is none."""
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if file != __file__ and "importlib" not in file:
+            return frames
+        frames = frames.tb_next
+    return None

@@ -1,0 +1,163 @@
+"""Floating point: memory's own, or a narrower format that memory's numbers are stored in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proact.encodings.base import (
+    Elements,
+    Encoding,
+    Floats,
+    MemoryWord,
+    Word,
+    Words,
+    as_floats,
+    as_memory,
+    check_dtype,
+    integers_of,
+    signed_memory,
+    unsigned_memory,
+)
+from proact.nn.tensor_inventory import StoredTensor
+from proact.ops.number_formats import NarrowFloatWord
+
+
+@dataclass(frozen=True)
+class _FloatFormat:
+    dtype: torch.dtype
+    exponent_bits: int
+    mantissa_bits: int
+    #: The wider memory whose numbers can be stored so, with one rounding.
+    narrowed_from: torch.dtype | None
+
+
+FLOATS = {
+    "float16": _FloatFormat(torch.float16, 5, 10, torch.float32),
+    "bfloat16": _FloatFormat(torch.bfloat16, 8, 7, torch.float32),
+    "float32": _FloatFormat(torch.float32, 8, 23, torch.float64),
+    "float64": _FloatFormat(torch.float64, 11, 52, None),
+}
+
+
+class FloatWord(Word):
+    """IEEE 754 words (bfloat16: the upper half of a float32)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._format = FLOATS[name]
+        exponent, mantissa = self._format.exponent_bits, self._format.mantissa_bits
+        self.bits = 1 + exponent + mantissa
+        self.fields = MappingProxyType(
+            {
+                "sign": 1 << (exponent + mantissa),
+                "exponent": ((1 << exponent) - 1) << mantissa,
+                "mantissa": (1 << mantissa) - 1,
+            }
+        )
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return as_memory(values, self._format.dtype)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return as_floats(words, self._format.dtype)
+
+    def _is_negative(self, words: Words) -> NDArray[np.bool_]:
+        return np.asarray(words & np.uint64(self.fields["sign"]), np.bool_)
+
+    def _is_nan(self, words: Words) -> NDArray[np.bool_]:
+        magnitude = words & ~np.uint64(self.fields["sign"])
+        return np.asarray(magnitude > np.uint64(self.fields["exponent"]))
+
+    def _nan(self, negative: NDArray[np.bool_], payload: Words) -> Words:
+        sign = negative.astype(np.uint64) * np.uint64(self.fields["sign"])
+        return np.asarray(sign | np.uint64(self.fields["exponent"]) | payload, np.uint64)
+
+
+class MemoryFloat(MemoryWord, FloatWord):
+    """Memory holds the stored floats: nothing is rounded, and NaN keeps all of its bits."""
+
+
+class NarrowFloat(FloatWord):
+    """Memory holds wider floats: rounded to nearest, ties to even; too large ones are infinity.
+
+    NaN keeps the upper bits of its payload, so that every word is the word of its own value.
+    """
+
+    is_native = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.form = NarrowFloatWord(name)
+        wide = self._format.narrowed_from
+        self._wide = MemoryFloat(next(name for name, fmt in FLOATS.items() if fmt.dtype == wide))
+        dropped = self._wide._format.mantissa_bits - self._format.mantissa_bits
+        self._dropped = np.uint64(dropped)  # bits of the payload
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        words = super().words_in(memory, dtype, elements)
+        nan = self._wide._is_nan(memory)
+        payload = (memory[nan] & np.uint64(self._wide.fields["mantissa"])) >> self._dropped
+        quiet = np.uint64(1 << (self._format.mantissa_bits - 1))
+        words[nan] = self._nan(
+            self._wide._is_negative(memory[nan]), np.where(payload, payload, quiet)
+        )
+        return words
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        memory = super().memory_of(words, dtype, elements)
+        nan = self._is_nan(words)
+        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << self._dropped
+        memory[nan] = self._wide._nan(self._is_negative(words[nan]), payload)
+        return memory
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        result = tensor.to(self._format.dtype).to(tensor.dtype)
+        nan = torch.isnan(tensor)
+        if nan.any():  # torch gives it another payload
+            nowhere = np.empty(0, np.uint64)
+            memory = unsigned_memory(integers_of(tensor[nan].cpu()).numpy())
+            kept = self.memory_of(
+                self.words_in(memory, tensor.dtype, nowhere), tensor.dtype, nowhere
+            )
+            signed = torch.from_numpy(signed_memory(kept, tensor.element_size()))
+            integers_of(result)[nan] = signed.to(tensor.device)
+        return result
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        return torch.isinf(self.rounded(tensor)) & torch.isfinite(tensor)
+
+
+class Float(Encoding):
+    """``float16``, ``bfloat16``, ``float32`` or ``float64``.
+
+    Tensors of that dtype are faulted in their own bits. A float32 network can be stored as float16
+    or bfloat16, and a float64 network as float32: it is rounded to the format, computes as before,
+    and faults hit the format's bits.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def word(self, stored: StoredTensor) -> Word:
+        fmt, dtype = FLOATS[self.name], stored.tensor.dtype
+        if dtype == fmt.narrowed_from:
+            return NarrowFloat(self.name)
+        taken = [fmt.dtype] if fmt.narrowed_from is None else [fmt.dtype, fmt.narrowed_from]
+        check_dtype(self.name, taken, stored)
+        return MemoryFloat(self.name)
+
+
+@cache
+def memory_float(dtype: torch.dtype) -> MemoryFloat | None:
+    """The word of memory that holds floats; None for other dtypes."""
+    for name, fmt in FLOATS.items():
+        if dtype == fmt.dtype:
+            return MemoryFloat(name)
+    return None

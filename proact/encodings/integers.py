@@ -1,0 +1,179 @@
+"""Integers: float weights that are stored as scaled ones, and tensors that hold integers."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proact.encodings.base import (
+    Elements,
+    Encoding,
+    Floats,
+    MemoryWord,
+    Word,
+    Words,
+    check_dtype,
+    saturated_words,
+    signed_values,
+)
+from proact.encodings.floats import memory_float
+from proact.nn.tensor_inventory import INTEGERS, StoredTensor, activation
+from proact.ops.number_formats import ScaledIntegerWord
+
+_QUANTISED = (torch.float32, torch.float64)
+_FLOAT_DIGITS = 24  # of a float32's significand
+_FLOAT_EXPONENT = 128  # what a float32's exponent stays below
+#: The smallest scale, so that a channel of zeros has one too; as torch's observers have it.
+_SMALLEST_SCALE = 2.0**-23
+
+
+class ScaledWord(Word):
+    """Two's complement times a scale; element e has ``scales[e // inner % len(scales)]``.
+
+    Weights never reach the lowest word (-128 of int8), only faults do: the range is symmetric.
+    """
+
+    is_native = True
+
+    def __init__(self, name: str, bits: int, scales: Tensor, inner: int) -> None:
+        self.name, self.bits = name, bits
+        self.fields = MappingProxyType({"sign": 1 << (bits - 1), "integer": (1 << (bits - 1)) - 1})
+        self.scales, self.inner = scales, inner
+        self.form = ScaledIntegerWord(bits, scales.cpu().contiguous(), inner)
+        self._per_channel = self.form.scales.double().numpy()
+
+    def _scale_of(self, elements: Elements) -> Floats:
+        channel = elements // np.uint64(self.inner) % np.uint64(len(self._per_channel))
+        scales: Floats = self._per_channel[channel]
+        return scales
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return saturated_words(values / self._scale_of(elements), self.bits)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return signed_values(words, self.bits) * self._scale_of(elements)
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        limit = 2.0 ** (self.bits - 1)
+        integers, scale = self._integers(tensor)
+        # Adding 0 turns -0.0, which two's complement lacks, into 0.0.
+        result = integers.clamp_(-limit, limit - 1).mul_(scale).add_(0.0)
+        return result.to(tensor.dtype).view(tensor.shape)
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        integers, _ = self._integers(tensor)
+        limit = 2.0 ** (self.bits - 1)
+        return ((integers > limit - 1) | (integers < -limit)).view(tensor.shape)
+
+    def _integers(self, tensor: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Numbers in units of their scales, (outer, channels, inner) float64, and the scales."""
+        scale: Tensor | float = float(self._per_channel[0])
+        if len(self._per_channel) > 1:
+            scale = self.scales.to(tensor.device, torch.float64).view(-1, 1)
+        rows = tensor.detach().reshape(-1, len(self._per_channel), self.inner).double()
+        return torch.nan_to_num(rows, 0.0, torch.inf, -torch.inf).div_(scale).round_(), scale
+
+
+class ScaledInteger(Encoding):
+    """``int8`` (to ``int2``): weights as signed integers, symmetric, one scale an output channel
+    or, as ``int8-tensor``, a tensor.
+
+    Parameters of the kind weight that have two dimensions or more are quantised; everything else
+    (biases, normalisation, thresholds; tensors that hold integers already) keeps its own bits. The
+    scales count as protected: they are no part of the fault space. A scale is the channel's largest
+    magnitude over 2^(bits-1) - 1, rounded up to so few digits that every word's value is a float32.
+    So encoding a network twice is encoding it once, and no flip rounds.
+    """
+
+    def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
+        self.bits, self.per_channel = bits, per_channel
+        self.name = f"int{bits}" if per_channel else f"int{bits}-tensor"
+
+    def word(self, stored: StoredTensor) -> Word:
+        tensor = stored.tensor
+        is_weight = stored.kind == "weight" and not stored.is_buffer and tensor.dim() >= 2
+        if not is_weight or not tensor.is_floating_point():
+            return native_word(stored)
+        check_dtype(self.name, _QUANTISED, stored)
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{stored.name} holds NaN or infinity, which the encoding {self.name} cannot store"
+            )
+        if not self.per_channel:
+            return self._word_of(tensor.abs().amax().reshape(1), tensor.numel())
+        # Transposed convolutions have the output channel (of each group) second.
+        axis = 1 if "_ConvTransposeNd" in stored.layer_types else 0
+        others = [dim for dim in range(tensor.dim()) if dim != axis]
+        return self._word_of(tensor.abs().amax(others), math.prod(tensor.shape[axis + 1 :]))
+
+    def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
+        """One scale: of the observed magnitude, or of the tensor's own largest finite one."""
+        check_dtype(self.name, _QUANTISED, activation(name, tensor))
+        if largest is None:
+            top = torch.nan_to_num(tensor, 0.0, 0.0, 0.0).abs().amax().reshape(1)
+        else:
+            top = torch.tensor([largest])
+        return self._word_of(top, tensor.numel())
+
+    def _word_of(self, largest: Tensor, inner: int) -> ScaledWord:
+        # So that the lowest word, -2^(bits-1), is a float32 too; what lies beyond saturates.
+        digits = _FLOAT_DIGITS - (self.bits - 1)
+        largest_scale = (2.0 - 2.0 ** (1 - digits)) * 2.0 ** (_FLOAT_EXPONENT - self.bits)
+        scale = largest.double().cpu() / (2 ** (self.bits - 1) - 1)
+        scale.clamp_(_SMALLEST_SCALE, largest_scale)
+        mantissa, exponent = torch.frexp(scale)
+        few = torch.ldexp(torch.ceil(mantissa * 2.0**digits) / 2.0**digits, exponent)
+        return ScaledWord(self.name, self.bits, few.float(), inner)
+
+
+class MemoryInteger(MemoryWord):
+    """Memory holds integers, which are the stored words."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.name = str(dtype).removeprefix("torch.")
+        self.bits = 8 * dtype.itemsize
+        self._is_signed = dtype.is_signed
+        sign = 1 << (self.bits - 1)
+        fields = (
+            {"sign": sign, "integer": sign - 1} if dtype.is_signed else {"integer": 2 * sign - 1}
+        )
+        self.fields = MappingProxyType(fields)
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        stored: Words = values.astype(np.int64).astype(np.uint64) & np.uint64(self.all_bits)
+        return stored
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        if not self._is_signed:
+            return words.astype(np.float64)
+        return signed_values(words, self.bits)
+
+
+class Native(Encoding):
+    """``native``: every tensor is stored as it is, floats and integers alike.
+
+    The one for networks of mixed precision and for those that are quantised already.
+    """
+
+    name = "native"
+
+    def word(self, stored: StoredTensor) -> Word:
+        return native_word(stored)
+
+
+def native_word(stored: StoredTensor) -> Word:
+    """Memory's own bits; TypeError for a dtype that holds neither floats nor small integers."""
+    dtype = stored.tensor.dtype
+    if dtype in INTEGERS:
+        return MemoryInteger(dtype)
+    word = memory_float(dtype)
+    if word is None:
+        raise TypeError(
+            f"faults hit floats of 16 to 64 bits and integers of 8 to 32 bits, and {stored.name} "
+            f"is {dtype}"
+        )
+    return word

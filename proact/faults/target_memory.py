@@ -1,0 +1,172 @@
+"""A prepared part of the fault space: draws places in it, reads their words, and flips them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
+from proact.faults.space import ExposedTensor
+from proact.ops.number_formats import FixedPointWord
+from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
+
+
+class Flips(Protocol):
+    """Flips that were made, and can be undone."""
+
+    def __len__(self) -> int: ...
+    def restore(self) -> None: ...
+    def columns(self) -> FlipColumns: ...
+
+
+class Unmade(NamedTuple):
+    """Flips that are known, and made by ``make``; whatever interrupts that, they can be undone."""
+
+    flips: Flips
+    make: Callable[[], None]
+
+    def made(self) -> Flips:
+        self.make()
+        return self.flips
+
+
+class Target:
+    """Tensors that one fault hits at one rate.
+
+    Native code makes the flips where it knows every tensor's words; otherwise numpy does, word by
+    word through the encoding.
+    """
+
+    def __init__(self, exposed: Sequence[ExposedTensor]) -> None:
+        self.exposed = list(exposed)
+        self.bits = sum(tensor.bits for tensor in self.exposed)
+        #: The plan whose one native call draws and flips; None where numpy makes the flips.
+        self.plan = native_plan(self.exposed)
+        self._draws: FlipPlan | None = None
+        #: Those that count their changes, which tensors of inference mode do not.
+        self.versioned = [e.tensor for e in self.exposed if not e.tensor.is_inference()]
+
+    @property
+    def draws(self) -> FlipPlan:
+        """A plan of the same tensors that draws places and touches no memory."""
+        if self._draws is None:
+            self._draws = FlipPlan()
+            for tensor in self.exposed:
+                self._draws.add_unread(tensor.elements, tensor.stream, tensor.mask)
+        return self._draws
+
+    def flips_at(self, ber: float, seed: int, trial: int) -> Unmade:
+        """The flips of every exposed bit with probability ``ber``, ready to be made."""
+        if self.plan is None:
+            return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
+        plan, log = self.plan, FlipLog(self.plan)
+        return Unmade(log, lambda: plan.flip_into(log, ber, seed, trial))
+
+    def flips_of(self, places: FlipPlaces) -> Unmade:
+        """The flips of given places, ready to be made."""
+        on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
+        if self.plan is None or not on_cpu:
+            placed = PlacedFlips(self.exposed, places)
+            return Unmade(placed, placed.flip)
+        plan, log = self.plan, FlipLog(self.plan)
+        return Unmade(log, lambda: plan.flip_places_into(log, places))
+
+    def stored_bits(self, places: FlipPlaces) -> NDArray[np.uint8]:
+        """What stands at the places: 0 or 1 each."""
+        bits = np.empty(len(places.bit), np.uint8)
+        for index, mine in rows_by_tensor(places.tensor):
+            words = read_words(self.exposed[index], places.element[mine])[1]
+            bits[mine] = words >> places.bit[mine].astype(np.uint64) & np.uint64(1)
+        return bits
+
+
+def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
+    """A plan that draws and flips by one native call; None where it cannot."""
+    devices = {tensor.tensor.device for tensor in exposed}
+    is_on_gpu = any(device.type == "cuda" for device in devices)
+    forms = [tensor.word.form for tensor in exposed]
+    if (
+        not all(tensor.word.is_native for tensor in exposed)
+        or len(devices) > 1
+        or (is_on_gpu and not all(f is None or isinstance(f, FixedPointWord) for f in forms))
+    ):
+        return None
+    plan = FlipPlan()
+    for tensor, form in zip(exposed, forms, strict=True):
+        plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
+    return plan
+
+
+class PlacedFlips:
+    """Flips of given places in words of any encoding, on any device."""
+
+    def __init__(self, exposed: Sequence[ExposedTensor], places: FlipPlaces) -> None:
+        self._exposed = exposed
+        self._places = places.take(places.order)
+        self._done: list[tuple[int, NDArray[np.intp], NDArray[np.uint64], Words, Words]] = []
+
+    def flip(self) -> None:
+        """Notes a tensor's old words before it changes them: an interruption can be undone."""
+        for index, mine in rows_by_tensor(self._places.tensor):
+            exposed = self._exposed[index]
+            element = self._places.element[mine]
+            first = np.flatnonzero(np.diff(element, prepend=element[:1] + np.uint64(1)))
+            once = element[first]
+            memory, words = read_words(exposed, once)
+            masks = np.uint64(1) << self._places.bit[mine].astype(np.uint64)
+            faulty = words ^ np.bitwise_or.reduceat(masks, first)
+            dtype = exposed.tensor.dtype
+            self._done.append((index, mine, once, memory, words))
+            _write(exposed, once, exposed.word.memory_of(faulty, dtype, once))
+
+    def __len__(self) -> int:
+        return sum(len(mine) for _, mine, *_ in self._done)
+
+    def restore(self) -> None:
+        """Writes the old words back, whatever stands there now."""
+        for index, _, element, memory, _ in reversed(self._done):
+            _write(self._exposed[index], element, memory)
+
+    def columns(self) -> FlipColumns:
+        """As of a native log, but that ``before`` of a word's later flips is its oldest memory."""
+        rows = np.concatenate([mine for _, mine, *_ in self._done] or [np.empty(0, np.intp)])
+        before = np.empty(len(rows), np.uint64)
+        at = 0
+        for _, mine, element, memory, _ in self._done:
+            places = self._places.element[mine]
+            before[at : at + len(mine)] = memory[np.searchsorted(element, places)]
+            at += len(mine)
+        return FlipColumns(*self._places.take(rows), before)
+
+
+def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """(tensor, its rows in their order) of each tensor that occurs."""
+    order = np.argsort(tensor, kind="stable")
+    numbers, begins = np.unique(tensor[order], return_index=True)
+    for number, rows in zip(numbers, np.split(order, begins)[1:], strict=True):
+        yield int(number), rows
+
+
+def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
+    """The memory words and the stored words at elements (n,)."""
+    flat = integers_of(exposed.tensor.view(-1))
+    if flat.is_cuda:
+        raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
+    else:
+        raw = flat.numpy()[element]
+    memory = unsigned_memory(raw)
+    return memory, exposed.word.words_in(memory, exposed.tensor.dtype, element)
+
+
+def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -> None:
+    flat = integers_of(exposed.tensor.view(-1))
+    raw = signed_memory(memory, flat.element_size())
+    if flat.is_cuda:
+        index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
+        flat[index] = torch.from_numpy(raw).to(flat.device)
+    else:
+        flat.numpy()[element] = raw  # tensors of inference mode too, which torch would refuse

@@ -1,0 +1,145 @@
+"""The stored forms in plain Python numbers: the meaning of csrc/core/number_formats.hpp."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class Form(ABC):
+    """How the number in a memory word is stored."""
+
+    word_bits: int
+
+    @abstractmethod
+    def encode(self, value: float, element: int = 0) -> int: ...
+    @abstractmethod
+    def decode(self, word: int, element: int = 0) -> float: ...
+
+    def stored(self, memory: int, word_bytes: int, element: int) -> int:
+        """The stored word of a memory word."""
+        form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
+        return self.encode(struct.unpack(form[1], struct.pack(form[0], memory))[0], element)
+
+    def memory(self, word: int, word_bytes: int, element: int) -> int:
+        """The memory word that a stored word reads as."""
+        return _packed("f" if word_bytes == 4 else "d", self.decode(word, element))
+
+
+class Fixed(Form):
+    """qM.N words of ``word_bits`` bits, of which ``fraction_bits`` are fraction."""
+
+    def __init__(self, word_bits: int, fraction_bits: int) -> None:
+        self.word_bits, self.fraction_bits = word_bits, fraction_bits
+
+    def encode(self, value: float, element: int = 0) -> int:
+        return _saturated(value * 2.0**self.fraction_bits, self.word_bits)
+
+    def decode(self, word: int, element: int = 0) -> float:
+        return _signed(word, self.word_bits) / 2.0**self.fraction_bits
+
+
+class Scaled(Form):
+    """Signed integers times a float32 scale a channel."""
+
+    def __init__(self, word_bits: int, address: int, channels: int, inner: int) -> None:
+        self.word_bits, self._inner = word_bits, inner
+        self._scales = np.ctypeslib.as_array((ctypes.c_float * channels).from_address(address))
+
+    def _scale(self, element: int) -> float:
+        return float(self._scales[element // self._inner % len(self._scales)])
+
+    def encode(self, value: float, element: int = 0) -> int:
+        return _saturated(value / self._scale(element), self.word_bits)
+
+    def decode(self, word: int, element: int = 0) -> float:
+        return _signed(word, self.word_bits) * self._scale(element)
+
+
+class Narrow(Form):
+    """Floats stored in a narrower format. NaN keeps the upper bits of its payload."""
+
+    def __init__(self, name: str) -> None:
+        self.word_bits = 32 if name == "float32" else 16
+        self._name = name
+        self._mantissa = {"float16": 10, "bfloat16": 7, "float32": 23}[name]
+
+    def encode(self, value: float, element: int = 0) -> int:
+        if self._name == "bfloat16":
+            bits = _packed("f", value)
+            return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return _packed("e" if self._name == "float16" else "f", value)
+
+    def decode(self, word: int, element: int = 0) -> float:
+        if self._name == "bfloat16":
+            word, form = word << 16, ("<I", "<f")
+        else:
+            form = ("<H", "<e") if self._name == "float16" else ("<I", "<f")
+        value: float = struct.unpack(form[1], struct.pack(form[0], word))[0]
+        return value
+
+    def stored(self, memory: int, word_bytes: int, element: int) -> int:
+        wide, infinity = _mantissa_and_infinity(word_bytes)
+        magnitude = memory & ((1 << (8 * word_bytes - 1)) - 1)
+        if magnitude <= infinity:
+            return super().stored(memory, word_bytes, element)
+        payload = (magnitude - infinity) >> (wide - self._mantissa)
+        sign = memory >> (8 * word_bytes - 1) << (self.word_bits - 1)
+        return sign | self._infinity | (payload or 1 << (self._mantissa - 1))
+
+    def memory(self, word: int, word_bytes: int, element: int) -> int:
+        wide, infinity = _mantissa_and_infinity(word_bytes)
+        payload = (word & ((1 << (self.word_bits - 1)) - 1)) - self._infinity
+        if payload <= 0:
+            return super().memory(word, word_bytes, element)
+        sign = word >> (self.word_bits - 1) << (8 * word_bytes - 1)
+        return sign | infinity | payload << (wide - self._mantissa)
+
+    @property
+    def _infinity(self) -> int:
+        return (1 << (self.word_bits - 1)) - (1 << self._mantissa)
+
+
+def _mantissa_and_infinity(word_bytes: int) -> tuple[int, int]:
+    mantissa = 23 if word_bytes == 4 else 52
+    return mantissa, (1 << (8 * word_bytes - 1)) - (1 << mantissa)
+
+
+_FORMS = {"fixed_point": Fixed, "scaled_integers": Scaled}
+
+
+def form_of(native: tuple[str | int, ...]) -> Form | None:
+    """The form that a native description names; None for memory's own words."""
+    if not native:
+        return None
+    name, *numbers = native
+    if name in _FORMS:
+        form: Form = _FORMS[str(name)](*map(int, numbers))
+        return form
+    return Narrow(str(name))
+
+
+def _packed(code: str, value: float) -> int:
+    """The bits of ``value`` rounded to the format, ties to even; infinity where it is too large."""
+    try:
+        packed = struct.pack(f"<{code}", value)
+    except OverflowError:
+        packed = struct.pack(f"<{code}", math.copysign(math.inf, value))
+    return int.from_bytes(packed, "little")
+
+
+def _saturated(scaled: float, word_bits: int) -> int:
+    if math.isnan(scaled):
+        return 0
+    limit = 1 << (word_bits - 1)
+    word = limit if scaled >= limit else -limit if scaled <= -limit else round(scaled)
+    return max(-limit, min(limit - 1, word)) & ((1 << word_bits) - 1)
+
+
+def _signed(word: int, word_bits: int) -> int:
+    sign = 1 << (word_bits - 1)
+    return (word ^ sign) - sign

@@ -1,0 +1,132 @@
+"""A report: a page that needs nothing else, its figures and tables as files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from errno import EISDIR
+from os import strerror
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from proact.campaign import StoredRun, stored_runs
+from proact.errors import ProactError
+from proact.report.analysis import Findings
+from proact.report.exports import as_csv, as_latex, as_markdown
+from proact.report.figures import Drawings
+from proact.report.page import empty_page, page
+from proact.report.style import save_figure
+from proact.results.store import Store
+from proact.results.stored_run import rows_of_older_versions
+
+PAGE = "report.html"
+
+
+class NoTrialsError(ProactError):
+    """There is nothing to report; the page that says so was written."""
+
+
+def write_report(
+    store: str | Path | Store,
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    run: int | None = None,
+    at: float | None = None,
+) -> dict[str, Path]:
+    """Writes what a store holds as ``report.html``, figures and tables.
+
+    Args:
+        store: as `proact.campaign.run` left it; it is only read, and no network is needed.
+        folder: for the files; made where it does not exist.
+        baseline: the variant that the others are compared with; by default the first.
+        run: the number of a campaign in the store; by default the one last worked on. Sweeps over
+            layers and bits are shown where the store has some.
+        at: the bit error rate (per exposed bit) at which the distribution of trials is shown first;
+            by default the one where those of the baseline differ most.
+
+    Returns:
+        The files by what they are: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
+        ``.png`` and ``.svg``, such as ``accuracy.png``.
+
+    Raises:
+        ValueError: no such variant, run or rate. ProactError: a store that cannot be read, a folder
+            that cannot be written; nothing was written. NoTrialsError: no trial is stored; the page
+            that says so was written.
+    """
+    name = _name_of(store)
+    runs = stored_runs(store)
+    chosen = _chosen(runs, run, name)
+    if chosen is None:
+        is_older = bool(rows_of_older_versions(store))
+        written = _write(Path(folder), {PAGE: empty_page(name, is_older).encode()})
+        told = "no trial of a campaign yet: run one first"
+        if is_older:
+            told = "trials of an older proact alone: give the same command again to explain them"
+        raise NoTrialsError(f"{name} holds {told} ({written[PAGE]})")
+    findings = Findings(chosen, baseline)
+    drawings = Drawings(findings, [each for each in runs if each.run.kind != "campaign"], at)
+    others = [
+        each.number for each in runs if each.run.kind == "campaign" and each.number != chosen.number
+    ]
+    files = {PAGE: page(findings, drawings, name, others).encode()}
+    for title, figure in drawings.figures.items():
+        for ending in ("png", "svg"):
+            files[f"{title}.{ending}"] = _drawn(figure, ending)
+    tables = {"csv": as_csv(findings), "tex": as_latex(findings), "md": as_markdown(findings)}
+    files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
+    written = _write(Path(folder), files)
+    if not findings.has_trials:
+        told = "none of its trials could be run" if findings.failed else "it has no trial yet"
+        raise NoTrialsError(f"{name} has nothing to say of this campaign: {told} ({written[PAGE]})")
+    kinds = {PAGE: "html", "cells.csv": "csv", "cells.tex": "latex", "cells.md": "markdown"}
+    return {kinds.get(file, file): path for file, path in written.items()}
+
+
+def _name_of(store: str | Path | Store) -> str:
+    path = store.path if isinstance(store, Store) else Path(store)
+    return "the store" if path is None else str(path)
+
+
+def _chosen(runs: Sequence[StoredRun], number: int | None, name: str) -> StoredRun | None:
+    campaigns = [each for each in runs if each.run.kind == "campaign"]
+    if number is None:
+        return campaigns[-1] if campaigns else None
+    for each in campaigns:
+        if each.number == number:
+            return each
+    known = ", ".join(str(each.number) for each in campaigns) or "none"
+    raise ValueError(f"the campaigns of {name} have the numbers {known}; got {number}")
+
+
+def _drawn(figure: Figure, ending: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"figure.{ending}"
+        save_figure(figure, path)
+        return path.read_bytes()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
+    """All files or none: what they replace stays until all of them are there."""
+    parts = {folder / name: folder / f".{name}.part" for name in files}
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, part in parts.items():
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, strerror(EISDIR), str(path))
+            part.write_bytes(files[path.name])
+        for path, part in parts.items():
+            part.replace(path)
+    except OSError as error:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink()
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+        told = f"{error.filename or folder}: {error.strerror}"
+        raise ProactError(f"the report cannot be written to {folder}: {told}") from None
+    return {name: folder / name for name in files}

@@ -1,0 +1,43 @@
+"""The mathematics of campaigns, from numpy and scipy alone: see docs/statistics.md."""
+
+from proact.results.statistics.betting import betting_interval
+from proact.results.statistics.bounded import (
+    mean_interval,
+    proportion_interval,
+    quantile_interval,
+)
+from proact.results.statistics.estimators import Known, Trials, deviation, trial_mean
+from proact.results.statistics.interval import Interval, checked_confidence, checked_margin
+from proact.results.statistics.planning import (
+    Components,
+    Cost,
+    components_of,
+    images_per_trial,
+    single_fault_trials,
+    trials_for_margin,
+)
+from proact.results.statistics.stopping import StoppingRule
+from proact.results.statistics.strata import optimal_allocation, stratified_mean
+
+__all__ = [
+    "Components",
+    "Cost",
+    "Interval",
+    "Known",
+    "StoppingRule",
+    "Trials",
+    "betting_interval",
+    "checked_confidence",
+    "checked_margin",
+    "components_of",
+    "deviation",
+    "images_per_trial",
+    "mean_interval",
+    "optimal_allocation",
+    "proportion_interval",
+    "quantile_interval",
+    "single_fault_trials",
+    "stratified_mean",
+    "trial_mean",
+    "trials_for_margin",
+]

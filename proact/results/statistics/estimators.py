@@ -1,0 +1,146 @@
+"""From the trials of a cell to its mean: strata, the clean network as control, what is missing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from proact.results.statistics.bounded import mean_interval
+from proact.results.statistics.interval import Interval, Numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """What some trials of a cell measured: trials that measured the same stand together.
+
+    Attributes:
+        values: (k,), means over the images of a trial, of trials with a flip or more.
+        clean: (k,), the same of the network without faults, on the same images.
+        counts: (k,), how many trials each pair of them stands for.
+        unflipped: how many trials flipped nothing.
+        failed: how many trials could not be run.
+    """
+
+    values: Numbers
+    clean: Numbers
+    counts: Numbers
+    unflipped: int = 0
+    failed: int = 0
+
+    @property
+    def flipped(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def measured(self) -> int:
+        """Trials with a result, those without a flip included."""
+        return self.flipped + self.unflipped
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a cell without running a trial.
+
+    Attributes:
+        clean: the mean over all images without faults.
+        unflipped: the probability that a trial flips nothing; None where nobody knows it.
+        lowest, highest: the ends of the range that a trial's value lies in.
+        is_clean_without_flips: whether a trial that flips nothing gives the clean result. Faults in
+            activations that an encoding rounds do not.
+    """
+
+    clean: float
+    unflipped: float | None = None
+    lowest: float = 0.0
+    highest: float = 1.0
+    is_clean_without_flips: bool = True
+
+
+def trial_mean(trials: Trials, known: Known, confidence: float = 0.95) -> Interval:
+    """The mean over fault patterns of the mean over all images: two-stage sampling of trials, and
+    of images within each.
+
+    Trials are the independent units, so that their spread holds both stages' variance (W. Cochran,
+    Sampling Techniques, 1977, sections 10.3 and 11.2). Two things make it smaller without a run:
+
+    * A trial without a flip gives the clean result, and how often that happens is known: q. The
+      estimate is q clean + (1 - q) m, with m the mean of trials that flipped something
+      (stratification with known weights, Cochran section 5.3).
+    * The clean network's result c_t on the images of trial t is known, and its mean over all images
+      too: y_t - b (c_t - clean) has the mean of y_t and less variance, with the slope b of y_t on
+      c_t (regression estimator, Cochran section 7.3), held in [0, 1].
+
+    Trials that could not be run may have held anything: they widen the interval by their share.
+
+    Args:
+        trials: at least none; without any the interval is what is known beforehand.
+        known: see `Known`.
+        confidence: in (0, 1), two-sided; see `mean_interval`.
+    """
+    estimate, low, high = _mean_of_flipped(trials, known, confidence)
+    # Trials without a flip do not fail: these are the others' share.
+    averaged = trials.flipped if known.unflipped is not None else trials.measured
+    lost = trials.failed / max(trials.failed + averaged, 1)
+    low, high = (1 - lost) * low + lost * known.lowest, (1 - lost) * high + lost * known.highest
+    if known.unflipped is not None:
+        share = 1.0 - known.unflipped
+        estimate, low, high = (
+            known.unflipped * known.clean + share * end for end in (estimate, low, high)
+        )
+
+    def inside(value: float) -> float:
+        return float(min(max(value, known.lowest), known.highest))
+
+    return Interval(inside(estimate), inside(low), inside(high))
+
+
+def adjusted(trials: Trials, known: Known) -> tuple[Numbers, Numbers]:
+    """The values that are averaged, y_t - b (c_t - clean), and how often each was seen."""
+    values = trials.values - slope(trials) * (trials.clean - known.clean)
+    counts = trials.counts
+    if known.unflipped is None and trials.unflipped:
+        values = np.append(values, known.clean)
+        counts = np.append(counts, trials.unflipped)
+    return values, counts
+
+
+def deviation(trials: Trials, known: Known) -> float:
+    """The standard deviation, per trial, of the mean that `trial_mean` estimates; 0 for less than
+    two trials with a flip."""
+    values, counts = adjusted(trials, known)
+    n = counts.sum()
+    if n < 2:
+        return 0.0
+    mean = values @ counts / n
+    variance = float((values - mean) ** 2 @ counts) / (n - 1)
+    share = 1.0 - (known.unflipped or 0.0)
+    # n of a trial's mean come from about n / share trials.
+    return math.sqrt(variance * share)
+
+
+def slope(trials: Trials) -> float:
+    """The slope of a trial's value on the clean network's, in [0, 1].
+
+    1 where a few images change, 0 where what is left has nothing to do with what was there. Its
+    error makes a bias of order 1 / trials, far below the interval.
+    """
+    n = trials.counts.sum()
+    if n < 3:
+        return 0.0
+    clean = trials.clean - trials.clean @ trials.counts / n
+    values = trials.values - trials.values @ trials.counts / n
+    variance = float(clean * clean @ trials.counts)
+    if variance <= 1e-12 * n:
+        return 0.0
+    return min(max(float(values * clean @ trials.counts) / variance, 0.0), 1.0)
+
+
+def _mean_of_flipped(trials: Trials, known: Known, confidence: float) -> Interval:
+    values, counts = adjusted(trials, known)
+    if not len(values):
+        return Interval(known.clean, known.lowest, known.highest)
+    # What is added for the images' luck can reach beyond the range.
+    lowest, highest = min(known.lowest, values.min()), max(known.highest, values.max())
+    return mean_interval(values, confidence, lowest, highest, counts)

@@ -1,0 +1,63 @@
+"""Stratified sampling: which part of a whole to try next, and what the parts say of the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from proact.results.statistics.interval import Interval
+
+
+def optimal_allocation(
+    shares: Sequence[float],
+    deviations: Sequence[float],
+    costs: Sequence[float],
+    total: int,
+    fewest: int = 0,
+) -> list[int]:
+    """So many trials for each stratum that the whole's mean gets the smallest error for its cost.
+
+    n_h is in proportion to share_h deviation_h / sqrt(cost_h): J. Neyman, J. R. Stat. Soc. 97
+    (1934), with costs as in W. Cochran, Sampling Techniques (1977), section 5.5.
+
+    Args:
+        shares: of the whole, positive; they need not add up to 1.
+        deviations: standard deviations of a trial, at least 0.
+        costs: of a trial, positive, in any unit.
+        total: how many trials there are to give, as nearly as rounding up allows.
+        fewest: what every stratum gets at least.
+    """
+    wanted = np.asarray(shares) * np.asarray(deviations) / np.sqrt(np.asarray(costs))
+    if wanted.sum() <= 0.0:
+        wanted = np.asarray(shares, dtype=np.float64)
+    # Strata that ask for less than the fewest take it; the rest shares out what is left.
+    held = np.zeros(len(wanted), dtype=bool)
+    given = total * wanted / wanted.sum()
+    while True:
+        short = ~held & (given < fewest)
+        if not short.any():
+            break
+        held |= short
+        left = max(total - fewest * int(held.sum()), 0)
+        free = wanted[~held].sum()
+        given = np.where(held, fewest, left * wanted / free if free > 0 else fewest)
+    return [math.ceil(n - 1e-9) for n in given]
+
+
+def stratified_mean(shares: Sequence[float], means: Sequence[Interval]) -> Interval:
+    """The mean of the whole from those of its strata.
+
+    sum_h W_h m_h, with the ends of the interval from the distances of the strata's own ends, added
+    in squares: G. Zou and A. Donner, Stat. Med. 27 (2008) ("MOVER"). For normal intervals this is
+    Cochran's formula 5.6; it keeps lopsided ones lopsided.
+    """
+    weights = np.asarray(shares, dtype=np.float64) / sum(shares)
+    estimates, lows, highs = (np.array(column) for column in zip(*means, strict=True))
+    estimate = float(weights @ estimates)
+    return Interval(
+        estimate,
+        estimate - math.sqrt(float(((weights * (estimates - lows)) ** 2).sum())),
+        estimate + math.sqrt(float(((weights * (highs - estimates)) ** 2).sum())),
+    )

@@ -1,0 +1,206 @@
+"""The rows of campaigns in one SQLite file, readable with sqlite3 and pandas alone.
+
+`schema` describes the tables, `database` opens the file. Rows are written in portions as they are
+done, each portion in one transaction (WAL): several processes can use one file, and one that is
+killed leaves whole portions. What is asked of many rows is summed up by SQLite, so that a
+campaign's memory does not grow with its trials.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from proact.results.database import Database
+
+
+class Row(NamedTuple):
+    """One trial of one cell.
+
+    Attributes:
+        trial: its number, which with the seed names the fault pattern and the images.
+        flips: bits flipped.
+        images: how many the trial was judged on.
+        value, clean: the mean of the metric over them, under faults and without.
+        correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite: see
+            `proact.campaign.metrics.Counts`; None where they make no sense.
+        seconds: of wall time; 0 where nothing had to be run.
+    """
+
+    trial: int
+    flips: int
+    images: int
+    value: float
+    clean: float
+    correct: int | None
+    top5: int | None
+    loss: float | None
+    agreeing: int | None
+    sdc5: int | None
+    sdc10: int | None
+    sdc20: int | None
+    non_finite: int
+    seconds: float
+
+
+class CellKey(NamedTuple):
+    """The numbers of a variant and a fault in the store."""
+
+    variant: int
+    fault: int
+
+
+_COLUMNS = ", ".join(Row._fields)
+_PLACES = ", ".join("?" * (2 + len(Row._fields)))
+_CELL = "variant = ? AND fault = ?"
+
+
+class Store(Database):
+    """An open store: see `Database`, whose arguments it has."""
+
+    def task(self, digest: str, facts: Mapping[str, Any]) -> int:
+        """The number of the task with this digest, registered where it is new."""
+        self.execute(
+            "INSERT OR IGNORE INTO task (digest, facts) VALUES (?, ?)",
+            (digest, json.dumps(dict(facts), sort_keys=True)),
+        )
+        return self.number("SELECT id FROM task WHERE digest = ?", digest)
+
+    def named(self, name: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """The facts of the task that a campaign of this name has, and the content digests of its
+        variants by name; None where there is no such campaign."""
+        found = self.execute(
+            "SELECT facts, variant.name, variant.digest FROM campaign"
+            " JOIN variant ON variant.id = variant JOIN task ON task.id = task"
+            " WHERE campaign.name = ?",
+            (name,),
+        )
+        if not found:
+            return None
+        return json.loads(found[0][0]), {variant: digest for _, variant, digest in found}
+
+    def name(self, name: str, variant: int) -> None:
+        """Makes a variant one of a named campaign's."""
+        self.execute("INSERT OR IGNORE INTO campaign VALUES (?, ?)", (name, variant))
+
+    def variant(
+        self,
+        task: int,
+        name: str,
+        digest: str,
+        images: int,
+        value: float,
+        counts: tuple[int | None, int | None, float | None] = (None, None, None),
+    ) -> int:
+        """The number of a variant; ``value`` and ``counts`` (correct, top5, loss) are its result
+        without faults on all ``images``."""
+        self.execute(
+            "INSERT OR IGNORE INTO variant (task, name, digest, images, value, correct, top5, loss)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (task, name, digest, images, value, *counts),
+        )
+        return self.number(
+            "SELECT id FROM variant WHERE task = ? AND name = ? AND digest = ?", task, name, digest
+        )
+
+    def fault(self, name: str, description: Mapping[str, Any]) -> int:
+        """The number of a fault; ``description`` holds its fields, ``ber`` among them or not."""
+        text = json.dumps(dict(description), sort_keys=True)
+        ber = description.get("ber")
+        self.execute(
+            "INSERT OR IGNORE INTO fault (name, description, ber) VALUES (?, ?, ?)",
+            (name, text, ber if isinstance(ber, float) else None),
+        )
+        return self.number("SELECT id FROM fault WHERE description = ?", text)
+
+    def choice(self, subject: str) -> dict[str, Any] | None:
+        """What was chosen for the subject, or None."""
+        found = self.execute("SELECT made FROM choice WHERE subject = ?", (subject,))
+        return json.loads(found[0][0]) if found else None
+
+    def choose(self, subject: str, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Keeps a choice and returns it; where there is one already, that one."""
+        self.execute(
+            "INSERT OR IGNORE INTO choice VALUES (?, ?)", (subject, json.dumps(dict(made)))
+        )
+        kept = self.choice(subject)
+        assert kept is not None
+        return kept
+
+    def add(self, cell: CellKey, rows: Iterable[Row]) -> None:
+        """Stores rows for good, all or none; one that is there already stays as it is."""
+        with self.transaction():
+            self.connection.executemany(
+                f"INSERT OR IGNORE INTO row (variant, fault, {_COLUMNS}) VALUES ({_PLACES})",
+                ((*cell, *row) for row in rows),
+            )
+
+    def fail(self, cell: CellKey, trial: int, attempts: int, error: str) -> None:
+        """Records a trial that could not be run (here: another process may have its row)."""
+        self.execute(
+            "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?)",
+            (*cell, trial, attempts, error),
+        )
+
+    def forget_failures(self, cell: CellKey) -> None:
+        """Lets the failed trials of a cell be tried again."""
+        self.execute(f"DELETE FROM failure WHERE {_CELL}", cell)
+
+    def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
+        """(trial, error) of those among the first ``trials`` that could not be run."""
+        return self.execute(
+            f"SELECT trial, error FROM failure AS f WHERE {_CELL} AND trial < ? AND NOT EXISTS ("
+            "  SELECT 1 FROM row WHERE row.variant = f.variant AND row.fault = f.fault"
+            "  AND row.trial = f.trial) ORDER BY trial",
+            (*cell, trials),
+        )
+
+    def rows(self, cell: CellKey, trials: int = 1 << 32) -> list[Row]:
+        """The first ``trials`` trials of one cell, as far as stored, in the order of their
+        numbers."""
+        found = self.execute(
+            f"SELECT {_COLUMNS} FROM row WHERE {_CELL} AND trial < ? ORDER BY trial",
+            (*cell, trials),
+        )
+        return [Row(*values) for values in found]
+
+    def runs(self, cell: CellKey) -> list[tuple[int, int]]:
+        """The stored and failed trials as ranges [first, last + 1), in order."""
+        return self.execute(
+            "SELECT min(trial), max(trial) + 1 FROM ("
+            "  SELECT trial, trial - row_number() OVER (ORDER BY trial) AS run FROM ("
+            f"    SELECT trial FROM row WHERE {_CELL}"
+            f"    UNION SELECT trial FROM failure WHERE {_CELL})"
+            ") GROUP BY run ORDER BY 1",
+            (*cell, *cell),
+        )
+
+    def grouped(
+        self, cell: CellKey, columns: Sequence[str], trials: int, where: str = "1"
+    ) -> list[tuple[Any, ...]]:
+        """(columns, how many) of the first ``trials`` trials that have ``where``, each combination
+        once. Columns and condition are SQL over the columns of `Row`."""
+        # By position: a constant in a GROUP BY would be one.
+        positions = ", ".join(str(1 + index) for index in range(len(columns)))
+        return self.execute(
+            f"SELECT {', '.join(columns)}, count(*) FROM row WHERE {_CELL} AND trial < ? "
+            f"AND {where} GROUP BY {positions}",
+            (*cell, trials),
+        )
+
+    def totals(self, cell: CellKey, sums: str, trials: int) -> tuple[Any, ...]:
+        """Aggregates over the first ``trials`` trials."""
+        return tuple(
+            self.execute(f"SELECT {sums} FROM row WHERE {_CELL} AND trial < ?", (*cell, trials))[0]
+        )
+
+    def paired(self, cell: CellKey, other: CellKey, trials: int) -> list[tuple[Any, ...]]:
+        """(value - other's, clean - other's, flipped anything?, how many) of trials of both."""
+        return self.execute(
+            "SELECT a.value - b.value, a.clean - b.clean, a.flips + b.flips > 0, count(*)"
+            " FROM row AS a JOIN row AS b USING (trial)"
+            " WHERE a.variant = ? AND a.fault = ? AND b.variant = ? AND b.fault = ? AND trial < ?"
+            " GROUP BY 1, 2, 3",
+            (*cell, *other, trials),
+        )

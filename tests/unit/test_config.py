@@ -1,0 +1,244 @@
+"""Is an experiment file read as it is meant, and refused with the path to what is wrong?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proact import data, encodings, models, protect
+from proact.campaign.metrics import METRICS
+from proact.cli import options
+from proact.config import defaults
+from proact.config.experiment import Experiment
+from proact.config.overrides import FLAGS, experiment_from
+from proact.errors import ProactError
+from proact.faults import BitFlip, ExactFlips
+
+YAML = """
+proact: 1
+network: resnet20
+data: mine.py:data
+variants:
+  relu: unprotected
+  ranger: {method: ranger, mode: zero}
+  both: [{method: proact, granularity: layer, decays: [1, 0.1]}, weight-range]
+  short: ranger:granularity=neuron
+  saved: {thresholds: thresholds.safetensors}
+ber: [1e-6, 1E-5]
+faults:
+  - {kind: BitFlip, ber: {"conv1.*": 1e-4, "*": 1e-7}}
+  - {kind: ExactFlips, n: 3, where: "*.weight", bits: [31, exponent]}
+encoding: float32
+margin: 2e-2
+trials: 1000
+images_per_trial: 16
+metric: top-5
+seed: 7
+workers: 2
+sweeps: bit
+sweep_variants: [ranger]
+"""
+
+TOML = """
+network = "resnet20"
+ber = [1e-6]
+sweeps = ["layer", "bit"]
+
+[variants]
+relu = "unprotected"
+ranger = {method = "ranger", mode = "zero"}
+both = [{method = "proact"}, {method = "weight-range"}]
+"""
+
+
+def read(folder: Path, text: str, suffix: str = ".yaml") -> Experiment:
+    path = folder / f"experiment{suffix}"
+    path.write_text(text)
+    return Experiment.read_file(path)
+
+
+def test_every_form_of_yaml(tmp_path: Path) -> None:
+    experiment = read(tmp_path, YAML)
+    assert list(experiment.variants) == ["relu", "ranger", "both", "short", "saved"]
+    assert experiment.baseline == "relu"
+    assert experiment.variants["relu"].is_plain
+    (ranger,) = experiment.variants["ranger"].steps
+    assert ranger.options["mode"] == "zero"
+    assert ranger.options["granularity"] == "layer", "a default, spelled out"
+    first, second = experiment.variants["both"].steps
+    assert (first.method, second.method) == ("proact", "weight-range")
+    assert first.options["decays"] == (1, 0.1)
+    assert experiment.variants["short"].steps[0].options["granularity"] == "neuron"
+    assert experiment.variants["saved"].thresholds == "thresholds.safetensors"
+    assert experiment.faults == (
+        BitFlip(1e-6),
+        BitFlip(1e-5),
+        BitFlip({"conv1.*": 1e-4, "*": 1e-7}),
+        ExactFlips(3, where="*.weight", bits=(31, "exponent")),
+    )
+    assert (experiment.margin, experiment.trials, experiment.images_per_trial) == (0.02, 1000, 16)
+    assert experiment.swept == [("ranger", "bit")]
+
+
+def test_toml_says_the_same(tmp_path: Path) -> None:
+    experiment = read(tmp_path, TOML, ".toml")
+    assert experiment.faults == (BitFlip(1e-6),)
+    assert [step.method for step in experiment.variants["both"].steps] == ["proact", "weight-range"]
+    assert experiment.swept == [("relu", "layer"), ("relu", "bit")]
+
+
+@pytest.mark.parametrize("text", [YAML, "trials: 3", "margin: 0.05"])
+def test_what_is_written_reads_as_the_same(tmp_path: Path, text: str) -> None:
+    experiment = read(tmp_path, text)
+    written = tmp_path / "written.yaml"
+    experiment.write(written, "a remark\nof two lines")
+    assert Experiment.read_file(written) == experiment
+    assert written.read_text().startswith("# a remark\n# of two lines\n")
+    # Every key stands in it, so that a later default changes nothing.
+    assert all(f"\n{key}:" in written.read_text() for key in Experiment.model_fields)
+
+
+def test_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    names = ["no", "1e-6", "0x10", "12:30", "null", "2024-01-01", "ärger", "*"]
+    experiment = Experiment.read({"variants": dict.fromkeys(names, "relu")})
+    experiment.write(tmp_path / "written.yaml")
+    assert list(Experiment.read_file(tmp_path / "written.yaml").variants) == names
+    plain = read(tmp_path, "variants: {no: relu, on: ranger, 12:30: ranger}\nseed: 010\n")
+    assert list(plain.variants) == ["no", "on", "12:30"]
+    assert plain.seed == 10
+
+
+def test_without_anything_it_is_the_documented_one() -> None:
+    experiment = Experiment.read({})
+    assert list(experiment.variants) == list(defaults.METHODS)
+    assert [fault.expected_ber([1]) for fault in experiment.faults] == list(defaults.BERS)
+    assert (experiment.margin, experiment.trials) == (defaults.MARGIN, None)
+    assert Experiment.read({"trials": 5}).margin is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("netwrok: x", "netwrok: an experiment has no 'netwrok'; did you mean 'network'?"),
+        (
+            "variants: {ranger: {method: ranger, mod: zero}}",
+            "variants.ranger.mod: ranger has no option 'mod'; did you mean 'mode'?",
+        ),
+        ("variants: {both: [ranger, {method: proct}]}", "variants.both[1].method: a method is one"),
+        ("variants: {a: {method: rangr}}", "did you mean 'ranger'?"),
+        ("variants: {a: {method: ranger, mode: off}}", "variants.a.mode: mode is 'zero' or"),
+        ("variants: {a: {thresholds: x, mode: zero}}", "variants.a.mode: thresholds from a file"),
+        ("variants: {a: {mode: zero}}", "variants.a: expected a method"),
+        ("variants: {1: relu}", "variants: a variant's name is a text, got 1"),
+        ("variants: {}", "variants: expected at least one variant"),
+        ("variants: [relu, relu]", "variants.relu: each variant is named once"),
+        ("variants: {relu: relu, relu: ranger}", "line 1: the key 'relu' stands there twice"),
+        ("faults: [{kind: BitFilp, ber: 1e-6}]", "faults[0].kind: a fault's kind is one of"),
+        ("faults: [{kind: BitFilp, ber: 1e-6}]", "did you mean 'BitFlip'?"),
+        ("faults: [{kind: BitFlip, bre: 1e-6}]", "faults[0].bre: a BitFlip has no 'bre'; did you"),
+        ("faults: [{kind: BitFlip}]", "faults[0]: a BitFlip needs 'ber'"),
+        ("faults: [{kind: BitFlip, ber: 2}]", "faults[0]: a bit error rate lies in [0, 1]"),
+        ("faults: {kind: BitFlip}", "faults: expected a list of faults"),
+        ("faults: []", "faults: expected at least one fault"),
+        ("ber: [1e-6, often]", "ber[1]: a bit error rate is a number in [0, 1], got 'often'"),
+        ("ber: [1e-6, 1e-6]", "given twice"),
+        ("network: resnet21", "network: a model is one of"),
+        ("data: digit", "did you mean 'digits'?"),
+        ("encoding: flaot32", "did you mean 'float32'?"),
+        ("metric: top-2", "metric: a metric is one of"),
+        ("margin: 0", "margin: expected a number in (0, 1], got 0"),
+        ("confidence: 1", "confidence: expected a number in (0, 1), got 1"),
+        ("trials: 0", "trials: expected an integer in [1, 2^32), got 0"),
+        ("trials: 1.5", "trials: expected an integer, got 1.5"),
+        ("trials: true", "trials: expected an integer, got True"),
+        ("seed: -1", "seed: expected an integer in [0, 2^63), got -1"),
+        ("threads: 0", "threads: expected an integer from 1 on, got 0"),
+        ("images_per_trial: few", "images_per_trial: expected a number of images"),
+        ("sweeps: [bits]", "sweeps: a sweep is one of layer, bit; got 'bits'"),
+        ("sweep_variants: [rangr]", "sweep_variants[0]: a variant is one of"),
+        ("sweep_fault: {kind: ActivationFlip, ber: 1e-6}", "sweep_fault: a sweep takes faults in"),
+        ("workers: 1\nscheduler: tcp://x:1", "scheduler: expected workers or a scheduler"),
+        ("faults: [{kind: BitFlip, ber: 1e-6, where: *.w}]", "needs quotes"),
+        ("a: [1", "line 1: expected"),
+        ("[1, 2]", "holds no experiment"),
+        ("", "holds no experiment"),
+        ("proact: one", "proact: expected the form of the file"),
+        ("1: 2", "expected a key that is a text, got 1"),
+        ("network: 3", "network: expected a text, got 3"),
+        ("download: yes", "download: expected true or false, got 'yes'"),
+        ("faults: [{kind: [1], ber: 3}]", "faults[0].kind: a fault's kind is one of"),
+        ("variants: {a: {method: [1]}}", "variants.a.method: a method is one of"),
+        ("variants: {a: null}", "variants.a: expected unprotected, a mapping"),
+        ("a: !!python/object:os.system x", "could not determine a constructor"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_with_its_place(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match="experiment.yaml") as raised:
+        read(tmp_path, text)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_newer_form_is_told_before_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(ProactError, match=r"form 2, and this proact reads up to form 1: update it"):
+        read(tmp_path, "proact: 2\nsomething_new: 1")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ProactError, match="there is no file"):
+        Experiment.read_file(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match=r"a file \*.yaml, \*.yml or \*.toml"):
+        read(tmp_path, "{}", ".json")
+    with pytest.raises(ValueError, match="is no TOML"):
+        read(tmp_path, "a = = 1", ".toml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        Experiment.read_file(tmp_path / "bytes.yaml")
+    with pytest.raises(ProactError, match="cannot be written"):
+        Experiment.read({}).write(tmp_path)
+
+
+def test_flags_stand_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(YAML)
+    given = {"ber": ["1e-3,1e-2", "0.1"], "images_per_trial": "all", "seed": 0, "trials": None}
+    experiment = experiment_from(path, given)
+    assert experiment.faults == (BitFlip(1e-3), BitFlip(1e-2), BitFlip(0.1))
+    assert (experiment.images_per_trial, experiment.seed) == ("all", 0)
+    assert (experiment.trials, experiment.metric) == (1000, "top-5"), "the file's"
+    experiment = experiment_from(path, {"faults": ['{"kind": "ExactFlips", "n": 2}']})
+    assert experiment.faults == (ExactFlips(2),)
+    with pytest.raises(ValueError, match=r"^--ber: a bit error rate is a number"):
+        experiment_from(path, {"ber": ["often"]})
+    with pytest.raises(ValueError, match=r"^--fault: expected a fault such as"):
+        experiment_from(path, {"faults": ["{kind"]})
+    with pytest.raises(ValueError, match=r"^--method ranger:mod=zero: ranger has no option 'mod'"):
+        experiment_from(
+            path,
+            {"variants": ["ranger:mod=zero"], "sweep_variants": []},
+            {**FLAGS, "sweep_variants": ""},
+        )
+
+
+def test_methods_as_texts() -> None:
+    texts = ["relu", "proact:decays=(1.0,1e+0),epochs=2+weight-range", "a/saved.safetensors"]
+    variants = Experiment.read({"variants": texts}).variants
+    assert list(variants) == [*texts[:2], "saved"]
+    first, second = variants[texts[1]].steps
+    assert (first.options["decays"], first.options["epochs"]) == ((1.0, 1.0), 2)
+    assert second.method == "weight-range"
+    assert variants["saved"].thresholds == texts[2]
+
+
+def test_help_lists_what_there_is() -> None:
+    assert list(options.NETWORKS) == models.names()
+    assert list(options.DATA_SETS) == data.names()
+    assert list(options.METHODS) == protect.methods()
+    assert list(options.METRICS) == list(METRICS)
+    assert [encodings.encoding_named(name).name for name in options.ENCODINGS] == list(
+        options.ENCODINGS
+    )
+    assert set(FLAGS) - {"ber"} < set(Experiment.model_fields)

@@ -1,0 +1,197 @@
+"""Does a network that is cut at a module compute what it did?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proact import models
+from proact.nn import HyReLU, find_sites, replace_sites
+from proact.nn.graph_cut import Cut, cut_at, with_folded_batch_norm
+
+
+def clipped(model: nn.Module, images: Tensor) -> tuple[nn.Module, list[HyReLU]]:
+    sites = find_sites(model, images[:1])
+    network = replace_sites(model, {site: site.clip(1.0, "soft") for site in sites})
+    network.eval().requires_grad_(False)
+    clips = [network.get_submodule(site.name) for site in sites]
+    assert all(isinstance(clip, HyReLU) for clip in clips)
+    return network, clips  # type: ignore[return-value]
+
+
+def settled(name: str) -> tuple[nn.Module, Tensor]:
+    """Untrained, with statistics that are not those of a new batch norm."""
+    torch.manual_seed(0)
+    model, images = models.create(name, 10, 1), torch.randn(4, 1, 16, 16)
+    model.train()
+    with torch.no_grad():
+        model(images)
+    return model.eval(), images
+
+
+def halves(cut: Cut | None, images: Tensor) -> Tensor:
+    assert cut is not None
+    output: Tensor = cut.after(*cut.before(images))
+    return output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        "vgg16-bn",
+        "mobilenetv2",
+        "alexnet",
+    ],
+)
+def test_every_site_of_a_network_can_be_cut(name: str) -> None:
+    model, images = settled(name)
+    network, clips = clipped(model, images)
+    with torch.no_grad():
+        expected = network(images)
+        for clip in clips:
+            cut = cut_at(network, clip, images[:2])
+            assert torch.equal(halves(cut, images), expected)
+            folded = with_folded_batch_norm(cut.after)  # type: ignore[union-attr]
+            found = folded(*cut.before(images))  # type: ignore[union-attr]
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_change_of_a_threshold_shows_in_both_halves() -> None:
+    model, images = settled("resnet20")
+    network, clips = clipped(model, images)
+    cut = cut_at(network, clips[9], images[:2])
+    assert cut is not None
+    folded = with_folded_batch_norm(cut.after)
+    before = halves(cut, images)
+    for clip in clips:
+        clip.threshold.data.fill_(0.2)
+    after = halves(cut, images)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, network(images))
+    found = folded(*cut.before(images))
+    torch.testing.assert_close(found, after, rtol=1e-3, atol=1e-3)
+
+
+def test_folding_changes_nothing_of_the_network_itself() -> None:
+    model, images = settled("resnet20")
+    network, clips = clipped(model, images)
+    before = copy.deepcopy(network.state_dict())
+    cut = cut_at(network, clips[0], images[:2])
+    assert cut is not None
+    folded = with_folded_batch_norm(cut.after)
+    norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    # The first one follows a convolution that lies before the cut.
+    assert len(norms) == 0
+    assert len([m for m in cut.after.modules() if isinstance(m, nn.BatchNorm2d)]) == 18
+    assert all(torch.equal(tensor, before[n]) for n, tensor in network.state_dict().items())
+
+
+def test_batch_norm_whose_convolution_is_read_elsewhere_is_not_folded() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.conv = nn.ReLU(), nn.Conv2d(1, 2, 1)
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(self.relu(x))
+            return (x + 2 * self.norm(x)).mean((2, 3))
+
+    model, images = Both(), torch.randn(4, 1, 3, 3)
+    model(images)
+    network, (clip,) = clipped(model.eval(), images)
+    cut = cut_at(network, clip, images[:2])
+    assert cut is not None
+    folded = with_folded_batch_norm(cut.after)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert torch.equal(folded(*cut.before(images)), network(images))
+
+
+class Functional(nn.Module):
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.act, self.linear, self.run = nn.ReLU(), nn.Linear(6, 6), forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def by_value(net: Any, x: Tensor) -> Tensor:
+    return net.linear(net.act(x)) if x.sum() > 0 else x
+
+
+def by_batch(net: Any, x: Tensor) -> Tensor:
+    return sum((net.linear(row) for row in net.act(x)), torch.zeros(6)) * torch.ones(len(x), 1)
+
+
+def without_it(net: Any, x: Tensor) -> Tensor:
+    net.act(x)
+    return net.linear(x)
+
+
+def across_the_batch(net: Any, x: Tensor) -> Tensor:
+    return net.linear(net.act(x)) + x.mean(0)
+
+
+@pytest.mark.parametrize("forward", [by_value, by_batch, without_it, across_the_batch])
+def test_what_cannot_be_cut_faithfully_is_not_cut(forward: Callable[..., Any]) -> None:
+    """It branches on values, loops over the batch, never reads the module, or computes something
+    of all samples at once, which cannot be kept sample by sample."""
+    network = Functional(forward).eval()
+    network.act = HyReLU(1.0)  # type: ignore[assignment]
+    assert cut_at(network, network.act, torch.ones(2, 6)) is None
+
+
+def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
+    def with_sizes(net: Any, x: Tensor) -> Tensor:
+        n, width = x.shape[0], x.size(1)
+        y = net.act(x).view(n, width // 2, 2)
+        out: Tensor = net.linear(y.reshape(x.shape[0], -1))
+        return out
+
+    network = Functional(with_sizes).eval()
+    clip = HyReLU(1.0)
+    network.act = clip  # type: ignore[assignment]
+    x = torch.randn(5, 6)
+    assert torch.equal(halves(cut_at(network, clip, x[:2]), x), network(x))
+
+
+@pytest.mark.parametrize("hook", ["pre", "post"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
+    network = nn.Sequential(
+        HyReLU(1.0), nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, 2)
+    ).eval()
+    if hook == "pre":
+        network[layer].register_forward_pre_hook(lambda _, args: (args[0] * 3,))
+    else:
+        network[layer].register_forward_hook(lambda _, args, output: output * 3)
+    x = torch.randn(4, 1, 3, 3)
+    cut = cut_at(network, network[0], x[:2])
+    assert cut is not None
+    torch.testing.assert_close(with_folded_batch_norm(cut.after)(*cut.before(x)), network(x))
+
+
+def test_a_module_that_runs_twice_is_no_place_to_cut() -> None:
+    network = Functional(lambda net, x: net.act(net.linear(net.act(x)))).eval()
+    network.act = HyReLU(1.0)  # type: ignore[assignment]
+    assert cut_at(network, network.act, torch.ones(2, 6)) is None
+
+
+def test_shortcuts_around_the_module_are_carried_along() -> None:
+    network = Functional(lambda net, x: net.linear(net.act(x)) + F.pad(x[:, 1:], (0, 1))).eval()
+    clip = HyReLU(1.0)
+    network.act = clip  # type: ignore[assignment]
+    x = torch.randn(5, 6)
+    cut = cut_at(network, clip, x[:2])
+    assert cut is not None
+    assert len(cut.before(x)) == 2
+    assert torch.equal(halves(cut, x), network(x))

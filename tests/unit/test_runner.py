@@ -1,0 +1,92 @@
+"""Is what takes long kept, found again, and refused where it is something else?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from proact import protect
+from proact.config.experiment import Experiment
+from proact.config.progress import Stage, on_standard_error
+from proact.config.protecting import protect_into
+from proact.config.runner import Outcome, run
+from proact.errors import ProactError
+
+OWN = Path(__file__).parents[2] / "docs" / "own_network.py"
+WINES = {"network": f"{OWN}:network", "data": f"{OWN}:data", "ber": [1e-2], "trials": 5}
+PROACT = "proact:epochs=1,decays=(1.0,0.1)"
+
+
+def ran(folder: Path, **keys: Any) -> Outcome:
+    return run(Experiment.read({**WINES, **keys}), folder, on_standard_error())
+
+
+def test_thresholds_are_chosen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = ["relu", f"{PROACT}+weight-range"]
+    first = ran(tmp_path, variants=variants)
+
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the thresholds were there")
+
+    monkeypatch.setattr(protect, "protect", never)
+    again = ran(tmp_path, variants=variants)
+    assert again.result.cells == first.result.cells
+    # Other options are other thresholds.
+    with pytest.raises(AssertionError, match="were there"):
+        ran(tmp_path, variants=["relu", f"{PROACT},slope=10.0+weight-range"])
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    ran(tmp_path, variants=["ranger"])
+    (kept,) = (tmp_path / "networks").glob("ranger-*.safetensors")
+    kept.write_bytes(b"something else")
+    with pytest.raises(ProactError, match=rf"{kept.name} does not hold .* delete it"):
+        ran(tmp_path, variants=["ranger"])
+
+
+def test_an_interrupted_method_goes_on_behind_its_finished_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment.read({**WINES, "variants": ["relu", PROACT]})
+    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
+    lines: list[str] = []
+    monkeypatch.setattr(Stage, "line", lambda self, text: lines.append(text))
+    protect_into(whole, experiment, on_standard_error())
+
+    def stop_late(self: Stage, text: str) -> None:
+        if text == lines[-1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "line", stop_late)
+    with pytest.raises(KeyboardInterrupt):
+        protect_into(stopped, experiment, on_standard_error())
+    assert not stopped.exists()
+    (unfinished,) = tmp_path.glob("*stopped.unfinished.safetensors")
+    told: list[str] = []
+    monkeypatch.setattr(Stage, "line", lambda self, text: told.append(text))
+    protect_into(stopped, experiment, on_standard_error())
+    assert len(told) < len(lines), "a site was done already"
+    assert not unfinished.exists()
+    expected = load_file(whole)
+    assert all(torch.equal(expected[name], value) for name, value in load_file(stopped).items())
+
+
+def test_gains_are_over_the_first_or_the_named_variant(tmp_path: Path) -> None:
+    outcome = ran(tmp_path, variants=["ranger", "relu", "ranger:mode=zero"])
+    assert [gain.variant for gain in outcome.gains()] == ["relu", "ranger:mode=zero"]
+    assert [gain.variant for gain in outcome.gains("relu")] == ["ranger", "ranger:mode=zero"]
+    forth, back = outcome.gains()[0].gain, outcome.gains("relu")[0].gain
+    assert forth.estimate == pytest.approx(-back.estimate)
+
+
+def test_sweeps_have_a_margin_or_trials_of_their_own(tmp_path: Path) -> None:
+    outcome = ran(tmp_path, variants=["relu"], sweeps=["layer", "bit"], sweep_trials=96)
+    layers, bits = outcome.sweeps["relu", "layer"], outcome.sweeps["relu", "bit"]
+    assert [stratum.name for stratum in layers.strata] == ["hidden.0", "hidden.1", "output"]
+    assert sum(stratum.trials for stratum in layers.strata) <= 96
+    assert sum(stratum.trials for stratum in bits.strata) <= 96
+    assert len(bits.strata) == 32
