@@ -17,13 +17,13 @@ from torch import nn
 from proact import campaign, data, models
 from proact.campaign.evaluation import evaluation_of
 from proact.campaign.executors import LocalProcesses
-from proact.campaign.identity import Policy
-from proact.campaign.jobs import Job, Unit
+from proact.campaign.jobs import Job, WorkUnit
 from proact.campaign.metrics import METRICS
-from proact.campaign.trial_runner import Bench, answers_of, outputs
+from proact.campaign.trial_runner import TrialRunner, clean_outputs_of, outputs
 from proact.data import Split
 from proact.encodings import encoding_named
 from proact.faults import BitFlip, encode
+from proact.results.policy import Policy
 from proact.results.store import Row, Store
 
 _RATE = 1e-6
@@ -36,9 +36,9 @@ def _job(model: nn.Module, images: Split, images_per_trial: int) -> Job:
     encoded = encode(model, encoding).eval()
     policy = Policy(images_per_trial, 64, False)
     evaluation = evaluation_of((images.images[:_SOME_IMAGES], images.labels[:_SOME_IMAGES]))
-    answers, _ = answers_of(encoded, evaluation, METRICS["top-1"], policy)
+    clean, _ = clean_outputs_of(encoded, evaluation, METRICS["top-1"], policy)
     faults = [BitFlip(_RATE)]
-    return Job([encoded], [answers], faults, encoding, evaluation, METRICS["top-1"], policy, 0)
+    return Job([encoded], [clean], faults, encoding, evaluation, METRICS["top-1"], policy, 0)
 
 
 def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
@@ -47,16 +47,16 @@ def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for count in (16, 64):
-        bench: Bench = _job(model, images, count).bench(0)
+        runner: TrialRunner = _job(model, images, count).runner(0)
         trials = iter(range(1 << 32))
-        batch = bench.data.inputs[:count].clone()
+        batch = runner.data.inputs[:count].clone()
 
-        def forward(bench: Bench = bench, batch: torch.Tensor = batch) -> None:
+        def forward(runner: TrialRunner = runner, batch: torch.Tensor = batch) -> None:
             with torch.inference_mode():
-                outputs(bench.model, [batch])
+                outputs(runner.model, [batch])
 
-        def trial(bench: Bench = bench, trials: Any = trials) -> None:
-            bench.run(BitFlip(_RATE), next(trials))
+        def trial(runner: TrialRunner = runner, trials: Any = trials) -> None:
+            runner.run(BitFlip(_RATE), next(trials))
 
         times = interleave({"trial": trial, "forward": forward}, repeats)
         ratio, low, high, noisy = compare(times, "trial", "forward", faster=False)
@@ -83,7 +83,7 @@ def workers_rates(model: nn.Module, images: Split, seed: int) -> dict[str, Any]:
                 start = time.perf_counter()
                 portion = 8
                 futures = [
-                    crews[count].submit(Unit(0, 0, first, first + portion))
+                    crews[count].submit(WorkUnit(0, 0, first, first + portion))
                     for first in range(0, _TRIALS_A_TURN, portion)
                 ]
                 for future in futures:

@@ -79,7 +79,7 @@ def ours(
     faults = [BitFlip(ber) for ber in options.ber]
     start = time.perf_counter()
     result = campaign.run(
-        {"network": model},
+        {"model": model},
         images,
         faults,
         margin=options.margin,
@@ -89,17 +89,17 @@ def ours(
     )
     cells = result.cells
     seconds = time.perf_counter() - start
-    work = [sum(row.seconds for row in rows) for rows in result.rows.values()]
+    work = [sum(row.seconds for row in result.rows(*cell)) for cell in result.states]
     # What workers did at the same time counts once; what came before the trials (encoding, clean
     # answers, warm-up, pilot, starting workers) is shared out.
-    hands = max(sum(work) / seconds, 1.0)
-    before = seconds - sum(work) / hands
+    workers = max(sum(work) / seconds, 1.0)
+    before = seconds - sum(work) / workers
     figures = [
         {
             "ber": ber,
             "accuracy": cell.accuracy._asdict(),
             "trials": cell.trials,
-            "seconds": mine / hands + before / len(cells),
+            "seconds": mine / workers + before / len(cells),
         }
         for ber, cell, mine in zip(options.ber, cells, work, strict=True)
     ]

@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student
 
-from proact.results.statistics import Interval, Known, StoppingRule, Trials, mean_interval
+from proact.results.statistics import Interval, Prior, StoppingRule, Trials, mean_interval
 from proact.results.statistics.estimators import adjusted
 from proact.results.statistics.planning import normal_quantile
 
@@ -45,57 +45,57 @@ ROUNDING = 1e-9
 #: The largest share of the capital that one bet may lose.
 BOLDEST = 0.9
 Numbers = NDArray[np.float64]
-Rule = Callable[[Stream, Known, float, float], tuple[int, Interval]]
+Rule = Callable[[Stream, Prior, float, float], tuple[int, Interval]]
 
 
-def ours(stream: Stream, known: Known, margin: float, confidence: float) -> tuple[int, Interval]:
+def ours(stream: Stream, prior: Prior, margin: float, confidence: float) -> tuple[int, Interval]:
     """`StoppingRule`."""
-    result: tuple[int, Interval] = stopped(StoppingRule(margin, confidence), known, stream)
+    result: tuple[int, Interval] = stopped(StoppingRule(margin, confidence), prior, stream)
     return result
 
 
 def students(
-    stream: Stream, known: Known, margin: float, confidence: float
+    stream: Stream, prior: Prior, margin: float, confidence: float
 ) -> tuple[int, Interval]:
     """Student's t interval at the same looks, as though nothing could be unseen."""
 
     def at(n: int) -> Interval:
-        mean, error = mean_and_error(stream.grouped(n), known)
+        mean, error = mean_and_error(stream.grouped(n), prior)
         half = float(student.ppf(0.5 + 0.5 * confidence, n - 1)) * error
         return Interval(mean, mean - half, mean + half)
 
-    return first_narrow(looks(known, margin, confidence), at, margin)
+    return first_narrow(looks(prior, margin, confidence), at, margin)
 
 
 def group_sequential(
-    stream: Stream, known: Known, margin: float, confidence: float
+    stream: Stream, prior: Prior, margin: float, confidence: float
 ) -> tuple[int, Interval]:
     """`mean_interval` at few looks, which share alpha evenly (Bonferroni)."""
     each = 1.0 - (1.0 - confidence) / LOOKS
-    first = StoppingRule(margin, each).first(known)
+    first = StoppingRule(margin, each).first(prior)
     last = (normal_quantile(each) / margin) ** 2 / 4 * 1.05
     growth = (last / first) ** (1.0 / (LOOKS - 1))
 
     def at(n: int) -> Interval:
-        values, counts = adjusted(stream.grouped(n), known)
+        values, counts = adjusted(stream.grouped(n), prior)
         return mean_interval(values, each, min(0.0, values.min()), max(1.0, values.max()), counts)
 
     return first_narrow([math.ceil(first * growth**i) for i in range(LOOKS)], at, margin)
 
 
-def betting(stream: Stream, known: Known, margin: float, confidence: float) -> tuple[int, Interval]:
+def betting(stream: Stream, prior: Prior, margin: float, confidence: float) -> tuple[int, Interval]:
     """The hedged capital process of Waudby-Smith and Ramdas (JRSS-B 86, 2024, section 4), valid at
     every number of trials. The control's slope comes from earlier trials only, as the stakes do."""
     z = normal_quantile(confidence)
 
     def at(n: int) -> Interval:
-        mean, error = mean_and_error(stream.grouped(n), known)
+        mean, error = mean_and_error(stream.grouped(n), prior)
         if z * error > margin:  # a plain normal interval is narrower than any that always holds
             return Interval(mean, mean - z * error, mean + z * error)
         right, control = stream.first(n)
-        return betting_sequence(right, control, known.clean, 1.0 - confidence)
+        return betting_sequence(right, control, prior.clean, 1.0 - confidence)
 
-    return first_narrow(looks(known, margin, confidence), at, margin)
+    return first_narrow(looks(prior, margin, confidence), at, margin)
 
 
 RULES: dict[str, Rule] = {
@@ -106,10 +106,10 @@ RULES: dict[str, Rule] = {
 }
 
 
-def looks(known: Known, margin: float, confidence: float) -> list[int]:
+def looks(prior: Prior, margin: float, confidence: float) -> list[int]:
     """The numbers of trials at which our rule may look."""
     rule = StoppingRule(margin, confidence, MOST)
-    numbers = [rule.first(known)]
+    numbers = [rule.first(prior)]
     while numbers[-1] < MOST:
         numbers.append(rule._look(numbers[-1] + 1))
     return numbers
@@ -125,9 +125,9 @@ def first_narrow(
     return n, interval
 
 
-def mean_and_error(trials: Trials, known: Known) -> tuple[float, float]:
+def mean_and_error(trials: Trials, prior: Prior) -> tuple[float, float]:
     """Mean of values less their control, and its standard error."""
-    values, counts = adjusted(trials, known)
+    values, counts = adjusted(trials, prior)
     n = counts.sum()
     mean = float(values @ counts / n)
     return mean, math.sqrt(float((values - mean) ** 2 @ counts) / (n - 1) / n)
@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace, name: str, label: str, show: bool) -> O
     ):
         # Each rule meets the same campaigns.
         stream = Stream(cell, options.images, np.random.default_rng([options.seed, number]))
-        n, interval = RULES[label](stream, cell.known, options.margin, options.confidence)
+        n, interval = RULES[label](stream, cell.prior, options.margin, options.confidence)
         trials += n
         covered += interval.low - ROUNDING <= cell.mean <= interval.high + ROUNDING
     mean = trials / options.campaigns

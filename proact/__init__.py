@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from proact.errors import ProactError
+from proact.results.rendering import install_renderer
 
 if TYPE_CHECKING:
     from proact import (  # noqa: F401
@@ -37,6 +38,9 @@ _PACKAGES = (
     "report",
     "results",
 )
+
+
+install_renderer(lambda: importlib.import_module("proact.report.render"))
 
 
 def __getattr__(name: str) -> Any:

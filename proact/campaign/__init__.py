@@ -1,48 +1,40 @@
-"""Monte-Carlo campaigns: variants x faults x trials, stored as they finish.
-
-`statistics`, `store`, `cells` and `stored_run` need neither torch nor matplotlib, hence the late
-imports.
-"""
+"""Monte-Carlo campaigns: variants x faults x trials, stored as they are computed."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from proact.campaign.engine import run
     from proact.campaign.malloc_tuning import keep_freed_memory
     from proact.campaign.metrics import Metric
-    from proact.campaign.sweeps import Sweep, per_bit, per_layer
-    from proact.results.result import Result
-    from proact.results.stored_run import StoredRun, stored_runs
+    from proact.campaign.options import CampaignOptions, RunOptions
+    from proact.campaign.progress import CampaignProgress
+    from proact.campaign.sweeps import per_bit, per_layer
 
 __all__ = [
+    "CampaignOptions",
+    "CampaignProgress",
     "Metric",
-    "Result",
-    "StoredRun",
-    "Sweep",
+    "RunOptions",
     "keep_freed_memory",
     "per_bit",
     "per_layer",
     "run",
-    "stored_runs",
 ]
 
-_MODULES = {
-    "Metric": "proact.campaign.metrics",
-    "Result": "proact.results.result",
-    "StoredRun": "proact.results.stored_run",
-    "Sweep": "proact.campaign.sweeps",
-    "keep_freed_memory": "proact.campaign.malloc_tuning",
-    "per_bit": "proact.campaign.sweeps",
-    "per_layer": "proact.campaign.sweeps",
-    "run": "proact.campaign.engine",
-    "stored_runs": "proact.results.stored_run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'proact.campaign' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CampaignOptions": "options",
+        "CampaignProgress": "progress",
+        "Metric": "metrics",
+        "RunOptions": "options",
+        "keep_freed_memory": "malloc_tuning",
+        "per_bit": "sweeps",
+        "per_layer": "sweeps",
+        "run": "engine",
+    },
+)

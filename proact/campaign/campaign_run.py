@@ -1,55 +1,50 @@
-"""One campaign from its arguments to its cells: encoded networks, their clean answers, the store,
-and the crew that works on them."""
+"""One campaign from its arguments to its result: encoded models, their fault-free outputs, the
+store, and the workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
-from proact.campaign.autotune import Asked, settle
-from proact.campaign.coordinator import Coordinator, OpenCell
+from proact.campaign.autotune import Task, Tuning, tune
+from proact.campaign.coordinator import Coordinator
 from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
-from proact.campaign.executors import WORTH_PROCESSES_SECONDS, Crew, InThisProcess, crew_for
-from proact.campaign.identity import (
-    model_digest,
-    task_facts,
-    with_policy,
-)
+from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
+from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
-from proact.campaign.metrics import is_built_in, metric_named
-from proact.campaign.progress import Line, Progress, Standing, Watch, view_for
-from proact.campaign.run_metadata import environment, expected_of, family_of, memory_of, run_of
-from proact.campaign.settings import Order, Settings
-from proact.campaign.validation import check_outputs, check_policy
+from proact.campaign.metrics import Metric, is_built_in, metric_named
+from proact.campaign.options import RunOptions
+from proact.campaign.progress import Announcer, CampaignProgress, callback_for
+from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
+from proact.campaign.validation import check_margin, check_outputs, check_policy
 from proact.encodings import encoding_named
 from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
-from proact.ops.plan import SEEDS, checked_integer
-from proact.results.cells import Source, trials_of
-from proact.results.interval_set import Ranges
-from proact.results.result import Result
-from proact.results.run_log import Log, Run, RunCell, Variant, facts_digest
-from proact.results.statistics import (
-    Known,
-    StoppingRule,
-    Trials,
-    checked_confidence,
-    trials_for_margin,
-)
-from proact.results.store import CellKey, Store
+from proact.results.cell_reader import trials_of
+from proact.results.cells import CellState
+from proact.results.interval_set import IntervalSet
+from proact.results.result import Result, read
+from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
+from proact.results.statistics import Prior, StoppingRule, Trials, trials_for_margin
+from proact.results.store import Store
+
+#: What ends a cell: a margin, a number of trials, or a number for each cell.
+Goal = StoppingRule | int | Callable[[CellState], int]
 
 
-class Session:
-    """A campaign that is ready to work. Use as a context manager.
+class CampaignRun:
+    """A campaign that is ready to run trials. Use as a context manager.
 
-    Everything is checked, and the networks answer without faults, before the store is opened.
+    Everything is checked, and the models run without faults, before the store is opened.
+
+    Attributes:
+        cells: by (variant, fault), their positions.
+        metric: the quantity that cells average.
     """
 
     def __init__(
@@ -57,34 +52,28 @@ class Session:
         variants: Mapping[str, nn.Module],
         data: EvaluationData,
         faults: Sequence[Fault],
-        settings: Settings,
-        order: Order,
-        store: str | Path | None,
-        executor: Executor | int | None,
-        progress: Progress,
+        options: RunOptions,
+        sweep: SweepParts | None = None,
     ) -> None:
-        self._settings, self._executor, self._progress = settings, executor, progress
-        self._order = order
-        self._has_enough = False
-        self._hired: Crew | None = None
+        self._options, self._sweep = options, sweep
+        self._is_done = False
+        self._pool: WorkerPool | None = None
         self._names, self._faults = list(variants), list(faults)
-        self._encoding = encoding_named(settings.encoding)
-        self._metric = metric_named(settings.metric)
-        self._confidence = checked_confidence(settings.confidence)
-        self._seed = checked_integer("seed", settings.seed, SEEDS)
+        self._encoding = encoding_named(options.encoding)
+        self.metric: Metric = metric_named(options.metric)
+        check_margin(options.margin, self.metric)
         models = [encode(model, self._encoding).eval() for model in variants.values()]
         self._injectors = [Injector(model, self._encoding) for model in models]
-        self._expected = [
-            [expected_of(injector, fault) for fault in self._faults] for injector in self._injectors
-        ]
+        for injector in self._injectors:
+            for fault in self._faults:
+                injector.expected_ber(fault)  # raises where the fault does not fit the model
         device = self._injectors[0].device
-        self._data = _on_device(evaluation_of(data, is_built_in(self._metric)), device)
-        check_outputs(dict(zip(self._names, models, strict=True)), self._data, self._metric)
-        if settings.policy is not None:
-            check_policy(settings.policy, self._data)
-        self._facts = task_facts(self._data, self._encoding, self._metric, self._seed)
-        self._store = Store(store)
-        self._view = view_for(progress, self._store.path)
+        self._data = _on_device(evaluation_of(data, is_built_in(self.metric)), device)
+        check_outputs(dict(zip(self._names, models, strict=True)), self._data, self.metric)
+        if options.policy is not None:
+            check_policy(options.policy, self._data)
+        self._callback = callback_for(options.progress)
+        self._store = Store(options.store)
         try:
             self._prepare(models)
         except BaseException:
@@ -92,60 +81,46 @@ class Session:
             raise
 
     def _prepare(self, models: list[nn.Module]) -> None:
-        name = self._order.name
-        if name is not None:
-            self._check_name(name, self._facts, {})
-        asked = Asked(
-            self._settings.images_per_trial,
-            self._settings.policy,
-            self._settings.margin_of_pilot,
-            self._confidence,
+        facts = task_facts(self._data, self._encoding, self.metric, self._options.seed)
+        self._check_name(facts, {})
+        digests = [ModelDigest(model) for model in models]
+        task = Task(
+            facts, digests[0].of_content, self._injectors, self._data, self.metric, self._faults
         )
-        self.settled, answers = settle(
-            self._store, self._facts, asked, self._injectors, self._data, self._metric,
-            self._faults, self._seed,
-        )  # fmt: skip
-        self._answers = answers
-        facts = with_policy(self._facts, self.settled.policy)
-        digests = [
-            model_digest(model, answer.outputs)
-            for model, (answer, _) in zip(models, answers, strict=True)
-        ]
-        if name is not None:
-            self._check_name(name, facts, dict(zip(self._names, digests, strict=True)))
-        task = self._store.task(facts_digest(facts), facts)
+        self.tuning: Tuning
+        self.tuning, clean = tune(self._store, task, self._options)
+        facts = with_policy(facts, self.tuning.policy)
         variants = [
-            self._store.variant(task, variant, digest, len(self._data), self._clean(v), counts[:3])
-            for v, (variant, digest, (_, counts)) in enumerate(
-                zip(self._names, digests, answers, strict=True)
+            Variant(
+                name,
+                type(model).__name__,
+                float(outputs.values.mean()),
+                digest.with_outputs(outputs.outputs),
+                memory_of(model, self._encoding),
+            )
+            for name, model, digest, (outputs, _) in zip(
+                self._names, models, digests, clean, strict=True
             )
         ]
-        if name is not None:
-            for variant in variants:
-                self._store.name(name, variant)
-        faults = [self._store.fault(str(fault), fault.to_dict()) for fault in self._faults]
-        self.cells = [
-            self._open_cell(v, f, CellKey(variant, fault))
-            for f, fault in enumerate(faults)
-            for v, variant in enumerate(variants)
-        ]
+        self._check_name(facts, {variant.name: variant.digest for variant in variants})
+        keys = self._registered(facts, variants, [counts[:3] for _, counts in clean])
+        self.cells = self._states(keys)
         self._stored_before = self.stored
-        self._log = Log(
-            self._store, self._run(models, digests, facts), environment(self._data.inputs.device)
-        )
+        self.spec = self._run_spec(facts, variants)
+        self._log = RunLog(self._store, self.spec, environment(self._data.inputs.device))
         self._job = Job(
             models,
-            [answer for answer, _ in answers],
+            [outputs for outputs, _ in clean],
             self._faults,
             self._encoding,
             self._data,
-            self._metric,
-            self.settled.policy,
-            self._seed,
-            self._settings.shortcuts,
+            self.metric,
+            self.tuning.policy,
+            self._options.seed,
+            self._options.prefix_cache,
         )
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> CampaignRun:
         return self
 
     def __exit__(
@@ -154,222 +129,197 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._hired is not None:
-            self._hired.close()
-        try:
-            self._note_the_end(error)
-        finally:
+        with ExitStack() as stack:
             if self._store.path is not None:
-                self._store.close()
-
-    @property
-    def is_better_higher(self) -> bool:
-        """Of the metric's values."""
-        return self._metric.is_better_higher
+                stack.callback(self._store.close)
+            # The end of the session is recorded even where the pool cannot be closed.
+            stack.callback(self._record_end, error)
+            if self._pool is not None:
+                stack.callback(self._pool.close)
 
     @property
     def stored(self) -> int:
-        """How many trials of this campaign are in the store."""
-        return sum(cell.stored.count(1 << 32) for cell in self.cells)
+        """Number of trials of this campaign in the store."""
+        return sum(cell.stored.count(1 << 32) for cell in self.cells.values())
 
-    def work(
-        self,
-        goal: StoppingRule | int | Callable[[OpenCell], int],
-    ) -> None:
-        """Runs until every cell has what the goal asks for: a margin, a number of trials, or a
-        number for each cell."""
-        lines = {
-            (cell.variant, cell.fault): Line(
-                self._names[cell.variant], str(self._faults[cell.fault]), cell
-            )
-            for cell in self.cells
-        }
+    def run_trials(self, goal: Goal) -> None:
+        """Runs trials until every cell has what the goal asks for."""
 
-        def target(cell: OpenCell) -> int:
-            line = lines[cell.variant, cell.fault]
+        def target(cell: CellState) -> int:
             if isinstance(goal, StoppingRule):
-                return self._next_look(cell, goal, line)
-            line.expected = goal if isinstance(goal, int) else goal(cell)
-            return line.expected
+                return self._next_look(cell, goal)
+            return goal if isinstance(goal, int) else goal(cell)
 
-        with ExitStack() as stack:
-            crew = self._crew(goal)
-            # Only trials of the margin's scale are shares, which people read in percent.
-            scale = 100.0 if self._metric.highest - self._metric.lowest <= 1.0 else 1.0
-            watch = stack.enter_context(
-                Watch(Standing(list(lines.values()), crew.hands, scale), self._progress, self._view)
+        pool = self._pool_for(goal)
+
+        def progress(is_running: bool, error: BaseException | None) -> CampaignProgress:
+            return CampaignProgress(
+                list(self.cells.values()),
+                pool.workers,
+                self.spec,
+                self._options.store,
+                is_running,
+                error,
             )
+
+        with Announcer(self._callback, progress) as announcer:
             coordinator = Coordinator(
-                self._store, self.cells, crew, watch.update, isinstance(goal, StoppingRule)
+                self._store, self.cells, pool, announcer.update, isinstance(goal, StoppingRule)
             )
             try:
                 coordinator.work(target)
             finally:
                 coordinator.keep_what_is_done()
 
-    def result(self, rule: StoppingRule | None) -> Result:
-        """What the rows say up to each cell's target, when there is nothing more to do."""
-        self._has_enough = True
-        sources = {
-            (self._names[cell.variant], self._faults[cell.fault]): self.source(cell, rule)
-            for cell in sorted(self.cells, key=lambda cell: cell.variant)
-        }
-        clean = {name: self._clean(variant) for variant, name in enumerate(self._names)}
-        return Result(
-            clean,
-            self._confidence,
-            self._metric.name,
-            self.settled,
-            self._log.run,
-            sources,
-            self._store,
-        )
+    def finished(self) -> Result:
+        """Records that every cell has what was asked for, and reads the result."""
+        stopped = [self.cells[position].target for position in self._positions()]
+        self._log.close("finished", self.stored - self._stored_before, stopped)
+        self._is_done = True
+        return next(each for each in read(self._store) if each.number == self._log.number)
 
-    def source(self, cell: OpenCell, rule: StoppingRule | None = None) -> Source:
-        """Where the rows of a cell are."""
-        ber = self._expected[cell.variant][cell.fault].ber
-        return Source(
-            self._names[cell.variant],
-            str(self._faults[cell.fault]),
-            ber,
-            cell.key,
-            self.known(cell),
-            cell.target,
-            rule,
-            self._metric.is_better_higher,
-        )
+    def prior(self, cell: CellState) -> Prior:
+        """What is known of a cell before its first trial."""
+        return self.spec.prior(cell.spec)
 
-    def known(self, cell: OpenCell) -> Known:
-        """What is known of a cell without a trial."""
-        expected = self._expected[cell.variant][cell.fault]
-        return Known(
-            self._clean(cell.variant),
-            expected.unflipped,
-            self._metric.lowest,
-            self._metric.highest,
-            expected.is_clean_without_flips,
-        )
-
-    def trials(self, cell: OpenCell) -> Trials:
+    def trials(self, cell: CellState) -> Trials:
         """A cell's trials up to its target."""
-        return trials_of(self._store, cell.key, cell.target, self.known(cell))
+        return trials_of(self._store, cell.spec.key, cell.target, self.prior(cell))
 
-    def _clean(self, variant: int) -> float:
-        answer, _ = self._answers[variant]
-        return float(answer.values.mean())
+    def _positions(self) -> list[tuple[int, int]]:
+        return [(v, f) for f in range(len(self._faults)) for v in range(len(self._names))]
 
-    def _run(self, models: list[nn.Module], digests: list[str], facts: Mapping[str, Any]) -> Run:
-        variants = [
-            Variant(
-                name,
-                type(model).__name__,
-                self._clean(v),
-                digest,
-                memory_of(model, self._encoding),
-            )
-            for v, (name, model, digest) in enumerate(
-                zip(self._names, models, digests, strict=True)
-            )
+    def _registered(
+        self,
+        facts: Mapping[str, Any],
+        variants: Sequence[Variant],
+        counts: Sequence[tuple[int | None, int | None, float | None]],
+    ) -> dict[tuple[int, int], tuple[int, int]]:
+        """Registers the task, its variants and faults; the keys of cells by position."""
+        store, images = self._store, len(self._data)
+        task = store.task(facts_digest(facts), facts)
+        numbers = [
+            store.variant(task, variant.name, variant.digest, images, variant.clean, mine)
+            for variant, mine in zip(variants, counts, strict=True)
         ]
-        cells = [self._run_cell(cell) for cell in self.cells]
-        images = len(self._data)
-        return run_of(self._order, self._settings, self._metric, images, facts, variants, cells)
+        if self._options.name is not None:
+            for number in numbers:
+                store.name(self._options.name, number)
+        faults = [store.fault(str(fault), fault.to_dict()) for fault in self._faults]
+        return {(v, f): (numbers[v], faults[f]) for v, f in self._positions()}
 
-    def _run_cell(self, cell: OpenCell) -> RunCell:
-        expected = self._expected[cell.variant][cell.fault]
-        parts, fields = self._order.parts, self._order.fields
-        return RunCell(
-            self._names[cell.variant],
-            str(self._faults[cell.fault]),
-            self._order.fault or family_of(self._faults[cell.fault]),
-            cell.key,
-            expected.ber,
-            expected.bits,
-            expected.unflipped,
-            expected.is_clean_without_flips,
-            part=parts[cell.fault] if parts else None,
-            field=fields[cell.fault] if fields else None,
+    def _states(
+        self, keys: Mapping[tuple[int, int], tuple[int, int]]
+    ) -> dict[tuple[int, int], CellState]:
+        states = {}
+        for (variant, fault), key in keys.items():
+            if self._options.retry_failed:
+                self._store.forget_failures(key)
+            runs = self._store.runs(key)
+            spec = cell_spec(
+                self._names[variant],
+                self._injectors[variant],
+                self._faults[fault],
+                key,
+                self._sweep,
+                fault,
+            )
+            states[variant, fault] = CellState(
+                spec,
+                IntervalSet(runs),
+                failed=len(self._store.failures(key, 1 << 32)),
+                seconds=self._seconds_per_trial,
+                issued=IntervalSet(runs),
+            )
+        return states
+
+    def _run_spec(self, facts: Mapping[str, Any], variants: Sequence[Variant]) -> RunSpec:
+        options = self._options
+        return RunSpec(
+            kind="campaign" if self._sweep is None else self._sweep.kind,
+            name=options.name,
+            margin=options.margin,
+            trials=options.trials,
+            confidence=options.confidence,
+            metric=self.metric.name,
+            lowest=self.metric.lowest,
+            highest=self.metric.highest,
+            is_better_higher=self.metric.is_better_higher,
+            encoding=facts["encoding"],
+            seed=facts["seed"],
+            images=len(self._data),
+            images_per_trial=facts["policy"]["images"],
+            facts=facts,
+            variants=tuple(variants),
+            cells=tuple(self.cells[position].spec for position in self._positions()),
+            notes=dict(options.notes),
         )
 
-    def _note_the_end(self, error: BaseException | None) -> None:
-        rows = self.stored - self._stored_before
-        if error is None and self._has_enough:
-            self._log.close("finished", rows, {cell.key: cell.target for cell in self.cells})
+    def _record_end(self, error: BaseException | None) -> None:
+        if self._is_done:
             return
         is_interrupted = error is None or isinstance(error, KeyboardInterrupt)
+        outcome = "interrupted" if is_interrupted else f"{type(error).__name__}: {error}"
         # The error that ends the run may be that the store cannot be written.
         with suppress(ProactError):
-            told = "interrupted" if is_interrupted else f"{type(error).__name__}: {error}"
-            self._log.close(told, rows)
+            self._log.close(outcome, self.stored - self._stored_before)
 
-    def _next_look(self, cell: OpenCell, rule: StoppingRule, line: Line) -> int:
-        known = self.known(cell)
+    def _next_look(self, cell: CellState, rule: StoppingRule) -> int:
+        prior = self.prior(cell)
         if cell.target == 0:
-            line.expected = rule.first(known)
-            if line.expected == 0:
-                return 0
-            return line.expected
+            return rule.first(prior)
         trials = self.trials(cell)
-        following = rule.next(trials, known)
-        glance = rule.glance(trials, known)
-        line.estimate, line.half_width = glance.estimate, glance.half_width
-        line.expected = max(glance.expected, following or 0)
+        cell.estimate = rule.progress_estimate(trials, prior)
+        following = rule.next(trials, prior)
         return cell.target if following is None else following
 
-    def _check_name(self, name: str, facts: dict[str, object], digests: dict[str, str]) -> None:
-        found = self._store.named(name)
+    def _check_name(self, facts: Mapping[str, object], digests: Mapping[str, str]) -> None:
+        name = self._options.name
+        found = None if name is None else self._store.named(name)
         if found is None:
             return
         stored, known = found
         differing = [key for key in facts if stored.get(key) != facts[key]]
         if differing:
-            told = ", ".join(f"{k} is {stored.get(k)} there and {facts[k]} here" for k in differing)
+            listed = ", ".join(
+                f"{key} is {stored.get(key)} there and {facts[key]} here" for key in differing
+            )
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} of another task: {told}; "
+                f"the store {self._store.path} has a campaign {name!r} of another task: {listed}; "
                 "give this one another name"
             )
         changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
         if changed:
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} with other networks by the "
-                f"names {', '.join(changed)}; give this one another name"
+                f"the store {self._store.path} has a campaign {name!r} whose variants "
+                f"{', '.join(changed)} are other models; give this one another name"
             )
 
-    def _open_cell(self, variant: int, fault: int, key: CellKey) -> OpenCell:
-        if self._settings.retry_failed:
-            self._store.forget_failures(key)
-        runs = self._store.runs(key)
-        failed = len(self._store.failures(key, 1 << 32))
-        images = self.settled.policy.images or len(self._data)
-        return OpenCell(
-            variant,
-            fault,
-            key,
-            Ranges(runs),
-            failed=failed,
-            seconds=self.settled.cost.seconds(images),
-            issued=Ranges(runs),
-        )
+    @property
+    def _seconds_per_trial(self) -> float:
+        return self.tuning.cost.seconds(self.tuning.policy.images or len(self._data))
 
-    def _crew(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> Crew:
+    def _pool_for(self, goal: Goal) -> WorkerPool:
         is_on_gpu = self._data.inputs.device.type != "cpu"
-        # Workers would wait for each other at the one device.
+        # On one GPU workers would wait for each other.
         is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
-        executor = 1 if self._executor is None and is_quick else self._executor
-        if self._hired is None or (isinstance(self._hired, InThisProcess) and executor != 1):
-            self._hired = crew_for(self._job, executor)
-        return self._hired
+        asked = self._options.executor
+        executor = 1 if asked is None and is_quick else asked
+        if self._pool is None or (isinstance(self._pool, InProcess) and executor != 1):
+            self._pool = worker_pool(self._job, executor)
+        return self._pool
 
-    def _expected_seconds(self, goal: StoppingRule | int | Callable[[OpenCell], int]) -> float:
-        images = self.settled.policy.images or len(self._data)
+    def _expected_seconds(self, goal: Goal) -> float:
         seconds = 0.0
-        for cell in self.cells:
+        for cell in self.cells.values():
             if isinstance(goal, StoppingRule):
-                # Between nothing lost and everything.
-                trials = min(trials_for_margin(goal.margin, goal.confidence) // 4, goal.most)
+                width = self.metric.highest - self.metric.lowest
+                # A guess between the trials of an intact cell and of one that loses everything.
+                trials = trials_for_margin(min(goal.margin / width, 1.0), goal.confidence) // 4
+                trials = min(trials, goal.most)
             else:
                 trials = goal if isinstance(goal, int) else goal(cell)
-            seconds += max(trials - cell.trials, 0) * self.settled.cost.seconds(images)
+            seconds += max(trials - cell.trials, 0) * self._seconds_per_trial
         return seconds
 
 

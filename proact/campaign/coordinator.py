@@ -1,168 +1,140 @@
-"""Hands out units until every cell has what it needs, and stores what comes back.
+"""Distributes work units until every cell has what it needs, and stores their results.
 
-The coordinator alone writes to the store, and reads from it what decides how a cell goes on. A
-cell's next number of trials depends on its stored rows in the order of their numbers, so that the
-outcome is the same whoever ran them, in whatever order, with whatever interruptions.
+The coordinator alone writes to the store, and reads from it what decides how a cell continues. The
+next number of trials of a cell depends on its stored rows in the order of their numbers, so that
+the outcome is the same whichever worker ran them, in whatever order, with whatever interruptions.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from dataclasses import dataclass, field
 
-from proact.campaign.executors import Crew, NotBegun
-from proact.campaign.jobs import Done, Unit
-from proact.ops.plan import TRIALS
-from proact.results.interval_set import Ranges
-from proact.results.store import CellKey, Store
+from proact.campaign.executors import NotStartedError, WorkerPool
+from proact.campaign.jobs import UnitResult, WorkUnit
+from proact.limits import TRIALS
+from proact.results.cells import CellState
+from proact.results.store import Store
 
-#: A unit is meant to take so long: rows are stored when it is done, and lost when it is killed.
+#: The intended duration of a unit: rows are stored when it ends, and lost when it is killed.
 _UNIT_SECONDS = 0.25
 _MOST_TRIALS = 512
-#: As long as nobody knows how long they take.
+#: Trials per unit while their duration is unknown.
 _UNTIMED_TRIALS = 8
-#: A trial that fails so often is recorded as failed.
+#: A trial that fails this often is recorded as failed.
 ATTEMPTS = 3
-#: Cells of which nearly all trials fail end here, where only a margin would.
+#: A cell ends early once it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
-#: How many trials a cell is to have, by what it has: the same number means that it has enough.
-NextTarget = Callable[["OpenCell"], int]
-
-
-@dataclass(eq=False)
-class OpenCell:
-    """One variant under one fault, while it is worked on.
-
-    Attributes:
-        variant, fault: their positions in the job.
-        key: their numbers in the store.
-        target: so many trials it needs before it is looked at again.
-        stored: the trials that are in the store, failed ones included.
-        finished: whether it has enough.
-        seconds: of a trial that ran, at first as expected, then a moving mean; 0 where unknown.
-    """
-
-    variant: int
-    fault: int
-    key: CellKey
-    stored: Ranges
-    target: int = 0
-    finished: bool = False
-    failed: int = 0
-    seconds: float = 0.0
-    issued: Ranges = field(default_factory=Ranges)
-
-    @property
-    def trials(self) -> int:
-        """How many trials there are without a gap."""
-        return self.stored.upto()
-
-    def unit(self, end: int, hands: int) -> Unit:
-        """The next unit, which ends at ``end`` at the latest and leaves some for other hands."""
-        longest = int(_UNIT_SECONDS / self.seconds) if self.seconds else _UNTIMED_TRIALS
-        share = math.ceil((end - self.issued.upto()) / hands)
-        first, last = self.issued.gap(max(1, min(longest, share, _MOST_TRIALS)))
-        return Unit(self.variant, self.fault, first, max(min(last, end), first + 1))
+#: The number of trials that a cell is to have; its present target means that it has enough.
+NextTarget = Callable[[CellState], int]
 
 
 class Coordinator:
     """Runs the cells of a campaign.
 
     Args:
-        store: where the rows go.
-        cells: what there is to run.
-        crew: who runs it.
-        watch: is told after every unit, and after every look.
-        runs_ahead: whether hands that would be idle go beyond a cell's target: useful where nobody
-            knows yet how many trials it takes.
+        store: receives the rows.
+        cells: by (variant, fault), their positions in the job.
+        pool: runs the units.
+        announce: called after every unit and the interim analysis that may follow it.
+        runs_ahead: whether idle workers run trials beyond a cell's target, which helps where the
+            final number of trials is not known yet.
     """
 
     def __init__(
         self,
         store: Store,
-        cells: Sequence[OpenCell],
-        crew: Crew,
-        watch: Callable[[], None],
+        cells: Mapping[tuple[int, int], CellState],
+        pool: WorkerPool,
+        announce: Callable[[], None],
         runs_ahead: bool,
     ) -> None:
-        self._store, self.cells, self._crew, self._watch = store, cells, crew, watch
-        self._runs_ahead = runs_ahead
-        self._at_work: dict[Future[Done], Unit] = {}
-        self._again: list[Unit] = []
+        self._store, self._by_position, self._pool = store, cells, pool
+        self._announce, self._runs_ahead = announce, runs_ahead
+        self._position = {cell: position for position, cell in cells.items()}
+        self.cells: Sequence[CellState] = list(cells.values())
+        self._running: dict[Future[UnitResult], WorkUnit] = {}
+        self._again: list[WorkUnit] = []
         self._attempts: Counter[tuple[int, int, int]] = Counter()
-        self._by_position = {(cell.variant, cell.fault): cell for cell in cells}
 
     def work(self, next_target: NextTarget) -> None:
-        """Runs until every cell has enough trials. What a crew with idle hands is given beyond that
-        is stored too, and belongs to no result yet."""
+        """Runs until every cell has enough trials. Trials that idle workers ran beyond that are
+        stored too; no result uses them yet."""
         for cell in self.cells:
-            cell.finished = False
+            cell.is_finished = False
             self._look(cell, next_target)
         while True:
-            while len(self._at_work) < self._crew.places and (unit := self._next_unit()):
-                self._at_work[self._crew.submit(unit)] = unit
-            if all(cell.finished for cell in self.cells):
+            while len(self._running) < self._pool.queue_depth and (unit := self._next_unit()):
+                self._running[self._pool.submit(unit)] = unit
+            if all(cell.is_finished for cell in self.cells):
                 return
-            done, _ = wait(self._at_work, return_when=FIRST_COMPLETED)
+            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in done:
                 cell = self._take(future)
                 self._look(cell, next_target)
-                self._watch()
+                self._announce()
 
     def keep_what_is_done(self) -> None:
-        """Stores units that are done and were not taken yet, and calls off the others."""
-        for future in list(self._at_work):
+        """Stores units that have ended and cancels the others."""
+        for future in list(self._running):
             if not future.cancel() and future.done():
                 self._take(future)
-        self._at_work.clear()
+        self._running.clear()
         for cell in self.cells:
-            # What was called off is to be had again, by whoever goes on with these cells.
+            # Cancelled trials are available to the next coordinator of these cells.
             cell.issued = cell.stored.copy()
 
-    def _next_unit(self) -> Unit | None:
-        """Units that failed first; then the cell that is the furthest behind, so that all become
-        useful together. Hands that would be idle run ahead of a cell's target."""
-        active = [cell for cell in self.cells if not cell.finished]
+    def _next_unit(self) -> WorkUnit | None:
+        """Failed units come first, then the cell that is the furthest behind, so that all cells
+        become useful together. Idle workers run ahead of a cell's target."""
+        active = [cell for cell in self.cells if not cell.is_finished]
         while self._again:
             unit = self._again.pop()
-            if not self._by_position[unit.variant, unit.fault].finished:
+            if not self._by_position[unit.variant, unit.fault].is_finished:
                 return unit
         needed = [cell for cell in active if cell.issued.upto() < cell.target]
         if needed:
             cell = min(needed, key=lambda cell: cell.issued.upto())
             end = cell.target
-        elif active and self._runs_ahead and len(self._at_work) < self._crew.hands:
+        elif active and self._runs_ahead and len(self._running) < self._pool.workers:
             cell = min(active, key=lambda cell: cell.issued.upto())
             end = min(cell.issued.upto() + _MOST_TRIALS, TRIALS)
         else:
             return None
-        unit = cell.unit(end, self._crew.hands)
+        unit = self._unit(cell, end)
         cell.issued.add(unit.first, unit.end)
         return unit
 
-    def _take(self, future: Future[Done]) -> OpenCell:
-        """Stores what a unit brought; what it did not goes back into the queue."""
-        unit = self._at_work.pop(future)
+    def _unit(self, cell: CellState, end: int) -> WorkUnit:
+        """The next unit of a cell, which ends at ``end`` at the latest and leaves a share of the
+        trials for other workers."""
+        longest = int(_UNIT_SECONDS / cell.seconds) if cell.seconds else _UNTIMED_TRIALS
+        share = math.ceil((end - cell.issued.upto()) / self._pool.workers)
+        first, last = cell.issued.gap(max(1, min(longest, share, _MOST_TRIALS)))
+        return WorkUnit(*self._position[cell], first, max(min(last, end), first + 1))
+
+    def _take(self, future: Future[UnitResult]) -> CellState:
+        """Stores the rows of a unit; trials without a row go back into the queue."""
+        unit = self._running.pop(future)
         cell = self._by_position[unit.variant, unit.fault]
         try:
             done = future.result()
         except CancelledError:
-            done = Done(
-                (), [(t, "the executor called it off") for t in range(unit.first, unit.end)]
+            done = UnitResult(
+                (), [(t, "the executor cancelled it") for t in range(unit.first, unit.end)]
             )
-        except NotBegun:
+        except NotStartedError:
             self._again.append(unit)
             return cell
         except Exception as error:
-            # The worker died, and with it the executor's word of how.
+            # The worker died.
             reason = f"the worker was lost: {type(error).__name__}: {error}"
-            done = Done((), [(trial, reason) for trial in range(unit.first, unit.end)])
+            done = UnitResult((), [(trial, reason) for trial in range(unit.first, unit.end)])
         if done.rows:
-            self._store.add(cell.key, done.rows)
+            self._store.add(cell.spec.key, done.rows)
             for row in done.rows:
                 cell.stored.add(row.trial, row.trial + 1)
             ran = [row.seconds for row in done.rows if row.seconds]
@@ -173,29 +145,30 @@ class Coordinator:
             self._failed(cell, trial, reason)
         return cell
 
-    def _failed(self, cell: OpenCell, trial: int, reason: str) -> None:
-        subject = (cell.variant, cell.fault, trial)
+    def _failed(self, cell: CellState, trial: int, reason: str) -> None:
+        variant, fault = self._position[cell]
+        subject = (variant, fault, trial)
         self._attempts[subject] += 1
         if self._attempts[subject] < ATTEMPTS:
-            # Alone, so that it does not take others with it again.
-            self._again.append(Unit(cell.variant, cell.fault, trial, trial + 1))
+            # It runs alone, so that it cannot take other trials down again.
+            self._again.append(WorkUnit(variant, fault, trial, trial + 1))
             return
-        self._store.fail(cell.key, trial, ATTEMPTS, reason)
+        self._store.fail(cell.spec.key, trial, ATTEMPTS, reason)
         del self._attempts[subject]
         cell.failed += 1
         cell.stored.add(trial, trial + 1)
 
-    def _look(self, cell: OpenCell, next_target: NextTarget) -> None:
-        """Asks for a new target as often as the stored trials reach the one there is."""
-        while not cell.finished and cell.trials >= cell.target:
+    def _look(self, cell: CellState, next_target: NextTarget) -> None:
+        """Makes the interim analyses that the stored trials allow."""
+        while not cell.is_finished and cell.trials >= cell.target:
             target = next_target(cell)
             is_hopeless = self._is_hopeless(cell)
-            cell.finished = target == cell.target or is_hopeless
-            cell.target = target if not cell.finished else cell.target
+            cell.is_finished = target == cell.target or is_hopeless
+            cell.target = target if not cell.is_finished else cell.target
 
-    def _is_hopeless(self, cell: OpenCell) -> bool:
+    def _is_hopeless(self, cell: CellState) -> bool:
         if cell.failed < _MANY_FAILURES:
             return False
-        # What was run ahead, or stored by an earlier run, decides nothing.
-        failed = len(self._store.failures(cell.key, cell.target))
+        # Trials beyond the target, of an earlier run or of idle workers, must not decide.
+        failed = len(self._store.failures(cell.spec.key, cell.target))
         return failed >= _MANY_FAILURES and 2 * failed > cell.target

@@ -24,29 +24,29 @@ from typing import Any, cast
 import cloudpickle
 import torch
 
-from proact.campaign import workers
-from proact.campaign.jobs import Done, Job, Unit
+from proact.campaign import workers as worker_functions
+from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.errors import ProactError
 
 
-class NotBegun(Exception):  # noqa: N818
-    """The worker died of another unit, before it came to this one."""
+class NotStartedError(Exception):
+    """The worker died of another unit before it started this one."""
 
 
 #: Less work than this is done in this process: starting others takes seconds.
 WORTH_PROCESSES_SECONDS = 20.0
 
 
-class Crew(ABC):
+class WorkerPool(ABC):
     """Runs units of one job, until it is closed."""
 
     #: How many units it takes at a time.
-    places: int = 1
+    queue_depth: int = 1
     #: How many of them it works on at once.
-    hands: int = 1
+    workers: int = 1
 
     @abstractmethod
-    def submit(self, unit: Unit) -> Future[Done]:
+    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         """Takes a unit on."""
 
     @abstractmethod
@@ -54,14 +54,14 @@ class Crew(ABC):
         """Lets go of what the crew holds; units at work are given up."""
 
 
-class InThisProcess(Crew):
+class InProcess(WorkerPool):
     """Works on a unit when it is handed over."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def submit(self, unit: Unit) -> Future[Done]:
-        future: Future[Done] = Future()
+    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
+        future: Future[UnitResult] = Future()
         future.set_result(self._job.run(unit))
         return future
 
@@ -69,7 +69,7 @@ class InThisProcess(Crew):
         """Holds nothing."""
 
 
-class LocalProcesses(Crew):
+class LocalProcesses(WorkerPool):
     """Processes of this machine, which share its threads out.
 
     Each has a pool of its own: a pool whose process dies is of no more use, and so only the unit
@@ -89,29 +89,29 @@ class LocalProcesses(Crew):
         self._threads = threads
         self._pools = [self._pool() for _ in range(processes)]
         #: What each has not done yet, in the order in which it will.
-        self._waiting: list[list[Future[Done]]] = [[] for _ in range(processes)]
-        self.hands = processes
+        self._waiting: list[list[Future[UnitResult]]] = [[] for _ in range(processes)]
+        self.workers = processes
         # One more for each, so that nobody waits for the coordinator.
-        self.places = 2 * processes
+        self.queue_depth = 2 * processes
 
-    def submit(self, unit: Unit) -> Future[Done]:
+    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         position = min(range(len(self._pools)), key=lambda p: len(self._waiting[p]))
         try:
-            future = self._pools[position].submit(workers.run_here, unit)
+            future = self._pools[position].submit(worker_functions.run_here, unit)
         except RuntimeError:  # it is broken
             self._pools[position].shutdown(wait=False, cancel_futures=True)
             self._pools[position], self._waiting[position] = self._pool(), []
-            future = self._pools[position].submit(workers.run_here, unit)
-        result: Future[Done] = Future()
+            future = self._pools[position].submit(worker_functions.run_here, unit)
+        result: Future[UnitResult] = Future()
         waiting = self._waiting[position]
         waiting.append(result)
 
-        def finish(future: Future[Done]) -> None:
+        def finish(future: Future[UnitResult]) -> None:
             error = None if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
                 # The process works one unit at a time: those behind the first were not begun.
                 if waiting[0] is not result:
-                    error = NotBegun()
+                    error = NotStartedError()
             else:
                 waiting.remove(result)
             # Whoever waited may have given up in the meantime.
@@ -129,7 +129,7 @@ class LocalProcesses(Crew):
 
     def processes(self) -> list[int]:
         """The numbers of the processes, which have read the job."""
-        return [pool.submit(workers.ready).result() for pool in self._pools]
+        return [pool.submit(worker_functions.ready).result() for pool in self._pools]
 
     def close(self) -> None:
         for pool in self._pools:
@@ -145,15 +145,15 @@ class LocalProcesses(Crew):
         pool = ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=workers.start_local,
+            initializer=worker_functions.start_local,
             initargs=(self._file, self._threads),
         )
         with _main_module_left_out(), _ctrl_c_held_back():
-            pool.submit(workers.ready)
+            pool.submit(worker_functions.ready)
         return pool
 
 
-class AnyExecutor(Crew):
+class ExecutorPool(WorkerPool):
     """Somebody's executor: a pool, Dask's `Client.get_executor()`, or another's.
 
     Args:
@@ -165,7 +165,7 @@ class AnyExecutor(Crew):
         ProactError: an executor that takes no work.
     """
 
-    def __init__(self, job: Job, executor: Executor, hands: int | None = None) -> None:
+    def __init__(self, job: Job, executor: Executor, workers: int | None = None) -> None:
         self._executor = executor
         self._job: Any = _pickled(job)
         self._digest = hashlib.sha256(self._job).hexdigest()
@@ -175,16 +175,16 @@ class AnyExecutor(Crew):
             # Data that was scattered is lost then, and what waits for it waits for ever.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                self._job = client.submit(workers.itself, self._job, pure=False)
-        self.hands = hands or _hands_of(executor)
+                self._job = client.submit(worker_functions.itself, self._job, pure=False)
+        self.workers = workers or _workers_of(executor)
         # Processes of a pool would take all cores each; threads share this process's already, and
         # others have a machine of their own, or somebody who knows it.
         is_pool = isinstance(executor, ProcessPoolExecutor)
-        self._threads = threads_each(self.hands) if is_pool else None
-        self.places = 2 * self.hands
+        self._threads = threads_each(self.workers) if is_pool else None
+        self.queue_depth = 2 * self.workers
 
-    def submit(self, unit: Unit) -> Future[Done]:
-        result: Future[Done] = Future()
+    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
+        result: Future[UnitResult] = Future()
         try:
             self._send(unit, None, result)
         except Exception as error:
@@ -194,18 +194,18 @@ class AnyExecutor(Crew):
     def close(self) -> None:
         """The executor is its owner's."""
 
-    def _send(self, unit: Unit, job: Any, result: Future[Done]) -> None:
+    def _send(self, unit: WorkUnit, job: Any, result: Future[UnitResult]) -> None:
         arguments = (self._digest, job, unit, self._threads)
-        future = self._executor.submit(workers.run_elsewhere, *arguments)
+        future = self._executor.submit(worker_functions.run_elsewhere, *arguments)
 
-        def finish(future: Future[Done | workers.Missing]) -> None:
+        def finish(future: Future[UnitResult | worker_functions.Missing]) -> None:
             if result.cancelled():
                 return
             if future.cancelled():
                 _called_off(result)
                 return
             error = future.exception()
-            if error is None and isinstance(future.result(), workers.Missing):
+            if error is None and isinstance(future.result(), worker_functions.Missing):
                 try:
                     self._send(unit, self._job, result)
                     return
@@ -214,7 +214,7 @@ class AnyExecutor(Crew):
             # Whoever waited may have given up in the meantime.
             if result.set_running_or_notify_cancel():
                 if error is None:
-                    result.set_result(cast("Done", future.result()))
+                    result.set_result(cast("UnitResult", future.result()))
                 else:
                     result.set_exception(error)
 
@@ -241,20 +241,20 @@ def checked_executor(executor: Executor | int | None) -> Executor | int | None:
     return executor
 
 
-def crew_for(job: Job, executor: Executor | int | None) -> Crew:
+def worker_pool(job: Job, executor: Executor | int | None) -> WorkerPool:
     """The crew that a checked executor stands for; None: a process for each core."""
     if executor == 1:
-        return InThisProcess(job)
+        return InProcess(job)
     # What this process has made of the job is not for sending.
     job = replace(job)
     if isinstance(executor, Executor):
-        return AnyExecutor(job, executor)
+        return ExecutorPool(job, executor)
     if executor is not None:
         return LocalProcesses(job, executor, threads_each(executor))
     try:
         return LocalProcesses(job, cores(), threads_each(cores()))
     except ProactError:
-        return InThisProcess(job)
+        return InProcess(job)
 
 
 def cores() -> int:
@@ -267,7 +267,7 @@ def threads_each(processes: int) -> int:
     return max(min(cores(), torch.get_num_threads()) // processes, 1)
 
 
-def _hands_of(executor: Executor) -> int:
+def _workers_of(executor: Executor) -> int:
     client = getattr(executor, "_client", None)
     if client is not None and hasattr(client, "nthreads"):
         threads: list[int] = list(client.nthreads().values())
@@ -286,7 +286,7 @@ def _pickled(job: Job) -> bytes:
     return pickled
 
 
-def _called_off(result: Future[Done]) -> None:
+def _called_off(result: Future[UnitResult]) -> None:
     """Cancels a future in the way that those who wait for it notice."""
     if result.cancel():
         result.set_running_or_notify_cancel()

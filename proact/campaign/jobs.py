@@ -1,4 +1,4 @@
-"""Units of work, and what a worker does with them."""
+"""Work units, and how a worker computes one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from proact.campaign.evaluation import Evaluation
-from proact.campaign.identity import Policy
 from proact.campaign.metrics import Metric
-from proact.campaign.trial_runner import Answers, Bench
+from proact.campaign.trial_runner import CleanOutputs, TrialRunner
 from proact.encodings import Encoding
 from proact.faults import Fault
+from proact.results.policy import Policy
 from proact.results.store import Row
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Trials ``first`` to ``end`` - 1 of one variant under one fault, by their positions."""
+class WorkUnit:
+    """Trials ``first`` to ``end`` - 1 of one variant under one fault, by their positions in the
+    job."""
 
     variant: int
     fault: int
@@ -30,8 +31,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of a unit: the rows that came about, and why each other trial did not."""
+class UnitResult:
+    """The rows of a unit, and (trial, reason) of the trials that failed."""
 
     rows: Sequence[Row]
     failed: Sequence[tuple[int, str]] = ()
@@ -39,43 +40,46 @@ class Done:
 
 @dataclass(eq=False)
 class Job:
-    """All that a worker needs, the same for every unit of a campaign. Models are encoded, in eval
-    mode, and the worker's own to fault."""
+    """Everything that a worker needs, the same for all units of a campaign.
+
+    Models are encoded, in eval mode, and belong to the worker, which injects faults into them.
+    """
 
     models: Sequence[nn.Module]
-    answers: Sequence[Answers]
+    clean_outputs: Sequence[CleanOutputs]
     faults: Sequence[Fault]
     encoding: Encoding
     data: Evaluation
     metric: Metric
     policy: Policy
     seed: int
-    shortcuts: bool = True
-    _benches: dict[int, Bench] = field(default_factory=dict, init=False, repr=False)
+    prefix_cache: bool = True
+    _runners: dict[int, TrialRunner] = field(default_factory=dict, init=False, repr=False)
 
-    def bench(self, variant: int) -> Bench:
-        if variant not in self._benches:
-            self._benches[variant] = Bench(
+    def runner(self, variant: int) -> TrialRunner:
+        """The trial runner of a variant, made when it is first needed."""
+        if variant not in self._runners:
+            self._runners[variant] = TrialRunner(
                 self.models[variant],
                 self.encoding,
                 self.data,
                 self.metric,
-                self.answers[variant],
+                self.clean_outputs[variant],
                 self.policy,
                 self.seed,
-                self.shortcuts,
+                self.prefix_cache,
             )
-        return self._benches[variant]
+        return self._runners[variant]
 
-    def run(self, unit: Unit) -> Done:
-        """Runs a unit. A trial that raises is left out and reported; the others go on."""
+    def run(self, unit: WorkUnit) -> UnitResult:
+        """Runs a unit. A trial that raises is reported as failed; the others go on."""
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
-        bench, fault = self.bench(unit.variant), self.faults[unit.fault]
+        runner, fault = self.runner(unit.variant), self.faults[unit.fault]
         for trial in range(unit.first, unit.end):
             try:
-                rows.append(bench.run(fault, trial))
+                rows.append(runner.run(fault, trial))
             except Exception as error:
-                # The network's own forward, under faults: anything may be raised.
+                # The model's own forward runs under faults: it may raise anything.
                 failed.append((trial, f"{type(error).__name__}: {error}"))
-        return Done(rows, failed)
+        return UnitResult(rows, failed)

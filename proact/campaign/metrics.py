@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from proact.campaign.code_digest import content_of
+from proact.results.metric_info import BUILT_IN_METRICS, HIGHEST_LOSS
 
 #: Raise it when a column of a row comes to count something else.
 COLUMNS_VERSION = 2
-#: Cross-entropy in nats that counts as the worst of an image; one that is not finite counts so too.
-HIGHEST_LOSS = 20.0
 _TOP = 5
 
 #: (logits, targets, clean logits) of some images to one value an image.
@@ -199,11 +198,20 @@ def _sdc(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
     return torch.where(_finite(output), output.argmax(1) != clean.argmax(1), _finite(clean))
 
 
+def _built_in(name: str, function: ImageValues, needs_targets: bool = True) -> Metric:
+    info = BUILT_IN_METRICS[name]
+    worst = None if info.is_better_higher else info.highest
+    return Metric(name, function, info.lowest, info.highest, worst, needs_targets)
+
+
 METRICS: Mapping[str, Metric] = {
-    "top-1": Metric("top-1", _top_1),
-    "top-5": Metric("top-5", _top_5),
-    "loss": Metric("loss", _loss, 0.0, HIGHEST_LOSS, worst=HIGHEST_LOSS),
-    "sdc": Metric("sdc", _sdc, worst=1.0, needs_targets=False),
+    metric.name: metric
+    for metric in (
+        _built_in("top-1", _top_1),
+        _built_in("top-5", _top_5),
+        _built_in("loss", _loss),
+        _built_in("sdc", _sdc, needs_targets=False),
+    )
 }
 
 

@@ -1,154 +1,96 @@
-"""Telling those who wait how far a campaign is."""
+"""Announces the progress of a campaign through a callback; showing it is the callback's work."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TypeAlias
 
-from proact.campaign.coordinator import OpenCell
-
-_REFRESH_SECONDS = 0.5
-
-#: None: a table in a notebook, or where standard error is a terminal, and silence elsewhere. False:
-#: silence. A function is called with (trials done, trials in all as now expected).
-Progress = Callable[[int, int], object] | bool | None
-
-
-@dataclass(eq=False)
-class Line:
-    """What is shown of one cell."""
-
-    variant: str
-    fault: str
-    cell: OpenCell
-    estimate: float | None = None
-    half_width: float | None = None
-    expected: int = 0
-
-    @property
-    def done(self) -> int:
-        """How many trials there are of those that it will have had."""
-        return min(self.cell.trials, self.in_all)
-
-    @property
-    def in_all(self) -> int:
-        """How many trials the cell will have had, as now expected."""
-        return self.cell.target if self.cell.finished else max(self.expected, self.cell.trials)
-
-    @property
-    def percent(self) -> float:
-        """How much of it is done; all of a cell that needs no trials."""
-        return 100.0 * self.done / self.in_all if self.in_all else 100.0 * self.cell.finished
-
-    @property
-    def seconds_left(self) -> float:
-        """By one pair of hands."""
-        return (self.in_all - self.done) * self.cell.seconds
+from proact.limits import TRIALS
+from proact.results.cells import CellState
+from proact.results.rendering import renderer
+from proact.results.run_log import RunSpec
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the cells of a campaign stand.
+class CampaignProgress:
+    """How far a campaign is.
 
     Attributes:
-        lines: one a cell.
-        hands: how many work on them.
-        scale: what people read is the cells' values times this: 100 for shares.
+        cells: the state of each cell.
+        workers: number of trials that run at the same time.
+        spec: of the run: its metric and range.
+        store: where the rows are kept; None: in memory.
+        is_running: False in the last announcement.
+        error: what ended the campaign early, if anything.
     """
 
-    lines: Sequence[Line]
-    hands: int
-    scale: float
+    cells: Sequence[CellState]
+    workers: int
+    spec: RunSpec
+    store: str | Path | None = None
+    is_running: bool = True
+    error: BaseException | None = None
 
     @property
     def done(self) -> int:
-        return sum(line.done for line in self.lines)
+        """Number of stored trials among the expected ones."""
+        return sum(cell.done for cell in self.cells)
 
     @property
-    def in_all(self) -> int:
-        """How many trials there will have been, as now expected."""
-        return sum(line.in_all for line in self.lines)
+    def total(self) -> int:
+        """Number of trials that the campaign will have had, as now expected."""
+        return sum(cell.expected for cell in self.cells)
 
     @property
     def failed(self) -> int:
-        return sum(line.cell.failed for line in self.lines)
+        """Number of failed trials."""
+        return sum(cell.failed for cell in self.cells)
 
     @property
     def stored(self) -> int:
-        """Trials of these cells in the store, with those that no result is about yet."""
-        return sum(line.cell.stored.count(1 << 32) for line in self.lines)
+        """Number of trials in the store, with those that no result uses yet."""
+        return sum(cell.stored.count(TRIALS) for cell in self.cells)
 
     @property
-    def told_left(self) -> str:
-        """What is left and what failed, in words."""
-        left = sum(line.seconds_left for line in self.lines) / self.hands
-        failed = f"; {self.failed} trials could not be run" if self.failed else ""
-        return f"about {_duration(left)} left{failed}"
-
-    def at_work_first(self, room: int) -> list[Line]:
-        """As many lines as there is room for."""
-        return sorted(self.lines, key=lambda line: line.cell.finished)[:room]
-
-    def so_far(self, line: Line) -> str:
-        """Estimate and half of the interval's width, as far as anybody has looked."""
-        value = "" if line.estimate is None else f"{self.scale * line.estimate:.1f}"
-        width = "" if line.half_width is None else f" ± {self.scale * line.half_width:.1f}"
-        return value + width
-
-    def left(self, line: Line) -> str:
-        """The time that a line's trials take if all hands turn to it."""
-        return "done" if line.cell.finished else _duration(line.seconds_left / self.hands)
+    def seconds_left(self) -> float:
+        """Estimated seconds until the last trial."""
+        left = sum((cell.expected - cell.done) * cell.seconds for cell in self.cells)
+        return left / self.workers
 
 
-class View(Protocol):
-    """Shows a campaign to people. A sweep begins and ends its view once a round."""
-
-    def begin(self, standing: Standing) -> None:
-        """Called before the first trial."""
-
-    def show(self, standing: Standing) -> None:
-        """Called while trials are run, not too often."""
-
-    def end(self, standing: Standing, error: BaseException | None) -> None:
-        """Called after the last trial, or the error that makes it the last."""
+#: Receives the progress: before the first trial, after every stored unit, and once at the end.
+ProgressCallback: TypeAlias = Callable[[CampaignProgress], object]
 
 
-def view_for(progress: Progress, store: Path | None) -> View | None:
-    """What ``progress`` asks for here; ``store`` is where the rows are kept, if they are."""
-    if progress is False or callable(progress):
-        return None
-    from proact.campaign.notebook_view import NotebookView, is_in_notebook
-    from proact.campaign.terminal_view import TerminalView
-
-    if is_in_notebook():
-        return NotebookView(store)
-    view = TerminalView()
-    return view if progress or view.is_on_terminal else None
+def callback_for(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
+    """The callback that an option ``progress`` stands for: progress bars unless it is a function;
+    see `proact.campaign.RunOptions`."""
+    if progress is None or isinstance(progress, bool):
+        return None if progress is False else renderer().progress_bars(always=progress is True)
+    return progress
 
 
-class Watch:
-    """Tells a function of everything that is stored, and a view twice a second. A context
-    manager."""
+class Announcer:
+    """Calls a progress callback. A context manager for the time of the trials.
+
+    Args:
+        callback: None announces nothing.
+        progress: gives the progress as it is now, for (is it running, the error that ended it).
+    """
 
     def __init__(
         self,
-        standing: Standing,
-        progress: Progress,
-        view: View | None,
-        clock: Callable[[], float] = time.monotonic,
+        callback: ProgressCallback | None,
+        progress: Callable[[bool, BaseException | None], CampaignProgress],
     ) -> None:
-        self._standing, self._view, self._clock = standing, view, clock
-        self._tell = progress if callable(progress) else None
-        self._shown = 0.0
+        self._callback, self._progress = callback, progress
 
-    def __enter__(self) -> Watch:
-        if self._view is not None:
-            self._view.begin(self._standing)
-            self._shown = self._clock()
+    def __enter__(self) -> Announcer:
+        self.update()
         return self
 
     def __exit__(
@@ -157,22 +99,13 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._view is not None:
-            self._view.end(self._standing, error)
+        if self._callback is None:
+            return
+        # The error may be the callback's own.
+        with suppress(Exception) if error is not None else nullcontext():
+            self._callback(self._progress(False, error))
 
     def update(self) -> None:
-        """Called whenever something was stored."""
-        if self._tell is not None:
-            self._tell(self._standing.done, self._standing.in_all)
-        if self._view is None:
-            return
-        now = self._clock()
-        if now - self._shown >= _REFRESH_SECONDS:
-            self._shown = now
-            self._view.show(self._standing)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        """Called whenever a unit was stored."""
+        if self._callback is not None:
+            self._callback(self._progress(True, None))

@@ -1,115 +1,108 @@
-"""What of a live campaign goes into its record: memory, machine and versions."""
+"""What the store keeps of a live campaign beside its rows: cells, memory, machine and versions."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from proact.campaign.metrics import Metric
-from proact.campaign.settings import Order, Settings
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops import native_info
-from proact.results.run_log import Memory, Run, RunCell, Variant
+from proact.results.cells import CellSpec
+from proact.results.run_log import MemoryUse, RunKind
+from proact.results.store import CellKey
 from proact.results.stratum import shares_of
 
-#: Fields of faults that say how much, not what.
+#: Fields of faults that state an amount.
 _AMOUNTS = ("ber", "n")
 
 
-class Expected(NamedTuple):
-    """What is known of a fault in a network before anything runs; see `RunCell`."""
+@dataclass(frozen=True)
+class SweepParts:
+    """How a sweep divides the fault space.
 
-    ber: float
-    unflipped: float | None
-    bits: int | None
-    is_clean_without_flips: bool
+    Attributes:
+        kind: ``"layer"`` or ``"bit"``.
+        fault: the fault whose space is divided.
+        names: of the parts, one per fault of the run.
+        bits: number of exposed bits of each part.
+        fields: of a sweep over bits, the field of the encoding that holds each.
+    """
+
+    kind: RunKind
+    fault: Fault
+    names: Sequence[str]
+    bits: Sequence[int]
+    fields: Sequence[str | None]
 
 
-def expected_of(injector: Injector, fault: Fault) -> Expected:
-    """Raises what `Injector.exposed_bits` does."""
+def cell_spec(
+    variant: str,
+    injector: Injector,
+    fault: Fault,
+    key: CellKey,
+    sweep: SweepParts | None,
+    part: int,
+) -> CellSpec:
+    """A cell before its first trial; ``part`` is its position in the sweep.
+
+    Raises what `Injector.exposed_bits` does.
+    """
     is_transient = isinstance(fault, ActivationFlip)
-    return Expected(
+    return CellSpec(
+        variant,
+        str(fault),
+        family_of(fault) if sweep is None else str(sweep.fault),
+        key,
         injector.expected_ber(fault),
-        injector.probability_of_none(fault),
         None if is_transient else injector.exposed_bits(fault),
+        injector.probability_of_none(fault),
         not is_transient,
+        part=None if sweep is None else sweep.names[part],
+        share=None if sweep is None else shares_of(sweep.bits)[part],
+        field=None if sweep is None else sweep.fields[part],
     )
 
 
 def family_of(fault: Fault) -> str:
-    """The fault but for its rate or number: what a line over BER has in common."""
+    """The fault without its rate or number: what the points of a line over BER share."""
     defaults = {f.name: f.default for f in fields(fault)}  # type: ignore[arg-type]
     described = fault.to_dict()
     kind = described.pop("kind")
-    told = [
+    differing = [
         f"{name}={value}"
         for name, value in described.items()
         if getattr(fault, name) != defaults[name]
         and not (name in _AMOUNTS and isinstance(value, (int, float)))
     ]
-    return f"{kind}({', '.join(told)})" if told else str(kind)
+    return f"{kind}({', '.join(differing)})" if differing else str(kind)
 
 
-def run_of(
-    order: Order,
-    settings: Settings,
-    metric: Metric,
-    images: int,
-    facts: Mapping[str, Any],
-    variants: Sequence[Variant],
-    cells: Sequence[RunCell],
-) -> Run:
-    """What is about to be done, for the store; the facts are the task's, with its policy."""
-    if order.parts:
-        shares = shares_of([cell.bits or 0 for cell in cells])
-        cells = [replace(cell, share=share) for cell, share in zip(cells, shares, strict=True)]
-    return Run(
-        kind=order.kind,
-        name=order.name,
-        margin=order.margin,
-        trials=order.trials,
-        confidence=settings.confidence,
-        metric=metric.name,
-        lowest=metric.lowest,
-        highest=metric.highest,
-        is_better_higher=metric.is_better_higher,
-        encoding=facts["encoding"],
-        seed=facts["seed"],
-        images=images,
-        images_per_trial=facts["policy"]["images"],
-        facts=facts,
-        variants=tuple(variants),
-        cells=tuple(cells),
-        notes=order.notes,
-    )
-
-
-def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, Memory]:
-    """What an encoded network stores, by kind, in the order in which the kinds come up."""
-    amounts: dict[str, Memory] = {}
+def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, MemoryUse]:
+    """The memory that an encoded model takes, by kind, in the order in which kinds occur."""
+    amounts: dict[str, MemoryUse] = {}
     for stored in stored_tensors(model):
         numbers = stored.tensor.numel()
-        before = amounts.get(stored.kind, Memory(0, 0))
+        before = amounts.get(stored.kind, MemoryUse(0, 0))
         try:
             word = encoding.word(stored).bits
-        except (TypeError, ValueError):  # no fault can hit it in this encoding
+        except (TypeError, ValueError):  # this encoding cannot store it, and no fault hits it
             word = 8 * stored.tensor.element_size()
-        amounts[stored.kind] = Memory(before.numbers + numbers, before.bits + word * numbers)
+        amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + word * numbers)
     return amounts
 
 
 def environment(device: torch.device) -> Mapping[str, Any]:
-    """Who runs the trials, in terms of JSON."""
+    """Versions and machine of the process that runs the trials, in terms of JSON."""
     native = native_info()
     return {
         **{name: version(name) for name in ("proact", "torch", "numpy", "scipy")},

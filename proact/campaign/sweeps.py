@@ -1,323 +1,220 @@
-"""Which layer, or which bit of a word, hurts most: stratified campaigns on one network.
+"""The layer, or the bit of a word, whose faults hurt most: stratified campaigns on one model.
 
-The strata share out the fault space: the layers of a network, or the bits of its words. A trial
-hits one stratum alone. How many trials a stratum gets follows from its share of the whole and from
-how much its trials vary, so that the whole's interval is as narrow as so many trials can make it.
+The strata divide the fault space: the layers of a model, or the bits of its words. A trial hits one
+stratum alone. The number of trials of a stratum follows from its share of the fault space and from
+the spread of its trials, so that the interval of the whole is as narrow as possible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import Any, ParamSpec, Protocol
 
 from torch import nn
 
-from proact.campaign.campaign_run import Session
-from proact.campaign.coordinator import OpenCell
+from proact.campaign.campaign_run import CampaignRun
 from proact.campaign.evaluation import EvaluationData
 from proact.campaign.executors import checked_executor
-from proact.campaign.metrics import Metric
-from proact.campaign.progress import Progress
-from proact.campaign.settings import Order, Settings
-from proact.campaign.validation import checked_images, checked_notes
-from proact.encodings import Encoding
+from proact.campaign.options import RunOptions
+from proact.campaign.run_metadata import SweepParts
+from proact.encodings import encoding_named
 from proact.faults import ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
 from proact.faults.space import ExposedTensor
-from proact.ops.plan import TRIALS
+from proact.limits import TRIALS
+from proact.results.cells import CellState
 from proact.results.result import Result
-from proact.results.run_log import Kind
 from proact.results.statistics import (
-    Interval,
     Trials,
     deviation,
     optimal_allocation,
     stratified_mean,
     trial_mean,
 )
-from proact.results.stratum import Stratum, shares_of, stratum, sweep_confidence
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
+from proact.results.stratum import shares_of, sweep_confidence
 
 _ONE_FLIP = ExactFlips(1)
-#: Trials that every stratum gets before anything is known of it.
+#: Trials of every stratum before its spread is known.
 _FIRST = 32
-#: A stratum in which nothing has happened yet varies at least so much, in shares of images.
+#: The least standard deviation of a stratum, as a part of the metric's range: one in which nothing
+#: has happened yet is not taken for constant.
 _LEAST_DEVIATION = 0.01
-#: The strata of one round get at most so many times what they had.
+#: A round has at most this many times the trials of the round before.
 _GROWTH = 2
 
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a stratified campaign found.
-
-    Attributes:
-        kind: ``"layer"`` or ``"bit"``.
-        strata: in the network's order, or from bit 0.
-        whole: the metric's mean when the fault hits the parts in proportion to their bits.
-        clean: the metric without faults.
-        result: the rows, a fault for each stratum.
-    """
-
-    kind: str
-    strata: Sequence[Stratum]
-    whole: Interval
-    clean: float
-    result: Result
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a stratum: its name, share, value and loss with their intervals, and trials."""
-        import pandas as pd
-
-        frame: pd.DataFrame = pd.DataFrame(
-            {
-                self.kind: stratum.name,
-                "share": stratum.share,
-                "value": stratum.value.estimate,
-                "low": stratum.value.low,
-                "high": stratum.value.high,
-                "loss": stratum.loss.estimate,
-                "loss_low": stratum.loss.low,
-                "loss_high": stratum.loss.high,
-                "trials": stratum.trials,
-            }
-            for stratum in self.strata
-        )
-        return frame
-
-    def table(self) -> Table:
-        """To print with rich: the strata that lose most come first; points are percent."""
-        from rich.table import Table
-
-        percent = f"{100 * self.result.confidence:g} % interval"
-        table = Table(
-            title=f"Loss by {self.kind}",
-            caption=f"all together: {100 * self.whole.estimate:.2f} "
-            f"({100 * self.whole.low:.2f} to {100 * self.whole.high:.2f}), "
-            f"{100 * self.clean:.2f} without faults",
-        )
-        for heading in (self.kind, "share of bits %", "loss in points", percent, "trials"):
-            table.add_column(heading, justify="left" if heading == self.kind else "right")
-        for part in sorted(self.strata, key=lambda part: -part.loss.estimate):
-            table.add_row(
-                part.name,
-                f"{100 * part.share:.2f}",
-                f"{100 * part.loss.estimate:.2f}",
-                f"{100 * part.loss.low:.2f} to {100 * part.loss.high:.2f}",
-                f"{part.trials:,}",
-            )
-        return table
-
-    def _repr_html_(self) -> str:
-        from proact.report.notebook import sweep_html
-
-        return sweep_html(self)
+P = ParamSpec("P")
 
 
+class _Sweep(Protocol[P]):
+    """`per_layer` with the fields of `RunOptions` as keyword arguments, for type checkers."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        data: EvaluationData,
+        fault: StoredFault = ...,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result: ...
+
+
+def _typed(options: Callable[P, RunOptions]) -> Callable[[Callable[..., Result]], _Sweep[P]]:
+    return lambda function: function
+
+
+@_typed(RunOptions)
 def per_layer(
-    model: nn.Module,
-    data: EvaluationData,
-    fault: StoredFault = _ONE_FLIP,
-    *,
-    encoding: str | Encoding = "float32",
-    margin: float | None = None,
-    trials: int | None = None,
-    confidence: float = 0.95,
-    images_per_trial: int | Literal["auto", "all"] | None = "auto",
-    metric: str | Metric = "top-1",
-    seed: int = 0,
-    store: str | Path | None = None,
-    executor: Executor | int | None = None,
-    progress: Progress = None,
-    name: str = "network",
-    notes: Mapping[str, Any] | None = None,
-) -> Sweep:
-    """How much is lost when ``fault`` hits one layer alone, for every layer that stores something.
+    model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
+) -> Result:
+    """Measures the loss when ``fault`` hits one layer alone, for every layer that stores something.
 
     Args:
         model, data: as for `proact.campaign.run`.
-        fault: what happens in each layer: ``ExactFlips(1)``, a single flip, asks which layer is the
-            most vulnerable per fault; ``BitFlip(ber)`` per bit error rate. Its ``where`` and
-            ``bits`` narrow the whole.
-        margin: half the width of the interval of the whole, at which the sweep ends; 0.01 where
-            neither this nor ``trials`` is given.
-        trials: of all layers together; with a margin, the most. Every layer gets 32 first.
-        encoding, confidence, images_per_trial, metric, seed, store, executor, progress, notes: as
-            for `proact.campaign.run`.
-        name: of the network, in tables and reports.
+        fault: what happens in each layer: ``ExactFlips(1)``, a single flip, finds the layer that is
+            the most vulnerable per fault; ``BitFlip(ber)`` per bit error rate. Its ``where`` and
+            ``bits`` narrow the fault space.
+        options: the fields of `proact.campaign.RunOptions`. The margin is that of the whole, at
+            which the sweep ends; ``trials`` is the number for all layers together, with a margin
+            the most. ``name`` names the model in tables and reports.
+
+    Returns:
+        A result with `Result.strata`, one per layer in the model's order, and `Result.whole`.
 
     Raises:
         What `proact.campaign.run` does.
     """
-    encoded = encode(model, encoding)
-    space = FaultSpace(encoded, encoding, fault.where, fault.bits)
-    bits: dict[str, int] = {}
+    chosen = _checked(options)
     names: dict[str, list[str]] = {}
-    for exposed in space:
+    bits: dict[str, int] = {}
+    for exposed in _space(model, fault, chosen):
         layer = exposed.stored.layer
-        bits[layer] = bits.get(layer, 0) + exposed.bits
         names.setdefault(layer, []).append(exposed.name)
-    strata = {
-        layer: (replace(fault, where=tuple(_exactly(name) for name in names[layer])), bits[layer])
-        for layer in bits
-    }
-    settings = Settings(
-        encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
-    )
-    order = _ordered("layer", fault, strata, margin, trials, notes)
-    return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
+        bits[layer] = bits.get(layer, 0) + exposed.bits
+    faults = [
+        replace(fault, where=tuple(_exactly(name) for name in tensors))
+        for tensors in names.values()
+    ]
+    parts = SweepParts("layer", fault, list(bits), list(bits.values()), [None] * len(bits))
+    return _run(model, data, faults, parts, chosen)
 
 
+@_typed(RunOptions)
 def per_bit(
-    model: nn.Module,
-    data: EvaluationData,
-    fault: StoredFault = _ONE_FLIP,
-    *,
-    encoding: str | Encoding = "float32",
-    margin: float | None = None,
-    trials: int | None = None,
-    confidence: float = 0.95,
-    images_per_trial: int | Literal["auto", "all"] | None = "auto",
-    metric: str | Metric = "top-1",
-    seed: int = 0,
-    store: str | Path | None = None,
-    executor: Executor | int | None = None,
-    progress: Progress = None,
-    name: str = "network",
-    notes: Mapping[str, Any] | None = None,
-) -> Sweep:
-    """How much is lost when ``fault`` hits one bit position of the words alone, for every position.
+    model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
+) -> Result:
+    """Measures the loss when ``fault`` hits one bit position of the words alone, for each position.
 
-    Args and errors are those of `per_layer`. Words of fewer bits than others (a mixed network's)
-    have no part in the positions that they lack.
+    Arguments, result and errors are those of `per_layer`. Words with fewer bits than others (in a
+    mixed model) are not hit in the positions that they lack.
     """
-    encoded = encode(model, encoding)
-    space = FaultSpace(encoded, encoding, fault.where, fault.bits)
-    elements: dict[int, int] = {}
+    chosen = _checked(options)
+    space = _space(model, fault, chosen)
     having: dict[int, list[ExposedTensor]] = {}
     for exposed in space:
         for bit in exposed.bit_numbers:
-            elements[bit] = elements.get(bit, 0) + exposed.elements
             having.setdefault(bit, []).append(exposed)
-    strata: dict[str, tuple[StoredFault, int]] = {}
-    for bit in sorted(elements):
-        everywhere = len(having[bit]) == len(space)
-        where = fault.where if everywhere else tuple(_exactly(e.name) for e in having[bit])
-        strata[str(bit)] = (replace(fault, bits=(bit,), where=where), elements[bit])
-    settings = Settings(
-        encoding, metric, checked_images(images_per_trial), confidence, margin or 0.01, seed
+    bits = {bit: sum(exposed.elements for exposed in having[bit]) for bit in sorted(having)}
+    faults = []
+    for bit in bits:
+        is_everywhere = len(having[bit]) == len(space)
+        where = fault.where if is_everywhere else tuple(_exactly(e.name) for e in having[bit])
+        faults.append(replace(fault, bits=(bit,), where=where))
+    fields = [_field_of(having[bit][0], bit) for bit in bits]
+    parts = SweepParts("bit", fault, [str(bit) for bit in bits], list(bits.values()), fields)
+    return _run(model, data, faults, parts, chosen)
+
+
+def _checked(options: Mapping[str, Any]) -> RunOptions:
+    chosen = RunOptions(**options)
+    return replace(
+        chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
     )
-    fields = tuple(_field_of(having[int(bit)][0], int(bit)) for bit in strata)
-    order = replace(_ordered("bit", fault, strata, margin, trials, notes), fields=fields)
-    return _sweep({name: model}, data, strata, settings, order, store, executor, progress)
 
 
-def _ordered(
-    kind: Kind,
-    fault: StoredFault,
-    strata: Mapping[str, tuple[StoredFault, int]],
-    margin: float | None,
-    trials: int | None,
-    notes: Mapping[str, Any] | None,
-) -> Order:
-    if margin is None and trials is None:
-        margin = 0.01
-    if trials is not None and trials < 1:
-        raise ValueError(f"a sweep needs at least one trial, got {trials}")
-    kept, parts = checked_notes(notes), tuple(strata)
-    return Order(margin, trials, None, kind, str(fault), parts, notes=kept)
+def _space(model: nn.Module, fault: StoredFault, options: RunOptions) -> FaultSpace:
+    encoding = encoding_named(options.encoding)
+    return FaultSpace(encode(model, encoding), encoding, fault.where, fault.bits)
 
 
-def _sweep(
-    network: Mapping[str, nn.Module],
+def _run(
+    model: nn.Module,
     data: EvaluationData,
-    strata: Mapping[str, tuple[StoredFault, int]],
-    settings: Settings,
-    order: Order,
-    store: str | Path | None,
-    executor: Executor | int | None,
-    progress: Progress,
-) -> Sweep:
-    margin, trials = order.margin, order.trials
-    confidence = sweep_confidence(margin, settings.confidence)
-    faults = [fault for fault, _ in strata.values()]
-    shares = shares_of([bits for _, bits in strata.values()])
-    executor = checked_executor(executor)
-    with Session(network, data, faults, settings, order, store, executor, progress) as session:
-        cells = session.cells
-        first = _FIRST if trials is None else max(min(_FIRST, trials // len(cells)), 1)
-        targets = [first] * len(cells)
+    faults: Sequence[StoredFault],
+    parts: SweepParts,
+    options: RunOptions,
+) -> Result:
+    margin, trials = options.margin, options.trials
+    if trials is not None and trials < len(faults):
+        raise ValueError(
+            f"trials: expected at least one for each of the {len(faults)} {parts.kind}s, "
+            f"got {trials}"
+        )
+    confidence = sweep_confidence(margin, options.confidence)
+    shares = shares_of(parts.bits)
+    variants = {options.name or "model": model}
+    options = replace(options, name=None)
+    with CampaignRun(variants, data, faults, options, parts) as campaign:
+        cells = list(campaign.cells.values())
+        first = _FIRST if trials is None else min(_FIRST, trials // len(cells))
+        targets = dict.fromkeys(cells, first)
         while True:
-            session.work(_targets_of(cells, targets))
-            found = [session.trials(cell) for cell in cells]
-            # Trials that failed widen the intervals for good: more trials would not help.
+            campaign.run_trials(targets.__getitem__)
+            found = [campaign.trials(cell) for cell in cells]
+            # Failed trials widen the intervals for good: more trials would not help.
             reached = stratified_mean(
                 shares,
                 [
-                    trial_mean(replace(mine, failed=0), session.known(cell), confidence)
+                    trial_mean(replace(mine, failed=0), campaign.prior(cell), confidence)
                     for mine, cell in zip(found, cells, strict=True)
                 ],
             ).half_width
             if margin is not None and reached <= margin:
                 break
-            following = _next_round(session, found, shares, targets, reached, margin, trials)
+            following = _next_round(campaign, found, shares, targets, reached, margin, trials)
             if following == targets:
                 break
             targets = following
-        result = session.result(None)
-        parts = [
-            stratum(name, share, mine, session.known(cell), confidence, session.is_better_higher)
-            for name, share, mine, cell in zip(strata, shares, found, cells, strict=True)
-        ]
-        whole = stratified_mean(shares, [part.value for part in parts])
-        (clean,) = result.clean.values()
-        return Sweep(order.kind, parts, whole, clean, result)
-
-
-def _targets_of(cells: Sequence[OpenCell], targets: Sequence[int]) -> Callable[[OpenCell], int]:
-    wanted = {id(cell): target for cell, target in zip(cells, targets, strict=True)}
-    return lambda cell: wanted[id(cell)]
+        return campaign.finished()
 
 
 def _next_round(
-    session: Session,
+    campaign: CampaignRun,
     found: Sequence[Trials],
     shares: Sequence[float],
-    targets: Sequence[int],
+    targets: Mapping[CellState, int],
     half_width: float,
     margin: float | None,
     trials: int | None,
-) -> list[int]:
-    """More trials where they help most; the same where there are enough or no more to give."""
-    # Cells in which nearly all trials failed were given up.
-    open_cells = [cell.target == now for cell, now in zip(session.cells, targets, strict=True)]
+) -> dict[CellState, int]:
+    """More trials where they help most; the same where there are enough or none are left."""
+    # Cells in which nearly all trials failed have ended early.
+    is_open = [cell.target == now for cell, now in targets.items()]
+    least = _LEAST_DEVIATION * (campaign.metric.highest - campaign.metric.lowest)
     deviations = [
-        max(deviation(mine, session.known(cell)), _LEAST_DEVIATION) if is_open else 0.0
-        for mine, cell, is_open in zip(found, session.cells, open_cells, strict=True)
+        max(deviation(mine, campaign.prior(cell)), least) if opened else 0.0
+        for mine, cell, opened in zip(found, targets, is_open, strict=True)
     ]
-    if not any(open_cells):
-        return list(targets)
-    given = sum(targets)
+    if not any(is_open):
+        return dict(targets)
+    given = sum(targets.values())
     total = _GROWTH * given
     if margin is not None:
-        # Spread falls with the root of the trials; a little more, so that rounds are few.
+        # Spread falls with the root of the trials; a tenth more, so that rounds are few.
         total = min(total, int(1.1 * given * (half_width / margin) ** 2) + 1)
     if trials is not None:
         total = min(total, trials)
     if total <= given:
-        return list(targets)
+        return dict(targets)
     wanted = optimal_allocation(shares, deviations, [1.0] * len(shares), total)
-    more = [max(then - now, 0) for now, then in zip(targets, wanted, strict=True)]
+    more = [max(then - now, 0) for now, then in zip(targets.values(), wanted, strict=True)]
     # Strata that had more than their share already leave less for the others.
     scale = min((total - given) / max(sum(more), 1), 1.0)
-    following = [now + int(scale * extra) for now, extra in zip(targets, more, strict=True)]
-    return [min(then, TRIALS - 1) for then in following]
+    return {
+        cell: min(now + int(scale * extra), TRIALS - 1)
+        for (cell, now), extra in zip(targets.items(), more, strict=True)
+    }
 
 
 def _field_of(exposed: ExposedTensor, bit: int) -> str | None:
@@ -326,6 +223,6 @@ def _field_of(exposed: ExposedTensor, bit: int) -> str | None:
 
 
 def _exactly(name: str) -> Where:
-    """A selector of one tensor, whatever signs its name holds."""
+    """A selector of one tensor, whatever characters its name holds."""
     escaped = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
     return Where(escaped)

@@ -1,4 +1,4 @@
-"""One variant on the bench: encoded, with its answers without faults, ready for trials."""
+"""Runs the trials of one variant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.evaluation import Evaluation, drawn
-from proact.campaign.identity import Policy
+from proact.campaign.identity import laid_out
 from proact.campaign.metrics import (
     Counts,
     Metric,
@@ -24,45 +24,47 @@ from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.faults.record import Record
 from proact.nn.outputs import logits_of
+from proact.results.policy import Policy
 from proact.results.store import Row
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """A network's outputs without faults for all inputs, (n, ...), and the metric's value of each,
-    (n,) float64."""
+class CleanOutputs:
+    """A model's outputs without faults for all inputs, (n, ...), and the metric of each, (n,)
+    float64."""
 
     outputs: Tensor
     values: Tensor
 
 
 @dataclass(eq=False)
-class Bench:
-    """Runs trials of one network, which is in its encoding and in eval mode.
+class TrialRunner:
+    """Runs trials of one encoded model in eval mode.
 
     Attributes:
-        model: is faulted in place, and restored after each trial.
-        answers: without faults; on the device of the inputs, as everything here.
-        shortcuts: whether trials whose flips begin late in the network go on from kept activations.
+        model: faults are injected into it, and removed after each trial.
+        clean_outputs: on the device of the inputs, as everything here.
+        prefix_cache: whether trials whose flips are late in the model continue from cached
+            activations.
     """
 
     model: nn.Module
     encoding: Encoding
     data: Evaluation
     metric: Metric
-    answers: Answers
+    clean_outputs: CleanOutputs
     policy: Policy
     seed: int
-    shortcuts: bool = True
+    prefix_cache: bool = True
     injector: Injector = field(init=False)
 
     def __post_init__(self) -> None:
         self.injector = Injector(self.model, self.encoding, is_private=True)
         # Images that change from trial to trial leave nothing to keep.
-        keeps = self.shortcuts and self.policy.images is None
+        keeps = self.prefix_cache and self.policy.images is None
         self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None
-        is_classes = are_classes(self.answers.outputs, self.data, self.metric)
-        self._reference = reference_of(self.answers.outputs) if is_classes else None
+        is_classes = are_classes(self.clean_outputs.outputs, self.data, self.metric)
+        self._reference = reference_of(self.clean_outputs.outputs) if is_classes else None
 
     def run(self, fault: Fault, trial: int) -> Row:
         """One trial: the fault pattern and the images that (seed, trial) name."""
@@ -71,7 +73,7 @@ class Bench:
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             # Where nothing changed the result is known; activations change while the network runs.
             if record.flips == 0 and not isinstance(fault, ActivationFlip):
-                return self._row(trial, 0, chosen, self._of(self.answers.outputs, chosen))
+                return self._row(trial, 0, chosen, self._of(self.clean_outputs.outputs, chosen))
             output = self._outputs(chosen, fault, record)
             flips = record.flips
         with torch.inference_mode():
@@ -84,12 +86,13 @@ class Bench:
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             output = self._outputs(chosen, fault, record)
             targets = self._of(self.data.targets, chosen)
-            clean = self._of(self.answers.outputs, chosen)
-            return self.metric.of(output, targets, clean), self._of(self.answers.values, chosen)
+            clean = self._of(self.clean_outputs.outputs, chosen)
+            values = self._of(self.clean_outputs.values, chosen)
+            return self.metric.of(output, targets, clean), values
 
     def batches(self, chosen: Tensor | None) -> list[Tensor]:
         """The inputs of a trial in the portions in which they run."""
-        inputs = self.policy.laid_out(self._of(self.data.inputs, chosen))
+        inputs = laid_out(self._of(self.data.inputs, chosen), self.policy)
         return list(inputs.split(self.policy.batch))
 
     def _drawn(self, trial: int) -> Tensor | None:
@@ -114,7 +117,7 @@ class Bench:
     def _row(self, trial: int, flips: int, chosen: Tensor | None, output: Tensor) -> Row:
         images = len(output)
         targets = self._of(self.data.targets, chosen)
-        clean_value = self._of(self.answers.values, chosen).mean().item()
+        clean_value = self._of(self.clean_outputs.values, chosen).mean().item()
         value: float | None = None
         if self._reference is None:
             counts = count_non_finite(output)
@@ -123,7 +126,7 @@ class Bench:
             counts = count(output, labels, self._of(self._reference, chosen))
             value = value_from(counts, images, self.metric)
         if value is None:
-            clean = self._of(self.answers.outputs, chosen)
+            clean = self._of(self.clean_outputs.outputs, chosen)
             value = self.metric.of(output, targets, clean).mean().item()
         return Row(trial, flips, images, value, clean_value, *counts, seconds=0.0)
 
@@ -134,17 +137,17 @@ def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def answers_of(
+def clean_outputs_of(
     model: nn.Module, data: Evaluation, metric: Metric, policy: Policy
-) -> tuple[Answers, Counts]:
-    """What a network in eval mode answers without faults, and the counts of that."""
-    inputs = policy.laid_out(data.inputs)
+) -> tuple[CleanOutputs, Counts]:
+    """The outputs of a model in eval mode without faults, and their counts."""
+    inputs = laid_out(data.inputs, policy)
     with torch.inference_mode():
         output = outputs(model, list(inputs.split(policy.batch)))
         values = metric.of(output, data.targets, output)
         if not are_classes(output, data, metric):
-            return Answers(output.contiguous(), values), count_non_finite(output)
-        return Answers(output.contiguous(), values), count(
+            return CleanOutputs(output.contiguous(), values), count_non_finite(output)
+        return CleanOutputs(output.contiguous(), values), count(
             output, data.labels, reference_of(output)
         )
 

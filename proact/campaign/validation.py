@@ -1,20 +1,18 @@
-"""Arguments of a campaign, checked before anything runs."""
+"""Checks the arguments of a campaign before anything runs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from proact.campaign.evaluation import Evaluation
-from proact.campaign.identity import Policy
 from proact.campaign.metrics import Metric, is_built_in
 from proact.faults import Fault
 from proact.models.evaluation import check_fit, check_runs
-from proact.ops.plan import checked_integer
+from proact.results.policy import Policy
+from proact.results.statistics import checked_margin
 
 
 def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -46,28 +44,14 @@ def checked_faults(faults: Sequence[Fault]) -> list[Fault]:
     return list(faults)
 
 
-def checked_images(
-    images: int | Literal["auto", "all"] | None,
-) -> int | Literal["auto", "all"] | None:
-    """``images_per_trial``, in range."""
-    if isinstance(images, str):
-        if images not in ("auto", "all"):
-            raise ValueError(f"images_per_trial is a number, 'auto' or 'all', got {images!r}")
-        return images
-    if images is not None and checked_integer("images_per_trial", images, 1 << 62) == 0:
-        raise ValueError("a trial is judged on at least one image, got images_per_trial 0")
-    return images
-
-
-def checked_notes(notes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the store can keep; TypeError for what JSON has no word for."""
+def check_margin(margin: float | None, metric: Metric) -> None:
+    """ValueError for a margin that the metric's range cannot have."""
+    if margin is None:
+        return
     try:
-        kept: dict[str, Any] = json.loads(json.dumps(dict(notes or {})))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"notes are kept as JSON, and hold something that is none: {error}"
-        ) from None
-    return kept
+        checked_margin(margin, metric.highest - metric.lowest)
+    except ValueError as error:
+        raise ValueError(f"margin: {error} ({metric.name})") from None
 
 
 def check_policy(policy: Policy, data: Evaluation) -> None:

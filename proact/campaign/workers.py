@@ -16,7 +16,7 @@ from pathlib import Path
 import cloudpickle
 import torch
 
-from proact.campaign.jobs import Done, Job, Unit
+from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.malloc_tuning import keep_freed_memory
 
 #: Jobs by digest and thread: threads of one process each fault networks of their own.
@@ -35,8 +35,8 @@ def itself(job: bytes) -> bytes:
 
 
 def run_elsewhere(
-    digest: str, job: bytes | None, unit: Unit, threads: int | None
-) -> Done | Missing:
+    digest: str, job: bytes | None, unit: WorkUnit, threads: int | None
+) -> UnitResult | Missing:
     """Runs a unit in an executor of any kind. ``job`` is the pickled job, where it has to be
     sent."""
     key = (digest, threading.get_ident())
@@ -88,7 +88,7 @@ def ready() -> int:
     return os.getpid()
 
 
-def run_here(unit: Unit) -> Done:
+def run_here(unit: WorkUnit) -> UnitResult:
     """Runs a unit in a local worker."""
     ready()
     assert _Local.job is not None

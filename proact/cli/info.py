@@ -1,21 +1,21 @@
-"""``proact info``: what is installed, and what was found on this machine."""
+"""``proact info``: versions, and the data sets that were found on this machine."""
 
 from __future__ import annotations
 
-from proact.cli import options
+from proact.cli.options import AsJson
 
 
-def info(as_json: options.AsJson = False) -> None:
-    """Tell what is installed on this machine.
+def info(as_json: AsJson = False) -> None:
+    """Show what is installed on this machine.
 
-    Versions, instruction sets, CUDA, data sets that are found, networks, methods, encodings, and
-    where things are kept.
+    Versions, instruction sets, CUDA, the data sets that were found, models, methods, encodings, and
+    the folders that are used.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.config.system_info import machine, machine_table
+    from proact.config.system_info import system_info, system_table
 
-    found = machine()
+    found = system_info()
     if as_json:
         print_json(found)
     else:
-        print_tables(machine_table(found))
+        print_tables(system_table(found))

@@ -1,56 +1,87 @@
-"""Options that several commands share, and the names that help pages list.
+"""Command-line options from option models: see `proact.options`.
 
-The names stand here once more, as texts: asking the rooms for them would load torch.
+typer reads the options of a command from its signature. `takes_options` puts one parameter for each
+field of a model into it, so that an option is declared once for the command line, files and Python.
+typer stays the parser: cyclopts reads dataclasses by itself, but makes an instance with all
+defaults, in which options that were given cannot be told from those that a file may set;
+pydantic-settings would import pydantic before every help page, which takes longer than the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
-from proact.config import defaults
+from proact.options import Option, default_of, options_of
 
-NETWORKS = (
-    "small-cnn",
-    "alexnet",
-    "vgg16",
-    "vgg16-bn",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "mobilenetv2",
-)
-DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder")
-METHODS = (
-    "ranger",
-    "ft-clipact",
-    "fitact",
-    "proact",
-    "resilience-aware-proact",
-    "weight-range",
-)
-ENCODINGS = (
-    "float16",
-    "bfloat16",
-    "float32",
-    "float64",
-    "int8",
-    "int8-tensor",
-    "native",
-    "q15.16",
-)
-METRICS = ("top-1", "top-5", "loss", "sdc")
-OWN = "file.py:attribute or module:attribute of your own"
+Command = TypeVar("Command", bound=Callable[..., None])
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of tables, for scripts.")
+]
 
 
-def beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+def takes_options(
+    model: type[Any], names: Sequence[str] | None = None
+) -> Callable[[Command], Command]:
+    """Adds the options of a model to a command, which gets them as ``**given``; None means that an
+    option was not given.
+
+    Args:
+        names: of the options to add; by default all that have a plain form.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True)
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own.parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        added = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[_typed(declared) | None, _typer_option(model, name, declared)],
+            )
+            for name, declared in _on_command_line(model, names).items()
+        ]
+        # Arguments stand first in a help page, what all commands have in common last.
+        is_first = [isinstance(_info(p), typer.models.ArgumentInfo) for p in parameters]
+        first = [p for p, before in zip(parameters, is_first, strict=True) if before]
+        last = [p for p, before in zip(parameters, is_first, strict=True) if not before]
+        command.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*first, *added, *last]
+        )
+        return command
+
+    return decorate
+
+
+def given_values(
+    model: type[Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The plain values of the options that were given, and the flag of each."""
+    declared = options_of(model)
+    values = {
+        name: value if declared[name].from_text is None else declared[name].from_text(value)  # type: ignore[misc]
+        for name, value in given.items()
+        if value is not None
+    }
+    return values, {name: flag_of(name, declared[name]) for name in values}
+
+
+def flag_of(name: str, declared: Option) -> str:
+    """``--images-per-trial``, unless the option has a flag of its own."""
+    return f"--{name.replace('_', '-')}" if declared.flag is None else declared.flag
+
+
+def completing(names: Sequence[str]) -> Callable[[str], list[str]]:
     """Completes a name in a shell."""
 
     def complete(incomplete: str) -> list[str]:
@@ -59,105 +90,39 @@ def beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
-def option(
-    flag: str,
-    metavar: str | None = None,
-    *,
-    help: str,  # noqa: A002
-    default: object = None,
-    names: tuple[str, ...] = (),
-) -> typer.models.OptionInfo:
-    """An option of which None means that it was not given; ``default`` says what counts then."""
-    found: typer.models.OptionInfo = typer.Option(
-        flag,
-        metavar=metavar,
-        help=help if default is None else f"{help} [default: {default}]",
+def _on_command_line(model: type[Any], names: Sequence[str] | None) -> dict[str, Option]:
+    return {
+        name: declared
+        for name, declared in options_of(model).items()
+        if declared.plain_type is not None
+        and declared.flag != ""
+        and (names is None or name in names)
+    }
+
+
+def _typer_option(model: type[Any], name: str, declared: Option) -> Any:
+    flag = flag_of(name, declared)
+    default = default_of(model, name)
+    text = declared.default_text
+    if text is None and default is not None and default is not False and default != ():
+        text = str(default)
+    return typer.Option(
+        f"{flag}/--no-{flag[2:]}" if declared.plain_type is bool else flag,
+        metavar=declared.metavar,
+        help=declared.help if text is None else f"{declared.help} [default: {text}]",
         show_default=False,
-        autocompletion=beginning(names) if names else None,
+        autocompletion=completing(declared.names) if declared.names else None,
     )
-    return found
 
 
-Model = Annotated[
-    str | None,
-    option(
-        "--model",
-        "NAME",
-        help=f"Network, trained if needed: {', '.join(NETWORKS)}; or {OWN} (a trained "
-        "torch.nn.Module, or a function that returns one).",
-        default=defaults.NETWORK,
-        names=NETWORKS,
-    ),
-]
-DataSet = Annotated[
-    str | None,
-    option(
-        "--data",
-        "NAME",
-        help=f"Data set: {', '.join(DATA_SETS)}; or {OWN} (a proact.data.Data, a pair of tensors "
-        "(images, labels), a Dataset, or a function that returns one).",
-        default=defaults.DATA,
-        names=DATA_SETS,
-    ),
-]
-DataFolder = Annotated[
-    Path | None,
-    option(
-        "--data-folder",
-        "FOLDER",
-        help="Where the data set's files are; otherwise PROACT_DATA, the places of Debian's "
-        "packages and ~/.cache/proact.",
-    ),
-]
-Download = Annotated[
-    bool | None,
-    option(
-        "--download/--no-download",
-        help="Fetch files that are missing, through torchvision, into the folder.",
-        default="no-download",
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    option(
-        "--image-size",
-        "PIXELS",
-        help="Height and width of an imagefolder's images (pixels).",
-        default=defaults.IMAGE_SIZE,
-    ),
-]
-EncodingName = Annotated[
-    str | None,
-    option(
-        "--encoding",
-        "NAME",
-        help="Stored form of the parameters: float16, bfloat16, float32, float64, int8 (a scale an "
-        "output channel), int8-tensor, native, or fixed point qM.N of up to 32 bits (1 sign, M "
-        "integer, N fraction bits).",
-        default=defaults.ENCODING,
-        names=ENCODINGS,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    option(
-        "--seed",
-        "INTEGER",
-        help="Of weights, faults and images: an integer in [0, 2^63). Same seed, same table (on "
-        "one machine).",
-        default=defaults.SEED,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    option(
-        "--threads",
-        "COUNT",
-        help="Of torch (count). Small networks gain nothing from more, and the last digits of "
-        "trained weights depend on it.",
-        default=defaults.THREADS,
-    ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document instead of tables, for scripts.")
-]
+def _typed(declared: Option) -> Any:
+    """The type that typer parses: numbers and truth values as such, everything else as text."""
+    plain = declared.plain_type
+    if plain in (int, float, bool):
+        return plain
+    kinds = get_args(plain) if isinstance(plain, UnionType) else (plain,)
+    return list[str] if any(get_origin(kind) is list for kind in kinds) else str
+
+
+def _info(parameter: inspect.Parameter) -> Any:
+    return next(iter(getattr(parameter.annotation, "__metadata__", ())), None)

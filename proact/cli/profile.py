@@ -1,62 +1,66 @@
-"""``proact profile``: what activation sites does a network have, and what would thresholds take?"""
+"""``proact profile``: the activation sites of a model, and the memory that thresholds take."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from proact.cli import options
-from proact.cli.options import DATA_SETS, NETWORKS, OWN, beginning, option
-from proact.config.defaults import IMAGE_SIZE
+from proact.cli.options import AsJson, completing, given_values, takes_options
+from proact.config.experiment import USER_CODE, Experiment
+from proact.data.registry import names as data_names
+from proact.models.registry import names as model_names
+
+_OPTIONS = ("data_folder", "download", "image_size")
 
 
+@takes_options(Experiment, _OPTIONS)
 def profile(
     model: Annotated[
         str,
         typer.Option(
             "--model",
             metavar="NAME",
-            help=f"Network: {', '.join(NETWORKS)}; or {OWN}.",
-            autocompletion=beginning(NETWORKS),
+            help=f"Model: {', '.join(model_names())}; or {USER_CODE}.",
+            autocompletion=completing(model_names()),
         ),
     ] = "vgg16",
     data: Annotated[
         str | None,
-        option(
+        typer.Option(
             "--data",
-            "NAME",
-            help=f"Data set whose images and classes the network is for: {', '.join(DATA_SETS)}; "
-            f"or {OWN}.",
-            names=DATA_SETS,
+            metavar="NAME",
+            help=f"Data set whose images and classes the model is for: {', '.join(data_names())}; "
+            f"or {USER_CODE}.",
+            show_default=False,
+            autocompletion=completing(data_names()),
         ),
     ] = None,
     shape: Annotated[
-        str, typer.Option("--shape", metavar="CxHxW", help="Of an image, unless --data says.")
+        str,
+        typer.Option("--shape", metavar="CxHxW", help="Shape of an image, without --data."),
     ] = "3x32x32",
     classes: Annotated[
-        int, typer.Option("--classes", metavar="COUNT", help="Count, unless --data says.")
+        int, typer.Option("--classes", metavar="COUNT", help="Number of classes, without --data.")
     ] = 10,
-    data_folder: options.DataFolder = None,
-    download: options.Download = None,
-    image_size: options.ImageSize = None,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
+    **given: Any,
 ) -> None:
-    """List activation sites, and what thresholds would take.
+    """List activation sites, and the memory that thresholds take.
 
-    Every site in execution order, and how many thresholds each granularity stores: the memory of a
-    protection, before any training.
+    Prints every site in execution order, and the number of thresholds that each granularity stores:
+    the memory of a protection, before any training.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.config.profiling import profile_of
+    from proact.config.profiling import profile_of, profile_tables
     from proact.config.user_code import dataset
 
+    values, _ = given_values(Experiment, given)
     images = None
     if data is not None:
-        size = IMAGE_SIZE if image_size is None else image_size
-        images = dataset(data, data_folder, download=bool(download), image_size=size)
+        images = dataset(data, values.pop("data_folder", None), **values)
     found = profile_of(model, images, shape, classes)
     if as_json:
         print_json(found.document())
     else:
-        print_tables(*found.tables())
+        print_tables(*profile_tables(found))

@@ -1,71 +1,69 @@
-"""``proact protect``: thresholds and bounds into a file."""
+"""``proact protect``: chooses thresholds and bounds, and writes them to a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from proact.cli import options
-from proact.cli.options import METHODS, beginning
+from proact.cli.options import AsJson, completing, given_values, takes_options
+from proact.config.experiment import Experiment
+from proact.protect.registry import METHODS
+
+_OPTIONS = (
+    "model",
+    "data",
+    "encoding",
+    "seed",
+    "threads",
+    "data_folder",
+    "download",
+    "image_size",
+)
 
 
+@takes_options(Experiment, _OPTIONS)
 def protect(
     method: Annotated[
         str,
         typer.Option(
             "--method",
             metavar="METHOD",
-            help=f"How: {', '.join(METHODS)}; with options as in "
+            help=f"Method of protection: {', '.join(METHODS)}; with options as in "
             "ranger:mode=zero,granularity=hybrid, several methods one after the other as in "
             "proact+weight-range.",
-            autocompletion=beginning(METHODS),
+            autocompletion=completing(METHODS),
         ),
     ] = "proact",
-    model: options.Model = None,
-    data: options.DataSet = None,
-    encoding: options.EncodingName = None,
-    seed: options.Seed = None,
-    threads: options.Threads = None,
-    data_folder: options.DataFolder = None,
-    download: options.Download = None,
-    image_size: options.ImageSize = None,
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             metavar="FILE",
             help="File for the thresholds, *.safetensors, replaced where it exists; the trained "
-            "network is kept in networks/ beside it.",
+            "model is kept in networks/ beside it.",
         ),
     ] = Path("runs/thresholds.safetensors"),
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
+    **given: Any,
 ) -> None:
-    """Choose thresholds and keep them in a file.
+    """Choose thresholds and write them to a file.
 
-    Tells what they cost without faults. A network takes them with proact.protect.load, or as a
-    variant of a campaign: proact campaign --method relu --method runs/thresholds.safetensors.
+    Prints what they cost without faults. A model takes them by proact.protect.load, or as a variant
+    of a campaign: proact campaign --variant relu --variant runs/thresholds.safetensors.
     """
     from proact.cli.output import print_json, print_tables
-    from proact.config.overrides import experiment_from
     from proact.config.progress import on_standard_error
-    from proact.config.protecting import protect_into
+    from proact.config.protecting import protect_into, protected_table
+    from proact.config.reading import read_experiment
 
-    given = {
-        "network": model,
-        "data": data,
-        "variants": {"unprotected": "unprotected", method: method},
-        "encoding": encoding,
-        "seed": seed,
-        "threads": threads,
-        "data_folder": data_folder,
-        "download": download,
-        "image_size": image_size,
-    }
-    done = protect_into(out, experiment_from(None, given), on_standard_error())
+    values, flags = given_values(Experiment, given)
+    values["variants"] = {"unprotected": "unprotected", method: method}
+    flags["variants"] = "--method"
+    done = protect_into(out, read_experiment(None, values, flags), on_standard_error())
     if as_json:
         print_json(done.document())
     else:
-        print_tables(done.table())
+        print_tables(protected_table(done))
         typer.echo(f"thresholds: {out}")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from proact.cli import options
-from proact.cli.options import option
+from proact.cli.options import AsJson
 
 
 def report(
@@ -22,37 +21,44 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        option("--out", "FOLDER", help="Folder for the files.", default="the store's folder"),
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            show_default=False,
+            help="Folder for the files. [default: the store's folder]",
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
-        option(
+        typer.Option(
             "--baseline",
-            "VARIANT",
-            help="The variant that gains are counted from.",
-            default="the campaign's first",
+            metavar="VARIANT",
+            show_default=False,
+            help="The variant that gains are counted from. [default: the campaign's first]",
         ),
     ] = None,
     run: Annotated[
         int | None,
-        option(
+        typer.Option(
             "--run",
-            "NUMBER",
-            help="Number of the run in the store, where it holds several.",
-            default="the last one worked on",
+            metavar="NUMBER",
+            show_default=False,
+            help="Number of the run in the store, where it holds several. "
+            "[default: the last one worked on]",
         ),
     ] = None,
     at: Annotated[
         float | None,
-        option(
+        typer.Option(
             "--at",
-            "BER",
-            help="Bit error rate, per stored bit, at which the distribution over trials is shown.",
-            default="one that tells the variants apart",
+            metavar="BER",
+            show_default=False,
+            help="Bit error rate, per stored bit, at which the distribution over trials is shown. "
+            "[default: one that tells the variants apart]",
         ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a report from a store alone.
 

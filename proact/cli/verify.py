@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from proact.cli import options
-from proact.cli.options import ENCODINGS, NETWORKS, OWN, beginning, option
+from proact.cli.options import AsJson, completing
+from proact.config.experiment import USER_CODE
+from proact.encodings.names import ENCODING_NAMES
+from proact.models.registry import names as model_names
 
 
 def verify(
@@ -17,8 +19,8 @@ def verify(
         typer.Option(
             "--model",
             metavar="NAME",
-            help=f"Network: {', '.join(NETWORKS)}; or {OWN}.",
-            autocompletion=beginning(NETWORKS),
+            help=f"Network: {', '.join(model_names())}; or {USER_CODE}.",
+            autocompletion=completing(model_names()),
         ),
     ] = "small-cnn",
     encoding: Annotated[
@@ -26,17 +28,18 @@ def verify(
         typer.Option(
             "--encoding",
             metavar="NAME",
-            help=f"Stored form of the parameters: {', '.join(ENCODINGS)} or another qM.N.",
-            autocompletion=beginning(ENCODINGS),
+            help=f"Stored form of the parameters: {', '.join(ENCODING_NAMES)} or another qM.N.",
+            autocompletion=completing(ENCODING_NAMES),
         ),
     ] = "float32",
     ber: Annotated[
         float | None,
-        option(
+        typer.Option(
             "--ber",
-            "BER",
-            help="Bit error rate, a probability per exposed bit in (0, 1/2].",
-            default="one that flips about a thousand bits a trial",
+            metavar="BER",
+            show_default=False,
+            help="Bit error rate, a probability per exposed bit in (0, 1/2]. "
+            "[default: one that flips about a thousand bits per trial]",
         ),
     ] = None,
     trials: Annotated[
@@ -53,7 +56,12 @@ def verify(
     ] = "*",
     bits: Annotated[
         str | None,
-        option("--bits", "BITS", help="Exposed field, such as exponent, or a mask such as 0xff."),
+        typer.Option(
+            "--bits",
+            metavar="BITS",
+            show_default=False,
+            help="Exposed field, such as exponent, or a mask such as 0xff.",
+        ),
     ] = None,
     alpha: Annotated[
         float,
@@ -61,7 +69,7 @@ def verify(
             "--alpha", metavar="SHARE", help="Probability that a right sampler fails, in (0, 1)."
         ),
     ] = 1e-3,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Test the fault sampler on this machine.
 

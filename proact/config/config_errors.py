@@ -1,4 +1,4 @@
-"""What is wrong with an experiment: a sentence, and the path to the key that it is about."""
+"""Errors of a configuration: a sentence, and the path to the key that is wrong."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: Keys and positions, from the outside in.
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
-class Wrong(ValueError):  # noqa: N818
-    """A value that cannot stand.
+class ConfigError(ValueError):
+    """A value that is not accepted.
 
     Args:
         sentence: what was expected, and what was given.
-        place: where it is, seen from the value that is being read.
+        path: to the wrong value, from the value that is being read.
     """
 
-    def __init__(self, sentence: str, place: Place = ()) -> None:
+    def __init__(self, sentence: str, path: KeyPath = ()) -> None:
         super().__init__(sentence)
-        self.sentence, self.place = sentence, place
+        self.sentence, self.path = sentence, path
 
-    def within(self, *outer: str | int) -> Wrong:
-        """The same, seen from further out."""
-        return Wrong(self.sentence, (*outer, *self.place))
+    def within(self, *outer: str | int) -> ConfigError:
+        """The same error with the path from further outside."""
+        return ConfigError(self.sentence, (*outer, *self.path))
 
 
 def closest(given: object, known: Iterable[str]) -> str:
@@ -34,39 +34,46 @@ def closest(given: object, known: Iterable[str]) -> str:
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
-def told(sentence: str, place: Place, source: str, flags: Mapping[str, str]) -> str:
-    """The whole sentence: ``experiment.yaml: variants.ranger.mod: ...``, or where the key came from
-    the command line ``--method ranger: ...``."""
-    key = place[0] if place else None
+def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
+    """The whole message: ``experiment.yaml: variants.ranger.mod: ...``, or for a key that was given
+    on the command line ``--variant ranger: ...``.
+
+    Args:
+        source: the name of the file.
+        flags: by key, the flag of each key that came from the command line.
+    """
+    key = error.path[0] if error.path else None
     if isinstance(key, str) and key in flags:
-        names = [part for part in place[1:2] if isinstance(part, str)]
-        return f"{' '.join([flags[key], *names])}: {sentence}"
-    return ": ".join(part for part in (source, dotted(place), sentence) if part)
+        names = [part for part in error.path[1:2] if isinstance(part, str)]
+        return f"{' '.join([flags[key], *names])}: {error.sentence}"
+    return ": ".join(part for part in (source, dotted(error.path), error.sentence) if part)
 
 
-def dotted(place: Place) -> str:
+def dotted(path: KeyPath) -> str:
     """``variants.both[0].mode``."""
     text = ""
-    for part in place:
+    for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 
 
-def sentence_of(error: Mapping[str, Any], keys: Iterable[str]) -> tuple[str, Place]:
-    """Of one of pydantic's errors: a sentence in our words, and the place."""
-    place: Place = error["loc"]
+def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
+    """One of pydantic's errors in the project's words."""
+    path: KeyPath = error["loc"]
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, Wrong):
-        return cause.sentence, (*place, *cause.place)
+    if isinstance(cause, ConfigError):
+        return ConfigError(cause.sentence, (*path, *cause.path))
     if error["type"] == "extra_forbidden":
-        return f"an experiment has no {place[-1]!r}{closest(place[-1], keys)}", place
+        return ConfigError(f"there is no option {path[-1]!r}{closest(path[-1], keys)}", path)
     if error["type"] == "value_error":
-        return str(cause), place
+        return ConfigError(str(cause), path)
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
-    return f"expected {expected}, got {error['input']!r}", place
+    # A union adds the type that it tried to the path.
+    place = tuple(part for part in path if part not in ("int", "str", "float", "bool"))
+    return ConfigError(f"expected {expected}, got {error['input']!r}", place)
 
 
-#: In our words, by pydantic's name of the error.
+#: By pydantic's name of the error.
 _EXPECTED = {
     "string_type": "a text",
     "bool_type": "true or false",

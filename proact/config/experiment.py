@@ -1,267 +1,327 @@
-"""An experiment: what is measured, on what, how, and how surely."""
+"""The options of an experiment: what is measured, on what, and how surely.
+
+`Experiment` is the one model of a campaign from which the options of ``proact campaign``, the keys
+of an experiment file and their checks follow. It extends `proact.campaign.CampaignOptions` by the
+names of models and data. This module imports nothing heavy: help pages read it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
+from proact.campaign.options import CampaignOptions
+from proact.config.config_errors import ConfigError
+from proact.data.registry import names as data_names
+from proact.errors import unknown
+from proact.models.registry import names as model_names
+from proact.options import above_0, integer, option, with_default
+from proact.protect.registry import METHODS
 
-from proact.campaign.metrics import METRICS
-from proact.config import config_io, defaults
-from proact.config.config_errors import Wrong, closest, sentence_of, told
-from proact.config.parsing import Variant, fault_from, faults_from, flips_at, variants_from
-from proact.config.user_code import check_data_name, check_model_name
-from proact.encodings import encoding_named
-from proact.errors import ProactError, unknown
-from proact.faults import ExactFlips, Fault
-from proact.faults.kinds import StoredFault
-from proact.ops.plan import SEEDS, TRIALS
+if TYPE_CHECKING:
+    from proact.config.parsing import VariantRecipe
+    from proact.faults import Fault
+    from proact.faults.kinds import StoredFault
 
+#: The version of the form of experiment files that this proact writes, and the newest it reads.
+FORM = 1
+#: The name of a variant without protection where variants are given by their methods alone.
+UNPROTECTED = "relu"
+#: The variants and rates where none are given.
+DEFAULT_VARIANTS = (UNPROTECTED, "ranger", "proact", "weight-range")
+DEFAULT_BERS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
-def _integer(least: int, below: int, span: str) -> AfterValidator:
-    def checked(value: int | None) -> int | None:
-        if value is not None and not least <= value < below:
-            raise Wrong(f"expected an integer {span}, got {value}")
-        return value
-
-    return AfterValidator(checked)
+USER_CODE = "file.py:attribute or module:attribute of your own"
 
 
-def _share(with_one: bool) -> AfterValidator:
-    def checked(value: float | None) -> float | None:
-        if value is not None and not (0 < value < 1 or (with_one and value == 1)):
-            raise Wrong(f"expected a number in (0, 1{']' if with_one else ')'}, got {value}")
-        return value
+def _check_model(value: Any) -> object:
+    from proact.config.user_code import check_model_name
 
-    return AfterValidator(checked)
-
-
-def _accepted(check: Callable[[str], object]) -> AfterValidator:
-    """A text of which ``check`` does not complain."""
-
-    def checked(value: str) -> str:
-        try:
-            check(value)
-        except ValueError as error:
-            raise Wrong(str(error)) from None
-        return value
-
-    return AfterValidator(checked)
-
-
-def _check_metric(name: str) -> None:
-    if name not in METRICS:
-        raise unknown("metric", name, METRICS)
-
-
-def _check_encoding(name: str) -> None:
-    try:
-        encoding_named(name)
-    except ValueError as error:
-        known = ("float16", "bfloat16", "float32", "float64", "int8", "int8-tensor", "native")
-        raise ValueError(f"{error}{closest(name, known)}") from None
-
-
-def _images(value: Any) -> Any:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not is_number and value not in ("auto", "all"):
-        raise Wrong(f"expected a number of images from 1 on, 'auto' or 'all', got {value!r}")
+    check_model_name(value)
     return value
 
 
-def _sweeps(value: Any) -> Any:
-    given = [value] if isinstance(value, str) else value
-    if isinstance(given, (list, tuple)):
-        for each in given:
-            if each not in ("layer", "bit"):
-                raise Wrong(str(unknown("sweep", each, ("layer", "bit"))))
-        return list(dict.fromkeys(given))
-    raise Wrong(f"expected 'layer', 'bit' or a list of them, got {value!r}")
+def _check_data(value: Any) -> object:
+    from proact.config.user_code import check_data_name
+
+    check_data_name(value)
+    return value
+
+
+def _variants(value: Any) -> Mapping[str, VariantRecipe]:
+    from proact.config.parsing import variants_from
+
+    return variants_from(value)
+
+
+def _faults(value: Any) -> tuple[Fault, ...]:
+    from proact.config.parsing import faults_from
+
+    return faults_from(value)
+
+
+def _rates(value: Any) -> tuple[float, ...]:
+    from proact.config.parsing import flips_at
+
+    flips_at(value)
+    return tuple(map(float, value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _sweep_fault(value: Any) -> StoredFault:
-    fault = value if isinstance(value, Fault) else fault_from(value)
-    if not isinstance(fault, StoredFault):
-        raise Wrong(f"a sweep takes faults in stored parameters, got {fault}")
-    return fault
+    from proact.config.parsing import stored_fault_from
+
+    return stored_fault_from(value)
 
 
-_FROM_ONE = _integer(1, 1 << 62, "from 1 on")
-_Count = Annotated[int | None, _FROM_ONE]
-_Trials = Annotated[int | None, _integer(1, TRIALS, "in [1, 2^32)")]
-_Margin = Annotated[float | None, _share(with_one=True)]
+def _one_flip() -> StoredFault:
+    from proact.faults import ExactFlips
+
+    return ExactFlips(1)
 
 
-class Experiment(BaseModel):
-    """The keys of an experiment file. `read` makes one; every key has a default.
+def _sweeps(value: Any) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    for each in given:
+        if each not in ("layer", "bit"):
+            raise unknown("sweep", each, ("layer", "bit"))
+    return tuple(dict.fromkeys(given))
 
-    Attributes:
-        proact: the version of the form of the file.
-        network: a name of `proact.models.names`, trained if needed, or ``file.py:attribute`` or
-            ``module:attribute`` of the user's own.
-        data: a name of `proact.data.names`, or the user's own.
-        data_folder, download, image_size: as for `proact.data.load`.
-        variants: by name, how each is protected; the first is the baseline.
-        faults: one cell a variant and fault.
-        encoding: the stored form of the parameters.
-        margin, trials, confidence, images_per_trial, metric, seed: as for `proact.campaign.run`;
-            the seed decides weights too.
-        threads: of torch (count); the last digits of trained weights depend on it.
-        workers: processes that run trials; None: as many as there are cores, where it is worth it.
-        scheduler: address of a Dask scheduler whose workers run them instead.
-        sweeps: ``"layer"`` and ``"bit"``: which parts of the network or its words hurt most.
-        sweep_variants: of which variants; the baseline's unless told.
-        sweep_fault: what hits one layer or bit at a time.
-        sweep_margin, sweep_trials: of all layers (bits) together, as ``margin`` and ``trials`` are
-            a cell's; the margin is that of the cells, or 0.01, where neither is given.
+
+def _split_rates(texts: Any) -> list[Any]:
+    def number(text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    return [number(text) for each in texts for text in str(each).split(",")]
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _json_list(texts: Any) -> list[Any]:
+    return [_json(text) for text in texts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetupOptions(CampaignOptions):
+    """The model and the data, by name; common to all commands that load them."""
+
+    model: str = option(
+        "small-cnn",
+        f"Model, trained if needed: {', '.join(model_names())}; or {USER_CODE} (a trained "
+        "torch.nn.Module, or a function that returns one).",
+        str,
+        metavar="NAME",
+        names=tuple(model_names()),
+        check=_check_model,
+    )
+    data: str = option(
+        "digits",
+        f"Data set: {', '.join(data_names())}; or {USER_CODE} (a proact.data.Data, a pair of "
+        "tensors (images, labels), a Dataset, or a function that returns one).",
+        str,
+        metavar="NAME",
+        names=tuple(data_names()),
+        check=_check_data,
+    )
+    data_folder: str | None = option(
+        None,
+        "Folder with the data set's files; by default PROACT_DATA, the folders of Debian's "
+        "packages and ~/.cache/proact are searched.",
+        str,
+        metavar="FOLDER",
+    )
+    download: bool = option(
+        False,
+        "Download missing files through torchvision into the folder.",
+        bool,
+    )
+    image_size: int = option(
+        224,
+        "Height and width of the images of an imagefolder (pixels).",
+        int,
+        metavar="PIXELS",
+        check=integer(1),
+    )
+    threads: int = option(
+        1,
+        "Threads of torch (count). Small models gain nothing from more, and the last digits of "
+        "trained weights depend on it.",
+        int,
+        metavar="COUNT",
+        check=integer(1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(SetupOptions):
+    """An experiment: a file, the options of ``proact campaign``, or both.
+
+    Every key has a default; `to_plain` lists them all. Relative paths are relative to the working
+    directory, not to the file.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    encoding: str = with_default(CampaignOptions, "encoding", "q15.16")
+    proact: int = option(FORM, "Version of the form of the file.", int, flag="")
+    variants: Mapping[str, VariantRecipe] = option(
+        lambda: _variants(DEFAULT_VARIANTS),
+        f"A variant, the first being the baseline: {UNPROTECTED} (unprotected), "
+        f"{', '.join(METHODS)}; with options as in ranger:mode=zero,granularity=hybrid, several "
+        "methods as in proact+weight-range, or a file of thresholds (*.safetensors). Repeat the "
+        "option for each variant.",
+        list[str] | dict[str, Any],
+        flag="--variant",
+        metavar="VARIANT",
+        default_text=" ".join(DEFAULT_VARIANTS),
+        names=(UNPROTECTED, *METHODS),
+        parse=_variants,
+    )
+    ber: tuple[float, ...] | None = option(
+        None,
+        "Bit error rates, probabilities per stored bit in [0, 1], as in 1e-6,1e-5: each is a fault "
+        "of kind BitFlip. The option can be repeated.",
+        list[Any] | float,
+        flag="--ber",
+        metavar="BER",
+        default_text=",".join(f"{rate:g}" for rate in DEFAULT_BERS),
+        parse=_rates,
+        from_text=_split_rates,
+    )
+    faults: tuple[Fault, ...] | None = option(
+        None,
+        'Another fault as JSON, as in {"kind": "ExactFlips", "n": 3}. The option can be repeated.',
+        list[Any],
+        flag="--fault",
+        metavar="JSON",
+        parse=_faults,
+        from_text=_json_list,
+    )
+    workers: int | None = option(
+        None,
+        "Processes that run trials (count).",
+        int,
+        metavar="COUNT",
+        default_text="one per core, where the work is worth it",
+        check=integer(1),
+    )
+    scheduler: str | None = option(
+        None,
+        "Address of a Dask scheduler whose workers run the trials: tcp://host:port.",
+        str,
+        metavar="ADDRESS",
+    )
+    sweeps: tuple[Literal["layer", "bit"], ...] = option(
+        tuple,
+        "Measure also the loss by layer or by bit when faults hit one at a time: layer or bit. The "
+        "option can be repeated.",
+        list[str] | str,
+        flag="--sweep",
+        metavar="KIND",
+        names=("layer", "bit"),
+        parse=_sweeps,
+    )
+    sweep_variants: tuple[str, ...] = option(
+        tuple,
+        "Variant that is swept. The option can be repeated.",
+        list[str],
+        flag="--sweep-variant",
+        metavar="VARIANT",
+        default_text="the baseline",
+        parse=tuple,
+    )
+    sweep_fault: StoredFault = option(
+        _one_flip,
+        "Fault that hits one layer or bit at a time, as JSON.",
+        dict[str, Any],
+        metavar="JSON",
+        default_text='{"kind": "ExactFlips", "n": 1}',
+        parse=_sweep_fault,
+        from_text=_json,
+    )
+    sweep_margin: float | None = option(
+        None,
+        "Margin of all layers (bits) together.",
+        float,
+        metavar="MARGIN",
+        default_text="that of the cells, unless --sweep-trials is given",
+        check=above_0,
+    )
+    sweep_trials: int | None = option(
+        None,
+        "Fault patterns of all layers (bits) together (count).",
+        int,
+        metavar="COUNT",
+        check=integer(1),
     )
 
-    proact: int = defaults.FORM
-    network: Annotated[str, _accepted(check_model_name)] = defaults.NETWORK
-    data: Annotated[str, _accepted(check_data_name)] = defaults.DATA
-    data_folder: str | None = None
-    download: bool = False
-    image_size: Annotated[int, _FROM_ONE] = defaults.IMAGE_SIZE
-    variants: Annotated[dict[str, Variant], PlainValidator(variants_from)] = Field(
-        default_factory=lambda: variants_from(defaults.METHODS)
-    )
-    faults: Annotated[tuple[Fault, ...], PlainValidator(faults_from)] = Field(
-        default_factory=lambda: tuple(flips_at(defaults.BERS))
-    )
-    encoding: Annotated[str, _accepted(_check_encoding)] = defaults.ENCODING
-    margin: _Margin = None
-    trials: _Trials = None
-    confidence: Annotated[float, _share(with_one=False)] = defaults.CONFIDENCE
-    images_per_trial: Annotated[int | str, BeforeValidator(_images)] = defaults.IMAGES_PER_TRIAL
-    metric: Annotated[str, _accepted(_check_metric)] = defaults.METRIC
-    seed: Annotated[int, _integer(0, SEEDS, "in [0, 2^63)")] = defaults.SEED
-    threads: Annotated[int, _FROM_ONE] = defaults.THREADS
-    workers: _Count = None
-    scheduler: str | None = None
-    sweeps: Annotated[list[Literal["layer", "bit"]], BeforeValidator(_sweeps)] = []
-    sweep_variants: list[str] = []
-    sweep_fault: Annotated[StoredFault, PlainValidator(_sweep_fault)] = ExactFlips(1)
-    sweep_margin: _Margin = None
-    sweep_trials: _Trials = None
-
-    @staticmethod
-    def read(
-        values: Mapping[str, Any], source: str = "", flags: Mapping[str, str] | None = None
-    ) -> Experiment:
-        """The experiment that plain values describe.
-
-        Args:
-            values: by key, as a file or flags have them. ``ber`` is short for faults: a `BitFlip`
-                for each of the bit error rates in it, before those in ``faults``.
-            source: what errors begin with, such as the file's name.
-            flags: the flag of each key that came from the command line instead.
-
-        Raises:
-            ValueError: one sentence with the path to the first key that is wrong, what was
-                expected, and the closest name. ProactError: a form that is newer than this proact.
-        """
-        _check_form(values.get("proact", defaults.FORM), source)
-        keys = [*Experiment.model_fields, "ber"]
-        for key in values:
-            if not isinstance(key, str):
-                raise ValueError(
-                    told(f"expected a key that is a text, got {key!r}", (), source, {})
-                )
-        try:
-            return Experiment.model_validate(dict(values))
-        except ValidationError as error:
-            found = error.errors()
-            # A key that does not exist explains what is missing elsewhere.
-            found.sort(key=lambda each: each["type"] != "extra_forbidden")
-            sentence, place = sentence_of(found[0], keys)
-            raise ValueError(told(sentence, place, source, flags or {})) from None
-
-    @staticmethod
-    def read_file(path: Path) -> Experiment:
-        """The experiment in a .yaml, .yml or .toml file. Relative paths in it are relative to the
-        working directory. Raises what `read` and `config_io.read` do."""
-        return Experiment.read(config_io.read(path), str(path))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers is not None and self.scheduler is not None:
+            raise ConfigError("expected workers or a scheduler, not both", ("scheduler",))
+        for index, name in enumerate(self.sweep_variants):
+            if name not in self.variants:
+                error = unknown("variant", name, self.variants)
+                raise ConfigError(str(error), ("sweep_variants", index))
 
     @property
     def baseline(self) -> str:
-        """The variant that others are compared with."""
+        """The variant with which the others are compared: the first."""
         return next(iter(self.variants))
+
+    @property
+    def all_faults(self) -> tuple[Fault, ...]:
+        """The flips at each rate, then the other faults; the default rates where neither is given.
+
+        Raises:
+            ConfigError: a fault that is given twice.
+        """
+        from proact.config.parsing import flips_at
+
+        found: list[Fault] = list(flips_at(self.rates))
+        for index, fault in enumerate(self.faults or ()):
+            if fault in found:
+                raise ConfigError(
+                    f"expected different faults, got {fault} twice", ("faults", index)
+                )
+            found.append(fault)
+        return tuple(found)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The bit error rates that hold: the default ones where no fault is given."""
+        if self.ber is None and self.faults is None:
+            return DEFAULT_BERS
+        return self.ber or ()
 
     @property
     def swept(self) -> list[tuple[str, Literal["layer", "bit"]]]:
         """The sweeps to run: variants and kinds."""
-        names = self.sweep_variants or [self.baseline]
+        names = self.sweep_variants or (self.baseline,)
         return [(name, kind) for name in names for kind in self.sweeps]
 
+    @property
+    def campaign_options(self) -> dict[str, Any]:
+        """The keyword arguments that `proact.campaign.run` takes from this experiment."""
+        return {field.name: getattr(self, field.name) for field in fields(CampaignOptions)}
+
     def to_plain(self) -> dict[str, Any]:
-        """In terms of JSON and YAML, every default spelled out; `read` gives the same again."""
-        values = {name: getattr(self, name) for name in Experiment.model_fields}
+        """In terms of JSON and YAML, with every default; reading it gives the same experiment."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            **values,
-            "variants": {name: variant.to_plain() for name, variant in self.variants.items()},
-            "faults": [fault.to_dict() for fault in self.faults],
+            **plain,
+            "margin": self.margin_or_default,
+            "variants": {name: recipe.to_plain() for name, recipe in self.variants.items()},
+            "ber": list(self.rates),
+            "faults": [fault.to_dict() for fault in self.faults or ()],
+            "sweeps": list(self.sweeps),
+            "sweep_variants": list(self.sweep_variants),
             "sweep_fault": self.sweep_fault.to_dict(),
         }
-
-    def write(self, path: Path, remark: str = "") -> None:
-        """Writes a YAML file that repeats this experiment; ``remark`` stands in it as comments.
-
-        Raises:
-            ProactError: the file cannot be written.
-        """
-        comments = "".join(f"# {line}\n" for line in remark.splitlines())
-        try:
-            path.write_text(comments + config_io.dump(self.to_plain()), encoding="utf-8")
-        except OSError as error:
-            raise ProactError(f"{path} cannot be written: {error.strerror}") from None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, given: Any) -> Any:
-        values = dict(given)
-        if "ber" in values:
-            try:
-                flips = flips_at(values.pop("ber"))
-            except Wrong as wrong:
-                raise wrong.within("ber") from None
-            more = values.get("faults", [])
-            values["faults"] = [*flips, *more] if isinstance(more, (list, tuple)) else more
-        if values.get("margin") is None and values.get("trials") is None:
-            values["margin"] = defaults.MARGIN
-        return values
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Experiment:
-        if self.workers is not None and self.scheduler is not None:
-            raise Wrong("expected workers or a scheduler, not both", ("scheduler",))
-        for index, name in enumerate(self.sweep_variants):
-            if name not in self.variants:
-                raise Wrong(str(unknown("variant", name, self.variants)), ("sweep_variants", index))
-        return self
-
-
-def _check_form(form: Any, source: str) -> None:
-    if isinstance(form, bool) or not isinstance(form, int) or form < 1:
-        raise ValueError(
-            told(f"expected the form of the file, such as 1, got {form!r}", ("proact",), source, {})
-        )
-    if form > defaults.FORM:
-        sentence = (
-            f"the file has form {form}, and this proact reads up to form {defaults.FORM}: update it"
-        )
-        raise ProactError(told(sentence, ("proact",), source, {}))

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from proact import faults, protect
-from proact.config.config_errors import Wrong, closest
-from proact.config.defaults import UNPROTECTED
+from proact.config.config_errors import ConfigError, closest
+from proact.config.experiment import UNPROTECTED
 from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
+from proact.faults.kinds import StoredFault
 
 THRESHOLDS = ".safetensors"
 _PLAIN = (UNPROTECTED, "unprotected")
 
 
 @dataclass(frozen=True)
-class Step:
+class MethodStep:
     """One method with all of its options, defaults included."""
 
     method: str
@@ -29,7 +30,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Variant:
+class VariantRecipe:
     """How a network is protected.
 
     Attributes:
@@ -37,7 +38,7 @@ class Variant:
         thresholds: a file of `proact.protect.save`, instead of steps.
     """
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[MethodStep, ...] = ()
     thresholds: str | None = None
 
     @property
@@ -62,7 +63,7 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
     for item in re.split(r",(?![^(]*\))", listed) if listed else ():
         name, equals, value = item.partition("=")
         if not equals:
-            raise Wrong(f"an option of {method} reads name=value, got {item!r}")
+            raise ConfigError(f"an option of {method} reads name=value, got {item!r}")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -70,34 +71,34 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
     return method, options
 
 
-def variant_from_text(text: str) -> Variant:
+def variant_from_text(text: str) -> VariantRecipe:
     """``"relu"`` (unprotected), ``"ranger:mode=zero,granularity=hybrid"``, several methods as in
     ``"proact+weight-range"``, or a file of thresholds, ``"mine.safetensors"``."""
     if text in _PLAIN:
-        return Variant()
+        return VariantRecipe()
     if text.endswith(THRESHOLDS):
-        return Variant(thresholds=text)
+        return VariantRecipe(thresholds=text)
     # The plus of a number, as in 1e+3, has a digit behind it.
     parts = re.split(r"\+(?=[a-z])", text)
-    return Variant(tuple(_step(*split_options(part)) for part in parts))
+    return VariantRecipe(tuple(_step(*split_options(part)) for part in parts))
 
 
-def variants_from(given: Any) -> dict[str, Variant]:
+def variants_from(given: Any) -> dict[str, VariantRecipe]:
     """Variants by name, from a mapping of names to what describes them, or from a list of texts,
     which are names too."""
     if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
-        raise Wrong(f"expected variants by name, got {given!r}")
+        raise ConfigError(f"expected variants by name, got {given!r}")
     if not given:
-        raise Wrong("expected at least one variant, got none")
+        raise ConfigError("expected at least one variant, got none")
     if isinstance(given, Mapping):
         return {_name(name): _placed(name, described) for name, described in given.items()}
-    found: dict[str, Variant] = {}
+    found: dict[str, VariantRecipe] = {}
     for text in given:
         if not isinstance(text, str):
-            raise Wrong(f"expected methods in a list, or variants by name, got {text!r}")
+            raise ConfigError(f"expected methods in a list, or variants by name, got {text!r}")
         name = Path(text).stem if text.endswith(THRESHOLDS) else text
         if name in found:
-            raise Wrong("each variant is named once, and this one was given twice", (name,))
+            raise ConfigError("each variant is named once, and this one was given twice", (name,))
         found[name] = _placed(name, text)
     return found
 
@@ -105,17 +106,17 @@ def variants_from(given: Any) -> dict[str, Variant]:
 def faults_from(given: Any) -> tuple[Fault, ...]:
     """What `fault_from_dict` reads, in a list."""
     if not isinstance(given, (list, tuple)):
-        raise Wrong(f"expected a list of faults, got {given!r}")
+        raise ConfigError(f"expected a list of faults, got {given!r}")
     if not given:
-        raise Wrong("expected at least one fault, got none")
+        raise ConfigError("expected at least one fault, got none")
     found: list[Fault] = []
     for index, described in enumerate(given):
         try:
             fault = described if isinstance(described, Fault) else fault_from(described)
-        except Wrong as wrong:
-            raise wrong.within(index) from None
+        except ConfigError as error:
+            raise error.within(index) from None
         if fault in found:
-            raise Wrong(
+            raise ConfigError(
                 f"each fault makes a cell of its own, and {fault} was given twice", (index,)
             )
         found.append(fault)
@@ -123,26 +124,36 @@ def faults_from(given: Any) -> tuple[Fault, ...]:
 
 
 def fault_from(described: Any) -> Fault:
-    """One fault; `Wrong` names the closest kind or field."""
+    """One fault; `ConfigError` names the closest kind or field."""
     if not isinstance(described, Mapping):
-        raise Wrong(f"expected a fault such as {{kind: BitFlip, ber: 1e-6}}, got {described!r}")
+        raise ConfigError(
+            f"expected a fault such as {{kind: BitFlip, ber: 1e-6}}, got {described!r}"
+        )
     kinds = _kinds()
     kind = described.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         listed = f"a fault's kind is one of {', '.join(kinds)}; got {kind!r}"
-        raise Wrong(f"{listed}{closest(kind, kinds)}", ("kind",))
+        raise ConfigError(f"{listed}{closest(kind, kinds)}", ("kind",))
     known = {f.name: f for f in fields(kinds[kind])}  # type: ignore[arg-type]
     for name in described:
         if name not in (*known, "kind"):
             hint = closest(name, known) or f", but {', '.join(known)}"
-            raise Wrong(f"a {kind} has no {name!r}{hint}", (str(name),))
+            raise ConfigError(f"a {kind} has no {name!r}{hint}", (str(name),))
     for name, f in known.items():
         if name not in described and f.default is MISSING and f.default_factory is MISSING:
-            raise Wrong(f"a {kind} needs {name!r}")
+            raise ConfigError(f"a {kind} needs {name!r}")
     try:
         return fault_from_dict(described)
     except (ValueError, TypeError) as error:
-        raise Wrong(str(error)) from None
+        raise ConfigError(str(error)) from None
+
+
+def stored_fault_from(described: Any) -> StoredFault:
+    """One fault in stored parameters."""
+    fault = described if isinstance(described, Fault) else fault_from(described)
+    if not isinstance(fault, StoredFault):
+        raise ConfigError(f"expected a fault in stored parameters, got {fault}")
+    return fault
 
 
 def flips_at(rates: Any) -> list[Fault]:
@@ -152,78 +163,80 @@ def flips_at(rates: Any) -> list[Fault]:
         try:
             found.append(BitFlip(rate))
         except (ValueError, TypeError) as error:
-            raise Wrong(str(error), (index,)) from None
+            raise ConfigError(str(error), (index,)) from None
     return found
 
 
-def _placed(name: str, described: Any) -> Variant:
+def _placed(name: str, described: Any) -> VariantRecipe:
     try:
         return _variant(described)
-    except Wrong as wrong:
-        raise wrong.within(name) from None
+    except ConfigError as error:
+        raise error.within(name) from None
 
 
-def _variant(described: Any) -> Variant:
+def _variant(described: Any) -> VariantRecipe:
     if isinstance(described, str):
         return variant_from_text(described)
     if isinstance(described, Mapping):
         if "thresholds" in described:
             return _saved(described)
-        return Variant((_step_from(described),))
+        return VariantRecipe((_step_from(described),))
     if isinstance(described, list) and described:
         steps = []
         for index, each in enumerate(described):
             try:
                 steps.append(_step_from(each))
-            except Wrong as wrong:
-                raise wrong.within(index) from None
-        return Variant(tuple(steps))
-    raise Wrong(
+            except ConfigError as error:
+                raise error.within(index) from None
+        return VariantRecipe(tuple(steps))
+    raise ConfigError(
         "expected unprotected, a mapping with a method (or thresholds), or a list of those; got "
         f"{described!r}"
     )
 
 
-def _saved(described: Mapping[str, Any]) -> Variant:
+def _saved(described: Mapping[str, Any]) -> VariantRecipe:
     for name in described:
         if name != "thresholds":
-            raise Wrong(f"thresholds from a file have no {name!r} of their own", (str(name),))
+            raise ConfigError(f"thresholds from a file have no {name!r} of their own", (str(name),))
     if not isinstance(described["thresholds"], str):
-        raise Wrong(f"expected a file's name, got {described['thresholds']!r}", ("thresholds",))
-    return Variant(thresholds=described["thresholds"])
+        raise ConfigError(
+            f"expected a file's name, got {described['thresholds']!r}", ("thresholds",)
+        )
+    return VariantRecipe(thresholds=described["thresholds"])
 
 
-def _step_from(described: Any) -> Step:
+def _step_from(described: Any) -> MethodStep:
     if isinstance(described, str):
         return _step(*split_options(described))
     if not isinstance(described, Mapping) or "method" not in described:
-        raise Wrong(f"expected a method, such as {{method: ranger}}, got {described!r}")
+        raise ConfigError(f"expected a method, such as {{method: ranger}}, got {described!r}")
     options = {str(name): _frozen(value) for name, value in described.items() if name != "method"}
     return _step(described["method"], options)
 
 
-def _step(method: Any, options: dict[str, Any]) -> Step:
+def _step(method: Any, options: dict[str, Any]) -> MethodStep:
     if method not in protect.methods():
         known = [UNPROTECTED, *protect.methods()]
-        raise Wrong(str(unknown("method", method, known)), ("method",))
+        raise ConfigError(str(unknown("method", method, known)), ("method",))
     known = [f.name for f in fields(protect.check_options(method, {}))]
     for name in options:
         if name not in known:
             hint = closest(name, known)
             if hint:
-                raise Wrong(f"{method} has no option {name!r}{hint}", (name,))
-            raise Wrong(f"{method} has the options {', '.join(known)}; got {name!r}", (name,))
+                raise ConfigError(f"{method} has no option {name!r}{hint}", (name,))
+            raise ConfigError(f"{method} has the options {', '.join(known)}; got {name!r}", (name,))
     try:
         chosen = protect.check_options(method, options)
     except (ValueError, TypeError) as error:
         place = (next(iter(options)),) if len(options) == 1 else ()
-        raise Wrong(str(error), place) from None
-    return Step(method, {name: getattr(chosen, name) for name in known})
+        raise ConfigError(str(error), place) from None
+    return MethodStep(method, {name: getattr(chosen, name) for name in known})
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise Wrong(f"a variant's name is a text, got {name!r}")
+        raise ConfigError(f"a variant's name is a text, got {name!r}")
     return name
 
 

@@ -15,12 +15,13 @@ from proact.data import Data
 from proact.models.evaluation import check_runs
 from proact.nn import Site, find_sites
 from proact.protect import threshold_counts
+from proact.report.tables import Column, make_table
 
 _BYTES = 4  # of a float32 threshold
 
 
 @dataclass(frozen=True)
-class NetworkProfile:
+class ModelProfile:
     """What thresholds would take.
 
     Attributes:
@@ -53,38 +54,35 @@ class NetworkProfile:
             },
         }
 
-    def tables(self) -> list[Table]:
-        """The sites, and the memory by granularity."""
-        return [self._sites(), self._memory()]
 
-    def _sites(self) -> Table:
-        title = f"{self.model} on {_times(self.shape)}: activation sites in execution order"
-        table = Table(title=title)
-        for heading in ("site", "shape", "neurons"):
-            table.add_column(heading, justify="left" if heading == "site" else "right")
-        for site in self.sites:
-            table.add_row(site.name, _times(site.shape), f"{site.neurons:,}")
-        return table
-
-    def _memory(self) -> Table:
-        table = Table(title=f"Thresholds beside {self.parameters:,} parameters")
-        headings = ("granularity", "thresholds", "bytes", "% of parameters", "fewer than neuron")
-        for heading in headings:
-            table.add_column(heading, justify="left" if heading == "granularity" else "right")
-        for granularity, count in self.thresholds.items():
-            table.add_row(
-                granularity,
-                f"{count:,}",
-                f"{_BYTES * count:,}",
-                f"{100 * count / self.parameters:.3f}" if self.parameters else "",
-                f"{self.thresholds['neuron'] / count:.1f}x",
-            )
-        return table
+def profile_tables(profile: ModelProfile) -> list[Table]:
+    """The sites, and the memory by granularity."""
+    sites = [(site.name, _times(site.shape), f"{site.neurons:,}") for site in profile.sites]
+    title = f"{profile.model} on {_times(profile.shape)}: activation sites in execution order"
+    memory = [
+        (
+            granularity,
+            f"{count:,}",
+            f"{_BYTES * count:,}",
+            f"{100 * count / profile.parameters:.3f}" if profile.parameters else "",
+            f"{profile.thresholds['neuron'] / count:.1f}x",
+        )
+        for granularity, count in profile.thresholds.items()
+    ]
+    headings = ["thresholds", "bytes", "% of parameters", "fewer than neuron"]
+    return [
+        make_table([Column("site", is_text=True), "shape", "neurons"], sites, title),
+        make_table(
+            [Column("granularity", is_text=True), *headings],
+            memory,
+            f"Thresholds beside {profile.parameters:,} parameters",
+        ),
+    ]
 
 
 def profile_of(
     model: str, images: Data | None, shape: str = "3x32x32", classes: int = 10
-) -> NetworkProfile:
+) -> ModelProfile:
     """The profile of a network by name, or of the user's own.
 
     Args:
@@ -104,7 +102,7 @@ def profile_of(
     check_runs(made, example)
     sites = find_sites(made, example)
     parameters = sum(parameter.numel() for parameter in made.parameters())
-    return NetworkProfile(model, size, tuple(sites), threshold_counts(sites), parameters)
+    return ModelProfile(model, size, tuple(sites), threshold_counts(sites), parameters)
 
 
 def _shape(text: str) -> tuple[int, ...]:

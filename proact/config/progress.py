@@ -1,4 +1,4 @@
-"""Telling those who wait which stage an experiment is at."""
+"""Shows the stage of a long command: a progress bar on a terminal, a line elsewhere."""
 
 from __future__ import annotations
 
@@ -6,59 +6,54 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
-_Answer = TypeVar("_Answer")
+from proact.campaign import CampaignProgress
+from proact.report.progress import make_progress
+
+_T = TypeVar("_T")
 
 
 class Stage:
-    """What a stage's work calls: with (steps done, steps in all), or with a line of text."""
+    """Receives the progress of one stage."""
 
     def __init__(self, progress: Progress | None, bar: TaskID) -> None:
         self._progress, self._bar = progress, bar
 
     def steps(self, done: int, total: int) -> None:
+        """Steps done, and steps in all."""
         if self._progress is not None:
             self._progress.update(self._bar, completed=done, total=total)
 
     def line(self, text: str) -> None:
+        """A line of text about the present step."""
         if self._progress is not None:
             self._progress.update(self._bar, note=text)
 
+    def campaign(self, progress: CampaignProgress) -> None:
+        """The progress callback of a campaign."""
+        self.steps(progress.done, progress.total)
+
 
 class Stages:
-    """A progress bar for the stage at hand; a line a stage where nobody watches a terminal."""
+    """Shows one stage after the other on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def say(self, text: str) -> None:
-        """A line of its own, as it is."""
+        """Prints a line as it is."""
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
-    def run(self, title: str, work: Callable[[Stage], _Answer]) -> _Answer:
-        """What ``work`` returns."""
+    def run(self, title: str, work: Callable[[Stage], _T]) -> _T:
+        """Runs a stage and returns the result of ``work``."""
         if not self._console.is_terminal:
             self.say(title)
             return work(Stage(None, TaskID(0)))
-        with Progress(
-            TextColumn("{task.description:<34}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-        ) as progress:
+        with make_progress(self._console) as progress:
             return work(Stage(progress, progress.add_task(title, total=None, note="")))
 
 
 def on_standard_error() -> Stages:
-    """For programs whose standard output is for results."""
+    """Stages on standard error, for programs that print results on standard output."""
     return Stages(Console(stderr=True))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from proact import protect
 from proact.config.experiment import Experiment
-from proact.config.parsing import THRESHOLDS, Variant
+from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
 from proact.config.runner import NETWORKS, checked
 from proact.config.variants import costs, hardened, trained
@@ -33,12 +33,9 @@ class Protected:
     """
 
     path: Path
-    variant: Variant
+    variant: VariantRecipe
     costs: Mapping[str, Cost]
     encoding: str
-
-    def table(self) -> Table:
-        return cost_table({name: asdict(cost) for name, cost in self.costs.items()}, self.encoding)
 
     def document(self) -> dict[str, Any]:
         """In terms of JSON."""
@@ -48,6 +45,12 @@ class Protected:
             "encoding": self.encoding,
             "costs": {name: asdict(cost) for name, cost in self.costs.items()},
         }
+
+
+def protected_table(protected: Protected) -> Table:
+    """The cost of the protection."""
+    costs = {name: asdict(cost) for name, cost in protected.costs.items()}
+    return cost_table(costs, protected.encoding)
 
 
 def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protected:
@@ -71,7 +74,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     try:
         kept = path.parent / NETWORKS
         plain = trained(
-            experiment.network, given, images, experiment.seed, kept, stages, experiment.data
+            experiment.model, given, images, experiment.seed, kept, stages, experiment.data
         )
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from proact import campaign, faults, models
-from proact.campaign import Result, Sweep
-from proact.config import defaults
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
+from proact.config.reading import write_experiment
 from proact.config.user_code import dataset, network
 from proact.config.variants import built, costs, trained
 from proact.data import Data
 from proact.errors import ProactError
 from proact.protect import Cost
-from proact.report.tables import Gain
+from proact.report.tables import Gain, gains_of
+from proact.results.result import Result
 from proact.results.store import Store
 
 EXPERIMENT, STORE, NETWORKS = "experiment.yaml", "rows.sqlite", "networks"
@@ -46,7 +46,7 @@ class Outcome:
     folder: Path
     result: Result
     costs: Mapping[str, Cost]
-    sweeps: Mapping[tuple[str, str], Sweep]
+    sweeps: Mapping[tuple[str, str], Result]
     images: int
 
     @property
@@ -60,13 +60,7 @@ class Outcome:
 
     def gains(self, baseline: str | None = None) -> list[Gain]:
         """Over the baseline (the first variant unless given), of every other variant."""
-        over = self.experiment.baseline if baseline is None else baseline
-        return [
-            Gain(variant, str(fault), self.result.bers[variant, fault], gain)
-            for variant in self.experiment.variants
-            if variant != over
-            for fault, gain in self.result.difference(variant, over).items()
-        ]
+        return gains_of(self.result, baseline or self.experiment.baseline)
 
 
 def run(
@@ -90,15 +84,15 @@ def run(
     images, given = checked(experiment)
     _make_writable(folder, [EXPERIMENT, *extra_files])
     Store(folder / STORE).close()
-    experiment.write(folder / EXPERIMENT, _REMARK)
+    write_experiment(experiment, folder / EXPERIMENT, _REMARK)
     try:
         outcome = _run(experiment, folder, stages, images, given)
     except KeyboardInterrupt:
         stages.say(f"interrupted: what is done is kept in {folder}; the same command goes on")
         raise
     # What "auto" chose by this machine's clock is part of what repeats the run.
-    chosen = {"images_per_trial": outcome.result.images_per_trial or "all"}
-    experiment.model_copy(update=chosen).write(folder / EXPERIMENT, _REMARK)
+    chosen = replace(experiment, images_per_trial=outcome.result.images_per_trial or "all")
+    write_experiment(chosen, folder / EXPERIMENT, _REMARK)
     return outcome
 
 
@@ -113,7 +107,7 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
         download=experiment.download,
         image_size=experiment.image_size,
     )
-    given = network(experiment.network, images.num_classes, images.train.images.shape[1])
+    given = network(experiment.model, images.num_classes, images.train.images.shape[1])
     # Its parameters have the dtypes of the trained ones: can the encoding hold them?
     faults.FaultSpace(given, experiment.encoding)
     for name, variant in experiment.variants.items():
@@ -126,9 +120,7 @@ def _run(
     experiment: Experiment, folder: Path, stages: Stages, images: Data, given: nn.Module
 ) -> Outcome:
     kept = folder / NETWORKS
-    plain = trained(
-        experiment.network, given, images, experiment.seed, kept, stages, experiment.data
-    )
+    plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
     networks = built(experiment, plain, images, kept, stages)
 
     def on_test(network: nn.Module) -> float:
@@ -138,32 +130,23 @@ def _run(
         stages.say(f"{name} in {faults.encoding_report(model, experiment.encoding, on_test)}")
     cost = costs(networks, plain, images, experiment.encoding)
     common: dict[str, Any] = {
-        "encoding": experiment.encoding,
-        "confidence": experiment.confidence,
-        "images_per_trial": experiment.images_per_trial,
-        "metric": experiment.metric,
-        "seed": experiment.seed,
+        **experiment.campaign_options,
         "store": folder / STORE,
         "notes": {
             "costs": {name: asdict(each) for name, each in cost.items()},
             "experiment": experiment.to_plain(),
         },
     }
+    faults_of_all = experiment.all_faults
     with _executor(experiment) as executor:
+        common["executor"] = executor
         result = stages.run(
-            f"inject: {len(networks)} variants x {len(experiment.faults)} faults",
+            f"inject: {len(networks)} variants x {len(faults_of_all)} faults",
             lambda stage: campaign.run(
-                networks,
-                images,
-                experiment.faults,
-                trials=experiment.trials,
-                margin=experiment.margin,
-                executor=executor,
-                progress=stage.steps,
-                **common,
+                networks, images, faults_of_all, **common, progress=stage.campaign
             ),
         )
-        sweeps = _sweeps(experiment, networks, images, {**common, "executor": executor}, stages)
+        sweeps = _sweeps(experiment, networks, images, common, stages)
     return Outcome(experiment, folder, result, cost, sweeps, len(images.test))
 
 
@@ -171,29 +154,32 @@ def _sweeps(
     experiment: Experiment,
     networks: Mapping[str, nn.Module],
     images: Data,
-    common: dict[str, Any],
+    common: Mapping[str, Any],
     stages: Stages,
-) -> dict[tuple[str, str], Sweep]:
-    functions = {"layer": campaign.per_layer, "bit": campaign.per_bit}
-    margin = experiment.sweep_margin
-    if margin is None and experiment.sweep_trials is None:
-        margin = experiment.margin or defaults.MARGIN
-    return {
-        (name, kind): stages.run(
+) -> dict[tuple[str, str], Result]:
+    functions: Mapping[str, Callable[..., Result]] = {
+        "layer": campaign.per_layer,
+        "bit": campaign.per_bit,
+    }
+    margin, trials = experiment.sweep_margin, experiment.sweep_trials
+    if margin is None and trials is None:
+        margin = experiment.margin
+    options = {**common, "margin": margin, "trials": trials}
+
+    def sweep(name: str, kind: str) -> Result:
+        return stages.run(
             f"sweep: {name}, each {kind}",
-            lambda stage, name=name, kind=kind: functions[kind](  # type: ignore[misc]
+            lambda stage: functions[kind](
                 networks[name],
                 images,
                 experiment.sweep_fault,
-                margin=margin,
-                trials=experiment.sweep_trials,
+                **options,
                 name=name,
-                progress=stage.steps,
-                **common,
+                progress=stage.campaign,
             ),
         )
-        for name, kind in experiment.swept
-    }
+
+    return {(name, kind): sweep(name, kind) for name, kind in experiment.swept}
 
 
 def _make_writable(folder: Path, files: Sequence[str]) -> None:

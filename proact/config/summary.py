@@ -9,22 +9,30 @@ from rich.table import Table
 
 import proact
 from proact.config.runner import Outcome
-from proact.report.tables import cost_table, gains_table
+from proact.report.tables import cost_table, gains_table, strata_table
 
 
 def tables(outcome: Outcome) -> list[Table]:
     """Accuracy, gains over the baseline, costs, and the sweeps."""
     found = [outcome.result.table()]
-    if gains := outcome.gains():
-        result, baseline = outcome.result, outcome.experiment.baseline
-        found.append(gains_table(gains, baseline, result.confidence, result.scale))
-    costs = {name: asdict(cost) for name, cost in outcome.costs.items()}
+    if len(outcome.experiment.variants) > 1:
+        found.append(gains_table(outcome.result, outcome.experiment.baseline))
+    # Times differ from run to run; the report and the document have them.
+    costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
     found.append(cost_table(costs, outcome.experiment.encoding))
     for (name, kind), sweep in outcome.sweeps.items():
-        table = sweep.table()
-        table.title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
-        found.append(table)
+        title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
+        found.append(strata_table(sweep, title))
     return found
+
+
+def conditions(outcome: Outcome) -> str:
+    """A line that says under which conditions the tables hold."""
+    result, experiment = outcome.result, outcome.experiment
+    return (
+        f"{result.images_per_trial or outcome.images} test images per trial; all parameters stored "
+        f"as {experiment.encoding} and faulted; proact {proact.__version__}, seed {experiment.seed}"
+    )
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -13,18 +13,16 @@ from rich.table import Table
 
 import proact
 from proact import data, models, protect
-from proact.campaign.metrics import METRICS
 from proact.data import cifar, file_lookup, mnist
+from proact.encodings.names import ENCODING_NAMES
+from proact.report.tables import Column, make_table
+from proact.results.metric_info import BUILT_IN_METRICS
 
-_ENCODINGS = (
-    "float16, bfloat16, float32, float64, int8, int8-tensor (down to int2), native, qM.N of up to "
-    "32 bits such as q15.16"
-)
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "torchvision", "scikit-learn")
 NO_GPU_YET = "CUDA code has been compiled and its source run on the CPU; it has not run on a GPU"
 
 
-def machine() -> dict[str, Any]:
+def system_info() -> dict[str, Any]:
     """In terms of JSON; a data set's place is None where its files were not found."""
     return {
         "build": proact.build_info(),
@@ -38,15 +36,15 @@ def machine() -> dict[str, Any]:
         },
         "data_sets": {name: _place(name) for name in data.names()},
         "looked_for_data_in": [str(place) for place in file_lookup.candidates("", None)[::2]],
-        "networks": models.names(),
+        "models": models.names(),
         "methods": protect.methods(),
-        "encodings": _ENCODINGS,
-        "metrics": list(METRICS),
+        "encodings": [*ENCODING_NAMES, "int7 to int2", "other qM.N of up to 32 bits"],
+        "metrics": list(BUILT_IN_METRICS),
         "cache": str(file_lookup.cache()),
     }
 
 
-def machine_table(found: dict[str, Any]) -> Table:
+def system_table(found: dict[str, Any]) -> Table:
     """To print with rich."""
     build, cuda = found["build"], found["cuda"]
     native = f"{build['compiler']}, {build['isa']} of {', '.join(build['isas'])}"
@@ -61,18 +59,14 @@ def machine_table(found: dict[str, Any]) -> Table:
         "CUDA": f"{built}, {cuda['devices']} devices. {cuda['note']}",
         "data sets": "\n".join(data_sets),
         "looked for in": "\n".join(found["looked_for_data_in"]),
-        "networks": ", ".join(found["networks"]),
+        "models": ", ".join(found["models"]),
         "methods": ", ".join(found["methods"]),
-        "encodings": found["encodings"],
+        "encodings": ", ".join(found["encodings"]),
         "metrics": ", ".join(found["metrics"]),
-        "downloads": f"{found['cache']} (trained networks: in the folder of each run)",
+        "downloads": f"{found['cache']} (trained models: in the folder of each run)",
     }
-    table = Table(title="proact on this machine", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for heading, text in rows.items():
-        table.add_row(heading, text)
-    return table
+    columns = [Column("", is_text=True), Column("", is_text=True)]
+    return make_table(columns, list(rows.items()), "proact on this machine", show_header=False)
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from proact import data, models
-from proact.config.defaults import IMAGE_SIZE
+from proact.config.experiment import USER_CODE
 from proact.data import Data
 from proact.data.dataset import parts_of
 from proact.errors import ProactError, unknown
@@ -28,8 +28,6 @@ from proact.errors import ProactError, unknown
 _files: dict[Path, ModuleType] = {}
 # The files of all modules that a text named.
 _named: set[str] = set()
-
-OWN = "file.py:attribute or module:attribute of your own"
 
 
 class UsersCodeError(ProactError):
@@ -41,7 +39,7 @@ def dataset(
     folder: str | Path | None = None,
     *,
     download: bool = False,
-    image_size: int = IMAGE_SIZE,
+    image_size: int = 224,
 ) -> Data:
     """The named data set (`proact.data.load` explains the other arguments), or the user's own: a
     pair or `Dataset` is cut into 65 % training, 15 % validation and 20 % test images."""
@@ -58,13 +56,13 @@ def is_own(text: str) -> bool:
 def check_model_name(text: str) -> None:
     """ValueError unless ``text`` names a network or can be one of the user's own."""
     if not is_own(text) and text not in models.names():
-        raise unknown("model", text, [*models.names(), OWN])
+        raise unknown("model", text, [*models.names(), USER_CODE])
 
 
 def check_data_name(text: str) -> None:
     """ValueError unless ``text`` names a data set or can be one of the user's own."""
     if not is_own(text) and text not in data.names():
-        raise unknown("data set", text, [*data.names(), OWN])
+        raise unknown("data set", text, [*data.names(), USER_CODE])
 
 
 def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
@@ -90,7 +88,7 @@ def own(text: str) -> Any:
     """
     place, _, attribute = text.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"your own code reads {OWN}, got {text!r}")
+        raise ValueError(f"your own code reads {USER_CODE}, got {text!r}")
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
         raise ValueError(f"{place} has nothing named {attribute!r}")

@@ -17,7 +17,7 @@ from torch import nn
 
 from proact import models, protect
 from proact.config.experiment import Experiment
-from proact.config.parsing import THRESHOLDS, Variant
+from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stage, Stages
 from proact.config.user_code import is_own
 from proact.data import Data
@@ -58,7 +58,7 @@ def built(
 
 
 def hardened(
-    variant: Variant, plain: nn.Module, images: Data, unfinished: Path, stage: Stage
+    variant: VariantRecipe, plain: nn.Module, images: Data, unfinished: Path, stage: Stage
 ) -> nn.Module:
     """``plain`` after all steps of the variant.
 
@@ -94,7 +94,7 @@ def costs(
 
 
 def _protected(
-    name: str, variant: Variant, plain: nn.Module, images: Data, folder: Path, stages: Stages
+    name: str, variant: VariantRecipe, plain: nn.Module, images: Data, folder: Path, stages: Stages
 ) -> nn.Module:
     path = folder / f"{_safe(name)}-{_identity(variant, plain, images)[:12]}{THRESHOLDS}"
 
@@ -118,7 +118,7 @@ def _kept(path: Path, plain: nn.Module) -> nn.Module:
         ) from None
 
 
-def _identity(variant: Variant, plain: nn.Module, images: Data) -> str:
+def _identity(variant: VariantRecipe, plain: nn.Module, images: Data) -> str:
     """Of all that determines the thresholds."""
     facts = {
         "variant": variant.to_plain(),

@@ -1,7 +1,14 @@
-"""Data sets as tensors: decoded once, split once, known by a digest of their content."""
+"""Data sets as tensors: decoded once, split once, identified by a digest of their content."""
 
-from proact.data.dataset import Augmentation, Data, Split, as_data, as_evaluation, from_parts
-from proact.data.registry import load, names
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proact.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from proact.data.dataset import Augmentation, Data, Split, as_data, as_evaluation, from_parts
+    from proact.data.registry import load, names
 
 __all__ = [
     "Augmentation",
@@ -13,3 +20,17 @@ __all__ = [
     "load",
     "names",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Augmentation": "dataset",
+        "Data": "dataset",
+        "Split": "dataset",
+        "as_data": "dataset",
+        "as_evaluation": "dataset",
+        "from_parts": "dataset",
+        "load": "registry",
+        "names": "registry",
+    },
+)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from proact.data.cifar import SETS as CIFAR_SETS
-from proact.data.cifar import load_cifar
-from proact.data.dataset import Data
-from proact.data.digits import load_digits
-from proact.data.image_folder import load_image_folder
-from proact.data.mnist import SETS as IDX_SETS
-from proact.data.mnist import load_idx
 from proact.errors import unknown
 
-_IMAGE_FOLDER = "imagefolder"
+if TYPE_CHECKING:
+    from proact.data.dataset import Data
+
+#: By name, the module that reads the data set. Modules load when they are needed, so that names can
+#: be listed without waiting for torch.
+_MODULES = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "fashion-mnist": "mnist",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "imagefolder": "image_folder",
+}
 
 
 def load(
@@ -44,18 +51,21 @@ def load(
         ValueError: an unknown name. ProactError: files that are missing (where they were looked
             for, and how to get them) or are not the official ones.
     """
-    if name not in names():
-        raise unknown("data set", name, names())
+    if name not in _MODULES:
+        raise unknown("data set", name, _MODULES)
     place = None if folder is None else Path(folder).expanduser()
-    if name in CIFAR_SETS:
-        return load_cifar(name, place, download)
-    if name in IDX_SETS:
-        return load_idx(name, place, download)
-    if name == _IMAGE_FOLDER:
-        return load_image_folder(place, image_size)
-    return load_digits()
+    module: Any = import_module(f"proact.data.{_MODULES[name]}")
+    if name == "digits":
+        loaded: Data = module.load_digits()
+    elif name == "imagefolder":
+        loaded = module.load_image_folder(place, image_size)
+    elif name.startswith("cifar"):
+        loaded = module.load_cifar(name, place, download)
+    else:
+        loaded = module.load_idx(name, place, download)
+    return loaded
 
 
 def names() -> list[str]:
     """What `load` takes."""
-    return ["digits", *IDX_SETS, *CIFAR_SETS, _IMAGE_FOLDER]
+    return list(_MODULES)

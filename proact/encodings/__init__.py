@@ -1,39 +1,24 @@
-"""Encodings: the bits in which a parameter is stored, and which faults therefore hit."""
+"""Encodings: the bits in which a parameter is stored, and therefore the faults that can hit it."""
 
 from __future__ import annotations
 
-import re
+from typing import TYPE_CHECKING
 
-from proact.encodings.base import Bits, Encoding, UniformEncoding, Word
-from proact.encodings.fixed_point import FixedPoint
-from proact.encodings.floats import FLOATS, Float
-from proact.encodings.integers import Native, ScaledInteger
+from proact.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from proact.encodings.base import Bits, Encoding, UniformEncoding, Word
+    from proact.encodings.registry import encoding_named
 
 __all__ = ["Bits", "Encoding", "UniformEncoding", "Word", "encoding_named"]
 
-
-def encoding_named(name: str | Encoding) -> Encoding:
-    """The encoding that a name stands for; an `Encoding` stands for itself.
-
-    ``float16``, ``bfloat16``, ``float32``, ``float64``; ``int8`` (a scale an output channel),
-    ``int8-tensor`` (a scale a tensor), down to ``int2``; ``q15.16`` and any qM.N of 2 to 32 bits;
-    ``native``, every tensor's own dtype.
-
-    Raises:
-        ValueError: an unknown name, or a fixed-point word of more than 32 bits.
-    """
-    if isinstance(name, Encoding):
-        return name
-    if isinstance(name, str):
-        if name in FLOATS:
-            return Float(name)
-        if name == "native":
-            return Native()
-        if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
-            return FixedPoint(int(match[1]), int(match[2]))
-        if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
-            return ScaledInteger(int(match[1]), per_channel=match[2] is None)
-    raise ValueError(
-        f"an encoding is one of {', '.join(FLOATS)}, int8, int8-tensor, native or fixed point such "
-        f"as q15.16; got {name!r}"
-    )
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Bits": "base",
+        "Encoding": "base",
+        "UniformEncoding": "base",
+        "Word": "base",
+        "encoding_named": "registry",
+    },
+)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from proact.campaign import StoredRun
 from proact.errors import unknown
-from proact.report.units import Scale
-from proact.results.cells import Cell
-from proact.results.run_log import RunCell, Variant
+from proact.report.units import MetricUnits
+from proact.results import Result
+from proact.results.cells import CellResult, CellSpec
+from proact.results.run_log import Variant
 from proact.results.statistics import Interval
 
 #: A loss of more than this, of the metric's range, is what a verdict looks for.
@@ -30,10 +30,10 @@ class Family:
 
     name: str
     faults: Mapping[str, float]
-    cells: Mapping[tuple[str, str], Cell]
+    cells: Mapping[tuple[str, str], CellResult]
     gains: Mapping[str, Mapping[str, Interval]]
 
-    def line(self, variant: str) -> list[Cell]:
+    def line(self, variant: str) -> list[CellResult]:
         """The variant's cells with trials, from the lowest BER."""
         cells = [
             self.cells[variant, fault] for fault in self.faults if (variant, fault) in self.cells
@@ -46,40 +46,38 @@ class Family:
         return len({ber for ber in self.faults.values() if ber > 0}) > 1
 
 
-class Findings:
+class Analysis:
     """A campaign as a page tells it.
 
     Args:
-        stored: a campaign, not a sweep.
+        result: of a campaign, not of a sweep.
         baseline: the variant that the others are compared with; by default the first.
 
     Raises:
         ValueError: no such variant.
     """
 
-    def __init__(self, stored: StoredRun, baseline: str | None = None) -> None:
-        self.stored, self.run = stored, stored.run
+    def __init__(self, result: Result, baseline: str | None = None) -> None:
+        self.result, self.run = result, result.spec
         self.variants = [variant.name for variant in self.run.variants]
         if baseline is not None and baseline not in self.variants:
             raise unknown("variant", baseline, self.variants)
         self.baseline = baseline or self.variants[0]
-        self.scale = Scale.of(
-            self.run.metric, self.run.lowest, self.run.highest, self.run.is_better_higher
-        )
+        self.units = MetricUnits.of(self.run)
 
     @cached_property
-    def planned(self) -> Mapping[tuple[str, str], RunCell]:
+    def specs(self) -> Mapping[tuple[str, str], CellSpec]:
         return {(cell.variant, cell.fault): cell for cell in self.run.cells}
 
     @cached_property
     def families(self) -> list[Family]:
         """Those with most rates first."""
         gains = {
-            variant: self.stored.difference(variant, self.baseline)
+            variant: self.result.difference(variant, self.baseline)
             for variant in self.variants
             if variant != self.baseline
         }
-        cells = {(cell.variant, cell.fault): cell for cell in self.stored.cells}
+        cells = {(cell.variant, cell.fault): cell for cell in self.result.cells}
         names = list(dict.fromkeys(cell.family for cell in self.run.cells))
         found = [self._family(name, cells, gains) for name in names]
         return sorted(found, key=lambda family: -len(family.faults))
@@ -87,7 +85,7 @@ class Findings:
     def _family(
         self,
         name: str,
-        cells: Mapping[tuple[str, str], Cell],
+        cells: Mapping[tuple[str, str], CellResult],
         gains: Mapping[str, Mapping[str, Interval]],
     ) -> Family:
         # Variants store different numbers of bits, so that n flips are another rate in each.
@@ -107,21 +105,21 @@ class Findings:
 
     @property
     def has_trials(self) -> bool:
-        return any(not cell.is_missing for cell in self.stored.cells)
+        return any(not cell.is_missing for cell in self.result.cells)
 
     @property
     def trials(self) -> int:
         """Of all cells."""
-        return sum(cell.trials for cell in self.stored.cells)
+        return sum(cell.trials for cell in self.result.cells)
 
     @property
     def failed(self) -> int:
         """Trials that could not be run, of all cells."""
-        return sum(cell.failed for cell in self.stored.cells)
+        return sum(cell.failed for cell in self.result.cells)
 
-    def realised_ber(self, cell: Cell) -> float | None:
+    def realised_ber(self, cell: CellResult) -> float | None:
         """Flips per exposed bit; None where nobody knows how many bits passed."""
-        bits = self.planned[cell.variant, cell.fault].bits
+        bits = self.specs[cell.variant, cell.fault].bits
         return None if not bits or not cell.trials else cell.flips / bits
 
     def most_divided(self) -> str | None:
@@ -130,7 +128,7 @@ class Findings:
         spreads = {}
         for fault in self.families[0].faults:
             if self.families[0].cells[self.baseline, fault].trials:
-                values = self.stored.values(self.baseline, fault)
+                values = self.result.values(self.baseline, fault)
                 n = sum(count for _, count in values)
                 mean = sum(value * count for value, count in values) / n
                 squares = sum(count * (value - mean) ** 2 for value, count in values)
@@ -138,7 +136,9 @@ class Findings:
         return max(spreads, key=spreads.__getitem__) if spreads else None
 
 
-def holds_until(cells: Sequence[Cell], limit: float, is_better_higher: bool) -> Cell | None:
+def holds_until(
+    cells: Sequence[CellResult], limit: float, is_better_higher: bool
+) -> CellResult | None:
     """The last of the cells, from the lowest BER, up to which each interval excludes a loss of more
     than ``limit`` against the same network without faults."""
     last = None
@@ -174,7 +174,7 @@ def _excludes_0(interval: Interval) -> bool:
 
 
 @dataclass(frozen=True)
-class Cost:
+class VariantCost:
     """What a variant takes beyond its weights.
 
     Attributes:
@@ -195,14 +195,14 @@ class Cost:
     latency: float | None
 
 
-def cost_of(variant: Variant, notes: Mapping[str, object]) -> Cost:
+def cost_of(variant: Variant, notes: Mapping[str, object]) -> VariantCost:
     """From what a variant stores; ``notes`` are the fields of a `proact.protect.Cost`, or empty."""
     added = {
         kind: variant.memory[kind] for kind in ("threshold", "bound") if kind in variant.memory
     }
     numbers = sum(memory.numbers for memory in added.values())
     others = sum(memory.numbers for memory in variant.memory.values()) - numbers
-    return Cost(
+    return VariantCost(
         added["threshold"].numbers if "threshold" in added else 0,
         added["bound"].numbers if "bound" in added else 0,
         sum(memory.bits for memory in added.values()) / 8,

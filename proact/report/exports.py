@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from proact.report.analysis import Family, Findings
+from proact.report.analysis import Analysis, Family
 from proact.report.tables import cells_frame
 from proact.report.units import rate
-from proact.results.cells import Cell
+from proact.results.cells import CellResult
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -21,13 +21,13 @@ _LATEX = {
 }
 
 
-def as_csv(findings: Findings) -> str:
+def as_csv(analysis: Analysis) -> str:
     """One row a cell, as `proact.campaign.Result.to_pandas`, with what was expected and realised;
     a cell without trials has no values."""
-    cells = findings.stored.cells
-    frame = cells_frame(cells)
-    frame["bits"] = [findings.planned[cell.variant, cell.fault].bits for cell in cells]
-    frame["realised_ber"] = [findings.realised_ber(cell) for cell in cells]
+    cells = analysis.result.cells
+    frame = cells_frame(analysis.result)
+    frame["bits"] = [analysis.specs[cell.variant, cell.fault].bits for cell in cells]
+    frame["realised_ber"] = [analysis.realised_ber(cell) for cell in cells]
     frame["finished"] = [cell.is_finished for cell in cells]
     missing = [cell.is_missing for cell in cells]
     said = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
@@ -41,19 +41,19 @@ def as_csv(findings: Findings) -> str:
 _KNOWN_WITHOUT_TRIALS = ("variant", "fault", "ber", "clean", "trials", "failed", "bits", "finished")
 
 
-def as_latex(findings: Findings) -> str:
+def as_latex(analysis: Analysis) -> str:
     """Tables for the package booktabs, one a family of faults: a row a rate, a column a variant."""
-    return "\n".join(_latex_table(findings, family) for family in findings.families)
+    return "\n".join(_latex_table(analysis, family) for family in analysis.families)
 
 
-def _latex_table(findings: Findings, family: Family) -> str:
-    scale, variants = findings.scale, findings.variants
-    unit = f" ({scale.unit})" if scale.unit else ""
-    confidence = f"{100 * findings.run.confidence:g} % intervals"
-    caption = f"{scale.name}{unit} under {family.name}, {findings.run.encoding}, {confidence}"
+def _latex_table(analysis: Analysis, family: Family) -> str:
+    units, variants = analysis.units, analysis.variants
+    unit = f" ({units.unit})" if units.unit else ""
+    confidence = f"{100 * analysis.run.confidence:g} % intervals"
+    caption = f"{units.name}{unit} under {family.name}, {analysis.run.encoding}, {confidence}"
     if not all(cell.is_finished or cell.is_missing for cell in family.cells.values()):
         caption += "; * not finished"
-    body = _rows(findings, family, _latex_cell(findings))
+    body = _rows(analysis, family, _latex_cell(analysis))
     lines = [
         r"\begin{table}",
         rf"  \caption{{{latex(caption)}}}",
@@ -70,72 +70,72 @@ def _latex_table(findings: Findings, family: Family) -> str:
     return "\n".join(lines)
 
 
-def _latex_cell(findings: Findings) -> Callable[[Cell | None], str]:
-    def written(cell: Cell | None) -> str:
+def _latex_cell(analysis: Analysis) -> Callable[[CellResult | None], str]:
+    def written(cell: CellResult | None) -> str:
         if cell is None or cell.is_missing:
             return "--"
         value = cell.value
-        ends = f"{findings.scale.value(value.low)}--{findings.scale.value(value.high)}"
-        told = f"{findings.scale.value(value.estimate)} ({ends})"
+        ends = f"{analysis.units.value(value.low)}--{analysis.units.value(value.high)}"
+        told = f"{analysis.units.value(value.estimate)} ({ends})"
         return told if cell.is_finished else f"{told}*"
 
     return written
 
 
-def as_markdown(findings: Findings) -> str:
+def as_markdown(analysis: Analysis) -> str:
     """The same tables, and those of paired gains."""
     parts = []
-    for family in findings.families:
-        parts += [f"### {markdown(family.name)}, {findings.run.encoding}", ""]
-        parts += _markdown_table(findings, family)
-        parts += _markdown_gains(findings, family)
+    for family in analysis.families:
+        parts += [f"### {markdown(family.name)}, {analysis.run.encoding}", ""]
+        parts += _markdown_table(analysis, family)
+        parts += _markdown_gains(analysis, family)
     return "\n".join(parts)
 
 
-def _markdown_table(findings: Findings, family: Family) -> list[str]:
-    scale = findings.scale
-    unit = f" in {scale.unit}" if scale.unit else ""
-    told = f"{scale.name}{unit} with its {100 * findings.run.confidence:g} % interval:"
-    rows = _rows(findings, family, lambda cell: cell_text(findings, cell))
-    return [told, "", *_grid(["BER per bit", *findings.variants], rows), ""]
+def _markdown_table(analysis: Analysis, family: Family) -> list[str]:
+    units = analysis.units
+    unit = f" in {units.unit}" if units.unit else ""
+    told = f"{units.name}{unit} with its {100 * analysis.run.confidence:g} % interval:"
+    rows = _rows(analysis, family, lambda cell: cell_text(analysis, cell))
+    return [told, "", *_grid(["BER per bit", *analysis.variants], rows), ""]
 
 
-def _markdown_gains(findings: Findings, family: Family) -> list[str]:
+def _markdown_gains(analysis: Analysis, family: Family) -> list[str]:
     if not any(family.gains.values()):
         return []
-    scale, others = findings.scale, [name for name in family.gains if family.gains[name]]
+    units, others = analysis.units, [name for name in family.gains if family.gains[name]]
     rows = [
-        [rate(ber), *(gain_text(findings, family, variant, fault) for variant in others)]
+        [rate(ber), *(gain_text(analysis, family, variant, fault) for variant in others)]
         for fault, ber in family.faults.items()
     ]
-    unit = f" in {scale.unit_of_differences}" if scale.unit_of_differences else ""
-    told = f"Paired difference to {markdown(findings.baseline)}{unit}:"
+    unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
+    told = f"Paired difference to {markdown(analysis.baseline)}{unit}:"
     return [told, "", *_grid(["BER per bit", *others], rows), ""]
 
 
-def cell_text(findings: Findings, cell: Cell | None) -> str:
+def cell_text(analysis: Analysis, cell: CellResult | None) -> str:
     """``94.8 (93.8 to 95.2)``, or that there is nothing."""
     if cell is None or cell.is_missing:
         return "no trials"
-    value, scale = cell.value, findings.scale
-    told = f"{scale.value(value.estimate)} ({scale.interval(value)})"
+    value, units = cell.value, analysis.units
+    told = f"{units.value(value.estimate)} ({units.interval(value)})"
     return told if cell.is_finished else f"{told}, unfinished"
 
 
-def gain_text(findings: Findings, family: Family, variant: str, fault: str) -> str:
+def gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> str:
     """``+15.1 (+11.4 to +19.0)``, or that there is nothing."""
     gain = family.gains[variant].get(fault)
     if gain is None:
         return "no trials"
-    scale = findings.scale
-    return f"{scale.difference(gain.estimate)} ({scale.interval_of_difference(gain)})"
+    units = analysis.units
+    return f"{units.difference(gain.estimate)} ({units.interval_of_difference(gain)})"
 
 
 def _rows(
-    findings: Findings, family: Family, written: Callable[[Cell | None], str]
+    analysis: Analysis, family: Family, written: Callable[[CellResult | None], str]
 ) -> list[list[str]]:
     return [
-        [rate(ber), *(written(family.cells.get((name, fault))) for name in findings.variants)]
+        [rate(ber), *(written(family.cells.get((name, fault))) for name in analysis.variants)]
         for fault, ber in family.faults.items()
     ]
 

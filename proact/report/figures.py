@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from proact.campaign import StoredRun
-from proact.report.analysis import Family, Findings
+from proact.report.analysis import Analysis, Family
 from proact.report.html import inline_svg
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
-from proact.report.units import Scale, rate
+from proact.report.units import MetricUnits, rate
+from proact.results import Result
 from proact.results.stratum import Stratum
 
 _REM_PER_INCH = 7.0
@@ -24,7 +24,7 @@ _SAME_RATE = 5e-3
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PageFigure:
     """A figure on the page.
 
     Attributes:
@@ -40,47 +40,47 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Lines:
+class FamilyFigures:
     """What is drawn over BER of one family of faults; None where there is nothing to draw."""
 
     family: Family
-    accuracy: Drawing | None
-    gains: Drawing | None
+    accuracy: PageFigure | None
+    gains: PageFigure | None
 
 
 @dataclass(frozen=True)
-class Trials:
+class TrialsFigure:
     """How the trials under one fault are distributed."""
 
     fault: str
     ber: str
-    drawing: Drawing
+    figure: PageFigure
     is_shown_first: bool
 
 
 @dataclass(frozen=True)
-class Parts:
+class SweepFigure:
     """Where networks are vulnerable.
 
     Attributes:
         sweep: one of those that are drawn.
         strata: by variant.
-        scale: of what they lose, which need not be the campaign's metric.
+        units: of what they lose, which need not be the campaign's metric.
         is_finished: whether all of them are.
     """
 
-    sweep: StoredRun
+    sweep: Result
     strata: Mapping[str, Sequence[Stratum]]
-    drawing: Drawing
-    scale: Scale
+    figure: PageFigure
+    units: MetricUnits
     is_finished: bool
 
 
-class Drawings:
+class PageFigures:
     """All of a page.
 
     Args:
-        findings: of the campaign.
+        analysis: of the campaign.
         sweeps: over layers and bits, in the order in which they were worked on; of two of the same
             network and fault the last counts.
         at: the BER at which the distribution of trials is shown first; None chooses.
@@ -94,27 +94,27 @@ class Drawings:
     """
 
     def __init__(
-        self, findings: Findings, sweeps: Sequence[StoredRun], at: float | None = None
+        self, analysis: Analysis, sweeps: Sequence[Result], at: float | None = None
     ) -> None:
-        self._findings, self.figures = findings, dict[str, Figure]()
+        self._analysis, self.figures = analysis, dict[str, Figure]()
         first = self._first_fault(at)
         self.lines = [
             self._over_ber(family, f"-{number}" if number else "")
-            for number, family in enumerate(findings.families)
+            for number, family in enumerate(analysis.families)
         ]
         self.trials = self._of_trials(first)
         self.parts = self._of_parts(sweeps)
 
-    def _over_ber(self, family: Family, suffix: str) -> Lines:
-        findings, scale = self._findings, self._findings.scale
-        cells = [family.cells[name, fault] for name in findings.variants for fault in family.faults]
+    def _over_ber(self, family: Family, suffix: str) -> FamilyFigures:
+        analysis, units = self._analysis, self._analysis.units
+        cells = [family.cells[name, fault] for name in analysis.variants for fault in family.faults]
         if not family.has_line or all(cell.is_missing for cell in cells):
-            return Lines(family, None, None)
-        confidence = findings.run.confidence
+            return FamilyFigures(family, None, None)
+        confidence = analysis.run.confidence
         accuracy = self._drawn(
             f"accuracy{suffix}",
-            f"{scale.name} over bit error rate under {family.name}",
-            accuracy_figure(cells, confidence, scale),
+            f"{units.name} over bit error rate under {family.name}",
+            accuracy_figure(cells, confidence, units),
         )
         gains = {
             name: {ber: mine.get(fault, NOTHING) for fault, ber in family.faults.items()}
@@ -122,59 +122,59 @@ class Drawings:
             if mine
         }
         if not gains:
-            return Lines(family, accuracy, None)
-        figure = gain_figure(gains, findings.baseline, findings.variants, confidence, scale)
-        label = f"paired difference to {findings.baseline} over bit error rate"
-        return Lines(family, accuracy, self._drawn(f"gain{suffix}", label, figure))
+            return FamilyFigures(family, accuracy, None)
+        figure = gain_figure(gains, analysis.baseline, analysis.variants, confidence, units)
+        label = f"paired difference to {analysis.baseline} over bit error rate"
+        return FamilyFigures(family, accuracy, self._drawn(f"gain{suffix}", label, figure))
 
-    def _of_trials(self, first: str | None) -> list[Trials]:
-        findings, family, run = self._findings, self._findings.families[0], self._findings.run
+    def _of_trials(self, first: str | None) -> list[TrialsFigure]:
+        analysis, family, run = self._analysis, self._analysis.families[0], self._analysis.run
         edges = bin_edges(
             run.lowest,
             run.highest,
-            (run.images_per_trial or run.images) if findings.scale.is_share else None,
+            (run.images_per_trial or run.images) if analysis.units.is_share else None,
         )
-        shown: list[Trials] = []
+        shown: list[TrialsFigure] = []
         for fault, ber in family.faults.items():
-            cells = {name: family.cells.get((name, fault)) for name in findings.variants}
+            cells = {name: family.cells.get((name, fault)) for name in analysis.variants}
             tried = {name: cell for name, cell in cells.items() if cell is not None and cell.trials}
             if not tried:
                 continue
             figure = trials_figure(
-                {name: findings.stored.values(name, fault) for name in tried},
+                {name: analysis.result.values(name, fault) for name in tried},
                 {name: cell.value for name, cell in tried.items()},
-                findings.variants,
+                analysis.variants,
                 edges,
-                findings.scale,
+                analysis.units,
             )
             is_first = fault == first
             name = "trials" if is_first else f"trials-{len(shown)}"
-            label = f"distribution of the {findings.scale.name} of trials at {rate(ber)}"
-            drawing = self._drawn(name, label, figure, has_files=is_first)
-            shown.append(Trials(fault, rate(ber), drawing, is_first))
+            label = f"distribution of the {analysis.units.name} of trials at {rate(ber)}"
+            shown_figure = self._drawn(name, label, figure, has_files=is_first)
+            shown.append(TrialsFigure(fault, rate(ber), shown_figure, is_first))
         return shown
 
     def _first_fault(self, at: float | None) -> str | None:
-        family = self._findings.families[0]
+        family = self._analysis.families[0]
         tried = {
             fault: ber
             for fault, ber in family.faults.items()
             if any(cell.trials for (_, name), cell in family.cells.items() if name == fault)
         }
         if at is None or not tried:
-            return self._findings.most_divided() or next(iter(tried), None)
+            return self._analysis.most_divided() or next(iter(tried), None)
         for fault, ber in tried.items():
             if math.isclose(ber, at, rel_tol=_SAME_RATE):
                 return fault
         known = ", ".join(map(rate, tried.values()))
         raise ValueError(f"the campaign has trials at the bit error rates {known}; got {at:g}")
 
-    def _of_parts(self, sweeps: Sequence[StoredRun]) -> list[Parts]:
+    def _of_parts(self, sweeps: Sequence[Result]) -> list[SweepFigure]:
         """A map for each kind of sweep, of all variants that have one on these images."""
-        groups: dict[tuple[str, str, str, str], dict[str, StoredRun]] = {}
+        groups: dict[tuple[str, str, str, str], dict[str, Result]] = {}
         for sweep in sweeps:
-            run = sweep.run
-            if run.facts["data"] == self._findings.run.facts["data"]:
+            run = sweep.spec
+            if run.facts["data"] == self._analysis.run.facts["data"]:
                 # What else they differ in makes them no other measurement.
                 key = (run.kind, run.cells[0].family, run.encoding, run.metric)
                 groups.setdefault(key, {})[self._name_here(sweep)] = sweep
@@ -184,55 +184,50 @@ class Drawings:
             name = f"per-{kind}" if f"per-{kind}" not in names else f"per-{kind}-{len(names)}"
             names.add(name)
             label = f"loss by {kind} under {fault} in it alone"
-            strata = {variant: sweep.strata()[0] for variant, sweep in of_variants.items()}
+            strata = {variant: sweep.strata for variant, sweep in of_variants.items()}
             last = list(of_variants.values())[-1]
-            scale = _scale_of(last)
-            drawing = self._drawn(name, label, self._map(kind, strata, of_variants, scale))
+            units = MetricUnits.of(last.spec)
+            figure = self._drawn(name, label, self._map(kind, strata, of_variants, units))
             is_finished = all(sweep.is_finished for sweep in of_variants.values())
-            shown.append(Parts(last, strata, drawing, scale, is_finished))
+            shown.append(SweepFigure(last, strata, figure, units, is_finished))
         return shown
 
-    def _name_here(self, sweep: StoredRun) -> str:
+    def _name_here(self, sweep: Result) -> str:
         """What the campaign calls a sweep's network. In another encoding nobody can tell whether it
         is the one that the campaign has by its name."""
-        (network,) = sweep.run.variants
-        run = self._findings.run
+        (network,) = sweep.spec.variants
+        run = self._analysis.run
         same = [variant.name for variant in run.variants if variant.digest == network.digest]
-        if network.name in same or (network.name not in self._findings.variants and not same):
+        if network.name in same or (network.name not in self._analysis.variants and not same):
             return network.name
         if same:
             return same[0]
-        is_told_apart = sweep.run.encoding == run.encoding
+        is_told_apart = sweep.spec.encoding == run.encoding
         return f"{network.name} (another network)" if is_told_apart else network.name
 
     def _map(
         self,
         kind: str,
         strata: Mapping[str, Sequence[Stratum]],
-        sweeps: Mapping[str, StoredRun],
-        scale: Scale,
+        sweeps: Mapping[str, Result],
+        units: MetricUnits,
     ) -> Figure:
-        variants = list(dict.fromkeys([*self._findings.variants, *sweeps]))
-        run = next(iter(sweeps.values())).run
-        unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
-        label = f"loss of {scale.name}{unit}, {100 * run.confidence:g} % interval"
+        variants = list(dict.fromkeys([*self._analysis.variants, *sweeps]))
+        run = next(iter(sweeps.values())).spec
+        unit = f" ({units.unit_of_differences})" if units.unit_of_differences else ""
+        label = f"loss of {units.name}{unit}, {100 * run.confidence:g} % interval"
         if kind == "layer":
-            return layers_figure(strata, variants, label, scale)
+            return layers_figure(strata, variants, label, units)
         fields = {
             int(cell.part): cell.field
             for sweep in sweeps.values()
-            for cell in sweep.run.cells
+            for cell in sweep.spec.cells
             if cell.part is not None
         }
-        return bits_figure(strata, fields, variants, label, scale)
+        return bits_figure(strata, fields, variants, label, units)
 
-    def _drawn(self, name: str, label: str, figure: Figure, has_files: bool = True) -> Drawing:
+    def _drawn(self, name: str, label: str, figure: Figure, has_files: bool = True) -> PageFigure:
         if has_files:
             self.figures[name] = figure
         width = round(_REM_PER_INCH * figure.get_figwidth(), 1)
-        return Drawing(name, label, width, inline_svg(figure, name))
-
-
-def _scale_of(sweep: StoredRun) -> Scale:
-    run = sweep.run
-    return Scale.of(run.metric, run.lowest, run.highest, run.is_better_higher)
+        return PageFigure(name, label, width, inline_svg(figure, name))

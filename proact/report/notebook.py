@@ -1,72 +1,55 @@
-"""What a notebook shows of results, sweeps and running campaigns: HTML without scripts.
+"""What a notebook shows of results: HTML without scripts.
 
-Every output brings its own style, whose names all begin with ``proact-``, and needs nothing from
-elsewhere. Colours are those of the notebook where it says what they are, else those of the system.
+Every output brings its own style, whose names all begin with ``proact-``, and loads nothing.
+Colours are those of the notebook where it defines them, else those of the system.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from proact.report.html import inline_svg, rendered
-from proact.report.units import Scale
-from proact.results.cells import Cell
-
-if TYPE_CHECKING:  # they import torch
-    from proact.campaign.progress import Standing
-    from proact.campaign.sweeps import Sweep
-
-#: A running campaign shows so many cells, those at work first.
-_ROOM = 40
+from proact.report.units import MetricUnits
+from proact.results.result import Result
 
 
-def result_html(cells: Sequence[Cell], confidence: float, scale: Scale) -> str:
-    """The table of the cells, and accuracy over BER where there are at least two BERs."""
+def campaign_html(result: Result) -> str:
+    """The table of the cells, and the metric over BER where there are at least two BERs."""
+    cells = result.cells
     return rendered(
         "notebook_result.html",
         variants=[(name, list(mine)) for name, mine in groupby(cells, lambda cell: cell.variant)],
-        scale=scale,
-        confidence=confidence,
+        units=MetricUnits.of(result.spec),
+        confidence=result.confidence,
         has_untried=any(not cell.trials for cell in cells),
-        figure=_figure(cells, confidence, scale),
+        figure=_figure(result),
     )
 
 
-def _figure(cells: Sequence[Cell], confidence: float, scale: Scale) -> Markup | None:
-    if len({cell.ber for cell in cells if cell.ber > 0 and not cell.is_missing}) < 2:
+def _figure(result: Result) -> Markup | None:
+    if len({cell.ber for cell in result.cells if cell.ber > 0 and not cell.is_missing}) < 2:
         return None
     from proact.report.plots import accuracy_figure
 
-    return inline_svg(accuracy_figure(cells, confidence, scale))
+    units = MetricUnits.of(result.spec)
+    return inline_svg(accuracy_figure(result.cells, result.confidence, units))
 
 
-def sweep_html(sweep: Sweep) -> str:
-    """The table of the strata, those that lose most first, with a bar for each loss."""
-    rows = sorted(
-        zip(sweep.strata, sweep.result.cells, strict=True), key=lambda row: -row[0].loss.estimate
-    )
+def sweep_html(result: Result) -> str:
+    """The table of the strata with a bar for each loss; those that lose most come first."""
+    strata = result.strata
+    rows = sorted(zip(strata, result.cells, strict=True), key=lambda row: -row[0].loss.estimate)
+    (clean,) = result.clean.values()
     return rendered(
         "notebook_sweep.html",
-        sweep=sweep,
+        kind=result.spec.kind,
+        whole=result.whole,
+        clean=clean,
+        confidence=result.confidence,
         rows=rows,
-        largest=max(stratum.loss.estimate for stratum in sweep.strata),
-        scale=sweep.result.scale,
-        has_untried=any(not cell.trials for cell in sweep.result.cells),
-    )
-
-
-def progress_html(standing: Standing, state: str, sentence: str) -> str:
-    """How far a campaign is; ``state`` is ``"running"``, ``"finished"`` or ``"stopped"``."""
-    lines = standing.at_work_first(_ROOM)
-    return rendered(
-        "notebook_progress.html",
-        standing=standing,
-        lines=lines,
-        hidden=len(standing.lines) - len(lines),
-        state=state,
-        sentence=sentence,
+        largest=max(stratum.loss.estimate for stratum in strata),
+        units=MetricUnits.of(result.spec),
+        has_untried=any(not cell.trials for cell in result.cells),
     )

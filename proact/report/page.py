@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import yaml
 from markupsafe import Markup, escape
 
-from proact.report.analysis import Cost, Findings, cost_of
-from proact.report.figures import Drawings
+from proact.report.analysis import Analysis, VariantCost, cost_of
+from proact.report.figures import PageFigures
 from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
 from proact.report.units import rate
@@ -21,27 +21,27 @@ _MOST_FAILURES = 20
 _RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
-def page(findings: Findings, drawings: Drawings, store: str, others: Sequence[int]) -> str:
+def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[int]) -> str:
     """A campaign as HTML; ``store`` is what the page says it was read from, ``others`` the numbers
     of the other campaigns in it."""
-    run = findings.run
-    costs = {name: _cost(findings, name) for name in findings.variants}
+    run = analysis.run
+    costs = {name: _cost(analysis, name) for name in analysis.variants}
     return rendered(
         "report.html",
-        title=_title(findings),
-        findings=findings,
+        title=_title(analysis),
+        analysis=analysis,
         run=run,
-        scale=findings.scale,
+        units=analysis.units,
         rate=rate,
-        verdicts=[(name, _whole(verdict(findings, name, cost))) for name, cost in costs.items()],
+        verdicts=[(name, _whole(verdict(analysis, name, cost))) for name, cost in costs.items()],
         costs=costs,
-        drawings=drawings,
-        paragraphs=[how_measured(findings, family) for family in findings.families],
-        sessions=findings.stored.sessions,
-        failures=_failures(findings)[:_MOST_FAILURES],
+        figures=figures,
+        paragraphs=[how_measured(analysis, family) for family in analysis.families],
+        sessions=analysis.result.sessions,
+        failures=_failures(analysis)[:_MOST_FAILURES],
         identity=facts_digest(run.facts),
         facts=json.dumps(run.facts, indent=2, sort_keys=True),
-        experiment=_repeating(findings),
+        experiment=_repeating(analysis),
         store=store,
         others=others,
     )
@@ -53,8 +53,8 @@ def empty_page(store: str, is_older: bool) -> str:
     return rendered("report_empty.html", title=title, store=store, is_older=is_older)
 
 
-def _title(findings: Findings) -> str:
-    run = findings.run
+def _title(analysis: Analysis) -> str:
+    run = analysis.run
     experiment = run.notes.get("experiment")
     if isinstance(experiment, Mapping) and "network" in experiment:
         told = str(experiment["network"])
@@ -62,16 +62,16 @@ def _title(findings: Findings) -> str:
     return run.name or " and ".join(dict.fromkeys(variant.network for variant in run.variants))
 
 
-def _cost(findings: Findings, variant: str) -> Cost:
-    costs = findings.run.notes.get("costs")
+def _cost(analysis: Analysis, variant: str) -> VariantCost:
+    costs = analysis.run.notes.get("costs")
     mine = costs.get(variant) if isinstance(costs, Mapping) else None
-    return cost_of(findings.run.variant(variant), mine or {})
+    return cost_of(analysis.run.variant(variant), mine or {})
 
 
-def _failures(findings: Findings) -> list[tuple[str, str, int, str]]:
+def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:
     return [
         (variant, fault, trial, reason)
-        for (variant, fault), failed in findings.stored.failures().items()
+        for (variant, fault), failed in analysis.result.failures().items()
         for trial, reason in failed
     ]
 
@@ -81,9 +81,9 @@ def _whole(text: str) -> Markup:
     return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', str(escape(text))))
 
 
-def _repeating(findings: Findings) -> str | None:
+def _repeating(analysis: Analysis) -> str | None:
     """The experiment file that would repeat the run, with the number of images that was chosen."""
-    run = findings.run
+    run = analysis.run
     experiment = run.notes.get("experiment")
     if isinstance(experiment, Mapping) and "images_per_trial" in experiment:
         experiment = {**experiment, "images_per_trial": run.images_per_trial or "all"}

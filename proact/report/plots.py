@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from proact.report.style import BER_LABEL, Look, add_legend, as_text, looks, new_axes, save_figure
-from proact.report.units import Scale
-from proact.results.cells import Cell
+from proact.report.units import MetricUnits
+from proact.results.cells import CellResult
 from proact.results.statistics import Interval
 
 #: What is drawn as a gap.
@@ -20,26 +20,28 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 __all__ = ["NOTHING", "accuracy_figure", "gain_figure", "save_figure"]
 
 
-def accuracy_figure(cells: Sequence[Cell], confidence: float, scale: Scale | None = None) -> Figure:
+def accuracy_figure(
+    cells: Sequence[CellResult], confidence: float, units: MetricUnits | None = None
+) -> Figure:
     """The metric over BER, one line a variant, the interval as a band.
 
     A line has a gap at a cell without trials. Cells with a BER of 0 are left out: they have no
     place on the logarithmic axis. Of cells that are not finished the marker is hollow.
     """
-    scale = scale or Scale(cells[0].metric if cells else "top-1")
+    units = units or MetricUnits(cells[0].metric if cells else "top-1")
     figure, axes = new_axes(7.0, 4.5)
     variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
     for variant, look in looks(variants).items():
         mine = [cell for cell in cells if cell.variant == variant and cell.ber > 0]
         mine.sort(key=lambda cell: cell.ber)
         line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
-        _band(axes, scale, look, variant, line)
+        _band(axes, units, look, variant, line)
         unfinished = [cell for cell in mine if not (cell.is_finished or cell.is_missing)]
-        _hollow(axes, scale, look, unfinished)
-    if scale.is_share:
+        _hollow(axes, units, look, unfinished)
+    if units.is_share:
         axes.set_ylim(0, 100)
-    unit = f" ({scale.unit})" if scale.unit else ""
-    _finish(figure, axes, f"{scale.name}{unit}, {100 * confidence:g} % interval")
+    unit = f" ({units.unit})" if units.unit else ""
+    _finish(figure, axes, f"{units.name}{unit}, {100 * confidence:g} % interval")
     return figure
 
 
@@ -48,7 +50,7 @@ def gain_figure(
     baseline: str,
     variants: Sequence[str],
     confidence: float,
-    scale: Scale,
+    units: MetricUnits,
 ) -> Figure:
     """Paired gains over the baseline by BER, one line a variant, the interval as a band.
 
@@ -61,19 +63,19 @@ def gain_figure(
     for variant, look in looks(variants).items():
         if variant in gains:
             shown = {ber: gain for ber, gain in sorted(gains[variant].items()) if ber > 0}
-            _band(axes, scale, look, variant, shown)
-    unit = f"{scale.unit_of_differences}, " if scale.unit_of_differences else ""
+            _band(axes, units, look, variant, shown)
+    unit = f"{units.unit_of_differences}, " if units.unit_of_differences else ""
     interval = f"({unit}{100 * confidence:g} % interval)"
     _finish(figure, axes, f"difference to {as_text(baseline, 28)}\n{interval}")
     return figure
 
 
 def _band(
-    axes: Axes, scale: Scale, look: Look, variant: str, shown: Mapping[float, Interval]
+    axes: Axes, units: MetricUnits, look: Look, variant: str, shown: Mapping[float, Interval]
 ) -> None:
     axes.plot(
         list(shown),
-        [scale.shown(value.estimate) for value in shown.values()],
+        [units.shown(value.estimate) for value in shown.values()],
         color=look.colour,
         marker=look.marker,
         markersize=4.5,
@@ -82,18 +84,18 @@ def _band(
     )
     axes.fill_between(
         list(shown),
-        [scale.shown(value.low) for value in shown.values()],
-        [scale.shown(value.high) for value in shown.values()],
+        [units.shown(value.low) for value in shown.values()],
+        [units.shown(value.high) for value in shown.values()],
         color=look.colour,
         alpha=0.18,
         linewidth=0,
     )
 
 
-def _hollow(axes: Axes, scale: Scale, look: Look, cells: Sequence[Cell]) -> None:
+def _hollow(axes: Axes, units: MetricUnits, look: Look, cells: Sequence[CellResult]) -> None:
     axes.plot(
         [cell.ber for cell in cells],
-        [scale.shown(cell.value.estimate) for cell in cells],
+        [units.shown(cell.value.estimate) for cell in cells],
         color=look.colour,
         marker=look.marker,
         markersize=4.5,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from proact.report.style import Look, add_legend, as_text, looks, new_axes, widest
-from proact.report.units import Scale
+from proact.report.units import MetricUnits
 from proact.results.stratum import Stratum
 
 #: How far the marks of several variants stand apart, in parts of the room that a layer or bit has.
@@ -19,7 +19,7 @@ _ROOM_FOR_NAMES = 0.16
 
 
 def layers_figure(
-    sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str], label: str, scale: Scale
+    sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str], label: str, units: MetricUnits
 ) -> Figure:
     """Loss by layer with its interval, layers from the input down, one mark a variant.
 
@@ -37,7 +37,7 @@ def layers_figure(
     for shift, variant, look in _apart(sweeps, variants):
         for part in sweeps[variant]:
             place = places[part.name] + shift
-            _mark(axes, part, place, look, scale, is_upright=False)
+            _mark(axes, part, place, look, units, is_upright=False)
         axes.plot([], [], look.marker, color=look.colour, label=as_text(variant))
     axes.set_yticks(range(len(layers)), [as_text(name) for name in layers])
     axes.set_ylim(len(layers) - 0.4, -0.6)
@@ -51,7 +51,7 @@ def bits_figure(
     fields: Mapping[int, str | None],
     variants: Sequence[str],
     label: str,
-    scale: Scale,
+    units: MetricUnits,
 ) -> Figure:
     """Loss by bit of a word with its interval, the highest bit on the left, as words are written.
 
@@ -66,7 +66,7 @@ def bits_figure(
     for shift, variant, look in _apart(sweeps, variants):
         for part in sweeps[variant]:
             place = places[int(part.name)] + shift
-            _mark(axes, part, place, look, scale, is_upright=True)
+            _mark(axes, part, place, look, units, is_upright=True)
         axes.plot([], [], look.marker, color=look.colour, label=as_text(variant))
     axes.set_xticks(range(len(bits)), [str(bit) for bit in bits], fontsize="small")
     axes.set_xlim(-0.7, len(bits) - 0.3)
@@ -91,11 +91,11 @@ def _apart(
 
 
 def _mark(
-    axes: Axes, part: Stratum, place: float, look: Look, scale: Scale, is_upright: bool
+    axes: Axes, part: Stratum, place: float, look: Look, units: MetricUnits, is_upright: bool
 ) -> None:
     if part.is_missing:
         return
-    estimate, low, high = (scale.shown(end) for end in part.loss)
+    estimate, low, high = (units.shown(end) for end in part.loss)
     ends = [[max(estimate - low, 0.0)], [max(high - estimate, 0.0)]]
     x, y = ([place], [estimate]) if is_upright else ([estimate], [place])
     axes.errorbar(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from proact.report.style import Look, as_text, looks, new_axes, widest
-from proact.report.units import Scale
+from proact.report.units import MetricUnits
 from proact.results.statistics import Interval
 
 _MOST_BINS = 30
@@ -40,7 +40,7 @@ def trials_figure(
     means: Mapping[str, Interval],
     variants: Sequence[str],
     edges: Edges,
-    scale: Scale,
+    units: MetricUnits,
 ) -> Figure:
     """One mirrored histogram a variant: the width is the share of trials, the line across is the
     mean with its interval.
@@ -59,16 +59,16 @@ def trials_figure(
     figure, axes = new_axes(width, 4.2 + (0.0 if is_upright else 0.7 * widest(distributions)))
     for position, (variant, values) in enumerate(distributions.items()):
         look = looks(variants)[variant]
-        _histogram(axes, position, values, edges, look, scale)
-        _mean(axes, position, means[variant], scale)
+        _histogram(axes, position, values, edges, look, units)
+        _mean(axes, position, means[variant], units)
     axes.set_xticks(range(n), [as_text(variant) for variant in distributions])
     if not is_upright:
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, n - 0.4)
     axes.grid(visible=False, axis="x")
-    unit = f" ({scale.unit})" if scale.unit else ""
-    axes.set_ylabel(f"{scale.name} of a trial{unit}")
+    unit = f" ({units.unit})" if units.unit else ""
+    axes.set_ylabel(f"{units.name} of a trial{unit}")
     axes.set_xlabel("width: share of the trials")
     return figure
 
@@ -79,15 +79,15 @@ def _histogram(
     values: Distribution,
     edges: Edges,
     look: Look,
-    scale: Scale,
+    units: MetricUnits,
 ) -> None:
     seen, counts = np.array(values, dtype=np.float64).T
     heights, _ = np.histogram(seen, edges, weights=counts)
     widths = 0.9 * heights / heights.max()
     axes.barh(
-        [scale.shown(edge) for edge in 0.5 * (edges[:-1] + edges[1:])],
+        [units.shown(edge) for edge in 0.5 * (edges[:-1] + edges[1:])],
         widths,
-        height=0.94 * scale.shown(edges[1] - edges[0]),
+        height=0.94 * units.shown(edges[1] - edges[0]),
         left=position - 0.5 * widths,
         color=look.colour,
         alpha=0.55,
@@ -95,8 +95,8 @@ def _histogram(
     )
 
 
-def _mean(axes: Axes, position: int, mean: Interval, scale: Scale) -> None:
-    estimate, low, high = (scale.shown(end) for end in mean)
+def _mean(axes: Axes, position: int, mean: Interval, units: MetricUnits) -> None:
+    estimate, low, high = (units.shown(end) for end in mean)
     axes.errorbar(
         [position],
         [estimate],

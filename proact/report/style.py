@@ -1,6 +1,6 @@
 """How every figure looks: colours that colour-blind readers can tell apart, and shapes besides.
 
-matplotlib draws them, not plotly: one drawing serves PNG, SVG and PDF, it needs neither a browser
+matplotlib draws them, not plotly: one figure serves PNG, SVG and PDF, it needs neither a browser
 nor a megabyte of scripts in each page, and what it draws can be printed.
 """
 

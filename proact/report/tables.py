@@ -1,37 +1,85 @@
-"""Cells as tables: pandas to compute with, rich to look at."""
+"""Tables for the terminal (rich) and data frames (pandas)."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
 
-from proact.report.units import Scale, rate
-from proact.results.cells import Cell, Details
+from proact.report.units import MetricUnits, rate
+from proact.results.cells import CellDetails, CellResult
+from proact.results.result import Result
 from proact.results.statistics import Interval
 
 
-def cells_frame(cells: Sequence[Cell], details: Sequence[Details] | None = None) -> pd.DataFrame:
-    """One row a cell; accuracies and shares in [0, 1]."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: its title.
+        is_text: whether it is aligned to the left.
+    """
+
+    heading: str
+    is_text: bool = False
+
+
+def make_table(
+    columns: Sequence[Column | str],
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    caption: str | None = None,
+    *,
+    grouped: bool = False,
+    show_header: bool = True,
+) -> Table:
+    """A table of rich; every table of proact is made here.
+
+    Args:
+        columns: a text is the heading of a column of numbers.
+        rows: their cells are shown as ``str`` shows them.
+        grouped: whether rows with the same first cell stand together: the cell is shown once, and a
+            line separates the groups.
+    """
+    table = Table(title=title, caption=caption, show_header=show_header)
+    for each in columns:
+        column = Column(each) if isinstance(each, str) else each
+        table.add_column(
+            column.heading, justify="left" if column.is_text else "right", overflow="fold"
+        )
+    for first, group in groupby(rows, key=lambda row: row[0] if grouped else None):
+        for index, row in enumerate(group):
+            cells = list(map(str, row))
+            table.add_row("" if grouped and index else cells[0], *cells[1:])
+        if grouped and first is not None:
+            table.add_section()
+    return table
+
+
+def cells_frame(result: Result, with_details: bool = False) -> pd.DataFrame:
+    """One row per cell; accuracies and shares in [0, 1]."""
+    details = result.details() if with_details else {}
     frame: pd.DataFrame = pd.DataFrame(
-        {**_summary(cell), **(_details(details[index]) if details is not None else {})}
-        for index, cell in enumerate(cells)
+        {**_summary(cell), **_detail_columns(details.get((cell.variant, cell.fault)))}
+        for cell in result.cells
     )
     return frame
 
 
-def _summary(cell: Cell) -> dict[str, Any]:
+def _summary(cell: CellResult) -> dict[str, Any]:
     sdc = cell.sdc or Interval(math.nan, math.nan, math.nan)
     return {
         "variant": cell.variant,
         "fault": cell.fault,
         "ber": cell.ber,
-        _name_of(cell): cell.value.estimate,
+        "accuracy" if cell.metric == "top-1" else cell.metric: cell.value.estimate,
         "low": cell.value.low,
         "high": cell.value.high,
         "sdc": sdc.estimate,
@@ -45,7 +93,9 @@ def _summary(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _details(details: Details) -> dict[str, Any]:
+def _detail_columns(details: CellDetails | None) -> dict[str, Any]:
+    if details is None:
+        return {}
     intervals = {
         **{name: share for name, share in details.shares.items() if name != "non_finite"},
         "critical": details.critical,
@@ -57,13 +107,57 @@ def _details(details: Details) -> dict[str, Any]:
     return {**columns, "loss": details.loss}
 
 
-def _name_of(cell: Cell) -> str:
-    return "accuracy" if cell.metric == "top-1" else cell.metric
+def strata_frame(result: Result) -> pd.DataFrame:
+    """One row per stratum of a sweep: its name, share, value and loss with intervals, trials."""
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            result.spec.kind: stratum.name,
+            "share": stratum.share,
+            "value": stratum.value.estimate,
+            "low": stratum.value.low,
+            "high": stratum.value.high,
+            "loss": stratum.loss.estimate,
+            "loss_low": stratum.loss.low,
+            "loss_high": stratum.loss.high,
+            "trials": stratum.trials,
+        }
+        for stratum in result.strata
+    )
+    return frame
+
+
+def cells_table(result: Result) -> Table:
+    """Variant x fault: the metric, its interval, mean realised flips, trials."""
+    units = MetricUnits.of(result.spec)
+    heading, shown = _fault_column([(cell.fault, cell.ber) for cell in result.cells])
+    rows = [
+        (
+            cell.variant,
+            shown(cell.fault, cell.ber),
+            "no trials" if cell.is_missing else units.value(cell.value.estimate),
+            units.interval(cell.value),
+            f"{cell.flips:,.1f}",
+            f"{cell.trials:,}",
+        )
+        for cell in result.cells
+    ]
+    metric = f"{units.name} {units.unit}".strip()
+    interval = f"{100 * result.confidence:g} % interval"
+    columns: list[Column | str] = [
+        Column("variant", is_text=True),
+        heading,
+        metric,
+        interval,
+        "mean flips",
+        "trials",
+    ]
+    title = f"{units.name[0].upper()}{units.name[1:]} under faults"
+    return make_table(columns, rows, title, grouped=True)
 
 
 class Gain(NamedTuple):
-    """Of a variant over a baseline under one fault, on the same faults and images; ``ber`` is the
-    fault's expected bit error rate, per exposed bit."""
+    """The gain of a variant over a baseline under one fault, on the same faults and images; ``ber``
+    is the fault's expected bit error rate, per exposed bit."""
 
     variant: str
     fault: str
@@ -71,90 +165,81 @@ class Gain(NamedTuple):
     gain: Interval
 
 
-def cells_table(cells: Sequence[Cell], confidence: float, scale: Scale) -> Table:
-    """Variant x fault: the metric, its interval, mean realised flips, trials."""
-    names = _names([(cell.fault, cell.ber) for cell in cells])
-    interval = f"{100 * confidence:g} % interval"
-    table = Table(title=f"{scale.name[0].upper()}{scale.name[1:]} under faults")
-    heading = f"{scale.name} {scale.unit}".strip()
-    _add_columns(table, ("variant", names.heading, heading, interval, "mean flips", "trials"))
-    for variant, mine in groupby(cells, key=lambda cell: cell.variant):
-        for index, cell in enumerate(mine):
-            table.add_row(
-                variant if index == 0 else "",
-                names.of(cell.fault, cell.ber),
-                "no trials" if cell.is_missing else scale.value(cell.value.estimate),
-                scale.interval(cell.value),
-                f"{cell.flips:,.1f}",
-                f"{cell.trials:,}",
-            )
-        table.add_section()
-    return table
-
-
-def gains_table(gains: Sequence[Gain], baseline: str, confidence: float, scale: Scale) -> Table:
-    """Gains over ``baseline``, variants together."""
-    names = _names([(gain.fault, gain.ber) for gain in gains])
-    unit = f" ({scale.unit_of_differences})" if scale.unit_of_differences else ""
-    table = Table(title=f"Difference to {baseline} on the same faults{unit}")
-    percent = f"{100 * confidence:g} % interval"
-    _add_columns(table, ("variant", names.heading, "difference", percent))
-    for variant, mine in groupby(gains, key=lambda gain: gain.variant):
-        for index, each in enumerate(mine):
-            table.add_row(
-                variant if index == 0 else "",
-                names.of(each.fault, each.ber),
-                scale.difference(each.gain.estimate),
-                scale.interval_of_difference(each.gain),
-            )
-        table.add_section()
-    return table
-
-
-class _Names(NamedTuple):
-    """What tells the rows of a variant apart."""
-
-    heading: str
-    of: Callable[[str, float], str]
-
-
-def _names(faults: Sequence[tuple[str, float]]) -> _Names:
-    """Rates, where all faults are flips of any bit; else the faults."""
-    if all(re.fullmatch(r"BitFlip\([^,{]*\)", fault) for fault, _ in faults):
-        return _Names("BER per bit", lambda fault, ber: rate(ber))
-    return _Names("fault", lambda fault, ber: fault)
-
-
-def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
-    """What each protection costs without faults.
-
-    Args:
-        costs: by variant, the fields of a `proact.protect.Cost`. What nobody measured has no
-            column.
-    """
-    table = Table(
-        title=f"Cost of protection, {encoding}, no faults",
-        caption="added numbers: thresholds of activations and bounds of parameters",
-    )
-    columns = [
-        column
-        for column in _COST_COLUMNS
-        if any(column.value(cost) is not None for cost in costs.values())
+def gains_of(result: Result, baseline: str) -> list[Gain]:
+    """The gains of all other variants over ``baseline``."""
+    return [
+        Gain(variant, fault, result.states[variant, fault].spec.ber, gain)
+        for variant in result.clean
+        if variant != baseline
+        for fault, gain in result.difference(variant, baseline).items()
     ]
-    _add_columns(table, ("variant", *(column.heading for column in columns)))
-    for variant, cost in costs.items():
-        table.add_row(variant, *(column.shown(cost) for column in columns))
-    return table
+
+
+def gains_table(result: Result, baseline: str) -> Table:
+    """The gains over ``baseline``, variants together."""
+    units, gains = MetricUnits.of(result.spec), gains_of(result, baseline)
+    heading, shown = _fault_column([(gain.fault, gain.ber) for gain in gains])
+    rows = [
+        (
+            each.variant,
+            shown(each.fault, each.ber),
+            units.difference(each.gain.estimate),
+            units.interval_of_difference(each.gain),
+        )
+        for each in gains
+    ]
+    unit = f" ({units.unit_of_differences})" if units.unit_of_differences else ""
+    interval = f"{100 * result.confidence:g} % interval"
+    columns: list[Column | str] = [Column("variant", is_text=True), heading, "difference", interval]
+    return make_table(
+        columns, rows, f"Difference to {baseline} on the same faults{unit}", grouped=True
+    )
+
+
+def _fault_column(
+    faults: Sequence[tuple[str, float]],
+) -> tuple[str, Callable[[str, float], str]]:
+    """The heading and text of what distinguishes the rows of a variant: rates, where every fault
+    flips any bit, else the faults."""
+    if all(re.fullmatch(r"BitFlip\([^,{]*\)", fault) for fault, _ in faults):
+        return "BER per bit", lambda fault, ber: rate(ber)
+    return "fault", lambda fault, ber: fault
+
+
+def strata_table(result: Result, title: str | None = None) -> Table:
+    """The strata of a sweep; those that lose most come first."""
+    units, whole, kind = MetricUnits.of(result.spec), result.whole, result.spec.kind
+    (clean,) = result.clean.values()
+    rows = [
+        (
+            part.name,
+            f"{100 * part.share:.2f}",
+            "no trials" if part.is_missing else units.fine(part.loss.estimate),
+            f"{units.fine(part.loss.low)} to {units.fine(part.loss.high)}",
+            f"{part.trials:,}",
+        )
+        for part in sorted(result.strata, key=lambda part: -part.loss.estimate)
+    ]
+    unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
+    interval = f"{100 * result.confidence:g} % interval"
+    columns: list[Column | str] = [
+        Column(kind, is_text=True),
+        "share of bits %",
+        f"loss{unit}",
+        interval,
+        "trials",
+    ]
+    caption = (
+        f"all together: {units.fine(whole.estimate)} ({units.fine(whole.low)} to "
+        f"{units.fine(whole.high)}), {units.fine(clean)} without faults"
+    )
+    return make_table(columns, rows, title or f"Loss by {kind}", caption)
 
 
 class _CostColumn(NamedTuple):
     heading: str
     value: Callable[[Mapping[str, Any]], float | None]
     form: str
-
-    def shown(self, cost: Mapping[str, Any]) -> str:
-        value = self.value(cost)
-        return "" if value is None else self.form.format(value)
 
 
 _COST_COLUMNS = (
@@ -167,11 +252,37 @@ _COST_COLUMNS = (
 )
 
 
+def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
+    """The cost of each protection without faults.
+
+    Args:
+        costs: by variant, the fields of a `proact.protect.Cost`. A value that was not measured for
+            any variant has no column.
+    """
+    columns = [
+        column
+        for column in _COST_COLUMNS
+        if any(column.value(cost) is not None for cost in costs.values())
+    ]
+    rows = []
+    for variant, cost in costs.items():
+        values = [column.value(cost) for column in columns]
+        shown = [
+            "" if value is None else column.form.format(value)
+            for column, value in zip(columns, values, strict=True)
+        ]
+        rows.append((variant, *shown))
+    headings: list[Column | str] = [
+        Column("variant", is_text=True),
+        *(column.heading for column in columns),
+    ]
+    return make_table(
+        headings,
+        rows,
+        f"Cost of protection, {encoding}, no faults",
+        "added numbers: thresholds of activations and bounds of parameters",
+    )
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-def _add_columns(table: Table, headings: Sequence[str]) -> None:
-    for heading in headings:
-        left = heading == "variant"
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")

@@ -1,29 +1,22 @@
-"""How people read a metric: shares in percent and points, everything else as it is."""
+"""Units and number formats of a metric: shares are shown in percent and points."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proact.results.metric_info import BUILT_IN_METRICS
+from proact.results.run_log import RunSpec
 from proact.results.statistics import Interval
-
-#: What tables and axes call them.
-_NAMES = {
-    "top-1": "top-1 accuracy",
-    "top-5": "top-5 accuracy",
-    "sdc": "silent data corruption",
-    "loss": "cross-entropy",
-}
-_UNITS = {"loss": "nats"}
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Of one metric.
+class MetricUnits:
+    """The units of one metric, and its numbers as text.
 
     Attributes:
         metric: its name in the store.
-        is_share: whether its values are shares, shown in percent.
-        is_better_higher: which end of the range is the good one.
+        is_share: whether its values are shares, which are shown in percent.
+        is_better_higher: whether a higher value is the better one.
     """
 
     metric: str
@@ -31,41 +24,43 @@ class Scale:
     is_better_higher: bool = True
 
     @staticmethod
-    def of(metric: str, lowest: float, highest: float, is_better_higher: bool) -> Scale:
-        """Values in a range no wider than 1 are shares."""
-        return Scale(metric, highest - lowest <= 1.0, is_better_higher)
+    def of(spec: RunSpec) -> MetricUnits:
+        """The units of a run's metric. Values in a range no wider than 1 are shares."""
+        return MetricUnits(spec.metric, spec.highest - spec.lowest <= 1.0, spec.is_better_higher)
 
     @property
     def name(self) -> str:
-        return _NAMES.get(self.metric, self.metric)
+        info = BUILT_IN_METRICS.get(self.metric)
+        return self.metric if info is None else info.label
 
     @property
     def unit(self) -> str:
-        """Of a value; empty where nobody knows one."""
-        return "%" if self.is_share else _UNITS.get(self.metric, "")
+        """The unit of a value; empty where it is unknown."""
+        info = BUILT_IN_METRICS.get(self.metric)
+        return "%" if self.is_share else "" if info is None else info.unit
 
     @property
     def unit_of_differences(self) -> str:
         return "points" if self.is_share else self.unit
 
     def shown(self, value: float) -> float:
-        """The number that people read."""
+        """The number that is shown."""
         return 100.0 * value if self.is_share else value
 
     def value(self, value: float) -> str:
-        """Without its unit: ``94.8``."""
+        """A value without its unit: ``94.8``."""
         return f"{100.0 * value:.1f}" if self.is_share else f"{value:.3g}"
 
     def fine(self, value: float) -> str:
-        """With a digit more, for what a single flip changes: ``0.25``."""
+        """A value with one more digit, for the effect of a single flip: ``0.25``."""
         return f"{100.0 * value:.2f}" if self.is_share else f"{value:.4g}"
 
     def with_unit(self, value: float) -> str:
-        """``94.8 %``, which no line is broken in."""
+        """``94.8 %`` with a no-break space."""
         return f"{self.value(value)}\N{NO-BREAK SPACE}{self.unit}".strip()
 
     def difference(self, value: float) -> str:
-        """Signed, without its unit: ``+15.1``."""
+        """A signed difference without its unit: ``+15.1``."""
         return f"{100.0 * value:+.1f}" if self.is_share else f"{value:+.3g}"
 
     def amount(self, value: float) -> str:

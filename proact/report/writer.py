@@ -11,17 +11,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from proact.campaign import StoredRun, stored_runs
 from proact.errors import ProactError
-from proact.report.analysis import Findings
+from proact.report.analysis import Analysis
 from proact.report.exports import as_csv, as_latex, as_markdown
-from proact.report.figures import Drawings
+from proact.report.figures import PageFigures
+from proact.report.files import PAGE
 from proact.report.page import empty_page, page
 from proact.report.style import save_figure
+from proact.results.result import Result, has_unexplained_rows, read
 from proact.results.store import Store
-from proact.results.stored_run import rows_of_older_versions
-
-PAGE = "report.html"
 
 
 class NoTrialsError(ProactError):
@@ -57,29 +55,28 @@ def write_report(
             that says so was written.
     """
     name = _name_of(store)
-    runs = stored_runs(store)
+    runs = read(store)
     chosen = _chosen(runs, run, name)
     if chosen is None:
-        is_older = bool(rows_of_older_versions(store))
+        is_older = has_unexplained_rows(store)
         written = _write(Path(folder), {PAGE: empty_page(name, is_older).encode()})
         told = "no trial of a campaign yet: run one first"
         if is_older:
             told = "trials of an older proact alone: give the same command again to explain them"
         raise NoTrialsError(f"{name} holds {told} ({written[PAGE]})")
-    findings = Findings(chosen, baseline)
-    drawings = Drawings(findings, [each for each in runs if each.run.kind != "campaign"], at)
-    others = [
-        each.number for each in runs if each.run.kind == "campaign" and each.number != chosen.number
-    ]
-    files = {PAGE: page(findings, drawings, name, others).encode()}
-    for title, figure in drawings.figures.items():
+    analysis = Analysis(chosen, baseline)
+    figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
+    campaigns = [each.number for each in runs if each.spec.kind == "campaign"]
+    others = [number for number in campaigns if number != chosen.number]
+    files = {PAGE: page(analysis, figures, name, others).encode()}
+    for title, figure in figures.figures.items():
         for ending in ("png", "svg"):
             files[f"{title}.{ending}"] = _drawn(figure, ending)
-    tables = {"csv": as_csv(findings), "tex": as_latex(findings), "md": as_markdown(findings)}
+    tables = {"csv": as_csv(analysis), "tex": as_latex(analysis), "md": as_markdown(analysis)}
     files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
     written = _write(Path(folder), files)
-    if not findings.has_trials:
-        told = "none of its trials could be run" if findings.failed else "it has no trial yet"
+    if not analysis.has_trials:
+        told = "none of its trials could be run" if analysis.failed else "it has no trial yet"
         raise NoTrialsError(f"{name} has nothing to say of this campaign: {told} ({written[PAGE]})")
     kinds = {PAGE: "html", "cells.csv": "csv", "cells.tex": "latex", "cells.md": "markdown"}
     return {kinds.get(file, file): path for file, path in written.items()}
@@ -90,8 +87,8 @@ def _name_of(store: str | Path | Store) -> str:
     return "the store" if path is None else str(path)
 
 
-def _chosen(runs: Sequence[StoredRun], number: int | None, name: str) -> StoredRun | None:
-    campaigns = [each for each in runs if each.run.kind == "campaign"]
+def _chosen(runs: Sequence[Result], number: int | None, name: str) -> Result | None:
+    campaigns = [each for each in runs if each.spec.kind == "campaign"]
     if number is None:
         return campaigns[-1] if campaigns else None
     for each in campaigns:

@@ -1,4 +1,47 @@
-"""What a campaign leaves: the store, its cells, their statistics and the result objects.
+"""What a campaign leaves: the store, its cells, their statistics, and the result objects.
 
 Nothing here imports torch or draws anything.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proact.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from proact.results.cells import CellDetails, CellResult, CellSpec, CellState
+    from proact.results.policy import Policy
+    from proact.results.result import Result, read
+    from proact.results.statistics import Interval
+    from proact.results.store import Row
+    from proact.results.stratum import Stratum
+
+__all__ = [
+    "CellDetails",
+    "CellResult",
+    "CellSpec",
+    "CellState",
+    "Interval",
+    "Policy",
+    "Result",
+    "Row",
+    "Stratum",
+    "read",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "CellDetails": "cells",
+        "CellResult": "cells",
+        "CellSpec": "cells",
+        "CellState": "cells",
+        "Interval": "statistics",
+        "Policy": "policy",
+        "Result": "result",
+        "Row": "store",
+        "Stratum": "stratum",
+        "read": "result",
+    },
+)

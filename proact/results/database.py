@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,13 +46,15 @@ class Database:
             refuse_strangers(self.path)
         with self.errors_named():
             self.connection = self._connected(read_only)
+        # A result keeps a store in memory open for as long as the result lives.
+        self._finalizer = weakref.finalize(self, self.connection.close)
         try:
             with self.errors_named():
                 if not read_only:
                     self._prepare()
                 self._check()
         except ProactError:
-            self.connection.close()
+            self.close()
             raise
 
     def __enter__(self: Opened) -> Opened:
@@ -66,7 +69,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        self.connection.close()
+        self._finalizer()
 
     @contextmanager
     def again(self: Opened) -> Iterator[Opened]:

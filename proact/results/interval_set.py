@@ -1,4 +1,4 @@
-"""Sets of trial numbers that mostly are a few runs of neighbours."""
+"""Sets of trial numbers, kept as half-open intervals."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 
-class Ranges:
-    """Numbers from 0, kept as runs [first, end): memory goes with the runs."""
+class IntervalSet:
+    """Numbers of at least 0, kept as disjoint intervals [first, end); memory grows with the number
+    of intervals."""
 
     def __init__(self, runs: Iterable[tuple[int, int]] = ()) -> None:
         self._runs: list[tuple[int, int]] = []
         for first, end in runs:
             self.add(first, end)
 
-    def copy(self) -> Ranges:
-        return Ranges(self._runs)
+    def copy(self) -> IntervalSet:
+        return IntervalSet(self._runs)
 
     def add(self, first: int, end: int) -> None:
         """Adds first to end - 1."""

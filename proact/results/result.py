@@ -1,140 +1,227 @@
-"""What a campaign found, read from its stored rows."""
+"""The result of a campaign or a sweep, read from its store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proact.campaign.autotune import Settled
-from proact.faults import Fault
-from proact.results.cells import Cell, Details, Source, details, difference, summarise
-from proact.results.statistics import Interval
+from proact.errors import unknown
+from proact.results.cell_reader import CellReader, trials_of
+from proact.results.cells import CellDetails, CellResult, CellSpec, CellState
+from proact.results.interval_set import IntervalSet
+from proact.results.policy import Policy
+from proact.results.rendering import renderer
+from proact.results.run_log import RunSpec, WorkSession, logged_runs
+from proact.results.statistics import Interval, StoppingRule, stratified_mean
 from proact.results.store import Row, Store
+from proact.results.stratum import Stratum, stratum, sweep_confidence
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from proact.report.units import Scale
-
 
 @dataclass(frozen=True)
 class Result:
-    """The cells of a campaign.
+    """A run that a store holds, finished or not: what `proact.campaign.run` returns, and what
+    `read` finds in a store.
 
-    It holds no rows but reads them from the store when they are asked for.
+    It holds no rows but reads them from the store when they are needed. Faults are given as objects
+    or as text (``str(fault)``); results by fault have the text as their key.
 
     Attributes:
-        clean: the metric without faults of each variant, in the encoding, on all images.
-        confidence: of every interval here, two-sided.
-        metric: what the cells' values are.
-        settled: how trials were run, and the measurements by which that was chosen.
-        run: its number in the store; see `proact.campaign.stored_runs`.
+        number: of the run in its store.
+        spec: what was asked for, and what is known before the first trial.
+        sessions: each time that a process worked on it.
     """
 
-    clean: Mapping[str, float]
-    confidence: float
-    metric: str
-    settled: Settled
-    run: int
-    _sources: Mapping[tuple[str, Fault], Source] = field(repr=False)
+    number: int
+    spec: RunSpec
+    sessions: Sequence[WorkSession]
     _store: Store = field(repr=False)
 
     @property
+    def clean(self) -> Mapping[str, float]:
+        """The metric of each variant without faults, in the encoding, on all images."""
+        return {variant.name: variant.clean for variant in self.spec.variants}
+
+    @property
+    def metric(self) -> str:
+        """The name of the quantity that cells average."""
+        return self.spec.metric
+
+    @property
+    def confidence(self) -> float:
+        """The two-sided confidence level of every interval."""
+        return self.spec.confidence
+
+    @property
     def images_per_trial(self) -> int | None:
-        """How many images a trial was judged on; None: on all."""
-        return self.settled.policy.images
+        """The number of images on which a trial was judged; None: all of them."""
+        return self.spec.images_per_trial
 
     @property
-    def bers(self) -> Mapping[tuple[str, Fault], float]:
-        """The expected bit error rate of each (variant, fault), per exposed bit."""
-        return {key: source.ber for key, source in self._sources.items()}
-
-    @property
-    def rows(self) -> Mapping[tuple[str, Fault], Sequence[Row]]:
-        """The trials of each (variant, fault) by number, as many as the result is about; read one
-        cell at a time."""
-        return _Rows(self)
+    def policy(self) -> Policy:
+        """How the trials were run. Give it to another run to repeat this one to the last digit."""
+        return Policy(**self.spec.facts["policy"])
 
     @cached_property
-    def cells(self) -> list[Cell]:
-        """One a variant and fault, variants together, in the order they were given."""
-        with self._opened() as store:
+    def states(self) -> Mapping[tuple[str, str], CellState]:
+        """How far each (variant, fault) is; variants together, in the order in which they were
+        given. Where a cell stops follows from its rows, so that an interrupted run can tell which
+        of its cells are finished."""
+        with self._store.again() as store:
+            states = {
+                (cell.variant, cell.fault): _state(store, self.spec, index)
+                for index, cell in enumerate(self.spec.cells)
+            }
+        order = [variant.name for variant in self.spec.variants]
+        return dict(sorted(states.items(), key=lambda item: order.index(item[0][0])))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell has what was asked for."""
+        return all(state.is_finished for state in self.states.values())
+
+    @cached_property
+    def cells(self) -> list[CellResult]:
+        """One per variant and fault, variants together. A cell without trials holds what is known
+        before the first one."""
+        with self._store.again() as store:
+            reader = CellReader(store, self.spec)
+            return [reader.result(state) for state in self.states.values()]
+
+    def cell(self, variant: str, fault: object) -> CellResult:
+        """The cell of a variant and a fault.
+
+        Raises:
+            ValueError: there is no such cell.
+        """
+        found = dict(zip(self.states, self.cells, strict=True))
+        return found[self._key(variant, fault)]
+
+    def rows(self, variant: str, fault: object) -> Sequence[Row]:
+        """The trials of a cell by number, as many as its result uses."""
+        state = self._state(variant, fault)
+        with self._store.again() as store:
+            return store.rows(state.spec.key, state.target)
+
+    def values(self, variant: str, fault: object) -> list[tuple[float, int]]:
+        """The values of the metric over a cell's trials, and the number of trials with each."""
+        state = self._state(variant, fault)
+        with self._store.again() as store:
             return [
-                summarise(store, source, self.metric, self.confidence)
-                for source in self._sources.values()
+                (float(value), int(count))
+                for value, count in store.grouped(state.spec.key, ["value"], state.target)
             ]
 
     def details(
         self, limit: float = 0.05, quantiles: Sequence[float] = (0.05, 0.5)
-    ) -> dict[tuple[str, Fault], Details]:
-        """What else the rows say of each (variant, fault).
+    ) -> dict[tuple[str, str], CellDetails]:
+        """Further statistics of each (variant, fault) that has trials.
 
         Args:
-            limit: a trial that loses more of the metric than this, against the same network without
-                faults on the same images, is critical.
-            quantiles: levels in (0, 1) of a trial's value. On few images a trial these hold the
-                luck
-                of the draw as well: run with ``images_per_trial="all"`` for those of fault
-                    patterns.
+            limit: a trial that loses more of the metric than this, against the same variant
+                without faults on the same images, is critical.
+            quantiles: levels in (0, 1) of a trial's value. With few images per trial they include
+                the variation of the drawn images: run with ``images_per_trial="all"`` for the
+                quantiles of fault patterns.
         """
-        with self._opened() as store:
+        with self._store.again() as store:
+            reader = CellReader(store, self.spec)
             return {
-                key: details(store, source, self.confidence, limit, quantiles)
-                for key, source in self._sources.items()
+                names: reader.details(state, limit, quantiles)
+                for names, state in self.states.items()
+                if state.target
             }
 
-    def difference(self, variant: str, baseline: str) -> dict[Fault, Interval]:
-        """For each fault, the mean gain of ``variant`` over ``baseline`` on the same faults and
-        images, in the metric's unit, with its paired interval; of the trials that both have."""
+    def difference(self, variant: str, baseline: str) -> dict[str, Interval]:
+        """By fault, the mean gain of ``variant`` over ``baseline`` on the same faults and images,
+        in the metric's unit, with its paired interval. It uses the trials that both have; faults
+        without such trials are left out."""
         for name in (variant, baseline):
             if name not in self.clean:
-                raise ValueError(f"a variant is one of {', '.join(self.clean)}; got {name!r}")
-        faults = [fault for name, fault in self._sources if name == variant]
-        with self._opened() as store:
-            return {
-                fault: difference(
-                    store,
-                    self._sources[variant, fault],
-                    self._sources[baseline, fault],
-                    self.confidence,
-                )
-                for fault in faults
-            }
+                raise unknown("variant", name, self.clean)
+        gains = {}
+        with self._store.again() as store:
+            reader = CellReader(store, self.spec)
+            for (name, fault), mine in self.states.items():
+                if name == variant:
+                    other = self.states[baseline, fault]
+                    if min(mine.target, other.target):
+                        gains[fault] = reader.difference(mine, other)
+        return gains
 
-    def failures(self) -> dict[tuple[str, Fault], list[tuple[int, str]]]:
-        """(trial, reason) of the trials that could not be run, of the cells that have some."""
-        with self._opened() as store:
+    @cached_property
+    def strata(self) -> list[Stratum]:
+        """The parts of a sweep, in the model's order or from bit 0.
+
+        Raises:
+            ValueError: of a campaign, which has no strata.
+        """
+        spec, parts = self.spec, []
+        if spec.kind == "campaign":
+            raise ValueError("a campaign has no strata, which per_layer and per_bit return")
+        confidence = sweep_confidence(spec.margin, spec.confidence)
+        with self._store.again() as store:
+            for cell in spec.cells:
+                assert cell.part is not None
+                assert cell.share is not None
+                prior = spec.prior(cell)
+                target = self.states[cell.variant, cell.fault].target
+                trials = trials_of(store, cell.key, target, prior)
+                parts.append(
+                    stratum(cell.part, cell.share, trials, prior, confidence, spec.is_better_higher)
+                )
+        return parts
+
+    @property
+    def whole(self) -> Interval:
+        """Of a sweep: the mean of the metric when the fault hits the parts in proportion to their
+        bits. Raises what `strata` does."""
+        return stratified_mean(
+            [part.share for part in self.strata], [part.value for part in self.strata]
+        )
+
+    def failures(self) -> dict[tuple[str, str], list[tuple[int, str]]]:
+        """(trial, reason) of the failed trials, by cell, of the cells that have some."""
+        with self._store.again() as store:
             found = {
-                key: store.failures(source.key, source.trials)
-                for key, source in self._sources.items()
+                names: store.failures(state.spec.key, state.target)
+                for names, state in self.states.items()
             }
-        return {key: failed for key, failed in found.items() if failed}
+        return {names: failed for names, failed in found.items() if failed}
 
     def to_pandas(self, with_details: bool = False) -> pd.DataFrame:
-        """One row a cell; accuracies and shares in [0, 1]; ``low``, ``high``: the interval.
+        """One row per cell (of a sweep: per stratum); accuracies and shares in [0, 1]; ``low`` and
+        ``high`` are the ends of the interval.
 
         Args:
             with_details: adds the columns of `details`, with its default limit and levels.
         """
-        from proact.report.tables import cells_frame
+        return renderer().result_frame(self, with_details)
 
-        return cells_frame(self.cells, list(self.details().values()) if with_details else None)
+    def table(self) -> Table:
+        """A table to print with rich."""
+        return renderer().result_table(self)
 
-    @property
-    def scale(self) -> Scale:
-        """How people read the metric."""
-        from proact.report.units import Scale
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """The metric over BER with interval bands.
 
-        known, better = next(
-            (source.known, source.is_better_higher) for source in self._sources.values()
-        )
-        return Scale.of(self.metric, known.lowest, known.highest, better)
+        Args:
+            path: where the figure is written too; the ending (.png, .svg, .pdf) decides the format.
+
+        Returns:
+            A figure of matplotlib, which a notebook shows as the last expression of a cell.
+        """
+        figure = renderer().result_figure(self)
+        if path is not None:
+            renderer().save_figure(figure, Path(path))
+        return figure
 
     def report(self, folder: str | Path, baseline: str | None = None) -> Path:
         """Writes the page ``report.html`` and its figures and tables into ``folder``.
@@ -143,57 +230,78 @@ class Result:
             baseline: the variant that the others are compared with; by default the first.
 
         Returns:
-            Where the page is; it needs no network and no other file.
+            The path of the page, which needs no internet connection and no other file.
 
         Raises:
-            ValueError: no such variant. ProactError: the folder cannot be written.
+            ValueError: there is no such variant. ProactError: the folder cannot be written.
         """
-        from proact.report.writer import write_report
-
-        return write_report(self._store, Path(folder), baseline=baseline, run=self.run)["html"]
-
-    def table(self) -> Table:
-        """A table to print with rich: accuracy and interval in percent."""
-        from proact.report.tables import cells_table
-
-        return cells_table(self.cells, self.confidence, self.scale)
-
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """Accuracy over BER with interval bands.
-
-        Args:
-            path: where the figure is written too; the ending (.png, .svg, .pdf) decides the format.
-
-        Returns:
-            A figure of matplotlib, which shows itself as the last expression of a notebook's cell.
-        """
-        from proact.report.plots import accuracy_figure, save_figure
-
-        figure = accuracy_figure(self.cells, self.confidence, self.scale)
-        if path is not None:
-            save_figure(figure, Path(path))
-        return figure
+        files = renderer().write_report(
+            self._store, Path(folder), baseline=baseline, run=self.number
+        )
+        return files["html"]
 
     def _repr_html_(self) -> str:
-        from proact.report.notebook import result_html
+        return renderer().result_html(self)
 
-        return result_html(self.cells, self.confidence, self.scale)
+    def _key(self, variant: str, fault: object) -> tuple[str, str]:
+        key = (variant, str(fault))
+        if variant not in self.clean:
+            raise unknown("variant", variant, self.clean)
+        if key not in self.states:
+            raise unknown("fault", str(fault), [name for _, name in self.states])
+        return key
 
-    def _opened(self) -> AbstractContextManager[Store]:
-        return self._store.again()
+    def _state(self, variant: str, fault: object) -> CellState:
+        return self.states[self._key(variant, fault)]
 
 
-class _Rows(Mapping[tuple[str, Fault], Sequence[Row]]):
-    def __init__(self, result: Result) -> None:
-        self._result = result
+def read(store: str | Path | Store) -> list[Result]:
+    """The runs that a store holds, in the order in which they were last worked on.
 
-    def __getitem__(self, key: tuple[str, Fault]) -> Sequence[Row]:
-        source = self._result._sources[key]
-        with self._result._opened() as store:
-            return store.rows(source.key, source.trials)
+    Nothing is written, and no model is needed.
 
-    def __iter__(self) -> Iterator[tuple[str, Fault]]:
-        return iter(self._result._sources)
+    Raises:
+        ProactError: there is no such file, or it is not a proact store or another version's.
+    """
+    # A campaign closes its store when it ends.
+    opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
+    with opening as opened:
+        return [Result(*found, opened) for found in logged_runs(opened)]
 
-    def __len__(self) -> int:
-        return len(self._result._sources)
+
+def has_unexplained_rows(store: str | Path | Store) -> bool:
+    """Whether a store holds trials but no run, as stores of version 2 do."""
+    opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
+    with opening as opened:
+        return not logged_runs(opened) and opened.number("SELECT count(*) FROM row") > 0
+
+
+def _state(store: Store, spec: RunSpec, index: int) -> CellState:
+    cell = spec.cells[index]
+    stored = IntervalSet(store.runs(cell.key))
+    if spec.stopped:
+        return CellState(cell, stored, spec.stopped[index], is_finished=True)
+    if spec.rule is not None:
+        return _replayed(store, spec, cell, spec.rule, stored)
+    if spec.kind == "campaign":
+        assert spec.trials is not None
+        done = stored.upto()
+        return CellState(cell, stored, min(done, spec.trials), done >= spec.trials)
+    # How the trials of a sweep are shared out follows from all of its cells.
+    return CellState(cell, stored, stored.upto())
+
+
+def _replayed(
+    store: Store, spec: RunSpec, cell: CellSpec, rule: StoppingRule, stored: IntervalSet
+) -> CellState:
+    """Repeats the interim analyses that the rule makes on the stored rows."""
+    prior = spec.prior(cell)
+    target = rule.first(prior)
+    if target == 0:
+        return CellState(cell, stored, 0, is_finished=True)
+    while target <= stored.upto():
+        following = rule.next(trials_of(store, cell.key, target, prior), prior)
+        if following is None:
+            return CellState(cell, stored, target, is_finished=True)
+        target = following
+    return CellState(cell, stored, stored.upto())

@@ -1,30 +1,31 @@
-"""What was asked for, as the store keeps it: with the rows, all that tables and reports need.
+"""What was asked for and who worked on it, as the store keeps it beside the rows.
 
 A run is one call of `proact.campaign.run`, `per_layer` or `per_bit`. The same call again is the
-same run, whose rows are found; each time that somebody works on it is a session.
+same run and finds its rows; each time that a process works on it is a session. Tables and reports
+need nothing but the rows and this.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from proact.results.cells import Source
-from proact.results.statistics import Known, StoppingRule
-from proact.results.store import CellKey, Store
+from proact.limits import TRIALS
+from proact.results.cells import CellSpec
+from proact.results.statistics import Prior, StoppingRule
+from proact.results.store import Store
 
-Kind = Literal["campaign", "layer", "bit"]
-
-_MOST_TRIALS = (1 << 32) - 1
+#: A campaign compares variants; a sweep divides the fault space of one variant.
+RunKind = Literal["campaign", "layer", "bit"]
 
 
 @dataclass(frozen=True)
-class Memory:
-    """How many numbers of a kind a network stores, and how many bits they take."""
+class MemoryUse:
+    """The count of the numbers of one kind that a model stores, and the bits that they take."""
 
     numbers: int
     bits: int
@@ -32,13 +33,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network of a run.
+    """A model in a campaign.
 
     Attributes:
         name: in tables.
-        network: the name of its class.
+        network: the name of the model's class.
         clean: the metric without faults, in the encoding, on all images.
-        digest: of its content, SHA-256 in hexadecimal.
+        digest: SHA-256 of the model's content, in hexadecimal.
         memory: what it stores, by kind (`proact.nn.tensor_inventory.KINDS`).
     """
 
@@ -46,63 +47,33 @@ class Variant:
     network: str
     clean: float
     digest: str
-    memory: Mapping[str, Memory]
+    memory: Mapping[str, MemoryUse]
 
 
 @dataclass(frozen=True)
-class RunCell:
-    """One variant under one fault, as it was asked for.
-
-    Attributes:
-        variant, fault: their names.
-        key: their numbers in the store.
-        family: the fault but for its rate: cells of one family make a line over BER. Of a sweep:
-            the fault whose space the parts share out.
-        ber: the fault's expected bit error rate, per exposed bit.
-        bits: how many bits it can hit; None for faults in activations.
-        unflipped: the probability that a trial flips nothing; None where nobody knows it.
-        is_clean_without_flips: see `proact.results.statistics.Known`.
-        part, share: of a sweep: the layer or bit, and its share of the exposed bits.
-        field: of a sweep over bits: the field of the encoding that the bit is in.
-        trials: the result is about the trials below this number; None while nobody knows it.
-    """
-
-    variant: str
-    fault: str
-    family: str
-    key: CellKey
-    ber: float
-    bits: int | None
-    unflipped: float | None
-    is_clean_without_flips: bool = True
-    part: str | None = None
-    share: float | None = None
-    field: str | None = None
-    trials: int | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """What was asked for, and what is known without a trial.
+class RunSpec:
+    """What was asked for, and what is known before the first trial.
 
     Attributes:
         kind: a campaign, or a sweep over layers or bits.
         name: of the campaign; None where it has none.
-        margin: half the width of the interval at which a cell (of a sweep: the whole) stops.
-        trials: a cell's (of a sweep: all cells'); with a margin, the most.
-        confidence: of the intervals, two-sided.
-        metric, lowest, highest, is_better_higher: what is averaged, the range of its values, and
-            which end of it is the good one.
+        margin: half the width of the interval at which a cell stops (in a sweep: the whole).
+        trials: of a cell (in a sweep: of all cells); with a margin, the most.
+        confidence: two-sided confidence level of the intervals.
+        metric, lowest, highest, is_better_higher: the averaged quantity, the range of its values,
+            and whether its higher end is the better one.
         encoding: the stored form of the parameters.
         seed: of faults and images.
-        images: how many evaluation images there are.
-        images_per_trial: on how many of them a trial is judged; None: on all.
+        images: number of evaluation images.
+        images_per_trial: number of images on which a trial is judged; None: all of them.
         facts: the task's identity.
-        variants, cells: in the order they were given.
-        notes: the caller's own, in terms of JSON; see `proact.campaign.run`.
+        variants, cells: in the order in which they were given.
+        stopped: by cell, the number of trials that its result uses; empty while the run is not
+            finished.
+        notes: the caller's own values, in terms of JSON; see `proact.campaign.RunOptions`.
     """
 
-    kind: Kind
+    kind: RunKind
     name: str | None
     margin: float | None
     trials: int | None
@@ -117,26 +88,23 @@ class Run:
     images_per_trial: int | None
     facts: Mapping[str, Any]
     variants: tuple[Variant, ...]
-    cells: tuple[RunCell, ...]
+    cells: tuple[CellSpec, ...]
+    stopped: tuple[int, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rule(self) -> StoppingRule | None:
-        """By which each cell was stopped; sweeps stop as a whole."""
+        """The rule that stops each cell; a sweep stops as a whole."""
         if self.kind != "campaign" or self.margin is None:
             return None
-        return StoppingRule(self.margin, self.confidence, self.trials or _MOST_TRIALS)
-
-    @property
-    def is_finished(self) -> bool:
-        return all(cell.trials is not None for cell in self.cells)
+        return StoppingRule(self.margin, self.confidence, self.trials or TRIALS - 1)
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
 
-    def known(self, cell: RunCell) -> Known:
-        """What is known of a cell without a trial."""
-        return Known(
+    def prior(self, cell: CellSpec) -> Prior:
+        """What is known of a cell before its first trial."""
+        return Prior(
             self.variant(cell.variant).clean,
             cell.unflipped,
             self.lowest,
@@ -144,28 +112,9 @@ class Run:
             cell.is_clean_without_flips,
         )
 
-    def source(self, cell: RunCell, trials: int, is_finished: bool = True) -> Source:
-        """The rows of a cell, the first ``trials``; one that is not finished was not stopped."""
-        return Source(
-            cell.variant,
-            cell.fault,
-            cell.ber,
-            cell.key,
-            self.known(cell),
-            trials,
-            self.rule if is_finished else None,
-            self.is_better_higher,
-            is_finished,
-        )
-
-    def finished(self, trials: Mapping[CellKey, int] | Mapping[CellKey, int | None]) -> Run:
-        """The same, with the number of trials that each cell stopped at; None: it has not yet."""
-        cells = tuple(replace(cell, trials=trials[cell.key]) for cell in self.cells)
-        return replace(self, cells=cells)
-
     @property
     def digest(self) -> str:
-        """Of what was asked for: SHA-256 in hexadecimal."""
+        """SHA-256 of what was asked for, in hexadecimal."""
         asked = [self.kind, self.name, self.margin, self.trials, self.confidence]
         cells = [[*cell.key, cell.part] for cell in self.cells]
         return hashlib.sha256(json.dumps([asked, cells]).encode()).hexdigest()
@@ -174,38 +123,44 @@ class Run:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> Run:
-        """What `to_json` wrote, by this version of proact or an older one."""
+    def from_json(text: str) -> RunSpec:
+        """What `to_json` wrote in this version of proact or an older one."""
         values = json.loads(text)
         variants, cells = values.pop("variants"), values.pop("cells")
-        return Run(
+        # Older versions kept the number of trials with each cell.
+        kept = [described.pop("trials", None) for described in cells]
+        stopped = values.pop("stopped", None)
+        if stopped is None:
+            stopped = kept if None not in kept else []
+        return RunSpec(
             **values,
             variants=tuple(_variant(described) for described in variants),
             cells=tuple(
-                RunCell(**{**described, "key": CellKey(*described["key"])}) for described in cells
+                CellSpec(**{**described, "key": tuple(described["key"])}) for described in cells
             ),
+            stopped=tuple(stopped),
         )
 
 
 def facts_digest(facts: Mapping[str, Any]) -> str:
-    """What a task is known by: SHA-256 in hexadecimal."""
+    """The digest that identifies a task: SHA-256 in hexadecimal."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
 
 
 def _variant(described: dict[str, Any]) -> Variant:
-    memory = {kind: Memory(**amount) for kind, amount in described.pop("memory").items()}
+    memory = {kind: MemoryUse(**amount) for kind, amount in described.pop("memory").items()}
     return Variant(**described, memory=memory)
 
 
 @dataclass(frozen=True)
-class Session:
-    """One time that somebody worked on a run.
+class WorkSession:
+    """One time that a process worked on a run.
 
     Attributes:
         started, ended: UTC, to the second; ``ended`` and the next two are None where the process
             was killed, or is still at work.
         outcome: ``"finished"``, ``"interrupted"``, or the error that ended it.
-        rows: how many trials were stored.
+        rows: number of trials that were stored.
         environment: versions, machine and threads.
     """
 
@@ -216,40 +171,41 @@ class Session:
     environment: Mapping[str, Any]
 
 
-class Log:
+class RunLog:
     """Writes one session of a run into the store.
 
     Attributes:
-        run: its number there.
+        number: the run's number there.
     """
 
-    def __init__(self, store: Store, run: Run, environment: Mapping[str, Any]) -> None:
-        self._store, self._asked = store, run
+    def __init__(self, store: Store, run: RunSpec, environment: Mapping[str, Any]) -> None:
+        self._store, self._run = store, run
         with store.transaction():
             for (before,) in store.execute(
                 "SELECT description FROM run WHERE digest = ?", (run.digest,)
             ):
-                # What is asked for once more was finished as far as it was.
-                run = run.finished({cell.key: cell.trials for cell in Run.from_json(before).cells})
+                # A run that was finished before stays so while it is repeated.
+                run = replace(run, stopped=RunSpec.from_json(before).stopped)
             store.execute(
                 "INSERT INTO run (digest, description) VALUES (?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET description = excluded.description",
                 (run.digest, run.to_json()),
             )
-        self.run = store.number("SELECT id FROM run WHERE digest = ?", run.digest)
+        self.number = store.number("SELECT id FROM run WHERE digest = ?", run.digest)
         store.execute(
             "INSERT INTO session (run, started, environment) VALUES (?, ?, ?)",
-            (self.run, _now(), json.dumps(dict(environment))),
+            (self.number, _now(), json.dumps(dict(environment))),
         )
         self._session = store.number("SELECT last_insert_rowid()")
 
-    def close(self, outcome: str, rows: int, trials: Mapping[CellKey, int] | None = None) -> None:
-        """Notes how it ended; with the number of trials of each cell, the run is finished."""
+    def close(self, outcome: str, rows: int, stopped: Sequence[int] | None = None) -> None:
+        """Records how the session ended; with the number of trials of each cell, the run is
+        finished."""
         with self._store.transaction():
-            if trials is not None:
+            if stopped is not None:
                 self._store.execute(
                     "UPDATE run SET description = ? WHERE id = ?",
-                    (self._asked.finished(trials).to_json(), self.run),
+                    (replace(self._run, stopped=tuple(stopped)).to_json(), self.number),
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",
@@ -257,19 +213,18 @@ class Log:
             )
 
 
-def logged(store: Store) -> list[tuple[int, Run, list[Session]]]:
-    """The runs of a store by number, those last worked on at the end, each with its sessions."""
+def logged_runs(store: Store) -> list[tuple[int, RunSpec, list[WorkSession]]]:
+    """The runs of a store with their numbers and sessions; the one last worked on comes last."""
     if not store.number("SELECT count(*) FROM sqlite_master WHERE name = 'run'"):
         return []  # of an older version
-    sessions: dict[int, list[Session]] = {}
+    sessions: dict[int, list[WorkSession]] = {}
     for run, started, ended, outcome, rows, environment in store.execute(
         "SELECT run, started, ended, outcome, rows, environment FROM session ORDER BY id"
     ):
-        session = Session(started, ended, outcome, rows, json.loads(environment))
-        # What is worked on again goes to the end.
+        session = WorkSession(started, ended, outcome, rows, json.loads(environment))
         sessions[run] = [*sessions.pop(run, []), session]
     described = dict(store.execute("SELECT id, description FROM run"))
-    return [(run, Run.from_json(described[run]), mine) for run, mine in sessions.items()]
+    return [(run, RunSpec.from_json(described[run]), mine) for run, mine in sessions.items()]
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from proact.results.database import Database
 
@@ -44,12 +44,8 @@ class Row(NamedTuple):
     seconds: float
 
 
-class CellKey(NamedTuple):
-    """The numbers of a variant and a fault in the store."""
-
-    variant: int
-    fault: int
-
+#: The numbers of a variant and of a fault in the store.
+CellKey: TypeAlias = tuple[int, int]
 
 _COLUMNS = ", ".join(Row._fields)
 _PLACES = ", ".join("?" * (2 + len(Row._fields)))

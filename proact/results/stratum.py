@@ -1,11 +1,11 @@
-"""What a part of the fault space loses: the strata of a sweep."""
+"""The strata of a sweep: parts of the fault space, and what is lost when a fault hits one alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proact.results.statistics import Interval, Known, StoppingRule, Trials, trial_mean
+from proact.results.statistics import Interval, Prior, StoppingRule, Trials, trial_mean
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,12 @@ class Stratum:
     """A part of the fault space.
 
     Attributes:
-        name: a layer's qualified name, or a bit's number (0 the lowest).
+        name: a layer's qualified name, or a bit's number (0 is the lowest).
         share: of the exposed bits, in (0, 1].
         value: mean of the metric when the fault hits this part, with its interval.
         loss: how much worse ``value`` is than the metric without faults, with its interval.
-        trials: how many, those that could not be run included.
-        failed: how many could not be run; the intervals are wider by their share.
+        trials: number of trials, failed ones included.
+        failed: number of failed trials; the intervals are wider by their share.
     """
 
     name: str
@@ -30,26 +30,26 @@ class Stratum:
 
     @property
     def is_missing(self) -> bool:
-        """Whether no trial tells anything, as all could not be run."""
+        """Whether no trial has a result."""
         return self.trials == self.failed
 
 
 def stratum(
-    name: str, share: float, trials: Trials, known: Known, confidence: float, better_higher: bool
+    name: str, share: float, trials: Trials, prior: Prior, confidence: float, better_higher: bool
 ) -> Stratum:
-    """A stratum from its trials; the confidence is `sweep_confidence`."""
-    value = trial_mean(trials, known, confidence)
-    loss = _loss(known.clean, value, better_higher)
+    """A stratum from its trials; the confidence is that of `sweep_confidence`."""
+    value = trial_mean(trials, prior, confidence)
+    loss = _loss(prior.clean, value, better_higher)
     return Stratum(name, share, value, loss, trials.measured + trials.failed, trials.failed)
 
 
 def sweep_confidence(margin: float | None, confidence: float) -> float:
-    """At which a sweep's intervals are made: a little more than asked where a margin stopped it."""
+    """The level of a sweep's intervals: a little above the asked one where a margin stopped it."""
     return confidence if margin is None else StoppingRule(margin, confidence).confidence_at_stop
 
 
 def shares_of(bits: Sequence[int]) -> list[float]:
-    """Of the whole, in proportion to the exposed bits."""
+    """The share of each part in the exposed bits."""
     return [each / sum(bits) for each in bits]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from proact.results.statistics import Interval, Known, StoppingRule, Trials
+from proact.results.statistics import Interval, Prior, StoppingRule, Trials
 
 RECORDED = Path(__file__).parents[1] / "data" / "trials_resnet20.csv"
 _COLUMNS = ("both", "lost", "gained", "neither")
@@ -44,9 +44,9 @@ class Cell:
         return int(self.tables[0].sum())
 
     @property
-    def known(self) -> Known:
+    def prior(self) -> Prior:
         """Accuracy without faults, the same in every table, in [0, 1]."""
-        return Known(float(self.tables[0, 0] + self.tables[0, 1]) / self.images)
+        return Prior(float(self.tables[0, 0] + self.tables[0, 1]) / self.images)
 
     @property
     def mean(self) -> float:
@@ -57,7 +57,7 @@ class Cell:
         """Of a trial's accuracy on so many images, less what the network without faults explains
         of it with the best slope in [0, 1]. Exact: Cochran, Sampling Techniques, theorem 2.2."""
         right = (self.tables[:, 0] + self.tables[:, 2]) / self.images
-        clean = self.known.clean
+        clean = self.prior.clean
         within = (self.images - images) / (images * (self.images - 1))
         faulty = self.chances @ (right - self.mean) ** 2
         faulty += within * (self.chances @ (right * (1.0 - right)))
@@ -154,15 +154,15 @@ CELLS: dict[str, Callable[[], Cell]] = {
 }
 
 
-def stopped(rule: StoppingRule, known: Known, stream: Stream) -> tuple[int, Interval]:
+def stopped(rule: StoppingRule, prior: Prior, stream: Stream) -> tuple[int, Interval]:
     """Number of trials and interval of one campaign, as the engine runs it: the first target, then
     from target to target until the rule has enough."""
-    target: int | None = rule.first(known)
+    target: int | None = rule.first(prior)
     enough = 0
     while target:
         enough = target
-        target = rule.next(stream.grouped(enough), known)
-    return enough, rule.interval(stream.grouped(enough), known)
+        target = rule.next(stream.grouped(enough), prior)
+    return enough, rule.interval(stream.grouped(enough), prior)
 
 
 def variance_oracle(cell: Cell, images: int, margin: float, confidence: float = 0.95) -> float:

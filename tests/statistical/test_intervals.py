@@ -16,7 +16,7 @@ from scipy.stats import binomtest, norm
 
 from proact.results.statistics import (
     Interval,
-    Known,
+    Prior,
     Trials,
     betting_interval,
     bounded,
@@ -191,33 +191,33 @@ def test_the_clean_network_takes_the_images_luck_out() -> None:
     rng = np.random.default_rng(5)
     clean = rng.binomial(50, 0.9, 300) / 50
     values = clean - (rng.random(300) < 0.2) * 0.02
-    controlled, plain = trial_mean(of(values, clean), Known(0.9)), mean_interval(values)
+    controlled, plain = trial_mean(of(values, clean), Prior(0.9)), mean_interval(values)
     assert controlled.half_width < 0.85 * plain.half_width
     assert controlled.low <= 0.896 <= controlled.high
     unrelated = rng.permutation(clean)
-    useless = trial_mean(of(values, unrelated), Known(0.9))
+    useless = trial_mean(of(values, unrelated), Prior(0.9))
     assert useless.half_width == pytest.approx(plain.half_width, rel=0.02)
 
 
 def test_trials_without_a_flip_are_known() -> None:
     values, clean = np.array([0.1, 0.4, 0.2, 0.6]), np.full(4, 0.9)
     flipped = mean_interval(values)
-    half = trial_mean(of(values, clean), Known(0.9, 0.5))
+    half = trial_mean(of(values, clean), Prior(0.9, 0.5))
     assert half == pytest.approx([0.45 + 0.5 * x for x in flipped])
     # How many of them there were by luck changes nothing.
-    assert trial_mean(of(values, clean, unflipped=40), Known(0.9, 0.5)) == half
+    assert trial_mean(of(values, clean, unflipped=40), Prior(0.9, 0.5)) == half
     # Unknown chance: they are trials as others.
-    pooled = trial_mean(of(values, clean, unflipped=2), Known(0.9))
+    pooled = trial_mean(of(values, clean, unflipped=2), Prior(0.9))
     assert pooled == pytest.approx(mean_interval([*values, 0.9, 0.9]))
     nothing = of(values[:0], clean[:0])
-    assert trial_mean(nothing, Known(0.9, 0.99)) == pytest.approx((0.9, 0.891, 0.901))
-    assert trial_mean(nothing, Known(0.9)) == (0.9, 0.0, 1.0)
+    assert trial_mean(nothing, Prior(0.9, 0.99)) == pytest.approx((0.9, 0.891, 0.901))
+    assert trial_mean(nothing, Prior(0.9)) == (0.9, 0.0, 1.0)
 
 
 def test_failed_trials_may_have_held_anything() -> None:
     values, clean = np.array([0.1, 0.4, 0.2, 0.6]), np.full(4, 0.9)
-    sound, known = trial_mean(of(values, clean), Known(0.9)), Known(0.9)
-    broken = trial_mean(of(values, clean, failed=1), known)
+    sound, prior = trial_mean(of(values, clean), Prior(0.9)), Prior(0.9)
+    broken = trial_mean(of(values, clean, failed=1), prior)
     assert broken.estimate == sound.estimate
     assert broken.low == pytest.approx(0.8 * sound.low)
     assert broken.high == pytest.approx(0.8 * sound.high + 0.2)

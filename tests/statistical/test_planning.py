@@ -9,7 +9,7 @@ import pytest
 
 from proact.results.statistics import (
     Components,
-    Cost,
+    TrialCost,
     components_of,
     images_per_trial,
     mean_interval,
@@ -55,9 +55,9 @@ def test_the_worst_is_assumed_by_default() -> None:
     assert worst == pytest.approx(9604, rel=0.01)
 
 
-@pytest.mark.parametrize("cost", [Cost(1.0, 0.001), Cost(1.0, 0.1), Cost(0.1, 1.0)])
+@pytest.mark.parametrize("cost", [TrialCost(1.0, 0.001), TrialCost(1.0, 0.1), TrialCost(0.1, 1.0)])
 @pytest.mark.parametrize("margin", [0.01, 0.05])
-def test_images_against_brute_force(cost: Cost, margin: float) -> None:
+def test_images_against_brute_force(cost: TrialCost, margin: float) -> None:
     cells = [Components(0.0, 0.09, 0.1), Components(0.01, 0.05, 0.9), Components(0.1, 0.1, 0.4)]
 
     def seconds(images: int) -> float:

@@ -20,7 +20,7 @@ import pytest
 from campaigns import CELLS, Stream, guarded_oracle, stopped
 from scipy.stats import t as student
 
-from proact.results.statistics import Interval, Known, StoppingRule, stopping
+from proact.results.statistics import Interval, Prior, StoppingRule, stopping
 
 CONFIDENCE, COVERED, IN_TIME = 0.95, 0.94, 1.3
 SIGMAS = 4.0
@@ -33,7 +33,7 @@ def simulated(name: str, images: int, margin: float, campaigns: int) -> tuple[fl
     cell, rule, rng = CELLS[name](), StoppingRule(margin, CONFIDENCE), np.random.default_rng(SEED)
     trials, covered = np.zeros(campaigns), 0
     for i in range(campaigns):
-        trials[i], interval = stopped(rule, cell.known, Stream(cell, images, rng))
+        trials[i], interval = stopped(rule, cell.prior, Stream(cell, images, rng))
         assert interval.half_width <= margin
         covered += interval.low <= cell.mean <= interval.high
     ratios = trials / guarded_oracle(cell, images, margin)
@@ -108,20 +108,20 @@ def test_without_the_unseen_rare_failures_are_missed() -> None:
     rng = np.random.default_rng(SEED)
     covered = 0
     for _ in range(campaigns):
-        interval = student_stopped(cell.known, Stream(cell, 16, rng), margin)
+        interval = student_stopped(cell.prior, Stream(cell, 16, rng), margin)
         covered += interval.low <= cell.mean <= interval.high
     # 0.99^168: nearly a fifth of the campaigns has met no failure at the first look.
     assert covered / campaigns < least(campaigns)
 
 
-def student_stopped(known: Known, stream: Stream, margin: float) -> Interval:
+def student_stopped(prior: Prior, stream: Stream, margin: float) -> Interval:
     """Student's t interval of values less their control, at the rule's looks, once it is narrow."""
     rule = StoppingRule(margin, CONFIDENCE)
-    trials = rule.first(known)
+    trials = rule.first(prior)
     while True:
         right, clean = stream.first(trials)
         slope = min(max(np.cov(right, clean)[0, 1] / clean.var(ddof=1), 0.0), 1.0)
-        values = right - slope * (clean - known.clean)
+        values = right - slope * (clean - prior.clean)
         error = values.std(ddof=1) / math.sqrt(trials)
         half = float(student.ppf(0.5 + 0.5 * CONFIDENCE, trials - 1)) * error
         if half <= margin:
@@ -134,21 +134,21 @@ def test_a_look_is_always_further_on(over: float, monkeypatch: pytest.MonkeyPatc
     """Also where the cheap look expects to be narrow a fraction of a trial from here."""
     cell, rule = CELLS["collapsed"](), StoppingRule(0.01)
     monkeypatch.setattr(stopping, "_normal_half_width", lambda *_: over * rule.margin)
-    seen = rule.first(cell.known)
+    seen = rule.first(cell.prior)
     stream = Stream(cell, 16, np.random.default_rng(SEED))
-    following = rule.next(stream.grouped(seen), cell.known)
+    following = rule.next(stream.grouped(seen), cell.prior)
     assert following is not None
     assert following > seen
 
 
 def test_nothing_goes_beyond_the_most() -> None:
     cell, rule = CELLS["half-collapsed"](), StoppingRule(0.01, most=500)
-    trials, interval = stopped(rule, cell.known, Stream(cell, 16, np.random.default_rng(SEED)))
+    trials, interval = stopped(rule, cell.prior, Stream(cell, 16, np.random.default_rng(SEED)))
     assert trials == 500
     assert interval.half_width > 0.01
 
 
 def test_cells_that_are_known_take_no_trial() -> None:
-    known = Known(0.9, unflipped=0.985)
-    assert StoppingRule(0.01).first(known) == 0
-    assert StoppingRule(0.005).first(known) > 0
+    prior = Prior(0.9, unflipped=0.985)
+    assert StoppingRule(0.01).first(prior) == 0
+    assert StoppingRule(0.005).first(prior) > 0

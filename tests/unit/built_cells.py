@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from proact.results.cells import Cell
+from proact.results.cells import CellResult
 from proact.results.statistics import Interval
 
 
 def cell(
     ber: float, value: tuple[float, float, float], clean: float = 0.9, variant: str = "relu"
-) -> Cell:
-    return Cell(
+) -> CellResult:
+    return CellResult(
         variant, f"BitFlip({ber})", ber, "top-1", Interval(*value), None, clean, 10, 0, 3.0, 0.0
     )
 

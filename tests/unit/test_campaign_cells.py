@@ -13,7 +13,7 @@ from proact import ProactError, campaign
 from proact.campaign import Metric
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
-from proact.results.statistics import Known, StoppingRule, Trials, trial_mean
+from proact.results.statistics import Prior, StoppingRule, Trials, trial_mean
 
 
 def test_faults_in_rounded_activations_are_not_clean_without_a_flip(
@@ -21,7 +21,7 @@ def test_faults_in_rounded_activations_are_not_clean_without_a_flip(
 ) -> None:
     fault = ActivationFlip(0.0, encoding="int2")
     result = campaign.run({"m": trained_cnn}, digits, [fault], trials=30, images_per_trial=40)
-    rows = result.rows["m", fault]
+    rows = result.rows("m", fault)
     (cell,) = result.cells
     assert all(row.flips == 0 for row in rows)
     assert np.mean([row.value for row in rows]) < cell.clean - 0.2
@@ -32,7 +32,7 @@ def test_faults_in_rounded_activations_are_not_clean_without_a_flip(
 
 def test_failed_trials_count_among_those_that_flip() -> None:
     trials = Trials(np.array([0.1]), np.array([0.9]), np.array([5000.0]), 90_000, 5000)
-    mean = trial_mean(trials, Known(0.9, unflipped=0.9))
+    mean = trial_mean(trials, Prior(0.9, unflipped=0.9))
     # Had the failed ones kept everything, or nothing.
     assert mean.high >= 0.9 * 0.9 + 0.1 * (0.5 * 0.1 + 0.5)
     assert mean.low <= 0.9 * 0.9 + 0.1 * (0.5 * 0.1)
@@ -60,9 +60,9 @@ def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
     assert cell.trials + cell.failed == 20
     assert 3 < cell.failed < 20
     assert cell.value.high - cell.value.low > cell.failed / 20
-    details = result.details()["m", fault]
+    details = result.details()["m", str(fault)]
     assert details.critical.high - details.critical.low > cell.failed / 20
-    reasons = result.failures()["m", fault]
+    reasons = result.failures()["m", str(fault)]
     assert len(reasons) == cell.failed
     assert all("ArithmeticError: too large" in reason for _, reason in reasons)
 
@@ -70,7 +70,7 @@ def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
 def test_sweeps_end_where_trials_fail(digits: Data) -> None:
     sweep = campaign.per_layer(Fragile(), digits, ExactFlips(20), margin=0.1, images_per_trial=16)
     assert len(sweep.strata) == 2
-    assert sweep.result.failures()
+    assert sweep.failures()
     always = Metric("never", raising, needs_targets=False)
     with pytest.raises(ZeroDivisionError):
         campaign.per_layer(Fragile(), digits, metric=always, images_per_trial=16)
@@ -93,7 +93,7 @@ def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -
     fault = BitFlip(1e-3)
     options = {"encoding": "q15.16", "images_per_trial": 40, "metric": "sdc"}
     result = campaign.run({"m": trained_cnn}, digits, [fault], trials=40, **options)
-    assert result.details()["m", fault].critical.estimate > 0.9
+    assert result.details()["m", str(fault)].critical.estimate > 0.9
     sweep = campaign.per_bit(trained_cnn, digits, trials=1100, **options)
     losses = {int(stratum.name): stratum.loss.estimate for stratum in sweep.strata}
     assert losses[30] > 0.1 > losses[2] >= 0
@@ -102,7 +102,7 @@ def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -
 def test_a_mean_is_moved_where_its_spread_stopped_it() -> None:
     values = np.array([0.1, 0.9])
     trials = Trials(values, np.array([0.9, 0.9]), np.array([3.0, 197.0]))
-    known = Known(0.9)
+    known = Prior(0.9)
     plain = trial_mean(trials, known)
     stopped = StoppingRule(0.05).interval(trials, known)
     # One more failure.
@@ -150,7 +150,7 @@ def test_units_that_are_called_off_are_failures(trained_cnn: nn.Module, digits: 
     )  # fmt: skip
     (cell,) = result.cells
     assert (cell.trials, cell.failed) == (11, 1)
-    assert result.failures()["m", BitFlip(1e-3)] == [(7, "the executor called it off")]
+    assert result.failures()["m", str(BitFlip(1e-3))] == [(7, "the executor cancelled it")]
 
 
 def test_parametrized_networks_run_here_and_say_why_nowhere_else(digits: Data) -> None:

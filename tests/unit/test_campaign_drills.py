@@ -25,11 +25,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proact import campaign
+from proact import campaign, results
 from proact.campaign import coordinator, trial_runner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
-from proact.results.store import Row, Store
+from proact.results.store import Store
 
 TRIALS = 250
 PATIENCE_SECONDS = 60
@@ -72,7 +72,7 @@ try:
         store=store, executor=executor, name="drill")
 except ProactError as error:
     sys.exit(f"ProactError: {{error}}")
-rows = [[list(row[:-1]) for row in rows] for rows in result.rows.values()]
+rows = [[list(row[:-1]) for row in result.rows(*cell)] for cell in result.states]
 print(json.dumps([result.to_pandas().to_json(double_precision=15), rows]))
 """
 
@@ -305,10 +305,6 @@ def test_ctrl_c(drill: Drill, undisturbed: Any, executor: int) -> None:
     drill.assert_sound()
 
 
-def rows_of(result: campaign.Result) -> dict[object, list[Row]]:
-    return {key: [row._replace(seconds=0.0) for row in rows] for key, rows in result.rows.items()}
-
-
 class Odd(nn.Module):
     """Linear, and odd where faults turned the sign of its first weight (or always, under any)."""
 
@@ -349,7 +345,7 @@ def test_nothing_but_nan(digits: Data, metric: str) -> None:
     model = Odd(nothing, always=True)
     result = campaign.run({"m": model}, digits, [FAULT], trials=20, metric=metric, **OPTIONS)
     worst = {"top-1": 0.0, "loss": 20.0, "sdc": 1.0}[metric]
-    for row in result.rows["m", FAULT]:
+    for row in result.rows("m", FAULT):
         assert (row.non_finite, row.correct, row.agreeing) == (16, 0, 0)
         assert row.value == worst
     (cell,) = result.cells
@@ -377,7 +373,7 @@ def test_trials_that_raise_are_recorded_and_widen_the_interval(
         variants, digits, [FAULT], trials=trials, executor=executor, store=store, **OPTIONS
     )
     reason = "ArithmeticError: no such sign"
-    assert result.failures() == {("odd", FAULT): [(trial, reason) for trial in raising]}
+    assert result.failures() == {("odd", str(FAULT)): [(trial, reason) for trial in raising]}
     with closing(sqlite3.connect(store)) as reader:
         attempts = reader.execute("SELECT attempts FROM failure WHERE trial < ?", (trials,))
         assert set(attempts) == {(coordinator.ATTEMPTS,)}
@@ -406,7 +402,7 @@ def test_where_every_trial_raises(digits: Data, tmp_path: Path, goal: dict[str, 
         )
         (cell,) = result.cells
         assert cell.trials == 0
-        assert cell.failed == len(result.failures()["odd", FAULT]) >= 20
+        assert cell.failed == len(result.failures()["odd", str(FAULT)]) >= 20
         # But for trials without a flip, two in a million, nothing is known.
         assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=3e-6)
         tables.append(result.to_pandas())
@@ -423,7 +419,7 @@ def _jumping_clocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert next(jumps) != next(jumps)
 
 
-def run_for_clocks(digits: Data, store: Path) -> campaign.Result:
+def run_for_clocks(digits: Data, store: Path) -> results.Result:
     shown: list[int] = []
     result = campaign.run(
         {"m": Odd(plain)}, digits, [FAULT, BitFlip(1e-3)], margin=0.03, store=store,
@@ -437,7 +433,9 @@ def test_clocks_that_jump(digits: Data, tmp_path: Path, request: pytest.FixtureR
     steady = run_for_clocks(digits, tmp_path / "steady.sqlite")
     request.getfixturevalue("_jumping_clocks")
     jumping = run_for_clocks(digits, tmp_path / "jumping.sqlite")
-    seconds = [row.seconds for rows in jumping.rows.values() for row in rows]
+    seconds = [
+        row.seconds for rows in [jumping.rows(*cell) for cell in jumping.states] for row in rows
+    ]
     assert min(seconds) < 0
     assert max(seconds) > 1e6
     assert rows_of(steady) == rows_of(jumping)

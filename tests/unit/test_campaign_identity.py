@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from proact import ProactError, campaign, protect
 from proact.campaign import Metric
 from proact.campaign.code_digest import behaviour_of, content_of
-from proact.campaign.identity import Policy
 from proact.data import Data
 from proact.faults import BitFlip, inject
+from proact.results import Policy
 from proact.results.store import Store
 
 FAULT = BitFlip(1e-3)
@@ -39,7 +39,7 @@ def test_what_shows_under_faults_alone_is_part_of_a_network(digits: Data, tmp_pa
         result = campaign.run(
             {"m": Limited(limit)}, digits, [FAULT], trials=10, images_per_trial="all", store=store
         )
-        return [row.value for row in result.rows["m", FAULT]]
+        return [row.value for row in result.rows("m", FAULT)]
 
     store = tmp_path / "rows.sqlite"
     wide, narrow = values(1e30, store), values(20.0, store)
@@ -90,7 +90,7 @@ def test_a_name_stands_for_its_own_networks(digits: Data, tmp_path: Path) -> Non
     campaign.run({"m": one}, digits, [FAULT], name="a", **options)
     campaign.run({"m": other}, digits, [FAULT], name="b", **options)
     campaign.run({"m": one}, digits, [FAULT], name="a", **options)
-    with pytest.raises(ProactError, match="'a' with other networks"):
+    with pytest.raises(ProactError, match="'a' whose variants m are other models"):
         campaign.run({"m": other}, digits, [FAULT], name="a", **options)
 
 
@@ -154,6 +154,6 @@ def test_a_protection_from_a_file_is_the_same_network(
         campaign.run({"m": network}, digits, [BitFlip(1e-4)], **options)
         for network in (chosen, loaded)
     )
-    assert again.run == first.run
+    assert again.number == first.number
     with Store(store) as opened:
         assert opened.number("SELECT count(*) FROM row") == 3

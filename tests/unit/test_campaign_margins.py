@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 from contextlib import closing
@@ -11,32 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
-from proact import ProactError, campaign
-from proact.campaign.coordinator import OpenCell
+from proact import ProactError, campaign, results
 from proact.campaign.evaluation import drawn
-from proact.campaign.identity import Policy
-from proact.campaign.malloc_tuning import keep_freed_memory
-from proact.campaign.progress import Line, Standing
-from proact.campaign.terminal_view import TerminalView
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
-from proact.results.interval_set import Ranges
-from proact.results.store import CellKey
+from proact.results import Policy
 
 FAULTS = [BitFlip(1e-5), BitFlip(1e-3)]
 
 
 @pytest.fixture(scope="module")
-def result(trained_cnn: nn.Module, digits: Data) -> campaign.Result:
+def result(trained_cnn: nn.Module, digits: Data) -> results.Result:
     return campaign.run(
         {"m": trained_cnn}, digits, FAULTS, encoding="q15.16", margin=0.03, images_per_trial=16
     )
 
 
-def test_cells_stop_at_the_margin_and_not_before(result: campaign.Result) -> None:
+def test_cells_stop_at_the_margin_and_not_before(result: results.Result) -> None:
     for cell in result.cells:
         assert 0.02 < cell.accuracy.half_width <= 0.03
     # Half-way down the curve trials differ most.
@@ -44,7 +36,7 @@ def test_cells_stop_at_the_margin_and_not_before(result: campaign.Result) -> Non
 
 
 def test_the_table_does_not_depend_on_what_is_stored(
-    result: campaign.Result, trained_cnn: nn.Module, digits: Data, tmp_path: Path
+    result: results.Result, trained_cnn: nn.Module, digits: Data, tmp_path: Path
 ) -> None:
     options = {"encoding": "q15.16", "images_per_trial": 16, "store": tmp_path / "rows.sqlite"}
     campaign.run({"m": trained_cnn}, digits, FAULTS[1:], trials=777, **options)
@@ -89,9 +81,12 @@ def test_the_chance_of_no_flip(mlp: nn.Module) -> None:
 def test_the_choice_of_images_is_kept(trained_cnn: nn.Module, digits: Data, tmp_path: Path) -> None:
     store = tmp_path / "rows.sqlite"
     first = campaign.run({"m": trained_cnn}, digits, FAULTS, margin=0.05, store=store)
-    assert first.settled.cost.image > 0
-    assert any("64 images" in label for label in first.settled.seconds)
     with closing(sqlite3.connect(store)) as writer:
+        (measured,) = writer.execute(
+            "SELECT made FROM choice WHERE subject LIKE 'warm-up%'"
+        ).fetchone()
+        assert json.loads(measured)["cost"]["image"] > 0
+        assert any("64 images" in label for label in json.loads(measured)["seconds"])
         (text,) = writer.execute(
             "SELECT made FROM choice WHERE subject LIKE 'images a trial%'"
         ).fetchone()
@@ -104,16 +99,16 @@ def test_the_choice_of_images_is_kept(trained_cnn: nn.Module, digits: Data, tmp_
         writer.commit()
     again = campaign.run({"m": trained_cnn}, digits, FAULTS, margin=0.05, store=store)
     assert again.images_per_trial == 21
-    assert all(row.images == 21 for row in again.rows["m", FAULTS[0]])
+    assert all(row.images == 21 for row in again.rows("m", FAULTS[0]))
 
 
 def test_a_policy_is_repeated(trained_cnn: nn.Module, digits: Data) -> None:
     policy = Policy(20, 7, True)
     result = campaign.run({"m": trained_cnn}, digits, FAULTS[:1], trials=20, policy=policy)
     other = campaign.run({"m": trained_cnn}, digits, FAULTS[:1], trials=20, images_per_trial=20)
-    assert result.settled.policy == policy
-    assert [row.value for row in result.rows["m", FAULTS[0]]] == pytest.approx(
-        [row.value for row in other.rows["m", FAULTS[0]]], abs=0.11
+    assert result.policy == policy
+    assert [row.value for row in result.rows("m", FAULTS[0])] == pytest.approx(
+        [row.value for row in other.rows("m", FAULTS[0])], abs=0.11
     )
 
 
@@ -127,7 +122,7 @@ def test_a_name_stands_for_one_task(trained_cnn: nn.Module, digits: Data, tmp_pa
         campaign.run({"m": trained_cnn}, digits, FAULTS[:1], seed=1, **options)
     torch.manual_seed(0)
     changed = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ProactError, match="other networks by the names m"):
+    with pytest.raises(ProactError, match="whose variants m are other models"):
         campaign.run({"m": changed}, digits, FAULTS[:1], **options)
     with closing(sqlite3.connect(store)) as reader:
         assert reader.execute("SELECT count(*) FROM row").fetchone() == (12,)
@@ -146,9 +141,9 @@ def test_variants_answer_alike(trained_cnn: nn.Module, digits: Data, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"margin": 0.0}, ValueError, "margin lies in (0, 1]"),
-        ({"margin": 1.5}, ValueError, "margin lies in (0, 1]"),
-        ({"margin": 0.1, "confidence": 0.0}, ValueError, "confidence lies in (0, 1)"),
+        ({"margin": 0.0}, ValueError, "margin: expected a finite number above 0"),
+        ({"margin": 1.5}, ValueError, "at most 1, the width of the metric's range"),
+        ({"margin": 0.1, "confidence": 0.0}, ValueError, "confidence: expected a number in (0, 1)"),
         ({"images_per_trial": "some"}, ValueError, "'auto' or 'all'"),
         ({"metric": "f1"}, ValueError, "'f1'"),
         ({"executor": 0}, ValueError, "1 or more, got 0"),
@@ -182,14 +177,16 @@ def test_images_of_a_trial_are_a_fair_draw_and_nested() -> None:
     assert drawn(1, 0, 20, 5) != drawn(0, 0, 20, 5)
 
 
-def test_progress_tells_functions_and_terminals(trained_cnn: nn.Module, digits: Data) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_announced_to_a_function(trained_cnn: nn.Module, digits: Data) -> None:
+    seen: list[tuple[int, int, bool]] = []
     campaign.run(
         {"m": trained_cnn}, digits, FAULTS, margin=0.05, images_per_trial=16,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda now: seen.append((now.done, now.total, now.is_running)),
     )  # fmt: skip
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] == told[-1][1]
+    assert seen[0][0] == 0
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+    assert seen[-1][0] == seen[-1][1]
+    assert [is_running for *_, is_running in seen] == [True] * (len(seen) - 1) + [False]
 
 
 def test_quiet_where_nobody_watches(
@@ -197,22 +194,3 @@ def test_quiet_where_nobody_watches(
 ) -> None:
     campaign.run({"m": trained_cnn}, digits, FAULTS, trials=20, images_per_trial=16)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_line_a_cell() -> None:
-    cell = OpenCell(0, 0, CellKey(1, 1), Ranges([(0, 40)]), target=60, seconds=2.0, failed=1)
-    lines = [
-        Line("proact", "BitFlip(1e-06)", cell, 0.91, 0.02, 100),
-        Line("relu", "BitFlip(1e-06)", OpenCell(1, 0, CellKey(2, 1), Ranges(), finished=True)),
-    ]
-    console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(TerminalView(console).table(Standing(lines, 2, 100.0)))
-    text = console.export_text()
-    assert "91.0 ± 2.0" in text
-    assert "40 of 100" in text
-    assert "about 60 s left; 1 trials could not be run" in text
-    assert "done" in text
-
-
-def test_the_allocator_keeps_memory() -> None:
-    assert isinstance(keep_freed_memory(), bool)

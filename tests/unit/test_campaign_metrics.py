@@ -64,7 +64,7 @@ def test_built_in_metrics_equal_the_counts(name: str, trained_cnn: nn.Module, di
     result = campaign.run(
         {"m": trained_cnn}, digits, [fault], trials=8, images_per_trial=50, metric=name
     )
-    for row in result.rows["m", fault]:
+    for row in result.rows("m", fault):
         assert row.correct is not None
         assert row.top5 is not None
         assert row.agreeing is not None
@@ -127,7 +127,7 @@ def test_dense_outputs_through_a_metric_of_ones_own() -> None:
     assert result.clean["m"] == pytest.approx(
         float(intersection_over_union(clean, targets, clean).mean())
     )
-    for row in result.rows["m", fault]:
+    for row in result.rows("m", fault):
         with inject(encoded, fault, trial=row.trial), torch.no_grad():
             output = encoded(images)["out"]
         expected = intersection_over_union(output, targets, clean).nan_to_num(0.0).double().mean()
@@ -150,7 +150,7 @@ def test_regression_against_the_clean_outputs() -> None:
         {"m": nn.Linear(4, 2)}, torch.randn(30, 4), [BitFlip(1e-2)], trials=40, metric=metric,
         images_per_trial=10,
     )  # fmt: skip
-    rows = result.rows["m", BitFlip(1e-2)]
+    rows = result.rows("m", BitFlip(1e-2))
     assert all(0 <= row.value <= 5 and row.clean == 0 for row in rows)
     assert 0 < result.cells[0].value.estimate < 5
 
@@ -187,8 +187,8 @@ def test_critical_trials_and_quantiles(trained_cnn: nn.Module, digits: Data) -> 
     result = campaign.run(
         {"m": trained_cnn}, digits, [fault], trials=300, images_per_trial="all", encoding="q15.16"
     )
-    found = result.details(limit=0.1, quantiles=(0.05, 0.5))["m", fault]
-    rows = result.rows["m", fault]
+    found = result.details(limit=0.1, quantiles=(0.05, 0.5))["m", str(fault)]
+    rows = result.rows("m", fault)
     losing = sum(row.clean - row.value > 0.1 for row in rows) / len(rows)
     assert found.critical.low < losing < found.critical.high
     assert found.critical.estimate == pytest.approx(losing, abs=0.03)

@@ -9,17 +9,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from proact import campaign
+from proact import campaign, results
 from proact.data import Data
 from proact.faults import BitFlip, ExactFlips, FaultSpace
 
 
 @pytest.fixture(scope="module")
-def by_layer(trained_cnn: nn.Module, digits: Data) -> campaign.Sweep:
+def by_layer(trained_cnn: nn.Module, digits: Data) -> results.Result:
     return campaign.per_layer(trained_cnn, digits, encoding="q15.16", margin=0.02)
 
 
-def test_layers_share_out_the_fault_space(by_layer: campaign.Sweep, trained_cnn: nn.Module) -> None:
+def test_layers_share_out_the_fault_space(by_layer: results.Result, trained_cnn: nn.Module) -> None:
     space = FaultSpace(trained_cnn, "q15.16")
     for stratum in by_layer.strata:
         mine = sum(e.bits for e in space if e.stored.layer == stratum.name)
@@ -29,7 +29,7 @@ def test_layers_share_out_the_fault_space(by_layer: campaign.Sweep, trained_cnn:
 
 
 def test_the_whole_is_that_of_an_unstratified_campaign(
-    by_layer: campaign.Sweep, trained_cnn: nn.Module, digits: Data
+    by_layer: results.Result, trained_cnn: nn.Module, digits: Data
 ) -> None:
     by_bit = campaign.per_bit(trained_cnn, digits, encoding="q15.16", margin=0.01)
     plain = campaign.run(
@@ -46,12 +46,13 @@ def test_the_whole_is_that_of_an_unstratified_campaign(
     assert min(trials[24:]) > max(trials[:12])
 
 
-def test_strata_are_cells_of_their_own(by_layer: campaign.Sweep) -> None:
+def test_strata_are_cells_of_their_own(by_layer: results.Result) -> None:
     frame = by_layer.to_pandas()
     assert list(frame["layer"]) == ["conv1", "conv2", "conv3", "hidden", "output"]
     assert ((frame["low"] <= frame["value"]) & (frame["value"] <= frame["high"])).all()
-    assert list(frame["loss"]) == pytest.approx(list(by_layer.clean - frame["value"]))
-    for (_, fault), rows in by_layer.result.rows.items():
+    (clean,) = by_layer.clean.values()
+    assert list(frame["loss"]) == pytest.approx(list(clean - frame["value"]))
+    for (_, fault), rows in rows_of(by_layer).items():
         assert all(row.flips == 1 for row in rows), fault
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(by_layer.table())

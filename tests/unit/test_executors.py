@@ -21,11 +21,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proact import ProactError, campaign
-from proact.campaign import executors as crews
+from proact import ProactError, campaign, results
+from proact.campaign import executors
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
-from proact.results.store import Row
 
 FAULTS = [BitFlip(1e-3), BitFlip(1e-2, bits="sign")]
 OPTIONS: dict[str, Any] = {"trials": 60, "images_per_trial": 16, "seed": 5}
@@ -76,11 +75,7 @@ class Witness(nn.Module):
         return {int(line.split()[1]) for line in lines}
 
 
-def rows_of(result: campaign.Result) -> dict[object, list[Row]]:
-    return {key: [row._replace(seconds=0.0) for row in rows] for key, rows in result.rows.items()}
-
-
-def assert_same(one: campaign.Result, other: campaign.Result) -> None:
+def assert_same(one: results.Result, other: results.Result) -> None:
     assert rows_of(one) == rows_of(other)
     pd.testing.assert_frame_equal(one.to_pandas(True), other.to_pandas(True), check_exact=True)
 
@@ -88,7 +83,7 @@ def assert_same(one: campaign.Result, other: campaign.Result) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, digits: Data
-) -> tuple[campaign.Result, campaign.Result]:
+) -> tuple[results.Result, results.Result]:
     """With a number of trials, and until a margin is reached."""
     model = Witness(tmp_path_factory.mktemp("model"), "none")
     pair = (digits.test.images, digits.test.labels)
@@ -121,7 +116,7 @@ def dask_client() -> Iterator[Any]:
 
 
 def test_threads_and_processes_give_the_same(
-    undisturbed: tuple[campaign.Result, campaign.Result], digits: Data, tmp_path: Path
+    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     fixed, until_margin = undisturbed
     model = Witness(tmp_path, "none")
@@ -142,7 +137,7 @@ def test_threads_and_processes_give_the_same(
 
 @pytest.mark.filterwarnings("ignore::Warning:distributed")
 def test_dask_gives_the_same(
-    undisturbed: tuple[campaign.Result, campaign.Result],
+    undisturbed: tuple[results.Result, results.Result],
     digits: Data,
     tmp_path: Path,
     dask_client: Any,
@@ -167,7 +162,7 @@ def test_dask_gives_the_same(
 def test_the_job_goes_to_each_process_once_and_threads_are_divided(
     digits: Data, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crews, "cores", lambda: 6)
+    monkeypatch.setattr(executors, "cores", lambda: 6)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     model = Witness(tmp_path, "note")
     options = {**OPTIONS, "trials": 1500}
@@ -186,9 +181,9 @@ def test_the_job_goes_to_each_process_once_and_threads_are_divided(
 
 def test_threads_of_local_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for have, use, processes, expected in ((8, 8, 2, 4), (8, 2, 2, 1), (2, 8, 4, 1), (9, 9, 4, 2)):
-        monkeypatch.setattr(crews, "cores", lambda have=have: have)
+        monkeypatch.setattr(executors, "cores", lambda have=have: have)
         monkeypatch.setattr(torch, "get_num_threads", lambda use=use: use)
-        assert crews.threads_each(processes) == expected
+        assert executors.threads_each(processes) == expected
 
 
 SCRIPT = """
@@ -219,7 +214,7 @@ def main(executor):
 COMPARE = """
 one, two = (main(executor) for executor in (1, 2))
 assert one.to_pandas().equals(two.to_pandas())
-print("end", len(two.rows["m", BitFlip(1e-3)]))
+print("end", len(two.rows("m", BitFlip(1e-3))))
 """
 
 
@@ -259,7 +254,7 @@ def test_an_executor_that_takes_no_work(digits: Data, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_costs_its_unit_and_no_row(
-    undisturbed: tuple[campaign.Result, campaign.Result], digits: Data, tmp_path: Path
+    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     model = Witness(tmp_path, "once")
     again = campaign.run({"m": model}, digits, FAULTS, executor=2, **OPTIONS)
@@ -269,7 +264,7 @@ def test_a_killed_worker_costs_its_unit_and_no_row(
 
 
 def test_trials_that_kill_their_worker_are_recorded_and_no_others(
-    undisturbed: tuple[campaign.Result, campaign.Result], digits: Data, tmp_path: Path
+    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     fault, trials = FAULTS[1], OPTIONS["trials"]
     encoded = encode(Witness(tmp_path, "none"), "float32").eval()
@@ -282,7 +277,7 @@ def test_trials_that_kill_their_worker_are_recorded_and_no_others(
     path = tmp_path / "rows.sqlite"
     model = Witness(tmp_path, "sign")
     result = campaign.run({"m": model}, digits, [fault], executor=2, store=path, **OPTIONS)
-    failures = result.failures()["m", fault]
+    failures = result.failures()["m", str(fault)]
     assert [trial for trial, _ in failures] == deadly
     assert all(reason.startswith("the worker was lost: ") for _, reason in failures)
     expected = [row for row in rows_of(undisturbed[0])["m", fault] if row.trial not in deadly]
@@ -300,7 +295,7 @@ def test_trials_that_kill_their_worker_are_recorded_and_no_others(
 
 
 def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
-    undisturbed: tuple[campaign.Result, campaign.Result], digits: Data, tmp_path: Path
+    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "once")
     with spawned(1) as pool:
@@ -313,7 +308,7 @@ def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
 
 
 def test_an_executor_shut_down_under_way(
-    undisturbed: tuple[campaign.Result, campaign.Result], digits: Data, tmp_path: Path
+    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "none")
     pool = ThreadPoolExecutor(1)

@@ -10,17 +10,17 @@ from typing import cast
 from built_cells import LINE, cell
 
 from proact.report.analysis import (
+    Analysis,
     Cost,
     Family,
-    Findings,
     cost_of,
     holds_until,
     largest_gain,
     losses,
 )
 from proact.report.narrative import verdict
-from proact.report.units import Scale
-from proact.results.cells import Cell
+from proact.report.units import MetricUnits
+from proact.results.cells import CellResult
 from proact.results.run_log import Memory, Variant
 from proact.results.statistics import Interval
 
@@ -57,26 +57,26 @@ NO_COST = Cost(0, 0, 0.0, 0.0, 0.9, None, None)
 
 
 def findings_of(
-    lines: Mapping[str, Sequence[Cell]],
+    lines: Mapping[str, Sequence[CellResult]],
     gains: Mapping[str, Mapping[str, Interval]],
-    scale: Scale | None = None,
+    units: MetricUnits | None = None,
     highest: float = 1.0,
-) -> Findings:
-    """As much of a campaign's findings as a verdict needs; the first variant is the baseline."""
-    scale = scale or Scale("top-1")
+) -> Analysis:
+    """As much of a campaign's analysis as a verdict needs; the first variant is the baseline."""
+    units = units or MetricUnits("top-1")
     faults = {each.fault: each.ber for line in lines.values() for each in line}
     cells = {(name, each.fault): each for name, line in lines.items() for each in line}
     variants = {name: SimpleNamespace(clean=line[0].clean) for name, line in lines.items() if line}
     run = SimpleNamespace(
-        lowest=0.0, highest=highest, is_better_higher=scale.is_better_higher, variant=variants.get
+        lowest=0.0, highest=highest, is_better_higher=units.is_better_higher, variant=variants.get
     )
     found = SimpleNamespace(
         families=[Family("BitFlip", faults, cells, gains)],
-        scale=scale,
+        units=units,
         run=run,
         baseline=next(iter(lines)),
     )
-    return cast(Findings, found)
+    return cast(Analysis, found)
 
 
 def told(text: str) -> str:
@@ -139,7 +139,7 @@ def test_a_verdict_in_nats() -> None:
     line = [replace(cell(1e-5, (0.5, 0.4, 0.9), 0.25), metric="loss")]
     lines = {"relu": line, "new": line}
     gains = {"new": {line[0].fault: Interval(-0.3, -0.4, -0.2)}}
-    found = findings_of(lines, gains, Scale("loss", False, False), 20.0)
+    found = findings_of(lines, gains, MetricUnits("loss", False, False), 20.0)
     cost = replace(NO_COST, clean=0.3)
     assert told(verdict(found, "new", cost)) == (
         "is shown to lose at most 1 nats of its 0.25 nats without faults up to a bit error rate of "

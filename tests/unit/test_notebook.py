@@ -20,15 +20,15 @@ from rich.console import Console
 from torch import nn
 
 from proact import campaign
-from proact.campaign.coordinator import OpenCell
+from proact.campaign.coordinator import CellState
 from proact.campaign.notebook_view import NotebookView, is_in_notebook
 from proact.campaign.progress import Line, Standing, Watch, view_for
 from proact.campaign.terminal_view import TerminalView
 from proact.data import Data
 from proact.faults import ExactFlips
 from proact.report.notebook import progress_html, result_html
-from proact.report.units import Scale
-from proact.results.cells import Cell
+from proact.report.units import MetricUnits
+from proact.results.cells import CellResult
 from proact.results.interval_set import Ranges
 from proact.results.statistics import Interval
 from proact.results.store import CellKey
@@ -72,7 +72,7 @@ QUIET = (
 )
 
 
-CELL = Cell(
+CELL = CellResult(
     "relu", "BitFlip(1e-05)", 1e-5, "top-1", Interval(0.5, 0.25, 0.75), None, 0.875, 10, 0, 3.5, 0.0
 )
 
@@ -205,7 +205,7 @@ def test_what_is_shown_escapes_names_and_needs_nothing_else(executed: Recorder) 
 
 
 def test_the_style_holds_for_nothing_else() -> None:
-    html = result_html([CELL, replace(CELL, ber=1e-4)], 0.95, Scale("top-1"))
+    html = result_html([CELL, replace(CELL, ber=1e-4)], 0.95, MetricUnits("top-1"))
     assert "<svg" in html
     (style,) = parsed(html).findall(".//{*}style")
     text = re.sub(r"/\*.*?\*/", "", style.text or "", flags=re.DOTALL)
@@ -218,16 +218,16 @@ def test_the_style_holds_for_nothing_else() -> None:
 
 def test_cells_without_trials_are_not_zero() -> None:
     lost = replace(CELL, value=Interval(0.0, 0.0, 1.0), trials=0, failed=3, flips=0.0)
-    tried, missing = rows_of(result_html([CELL, lost], 0.95, Scale("top-1")))
+    tried, missing = rows_of(result_html([CELL, lost], 0.95, MetricUnits("top-1")))
     assert tried[3:] == ["50.0", "25.0 to 75.0", "3.5", "10", "0"]
     assert missing[2:] == ["no trials", "0.0 to 100.0", "\u2013", "\u2013", "3"]
-    assert "what is known without" in result_html([lost], 0.95, Scale("top-1"))
-    assert "what is known without" not in result_html([CELL], 0.95, Scale("top-1"))
+    assert "what is known without" in result_html([lost], 0.95, MetricUnits("top-1"))
+    assert "what is known without" not in result_html([CELL], 0.95, MetricUnits("top-1"))
 
 
 def test_values_that_are_no_shares_are_shown_as_they_are() -> None:
     loss = replace(CELL, metric="loss", value=Interval(2.5, 2.25, 3.0), clean=0.125)
-    html = result_html([loss], 0.9, Scale("loss", is_share=False, is_better_higher=False))
+    html = result_html([loss], 0.9, MetricUnits("loss", is_share=False, is_better_higher=False))
     assert rows_of(html)[0][3:5] == ["2.5", "2.25 to 3"]
     headings = [heading.text for heading in parsed(html).findall(".//thead/tr/th")]
     assert headings[3:5] == ["cross-entropy nats", "90 % interval"]
@@ -235,14 +235,14 @@ def test_values_that_are_no_shares_are_shown_as_they_are() -> None:
 
 @pytest.mark.parametrize(("bers", "figures"), [((1e-5,), 0), ((1e-5, 0.0), 0), ((1e-5, 1e-4), 1)])
 def test_a_figure_needs_two_rates(bers: tuple[float, ...], figures: int) -> None:
-    html = result_html([replace(CELL, ber=ber) for ber in bers], 0.95, Scale("top-1"))
+    html = result_html([replace(CELL, ber=ber) for ber in bers], 0.95, MetricUnits("top-1"))
     assert html.count("<svg") == figures
 
 
 def test_a_figure_has_the_colours_of_the_page() -> None:
     names = ("fill: #000000", "<b>&amp;</b>")
     cells = [replace(CELL, variant=name, ber=ber) for name in names for ber in (1e-5, 1e-4)]
-    html = result_html(cells, 0.95, Scale("top-1"))
+    html = result_html(cells, 0.95, MetricUnits("top-1"))
     figure = html[html.index("<svg") :]
     assert not re.search(r"<[^>]*#(000000|ffffff)", figure)
     assert {"currentColor", "var(--proact-paper)"} <= set(re.findall(r": (\w[^;\"]*)", figure))
@@ -303,9 +303,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 
 
 def standing() -> Standing:
-    half = OpenCell(0, 0, CellKey(1, 1), Ranges([(0, 50)]), target=60, seconds=2.0, failed=1)
-    done = OpenCell(1, 0, CellKey(2, 1), Ranges([(0, 70)]), target=60, finished=True)
-    untouched = OpenCell(2, 0, CellKey(3, 1), Ranges(), finished=True)
+    half = CellState(0, 0, CellKey(1, 1), Ranges([(0, 50)]), target=60, seconds=2.0, failed=1)
+    done = CellState(1, 0, CellKey(2, 1), Ranges([(0, 70)]), target=60, finished=True)
+    untouched = CellState(2, 0, CellKey(3, 1), Ranges(), finished=True)
     lines = [
         Line("a & b", "BitFlip(1e-06)", half, 0.91, 0.02, 100),
         Line("relu", "BitFlip(1e-06)", done, 0.95, 0.01, 60),

@@ -16,12 +16,12 @@ from pages import HOSTILE, OPTIONS, Page, checked, hostile_variants, tables_of
 from torch import nn
 
 from proact import campaign
-from proact.campaign import StoredRun, stored_runs
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
 from proact.report import write_report
 from proact.report.exports import latex, markdown
-from proact.report.units import Scale, rate
+from proact.report.units import MetricUnits, rate
+from proact.results import Result, read
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def page(written: dict[str, Path]) -> Page:
 
 
 @pytest.fixture(scope="module")
-def stored(store: Path) -> StoredRun:
-    return stored_runs(store)[-1]
+def stored(store: Path) -> Result:
+    return read(store)[-1]
 
 
 def test_the_files(store: Path, written: dict[str, Path]) -> None:
@@ -109,8 +109,8 @@ def test_ids_are_used_once_and_what_refers_to_them_finds_them(
     assert set(referred) <= set(ids)
 
 
-def test_the_page_shows_every_cell(page: Page, stored: StoredRun) -> None:
-    scale = Scale("top-1")
+def test_the_page_shows_every_cell(page: Page, stored: Result) -> None:
+    units = MetricUnits("top-1")
     shown = [table for table in page.tables if table[0] == ["BER per bit", *HOSTILE]]
     assert len(shown) == 3, "one a family"
     values = {
@@ -121,18 +121,18 @@ def test_the_page_shows_every_cell(page: Page, stored: StoredRun) -> None:
     for each in stored.cells:
         if each.fault.startswith("BitFlip"):
             assert values[each.variant, rate(each.ber)] == (
-                f"{scale.value(each.value.estimate)} {scale.interval(each.value)}"
+                f"{units.value(each.value.estimate)} {units.interval(each.value)}"
             )
-            assert values[each.variant, "no faults"] == scale.value(each.clean)
+            assert values[each.variant, "no faults"] == units.value(each.clean)
     assert [row[0] for row in shown[0][1:]] == ["no faults", "1e-5", "1e-4", "1e-3"]
     differences = [table for table in page.tables if table[0] == ["BER per bit", *HOSTILE[1:]]]
     gains = stored.difference(HOSTILE[1], HOSTILE[0])
     for row, fault in zip(differences[0][1:], ("1e-05", "0.0001", "0.001"), strict=True):
         gain = gains[f"BitFlip({fault})"]
-        assert row[1] == f"{scale.difference(gain.estimate)} {scale.interval_of_difference(gain)}"
+        assert row[1] == f"{units.difference(gain.estimate)} {units.interval_of_difference(gain)}"
 
 
-def test_the_page_says_how_it_was_measured(page: Page, stored: StoredRun) -> None:
+def test_the_page_says_how_it_was_measured(page: Page, stored: Result) -> None:
     text = " ".join(page.text.split())
     # Three families: 4 variants of 12 trials at 3, 1 and 1 rates.
     for trials in ("12 trials at each rate, 144 in all", "12 trials at each rate, 48 in all"):
@@ -176,7 +176,7 @@ def test_the_distribution_that_is_shown_first(
     assert checked(Page(write_report(store, tmp_path, at=at)["html"])) == [chosen]
 
 
-def test_by_default_the_most_divided_rate_comes_first(page: Page, stored: StoredRun) -> None:
+def test_by_default_the_most_divided_rate_comes_first(page: Page, stored: Result) -> None:
     spread = {}
     for position, fault in enumerate(("1e-05", "0.0001", "0.001"), start=1):
         values = stored.values(HOSTILE[0], f"BitFlip({fault})")
@@ -184,7 +184,7 @@ def test_by_default_the_most_divided_rate_comes_first(page: Page, stored: Stored
     assert checked(page) == [max(spread, key=spread.__getitem__)]
 
 
-def test_csv_reads_back(written: dict[str, Path], stored: StoredRun) -> None:
+def test_csv_reads_back(written: dict[str, Path], stored: Result) -> None:
     expected = stored.to_pandas()
     # To the last digit, which pandas does not promise.
     with written["csv"].open(newline="", encoding="utf-8") as file:
@@ -201,15 +201,15 @@ def test_csv_reads_back(written: dict[str, Path], stored: StoredRun) -> None:
     assert np.allclose(stored_bits["realised_ber"], stored_bits["flips"] / stored_bits["bits"])
 
 
-def test_markdown_shows_names_letter_by_letter(written: dict[str, Path], stored: StoredRun) -> None:
+def test_markdown_shows_names_letter_by_letter(written: dict[str, Path], stored: Result) -> None:
     tables = tables_of(written["markdown"].read_text("utf-8"))
     assert [table[0][1:] for table in tables] == [HOSTILE, HOSTILE[1:]] * 3
-    scale = Scale("top-1")
+    units = MetricUnits("top-1")
     cells = {(c.variant, rate(c.ber)): c for c in stored.cells if c.fault.startswith("BitFlip")}
     for ber, *values in tables[0][1:]:
         for name, text in zip(HOSTILE, values, strict=True):
             value = cells[name, ber].value
-            assert text == f"{scale.value(value.estimate)} ({scale.interval(value)})"
+            assert text == f"{units.value(value.estimate)} ({units.interval(value)})"
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a*b*c", "[x](y)", "&lt;", "~~z~~", "# 1", "\\|"])

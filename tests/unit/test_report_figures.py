@@ -23,7 +23,7 @@ from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.style import COLOURS, looks, unknown_signs
-from proact.report.units import Scale
+from proact.report.units import MetricUnits
 from proact.results.statistics import Interval
 from proact.results.stratum import Stratum
 
@@ -40,7 +40,7 @@ def test_lines_have_gaps_where_there_are_no_trials() -> None:
     assert np.isnan(y).tolist() == [False, True, False, False]
     assert (y[0], y[2]) == (90.0, 88.0)
     gains = {"new": {1e-5: Interval(0.1, 0.0, 0.2), 1e-4: NOTHING, 1e-3: Interval(0.2, 0.1, 0.3)}}
-    figure = gain_figure(gains, "relu", ["relu", "new"], 0.95, Scale("top-1"))
+    figure = gain_figure(gains, "relu", ["relu", "new"], 0.95, MetricUnits("top-1"))
     assert np.isnan(line_of(figure, "new")[1]).tolist() == [False, True, False]
 
 
@@ -76,17 +76,17 @@ def test_bins_of_metrics_with_any_values() -> None:
 )
 def test_figures_have_room_for_names(names: list[str]) -> None:
     line = [replace(each, variant=name) for name in names for each in LINE]
-    scale, mean = Scale("top-1"), Interval(0.5, 0.4, 0.6)
+    units, mean = MetricUnits("top-1"), Interval(0.5, 0.4, 0.6)
     gains = {name: {1e-5: mean, 1e-4: mean} for name in names}
     parts = [Stratum(f"layer.{'x' * 80}.{i}", 0.5, mean, mean, 3) for i in range(3)]
     for figure in (
         accuracy_figure(line, 0.95),
-        gain_figure(gains, names[-1], names, 0.95, scale),
+        gain_figure(gains, names[-1], names, 0.95, units),
         trials_figure(
             {name: [(0.9, 5), (0.1, 2)] for name in names}, dict.fromkeys(names, mean), names,
-            bin_edges(0, 1, 16), scale,
+            bin_edges(0, 1, 16), units,
         ),
-        layers_figure(dict.fromkeys(names[:3], parts), names, "loss", scale),
+        layers_figure(dict.fromkeys(names[:3], parts), names, "loss", units),
     ):  # fmt: skip
         with unknown_signs():
             figure.draw_without_rendering()  # it warns where there is no room

@@ -13,7 +13,7 @@ from pages import HOSTILE, OPTIONS, Page, checked, hostile_variants, interrupt, 
 from torch import nn
 
 from proact import campaign
-from proact.campaign import stored_runs
+from proact.campaign import read
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report import NoTrialsError, write_report
@@ -47,7 +47,7 @@ def begun(
 
 
 def test_cells_without_trials_are_missing_and_never_zero(begun: Path, tmp_path: Path) -> None:
-    stored = stored_runs(begun)[-1]
+    stored = read(begun)[-1]
     missing = {(c.variant, rate(c.ber)) for c in stored.cells if c.is_missing}
     partly = {(c.variant, rate(c.ber)) for c in stored.cells if c.trials and not c.is_finished}
     assert missing

@@ -20,13 +20,13 @@ import pytest
 import torch
 from torch import nn
 
-from proact import ProactError, campaign, protect
-from proact.campaign import StoredRun, stored_runs
+from proact import ProactError, campaign, protect, results
 from proact.campaign.coordinator import Coordinator
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
+from proact.results import Result, read
 from proact.results.schema import SCHEMA_VERSION
-from proact.results.statistics import Known, Trials
+from proact.results.statistics import Prior, Trials
 from proact.results.store import Store
 from proact.results.stratum import Stratum, stratum
 
@@ -76,12 +76,12 @@ def python(script: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def only(store: Path) -> StoredRun:
-    (stored,) = stored_runs(store)
+def only(store: Path) -> Result:
+    (stored,) = read(store)
     return stored
 
 
-def assert_same(stored: StoredRun, live: campaign.Result) -> None:
+def assert_same(stored: Result, live: results.Result) -> None:
     """All that both of them say; of cells without trials a store tells less."""
     names = {fault: str(fault) for _, fault in live.bers}
     assert stored.number == live.run
@@ -91,7 +91,7 @@ def assert_same(stored: StoredRun, live: campaign.Result) -> None:
     assert stored.details() == {
         (variant, names[fault]): told
         for (variant, fault), told in live.details().items()
-        if live.rows[variant, fault]
+        if live.rows(variant, fault)
     }
     assert stored.failures() == {
         (variant, names[fault]): told for (variant, fault), told in live.failures().items()
@@ -102,7 +102,7 @@ def assert_same(stored: StoredRun, live: campaign.Result) -> None:
         assert stored.difference(other, baseline) == {
             names[fault]: told[fault]
             for fault in told
-            if live.rows[other, fault] and live.rows[baseline, fault]
+            if live.rows(other, fault) and live.rows(baseline, fault)
         }
     for (variant, fault), rows in live.rows.items():
         values = [row.value for row in rows]
@@ -183,13 +183,13 @@ def test_sweeps_tell_their_strata(
     options = {"images_per_trial": 16, "encoding": "q15.16", "executor": 1, "store": path, **goal}
     by_layer = campaign.per_layer(trained_cnn, digits, name="cnn", **options)
     by_bit = campaign.per_bit(trained_cnn, digits, name="cnn", **options)
-    for stored, sweep in zip(stored_runs(path), (by_layer, by_bit), strict=True):
+    for stored, sweep in zip(read(path), (by_layer, by_bit), strict=True):
         assert stored.strata() == (sweep.strata, sweep.whole)
         assert (stored.run.kind, stored.run.variants[0].name) == (sweep.kind, "cnn")
         assert {cell.family for cell in stored.run.cells} == {"ExactFlips(1)"}
         assert sum(cell.share or 0.0 for cell in stored.run.cells) == pytest.approx(1.0)
         assert_same(stored, sweep.result)
-    fields = {cell.part: cell.field for cell in stored_runs(path)[1].run.cells}
+    fields = {cell.part: cell.field for cell in read(path)[1].run.cells}
     assert (fields["31"], fields["16"], fields["15"]) == ("sign", "integer", "fraction")
 
 
@@ -199,8 +199,8 @@ def test_reading_takes_no_torch(
     campaign.run(variants, digits, FAULTS[:2], trials=3, store=path, **OPTIONS)
     script = """
 import sys
-from proact.campaign import stored_runs
-(stored,) = stored_runs(sys.argv[1])
+from proact.campaign import read
+(stored,) = read(sys.argv[1])
 stored.cells, stored.details(), stored.difference("ranger", "relu"), stored.failures()
 early = {"torch", "matplotlib"} & set(sys.modules)
 from proact.report import write_report
@@ -241,7 +241,7 @@ def test_an_interrupted_run_of_so_many_trials(
     assert first.started <= (first.ended or "") <= second.started <= (second.ended or "")
 
 
-def _by_variant(stored: StoredRun) -> list[Any]:
+def _by_variant(stored: Result) -> list[Any]:
     names = [variant.name for variant in stored.run.variants]
     return sorted(stored.run.cells, key=lambda cell: names.index(cell.variant))
 
@@ -312,7 +312,7 @@ def test_a_part_in_which_every_trial_failed_is_missing() -> None:
     def part(values: list[float], failed: int) -> Stratum:
         seen = np.array(values)
         trials = Trials(seen, np.ones_like(seen), np.ones_like(seen), failed=failed)
-        return stratum("conv1", 1.0, trials, Known(clean=1.0), 0.95, better_higher=True)
+        return stratum("conv1", 1.0, trials, Prior(clean=1.0), 0.95, better_higher=True)
 
     assert part([], 3).is_missing
     assert part([], 0).is_missing
@@ -378,7 +378,7 @@ def test_what_was_asked_for_tells_runs_apart(
         campaign.run(variants, digits, FAULTS[:1], **goal, **options)
     campaign.run(variants, digits, FAULTS[:1], trials=4, confidence=0.9, **options)
     campaign.run(variants, digits, FAULTS[:1], trials=4, name="named", **options)
-    runs = stored_runs(path)
+    runs = read(path)
     # The first was worked on again, after the fourth.
     assert [stored.number for stored in runs] == [2, 3, 4, 1, 5, 6]
     assert [len(stored.sessions) for stored in runs] == [1, 1, 1, 2, 1, 1]
@@ -426,7 +426,7 @@ def test_a_store_of_an_older_version(
     before = campaign.run(variants, digits, FAULTS[:1], **options)
     make_older(path)
     content = path.read_bytes()
-    assert stored_runs(path) == []
+    assert read(path) == []
     assert path.read_bytes() == content, "reading changes nothing"
     live = campaign.run(variants, digits, FAULTS[:1], **options)
     stored = only(path)
@@ -443,20 +443,20 @@ def test_stores_of_versions_that_nobody_reads(version: int, path: Path) -> None:
     with closing(sqlite3.connect(path)) as writer, writer:
         writer.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(ProactError, match=f"store version {version}, this proact reads"):
-        stored_runs(path)
+        read(path)
 
 
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(ProactError, match="there is no store"):
-        stored_runs(tmp_path / "rows.sqlite")
+        read(tmp_path / "rows.sqlite")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ProactError, match="is a folder"):
-        stored_runs(tmp_path)
+        read(tmp_path)
     (tmp_path / "text").write_text("no rows here, and longer than a header")
     with pytest.raises(ProactError, match="not an SQLite file"):
-        stored_runs(tmp_path / "text")
+        read(tmp_path / "text")
     Store(tmp_path / "empty").close()
-    assert stored_runs(tmp_path / "empty") == []
+    assert read(tmp_path / "empty") == []
 
 
 def test_names_that_addresses_have_signs_for(
@@ -482,7 +482,7 @@ def read_as_nobody(path: Path) -> str:
     script = """
 import os, sys
 import numpy, scipy.optimize, scipy.special, scipy.stats
-from proact.campaign import stored_runs
+from proact.campaign import read
 from proact.results import cells
 from proact.results import stored_run
 from proact.results import store
@@ -490,7 +490,7 @@ if not os.getuid():
     # Python itself may be where nobody else can read: all is imported by now.
     os.setuid(65534)
 try:
-    (stored,) = stored_runs(sys.argv[1])
+    (stored,) = read(sys.argv[1])
     print([cell.trials for cell in stored.cells])
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
@@ -536,8 +536,8 @@ def test_a_store_that_is_being_written(
     seen: list[int] = []
     script = """
 import sys
-from proact.campaign import stored_runs
-(stored,) = stored_runs(sys.argv[1])
+from proact.campaign import read
+(stored,) = read(sys.argv[1])
 assert not stored.is_finished
 print(sum(cell.trials for cell in stored.cells), stored.sessions[0].outcome)
 """
@@ -558,7 +558,7 @@ print(sum(cell.trials for cell in stored.cells), stored.sessions[0].outcome)
 
 def test_a_store_in_memory(variants: dict[str, nn.Module], digits: Data) -> None:
     live = campaign.run(variants, digits, FAULTS[:2], trials=3, **OPTIONS)
-    (stored,) = stored_runs(live._store)
+    (stored,) = read(live._store)
     assert_same(stored, live)
 
 

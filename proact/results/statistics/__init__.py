@@ -6,25 +6,26 @@ from proact.results.statistics.bounded import (
     proportion_interval,
     quantile_interval,
 )
-from proact.results.statistics.estimators import Known, Trials, deviation, trial_mean
+from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
 from proact.results.statistics.interval import Interval, checked_confidence, checked_margin
 from proact.results.statistics.planning import (
     Components,
-    Cost,
+    TrialCost,
     components_of,
     images_per_trial,
     single_fault_trials,
     trials_for_margin,
 )
-from proact.results.statistics.stopping import StoppingRule
+from proact.results.statistics.stopping import ProgressEstimate, StoppingRule
 from proact.results.statistics.strata import optimal_allocation, stratified_mean
 
 __all__ = [
     "Components",
-    "Cost",
     "Interval",
-    "Known",
+    "Prior",
+    "ProgressEstimate",
     "StoppingRule",
+    "TrialCost",
     "Trials",
     "betting_interval",
     "checked_confidence",

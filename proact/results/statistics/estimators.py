@@ -40,7 +40,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class Known:
+class Prior:
     """What is known of a cell without running a trial.
 
     Attributes:
@@ -58,7 +58,7 @@ class Known:
     is_clean_without_flips: bool = True
 
 
-def trial_mean(trials: Trials, known: Known, confidence: float = 0.95) -> Interval:
+def trial_mean(trials: Trials, prior: Prior, confidence: float = 0.95) -> Interval:
     """The mean over fault patterns of the mean over all images: two-stage sampling of trials, and
     of images within each.
 
@@ -76,46 +76,46 @@ def trial_mean(trials: Trials, known: Known, confidence: float = 0.95) -> Interv
 
     Args:
         trials: at least none; without any the interval is what is known beforehand.
-        known: see `Known`.
+        prior: see `Prior`.
         confidence: in (0, 1), two-sided; see `mean_interval`.
     """
-    estimate, low, high = _mean_of_flipped(trials, known, confidence)
+    estimate, low, high = _mean_of_flipped(trials, prior, confidence)
     # Trials without a flip do not fail: these are the others' share.
-    averaged = trials.flipped if known.unflipped is not None else trials.measured
+    averaged = trials.flipped if prior.unflipped is not None else trials.measured
     lost = trials.failed / max(trials.failed + averaged, 1)
-    low, high = (1 - lost) * low + lost * known.lowest, (1 - lost) * high + lost * known.highest
-    if known.unflipped is not None:
-        share = 1.0 - known.unflipped
+    low, high = (1 - lost) * low + lost * prior.lowest, (1 - lost) * high + lost * prior.highest
+    if prior.unflipped is not None:
+        share = 1.0 - prior.unflipped
         estimate, low, high = (
-            known.unflipped * known.clean + share * end for end in (estimate, low, high)
+            prior.unflipped * prior.clean + share * end for end in (estimate, low, high)
         )
 
     def inside(value: float) -> float:
-        return float(min(max(value, known.lowest), known.highest))
+        return float(min(max(value, prior.lowest), prior.highest))
 
     return Interval(inside(estimate), inside(low), inside(high))
 
 
-def adjusted(trials: Trials, known: Known) -> tuple[Numbers, Numbers]:
+def adjusted(trials: Trials, prior: Prior) -> tuple[Numbers, Numbers]:
     """The values that are averaged, y_t - b (c_t - clean), and how often each was seen."""
-    values = trials.values - slope(trials) * (trials.clean - known.clean)
+    values = trials.values - slope(trials) * (trials.clean - prior.clean)
     counts = trials.counts
-    if known.unflipped is None and trials.unflipped:
-        values = np.append(values, known.clean)
+    if prior.unflipped is None and trials.unflipped:
+        values = np.append(values, prior.clean)
         counts = np.append(counts, trials.unflipped)
     return values, counts
 
 
-def deviation(trials: Trials, known: Known) -> float:
+def deviation(trials: Trials, prior: Prior) -> float:
     """The standard deviation, per trial, of the mean that `trial_mean` estimates; 0 for less than
     two trials with a flip."""
-    values, counts = adjusted(trials, known)
+    values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 2:
         return 0.0
     mean = values @ counts / n
     variance = float((values - mean) ** 2 @ counts) / (n - 1)
-    share = 1.0 - (known.unflipped or 0.0)
+    share = 1.0 - (prior.unflipped or 0.0)
     # n of a trial's mean come from about n / share trials.
     return math.sqrt(variance * share)
 
@@ -137,10 +137,10 @@ def slope(trials: Trials) -> float:
     return min(max(float(values * clean @ trials.counts) / variance, 0.0), 1.0)
 
 
-def _mean_of_flipped(trials: Trials, known: Known, confidence: float) -> Interval:
-    values, counts = adjusted(trials, known)
+def _mean_of_flipped(trials: Trials, prior: Prior, confidence: float) -> Interval:
+    values, counts = adjusted(trials, prior)
     if not len(values):
-        return Interval(known.clean, known.lowest, known.highest)
+        return Interval(prior.clean, prior.lowest, prior.highest)
     # What is added for the images' luck can reach beyond the range.
-    lowest, highest = min(known.lowest, values.min()), max(known.highest, values.max())
+    lowest, highest = min(prior.lowest, values.min()), max(prior.highest, values.max())
     return mean_interval(values, confidence, lowest, highest, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +31,14 @@ def checked_confidence(confidence: float) -> float:
     return confidence
 
 
-def checked_margin(margin: float) -> float:
-    """ValueError unless it lies in (0, 1]."""
-    if not 0.0 < margin <= 1.0:
-        raise ValueError(f"a margin lies in (0, 1], got {margin!r}")
+def checked_margin(margin: float, most: float = math.inf) -> float:
+    """ValueError unless it is finite, above 0 and at most ``most``, the width of the range."""
+    if not 0.0 < margin < math.inf:
+        raise ValueError(f"a margin is a finite number above 0, got {margin!r}")
+    if margin > most:
+        raise ValueError(
+            f"a margin is at most {most:g}, the width of the metric's range, got {margin!r}"
+        )
     return margin
 
 

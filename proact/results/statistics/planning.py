@@ -37,7 +37,7 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrialCost:
     """Seconds of a trial on m images: trial + image * m."""
 
     trial: float
@@ -66,7 +66,7 @@ def single_fault_trials(
         confidence: in (0, 1).
         proportion: p, a guess of the share, in (0, 1); 0.5 is the safe one.
     """
-    checked_margin(margin)
+    checked_margin(margin, 1.0)
     if fault_space < 1:
         raise ValueError(f"a fault space holds one fault or more, got {fault_space}")
     if not 0.0 < proportion < 1.0:
@@ -96,7 +96,7 @@ def trials_for_margin(
             trial is all right or all wrong.
         images: of a trial.
     """
-    checked_margin(margin)
+    checked_margin(margin, 1.0)
     components = components or Components(LARGEST_VARIANCE, 0.0)
     scale = (normal_quantile(confidence) / margin) ** 2
     spread = scale * components.variance(images)
@@ -124,7 +124,7 @@ def components_of(values: Numbers, clean: Numbers) -> Components:
 
 def images_per_trial(
     cells: Sequence[Components],
-    cost: Cost,
+    cost: TrialCost,
     available: int,
     margin: float,
     confidence: float = 0.95,

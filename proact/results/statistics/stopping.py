@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from proact.results.statistics.bounded import all_alike_half_width
-from proact.results.statistics.estimators import Known, Trials, adjusted, trial_mean
+from proact.results.statistics.estimators import Prior, Trials, adjusted, trial_mean
 from proact.results.statistics.interval import Interval, checked_confidence, checked_margin
 from proact.results.statistics.planning import normal_quantile
 
@@ -30,7 +30,7 @@ _NEARLY = 1.1
 
 
 @dataclass(frozen=True)
-class Glance:
+class ProgressEstimate:
     """A cell's estimate, about half the width of its interval, and about how many trials it takes
     in all until that is the margin."""
 
@@ -66,60 +66,60 @@ class StoppingRule:
         """At which intervals are made, so that they hold the asked one after all looks."""
         return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
 
-    def interval(self, trials: Trials, known: Known) -> Interval:
+    def interval(self, trials: Trials, prior: Prior) -> Interval:
         """Of the mean that stopped the cell: `trial_mean`, moved by what stopping does to it.
 
         A cell that ended for want of trials was not stopped by its spread, and is not moved.
         """
-        mean = trial_mean(trials, known, self.confidence_at_stop)
+        mean = trial_mean(trials, prior, self.confidence_at_stop)
         if trials.measured + trials.failed >= self.most:
             return mean
-        shift = _shift_of_stopping(trials, known)
-        moved = (min(max(end + shift, known.lowest), known.highest) for end in mean)
+        shift = _shift_of_stopping(trials, prior)
+        moved = (min(max(end + shift, prior.lowest), prior.highest) for end in mean)
         return Interval(*map(float, moved))
 
-    def first(self, known: Known) -> int:
+    def first(self, prior: Prior) -> int:
         """The number of trials before which no data can be narrow enough: those that all being
         alike would take. 0 where what is known without a trial is enough."""
-        width = (1.0 - (known.unflipped or 0.0)) * (known.highest - known.lowest)
+        width = (1.0 - (prior.unflipped or 0.0)) * (prior.highest - prior.lowest)
         if 0.5 * width <= self.margin:
             return 0
         # Trials without a flip say nothing about those with one.
         flipped = all_alike_half_width(self.confidence_at_stop)
-        wanted = flipped * width / self.margin / (1.0 - (known.unflipped or 0.0))
+        wanted = flipped * width / self.margin / (1.0 - (prior.unflipped or 0.0))
         return self._look(math.floor(wanted))
 
-    def next(self, trials: Trials, known: Known) -> int | None:
+    def next(self, trials: Trials, prior: Prior) -> int | None:
         """The number of trials at which to look again; None: these are enough."""
         seen = trials.measured + trials.failed
         if seen >= self.most:
             return None
         without_failed = Trials(trials.values, trials.clean, trials.counts, trials.unflipped)
-        error = _normal_half_width(without_failed, known, self.confidence)
+        error = _normal_half_width(without_failed, prior, self.confidence)
         if error > _NEARLY * self.margin:
             wanted = math.floor(seen * (error / _NEARLY / self.margin) ** 2)
             return self._look(max(wanted, seen + 1))  # rounded down, it may be where we are
-        mean = trial_mean(without_failed, known, self.confidence_at_stop)
+        mean = trial_mean(without_failed, prior, self.confidence_at_stop)
         if mean.half_width <= self.margin:
             return None
         return self._look(seen + 1)
 
-    def glance(self, trials: Trials, known: Known) -> Glance:
+    def progress_estimate(self, trials: Trials, prior: Prior) -> ProgressEstimate:
         """Where a cell stands, in microseconds: for people who watch."""
         seen = trials.measured + trials.failed
-        values, counts = adjusted(trials, known)
-        share = 1.0 - (known.unflipped or 0.0)
-        width = share * (known.highest - known.lowest)
+        values, counts = adjusted(trials, prior)
+        share = 1.0 - (prior.unflipped or 0.0)
+        width = share * (prior.highest - prior.lowest)
         if not len(values):
-            return Glance(known.clean, 0.5 * width, max(self.first(known), seen))
+            return ProgressEstimate(prior.clean, 0.5 * width, max(self.first(prior), seen))
         n = counts.sum()
-        spread = _normal_half_width(trials, known, self.confidence)
+        spread = _normal_half_width(trials, prior, self.confidence)
         unseen = min(all_alike_half_width(self.confidence) / n, 0.5) * width
-        mean = (1.0 - share) * known.clean + share * float(values @ counts / n)
+        mean = (1.0 - share) * prior.clean + share * float(values @ counts / n)
         # What spreads falls with the root of the trials, what is unseen with their number.
         ahead = max((spread / self.margin) ** 2, unseen / self.margin)
         expected = min(max(math.ceil(seen * ahead), seen), self.most)
-        return Glance(mean, math.hypot(spread, unseen), expected)
+        return ProgressEstimate(mean, math.hypot(spread, unseen), expected)
 
     def _look(self, trials: int) -> int:
         """The first of the agreed numbers of trials that is at least ``trials``."""
@@ -129,7 +129,7 @@ class StoppingRule:
         return min(n, self.most)
 
 
-def _shift_of_stopping(trials: Trials, known: Known) -> float:
+def _shift_of_stopping(trials: Trials, prior: Prior) -> float:
     """What a mean at the time of stopping lacks.
 
     The number of trials N follows the variance S^2, and where values are skewed, S^2 and the mean
@@ -139,7 +139,7 @@ def _shift_of_stopping(trials: Trials, known: Known) -> float:
     is off by -m3 / (sigma^2 n) on average. Of two values a distance d apart, of which one is rare,
     that is d / n: one more failure.
     """
-    values, counts = adjusted(trials, known)
+    values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 3:
         return 0.0
@@ -148,16 +148,16 @@ def _shift_of_stopping(trials: Trials, known: Known) -> float:
     if variance <= 1e-12:
         return 0.0
     third = float(from_mean**3 @ counts) / n
-    return float((1.0 - (known.unflipped or 0.0)) * third / variance / n)
+    return float((1.0 - (prior.unflipped or 0.0)) * third / variance / n)
 
 
-def _normal_half_width(trials: Trials, known: Known, confidence: float) -> float:
+def _normal_half_width(trials: Trials, prior: Prior, confidence: float) -> float:
     """Of the plain normal interval, which takes microseconds; 0 where there is none."""
-    values, counts = adjusted(trials, known)
+    values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 2:
         return 0.0
     mean = values @ counts / n
     error = math.sqrt(float((values - mean) ** 2 @ counts) / (n - 1) / n)
-    half_width = normal_quantile(confidence) * error * (1.0 - (known.unflipped or 0.0))
+    half_width = normal_quantile(confidence) * error * (1.0 - (prior.unflipped or 0.0))
     return half_width if np.isfinite(half_width) else 0.0

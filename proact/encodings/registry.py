@@ -1,0 +1,38 @@
+"""Encodings by name."""
+
+from __future__ import annotations
+
+import re
+
+from proact.encodings.base import Encoding
+from proact.encodings.fixed_point import FixedPoint
+from proact.encodings.floats import Float
+from proact.encodings.integers import Native, ScaledInteger
+from proact.encodings.names import FLOAT_NAMES
+
+
+def encoding_named(name: str | Encoding) -> Encoding:
+    """The encoding that a name stands for; an `Encoding` stands for itself.
+
+    ``float16``, ``bfloat16``, ``float32``, ``float64``; ``int8`` (one scale per output channel),
+    ``int8-tensor`` (one scale per tensor), down to ``int2``; ``q15.16`` and any qM.N of 2 to 32
+    bits; ``native``, each tensor's own dtype.
+
+    Raises:
+        ValueError: an unknown name, or a fixed-point word of more than 32 bits.
+    """
+    if isinstance(name, Encoding):
+        return name
+    if isinstance(name, str):
+        if name in FLOAT_NAMES:
+            return Float(name)
+        if name == "native":
+            return Native()
+        if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
+            return FixedPoint(int(match[1]), int(match[2]))
+        if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
+            return ScaledInteger(int(match[1]), per_channel=match[2] is None)
+    raise ValueError(
+        f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
+        f"such as q15.16; got {name!r}"
+    )

@@ -1,0 +1,150 @@
+"""How an option is declared: once, as a field of a frozen dataclass.
+
+The command line (`proact.cli`), the schema of experiment files (`proact.config`) and the keyword
+arguments of Python functions are all made from these fields. Adding an option is adding a field:
+
+    @dataclass(frozen=True, kw_only=True)
+    class CampaignOptions(Options):
+        confidence: float = option(
+            0.95, "Two-sided confidence level of the intervals, in (0, 1).", float,
+            check=between_0_and_1,
+        )
+
+This module imports nothing heavy, so that help pages need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_METADATA = "proact.option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field says about itself beside its name, type and default.
+
+    Attributes:
+        help: one or two sentences with the unit and the ends of the range.
+        plain_type: the type of the value in a file and on the command line; None for an option
+            that exists in Python alone.
+        metavar: the placeholder of the value in a help page.
+        flag: the option's name on the command line, where it is not the field's name.
+        default_text: describes the default in a help page, where its value does not.
+        names: the values that a shell completes.
+        check: raises `ValueError` or `TypeError` for a value that is not accepted, with a sentence
+            that states what was expected and what was given.
+        parse: makes the value from its plain form; the identity by default.
+        from_text: makes the plain form from what was typed on the command line.
+    """
+
+    help: str
+    plain_type: Any = None
+    metavar: str | None = None
+    flag: str | None = None
+    default_text: str | None = None
+    names: Sequence[str] = ()
+    check: Callable[[Any], object] | None = None
+    parse: Callable[[Any], Any] | None = None
+    from_text: Callable[[Any], Any] | None = None
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002
+    plain_type: Any = None,
+    **more: Any,
+) -> Any:
+    """A dataclass field with its `Option`; ``more`` are further attributes of `Option`.
+
+    A default that is callable makes the value.
+    """
+    return _field(default, Option(help, plain_type, **more))
+
+
+def with_default(model: type[Any], name: str, default: Any) -> Any:
+    """The field ``name`` of another option model, with a default of its own."""
+    return _field(default, options_of(model)[name])
+
+
+def _field(default: Any, declared: Option) -> Any:
+    metadata = {_METADATA: declared}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def options_of(model: type[Any]) -> dict[str, Option]:
+    """The options that a dataclass declares, by field name, in their order."""
+    return {
+        field.name: field.metadata[_METADATA]
+        for field in dataclasses.fields(model)
+        if _METADATA in field.metadata
+    }
+
+
+def default_of(model: type[Any], name: str) -> Any:
+    """The default of a field."""
+    (field,) = (field for field in dataclasses.fields(model) if field.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all option models: a value that is not accepted is refused by the field's name."""
+
+    def __post_init__(self) -> None:
+        for name, declared in options_of(type(self)).items():
+            if declared.check is None:
+                continue
+            try:
+                declared.check(getattr(self, name))
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{name}: {error}") from None
+
+
+def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
+    """A check: None, or an integer in [``least``, ``below``)."""
+    span = f"of at least {least}" if below is None else f"in [{least}, {_power(below)})"
+
+    def check(value: Any) -> object:
+        if value is None:
+            return value
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"expected an integer {span}, got {value!r}")
+        if not (least <= value and (below is None or value < below)):
+            raise ValueError(f"expected an integer {span}, got {value}")
+        return value
+
+    return check
+
+
+def number(value: Any) -> float:
+    """A check: any int or float but a truth value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def above_0(value: Any) -> object:
+    """A check: None, or a finite number above 0."""
+    if value is not None and not 0.0 < number(value) < float("inf"):
+        raise ValueError(f"expected a finite number above 0, got {value!r}")
+    return value
+
+
+def between_0_and_1(value: Any) -> object:
+    """A check: a number in (0, 1)."""
+    if not 0.0 < number(value) < 1.0:
+        raise ValueError(f"expected a number in (0, 1), got {value!r}")
+    return value
+
+
+def _power(bound: int) -> str:
+    exponent = bound.bit_length() - 1
+    return f"2^{exponent}" if bound >= 1 << 16 and bound == 1 << exponent else str(bound)

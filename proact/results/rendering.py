@@ -1,0 +1,45 @@
+"""How results are shown: by a renderer that is installed from above.
+
+Results hold data and know nothing of tables and figures. `proact` installs `proact.report` as the
+renderer; `Result.table` and its like pass themselves to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+
+class Renderer(Protocol):
+    """What a module has to offer that shows results; see `proact.report.render`."""
+
+    def result_frame(self, result: Any, with_details: bool) -> pd.DataFrame: ...
+    def result_table(self, result: Any) -> Table: ...
+    def result_figure(self, result: Any) -> Figure: ...
+    def result_html(self, result: Any) -> str: ...
+    def save_figure(self, figure: Figure, path: Path) -> None: ...
+    def write_report(
+        self, store: Any, folder: Path, *, baseline: str | None, run: int
+    ) -> dict[str, Path]: ...
+    def progress_bars(self, always: bool) -> Callable[[Any], object] | None: ...
+
+
+_loaders: list[Callable[[], Renderer]] = []
+
+
+def install_renderer(load: Callable[[], Renderer]) -> None:
+    """Sets the renderer; ``load`` is called when something is to be shown."""
+    _loaders[:] = [load]
+
+
+def renderer() -> Renderer:
+    """The installed renderer."""
+    if not _loaders:
+        raise RuntimeError("no renderer is installed: import proact first")
+    return _loaders[0]()
