@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from conftest import bits_of, rows_of, same_bits
-from proact import ProactError, campaign, models, protect
+from proact import ProactError, campaign, models, protect, results
 from proact.campaign import CampaignProgress
 from proact.campaign.trial_runner import TrialRunner
 from proact.data import Data
@@ -369,8 +369,8 @@ def test_each_trial_draws_its_images_the_same_for_all(trained_cnn: nn.Module, di
     )
     again = campaign.run({"b": trained_cnn}, digits, faults[::-1], trials=30, images_per_trial=40)
     rows = {cell: [row[:-1] for row in found] for cell, found in rows_of(result).items()}
-    assert rows["a", faults[1]] == rows["b", faults[1]]
-    assert rows["b", faults[1]] == [row[:-1] for row in again.rows("b", faults[1])]
+    assert rows["a", str(faults[1])] == rows["b", str(faults[1])]
+    assert rows["b", str(faults[1])] == [row[:-1] for row in again.rows("b", faults[1])]
     # Without faults every image is as it was, and which images decides how many are right.
     clean = models.logits(trained_cnn, digits.test.images).argmax(1) == digits.test.labels
     counts = [row.correct for row in result.rows("a", faults[0])]

@@ -25,6 +25,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import rows_of
 from proact import campaign, results
 from proact.campaign import coordinator, trial_runner
 from proact.data import Data
@@ -378,8 +379,10 @@ def test_trials_that_raise_are_recorded_and_widen_the_interval(
         attempts = reader.execute("SELECT attempts FROM failure WHERE trial < ?", (trials,))
         assert set(attempts) == {(coordinator.ATTEMPTS,)}
     rows = rows_of(result)
-    assert len(rows["well", FAULT]) == trials
-    assert rows["odd", FAULT] == [r for r in rows["well", FAULT] if r.trial not in raising]
+    assert len(rows["well", str(FAULT)]) == trials
+    assert rows["odd", str(FAULT)] == [
+        r for r in rows["well", str(FAULT)] if r.trial not in raising
+    ]
     well, odd = result.cells
     assert (well.trials, well.failed) == (trials, 0)
     assert (odd.trials, odd.failed) == (trials - len(raising), len(raising))

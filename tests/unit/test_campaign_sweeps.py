@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from conftest import rows_of
 from proact import campaign, results
 from proact.data import Data
 from proact.faults import BitFlip, ExactFlips, FaultSpace
@@ -94,7 +95,8 @@ def test_words_of_different_lengths(digits: Data) -> None:
     ("options", "words"),
     [
         ({"margin": 0.0}, "margin"),
-        ({"trials": 0}, "at least one trial"),
+        ({"trials": 0}, "trials: expected an integer"),
+        ({"trials": 4}, "at least one for each of the"),
         ({"confidence": 1.0}, "confidence"),
         ({"fault": ExactFlips(1, where="nothing")}, "'nothing' matches no"),
     ],

@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import rows_of
 from proact import ProactError, campaign, results
 from proact.campaign import executors
 from proact.data import Data
@@ -280,8 +281,8 @@ def test_trials_that_kill_their_worker_are_recorded_and_no_others(
     failures = result.failures()["m", str(fault)]
     assert [trial for trial, _ in failures] == deadly
     assert all(reason.startswith("the worker was lost: ") for _, reason in failures)
-    expected = [row for row in rows_of(undisturbed[0])["m", fault] if row.trial not in deadly]
-    assert rows_of(result)["m", fault] == expected
+    expected = [row for row in rows_of(undisturbed[0])["m", str(fault)] if row.trial not in deadly]
+    assert rows_of(result)["m", str(fault)] == expected
     (cell,) = result.cells
     assert (cell.trials, cell.failed) == (trials - len(deadly), len(deadly))
     with closing(sqlite3.connect(path)) as reader:
@@ -291,7 +292,7 @@ def test_trials_that_kill_their_worker_are_recorded_and_no_others(
     again = campaign.run(
         {"m": model}, digits, [fault], executor=1, store=path, retry_failed=True, **OPTIONS
     )
-    assert rows_of(again)["m", fault] == rows_of(undisturbed[0])["m", fault]
+    assert rows_of(again)["m", str(fault)] == rows_of(undisturbed[0])["m", str(fault)]
 
 
 def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
