@@ -19,7 +19,7 @@ using namespace proact;
 namespace {
 
 template <class T>
-T* at(std::uintptr_t address) {
+T* pointer_to(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
@@ -30,8 +30,8 @@ void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, s
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                at<const Element>(x), at<const Real>(threshold), slope,
-                                at<Element>(y), {chosen_isa(), threads});
+                                pointer_to<const Element>(x), pointer_to<const Real>(threshold),
+                                slope, pointer_to<Element>(y), {chosen_isa(), threads});
     });
 }
 
@@ -42,9 +42,10 @@ void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, 
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_backward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                 at<const Element>(grad), at<const Element>(x),
-                                 at<const Real>(threshold), slope, at<Element>(grad_x),
-                                 at<Real>(grad_threshold), {chosen_isa(), threads});
+                                 pointer_to<const Element>(grad), pointer_to<const Element>(x),
+                                 pointer_to<const Real>(threshold), slope,
+                                 pointer_to<Element>(grad_x), pointer_to<Real>(grad_threshold),
+                                 {chosen_isa(), threads});
     });
 }
 
@@ -55,8 +56,9 @@ void cuda_forward(int dtype, int mode, std::size_t samples, std::size_t threshol
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                      at<const Element>(x), at<const Real>(threshold), slope,
-                                      at<Element>(y), {device, stream});
+                                      pointer_to<const Element>(x),
+                                      pointer_to<const Real>(threshold), slope,
+                                      pointer_to<Element>(y), {device, stream});
     });
 }
 
@@ -69,9 +71,10 @@ void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresho
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_backward<Element>(
-            static_cast<HyReluMode>(mode), {samples, thresholds, inner}, at<const Element>(grad),
-            at<const Element>(x), at<const Real>(threshold), slope, at<Element>(grad_x),
-            at<Real>(grad_threshold), at<void>(workspace), {device, stream});
+            static_cast<HyReluMode>(mode), {samples, thresholds, inner},
+            pointer_to<const Element>(grad), pointer_to<const Element>(x),
+            pointer_to<const Real>(threshold), slope, pointer_to<Element>(grad_x),
+            pointer_to<Real>(grad_threshold), pointer_to<void>(workspace), {device, stream});
     });
 }
 
@@ -122,9 +125,9 @@ template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
                std::size_t n) {
     constexpr std::size_t ahead = 32;
-    Word* words = at<Word>(address);
-    const auto* element = at<const std::uint32_t>(elements);
-    const Word* mask = at<const Word>(masks);
+    Word* words = pointer_to<Word>(address);
+    const auto* element = pointer_to<const std::uint32_t>(elements);
+    const Word* mask = pointer_to<const Word>(masks);
     for (std::size_t i = 0; i < n; ++i) {
         if (i + ahead < n) __builtin_prefetch(words + element[i + ahead], 1);
         words[element[i]] = static_cast<Word>(words[element[i]] ^ mask[i]);
@@ -143,19 +146,19 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
 }
 
 /// A name and its numbers, as in proact/ops/number_formats.py; nothing for memory's own words.
-NumberFormat number_format(const py::tuple& form) {
-    if (form.empty()) return MemoryWords{};
-    const auto name = form[0].cast<std::string>();
-    const auto number = [&](std::size_t i) { return form[i].cast<std::uint64_t>(); };
-    const auto small = [&](std::size_t i) { return form[i].cast<std::uint32_t>(); };
+NumberFormat number_format(const py::tuple& format) {
+    if (format.empty()) return MemoryWords{};
+    const auto name = format[0].cast<std::string>();
+    const auto number = [&](std::size_t i) { return format[i].cast<std::uint64_t>(); };
+    const auto small = [&](std::size_t i) { return format[i].cast<std::uint32_t>(); };
     if (name == "fixed_point") return FixedPoint{small(1), small(2)};
     if (name == "scaled_integers")
-        return ScaledIntegers{small(1), form[2].cast<std::uintptr_t>(), number(3), number(4)};
+        return ScaledIntegers{small(1), format[2].cast<std::uintptr_t>(), number(3), number(4)};
     if (name == "float16") return StoredHalf<Float16>{};
     if (name == "bfloat16") return StoredHalf<BFloat16>{};
     if (name == "float32") return StoredFloat{};
     if (name == "unread") return Unread{small(1)};
-    throw std::invalid_argument("unknown stored form " + name);
+    throw std::invalid_argument("unknown stored format " + name);
 }
 
 Isa isa_named(const std::string& wanted) {
@@ -173,11 +176,11 @@ py::class_<Plan> plan_class(py::module_& m, const char* name) {
         .def(
             "add",
             [](Plan& plan, std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
-               std::uint64_t stream, std::uint64_t mask, const py::tuple& form) {
-                plan.add({address, words, word_bytes, stream, mask, number_format(form)});
+               std::uint64_t stream, std::uint64_t mask, const py::tuple& format) {
+                plan.add({address, words, word_bytes, stream, mask, number_format(format)});
             },
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
-            py::arg("mask"), py::arg("form") = py::tuple())
+            py::arg("mask"), py::arg("format") = py::tuple())
         .def("exposed_bits", &Plan::exposed_bits);
 }
 

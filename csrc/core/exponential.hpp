@@ -30,7 +30,7 @@ struct ExponentialConstants<double> {
 };
 
 template <class Value>
-PROACT_ELEMENTWISE Value power_of_fraction(Value f, float) {
+PROACT_ELEMENTWISE Value exp2_polynomial(Value f, float) {
     Value sum = f * 0.00015594678f + 0.0013406643f;
     sum = sum * f + 0.009617693f;
     sum = sum * f + 0.055503104f;
@@ -40,7 +40,7 @@ PROACT_ELEMENTWISE Value power_of_fraction(Value f, float) {
 }
 
 template <class Value>
-PROACT_ELEMENTWISE Value power_of_fraction(Value f, double) {
+PROACT_ELEMENTWISE Value exp2_polynomial(Value f, double) {
     Value sum = f * 4.078071929588336665e-10 + 7.0725704128144235096e-9;
     sum = sum * f + 1.0180647659234138888e-7;
     sum = sum * f + 1.3215442675329822143e-6;
@@ -67,7 +67,7 @@ PROACT_ELEMENTWISE Value exponential2(Value x) {
     const Value shifted = x + Constants::round_to_integer;
     const Value fraction = x - (shifted - Constants::round_to_integer);
     const typename L::Bits exponent = L::bits(shifted) << Constants::mantissa_bits;
-    return L::from_bits(L::bits(power_of_fraction(fraction, Real{})) + exponent);
+    return L::from_bits(L::bits(exp2_polynomial(fraction, Real{})) + exponent);
 }
 
 }  // namespace proact

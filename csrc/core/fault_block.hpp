@@ -88,10 +88,10 @@ struct UniformBelow {
 };
 
 /// The 32-bit words of one block's random sequence, four from each Philox call.
-class BlockWords {
+class BlockRandomWords {
    public:
-    PROACT_HOST_DEVICE BlockWords(const FaultStream& fault, std::uint32_t block,
-                                  std::uint32_t first_draw = 0)
+    PROACT_HOST_DEVICE BlockRandomWords(const FaultStream& fault, std::uint32_t block,
+                                        std::uint32_t first_draw = 0)
         : key_(fault_key(fault)), counter_(block_counter(fault, block, first_draw)) {}
 
     PROACT_HOST_DEVICE std::uint32_t next() {
@@ -136,7 +136,7 @@ struct DrawnPositions {
 PROACT_HOST_DEVICE inline void draw_block_into(DrawnPositions& drawn, const BlockLaw& law,
                                                const FaultStream& fault, std::uint32_t block,
                                                std::uint32_t first_draw = 0) {
-    BlockWords words(fault, block, first_draw);
+    BlockRandomWords words(fault, block, first_draw);
     const std::uint32_t wanted = law.drawn.count(words.next64());
     const UniformBelow uniform(law.bits());
 

@@ -11,7 +11,7 @@
 
 namespace proact {
 
-inline std::uint32_t population(std::uint64_t mask) {
+inline std::uint32_t bit_count(std::uint64_t mask) {
     std::uint32_t bits = 0;
     for (; mask != 0; mask &= mask - 1) ++bits;
     return bits;
@@ -24,26 +24,26 @@ struct TensorMemory {
     std::uint32_t word_bytes;  // 1, 2, 4 or 8
     std::uint64_t stream;
     std::uint64_t mask;  // the exposed bits of a stored word
-    NumberFormat form = MemoryWords{};
+    NumberFormat format = MemoryWords{};
 
-    template <class Form>
+    template <class Format>
     bool is_stored_as() const {
-        return std::holds_alternative<Form>(form);
+        return std::holds_alternative<Format>(format);
     }
     std::uint32_t stored_bits() const {
-        if (const auto* fixed = std::get_if<FixedPoint>(&form)) return fixed->word_bits;
-        if (const auto* integers = std::get_if<ScaledIntegers>(&form)) return integers->word_bits;
-        if (const auto* unread = std::get_if<Unread>(&form)) return unread->word_bits;
+        if (const auto* fixed = std::get_if<FixedPoint>(&format)) return fixed->word_bits;
+        if (const auto* integers = std::get_if<ScaledIntegers>(&format)) return integers->word_bits;
+        if (const auto* unread = std::get_if<Unread>(&format)) return unread->word_bits;
         if (is_stored_as<MemoryWords>()) return 8 * word_bytes;
         return is_stored_as<StoredFloat>() ? 32 : 16;
     }
-    std::uint32_t exposed_bits_per_word() const { return population(mask); }
+    std::uint32_t exposed_bits_per_word() const { return bit_count(mask); }
 
     /// Throws std::invalid_argument where the description makes no sense.
     void check() const {
         if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
             throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
-        check_form();
+        check_format();
         if (mask == 0 || (stored_bits() < 64 && mask >> stored_bits() != 0))
             throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
         if (stream >> proact::stream_bits != 0)
@@ -54,13 +54,13 @@ struct TensorMemory {
     }
 
    private:
-    void check_form() const {
-        if (const auto* fixed = std::get_if<FixedPoint>(&form))
+    void check_format() const {
+        if (const auto* fixed = std::get_if<FixedPoint>(&format))
             if (word_bytes < 4 || fixed->word_bits < 2 || fixed->word_bits > 32 ||
                 fixed->fraction_bits >= fixed->word_bits)
                 throw std::invalid_argument(
                     "fixed point takes float32 or float64 and 2 to 32 bits");
-        if (const auto* integers = std::get_if<ScaledIntegers>(&form))
+        if (const auto* integers = std::get_if<ScaledIntegers>(&format))
             if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16 ||
                 integers->channels == 0 || integers->inner == 0)
                 throw std::invalid_argument(
@@ -70,7 +70,7 @@ struct TensorMemory {
             throw std::invalid_argument("memory that is stored as halves holds float32");
         if (is_stored_as<StoredFloat>() && word_bytes != 8)
             throw std::invalid_argument("memory that is stored as floats holds float64");
-        if (const auto* unread = std::get_if<Unread>(&form))
+        if (const auto* unread = std::get_if<Unread>(&format))
             if (unread->word_bits == 0 || unread->word_bits > 64)
                 throw std::invalid_argument("a word has 1 to 64 bits");
     }

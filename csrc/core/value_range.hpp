@@ -11,11 +11,11 @@ enum class RangeAction { zero, saturate };
 
 /// The largest finite number of an element type.
 template <class Element>
-inline constexpr Element largest = std::numeric_limits<Element>::max();
+inline constexpr Element largest_element = std::numeric_limits<Element>::max();
 template <>
-inline constexpr float largest<Float16> = 0x1.ffcp15f;
+inline constexpr float largest_element<Float16> = 0x1.ffcp15f;
 template <>
-inline constexpr float largest<BFloat16> = 0x1.fep127f;
+inline constexpr float largest_element<BFloat16> = 0x1.fep127f;
 
 /// Every finite x with low <= x <= high passes, so NaN never does. Where no x can (a fault made a
 /// bound NaN or swapped the two), everything becomes 0.

@@ -63,27 +63,28 @@ class BlockDrawer {
     const std::uint32_t* positions() const { return positions_.data() + count_words; }
 
     /// Draws a block; returns the number of positions, at most BinomialTable::max_count.
-    /// `expect(position)` hears of nearly all of them at once: in a loop that is here anyway,
+    /// `on_position(position)` hears of nearly all of them at once: in a loop that is here anyway,
     /// because the end of a loop of unforeseeable length costs as much as several positions.
-    template <class Expect>
-    std::uint32_t draw(std::uint32_t block, Expect expect) {
+    template <class OnPosition>
+    std::uint32_t draw(std::uint32_t block, OnPosition on_position) {
         counter_ = block_counter(fault_, block, first_draw_);
-        known_words_ = 0;
+        generated_words_ = 0;
         append_words();
         const std::uint64_t u = words_[0] | std::uint64_t{words_[1]} << 32;
         const std::uint32_t wanted = law_.drawn.count(u);
-        while (known_words_ < count_words + wanted) append_words();
+        while (generated_words_ < count_words + wanted) append_words();
 
         // As if nothing were rejected or drawn twice, which is nearly always so.
-        bool again = false;
-        for (std::uint32_t i = 0; i < known_words_; i += batch_words)
-            again |= batch_.scale(&words_[i], uniform_.range, uniform_.rejected, &positions_[i]);
+        bool needs_redraw = false;
+        for (std::uint32_t i = 0; i < generated_words_; i += batch_words)
+            needs_redraw |=
+                batch_.scale(&words_[i], uniform_.range, uniform_.rejected, &positions_[i]);
         SeenFilter::Round seen = seen_.start();
         for (std::uint32_t i = count_words; i < count_words + wanted; ++i) {
-            again |= seen.maybe_seen(positions_[i]);
-            expect(positions_[i]);
+            needs_redraw |= seen.maybe_seen(positions_[i]);
+            on_position(positions_[i]);
         }
-        if (again) draw_one_by_one(wanted);
+        if (needs_redraw) draw_one_by_one(wanted);
         return wanted;
     }
 
@@ -91,10 +92,10 @@ class BlockDrawer {
     static constexpr std::uint32_t count_words = 2;  // the binomial count takes them
 
     void append_words() {
-        if (known_words_ == words_.size()) known_words_ = 0;  // the old ones have been used
-        batch_.philox(counter_, fault_key(fault_), words_.data() + known_words_);
+        if (generated_words_ == words_.size()) generated_words_ = 0;  // the old ones have been used
+        batch_.philox(counter_, fault_key(fault_), words_.data() + generated_words_);
         counter_.word[0] += batch_counters;
-        known_words_ += batch_words;
+        generated_words_ += batch_words;
     }
 
     void draw_one_by_one(std::uint32_t wanted) {
@@ -102,7 +103,7 @@ class BlockDrawer {
         std::uint32_t next = count_words, drawn = 0;
         SeenFilter::Round seen = seen_.start();
         while (drawn < wanted) {
-            if (next == known_words_) {
+            if (next == generated_words_) {
                 if (next == words_.size()) next = 0;
                 append_words();
             }
@@ -123,7 +124,7 @@ class BlockDrawer {
     std::uint32_t first_draw_;
     UniformBelow uniform_;
     PhiloxCounter counter_{};
-    std::uint32_t known_words_ = 0;
+    std::uint32_t generated_words_ = 0;
     // The count and the largest number of draws, in whole batches.
     std::array<std::uint32_t, most_positions + count_words> words_, positions_;
 };

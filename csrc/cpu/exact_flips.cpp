@@ -31,7 +31,7 @@ struct Candidate {
 
 /// All drawn bits of one attempt, in the order of the plan and of the draws.
 std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors, double probability,
-                                       Pattern pattern, std::uint32_t attempt) {
+                                       FaultPattern pattern, std::uint32_t attempt) {
     std::vector<Candidate> candidates;
     BlockLaws laws(probability);
     SeenFilter seen;
@@ -46,7 +46,7 @@ std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors,
             const auto block = static_cast<std::uint32_t>(b);
             const std::uint32_t drawn = drawer.draw(block, [](std::uint32_t) {});
             const std::uint32_t* positions = drawer.positions();
-            BlockWords priorities(fault, block, first_draw + draws_per_attempt / 2);
+            BlockRandomWords priorities(fault, block, first_draw + draws_per_attempt / 2);
             for (std::uint32_t i = 0; i < drawn; ++i) {
                 const std::uint64_t priority = priorities.next64();
                 const std::uint64_t element =
@@ -81,7 +81,7 @@ void keep_lowest(std::vector<Candidate>& candidates, std::size_t n) {
 }
 
 std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uint64_t n,
-                              std::uint64_t total, Pattern pattern) {
+                              std::uint64_t total, FaultPattern pattern) {
     const auto wanted = static_cast<double>(n);
     // Five standard deviations above n, and some more where n is small.
     const double likely = wanted + 5.0 * std::sqrt(wanted) + 13.0;
@@ -131,7 +131,7 @@ void flip_all_but_chosen(Words& words, const TensorMemory& memory, Chosen begin,
 
 }  // namespace
 
-void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const {
+void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, FaultPattern pattern) const {
     const std::uint64_t total = exposed_bits();
     if (flips > total) throw std::invalid_argument("more flips than exposed bits");
     FlipColumns& columns = log.calls.emplace_back(1).front();
@@ -148,7 +148,7 @@ void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pat
         const Chosen end = std::find_if(begin, chosen.end(),
                                         [&](const Candidate& c) { return c.tensor != tensor; });
         if (memory.words == 0 || (begin == end && !inverted)) continue;
-        columns.open(tensor, memory);
+        columns.begin_segment(tensor, memory);
         with_words(memory, seen, [&](auto words) {
             inverted ? flip_all_but_chosen(words, memory, begin, end, columns)
                      : flip_chosen(words, memory, begin, end, columns);

@@ -21,8 +21,8 @@ class FlipBatch {
 
     template <class Words>
     void flip(Words& words) {
-        log_.flip_behind_end(words, flips_);
-        log_.keep(flips_);
+        log_.flip_pending(words, flips_);
+        log_.commit(flips_);
         flips_ = 0;
     }
 

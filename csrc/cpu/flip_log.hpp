@@ -33,7 +33,7 @@ class FlipColumns {
 
     std::size_t size() const { return segments.empty() ? 0 : segments.back().end; }
 
-    void open(std::size_t plan_index, const TensorMemory& memory) {
+    void begin_segment(std::size_t plan_index, const TensorMemory& memory) {
         const std::size_t bytes = segments.empty() ? 0 : end_byte(segments.back());
         segments.push_back({plan_index, memory, size(), size(), bytes});
     }
@@ -49,15 +49,15 @@ class FlipColumns {
     /// Flips the places that stand behind the last segment's end, and writes the old words beside
     /// them. They become part of the segment by `keep`.
     template <class Words>
-    void flip_behind_end(Words& words, std::uint32_t flips) {
+    void flip_pending(Words& words, std::uint32_t flips) {
         const Segment& last = segments.back();
         words.flip(element.data() + last.end, bit.data() + last.end, flips,
                    before.data() + end_byte(last));
     }
-    void keep(std::uint32_t flips) { segments.back().end += flips; }
+    void commit(std::uint32_t flips) { segments.back().end += flips; }
 
     /// Room for about so many flips of words of 4 bytes, so that they need no moving.
-    void expect(std::size_t flips) {
+    void reserve_total(std::size_t flips) {
         element.reserve(flips);
         bit.reserve(flips);
         before.reserve(4 * flips);

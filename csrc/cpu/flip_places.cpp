@@ -28,11 +28,11 @@ void check(const FlipPlaces& places, const std::vector<TensorMemory>& tensors) {
 void FaultPlan::flip_places_into(FlipLog& log, const FlipPlaces& places) const {
     check(places, tensors_);
     FlipColumns& columns = log.calls.emplace_back(1).front();
-    columns.expect(places.size);
+    columns.reserve_total(places.size);
     SeenFilter seen;
     for (std::size_t i = 0; i < places.size;) {
         const std::uint32_t tensor = places.tensor[i];
-        columns.open(tensor, tensors_[tensor]);
+        columns.begin_segment(tensor, tensors_[tensor]);
         i = with_words(tensors_[tensor], seen, [&](auto words) {
             FlipBatch batch(columns);
             std::size_t next = i;

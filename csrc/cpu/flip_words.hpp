@@ -38,11 +38,11 @@ class NativeWords {
 };
 
 /// What an element is stored as; only channels of integers differ in that.
-template <class Form>
-const Form& form_at(const Form& form, std::uint32_t) {
-    return form;
+template <class Format>
+const Format& format_at(const Format& format, std::uint32_t) {
+    return format;
 }
-inline ScaledInteger form_at(const ScaledIntegers& integers, std::uint32_t element) {
+inline ScaledInteger format_at(const ScaledIntegers& integers, std::uint32_t element) {
     return integers.at(element);
 }
 
@@ -51,11 +51,11 @@ inline ScaledInteger form_at(const ScaledIntegers& integers, std::uint32_t eleme
 /// A float has fewer digits than a 32-bit word: 16384.05 reads back as another word than the one it
 /// came from. So a second flip in the same word must start from the stored word that the first one
 /// left, not from the float. Blocks share no word, hence a look at the block's own flips is enough.
-template <class Real, class Form>
+template <class Real, class Format>
 class EncodedWords {
    public:
-    EncodedWords(const TensorMemory& tensor, const Form& form, SeenFilter& seen)
-        : reals_(reinterpret_cast<Real*>(tensor.address)), form_(form), seen_(seen) {}
+    EncodedWords(const TensorMemory& tensor, const Format& format, SeenFilter& seen)
+        : reals_(reinterpret_cast<Real*>(tensor.address)), format_(format), seen_(seen) {}
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(reals_ + element, 1); }
 
@@ -67,8 +67,8 @@ class EncodedWords {
             std::memcpy(before + i * sizeof(Real), &real, sizeof real);
             const std::uint32_t word = seen.maybe_seen(element[i])
                                            ? word_before(element, bit, i, before)
-                                           : form_at(form_, element[i]).encode(real);
-            real = form_at(form_, element[i])
+                                           : format_at(format_, element[i]).encode(real);
+            real = format_at(format_, element[i])
                        .template decode<Real>(word ^ (std::uint32_t{1} << bit[i]));
         }
     }
@@ -85,11 +85,11 @@ class EncodedWords {
             }
         Real clean;
         std::memcpy(&clean, before + first * sizeof(Real), sizeof clean);
-        return form_at(form_, element[i]).encode(clean) ^ flipped;
+        return format_at(format_, element[i]).encode(clean) ^ flipped;
     }
 
     Real* reals_;
-    Form form_;
+    Format format_;
     SeenFilter& seen_;
 };
 
@@ -109,11 +109,11 @@ class UnreadWords {
 
 /// Calls `use` with the words of a tensor's type and form.
 template <class Use>
-class WordsOf {
+class WordsVisitor {
    public:
     using Result = std::invoke_result_t<Use, UnreadWords>;
 
-    WordsOf(const TensorMemory& memory, SeenFilter& seen, Use use)
+    WordsVisitor(const TensorMemory& memory, SeenFilter& seen, Use use)
         : memory_(memory), seen_(seen), use_(use) {}
 
     Result operator()(const MemoryWords&) const {
@@ -125,20 +125,20 @@ class WordsOf {
         }
     }
     Result operator()(const Unread&) const { return use_(UnreadWords(memory_)); }
-    Result operator()(const StoredFloat& form) const { return encoded<double>(form); }
+    Result operator()(const StoredFloat& format) const { return encoded<double>(format); }
     template <class Half>
-    Result operator()(const StoredHalf<Half>& form) const {
-        return encoded<float>(form);
+    Result operator()(const StoredHalf<Half>& format) const {
+        return encoded<float>(format);
     }
-    template <class Form>
-    Result operator()(const Form& form) const {
-        return memory_.word_bytes == 4 ? encoded<float>(form) : encoded<double>(form);
+    template <class Format>
+    Result operator()(const Format& format) const {
+        return memory_.word_bytes == 4 ? encoded<float>(format) : encoded<double>(format);
     }
 
    private:
-    template <class Real, class Form>
-    Result encoded(const Form& form) const {
-        return use_(EncodedWords<Real, Form>(memory_, form, seen_));
+    template <class Real, class Format>
+    Result encoded(const Format& format) const {
+        return use_(EncodedWords<Real, Format>(memory_, format, seen_));
     }
 
     const TensorMemory& memory_;
@@ -148,7 +148,7 @@ class WordsOf {
 
 template <class Use>
 auto with_words(const TensorMemory& memory, SeenFilter& seen, Use use) {
-    return std::visit(WordsOf<Use>(memory, seen, use), memory.form);
+    return std::visit(WordsVisitor<Use>(memory, seen, use), memory.format);
 }
 
 /// Which bit of a stored word an exposed bit is.

@@ -11,21 +11,15 @@
 #include <vector>
 
 #include "../core/tensor_memory.hpp"
+#include "execution.hpp"
 #include "flip_log.hpp"
-#include "isa.hpp"
 
 namespace proact {
 
 /// Names one fault pattern: the same flips for any number of threads and any instruction set.
-struct Pattern {
+struct FaultPattern {
     std::uint64_t seed;
     std::uint32_t trial;
-};
-
-/// How the work is done, which changes nothing in the result.
-struct Workers {
-    Isa isa = chosen_isa();
-    unsigned threads = 1;
 };
 
 /// Bits of a plan's tensors as columns of equal length.
@@ -50,17 +44,17 @@ class FaultPlan {
 
     /// Flips every exposed bit with probability ber in [0, 1] and adds what it did to `log`, each
     /// flip before it is made: whatever interrupts, the log can restore.
-    void flip_into(FlipLog& log, double ber, Pattern pattern, Workers workers = {}) const;
+    void flip_into(FlipLog& log, double ber, FaultPattern pattern, Execution execution = {}) const;
 
-    FlipLog flip(double ber, Pattern pattern, Workers workers = {}) const;
+    FlipLog flip(double ber, FaultPattern pattern, Execution execution = {}) const;
 
     /// The same flips without a log; returns their number.
-    std::uint64_t flip_unlogged(double ber, Pattern pattern, Workers workers = {}) const;
+    std::uint64_t flip_unlogged(double ber, FaultPattern pattern, Execution execution = {}) const;
 
     /// Flips exactly `flips` distinct exposed bits of the plan; every such set is equally likely,
     /// given that its tensors have different streams. Throws std::invalid_argument for more than
     /// there are.
-    void flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const;
+    void flip_exactly_into(FlipLog& log, std::uint64_t flips, FaultPattern pattern) const;
 
     /// Flips the given bits, which are distinct and ordered by tensor and, within a tensor, by
     /// element; the plan's masks do not matter. Throws std::invalid_argument, before anything
@@ -72,16 +66,16 @@ class FaultPlan {
     void recycle(FlipLog& log) const;
 
    private:
-    class Work;
+    class BlockSchedule;
 
     /// What one trial leaves for the next: memory of logs, and the last BER's tables.
-    struct Kept {
+    struct TrialCache {
         std::mutex lock;
         std::vector<FlipColumns> spare;
         std::size_t parts = 0;  // of the last call, and its likely flips in each
         std::size_t flips = 0;
         double ber = 0;
-        std::shared_ptr<const Work> work;
+        std::shared_ptr<const BlockSchedule> schedule;
 
         /// Not what a much higher BER once needed.
         bool is_worth_keeping(const FlipColumns& columns) const {
@@ -89,13 +83,14 @@ class FaultPlan {
         }
     };
 
-    std::shared_ptr<const Work> work_at(double ber) const;
-    std::vector<FlipColumns> columns_for(std::size_t parts, std::size_t flips) const;
+    std::shared_ptr<const BlockSchedule> schedule_at(double ber) const;
+    std::vector<FlipColumns> reusable_columns(std::size_t parts, std::size_t flips) const;
 
     std::vector<TensorMemory> tensors_;
     std::map<std::uintptr_t, std::uintptr_t> extents_;
     bool overlapping_ = false;
-    std::unique_ptr<Kept> kept_ = std::make_unique<Kept>();  // so that a plan can be moved
+    std::unique_ptr<TrialCache> cache_ =
+        std::make_unique<TrialCache>();  // so that a plan can be moved
 };
 
 }  // namespace proact

@@ -23,13 +23,13 @@ const HyReluKernels<Element>& kernels_of(Isa isa) {
     return baseline_kernels<Element>();
 }
 
-std::size_t divided_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
 /// Below this, waking a thread that sleeps costs more than it saves.
-constexpr std::size_t elements_worth_threads = std::size_t{1} << 17;
+constexpr std::size_t min_parallel_elements = std::size_t{1} << 17;
 
 unsigned useful_threads(const HyReluShape& shape, unsigned threads) {
-    return shape.elements() < elements_worth_threads ? 1 : threads;
+    return shape.elements() < min_parallel_elements ? 1 : threads;
 }
 
 /// Neighbours that share a threshold are worth a loop of their own.
@@ -46,7 +46,7 @@ class Runs {
         : thresholds_(shape.thresholds),
           runs_(thresholds_ == 1 ? 1 : shape.samples * thresholds_),
           length_(thresholds_ == 1 ? shape.elements() : shape.inner),
-          pieces_(divided_up(length_, longest_piece)) {}
+          pieces_(ceil_divide(length_, longest_piece)) {}
 
     struct Piece {
         std::size_t threshold, begin, size;
@@ -72,12 +72,12 @@ class Matrix {
         : shape_(shape),
           elements_(shape.elements()),
           columns_(shape.thresholds * shape.inner *
-                   std::min(shape.samples, divided_up(narrowest, shape.thresholds * shape.inner))),
-          rows_(divided_up(elements_, columns_)),
-          blocks_(divided_up(columns_, widest_block)),
+                   std::min(shape.samples, ceil_divide(narrowest, shape.thresholds * shape.inner))),
+          rows_(ceil_divide(elements_, columns_)),
+          blocks_(ceil_divide(columns_, widest_block)),
           // Where there are many columns, their blocks keep all threads busy.
           slab_rows_(blocks_ > 1 ? rows_ : std::max<std::size_t>(1, slab_elements / columns_)),
-          slabs_(divided_up(rows_, slab_rows_)) {}
+          slabs_(ceil_divide(rows_, slab_rows_)) {}
 
     static constexpr std::size_t widest_block = 2048;
 
@@ -184,12 +184,12 @@ std::vector<PreparedThreshold<Element>> prepared(HyReluMode mode, const HyReluSh
 template <class Element>
 void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
                     const RealOf<Element>* threshold, double slope, Element* y,
-                    HyReluWorkers workers) {
+                    Execution execution) {
     if (shape.elements() == 0) return;
     const auto k = Slope<RealOf<Element>>::of(slope);
     const bool shared = has_long_runs(shape);
-    const auto forward = kernels_of<Element>(workers.isa).of(mode, shared).forward;
-    const unsigned threads = useful_threads(shape, workers.threads);
+    const auto forward = kernels_of<Element>(execution.isa).of(mode, shared).forward;
+    const unsigned threads = useful_threads(shape, execution.threads);
     if (shared) {
         const Runs runs(shape);
         const auto thresholds = prepared<Element>(mode, shape, threshold, k);
@@ -212,13 +212,13 @@ void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
 template <class Element>
 void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
                      const Element* x, const RealOf<Element>* threshold, double slope,
-                     Element* grad_x, RealOf<Element>* grad_threshold, HyReluWorkers workers) {
+                     Element* grad_x, RealOf<Element>* grad_threshold, Execution execution) {
     std::fill_n(grad_threshold, shape.thresholds, RealOf<Element>{0});
     if (shape.elements() == 0) return;
     const auto k = Slope<RealOf<Element>>::of(slope);
     const bool shared = has_long_runs(shape);
-    const auto backward = kernels_of<Element>(workers.isa).of(mode, shared).backward;
-    const unsigned threads = useful_threads(shape, workers.threads);
+    const auto backward = kernels_of<Element>(execution.isa).of(mode, shared).backward;
+    const unsigned threads = useful_threads(shape, execution.threads);
     const auto write_totals = [&](const std::vector<double>& totals) {
         for (std::size_t t = 0; t < totals.size(); ++t)
             grad_threshold[t] = static_cast<RealOf<Element>>(totals[t]);
@@ -268,13 +268,12 @@ void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* g
     write_totals(totals);
 }
 
-#define PROACT_INSTANTIATE(Element)                                                        \
-    template void hyrelu_forward<Element>(HyReluMode, const HyReluShape&, const Element*,  \
-                                          const RealOf<Element>*, double, Element*,        \
-                                          HyReluWorkers);                                  \
-    template void hyrelu_backward<Element>(HyReluMode, const HyReluShape&, const Element*, \
-                                           const Element*, const RealOf<Element>*, double, \
-                                           Element*, RealOf<Element>*, HyReluWorkers);
+#define PROACT_INSTANTIATE(Element)                                                             \
+    template void hyrelu_forward<Element>(HyReluMode, const HyReluShape&, const Element*,       \
+                                          const RealOf<Element>*, double, Element*, Execution); \
+    template void hyrelu_backward<Element>(HyReluMode, const HyReluShape&, const Element*,      \
+                                           const Element*, const RealOf<Element>*, double,      \
+                                           Element*, RealOf<Element>*, Execution);
 PROACT_INSTANTIATE(float)
 PROACT_INSTANTIATE(double)
 PROACT_INSTANTIATE(Float16)

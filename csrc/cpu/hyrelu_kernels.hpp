@@ -18,15 +18,15 @@ struct HyReluKernels {
                               const Word<Element>* limit, std::size_t size, Slope<Real> slope,
                               Element* grad_x, double* sum);
 
-    struct OfMode {
+    struct ModeKernels {
         Forward forward;
         Backward backward;
     };
-    OfMode shared[3];  // by mode
-    OfMode each[3];
+    ModeKernels shared[3];  // by mode
+    ModeKernels per_element[3];
 
-    const OfMode& of(HyReluMode mode, bool is_shared) const {
-        return (is_shared ? shared : each)[static_cast<int>(mode)];
+    const ModeKernels& of(HyReluMode mode, bool is_shared) const {
+        return (is_shared ? shared : per_element)[static_cast<int>(mode)];
     }
 };
 

@@ -3,7 +3,7 @@
 
 /// A stretch of elements, which share a threshold or have one each.
 template <class Element, bool shared>
-struct Stretch {
+struct ThresholdedSpan {
     using Real = typename Arithmetic<Element>::Real;
     using Memory = VectorMemory<Element, vector_bytes>;
     using Value = typename Memory::Value;
@@ -16,7 +16,7 @@ struct Stretch {
     static constexpr std::size_t chunk = 4 * lanes;
     static_assert(chunk % word_lanes == 0);
 
-    Stretch(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
+    ThresholdedSpan(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
         : threshold(thresholds), limit(limits), size(elements) {
         if constexpr (shared) {
             // Kept as vectors: what is written might be the numbers behind the pointers, so the
@@ -71,8 +71,8 @@ struct Padded {
 };
 
 template <HyReluMode mode, class Element, bool shared>
-void forward_words(const Element* x, const Stretch<Element, shared>& s, Element* y) {
-    using S = Stretch<Element, shared>;
+void forward_words(const Element* x, const ThresholdedSpan<Element, shared>& s, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     using Words = typename S::Words;
     const Word<Element> infinity = infinity_word<Element>();
     std::size_t i = 0;
@@ -88,11 +88,10 @@ void forward_words(const Element* x, const Stretch<Element, shared>& s, Element*
 }
 
 template <class Element, bool shared>
-PROACT_ELEMENTWISE void forward_soft_chunk(const Element* x, const Stretch<Element, shared>& s,
-                                           std::size_t i,
-                                           Slope<typename Stretch<Element, shared>::Real> slope,
-                                           Element* y) {
-    using S = Stretch<Element, shared>;
+PROACT_ELEMENTWISE void forward_soft_chunk(
+    const Element* x, const ThresholdedSpan<Element, shared>& s, std::size_t i,
+    Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     using Words = typename S::Words;
     Words above{};
     for (std::size_t j = 0; j < S::chunk; j += S::word_lanes) {
@@ -108,9 +107,9 @@ PROACT_ELEMENTWISE void forward_soft_chunk(const Element* x, const Stretch<Eleme
 }
 
 template <class Element, bool shared>
-void forward_soft(const Element* x, const Stretch<Element, shared>& s,
-                  Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
-    using S = Stretch<Element, shared>;
+void forward_soft(const Element* x, const ThresholdedSpan<Element, shared>& s,
+                  Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     std::size_t i = 0;
     for (; i + S::chunk <= s.size; i += S::chunk) forward_soft_chunk(x, s, i, slope, y);
     if (i == s.size) return;
@@ -124,8 +123,8 @@ void forward_soft(const Element* x, const Stretch<Element, shared>& s,
 }
 
 template <HyReluMode mode, class Element, bool shared>
-void forward(const Element* x, const Stretch<Element, shared>& s,
-             Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
+void forward(const Element* x, const ThresholdedSpan<Element, shared>& s,
+             Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
     if constexpr (mode == HyReluMode::soft)
         forward_soft(x, s, slope, y);
     else
@@ -170,14 +169,14 @@ struct Doubles {
 /// Where the gradients of a stretch's thresholds are summed: `sum` has one number for a shared
 /// threshold, and else one for each element.
 template <HyReluMode mode, class Element, bool shared>
-class Backward {
-    using S = Stretch<Element, shared>;
+class BackwardLoop {
+    using S = ThresholdedSpan<Element, shared>;
     using Value = typename S::Value;
     using Words = typename S::Words;
     using Half = typename Doubles<Value>::Half;
 
    public:
-    Backward(Slope<typename S::Real> slope, double* sum) : slope_(slope), sum_(sum) {}
+    BackwardLoop(Slope<typename S::Real> slope, double* sum) : slope_(slope), sum_(sum) {}
 
     void run(const Element* grad, const Element* x, const S& s, Element* grad_x) {
         std::size_t i = 0;
@@ -249,8 +248,8 @@ class Backward {
 };
 
 template <HyReluMode mode, class Element, bool shared>
-constexpr typename HyReluKernels<Element>::OfMode of_mode() {
-    using S = Stretch<Element, shared>;
+constexpr typename HyReluKernels<Element>::ModeKernels mode_kernels() {
+    using S = ThresholdedSpan<Element, shared>;
     using Real = typename S::Real;
     return {
         [](const Element* x, const Real* threshold, const Word<Element>* limit, std::size_t size,
@@ -258,15 +257,16 @@ constexpr typename HyReluKernels<Element>::OfMode of_mode() {
            Element* y) { forward<mode>(x, S{threshold, limit, size}, slope, y); },
         [](const Element* grad, const Element* x, const Real* threshold, const Word<Element>* limit,
            std::size_t size, Slope<Real> slope, Element* grad_x, double* sum) {
-            Backward<mode, Element, shared>(slope, sum)
+            BackwardLoop<mode, Element, shared>(slope, sum)
                 .run(grad, x, S{threshold, limit, size}, grad_x);
         },
     };
 }
 
 template <class Element>
-constexpr HyReluKernels<Element> kernels = {
-    {of_mode<HyReluMode::soft, Element, true>(), of_mode<HyReluMode::zero, Element, true>(),
-     of_mode<HyReluMode::saturate, Element, true>()},
-    {of_mode<HyReluMode::soft, Element, false>(), of_mode<HyReluMode::zero, Element, false>(),
-     of_mode<HyReluMode::saturate, Element, false>()}};
+constexpr HyReluKernels<Element> kernels = {{mode_kernels<HyReluMode::soft, Element, true>(),
+                                             mode_kernels<HyReluMode::zero, Element, true>(),
+                                             mode_kernels<HyReluMode::saturate, Element, true>()},
+                                            {mode_kernels<HyReluMode::soft, Element, false>(),
+                                             mode_kernels<HyReluMode::zero, Element, false>(),
+                                             mode_kernels<HyReluMode::saturate, Element, false>()}};

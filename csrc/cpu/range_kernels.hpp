@@ -9,10 +9,10 @@
 namespace proact {
 
 /// How far a look may stop before the value that it has found.
-constexpr std::size_t range_stretch = 128;
+constexpr std::size_t range_window = 128;
 
 /// i such that all of x[0] to x[i - 1] lie in [floor, ceiling] and, for i < size, one of the next
-/// `range_stretch` may not. It reads only.
+/// `range_window` may not. It reads only.
 template <class Element>
 using FirstOutside = std::size_t (*)(const Element* x, std::size_t size,
                                      typename Arithmetic<Element>::Real floor,
@@ -20,7 +20,7 @@ using FirstOutside = std::size_t (*)(const Element* x, std::size_t size,
 
 /// Asks for `bytes` of memory early: the machine's own guess is 15 % slower where memory is fast.
 /// Far enough to cross its pages; what lies beyond the tensor is fetched in vain.
-inline void fetch_ahead(const void* x, std::size_t bytes) {
+inline void prefetch_ahead(const void* x, std::size_t bytes) {
     constexpr std::size_t distance = 8192, line = 64;
     const auto begin = reinterpret_cast<std::uintptr_t>(x) + distance;
     for (std::size_t at = 0; at < bytes; at += line)

@@ -12,12 +12,12 @@ std::size_t first_outside(const Element* x, std::size_t size,
     // Vectors that share a branch.
     constexpr std::size_t together = 8;
     constexpr std::size_t chunk = together * lanes;
-    static_assert(chunk <= range_stretch);
+    static_assert(chunk <= range_window);
 
     const Value lowest = L::all(floor), highest = L::all(ceiling);
     std::size_t i = 0;
     for (; i + chunk <= size; i += chunk) {
-        fetch_ahead(x + i, chunk * sizeof(Element));
+        prefetch_ahead(x + i, chunk * sizeof(Element));
         // What clamping changes is outside, NaN too: with it both return their second argument.
         typename L::Bits changed{};
         for (std::size_t k = 0; k < together; ++k) {

@@ -30,16 +30,16 @@ class RangeLog {
     class Part {
        public:
         /// Before they are changed: whatever ends the sweep, the log puts everything back.
-        void note(const void* words, std::size_t bytes);
+        void save(const void* words, std::size_t bytes);
         void restore() const;
 
        private:
-        struct Stretch {
+        struct SavedBytes {
             std::uintptr_t address;
             std::size_t bytes;
         };
-        std::vector<Stretch> stretches_;
-        std::vector<unsigned char> words_;
+        std::vector<SavedBytes> saved_;
+        std::vector<unsigned char> bytes_;
     };
 
     Part& new_part();
@@ -61,12 +61,12 @@ class RangePlan {
                                           unsigned threads) const;
 
    private:
-    struct Piece {
+    struct Chunk {
         std::size_t memory;
         std::uint64_t begin, end;
     };
     std::vector<BoundedMemory> memories_;
-    std::vector<Piece> pieces_;
+    std::vector<Chunk> chunks_;
     std::uint64_t elements_ = 0;
 };
 

@@ -15,7 +15,7 @@ class DevicePlan {
     /// Throws std::invalid_argument where the description makes no sense.
     void add(const TensorMemory& tensor) {
         tensor.check();
-        check_form(tensor);
+        check_format(tensor);
         tensors_.push_back(tensor);
     }
 

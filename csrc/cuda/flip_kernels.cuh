@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(flip_threads)
     drawn.count = kept;
 
     task.log.counts[block] = drawn.count;
-    if constexpr (Words::exact)
+    if constexpr (Words::round_trips)
         flip_one_by_one<Words>(task, block, drawn);
     else
         flip_word_by_word(task, words, block, drawn);

@@ -68,10 +68,10 @@ static_assert(sizeof(FlipTask) <= 2048, "a launch copies it");
 
 /// Words that are their own stored form.
 template <class Word_>
-struct NativeWords {
+struct DeviceNativeWords {
     using Word = Word_;
     using Stored = Word_;
-    static constexpr bool exact = true;
+    static constexpr bool round_trips = true;
 
     __device__ Stored encode(Word word) const { return word; }
     __device__ Word decode(Stored stored) const { return stored; }
@@ -82,10 +82,10 @@ struct NativeWords {
 /// A float has fewer digits than a 32-bit word: decoding and encoding may give another word. So the
 /// flips of one word must be made on the same stored word, one after another.
 template <class Real>
-struct FixedPointWords {
+struct DeviceFixedPointWords {
     using Word = typename SimdTraits<Real>::Bits;
     using Stored = std::uint32_t;
-    static constexpr bool exact = false;
+    static constexpr bool round_trips = false;
     FixedPoint fixed;
 
     __device__ Stored encode(Word word) const {

@@ -23,7 +23,7 @@ void check_address(std::uintptr_t address, std::size_t alignment, const char* na
 
 void check_task(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t counts) {
     memory.check();
-    check_form(memory);
+    check_format(memory);
     check_address(memory.address, memory.word_bytes, "a tensor");
     check_address(counts, alignof(std::uint32_t), "the counts");
     if (law.bits_per_word != memory.exposed_bits_per_word())
@@ -117,18 +117,18 @@ void flip(const TensorMemory& memory, const BlockLaw& law, const FaultStream& fa
     check_task(memory, law, counts);
     const DeviceLog device = device_log(log_layout(memory, law), log, counts);
     const FlipTask task = flip_task(memory, law, fault, device);
-    if (const auto* fixed = std::get_if<FixedPoint>(&memory.form)) {
+    if (const auto* fixed = std::get_if<FixedPoint>(&memory.format)) {
         if (memory.word_bytes == 4)
-            launch_flips(law, task, FixedPointWords<float>{*fixed}, stream);
+            launch_flips(law, task, DeviceFixedPointWords<float>{*fixed}, stream);
         else
-            launch_flips(law, task, FixedPointWords<double>{*fixed}, stream);
+            launch_flips(law, task, DeviceFixedPointWords<double>{*fixed}, stream);
         return;
     }
     switch (memory.word_bytes) {
-        case 1: return launch_flips(law, task, NativeWords<std::uint8_t>{}, stream);
-        case 2: return launch_flips(law, task, NativeWords<std::uint16_t>{}, stream);
-        case 4: return launch_flips(law, task, NativeWords<std::uint32_t>{}, stream);
-        default: return launch_flips(law, task, NativeWords<std::uint64_t>{}, stream);
+        case 1: return launch_flips(law, task, DeviceNativeWords<std::uint8_t>{}, stream);
+        case 2: return launch_flips(law, task, DeviceNativeWords<std::uint16_t>{}, stream);
+        case 4: return launch_flips(law, task, DeviceNativeWords<std::uint32_t>{}, stream);
+        default: return launch_flips(law, task, DeviceNativeWords<std::uint64_t>{}, stream);
     }
 }
 

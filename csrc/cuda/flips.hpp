@@ -23,7 +23,7 @@ struct LogLayout {
 };
 
 /// Throws std::invalid_argument for what kernels cannot read.
-inline void check_form(const TensorMemory& memory) {
+inline void check_format(const TensorMemory& memory) {
     if (!memory.is_stored_as<MemoryWords>() && !memory.is_stored_as<FixedPoint>())
         throw std::invalid_argument("GPU memory holds stored words or fixed point so far");
 }

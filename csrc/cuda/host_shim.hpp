@@ -35,15 +35,15 @@ inline thread_local Index threadIdx{0}, blockIdx{0}, blockDim{1}, gridDim{1};
 
 class BlockBarrier {
    public:
-    enum class Place { within, at_end };
+    enum class WaitPoint { within, at_end };
 
     explicit BlockBarrier(unsigned threads) : threads_(threads) {}
 
     /// Threads of one block that wait at different places are an error: on a device it is
     /// undefined.
-    void wait(Place place) {
+    void wait(WaitPoint point) {
         const unsigned phase = phase_;
-        if (place == Place::at_end) ++at_end_;
+        if (point == WaitPoint::at_end) ++at_end_;
         if (++arrived_ == threads_) {
             if (at_end_ != 0 && at_end_ != threads_) {
                 std::fprintf(stderr, "a thread left its kernel while others wait for it\n");
@@ -69,7 +69,7 @@ inline void __syncthreads() {
         std::fprintf(stderr, "a kernel with barriers was launched without Barriers::used\n");
         std::abort();
     }
-    block_barrier->wait(BlockBarrier::Place::within);
+    block_barrier->wait(BlockBarrier::WaitPoint::within);
 }
 
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
@@ -100,7 +100,7 @@ void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, S
             block_barrier = &barrier;
             for (unsigned block = 0; block < blocks; ++block) {
                 run(block, thread);
-                barrier.wait(BlockBarrier::Place::at_end);
+                barrier.wait(BlockBarrier::WaitPoint::at_end);
             }
         });
     for (std::thread& thread : threads) thread.join();

@@ -32,13 +32,13 @@ struct Expected {
 class FlippedWord {
    public:
     FlippedWord(const TensorMemory& memory, std::uint64_t word) : memory_(memory), word_(word) {
-        if (const auto* fixed = std::get_if<FixedPoint>(&memory.form))
+        if (const auto* fixed = std::get_if<FixedPoint>(&memory.format))
             stored_ = memory.word_bytes == 4 ? fixed->encode(as<float>(word))
                                              : fixed->encode(as<double>(word));
     }
     std::uint64_t value() const { return word_; }
     void flip(std::uint32_t bit) {
-        const auto* fixed = std::get_if<FixedPoint>(&memory_.form);
+        const auto* fixed = std::get_if<FixedPoint>(&memory_.format);
         if (fixed == nullptr) {
             word_ ^= std::uint64_t{1} << bit;
             return;
@@ -144,9 +144,9 @@ class GuardedBytes {
 /// A tensor, its memory and what stood in it at first.
 struct Tensor {
     Tensor(std::uint32_t word_bytes, std::uint64_t words, std::uint64_t mask,
-           NumberFormat form = MemoryWords{})
+           NumberFormat format = MemoryWords{})
         : bytes(words * word_bytes),
-          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, form} {
+          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, format} {
         std::mt19937_64 random(words * 8 + word_bytes);
         std::uniform_real_distribution<double> value(-20000, 20000);
         for (std::uint64_t i = 0; i < words; ++i) {

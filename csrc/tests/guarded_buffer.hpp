@@ -39,8 +39,8 @@ struct GuardedBuffer {
     Word* data() { return all.data() + guard; }
 
     TensorMemory memory(std::uint64_t stream, std::uint64_t mask,
-                        NumberFormat form = MemoryWords{}) {
-        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, form};
+                        NumberFormat format = MemoryWords{}) {
+        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, format};
     }
 
     bool guards_equal(const std::vector<Word>& other) const {

@@ -40,14 +40,14 @@ template <class Element>
 Element swept(Element element, RealOf<Element> low, RealOf<Element> high, RangeAction action) {
     using Real = RealOf<Element>;
     const Real x = Arithmetic<Element>::load(element);
-    const bool x_is_finite = std::fabs(x) <= largest<Element>;
-    const bool some_pass =
-        low <= high && low <= largest<Element> && high >= -largest<Element>;  // false for NaN
+    const bool x_is_finite = std::fabs(x) <= largest_element<Element>;
+    const bool some_pass = low <= high && low <= largest_element<Element> &&
+                           high >= -largest_element<Element>;  // false for NaN
     if (!some_pass) return Arithmetic<Element>::store(0);
     if (x_is_finite && low <= x && x <= high) return element;
     const Real nearest_to_zero = low > 0 ? low : high < 0 ? high : 0;
-    const bool low_is_finite = std::fabs(low) <= largest<Element>;
-    const bool high_is_finite = std::fabs(high) <= largest<Element>;
+    const bool low_is_finite = std::fabs(low) <= largest_element<Element>;
+    const bool high_is_finite = std::fabs(high) <= largest_element<Element>;
     Real result = nearest_to_zero;
     if (action == RangeAction::saturate && x < low && low_is_finite) result = low;
     if (action == RangeAction::saturate && x > high && high_is_finite) result = high;

@@ -47,7 +47,7 @@ void positions_are_distinct_and_in_range() {
         std::uint64_t total = 0;
         for (std::uint32_t block = 0; block < 2000; ++block) {
             Positions positions = draw(law, fault, block);
-            BlockWords words(fault, block);
+            BlockRandomWords words(fault, block);
             CHECK_EQUAL(positions.size(), std::size_t{table.view().count(words.next64())});
             total += positions.size();
             std::sort(positions.begin(), positions.end());
@@ -117,7 +117,7 @@ double chi_square(const std::vector<std::uint64_t>& counts, double expected, dou
 
 void below_is_uniform() {
     constexpr std::uint32_t draws = 600000;
-    BlockWords words(fault, 0);
+    BlockRandomWords words(fault, 0);
     std::vector<std::uint64_t> counts(7, 0);
     for (std::uint32_t i = 0; i < draws; ++i) {
         const std::uint32_t value = words.below(UniformBelow(7));

@@ -89,17 +89,17 @@ void senseless_tensors_are_refused() {
     for (const std::uint32_t bytes : {1u, 2u})
         refused([&](TensorMemory& t) {
             t.word_bytes = bytes;
-            t.form = FixedPoint{8, 4};
+            t.format = FixedPoint{8, 4};
         });
     for (const FixedPoint& fixed : {FixedPoint{33, 16}, FixedPoint{64, 16}, FixedPoint{16, 16},
                                     FixedPoint{8, 9}, FixedPoint{1, 1}, FixedPoint{1, 0}}) {
         test::context = "word bits " + test::shown(fixed.word_bits) + ", fraction bits " +
                         test::shown(fixed.fraction_bits);
-        refused([&](TensorMemory& t) { t.form = fixed; });
+        refused([&](TensorMemory& t) { t.format = fixed; });
     }
     test::context.clear();
     refused([](TensorMemory& t) {
-        t.form = FixedPoint{16, 8};
+        t.format = FixedPoint{16, 8};
         t.mask = 0x10000;
     });
     CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{0});

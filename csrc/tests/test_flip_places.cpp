@@ -71,18 +71,18 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
 
 /// Memory, log and undo, against `faulty(word, bits, element)` of one word after the other.
 template <class Word, class Faulty>
-void flips_the_given_bits(const NumberFormat& form, Faulty faulty) {
+void flips_the_given_bits(const NumberFormat& format, Faulty faulty) {
     GuardedBuffer<Word> buffer(words);
     if (std::is_floating_point_v<Word>)  // every seventh keeps any bits: NaN, huge or tiny
         for (std::uint64_t i = 0; i < words; ++i)
             if (i % 7 != 0) buffer.data()[i] = static_cast<Word>(3 * std::sin(i));
     const std::vector<Word> clean = buffer.all;
-    TensorMemory memory = buffer.memory(1, 1, form);
+    TensorMemory memory = buffer.memory(1, 1, format);
     memory.mask = ~std::uint64_t{0} >> (64 - memory.stored_bits());
     const FaultPlan plan = test::plan_of({memory});
     for (const Places& given : places_of_one_tensor(memory.stored_bits())) {
-        test::context = "form " + shown(form.index()) + ", " + shown(sizeof(Word)) + " bytes, " +
-                        shown(given.size()) + " flips";
+        test::context = "format " + shown(format.index()) + ", " + shown(sizeof(Word)) +
+                        " bytes, " + shown(given.size()) + " flips";
         FlipLog log;
         flip(plan, log, given);
         CHECK(places(log) == given);
@@ -109,22 +109,22 @@ void words_of_memory() {
     });
 }
 
-template <class Real, class Form>
-Real recoded(const Form& form, Real value, std::uint64_t bits) {
-    return form.template decode<Real>(form.encode(value) ^ static_cast<std::uint32_t>(bits));
+template <class Real, class Format>
+Real recoded(const Format& format, Real value, std::uint64_t bits) {
+    return format.template decode<Real>(format.encode(value) ^ static_cast<std::uint32_t>(bits));
 }
 
-template <class Real, class Form>
-void words_of(const Form& form) {
-    flips_the_given_bits<Real>(form, [&](Real value, std::uint64_t bits, std::uint64_t) {
-        return recoded(form, value, bits);
+template <class Real, class Format>
+void words_of(const Format& format) {
+    flips_the_given_bits<Real>(format, [&](Real value, std::uint64_t bits, std::uint64_t) {
+        return recoded(format, value, bits);
     });
 }
 
 template <class Real>
 void words_of_channels() {
-    const ScaledIntegers form{8, reinterpret_cast<std::uintptr_t>(scales), 3, 5};
-    flips_the_given_bits<Real>(form, [](Real value, std::uint64_t bits, std::uint64_t element) {
+    const ScaledIntegers format{8, reinterpret_cast<std::uintptr_t>(scales), 3, 5};
+    flips_the_given_bits<Real>(format, [](Real value, std::uint64_t bits, std::uint64_t element) {
         return recoded(ScaledInteger{scales[element % 15 / 5], 8}, value, bits);
     });
 }

@@ -50,13 +50,13 @@ void workers_change_nothing(double ber) {
         for (const unsigned threads : {1u, 2u, 3u, 8u}) {
             test::context =
                 name(isa) + ", threads " + test::shown(threads) + ", ber " + test::shown(ber);
-            const Workers workers{isa, threads};
-            const FlipLog log = plan.flip(ber, {test::seed, 5}, workers);
+            const Execution execution{isa, threads};
+            const FlipLog log = plan.flip(ber, {test::seed, 5}, execution);
             CHECK(same_flips(log, expected));
             CHECK(tensors.equal(faulty));
             log.restore(threads);
             CHECK(tensors.equal(clean));
-            CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 5}, workers),
+            CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 5}, execution),
                         std::uint64_t{expected.size()});
             CHECK(tensors.equal(faulty));
             log.restore();

@@ -55,27 +55,28 @@ void workers_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Rea
     for (const unsigned threads : {1u, 3u}) {
         log.restore(threads);
         CHECK(test::same_bytes(buffer.all, clean));
-        const Workers workers{chosen_isa(), threads};
-        CHECK(same_flips(plan.flip(ber, {test::seed, 4}, workers), log));
+        const Execution execution{chosen_isa(), threads};
+        CHECK(same_flips(plan.flip(ber, {test::seed, 4}, execution), log));
         CHECK(test::same_bytes(buffer.all, faulty));
         log.restore(threads);
-        CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 4}, workers), std::uint64_t{log.size()});
+        CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 4}, execution), std::uint64_t{log.size()});
         CHECK(test::same_bytes(buffer.all, faulty));
     }
     log.restore();
     CHECK(test::same_bytes(buffer.all, clean));
 }
 
-/// All flips of a word act on the one stored word that the clean number has; `form_of(element)`
+/// All flips of a word act on the one stored word that the clean number has; `format_of(element)`
 /// has its arithmetic, which test_number_formats.cpp measures.
-template <class Real, class FormOf>
-void flips_act_on_the_stored_word(const NumberFormat& form, std::uint64_t mask, FormOf form_of) {
+template <class Real, class FormatOf>
+void flips_act_on_the_stored_word(const NumberFormat& format, std::uint64_t mask,
+                                  FormatOf format_of) {
     GuardedBuffer<Real> buffer = weights<Real>();
     const std::vector<Real> clean = buffer.all;
-    const FaultPlan plan = test::plan_of({buffer.memory(9, mask, form)});
-    CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{size} * population(mask));
+    const FaultPlan plan = test::plan_of({buffer.memory(9, mask, format)});
+    CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{size} * bit_count(mask));
     for (const double ber : {0.0, 1e-3, 0.05, 0.4, 0.9, 1.0}) {
-        test::context = "form " + shown(form.index()) + ", " + shown(sizeof(Real)) +
+        test::context = "format " + shown(format.index()) + ", " + shown(sizeof(Real)) +
                         " bytes, mask " + shown(mask) + ", ber " + shown(ber);
         const FlipLog log = plan.flip(ber, {test::seed, 4});
         const auto places = test::places(test::all_flips(log));
@@ -84,12 +85,12 @@ void flips_act_on_the_stored_word(const NumberFormat& form, std::uint64_t mask, 
 
         std::map<std::uint64_t, std::uint32_t> flipped;
         for (const auto& [element, bit] : places) flipped[element] ^= std::uint32_t{1} << bit;
-        CHECK(ber < 0.05 || population(mask) == 1 || flipped.size() < places.size());
+        CHECK(ber < 0.05 || bit_count(mask) == 1 || flipped.size() < places.size());
         std::vector<Real> expected = clean;
         for (const auto& [element, bits] : flipped) {
             Real& value = expected[GuardedBuffer<Real>::guard + element];
-            const auto form_here = form_of(element);
-            value = form_here.template decode<Real>(form_here.encode(value) ^ bits);
+            const auto format_here = format_of(element);
+            value = format_here.template decode<Real>(format_here.encode(value) ^ bits);
         }
         CHECK(test::same_bytes(buffer.all, expected));
         workers_change_nothing(plan, ber, buffer, clean, log);
@@ -97,11 +98,11 @@ void flips_act_on_the_stored_word(const NumberFormat& form, std::uint64_t mask, 
     test::context.clear();
 }
 
-template <class Real, class Form>
-void every_mask(const Form& form, std::uint32_t word_bits) {
+template <class Real, class Format>
+void every_mask(const Format& format, std::uint32_t word_bits) {
     const std::uint64_t top = std::uint64_t{1} << (word_bits - 1), whole = 2 * top - 1;
     for (const std::uint64_t mask : {whole, top, whole & 0x5a5a5a5a})
-        flips_act_on_the_stored_word<Real>(form, mask, [&](std::uint64_t) { return form; });
+        flips_act_on_the_stored_word<Real>(format, mask, [&](std::uint64_t) { return format; });
 }
 
 /// The scale that an element has, counted up from the first one.
@@ -151,10 +152,10 @@ void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
         for (const double ber : {0.0, 1e-3, 0.4, 0.9, 1.0})
             for (const unsigned threads : {1u, 3u}) {
                 test::context = shown(word_bits) + " bits, ber " + shown(ber);
-                const Workers workers{chosen_isa(), threads};
+                const Execution execution{chosen_isa(), threads};
                 const FlipLog expected = drawn_and_made.flip(ber, {test::seed, 4});
-                agrees(drawn.flip(ber, {test::seed, 4}, workers), expected);
-                CHECK_EQUAL(drawn.flip_unlogged(ber, {test::seed, 4}, workers),
+                agrees(drawn.flip(ber, {test::seed, 4}, execution), expected);
+                CHECK_EQUAL(drawn.flip_unlogged(ber, {test::seed, 4}, execution),
                             std::uint64_t{expected.size()});
                 CHECK(unread.all == clean);
             }

@@ -113,16 +113,16 @@ void known_words_of_integers() {
 
 template <class Real>
 void integers_round_saturate_and_return(float scale, std::uint32_t word_bits) {
-    const ScaledInteger form{scale, word_bits};
+    const ScaledInteger format{scale, word_bits};
     const IntegerMeaning meaning{word_bits, scale};
     const auto encodes = [&](Real x) {
         CHECK_IN("scale " + shown(scale) + ", bits " + shown(word_bits) + ", value " + shown(x),
-                 form.encode(x) == meaning.word(static_cast<long double>(x)));
+                 format.encode(x) == meaning.word(static_cast<long double>(x)));
     };
     for (std::uint32_t word = 0; word < meaning.words(); ++word) {
-        const Real value = form.decode<Real>(word);
+        const Real value = format.decode<Real>(word);
         CHECK_IN(shown(word), same(value, static_cast<Real>(meaning.value(word))));
-        CHECK_IN(shown(word), form.encode(value) == word);
+        CHECK_IN(shown(word), format.encode(value) == word);
         const auto tie = static_cast<Real>(meaning.value(word) + meaning.place(1) / 2);
         for (const Real toward : {Real(-1e9), tie, Real(1e9)}) encodes(std::nextafter(tie, toward));
     }
@@ -130,49 +130,50 @@ void integers_round_saturate_and_return(float scale, std::uint32_t word_bits) {
     const std::int64_t words = meaning.words();
     for (const std::int64_t beyond : {-words, -words / 2 - 1, words / 2, words})
         encodes(static_cast<Real>(meaning.place(beyond)));
-    CHECK_EQUAL(form.encode(-std::numeric_limits<Real>::quiet_NaN()), 0u);
+    CHECK_EQUAL(format.encode(-std::numeric_limits<Real>::quiet_NaN()), 0u);
 }
 
 void channels_have_their_own_scales() {
     for (const std::uint64_t channels : {1u, 2u, 3u, 5u})
         for (const std::uint64_t inner : {1u, 2u, 9u, 1000u}) {
-            const ScaledIntegers form{8, scales_address, channels, inner};
+            const ScaledIntegers format{8, scales_address, channels, inner};
             for (std::uint64_t element = 0; element < 3 * channels * inner;)
                 for (std::uint64_t channel = 0; channel < channels; ++channel)
                     for (std::uint64_t i = 0; i < inner; ++i) {
-                        const ScaledInteger here = form.at(element++);
+                        const ScaledInteger here = format.at(element++);
                         CHECK(here.scale == scales[channel] && here.word_bits == 8);
                     }
         }
 }
 
-template <class Real, class Form>
-void floats_round_and_return(const Form& form, const FloatMeaning& meaning, std::uint64_t stride) {
+template <class Real, class Format>
+void floats_round_and_return(const Format& format, const FloatMeaning& meaning,
+                             std::uint64_t stride) {
     for (std::uint64_t i = 0; i < std::uint64_t{2} * meaning.sign(); i += stride) {
         const auto word = static_cast<std::uint32_t>(i);
-        const Real value = form.template decode<Real>(word);
+        const Real value = format.template decode<Real>(word);
         CHECK_IN(shown(word), same(value, meaning.value(word)));
         if (std::isnan(value)) {
-            CHECK_IN(shown(word), form.encode(value) == word);
+            CHECK_IN(shown(word), format.encode(value) == word);
             continue;
         }
-        CHECK_IN(shown(word), form.encode(value) == word);
+        CHECK_IN(shown(word), format.encode(value) == word);
         if (std::isinf(value)) continue;
         const std::uint32_t magnitude = word % meaning.sign();
         const long double middle = (meaning.place(magnitude) + meaning.place(magnitude + 1)) / 2;
         const auto tie = std::copysign(static_cast<Real>(middle), value);
         for (const Real toward : {std::numeric_limits<Real>::lowest(), tie, Real(1e38)}) {
             const Real x = std::nextafter(tie, toward);
-            CHECK_IN(shown(x), form.encode(x) == meaning.word(static_cast<long double>(x)));
+            CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
         }
     }
     for (const Real x : odd_values<Real>())
-        CHECK_IN(shown(x), form.encode(x) == meaning.word(static_cast<long double>(x)));
+        CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
 }
 
-bool is_taken(const NumberFormat& form, std::uint32_t word_bytes, std::uint64_t mask = 1) {
+bool is_taken(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_t mask = 1) {
     try {
-        TensorMemory{0, 100, word_bytes, 1, mask, form}.check();
+        TensorMemory{0, 100, word_bytes, 1, mask, format}.check();
         return true;
     } catch (const std::invalid_argument&) {
         return false;
@@ -199,12 +200,12 @@ void senseless_forms_are_refused() {
 }
 
 void masks_lie_within_the_stored_word() {
-    const auto bits_are = [](std::uint32_t bits, const NumberFormat& form,
+    const auto bits_are = [](std::uint32_t bits, const NumberFormat& format,
                              std::uint32_t word_bytes) {
-        test::context = "form " + shown(form.index()) + ", bits " + shown(bits);
+        test::context = "format " + shown(format.index()) + ", bits " + shown(bits);
         for (std::uint32_t bit = 0; bit < 64; ++bit)
-            CHECK_EQUAL(is_taken(form, word_bytes, std::uint64_t{1} << bit), bit < bits);
-        CHECK(!is_taken(form, word_bytes, 0));
+            CHECK_EQUAL(is_taken(format, word_bytes, std::uint64_t{1} << bit), bit < bits);
+        CHECK(!is_taken(format, word_bytes, 0));
         test::context.clear();
     };
     for (const std::uint32_t bits : {2u, 7u, 8u, 16u})
@@ -217,8 +218,8 @@ void masks_lie_within_the_stored_word() {
 
 void gpus_take_words_and_fixed_point_alone() {
     cuda::DevicePlan plan;
-    const auto add = [&](std::uint32_t word_bytes, const NumberFormat& form) {
-        plan.add({scales_address, 5, word_bytes, 1, 3, form});
+    const auto add = [&](std::uint32_t word_bytes, const NumberFormat& format) {
+        plan.add({scales_address, 5, word_bytes, 1, 3, format});
     };
     CHECK_THROWS(std::invalid_argument, add(4, ScaledIntegers{8, scales_address, 5, 1}));
     CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<Float16>{}));

@@ -26,7 +26,7 @@ void matches(const std::vector<Element>& x, const Bounds<Element>& bounds, Range
         Element& word = expected[GuardedBuffer<Element>::guard + offset + i];
         word = swept(word, low, high, action);
         const auto value = Arithmetic<Element>::load(x[i]);
-        outside += !(low <= value && value <= high && std::fabs(value) <= largest<Element>);
+        outside += !(low <= value && value <= high && std::fabs(value) <= largest_element<Element>);
     }
     RangePlan plan;
     plan.add(memory_of(data, x.size(), bounds));
