@@ -1,5 +1,5 @@
-// The only file that sees Python. It takes addresses and sizes, never tensors, so the module needs
-// no torch to build and serves every torch. proact/ops checks whatever reaches these functions.
+// The only file that sees Python. It takes addresses and sizes, never tensors, so the module builds
+// without torch and one binary serves every torch version. proact/ops validates all arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -78,7 +78,8 @@ void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresho
     });
 }
 
-/// A tensor's place in a trial's memory, as numbers.
+/// One tensor in the memory of a trial: blocks, slots, the offsets in bytes of counts, old words,
+/// elements and bits, and the bytes per word.
 using DevicePlace = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
                                std::uint64_t, std::uint64_t, std::uint32_t>;
 
@@ -91,7 +92,7 @@ std::vector<DevicePlace> device_places(const cuda::DevicePlan& plan, double ber)
     return all;
 }
 
-/// The flips as one numpy array a column: index in the plan, element, bit, memory word before.
+/// Returns the flips as one numpy array per column: plan index, element, bit, memory word before.
 py::tuple columns(const FlipLog& log) {
     const auto n = static_cast<py::ssize_t>(log.size());
     py::array_t<std::uint32_t> tensor(n);
@@ -120,7 +121,7 @@ void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uin
     plan.flip_places_into(log, places);
 }
 
-/// The floor of every flip: XOR with masks whose places are already known.
+/// A lower bound for the cost of flips: XOR with given masks at given elements.
 template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
                std::size_t n) {
@@ -145,7 +146,8 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
     }
 }
 
-/// A name and its numbers, as in proact/ops/number_formats.py; nothing for memory's own words.
+/// Converts a format name and its parameters as in proact/ops/number_formats.py. An empty tuple
+/// means that memory holds the stored words themselves.
 NumberFormat number_format(const py::tuple& format) {
     if (format.empty()) return MemoryWords{};
     const auto name = format[0].cast<std::string>();
@@ -168,7 +170,7 @@ Isa isa_named(const std::string& wanted) {
     throw std::invalid_argument("this machine has no instruction set " + wanted);
 }
 
-/// What plans of tensors in host and in device memory have in common.
+/// Binds the methods that plans for host memory and device memory share.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
     return py::class_<Plan>(m, name)
@@ -282,10 +284,10 @@ PYBIND11_MODULE(_proact, m) {
                std::uintptr_t stream) { plan.restore(ber, memory, {device, stream}); },
             py::arg("ber"), py::arg("memory"), py::arg("device"), py::arg("stream"), unlocked());
 
-    // For the benchmarks, which compare flips with the least that a flip can cost.
+    // The benchmarks compare flips with this lower bound.
     m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),
           py::arg("masks"), py::arg("n"), unlocked());
-    // For the tests that compare the plain-Python sampler with this one.
+    // Tests compare the plain-Python sampler with this table.
     m.def("binomial_survival",
           [](std::uint64_t n, double p) { return BinomialTable(n, p).survival(); });
 }

@@ -1,4 +1,4 @@
-// One tensor's memory as faults see it, and the block laws of a plan of tensors.
+// The memory of one tensor as fault injection uses it, and the block laws of a plan of tensors.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,13 @@ inline std::uint32_t bit_count(std::uint64_t mask) {
     return bits;
 }
 
-/// One tensor's memory as faults see it. The caller keeps the memory alive.
+/// A tensor's address, size, stored format and exposed bits. The caller keeps the memory alive.
 struct TensorMemory {
     std::uintptr_t address;
-    std::uint64_t words;       // elements
+    std::uint64_t words;       // number of elements
     std::uint32_t word_bytes;  // 1, 2, 4 or 8
     std::uint64_t stream;
-    std::uint64_t mask;  // the exposed bits of a stored word
+    std::uint64_t mask;  // exposed bits of a stored word
     NumberFormat format = MemoryWords{};
 
     template <class Format>
@@ -39,7 +39,7 @@ struct TensorMemory {
     }
     std::uint32_t exposed_bits_per_word() const { return bit_count(mask); }
 
-    /// Throws std::invalid_argument where the description makes no sense.
+    /// Throws std::invalid_argument if the description is inconsistent.
     void check() const {
         if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
             throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
@@ -48,7 +48,7 @@ struct TensorMemory {
             throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
         if (stream >> proact::stream_bits != 0)
             throw std::invalid_argument("a stream lies below 2^48");
-        // The block number has 32 bits; the smallest block has one word.
+        // A block number has 32 bits, and the smallest block has one word.
         if (words > std::uint64_t{1} << 32)
             throw std::invalid_argument("a tensor has at most 2^32 elements");
     }
@@ -83,7 +83,8 @@ inline std::uint64_t exposed_bits(const std::vector<TensorMemory>& tensors) {
     return bits;
 }
 
-/// The tables of one BER, built when first needed: tensors of a like size share theirs.
+/// The binomial tables for one BER, built on first use. Tensors with the same block size share a
+/// table.
 class BlockLaws {
    public:
     explicit BlockLaws(double ber)

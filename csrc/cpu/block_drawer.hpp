@@ -1,4 +1,5 @@
-// draw_block of core/fault_block.hpp in batches: the same positions in the same order.
+// A batched version of draw_block in core/fault_block.hpp. It draws the same positions in the same
+// order.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,8 @@
 
 namespace proact {
 
-/// Says whether a number was seen in the current round: false alarms happen, misses do not.
-/// Starting a round costs nothing, because cells of earlier rounds carry other marks.
+/// An approximate set of the numbers seen in the current round: it has false positives but no false
+/// negatives. Starting a round is cheap, because cells marked in earlier rounds carry another mark.
 class SeenFilter {
    public:
     class Round {
@@ -46,10 +47,10 @@ class SeenFilter {
 
 class BlockDrawer {
    public:
-    /// Readable behind positions().
+    /// Number of entries that can be read from positions().
     static constexpr std::uint32_t most_positions = 5 * batch_words - 2;
 
-    /// The filter outlives the drawer; others may use it between draws.
+    /// The filter must outlive the drawer. Other code may use it between draws.
     BlockDrawer(const BlockLaw& law, const FaultStream& fault, BatchFunctions batch,
                 SeenFilter& seen, std::uint32_t first_draw = 0)
         : law_(law),
@@ -59,12 +60,13 @@ class BlockDrawer {
           first_draw_(first_draw),
           uniform_(law.bits()) {}
 
-    /// What draw() drew, and behind it, up to most_positions, other positions of the block.
+    /// The positions from the last draw(), followed by further positions of the block, up to
+    /// most_positions in total.
     const std::uint32_t* positions() const { return positions_.data() + count_words; }
 
-    /// Draws a block; returns the number of positions, at most BinomialTable::max_count.
-    /// `on_position(position)` hears of nearly all of them at once: in a loop that is here anyway,
-    /// because the end of a loop of unforeseeable length costs as much as several positions.
+    /// Draws a block and returns the number of positions, at most BinomialTable::max_count. Calls
+    /// `on_position(position)` for nearly all of them, inside a loop that runs anyway: a second
+    /// loop of unpredictable length would cost as much as several positions.
     template <class OnPosition>
     std::uint32_t draw(std::uint32_t block, OnPosition on_position) {
         counter_ = block_counter(fault_, block, first_draw_);
@@ -74,7 +76,8 @@ class BlockDrawer {
         const std::uint32_t wanted = law_.drawn.count(u);
         while (generated_words_ < count_words + wanted) append_words();
 
-        // As if nothing were rejected or drawn twice, which is nearly always so.
+        // Assume that no word is rejected and no position is drawn twice, which nearly always
+        // holds.
         bool needs_redraw = false;
         for (std::uint32_t i = 0; i < generated_words_; i += batch_words)
             needs_redraw |=
@@ -89,10 +92,10 @@ class BlockDrawer {
     }
 
    private:
-    static constexpr std::uint32_t count_words = 2;  // the binomial count takes them
+    static constexpr std::uint32_t count_words = 2;  // the binomial count uses two words
 
     void append_words() {
-        if (generated_words_ == words_.size()) generated_words_ = 0;  // the old ones have been used
+        if (generated_words_ == words_.size()) generated_words_ = 0;  // all of them have been used
         batch_.philox(counter_, fault_key(fault_), words_.data() + generated_words_);
         counter_.word[0] += batch_counters;
         generated_words_ += batch_words;
@@ -125,7 +128,7 @@ class BlockDrawer {
     UniformBelow uniform_;
     PhiloxCounter counter_{};
     std::uint32_t generated_words_ = 0;
-    // The count and the largest number of draws, in whole batches.
+    // Room for the count and the largest number of draws, in whole batches.
     std::array<std::uint32_t, most_positions + count_words> words_, positions_;
 };
 

@@ -1,4 +1,4 @@
-// Chosen bits, made ready one by one and flipped together.
+// A batch of bits that are flipped together.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace proact {
 
-/// All flips of a word belong into one batch: see EncodedWords.
+/// All flips of one word must be in the same batch: see EncodedWords.
 class FlipBatch {
    public:
     explicit FlipBatch(FlipColumns& log) : log_(log) {}

@@ -1,4 +1,4 @@
-// Flips of bits that somebody else chose.
+// Flips the bits that the caller lists.
 #include <stdexcept>
 
 #include "flip_batch.hpp"
@@ -8,7 +8,7 @@
 namespace proact {
 namespace {
 
-/// Enough to hide the waits for memory, few enough for SeenFilter to tell words apart.
+/// Large enough to hide memory latency, small enough for few false positives of SeenFilter.
 constexpr std::uint32_t batch_size = 256;
 
 void check(const FlipPlaces& places, const std::vector<TensorMemory>& tensors) {

@@ -1,4 +1,4 @@
-// How a bit of a stored word is flipped in memory, and what the log keeps of it.
+// Flips bits of stored words in memory and records the old words, for every number format.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace proact {
 
-/// Words that are their own stored form.
+/// Words whose memory representation is their stored form.
 template <class Word>
 class NativeWords {
    public:
@@ -20,8 +20,8 @@ class NativeWords {
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(words_ + element, 1); }
 
-    /// Flips bit[i] of word element[i] for i < flips, all of one block, and stores the words as
-    /// they were just before.
+    /// Flips bit[i] of word element[i] for i < flips, all from one block. Writes each word as it
+    /// was just before its flip to `before`.
     void flip(const std::uint32_t* element, const std::uint8_t* bit, std::uint32_t flips,
               std::byte* before) {
         Word* const words = words_;
@@ -37,7 +37,7 @@ class NativeWords {
     Word* words_;
 };
 
-/// What an element is stored as; only channels of integers differ in that.
+/// The format of one element. Only scaled integers differ from channel to channel.
 template <class Format>
 const Format& format_at(const Format& format, std::uint32_t) {
     return format;
@@ -46,11 +46,12 @@ inline ScaledInteger format_at(const ScaledIntegers& integers, std::uint32_t ele
     return integers.at(element);
 }
 
-/// The stored words that floats stand for.
+/// Stored words that memory represents as floats.
 ///
-/// A float has fewer digits than a 32-bit word: 16384.05 reads back as another word than the one it
-/// came from. So a second flip in the same word must start from the stored word that the first one
-/// left, not from the float. Blocks share no word, hence a look at the block's own flips is enough.
+/// A float has fewer digits than a 32-bit word, so encoding the float that a word decodes to can
+/// give another word (16384.05 in q15.16 is an example). A second flip in a word must therefore
+/// start from the stored word that the first flip left, not from the float. Blocks share no word,
+/// so searching the flips of the current block is enough.
 template <class Real, class Format>
 class EncodedWords {
    public:
@@ -74,7 +75,7 @@ class EncodedWords {
     }
 
    private:
-    /// The stored word of the block's flip number i, with what earlier flips did to it.
+    /// Returns the stored word before flip number i of the block, with the earlier flips applied.
     std::uint32_t word_before(const std::uint32_t* element, const std::uint8_t* bit,
                               std::uint32_t i, const std::byte* before) const {
         std::uint32_t flipped = 0, first = i;
@@ -93,7 +94,7 @@ class EncodedWords {
     SeenFilter& seen_;
 };
 
-/// Memory that is left alone; a log of it tells the places, and zeros as old words.
+/// Memory that is not accessed. The log holds the elements and bits, with zeros as old words.
 class UnreadWords {
    public:
     explicit UnreadWords(const TensorMemory& tensor) : word_bytes_(tensor.word_bytes) {}
@@ -107,7 +108,7 @@ class UnreadWords {
     std::uint32_t word_bytes_;
 };
 
-/// Calls `use` with the words of a tensor's type and form.
+/// Calls `use` with the word class for the element size and number format of a tensor.
 template <class Use>
 class WordsVisitor {
    public:
@@ -151,7 +152,7 @@ auto with_words(const TensorMemory& memory, SeenFilter& seen, Use use) {
     return std::visit(WordsVisitor<Use>(memory, seen, use), memory.format);
 }
 
-/// Which bit of a stored word an exposed bit is.
+/// Maps the rank of an exposed bit to its bit number in the stored word.
 class ExposedBits {
    public:
     explicit ExposedBits(std::uint64_t mask) {
@@ -164,12 +165,13 @@ class ExposedBits {
     std::uint32_t count() const { return count_; }
     std::uint8_t operator[](std::uint32_t rank) const { return bit_[rank]; }
 
-    /// The word, within its block, of a position.
+    /// Returns the word of a position, counted within its block.
     std::uint32_t word(std::uint32_t position) const {
         return is_whole_field_ ? position >> log2_ : position / count_;
     }
 
-    /// Splits positions into words and bits; the last step may write some behind the n.
+    /// Splits n positions into elements and bits. The last step may write up to step - 1 entries
+    /// after the first n.
     void split(const std::uint32_t* positions, std::uint32_t n, std::uint32_t first_word,
                std::uint32_t* element, std::uint8_t* bit) const {
         if (is_whole_field_) {
@@ -188,7 +190,8 @@ class ExposedBits {
    private:
     void split_field(const std::uint32_t* positions, std::uint32_t first_word,
                      std::uint32_t* element, std::uint8_t* bit) const {
-        // Copies: a byte that is written might be part of anything, and the loops no vector code.
+        // Local copies: a byte that is written may alias the members, which would prevent
+        // vectorization.
         const std::uint32_t log2 = log2_, ranks = count_ - 1, lowest = bit_[0];
         std::uint32_t words[step];
         std::uint8_t bits[step];
@@ -203,7 +206,7 @@ class ExposedBits {
     std::uint8_t bit_[64] = {};
     std::uint32_t count_ = 0;
     std::uint32_t log2_ = 0;
-    bool is_whole_field_ = false;  // neighbouring bits, a power of two of them
+    bool is_whole_field_ = false;  // 2^k adjacent bits
 };
 
 }  // namespace proact

@@ -20,7 +20,7 @@ struct BlockRange {
     std::uint64_t size() const { return end - begin; }
 };
 
-/// The work of a call: every block of every tensor, in the plan's order.
+/// All blocks of all tensors in plan order, with their estimated cost.
 class FaultPlan::BlockSchedule {
    public:
     BlockSchedule(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
@@ -33,7 +33,7 @@ class FaultPlan::BlockSchedule {
         }
     }
 
-    /// As many as keep each one busy for longer than it takes to wake it.
+    /// Returns the number of parts for which each part takes longer than waking a thread.
     std::size_t parts(unsigned threads) const {
         constexpr double min_cost_per_thread = 8192;
         return std::max<std::size_t>(
@@ -41,7 +41,7 @@ class FaultPlan::BlockSchedule {
             std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / min_cost_per_thread)));
     }
 
-    /// Visits the block ranges of part number `part` of `parts`: contiguous, and of equal cost.
+    /// Visits the block ranges of part number `part`. Parts are contiguous and of equal cost.
     template <class Visit>
     void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
         const auto cut = [&](std::size_t i) {
@@ -64,7 +64,7 @@ class FaultPlan::BlockSchedule {
     }
 
    private:
-    /// In flips: a block costs as much as a few more.
+    /// The cost in units of one flip. A block has a fixed overhead of a few flips.
     double cost(const BlockRange& range) const {
         constexpr double block_overhead = 8;
         return static_cast<double>(range.size()) * (block_overhead + ber_ * range.law.bits());
@@ -78,10 +78,11 @@ class FaultPlan::BlockSchedule {
 
 namespace {
 
-/// Whether the flips of a part are kept for an undo or only counted.
+/// Whether flips are logged for an undo or only counted.
 enum class Logging { keep, discard };
 
-/// The last block may reach further than the tensor. Returns how many flips are left.
+/// Removes flips beyond the end of the tensor, which the last block can reach. Returns the number
+/// of remaining flips.
 std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* element,
                                     std::uint8_t* bit, std::uint32_t flips) {
     std::uint32_t left = 0;
@@ -93,8 +94,8 @@ std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* e
     return left;
 }
 
-/// Flips the drawn bits of a range of blocks. A block's memory is asked for when its positions are
-/// drawn and touched after the next block's are, so that the draw hides the wait.
+/// Flips the drawn bits of a range of blocks. A block's words are prefetched when its positions are
+/// drawn and modified after the next block's draw, so that the draw hides the memory latency.
 template <class Words>
 std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
                          FlipColumns& log, Logging logging) {
@@ -121,7 +122,7 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
         if (range.memory.words - first_word < range.law.words())
             drawn = drop_words_beyond_end(range.memory.words, element, bit, drawn);
         flip_waiting();
-        if (logging == Logging::discard) {  // what waits moves to the front, where nothing is kept
+        if (logging == Logging::discard) {  // move pending flips to the front
             std::copy_n(element, drawn, log.element.data());
             std::copy_n(bit, drawn, log.bit.data());
         }
@@ -131,7 +132,7 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
     return total;
 }
 
-/// ber > 1/2: flips every exposed bit of a range of blocks but the drawn ones.
+/// For ber > 1/2: flips every exposed bit of a range of blocks except the drawn ones.
 template <class Words>
 std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
                                  FlipColumns& log, Logging logging) {
@@ -240,7 +241,7 @@ std::shared_ptr<const FaultPlan::BlockSchedule> FaultPlan::schedule_at(double be
 
 std::vector<FlipColumns> FaultPlan::reusable_columns(std::size_t parts, std::size_t flips) const {
     std::vector<FlipColumns> columns(parts);
-    // Not worth waiting for; and a forked child would wait for ever.
+    // Do not wait for the lock: allocating is cheaper, and a forked child could wait forever.
     const std::unique_lock<std::mutex> lock(cache_->lock, std::try_to_lock);
     if (!lock.owns_lock()) return columns;
     cache_->parts = parts;

@@ -25,21 +25,21 @@ const HyReluKernels<Element>& kernels_of(Isa isa) {
 
 std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
-/// Below this, waking a thread that sleeps costs more than it saves.
+/// With fewer elements, waking a sleeping thread costs more than it saves.
 constexpr std::size_t min_parallel_elements = std::size_t{1} << 17;
 
 unsigned useful_threads(const HyReluShape& shape, unsigned threads) {
     return shape.elements() < min_parallel_elements ? 1 : threads;
 }
 
-/// Neighbours that share a threshold are worth a loop of their own.
+/// True if enough neighbours share a threshold to run one loop per threshold.
 bool has_long_runs(const HyReluShape& shape) {
     constexpr std::size_t shortest = 64;
     return shape.thresholds == 1 || shape.inner >= shortest;
 }
 
-/// Runs of elements that share a threshold, cut into pieces: the tasks. What is summed over a
-/// piece, and the order of the pieces, depend on the shape alone.
+/// Runs of elements that share a threshold, divided into pieces. Each piece is a task. The partial
+/// sums and their order depend on the shape only.
 class Runs {
    public:
     explicit Runs(const HyReluShape& shape)
@@ -63,9 +63,9 @@ class Runs {
     std::size_t thresholds_, runs_, length_, pieces_;
 };
 
-/// The elements as a matrix whose columns have one threshold each. Narrow matrices are widened by
-/// putting several samples in a row, so that loops along a row are long. A task is a block of
-/// columns, small enough for the nearest cache, in a slab of rows.
+/// The elements as a matrix in which each column has one threshold. In narrow matrices, several
+/// samples form one row, so that loops along a row are long. A task is a block of columns, small
+/// enough for the L1 cache, in a slab of rows.
 class Matrix {
    public:
     explicit Matrix(const HyReluShape& shape)
@@ -75,7 +75,7 @@ class Matrix {
                    std::min(shape.samples, ceil_divide(narrowest, shape.thresholds * shape.inner))),
           rows_(ceil_divide(elements_, columns_)),
           blocks_(ceil_divide(columns_, widest_block)),
-          // Where there are many columns, their blocks keep all threads busy.
+          // If there are several column blocks, they suffice to keep all threads busy.
           slab_rows_(blocks_ > 1 ? rows_ : std::max<std::size_t>(1, slab_elements / columns_)),
           slabs_(ceil_divide(rows_, slab_rows_)) {}
 
@@ -93,7 +93,7 @@ class Matrix {
         return {task / blocks_, first, std::min(widest_block, columns_ - first)};
     }
 
-    /// Visits the rows of a block as (index of the first element, number of elements).
+    /// Calls visit(index of the first element, number of elements) for each row of a block.
     template <class Visit>
     void for_each_row(const Block& block, Visit visit) const {
         const std::size_t end = std::min(rows_, (block.slab + 1) * slab_rows_);
@@ -103,7 +103,7 @@ class Matrix {
         }
     }
 
-    /// Visits (column within the block, its threshold's index).
+    /// Calls visit(column within the block, threshold index) for each column.
     template <class Visit>
     void for_each_threshold(const Block& block, Visit visit) const {
         std::size_t threshold = block.first_column / shape_.inner % shape_.thresholds;
@@ -116,7 +116,7 @@ class Matrix {
         }
     }
 
-    /// Whether column number i has threshold number i, for all.
+    /// Whether column i has threshold i for every i.
     bool columns_are_thresholds() const { return columns_ == shape_.thresholds; }
 
    private:
@@ -153,7 +153,7 @@ struct BlockThresholds {
     template <HyReluMode mode>
     void prepare(const Matrix& matrix, const Matrix::Block& block, const RealOf<Element>* threshold,
                  Slope<RealOf<Element>> slope) {
-        if (matrix.columns_are_thresholds()) {  // vector code, which the general walk is not
+        if (matrix.columns_are_thresholds()) {  // unlike the general case, this loop vectorizes
             for (std::size_t i = 0; i < block.columns; ++i)
                 set(i, Prepared::template of<mode>(threshold[block.first_column + i], slope));
             return;
@@ -239,7 +239,7 @@ void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* g
     }
 
     const Matrix matrix(shape);
-    // One slab whose columns are the thresholds needs no second stage.
+    // If the only slab has the thresholds as columns, no second stage is needed.
     const bool direct = matrix.slabs() == 1 && matrix.columns_are_thresholds();
     std::vector<double> sums(direct ? 0 : matrix.slabs() * matrix.columns(), 0.0);
     parallel_for(threads, matrix.tasks(), [&](std::size_t task) {

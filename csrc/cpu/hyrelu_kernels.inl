@@ -1,7 +1,7 @@
-// The vector loops of HyReLU. hyrelu_<isa>.cpp include this file, each inside a namespace of its
-// own, under its target and with its `vector_bytes`.
+// The vector loops of HyReLU. Each hyrelu_<isa>.cpp includes this file in its own namespace, with
+// its own compilation target and `vector_bytes`.
 
-/// A stretch of elements, which share a threshold or have one each.
+/// Adjacent elements with either one shared threshold or one threshold each.
 template <class Element, bool shared>
 struct ThresholdedSpan {
     using Real = typename Arithmetic<Element>::Real;
@@ -11,16 +11,16 @@ struct ThresholdedSpan {
     using Words = Vector<Word<Element>, vector_bytes>;
     static constexpr std::size_t lanes = vector_bytes / sizeof(Real);
     static constexpr std::size_t word_lanes = vector_bytes / sizeof(Element);
-    /// Elements that share a decision: where all gates are 1, no exponential is needed. Short,
-    /// because a single element in reach of its threshold makes all of them take the long way.
+    /// Number of elements per branch: where all gates are 1, a chunk skips the exponential. Chunks
+    /// are short because one element near its threshold sends the whole chunk down the slow path.
     static constexpr std::size_t chunk = 4 * lanes;
     static_assert(chunk % word_lanes == 0);
 
     ThresholdedSpan(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
         : threshold(thresholds), limit(limits), size(elements) {
         if constexpr (shared) {
-            // Kept as vectors: what is written might be the numbers behind the pointers, so the
-            // loops would read them again for every vector.
+            // Kept in vectors: the output may alias the pointers, so the loops would reload the
+            // values for every vector.
             shared_threshold = L::all(*thresholds);
             shared_limit = Words{} + *limits;
         }
@@ -57,11 +57,11 @@ PROACT_ELEMENTWISE Words clipped(Words x, Words limit, Word infinity) {
         return positive(x) & ~(x > limit);
     } else {
         const Words y = x < limit ? positive(x) : limit;
-        return y & (x <= infinity) & (y < infinity);  // NaN, and an infinite x at an infinite T
+        return y & (x <= infinity) & (y < infinity);  // rejects NaN, and x = inf if T = inf
     }
 }
 
-/// Copies the last elements of a stretch, fewer than a vector, into whole vectors and back.
+/// Copies the last elements of a span, which do not fill a vector, to padded storage and back.
 template <class T, std::size_t n>
 struct Padded {
     T values[n] = {};
@@ -100,7 +100,7 @@ PROACT_ELEMENTWISE void forward_soft_chunk(
         store(y + i + j, positive(word));
     }
     if (!any(above)) return;
-    // From y, because x may be gone: what was not above 0 gives 0 in any case.
+    // Read y, because x may be overwritten; elements that are not positive give 0 either way.
     for (std::size_t j = 0; j < S::chunk; j += S::lanes)
         S::Memory::write(y + i + j,
                          soft_hyrelu(S::Memory::read(y + i + j), s.threshold_at(i + j), slope));
@@ -131,7 +131,7 @@ void forward(const Element* x, const ThresholdedSpan<Element, shared>& s,
         forward_words<mode>(x, s, y);
 }
 
-/// The hard modes' derivatives: core/hyrelu.hpp for vectors.
+/// Derivatives of zero and saturate as in core/hyrelu.hpp, for vectors.
 template <HyReluMode mode, class Value>
 PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value threshold,
                                                   Slope<typename SimdTraits<Value>::Real> slope) {
@@ -147,7 +147,8 @@ PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value thr
     }
 }
 
-/// A vector's numbers as two vectors of double, the lower half and the upper (double: it and 0).
+/// A vector converted to two vectors of double: its lower and upper half. For a vector of double,
+/// the upper vector is 0.
 template <class Value>
 struct Doubles {
     using Half = Vector<double, vector_bytes>;
@@ -166,8 +167,8 @@ struct Doubles {
     }
 };
 
-/// Where the gradients of a stretch's thresholds are summed: `sum` has one number for a shared
-/// threshold, and else one for each element.
+/// Computes gradients and adds those of the thresholds to `sum`, which has one entry for a shared
+/// threshold and otherwise one per element.
 template <HyReluMode mode, class Element, bool shared>
 class BackwardLoop {
     using S = ThresholdedSpan<Element, shared>;

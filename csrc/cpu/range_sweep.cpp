@@ -21,7 +21,7 @@ FirstOutside<Element> first_outside_of(Isa isa) {
     return baseline_first_outside<Element>();
 }
 
-/// Below this, waking a thread that sleeps costs more than it saves.
+/// With fewer elements, waking a sleeping thread costs more than it saves.
 constexpr std::uint64_t min_parallel_elements = std::uint64_t{1} << 17;
 constexpr std::uint64_t max_chunk_elements = std::uint64_t{1} << 15;
 
@@ -36,7 +36,7 @@ Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
     return bound;
 }
 
-/// Neighbours with the same bounds.
+/// Repairs adjacent elements that share their bounds and returns the number of repairs.
 template <class Element>
 std::uint64_t sweep_run(Element* x, std::size_t size,
                         const ValueRange<typename Arithmetic<Element>::Real>& range,

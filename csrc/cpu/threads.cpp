@@ -25,14 +25,15 @@ void spin_pause() {
 #endif
 }
 
-/// A thread that has just worked spins for more for a while before it sleeps: waking one takes
+/// After its work, a thread spins for a while before it sleeps, because waking a thread takes
 /// longer than many of the loops.
 constexpr int spins_before_sleep = 4000;
 
-/// More threads than this never make anything faster, and a pool keeps what it has hired.
+/// Upper bound of the pool's size: more threads are never faster, and the pool keeps every thread
+/// that it started.
 unsigned max_workers() { return std::max(8u, 2 * std::thread::hardware_concurrency()); }
 
-/// What a loop of work is, for all that share it.
+/// The state that the threads of one parallel loop share.
 struct ParallelLoop {
     const Body* body;
     std::size_t tasks;
@@ -52,7 +53,7 @@ struct ParallelLoop {
     }
 };
 
-/// A thread that does one share of each loop that it is given, and is left alone by the others.
+/// A thread that runs one share of each loop assigned to it.
 class Worker {
    public:
     explicit Worker(std::size_t share) : share_(share) {
@@ -80,7 +81,7 @@ class Worker {
             }
             ParallelLoop* loop = loop_.exchange(nullptr, std::memory_order_acquire);
             loop->work(share_);
-            loop->unfinished.fetch_sub(1, std::memory_order_release);  // then it may be gone
+            loop->unfinished.fetch_sub(1, std::memory_order_release);  // then `loop` may be gone
         }
     }
 
@@ -106,12 +107,12 @@ class Pool {
     }
 
    private:
-    /// How many workers there are, of the ones wanted.
+    /// Starts missing workers and returns the number available, at most `wanted`.
     std::size_t ensure_workers(std::size_t wanted) {
         try {
             while (workers_.size() < wanted)
                 workers_.push_back(std::make_unique<Worker>(workers_.size() + 1));
-        } catch (const std::system_error&) {  // no more threads to be had: fewer do the work
+        } catch (const std::system_error&) {  // continue with fewer threads
         }
         return std::min(workers_.size(), wanted);
     }
@@ -130,7 +131,7 @@ Pool& shared_pool() {
     std::call_once(once, [] {
         make_pool();
 #if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, make_pool);  // a forked child has none of the threads
+        pthread_atfork(nullptr, nullptr, make_pool);  // a forked child has no workers
 #endif
     });
     return *pool;

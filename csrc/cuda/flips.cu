@@ -8,7 +8,7 @@
 namespace proact::cuda {
 namespace {
 
-/// As many as a law can give one block.
+/// The largest number of flips that the law allows in one block.
 std::uint64_t slots_per_block(const TensorMemory& memory, const BlockLaw& law) {
     if (!law.inverted) return law.drawn.size;
     return std::min(law.words(), memory.words) * law.bits_per_word;
@@ -103,7 +103,8 @@ LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law) {
     layout.blocks = block_count(memory, law);
     layout.slots = slots_per_block(memory, law);
     const std::uint64_t places = layout.blocks * layout.slots;
-    // Each array begins at a multiple of its word, because those before have at least such words.
+    // Each array is aligned to its word size, because the preceding arrays have words of at least
+    // that size.
     layout.before = memory.word_bytes < 4 ? places * 4 : 0;
     layout.element = memory.word_bytes < 4 ? 0 : places * memory.word_bytes;
     layout.bit = places * (memory.word_bytes + 4);
@@ -151,7 +152,7 @@ void add_counts(std::uintptr_t counts, std::uint64_t blocks, std::uintptr_t tota
     if (blocks == 0) return;
     check_address(counts, alignof(std::uint32_t), "the counts");
     check_address(total, alignof(std::uint64_t), "the total");
-    constexpr std::uint64_t counts_per_thread = 16;  // to be worth the reduction
+    constexpr std::uint64_t counts_per_thread = 16;  // to outweigh the cost of the reduction
     constexpr std::uint64_t most_blocks = 1024;
     Grid grid = grid_over(blocks / counts_per_thread + 1, reduction_threads);
     grid.blocks = std::min(grid.blocks, most_blocks);

@@ -1,9 +1,10 @@
-// The kernels' source on the host, for tests alone: what launch.cuh is under nvcc, with CUDA's
-// words as plain C++. Blocks run one after another, so shared memory can be static. The threads of
-// a block are threads with a real barrier where a kernel has barriers, so that a thread sanitizer
-// sees what lacks one; otherwise they too run one after another.
+// Runs the kernels' source on the host, for tests only: it replaces the nvcc part of launch.cuh and
+// defines CUDA's keywords in plain C++. Blocks run one after another, so shared memory can be
+// static. If a kernel uses barriers, the threads of a block are operating system threads with a
+// real barrier, and a thread sanitizer detects missing barriers. Otherwise they run one after
+// another.
 //
-// It shows neither what depends on warps nor what depends on the kinds of memory.
+// The shim does not reveal errors that depend on warps or on the kinds of memory.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,7 @@
 
 namespace proact::cuda {
 
-/// Few, because each is a thread of the operating system.
+/// Small, because each thread is an operating system thread.
 constexpr unsigned reduction_threads = 16;
 
 struct Index {
@@ -39,8 +40,7 @@ class BlockBarrier {
 
     explicit BlockBarrier(unsigned threads) : threads_(threads) {}
 
-    /// Threads of one block that wait at different places are an error: on a device it is
-    /// undefined.
+    /// Aborts if threads of one block wait at different barriers, which is undefined on a device.
     void wait(WaitPoint point) {
         const unsigned phase = phase_;
         if (point == WaitPoint::at_end) ++at_end_;
@@ -53,7 +53,7 @@ class BlockBarrier {
             arrived_ = 0;
             ++phase_;
         } else {
-            while (phase_ == phase) std::this_thread::yield();  // four times as fast as a sleep
+            while (phase_ == phase) std::this_thread::yield();  // four times as fast as sleeping
         }
     }
 

@@ -1,4 +1,4 @@
-// The gradients of HyReLU. Stage 1 writes grad_x and sums the threshold's gradient over a slab;
+// The gradients of HyReLU. Stage 1 writes grad_x and sums the threshold's gradient over each slab;
 // stage 2 adds the slabs. See backward_plan.hpp.
 #pragma once
 
@@ -12,12 +12,12 @@
 
 namespace proact::cuda {
 
-/// The elements that one thread visits, all of one threshold: every `stride`-th one of a sequence
-/// of runs of `run` elements, with a gap between runs.
+/// The elements that one thread visits, all with the same threshold. They are every `stride`-th
+/// element of a sequence of runs of `run` elements with a gap between runs.
 struct Walk {
-    std::size_t at;      // the element, as an index into memory
-    std::size_t left;    // visits still to make
-    std::size_t stride;  // in memory, where the gap is not crossed once more than in every stride
+    std::size_t at;      // index of the current element in memory
+    std::size_t left;    // remaining visits
+    std::size_t stride;  // step in memory, without the additional gap that some steps cross
     std::size_t within, within_stride, run, gap;
 
     __device__ void advance() {
@@ -31,7 +31,7 @@ struct Walk {
     }
 };
 
-/// The lane's elements of the slab, for inner large.
+/// Returns the elements of a slab that one lane visits, for large inner.
 __device__ inline Walk walk_runs(const BackwardPlan& plan, std::size_t threshold, std::size_t slab,
                                  unsigned lane) {
     const HyReluShape& shape = plan.shape;
@@ -55,7 +55,8 @@ __device__ inline Walk walk_runs(const BackwardPlan& plan, std::size_t threshold
     return walk;
 }
 
-/// The lane's elements of one column of the slab, for inner small: one a sample.
+/// Returns the elements of one column of a slab that one lane visits, for small inner: one per
+/// sample.
 __device__ inline Walk walk_samples(const BackwardPlan& plan, std::size_t column, std::size_t slab,
                                     unsigned lane) {
     const HyReluShape& shape = plan.shape;
@@ -73,10 +74,10 @@ __device__ inline Walk walk_samples(const BackwardPlan& plan, std::size_t column
     return walk;
 }
 
-/// Writes grad_x along the walk; the sum of the threshold's gradients.
+/// Writes grad_x for the visited elements and returns the sum of the threshold's gradients.
 ///
-/// A few elements at a time: their loads are under way together, and the GPUs on which doubles are
-/// slow add one double for all of them.
+/// A few elements are processed together: their loads overlap, and GPUs with slow double arithmetic
+/// need only one addition of doubles for all of them.
 template <HyReluMode mode, class Element>
 __device__ double differentiate(Walk walk, const Element* __restrict__ grad,
                                 const Element* __restrict__ x, RealOf<Element> threshold,
@@ -109,7 +110,7 @@ __device__ double differentiate(Walk walk, const Element* __restrict__ grad,
     return sum;
 }
 
-/// Stage 1. `partial` is [slabs][thresholds], and not used where there is one slab.
+/// Stage 1. `partial` has the shape [slabs][thresholds] and is not used if there is a single slab.
 template <HyReluMode mode, class Element>
 __global__ void __launch_bounds__(reduction_threads)
     backward_kernel(BackwardPlan plan, const Element* __restrict__ grad,
@@ -149,8 +150,8 @@ __global__ void __launch_bounds__(reduction_threads)
     }
 }
 
-/// Stage 2: the threads of a block are [reduction_threads / columns][columns], a column being a
-/// threshold.
+/// Stage 2. The threads of a block are indexed as [reduction_threads / columns][columns]; a column
+/// is a threshold.
 template <class Real>
 __global__ void __launch_bounds__(reduction_threads)
     add_slabs_kernel(const double* __restrict__ partial, std::size_t slabs, std::size_t thresholds,

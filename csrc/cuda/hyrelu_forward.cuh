@@ -1,4 +1,4 @@
-// y = hyrelu(x), by threads that each take 16 adjacent bytes.
+// The forward pass of HyReLU. Each thread handles 16 adjacent bytes.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +12,14 @@ namespace proact::cuda {
 
 constexpr unsigned forward_threads = 256;
 
-/// What the memory system moves for one thread at once.
+/// The elements that a thread loads or stores in one memory transaction.
 template <class Element>
 struct alignas(16) Pack {
     static constexpr unsigned size = 16 / sizeof(Element);
     Element element[size];
 };
 
-/// The threshold of an element of x[sample][threshold][inner], and of those behind it.
+/// Iterates over the threshold indices of consecutive elements of x[sample][threshold][inner].
 class ThresholdIndex {
    public:
     PROACT_ELEMENTWISE ThresholdIndex(const HyReluShape& shape, std::size_t element)
@@ -30,7 +30,7 @@ class ThresholdIndex {
         threshold_ = run - quotient(run, shape.thresholds) * shape.thresholds;
     }
     PROACT_ELEMENTWISE std::size_t threshold() const { return threshold_; }
-    /// Whether the next element has another threshold.
+    /// Moves to the next element and returns whether its threshold differs.
     PROACT_ELEMENTWISE bool advance() {
         if (shape_.thresholds == 1 || ++inner_ < shape_.inner) return false;
         inner_ = 0;
@@ -44,7 +44,7 @@ class ThresholdIndex {
     std::size_t threshold_ = 0;
 };
 
-/// `aligned` says that x and y can be read and written in whole packs.
+/// `aligned` states that x and y can be read and written in whole packs.
 template <HyReluMode mode, class Element>
 __global__ void __launch_bounds__(forward_threads)
     forward_kernel(HyReluShape shape, const Element* x, const RealOf<Element>* threshold,

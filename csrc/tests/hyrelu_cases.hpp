@@ -1,4 +1,4 @@
-// Tensors for the tests of the HyReLU loops, and the loops called on memory that begins anywhere.
+// Tensors for the tests of the HyReLU loops, and calls of the loops on memory with any alignment.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +20,12 @@ constexpr HyReluMode modes[] = {HyReluMode::soft, HyReluMode::zero, HyReluMode::
 enum class Layout { scalar, channel, neuron };
 constexpr Layout layouts[] = {Layout::scalar, Layout::channel, Layout::neuron};
 
-/// Where x lies: around the thresholds, all far below them, or rising from one to the other, so
-/// that a run has chunks of both sorts.
+/// The position of x relative to the thresholds: around them, far below them, or rising from below
+/// to around, so that a run contains both kinds of chunks.
 enum class Spread { around, below, rising };
 constexpr Spread spreads[] = {Spread::around, Spread::below, Spread::rising};
 
-/// Every length where it matters most; elsewhere fewer, with every remainder of a vector.
+/// Tests every length where it matters most; otherwise fewer, but with every remainder of a vector.
 inline std::size_t step(Spread spread) { return spread == Spread::around ? 1 : 3; }
 
 inline HyReluShape shape_of(Layout layout, std::size_t length) {
@@ -75,7 +75,7 @@ Case<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread, R
     return made;
 }
 
-/// Memory of exactly this size, `offset` elements after an aligned address.
+/// Memory of exactly the given size that starts `offset` elements after an aligned address.
 template <class Real>
 class Placed {
    public:
@@ -90,7 +90,7 @@ class Placed {
     std::vector<Real> values(std::size_t size) {
         return std::vector<Real>(begin(), begin() + static_cast<std::ptrdiff_t>(size));
     }
-    /// The output, after a look at what lies around it.
+    /// Checks the guards and returns the output.
     std::vector<Real> output(std::size_t size) {
         CHECK_EQUAL(memory_.back(), guard);
         if (offset_ > 0) CHECK_EQUAL(memory_.front(), guard);
@@ -125,10 +125,10 @@ Gradients<Real> backward(Isa isa, const Case<Real>& c, std::size_t offset) {
     return {grad_x.output(c.x.size()), grad_threshold.output(c.threshold.size())};
 }
 
-/// Calls `match` for every mode, layout, spread and length, and for soft with other slopes.
+/// Calls `match` for every mode, layout, spread and length, and for soft mode with further slopes.
 template <class Real, class Match>
 void for_each_case(Match match) {
-    constexpr std::size_t longest = 300;  // several chunks of every instruction set, and a tail
+    constexpr std::size_t longest = 300;  // several chunks of every instruction set and a tail
     for (const HyReluMode mode : modes)
         for (const Layout layout : layouts)
             for (const Spread spread : spreads)

@@ -1,4 +1,4 @@
-// Tensors with faults in known places, and what a sweep shall make of them, by the definition.
+// Tensors with faults at known elements, and the result of a sweep by definition.
 #pragma once
 
 #include <cmath>
@@ -26,7 +26,7 @@ constexpr Dtype dtype_of() {
 template <class Element>
 using RealOf = typename Arithmetic<Element>::Real;
 
-/// Bounds of one or more channels, in the type that the elements are computed in.
+/// Bounds of one or more channels, in the type in which elements are computed.
 template <class Element>
 struct Bounds {
     std::vector<RealOf<Element>> low, high;
@@ -35,7 +35,7 @@ struct Bounds {
     std::size_t channel(std::size_t element) const { return element / inner % low.size(); }
 };
 
-/// The definition of proact/ops/restrict_range.py, word by word.
+/// The definition in proact/ops/restrict_range.py.
 template <class Element>
 Element swept(Element element, RealOf<Element> low, RealOf<Element> high, RangeAction action) {
     using Real = RealOf<Element>;
@@ -66,7 +66,7 @@ BoundedMemory memory_of(Element* x, std::size_t size, const Bounds<Element>& bou
             bounds.inner};
 }
 
-/// Healthy numbers in (-1, 1).
+/// Fault-free numbers in (-1, 1).
 template <class Element>
 void fill_healthy(Element* x, std::size_t size, unsigned seed_of_values) {
     std::mt19937 random(seed_of_values);

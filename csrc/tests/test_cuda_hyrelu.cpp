@@ -1,6 +1,6 @@
-// The HyReLU kernels, run on the host by csrc/cuda/host_shim.hpp: every element by its own
-// threshold and to the bits of csrc/core, which is close to the formula; sums that are right and
-// always the same; nothing written elsewhere.
+// Tests the HyReLU kernels, run on the host by csrc/cuda/host_shim.hpp: every element uses its own
+// threshold and equals the result of csrc/core bit for bit, which is close to the formula; the sums
+// are correct and reproducible; no other memory is written.
 #include <cstdint>
 #include <vector>
 
@@ -16,8 +16,8 @@ namespace {
 
 constexpr cuda::Stream here{0, 0};
 
-/// One threshold, per channel and per neuron, with one slab and with several. The 16 threads of the
-/// shim sum up to 4 elements of a sample by columns, more of them by runs.
+/// Scalar, per-channel and per-neuron thresholds, with one slab and with several. With the 16
+/// threads of the shim, up to 4 elements per sample are summed by columns, more by runs.
 const HyReluShape shapes[] = {{1, 1, 1},  {3, 1, 37},  {1, 1, 1003}, {130, 1, 1},
                               {2, 3, 67}, {9, 2, 67},  {3, 5, 3},    {131, 11, 2},
                               {1, 13, 1}, {401, 3, 1}, {150, 7, 1},  {7, 9, 4}};
@@ -67,7 +67,7 @@ void check_forward(const Case<Element>& c, std::size_t offset, bool in_place) {
     context.clear();
 }
 
-/// The sums are of `few` numbers of type Real, then of doubles, then rounded to Real.
+/// The sums are over `few` numbers of type Real, then over doubles, then rounded to Real.
 template <class Element>
 void check_threshold_gradient(const Case<Element>& c, const RealOf<Element>* got) {
     using Real = RealOf<Element>;
@@ -156,7 +156,7 @@ void results_are_close_to_the_formula() {
     for (std::size_t t = 0; t < 3; ++t) CHECK(sums[t].holds(grad_threshold[t]));
 }
 
-/// y for each mode, as DESIGN 2.1 has it.
+/// The value of y for each mode according to DESIGN 2.1.
 template <class Element>
 void what_is_not_finite_gives_exact_results() {
     const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
@@ -201,7 +201,7 @@ void empty_tensors_have_gradient_0() {
                                  nullptr, nullptr, nullptr, here);
 }
 
-/// As on a GPU: its block size, and every shape's slabs and lanes together.
+/// Uses the block size of a GPU and covers all slabs and lanes of every shape.
 void walks_visit_every_element_once() {
     const HyReluShape large[] = {{1, 1, 100001}, {300, 5, 9},   {33, 2, 1000}, {900, 65, 1},
                                  {5000, 10, 1},  {129, 7, 49},  {2, 3, 65},    {20, 3, 257},

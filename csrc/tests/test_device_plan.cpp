@@ -1,5 +1,5 @@
-// A plan of tensors on the device equals the plan on the host, to the bit. The kernels run on the
-// host: csrc/cuda/host_shim.hpp.
+// Tests that a plan of tensors on the device equals the plan on the host bit for bit. The kernels
+// run on the host: csrc/cuda/host_shim.hpp.
 #include <cstdint>
 #include <vector>
 
@@ -41,7 +41,7 @@ void equals_the_host(double ber, bool logged) {
     const Tensors clean = on_device;
     CHECK_EQUAL(device.exposed_bits(), host.exposed_bits());
 
-    // One word more, which nobody may touch.
+    // A guard word after the memory, which must not change.
     constexpr std::uint64_t guard = 0x5a5a5a5a5a5a5a5au;
     std::vector<std::uint64_t> memory(device.bytes(ber, logged) / 8 + 1, guard);
     std::memset(memory.data(), 0, device.bytes_to_clear(ber));

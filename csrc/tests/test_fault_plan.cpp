@@ -1,4 +1,5 @@
-// A plan of several tensors: independence of what else is in it, and what it refuses.
+// Tests a plan of several tensors: flips are independent of the other tensors, and invalid tensors
+// are rejected.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -22,7 +23,7 @@ std::vector<test::ElementAndBit> places_alone(GuardedBuffer<std::uint32_t>& tens
     return test::places(test::all_flips(log));
 }
 
-/// The tensor's place in the plan and its neighbours do not matter, only its stream's name.
+/// Only the stream determines the flips, not the plan index or the other tensors.
 void other_tensors_change_nothing() {
     GuardedBuffer<std::uint8_t> first(500);
     GuardedBuffer<float> second(2000);
@@ -108,7 +109,7 @@ void senseless_tensors_are_refused() {
 void the_largest_tensors_are_taken() {
     GuardedBuffer<std::uint64_t> buffer(4);
     TensorMemory largest = buffer.memory((std::uint64_t{1} << 48) - 1, ~std::uint64_t{0});
-    largest.words = std::uint64_t{1} << 32;  // counted, never touched
+    largest.words = std::uint64_t{1} << 32;  // counted but never accessed
     FaultPlan plan;
     plan.add(largest);
     CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{1} << 38);

@@ -1,4 +1,4 @@
-// Fixed-point words: rounding, saturation, special values, single flips.
+// Tests fixed-point words: rounding, saturation, special values, single flips.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -38,7 +38,7 @@ void known_words() {
     CHECK_EQUAL(q0_31.decode<double>(0xffffffffu), -0x1p-31);
     CHECK_EQUAL(q31_0.decode<double>(0x80000000u), -2147483648.0);
     CHECK_EQUAL(q3_4.decode<float>(0x80u), -8.0f);
-    CHECK_EQUAL(q3_4.decode<float>(0xabcdef80u), -8.0f);  // bits above the word do not count
+    CHECK_EQUAL(q3_4.decode<float>(0xabcdef80u), -8.0f);  // bits above the word are ignored
 }
 
 template <class Real>
@@ -80,7 +80,7 @@ void rounding_goes_to_nearest_and_ties_to_even() {
         }
 }
 
-/// Half a unit above the highest value still saturates; nothing wraps to the other sign.
+/// Half a unit above the highest value still saturates; no value wraps to the other sign.
 void edges_do_not_wrap() {
     CHECK_EQUAL(q3_4.encode(8.0 - 0x1p-5), 0x7fu);
     CHECK_EQUAL(q3_4.encode(std::nextafter(8.0 - 0x1p-5, 0.0)), 0x7fu);

@@ -1,4 +1,4 @@
-// Flips of given bits: in every form, across batches, and the places that are refused.
+// Tests flips of given bits: in every number format, across batches, and with invalid lists.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -55,11 +55,11 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
             const auto word = static_cast<std::ptrdiff_t>(chosen.size());
             for (std::uint32_t b = 0; b < bits; ++b)
                 if (is_chosen(random)) chosen.emplace_back(0, e, b);
-            std::shuffle(chosen.begin() + word, chosen.end(), random);  // they come in any order
+            std::shuffle(chosen.begin() + word, chosen.end(), random);  // in any order
         }
     }
-    // A whole word wherever a batch might end: from the top, because a float that lost its last
-    // digits to a high bit does not tell its word any more.
+    // Flip a whole word at every possible batch end. Start with the highest bit, because a float
+    // that lost its last digits to a high bit no longer determines its word.
     for (std::uint64_t ahead = 190; ahead < 260; ++ahead) {
         Places& chosen = all.emplace_back();
         for (std::uint64_t e = 0; e < ahead; ++e) chosen.emplace_back(0, e, e % bits);
@@ -69,11 +69,12 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
     return all;
 }
 
-/// Memory, log and undo, against `faulty(word, bits, element)` of one word after the other.
+/// Compares memory, log and undo with `faulty(word, bits, element)`, applied to one word after
+/// another.
 template <class Word, class Faulty>
 void flips_the_given_bits(const NumberFormat& format, Faulty faulty) {
     GuardedBuffer<Word> buffer(words);
-    if (std::is_floating_point_v<Word>)  // every seventh keeps any bits: NaN, huge or tiny
+    if (std::is_floating_point_v<Word>)  // every seventh word keeps random bits: NaN, huge or tiny
         for (std::uint64_t i = 0; i < words; ++i)
             if (i % 7 != 0) buffer.data()[i] = static_cast<Word>(3 * std::sin(i));
     const std::vector<Word> clean = buffer.all;
@@ -207,7 +208,7 @@ void places_outside_or_out_of_order_are_refused() {
         refused({{tensor, 3, 0}, {tensor, 4, 0}, {tensor, 3, 1}});
     refused({{0, 3, 0}, {3, 3, 0}, {1, 4, 0}});
 
-    flip(plan, log, {{0, 899, 7}, {3, 699, 31}});  // the last ones there are
+    flip(plan, log, {{0, 899, 7}, {3, 699, 31}});  // the last valid bits
     CHECK_THROWS(std::invalid_argument, flip(plan, log, {{0, 2, 0}, {0, 1, 0}}));
     CHECK_EQUAL(log.size(), std::size_t{2});
     log.restore();

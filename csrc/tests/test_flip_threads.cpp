@@ -1,4 +1,4 @@
-// The same flips, in the same order, for any number of threads and every instruction set.
+// Tests that any number of threads and every instruction set make the same flips in the same order.
 #include <cstdint>
 #include <limits>
 #include <vector>

@@ -1,4 +1,5 @@
-// Flips in memory whose numbers stand for other stored words, and in memory that is not read.
+// Tests flips in memory whose numbers represent other stored words, and in memory that is not
+// accessed.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -14,10 +15,10 @@ using test::shown;
 
 namespace {
 
-constexpr std::size_t size = 6007;  // so many flips that three threads get a share
+constexpr std::size_t size = 6007;  // enough flips for three threads to get a share
 constexpr float scales[] = {1.0f, 0x1p-7f, 100663 * 0x1p-25f, 0.003f, 0x1p-23f};
 
-/// Weights, and among them what few forms hold exactly: restoring must bring it back.
+/// Weights, some of which few formats represent exactly; restoring must recover them.
 template <class Real>
 GuardedBuffer<Real> weights() {
     using Limits = std::numeric_limits<Real>;
@@ -47,7 +48,7 @@ bool same_flips(const FlipLog& a, const FlipLog& b) {
                       });
 }
 
-/// The flips' number, order and effect on memory, however they are made.
+/// Checks the number, order and effect of the flips for every way to make them.
 template <class Real>
 void workers_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Real>& buffer,
                             const std::vector<Real>& clean, const FlipLog& log) {
@@ -66,8 +67,8 @@ void workers_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Rea
     CHECK(test::same_bytes(buffer.all, clean));
 }
 
-/// All flips of a word act on the one stored word that the clean number has; `format_of(element)`
-/// has its arithmetic, which test_number_formats.cpp measures.
+/// All flips of a word act on the stored word of the clean number. `format_of(element)` returns the
+/// format of an element; test_number_formats.cpp tests its arithmetic.
 template <class Real, class FormatOf>
 void flips_act_on_the_stored_word(const NumberFormat& format, std::uint64_t mask,
                                   FormatOf format_of) {
@@ -105,7 +106,7 @@ void every_mask(const Format& format, std::uint32_t word_bits) {
         flips_act_on_the_stored_word<Real>(format, mask, [&](std::uint64_t) { return format; });
 }
 
-/// The scale that an element has, counted up from the first one.
+/// Returns the scale of each element, computed by counting from the first one.
 std::vector<float> scale_of_each(std::size_t channels, std::size_t inner) {
     std::vector<float> all;
     while (all.size() < size)
@@ -129,7 +130,8 @@ void channels_of_integers() {
     }
 }
 
-/// Flips of unread memory, where nothing may be, are those of memory that holds the words.
+/// The flips drawn for `Unread` memory, which need not exist, equal the flips in memory with the
+/// words.
 template <class Word>
 void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
     GuardedBuffer<Word> words(size);
@@ -171,7 +173,7 @@ void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
     test::context.clear();
 }
 
-/// At address 0 any access ends the test.
+/// The address is 0, so any access would crash the test.
 void unread_logs_restore_nothing() {
     const FaultPlan plan =
         test::plan_of({{0, 500, 1, 1, 0xff, Unread{8}}, {0, 500, 1, 2, 0xff, Unread{8}}});

@@ -1,5 +1,5 @@
-// The forward loops of every instruction set against the formula: lengths, tails, layouts, in
-// place.
+// Tests the forward loops of every instruction set against the formula: lengths, tails, layouts,
+// in-place operation.
 #include <vector>
 
 #include "hyrelu_cases.hpp"
@@ -35,7 +35,7 @@ void matches(const Case<Real>& c) {
     context.clear();
 }
 
-/// y depends on x and T alone: not on the place in a vector, nor on who shares the chunk.
+/// y depends only on x and T, not on the lane or the other elements of the chunk.
 template <class Real>
 void an_element_alone_gives_the_same() {
     for (const HyReluMode mode : modes)
@@ -67,7 +67,7 @@ void nothing_is_written_without_elements() {
             }
 }
 
-/// The shared threshold of several samples is one run.
+/// A shared threshold makes several samples one run.
 template <class Real>
 void samples_share_a_scalar_threshold() {
     for (const HyReluMode mode : modes)
@@ -81,7 +81,7 @@ void samples_share_a_scalar_threshold() {
         }
 }
 
-/// y(T) = T / 2, exactly: the gate is 1 / (1 + exp(0)).
+/// y(T) = T / 2 exactly, because the gate is 1 / (1 + exp(0)).
 template <class Real>
 void at_its_threshold_soft_gives_half() {
     for (const Isa isa : available_isas())

@@ -1,4 +1,5 @@
-// Every pair of an extreme x and an extreme threshold: alone, in a run of its like, and in company.
+// Tests every pair of an extreme x and an extreme threshold: alone, in a run of equal elements, and
+// among ordinary elements.
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -29,7 +30,7 @@ std::vector<Real> magnitudes() {
             Limits::quiet_NaN()};
 }
 
-/// Each magnitude with both signs.
+/// Every magnitude occurs with both signs.
 template <class Real>
 std::vector<Real> extremes() {
     std::vector<Real> all;
@@ -72,7 +73,7 @@ void every_pair(HyReluMode mode, Real slope) {
     for (const Real threshold : extremes<Real>())
         for (const Real x : extremes<Real>())
             for (const Real grad : {Real(0.5), Real(-0.5), Real(0)}) {
-                // There the derivative itself is beyond the largest number, and 0 * inf is NaN.
+                // Here the derivative itself exceeds the largest finite number, and 0 * inf is NaN.
                 if (grad == 0 && std::isfinite(x) && std::isinf(slope * x)) continue;
                 matches(Case<Real>{mode, {1, 1, 1}, slope, {x}, {grad}, {threshold}});
                 matches(Case<Real>{mode,
@@ -89,7 +90,7 @@ void every_pair(HyReluMode mode, Real slope) {
     matches(company);
 }
 
-/// Where few numbers lie between x and T, "far below T" must still mean what it says.
+/// The fast path for gates of 1 must hold even if there are few numbers between x and T.
 template <class Real>
 void near_a_large_threshold(Real slope) {
     constexpr int digits = std::numeric_limits<Real>::digits;
@@ -101,7 +102,7 @@ void near_a_large_threshold(Real slope) {
     }
 }
 
-/// What never passes must give 0 itself, not only something near it.
+/// Inputs that never pass must give exactly 0.
 template <class Real>
 void closed_neurons_give_zero() {
     using Limits = std::numeric_limits<Real>;

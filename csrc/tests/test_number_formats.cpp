@@ -1,4 +1,4 @@
-// Stored forms: their arithmetic against slow formulas, and which tensors are refused.
+// Tests number formats: their arithmetic against slow formulas, and the tensors that they reject.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +15,8 @@ using test::shown;
 
 namespace {
 
-/// The number in [low, high] whose place is nearest to x; at the same distance the even one.
+/// Returns the integer in [low, high] whose value is nearest to x, or the even one of two equally
+/// near.
 template <class Place>
 std::int64_t nearest(long double x, std::int64_t low, std::int64_t high, Place place) {
     while (high - low > 1) {
@@ -26,7 +27,7 @@ std::int64_t nearest(long double x, std::int64_t low, std::int64_t high, Place p
     return below < above || (below == above && low % 2 == 0) ? low : high;
 }
 
-/// Integers times a scale, written down a second time.
+/// An independent implementation of scaled integers.
 struct IntegerMeaning {
     std::uint32_t word_bits;
     float scale;
@@ -46,13 +47,13 @@ struct IntegerMeaning {
     }
 };
 
-/// IEEE 754's formats, likewise.
+/// An independent implementation of the IEEE 754 formats.
 struct FloatMeaning {
     int mantissa_bits, exponent_bits;
 
     std::uint32_t sign() const { return 1u << (mantissa_bits + exponent_bits); }
     std::uint32_t infinity() const { return sign() - (1u << mantissa_bits); }
-    /// Infinity stands for the next power of two here, as in rounding to nearest.
+    /// For rounding to nearest, infinity represents the next power of two.
     long double place(std::int64_t magnitude) const {
         const std::int64_t one = std::int64_t{1} << mantissa_bits;
         const int exponent = static_cast<int>(magnitude / one), bias = (1 << exponent_bits) / 2 - 1;
@@ -76,7 +77,8 @@ struct FloatMeaning {
 
 constexpr FloatMeaning float16{10, 5}, bfloat16{7, 8}, float32{23, 8};
 
-/// Powers of two, 0.003 in 17 digits and in all 24, and the smallest that quantizers use.
+/// Powers of two, 0.003 with 17 and with 24 significant bits, and the smallest scale that
+/// quantizers use.
 constexpr float scales[] = {1.0f, 0x1p-7f, 100663 * 0x1p-25f, 0.003f, 0x1p-23f};
 const auto scales_address = reinterpret_cast<std::uintptr_t>(scales);
 

@@ -1,4 +1,4 @@
-// The pool: every task once, exceptions, callers at the same time, forked children.
+// Tests the thread pool: every task runs once; exceptions; concurrent callers; forked children.
 #include <atomic>
 #include <stdexcept>
 #include <thread>
@@ -52,7 +52,7 @@ void callers_do_not_disturb_each_other() {
     CHECK_EQUAL(failures.load(), 0);
 }
 
-/// As workers of a data loader do.
+/// Data loader workers fork like this.
 void a_forked_child_has_a_pool_of_its_own() {
 #if defined(__unix__)
     const pid_t child = fork();
