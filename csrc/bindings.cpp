@@ -114,7 +114,10 @@ using Column = py::array_t<T, py::array::c_style | py::array::forcecast>;
 void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uint32_t>& tensor,
                       const Column<std::uint64_t>& element, const Column<std::uint8_t>& bit) {
     if (tensor.size() != element.size() || tensor.size() != bit.size())
-        throw std::invalid_argument("columns have one length");
+        throw std::invalid_argument("expected columns of equal length, got " +
+                                    std::to_string(tensor.size()) + " tensors, " +
+                                    std::to_string(element.size()) + " elements and " +
+                                    std::to_string(bit.size()) + " bits");
     const FlipPlaces places{tensor.data(), element.data(), bit.data(),
                             static_cast<std::size_t>(tensor.size())};
     const py::gil_scoped_release unlocked;
@@ -142,7 +145,9 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
         case 2: return xor_words<std::uint16_t>(address, elements, masks, n);
         case 4: return xor_words<std::uint32_t>(address, elements, masks, n);
         case 8: return xor_words<std::uint64_t>(address, elements, masks, n);
-        default: throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
+        default:
+            throw std::invalid_argument("expected words of 1, 2, 4 or 8 bytes, got " +
+                                        std::to_string(word_bytes));
     }
 }
 
@@ -160,14 +165,21 @@ NumberFormat number_format(const py::tuple& format) {
     if (name == "bfloat16") return StoredHalf<BFloat16>{};
     if (name == "float32") return StoredFloat{};
     if (name == "unread") return Unread{small(1)};
-    throw std::invalid_argument("unknown stored format " + name);
+    throw std::invalid_argument(
+        "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32 or "
+        "unread, got " +
+        name);
 }
 
 Isa isa_named(const std::string& wanted) {
     if (wanted.empty()) return chosen_isa();
-    for (const Isa isa : available_isas())
+    std::string names;
+    for (const Isa isa : available_isas()) {
         if (name(isa) == wanted) return isa;
-    throw std::invalid_argument("this machine has no instruction set " + wanted);
+        names += (names.empty() ? "" : ", ") + name(isa);
+    }
+    throw std::invalid_argument("expected an available instruction set (" + names + "), got " +
+                                wanted);
 }
 
 /// Binds the methods that plans for host memory and device memory share.

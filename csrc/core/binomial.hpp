@@ -11,8 +11,10 @@
 #include <array>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "error_text.hpp"
 #include "host_device.hpp"
 
 namespace proact {
@@ -44,7 +46,9 @@ class BinomialTable {
     /// without contraction to fused multiply-add.
     BinomialTable(std::uint64_t n, double p) {
         if (!(p >= 0.0 && p <= 0.5) || static_cast<double>(n) * p > 32.0)
-            throw std::invalid_argument("BinomialTable takes p in [0, 1/2] and n p <= 32");
+            throw std::invalid_argument(
+                "BinomialTable expects p in [0, 1/2] and n p <= 32, got n = " + std::to_string(n) +
+                " and p = " + shown(p));
         fill_survival(weights(n, p));
         fill_guide();
     }

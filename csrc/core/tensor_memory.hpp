@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "fault_block.hpp"
@@ -42,15 +43,20 @@ struct TensorMemory {
     /// Throws std::invalid_argument if the description is inconsistent.
     void check() const {
         if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
-            throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
+            throw std::invalid_argument("expected words of 1, 2, 4 or 8 bytes, got " +
+                                        std::to_string(word_bytes));
         check_format();
         if (mask == 0 || (stored_bits() < 64 && mask >> stored_bits() != 0))
-            throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
+            throw std::invalid_argument(
+                "expected a bit mask that exposes at least one of the lowest " +
+                std::to_string(stored_bits()) + " bits and no others, got " + std::to_string(mask));
         if (stream >> proact::stream_bits != 0)
-            throw std::invalid_argument("a stream lies below 2^48");
+            throw std::invalid_argument("expected a stream below 2^48, got " +
+                                        std::to_string(stream));
         // A block number has 32 bits, and the smallest block has one word.
         if (words > std::uint64_t{1} << 32)
-            throw std::invalid_argument("a tensor has at most 2^32 elements");
+            throw std::invalid_argument("expected at most 2^32 elements, got " +
+                                        std::to_string(words));
     }
 
    private:
@@ -59,20 +65,31 @@ struct TensorMemory {
             if (word_bytes < 4 || fixed->word_bits < 2 || fixed->word_bits > 32 ||
                 fixed->fraction_bits >= fixed->word_bits)
                 throw std::invalid_argument(
-                    "fixed point takes float32 or float64 and 2 to 32 bits");
+                    "fixed point expects words of 4 or 8 bytes in memory, 2 to 32 stored bits and "
+                    "fewer fraction bits, got " +
+                    std::to_string(word_bytes) + " bytes, " + std::to_string(fixed->word_bits) +
+                    " stored bits and " + std::to_string(fixed->fraction_bits) + " fraction bits");
         if (const auto* integers = std::get_if<ScaledIntegers>(&format))
             if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16 ||
                 integers->channels == 0 || integers->inner == 0)
                 throw std::invalid_argument(
-                    "scaled integers take float32 or float64, 2 to 16 bits and a scale or more");
+                    "scaled integers expect words of 4 or 8 bytes in memory, 2 to 16 stored bits, "
+                    "and at least 1 channel and inner element, got " +
+                    std::to_string(word_bytes) + " bytes, " + std::to_string(integers->word_bits) +
+                    " stored bits, " + std::to_string(integers->channels) + " channels and " +
+                    std::to_string(integers->inner) + " inner elements");
         if ((is_stored_as<StoredHalf<Float16>>() || is_stored_as<StoredHalf<BFloat16>>()) &&
             word_bytes != 4)
-            throw std::invalid_argument("memory that is stored as halves holds float32");
+            throw std::invalid_argument(
+                "float16 and bfloat16 formats expect float32 memory, got words of " +
+                std::to_string(word_bytes) + " bytes");
         if (is_stored_as<StoredFloat>() && word_bytes != 8)
-            throw std::invalid_argument("memory that is stored as floats holds float64");
+            throw std::invalid_argument("the float32 format expects float64 memory, got words of " +
+                                        std::to_string(word_bytes) + " bytes");
         if (const auto* unread = std::get_if<Unread>(&format))
             if (unread->word_bits == 0 || unread->word_bits > 64)
-                throw std::invalid_argument("a word has 1 to 64 bits");
+                throw std::invalid_argument("expected stored words of 1 to 64 bits, got " +
+                                            std::to_string(unread->word_bits));
     }
 };
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "flip_batch.hpp"
 #include "flip_words.hpp"
@@ -94,7 +95,8 @@ std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uin
         if (candidates.size() > n) keep_lowest(candidates, static_cast<std::size_t>(n));
         if (candidates.size() == n) return candidates;
     }
-    throw std::runtime_error("no attempt drew enough bits");  // probability below 2^-64
+    throw std::runtime_error("none of " + std::to_string(attempts) + " attempts drew " +
+                             std::to_string(n) + " bits");  // probability below 2^-64
 }
 
 using Chosen = std::vector<Candidate>::const_iterator;
@@ -135,7 +137,10 @@ void flip_all_but_chosen(Words& words, const TensorMemory& memory, Chosen begin,
 
 void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, FaultPattern pattern) const {
     const std::uint64_t total = exposed_bits();
-    if (flips > total) throw std::invalid_argument("more flips than exposed bits");
+    if (flips > total)
+        throw std::invalid_argument("expected at most " + std::to_string(total) +
+                                    " flips, the number of exposed bits, got " +
+                                    std::to_string(flips));
     FlipColumns& columns = log.calls.emplace_back(1).front();
     if (flips == 0) return;
 

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <iterator>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
+#include "../core/error_text.hpp"
 #include "flip_words.hpp"
 #include "threads.hpp"
 
@@ -183,7 +185,8 @@ std::uint64_t flip_range(const BlockRange& range, FaultPattern pattern, Isa isa,
 }
 
 void check_ber(double ber) {
-    if (!(ber >= 0.0 && ber <= 1.0)) throw std::invalid_argument("ber must lie in [0, 1]");
+    if (!(ber >= 0.0 && ber <= 1.0))
+        throw std::invalid_argument("expected a BER in [0, 1], got " + shown(ber));
 }
 
 }  // namespace

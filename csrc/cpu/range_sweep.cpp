@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "range_kernels.hpp"
 #include "threads.hpp"
@@ -114,7 +115,9 @@ void RangeLog::restore() const {
 
 void RangePlan::add(const BoundedMemory& memory) {
     if (memory.channels == 0 || memory.inner == 0)
-        throw std::invalid_argument("bounds are for one channel or more of one element or more");
+        throw std::invalid_argument("bounds expect at least 1 channel and inner element, got " +
+                                    std::to_string(memory.channels) + " channels and " +
+                                    std::to_string(memory.inner) + " inner elements");
     for (std::uint64_t begin = 0; begin < memory.elements; begin += max_chunk_elements)
         chunks_.push_back(
             {memories_.size(), begin, std::min(memory.elements, begin + max_chunk_elements)});

@@ -5,7 +5,7 @@ set(PROACT_CUDA auto CACHE STRING "GPU kernels: auto (where nvcc is found), on o
 set_property(CACHE PROACT_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${PROACT_CUDA}" _proact_cuda)
 if(NOT _proact_cuda MATCHES "^(auto|on|off)$")
-  message(FATAL_ERROR "PROACT_CUDA is auto, on or off, not '${PROACT_CUDA}'.")
+  message(FATAL_ERROR "Expected PROACT_CUDA to be auto, on or off, got '${PROACT_CUDA}'.")
 endif()
 
 set(_proact_nvcc OFF)

@@ -16,9 +16,9 @@ std::uint64_t slots_per_block(const TensorMemory& memory, const BlockLaw& law) {
 
 void check_address(std::uintptr_t address, std::size_t alignment, const char* name) {
     if (address == 0 || address % alignment != 0)
-        throw std::invalid_argument(std::string("the address of ") + name +
-                                    " must be a multiple of " + std::to_string(alignment) +
-                                    ", and not 0");
+        throw std::invalid_argument(std::string("expected the address of ") + name +
+                                    " to be a positive multiple of " + std::to_string(alignment) +
+                                    ", got " + std::to_string(address));
 }
 
 void check_task(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t counts) {
@@ -27,9 +27,13 @@ void check_task(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t 
     check_address(memory.address, memory.word_bytes, "a tensor");
     check_address(counts, alignof(std::uint32_t), "the counts");
     if (law.bits_per_word != memory.exposed_bits_per_word())
-        throw std::invalid_argument("the law was made for another bit mask");
+        throw std::invalid_argument(
+            "expected a block law for " + std::to_string(memory.exposed_bits_per_word()) +
+            " exposed bits per word, got one for " + std::to_string(law.bits_per_word));
     if (law.drawn.size > BinomialTable::max_count)
-        throw std::invalid_argument("the law's table has more counts than there can be");
+        throw std::invalid_argument("expected a binomial table of at most " +
+                                    std::to_string(BinomialTable::max_count) + " entries, got " +
+                                    std::to_string(law.drawn.size));
 }
 
 DeviceLog device_log(const LogLayout& layout, std::uintptr_t log, std::uintptr_t counts) {

@@ -25,7 +25,8 @@ struct LogLayout {
 /// Throws std::invalid_argument if the kernels do not support the number format.
 inline void check_format(const TensorMemory& memory) {
     if (!memory.is_stored_as<MemoryWords>() && !memory.is_stored_as<FixedPoint>())
-        throw std::invalid_argument("GPU memory holds stored words or fixed point so far");
+        throw std::invalid_argument(
+            "flips in device memory expect stored words or fixed point, got another number format");
 }
 
 LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law);

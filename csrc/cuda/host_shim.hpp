@@ -46,7 +46,9 @@ class BlockBarrier {
         if (point == WaitPoint::at_end) ++at_end_;
         if (++arrived_ == threads_) {
             if (at_end_ != 0 && at_end_ != threads_) {
-                std::fprintf(stderr, "a thread left its kernel while others wait for it\n");
+                std::fprintf(stderr,
+                             "expected all threads of a block at the same barrier, got some at the "
+                             "end of the kernel\n");
                 std::abort();
             }
             at_end_ = 0;
@@ -66,7 +68,8 @@ inline thread_local BlockBarrier* block_barrier = nullptr;
 
 inline void __syncthreads() {
     if (block_barrier == nullptr) {
-        std::fprintf(stderr, "a kernel with barriers was launched without Barriers::used\n");
+        std::fprintf(stderr,
+                     "expected Barriers::used for a kernel with barriers, got Barriers::none\n");
         std::abort();
     }
     block_barrier->wait(BlockBarrier::WaitPoint::within);

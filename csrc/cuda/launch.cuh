@@ -29,7 +29,9 @@ inline Grid grid_over(std::uint64_t work, unsigned threads) {
 inline void check_size(const Grid& grid, const char* what) {
     constexpr std::uint64_t most_blocks = 0x7fffffff;  // limit of gridDim.x on every device
     if (grid.blocks > most_blocks)
-        throw std::runtime_error(std::string(what) + ": the tensor is too large for one launch");
+        throw std::runtime_error(std::string(what) + ": expected at most " +
+                                 std::to_string(most_blocks) + " blocks for one launch, got " +
+                                 std::to_string(grid.blocks));
 }
 
 }  // namespace proact::cuda
@@ -46,8 +48,8 @@ constexpr unsigned reduction_threads = 256;
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // clear the error: the next caller of the runtime must not see it again
-    throw std::runtime_error(std::string(what) + ": CUDA says " + cudaGetErrorName(status) + " (" +
-                             cudaGetErrorString(status) + ")");
+    throw std::runtime_error(std::string(what) + ": CUDA reported " + cudaGetErrorName(status) +
+                             " (" + cudaGetErrorString(status) + ")");
 }
 
 /// Makes a device current and restores the previous one at the end of the scope.
@@ -92,7 +94,7 @@ inline void fill_with_zero_bytes(const char* what, void* memory, std::size_t byt
 
 inline int version_of_runtime() {
     int version = 0;
-    check(cudaRuntimeGetVersion(&version), "the version of the CUDA runtime");
+    check(cudaRuntimeGetVersion(&version), "querying the version of the CUDA runtime");
     return version;
 }
 

@@ -65,7 +65,7 @@ class Buffer {
 };
 
 template <class Element>
-struct Case {
+struct KernelCase {
     HyReluMode mode;
     HyReluShape shape;
     std::vector<Element> x, grad;
@@ -81,11 +81,11 @@ struct Case {
 };
 
 template <class Element>
-Case<Element> make_case(HyReluMode mode, const HyReluShape& shape, bool special_values) {
+KernelCase<Element> make_case(HyReluMode mode, const HyReluShape& shape, bool special_values) {
     using Real = RealOf<Element>;
     const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
     const double specials[] = {nan, infinity, -infinity, 0.0, -0.0, 1e-40, 1e30, -1e30};
-    Case<Element> made{mode, shape, {}, {}, {}};
+    KernelCase<Element> made{mode, shape, {}, {}, {}};
     std::mt19937 random(static_cast<std::uint32_t>(shape.elements() + sizeof(Element)));
     std::uniform_real_distribution<double> x(-1, 3), threshold(0.5, 2), grad(-1, 1);
     const auto pick = [&](auto& distribution, unsigned one_in) {

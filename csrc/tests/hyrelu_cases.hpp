@@ -35,7 +35,7 @@ inline HyReluShape shape_of(Layout layout, std::size_t length) {
 }
 
 template <class Real>
-struct Case {
+struct HyReluCase {
     HyReluMode mode;
     HyReluShape shape;
     Real slope;
@@ -60,8 +60,9 @@ struct Case {
 };
 
 template <class Real>
-Case<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread, Real slope = 20) {
-    Case<Real> made{mode, shape, slope, {}, {}, {}};
+HyReluCase<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread,
+                           Real slope = 20) {
+    HyReluCase<Real> made{mode, shape, slope, {}, {}, {}};
     std::mt19937 random(static_cast<std::uint32_t>(shape.elements()));
     std::uniform_real_distribution<Real> threshold(0.5, 2), x(-1, 3), grad(-1, 1);
     const Real lift = spread == Spread::below ? 100 : 0;
@@ -105,7 +106,7 @@ class Placed {
 };
 
 template <class Real>
-std::vector<Real> forward(Isa isa, const Case<Real>& c, std::size_t offset) {
+std::vector<Real> forward(Isa isa, const HyReluCase<Real>& c, std::size_t offset) {
     Placed<Real> x(c.x, offset), threshold(c.threshold, offset), y(c.x.size(), offset);
     hyrelu_forward(c.mode, c.shape, x.data(), threshold.data(), c.slope, y.data(), {isa, 1});
     return y.output(c.x.size());
@@ -117,7 +118,7 @@ struct Gradients {
 };
 
 template <class Real>
-Gradients<Real> backward(Isa isa, const Case<Real>& c, std::size_t offset) {
+Gradients<Real> backward(Isa isa, const HyReluCase<Real>& c, std::size_t offset) {
     Placed<Real> grad(c.grad, offset), x(c.x, offset), threshold(c.threshold, offset);
     Placed<Real> grad_x(c.x.size(), offset), grad_threshold(c.threshold.size(), offset);
     hyrelu_backward(c.mode, c.shape, grad.data(), x.data(), threshold.data(), c.slope,

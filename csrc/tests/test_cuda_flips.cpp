@@ -139,7 +139,7 @@ void counts_are_added_to_the_total() {
     }
 }
 
-void what_makes_no_sense_is_refused_and_changes_nothing() {
+void invalid_arguments_are_rejected_and_change_nothing() {
     Tensor tensor(4, 100, 0xffffffffu);
     const TensorMemory& memory = tensor.memory;
     BlockLaws laws(0.1);
@@ -183,7 +183,7 @@ int main() {
     fixed_point_words_flip_as_stored();
     large_tensors();
     counts_are_added_to_the_total();
-    what_makes_no_sense_is_refused_and_changes_nothing();
+    invalid_arguments_are_rejected_and_change_nothing();
     CHECK(total_flips > 1000000);
     CHECK(repeated_words > 1000);
     return summary();

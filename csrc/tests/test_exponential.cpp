@@ -31,7 +31,7 @@ void floats_of_every_size() {
 }
 
 /// The floats with 2^-4 <= |x| < 256: most others give 0, 1 or infinity.
-void floats_of_middling_size() {
+void floats_of_moderate_size() {
     UlpMeter<float> meter;
     for (const std::uint32_t sign : {0u, 0x80000000u})
         for (std::uint32_t bits = 0x3d800000; bits < 0x43800000; bits += 13)
@@ -52,7 +52,7 @@ void doubles_on_a_grid() {
 }
 
 template <class Real>
-void exact_where_it_must_be() {
+void limits_are_exact() {
     using Limits = std::numeric_limits<Real>;
     const Real ends[] = {
         -Limits::infinity(), Limits::lowest(), -Real(1e4),        -Real{0}, Real{0},
@@ -86,10 +86,10 @@ void whole_powers() {
 int main() {
     whole_powers<float>();
     whole_powers<double>();
-    exact_where_it_must_be<float>();
-    exact_where_it_must_be<double>();
+    limits_are_exact<float>();
+    limits_are_exact<double>();
     floats_of_every_size();
-    floats_of_middling_size();
+    floats_of_moderate_size();
     doubles_on_a_grid();
     return summary();
 }

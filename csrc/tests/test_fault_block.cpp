@@ -59,7 +59,7 @@ void positions_are_distinct_and_in_range() {
     }
 }
 
-void a_draw_is_a_function_of_its_name() {
+void a_draw_depends_on_its_key_only() {
     const BinomialTable table(32 * 512, 1e-3);
     const BlockLaw law{9, 32, false, table.view()};
     const Positions positions = draw(law, fault, 5);
@@ -140,7 +140,7 @@ void below_is_uniform() {
 }
 
 /// Every bit flips independently with probability p, so each trial has variance p (1 - p).
-void every_position_is_drawn_alike() {
+void every_position_is_equally_likely() {
     constexpr std::uint32_t blocks = 40000;
     constexpr double p = 0.1;
     const BinomialTable table(24 * 4, p);
@@ -169,9 +169,9 @@ void a_drawer_forgets_earlier_blocks() {
 int main() {
     a_drawer_forgets_earlier_blocks();
     positions_are_distinct_and_in_range();
-    a_draw_is_a_function_of_its_name();
+    a_draw_depends_on_its_key_only();
     blocks_hold_at_most_32_expected_draws();
     below_is_uniform();
-    every_position_is_drawn_alike();
+    every_position_is_equally_likely();
     return test::summary();
 }

@@ -105,7 +105,7 @@ void single_flips_of_a_weight() {
 }
 
 template <class Real>
-void every_word_returns(const FixedPoint& fixed) {
+void every_word_round_trips(const FixedPoint& fixed) {
     for (std::uint32_t word = 0; word <= fixed.word_mask(); ++word)
         CHECK_EQUAL(fixed.encode(fixed.decode<Real>(word)), word);
 }
@@ -122,8 +122,8 @@ int main() {
     edges_do_not_wrap();
     single_flips_of_a_weight();
     for (const FixedPoint& fixed : {q1_0, q3_4, q7_8}) {
-        every_word_returns<float>(fixed);
-        every_word_returns<double>(fixed);
+        every_word_round_trips<float>(fixed);
+        every_word_round_trips<double>(fixed);
     }
     for (std::uint64_t word = 0; word < std::uint64_t{1} << 32; word += 65537)
         CHECK_EQUAL(q15_16.encode(q15_16.decode<double>(static_cast<std::uint32_t>(word))),

@@ -130,7 +130,7 @@ void words_of_channels() {
     });
 }
 
-struct Tensors {
+struct ReplayTensors {
     GuardedBuffer<std::uint8_t> bytes{900};
     GuardedBuffer<float> fixed{500};
     GuardedBuffer<std::uint32_t> none{0};
@@ -141,18 +141,18 @@ struct Tensors {
                               fixed.memory(2, 0xffffffff, FixedPoint{32, 16}), none.memory(3, 1),
                               doubles.memory(4, 0xffffffff, StoredFloat{})});
     }
-    bool equal(const Tensors& other) const {
+    bool equal(const ReplayTensors& other) const {
         return bytes.all == other.bytes.all && test::same_bytes(fixed.all, other.fixed.all) &&
                none.all == other.none.all && test::same_bytes(doubles.all, other.doubles.all);
     }
 };
 
-void drawn_places_flip_alike() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+void drawn_places_can_be_replayed() {
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan();
     const FlipLog drawn = plan.flip(0.1, {test::seed, 2});
-    const Tensors faulty = tensors;
+    const ReplayTensors faulty = tensors;
     drawn.restore();
     Places given = places(drawn);
     std::sort(given.begin(), given.end());
@@ -179,12 +179,12 @@ void unread_places_are_only_logged() {
     CHECK_THROWS(std::invalid_argument, flip(plan, log, {{0, 0, 7}}));
 }
 
-void places_outside_or_out_of_order_are_refused() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+void places_outside_or_out_of_order_are_rejected() {
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan();
     FlipLog log;
-    const auto refused = [&](const Places& given) {
+    const auto rejected = [&](const Places& given) {
         test::context.clear();
         for (const auto& [t, e, b] : given)
             test::context += "(" + shown(t) + ", " + shown(e) + ", " + shown(b) + ") ";
@@ -200,13 +200,13 @@ void places_outside_or_out_of_order_are_refused() {
     for (const std::uint32_t tensor : {1u, 3u})
         for (const int bit : {32, 63, 255}) outside.emplace_back(tensor, 1, bit);
     for (const Place& place : outside) {
-        refused({place});
-        refused({{0, 0, 0}, {0, 0, 1}, place});
-        refused({place, {3, 699, 31}});
+        rejected({place});
+        rejected({{0, 0, 0}, {0, 0, 1}, place});
+        rejected({place, {3, 699, 31}});
     }
     for (const std::uint32_t tensor : {0u, 1u, 3u})
-        refused({{tensor, 3, 0}, {tensor, 4, 0}, {tensor, 3, 1}});
-    refused({{0, 3, 0}, {3, 3, 0}, {1, 4, 0}});
+        rejected({{tensor, 3, 0}, {tensor, 4, 0}, {tensor, 3, 1}});
+    rejected({{0, 3, 0}, {3, 3, 0}, {1, 4, 0}});
 
     flip(plan, log, {{0, 899, 7}, {3, 699, 31}});  // the last valid bits
     CHECK_THROWS(std::invalid_argument, flip(plan, log, {{0, 2, 0}, {0, 1, 0}}));
@@ -216,8 +216,8 @@ void places_outside_or_out_of_order_are_refused() {
 }
 
 void no_places_flip_nothing() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan(), empty;
     for (const FaultPlan* each : {&plan, &empty}) {
         FlipLog log;
@@ -242,9 +242,9 @@ int main() {
     words_of<float>(StoredHalf<Float16>{});
     words_of<float>(StoredHalf<BFloat16>{});
     words_of<double>(StoredFloat{});
-    drawn_places_flip_alike();
+    drawn_places_can_be_replayed();
     unread_places_are_only_logged();
-    places_outside_or_out_of_order_are_refused();
+    places_outside_or_out_of_order_are_rejected();
     no_places_flip_nothing();
     return test::summary();
 }

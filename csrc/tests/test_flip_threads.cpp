@@ -10,7 +10,7 @@ using test::GuardedBuffer;
 
 namespace {
 
-struct Tensors {
+struct ThreadedTensors {
     GuardedBuffer<std::uint32_t> large{40001};
     GuardedBuffer<std::uint8_t> bytes{30000};
     GuardedBuffer<float> fixed{20001};
@@ -24,7 +24,7 @@ struct Tensors {
                               fixed.memory(3, 0xffffffff, FixedPoint{32, 16}), none.memory(4, 1),
                               small.memory(5, ~std::uint64_t{0})});
     }
-    bool equal(const Tensors& other) const {
+    bool equal(const ThreadedTensors& other) const {
         return large.all == other.large.all && bytes.all == other.bytes.all &&
                test::same_bytes(fixed.all, other.fixed.all) && small.all == other.small.all;
     }
@@ -38,12 +38,12 @@ bool same_flips(const FlipLog& a, const FlipLog& b) {
            });
 }
 
-void workers_change_nothing(double ber) {
-    Tensors tensors;
+void threads_change_nothing(double ber) {
+    ThreadedTensors tensors;
     const FaultPlan plan = tensors.plan();
-    const Tensors clean = tensors;
+    const ThreadedTensors clean = tensors;
     const FlipLog expected = plan.flip(ber, {test::seed, 5}, {Isa::baseline, 1});
-    const Tensors faulty = tensors;
+    const ThreadedTensors faulty = tensors;
     expected.restore();
     CHECK(tensors.equal(clean));
     for (const Isa isa : available_isas())
@@ -67,6 +67,6 @@ void workers_change_nothing(double ber) {
 }  // namespace
 
 int main() {
-    for (const double ber : {1e-6, 1e-3, 0.05, 0.9}) workers_change_nothing(ber);
+    for (const double ber : {1e-6, 1e-3, 0.05, 0.9}) threads_change_nothing(ber);
     return test::summary();
 }

@@ -92,7 +92,7 @@ void restore_writes_flipped_words_and_no_others(double ber) {
 
 /// A tensor that occurs twice in a plan, over two trials: only the reverse order restores the
 /// oldest words, and threads must not share a word.
-void a_log_restores_all_that_it_was_given() {
+void a_log_restores_all_its_calls() {
     for (const unsigned threads : {1u, 4u}) {
         GuardedBuffer<std::uint32_t> buffer(100000);
         const std::vector<std::uint32_t> clean = buffer.all;
@@ -167,7 +167,7 @@ int main() {
     all_sizes_and_masks<std::uint16_t>();
     all_sizes_and_masks<std::uint32_t>();
     all_sizes_and_masks<std::uint64_t>();
-    a_log_restores_all_that_it_was_given();
+    a_log_restores_all_its_calls();
     recycled_memory_is_empty();
     every_bit_flips_at_the_ber();
     return test::summary();

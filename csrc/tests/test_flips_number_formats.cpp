@@ -50,7 +50,7 @@ bool same_flips(const FlipLog& a, const FlipLog& b) {
 
 /// Checks the number, order and effect of the flips for every way to make them.
 template <class Real>
-void workers_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Real>& buffer,
+void threads_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Real>& buffer,
                             const std::vector<Real>& clean, const FlipLog& log) {
     const std::vector<Real> faulty = buffer.all;
     for (const unsigned threads : {1u, 3u}) {
@@ -94,7 +94,7 @@ void flips_act_on_the_stored_word(const NumberFormat& format, std::uint64_t mask
             value = format_here.template decode<Real>(format_here.encode(value) ^ bits);
         }
         CHECK(test::same_bytes(buffer.all, expected));
-        workers_change_nothing(plan, ber, buffer, clean, log);
+        threads_change_nothing(plan, ber, buffer, clean, log);
     }
     test::context.clear();
 }
@@ -117,11 +117,12 @@ std::vector<float> scale_of_each(std::size_t channels, std::size_t inner) {
 
 template <class Real>
 void channels_of_integers() {
-    struct Case {
+    struct ChannelCase {
         std::uint32_t bits, channels, inner;
     };
-    for (const Case& c : {Case{8, 1, 1}, Case{8, 1, size}, Case{2, 5, 1}, Case{8, 3, 7},
-                          Case{16, 4, 1001}, Case{8, 5, 2000}}) {
+    for (const ChannelCase& c :
+         {ChannelCase{8, 1, 1}, ChannelCase{8, 1, size}, ChannelCase{2, 5, 1}, ChannelCase{8, 3, 7},
+          ChannelCase{16, 4, 1001}, ChannelCase{8, 5, 2000}}) {
         const std::vector<float> each = scale_of_each(c.channels, c.inner);
         flips_act_on_the_stored_word<Real>(
             ScaledIntegers{c.bits, reinterpret_cast<std::uintptr_t>(scales), c.channels, c.inner},
@@ -133,7 +134,7 @@ void channels_of_integers() {
 /// The flips drawn for `Unread` memory, which need not exist, equal the flips in memory with the
 /// words.
 template <class Word>
-void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
+void unread_memory_is_not_accessed(std::uint32_t word_bits, std::uint64_t mask) {
     GuardedBuffer<Word> words(size);
     GuardedBuffer<std::uint32_t> unread(size);
     const std::vector<std::uint32_t> clean = unread.all;
@@ -195,10 +196,10 @@ int main() {
     every_mask<float>(StoredHalf<Float16>{}, 16);
     every_mask<float>(StoredHalf<BFloat16>{}, 16);
     every_mask<double>(StoredFloat{}, 32);
-    unread_memory_is_only_drawn<std::uint8_t>(8, 0xff);
-    unread_memory_is_only_drawn<std::uint8_t>(5, 0x1d);
-    unread_memory_is_only_drawn<std::uint16_t>(15, 0x7ffe);
-    unread_memory_is_only_drawn<std::uint32_t>(32, 0xffffffff);
-    unread_memory_is_only_drawn<std::uint64_t>(64, ~std::uint64_t{0});
+    unread_memory_is_not_accessed<std::uint8_t>(8, 0xff);
+    unread_memory_is_not_accessed<std::uint8_t>(5, 0x1d);
+    unread_memory_is_not_accessed<std::uint16_t>(15, 0x7ffe);
+    unread_memory_is_not_accessed<std::uint32_t>(32, 0xffffffff);
+    unread_memory_is_not_accessed<std::uint64_t>(64, ~std::uint64_t{0});
     return test::summary();
 }

@@ -22,7 +22,7 @@ struct Sums {
 /// The tolerance from the errors of the elements and the additions: at most 8 additions in Real,
 /// the rest in double, and the rounding of the result.
 template <class Real>
-Sums threshold_sums(const Case<Real>& c, const std::vector<Reference>& references) {
+Sums threshold_sums(const HyReluCase<Real>& c, const std::vector<Reference>& references) {
     const long double u = std::numeric_limits<Real>::epsilon() / 2;
     const long double double_u = std::numeric_limits<double>::epsilon() / 2;
     const auto terms = static_cast<long double>(c.x.size());
@@ -39,7 +39,7 @@ Sums threshold_sums(const Case<Real>& c, const std::vector<Reference>& reference
 }
 
 template <class Real>
-void matches(const Case<Real>& c) {
+void matches(const HyReluCase<Real>& c) {
     std::vector<Reference> references;
     for (std::size_t i = 0; i < c.x.size(); ++i) references.push_back(c.reference(i));
     const Sums sums = threshold_sums(c, references);
@@ -76,7 +76,7 @@ void nothing_is_written_without_elements() {
     for (const HyReluMode mode : modes)
         for (const Isa isa : available_isas())
             for (const HyReluShape& shape : {HyReluShape{2, 3, 0}, HyReluShape{0, 3, 2}}) {
-                const Case<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
+                const HyReluCase<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
                 const std::vector<Real> x(32, 1);
                 std::vector<Real> grad_x(32, -7), grad_threshold(3, -7);
                 hyrelu_backward(mode, shape, x.data(), x.data(), c.threshold.data(), c.slope,
@@ -95,7 +95,7 @@ void threshold_gradients_of_training_size() {
         for (const HyReluMode mode : {HyReluMode::soft, HyReluMode::saturate})
             for (const bool one_sign : {true, false})
                 for (const Isa isa : available_isas()) {
-                    Case<float> c = make_case<float>(mode, shape, Spread::around);
+                    HyReluCase<float> c = make_case<float>(mode, shape, Spread::around);
                     if (one_sign)
                         for (float& g : c.grad) g = std::fabs(g);
                     std::vector<double> sum(shape.thresholds, 0.0), size(sum);

@@ -94,7 +94,7 @@ void forward_of_every_half() {
 
 /// One threshold per element, with lengths that cover every remainder of a vector.
 template <class Half>
-void a_threshold_for_each_element() {
+void per_element_thresholds() {
     const std::vector<Half> every = every_half<Half>();
     for (const Isa isa : available_isas())
         for (const HyReluMode mode : modes)
@@ -151,7 +151,7 @@ void gradients() {
 template <class Half>
 void all() {
     forward_of_every_half<Half>();
-    a_threshold_for_each_element<Half>();
+    per_element_thresholds<Half>();
     gradients<HyReluMode::soft, Half>();
     gradients<HyReluMode::zero, Half>();
     gradients<HyReluMode::saturate, Half>();

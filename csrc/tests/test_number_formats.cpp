@@ -114,7 +114,7 @@ void known_words_of_integers() {
 }
 
 template <class Real>
-void integers_round_saturate_and_return(float scale, std::uint32_t word_bits) {
+void integers_round_saturate_and_round_trip(float scale, std::uint32_t word_bits) {
     const ScaledInteger format{scale, word_bits};
     const IntegerMeaning meaning{word_bits, scale};
     const auto encodes = [&](Real x) {
@@ -149,8 +149,8 @@ void channels_have_their_own_scales() {
 }
 
 template <class Real, class Format>
-void floats_round_and_return(const Format& format, const FloatMeaning& meaning,
-                             std::uint64_t stride) {
+void floats_round_and_round_trip(const Format& format, const FloatMeaning& meaning,
+                                 std::uint64_t stride) {
     for (std::uint64_t i = 0; i < std::uint64_t{2} * meaning.sign(); i += stride) {
         const auto word = static_cast<std::uint32_t>(i);
         const Real value = format.template decode<Real>(word);
@@ -173,7 +173,7 @@ void floats_round_and_return(const Format& format, const FloatMeaning& meaning,
         CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
 }
 
-bool is_taken(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_t mask = 1) {
+bool is_accepted(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_t mask = 1) {
     try {
         TensorMemory{0, 100, word_bytes, 1, mask, format}.check();
         return true;
@@ -182,23 +182,23 @@ bool is_taken(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_
     }
 }
 
-void senseless_forms_are_refused() {
+void invalid_formats_are_rejected() {
     for (const std::uint32_t bytes : {0u, 1u, 2u, 3u, 4u, 8u, 16u}) {
         test::context = shown(bytes) + " bytes";
         const bool is_real = bytes == 4 || bytes == 8;
-        CHECK_EQUAL(is_taken(ScaledIntegers{8, scales_address, 5, 1}, bytes), is_real);
-        CHECK_EQUAL(is_taken(StoredHalf<Float16>{}, bytes), bytes == 4);
-        CHECK_EQUAL(is_taken(StoredHalf<BFloat16>{}, bytes), bytes == 4);
-        CHECK_EQUAL(is_taken(StoredFloat{}, bytes), bytes == 8);
-        CHECK_EQUAL(is_taken(Unread{64}, bytes), is_real || bytes == 1 || bytes == 2);
+        CHECK_EQUAL(is_accepted(ScaledIntegers{8, scales_address, 5, 1}, bytes), is_real);
+        CHECK_EQUAL(is_accepted(StoredHalf<Float16>{}, bytes), bytes == 4);
+        CHECK_EQUAL(is_accepted(StoredHalf<BFloat16>{}, bytes), bytes == 4);
+        CHECK_EQUAL(is_accepted(StoredFloat{}, bytes), bytes == 8);
+        CHECK_EQUAL(is_accepted(Unread{64}, bytes), is_real || bytes == 1 || bytes == 2);
     }
     test::context.clear();
     for (const std::uint32_t bits : {0u, 1u, 17u, 32u, 64u, 0xffffffffu})
-        CHECK_IN(shown(bits), !is_taken(ScaledIntegers{bits, scales_address, 5, 1}, 4));
+        CHECK_IN(shown(bits), !is_accepted(ScaledIntegers{bits, scales_address, 5, 1}, 4));
     for (const std::uint32_t bits : {0u, 65u, 0xffffffffu})
-        CHECK_IN(shown(bits), !is_taken(Unread{bits}, 1));
-    CHECK(!is_taken(ScaledIntegers{8, scales_address, 0, 1}, 4));
-    CHECK(!is_taken(ScaledIntegers{8, scales_address, 5, 0}, 4));
+        CHECK_IN(shown(bits), !is_accepted(Unread{bits}, 1));
+    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 0, 1}, 4));
+    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 5, 0}, 4));
 }
 
 void masks_lie_within_the_stored_word() {
@@ -206,8 +206,8 @@ void masks_lie_within_the_stored_word() {
                              std::uint32_t word_bytes) {
         test::context = "format " + shown(format.index()) + ", bits " + shown(bits);
         for (std::uint32_t bit = 0; bit < 64; ++bit)
-            CHECK_EQUAL(is_taken(format, word_bytes, std::uint64_t{1} << bit), bit < bits);
-        CHECK(!is_taken(format, word_bytes, 0));
+            CHECK_EQUAL(is_accepted(format, word_bytes, std::uint64_t{1} << bit), bit < bits);
+        CHECK(!is_accepted(format, word_bytes, 0));
         test::context.clear();
     };
     for (const std::uint32_t bits : {2u, 7u, 8u, 16u})
@@ -218,7 +218,7 @@ void masks_lie_within_the_stored_word() {
     bits_are(32, StoredFloat{}, 8);
 }
 
-void gpus_take_words_and_fixed_point_alone() {
+void gpus_support_words_and_fixed_point_only() {
     cuda::DevicePlan plan;
     const auto add = [&](std::uint32_t word_bytes, const NumberFormat& format) {
         plan.add({scales_address, 5, word_bytes, 1, 3, format});
@@ -239,15 +239,15 @@ int main() {
     known_words_of_integers();
     for (const float scale : scales)
         for (const std::uint32_t word_bits : {2u, 3u, 4u, 5u, 6u, 7u, 8u, 16u}) {
-            integers_round_saturate_and_return<float>(scale, word_bits);
-            integers_round_saturate_and_return<double>(scale, word_bits);
+            integers_round_saturate_and_round_trip<float>(scale, word_bits);
+            integers_round_saturate_and_round_trip<double>(scale, word_bits);
         }
     channels_have_their_own_scales();
-    floats_round_and_return<float>(StoredHalf<Float16>{}, float16, 1);
-    floats_round_and_return<float>(StoredHalf<BFloat16>{}, bfloat16, 1);
-    floats_round_and_return<double>(StoredFloat{}, float32, 65521);
-    senseless_forms_are_refused();
+    floats_round_and_round_trip<float>(StoredHalf<Float16>{}, float16, 1);
+    floats_round_and_round_trip<float>(StoredHalf<BFloat16>{}, bfloat16, 1);
+    floats_round_and_round_trip<double>(StoredFloat{}, float32, 65521);
+    invalid_formats_are_rejected();
     masks_lie_within_the_stored_word();
-    gpus_take_words_and_fixed_point_alone();
+    gpus_support_words_and_fixed_point_only();
     return test::summary();
 }

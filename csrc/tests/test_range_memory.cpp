@@ -43,7 +43,7 @@ void threads_change_nothing() {
 }
 
 /// The pages are read-only, so a write would crash the test.
-void healthy_memory_is_only_read() {
+void memory_within_range_is_only_read() {
     constexpr std::size_t elements = 100000;
     void* pages = mmap(nullptr, elements * sizeof(float), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -66,6 +66,6 @@ void healthy_memory_is_only_read() {
 
 int main() {
     threads_change_nothing();
-    healthy_memory_is_only_read();
+    memory_within_range_is_only_read();
     return summary();
 }

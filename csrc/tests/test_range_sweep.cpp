@@ -124,7 +124,7 @@ void a_negative_zero_stays() {
 }
 
 /// The replacements of zero where 0 is out of range, and of saturate for NaN.
-void the_number_nearest_to_zero_is_neutral() {
+void the_replacement_is_nearest_to_zero() {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     std::vector<float> x = {7.0f, 0.25f, -7.0f, nan};
     for (const Isa isa : available_isas())
@@ -188,7 +188,7 @@ int main() {
     all<Float16>();
     all<BFloat16>();
     a_negative_zero_stays();
-    the_number_nearest_to_zero_is_neutral();
+    the_replacement_is_nearest_to_zero();
     bounds_of_another_type();
     layouts_are_checked();
     return summary();
