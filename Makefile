@@ -9,8 +9,8 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
   -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
 PACKAGING := setup.py pyproject.toml constraints.txt
-# Output folder for the packages. They are built from a copy of the files that git tracks or does not
-# ignore, so that other files in this folder cannot enter a package.
+# Output folder for the packages. They are built from a copy of the files that git tracks or does
+# not ignore, so that other files in this folder cannot enter a package.
 DIST ?= dist
 CLEAN_TREE := build/package
 

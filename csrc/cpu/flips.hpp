@@ -43,8 +43,8 @@ class FaultPlan {
     /// fixed-point word that it represents.
     bool replay_undoes() const;
 
-    /// Flips every exposed bit with probability ber in [0, 1] and appends the flips to `log`. Each
-    /// flip is logged before it is made, so the log can restore the memory after any interruption.
+    /// Flips every exposed bit with probability ber in [0, 1] and appends the flips to `log`. Log
+    /// memory is reserved before the flips are made, so an exception leaves no flip unlogged.
     void flip_into(FlipLog& log, double ber, FaultPattern pattern, Execution execution = {}) const;
 
     FlipLog flip(double ber, FaultPattern pattern, Execution execution = {}) const;
