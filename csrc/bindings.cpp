@@ -128,12 +128,13 @@ void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uin
 template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
                std::size_t n) {
-    constexpr std::size_t ahead = 32;
+    constexpr std::size_t prefetch_distance = 32;
     Word* words = pointer_to<Word>(address);
     const auto* element = pointer_to<const std::uint32_t>(elements);
     const Word* mask = pointer_to<const Word>(masks);
     for (std::size_t i = 0; i < n; ++i) {
-        if (i + ahead < n) __builtin_prefetch(words + element[i + ahead], 1);
+        if (i + prefetch_distance < n)
+            __builtin_prefetch(words + element[i + prefetch_distance], 1);
         words[element[i]] = static_cast<Word>(words[element[i]] ^ mask[i]);
     }
 }

@@ -50,12 +50,12 @@ struct BlockLaw {
 /// the tensor (rounded up to a power of two).
 inline std::uint32_t block_words_log2(double draw_probability, std::uint32_t bits_per_word,
                                       std::uint64_t tensor_words) {
-    constexpr double most_expected = 32.0;
-    constexpr std::uint32_t most_words_log2 = 24;  // positions of 64-bit words fit 32 bits
+    constexpr double max_expected_draws = 32.0;
+    constexpr std::uint32_t max_words_log2 = 24;  // positions of 64-bit words fit 32 bits
     std::uint32_t log2 = 0;
-    while (log2 < most_words_log2 && (std::uint64_t{1} << log2) < tensor_words &&
+    while (log2 < max_words_log2 && (std::uint64_t{1} << log2) < tensor_words &&
            draw_probability * static_cast<double>(std::uint64_t{bits_per_word} << (log2 + 1)) <=
-               most_expected)
+               max_expected_draws)
         ++log2;
     return log2;
 }

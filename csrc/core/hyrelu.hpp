@@ -93,10 +93,10 @@ PROACT_ELEMENTWISE HyReluGradient<Value> soft_hyrelu_gradient(
     const Value s = L::all(1) / (e + 1);
     const auto open = (x > L::all(0)) & (s > L::all(0));
     // 1 - s = e s avoids the cancellation for s close to 1.
-    const Value rest = L::where(exponent > L::all(gate_is_one<typename L::Real>), e * s);
-    const Value bend = L::where(open, s * rest * x * slope.natural);
+    const Value one_minus_s = L::where(exponent > L::all(gate_is_one<typename L::Real>), e * s);
+    const Value dy_dt = L::where(open, s * one_minus_s * x * slope.natural);
     const Value passed = L::where(open, grad);
-    return {passed * (s - bend), passed * bend};
+    return {passed * (s - dy_dt), passed * dy_dt};
 }
 
 /// Saturate mode stores T itself, so for half elements T is first rounded to a half.

@@ -48,7 +48,7 @@ class SeenFilter {
 class BlockDrawer {
    public:
     /// Number of entries that can be read from positions().
-    static constexpr std::uint32_t most_positions = 5 * batch_words - 2;
+    static constexpr std::uint32_t max_positions = 5 * batch_words - 2;
 
     /// The filter must outlive the drawer. Other code may use it between draws.
     BlockDrawer(const BlockLaw& law, const FaultStream& fault, BatchFunctions batch,
@@ -61,7 +61,7 @@ class BlockDrawer {
           uniform_(law.bits()) {}
 
     /// The positions from the last draw(), followed by further positions of the block, up to
-    /// most_positions in total.
+    /// max_positions in total.
     const std::uint32_t* positions() const { return positions_.data() + count_words; }
 
     /// Draws a block and returns the number of positions, at most BinomialTable::max_count. Calls
@@ -129,9 +129,9 @@ class BlockDrawer {
     PhiloxCounter counter_{};
     std::uint32_t generated_words_ = 0;
     // Room for the count and the largest number of draws, in whole batches.
-    std::array<std::uint32_t, most_positions + count_words> words_, positions_;
+    std::array<std::uint32_t, max_positions + count_words> words_, positions_;
 };
 
-static_assert(BinomialTable::max_count <= BlockDrawer::most_positions);
+static_assert(BinomialTable::max_count <= BlockDrawer::max_positions);
 
 }  // namespace proact

@@ -102,19 +102,19 @@ template <class Words>
 std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
                          FlipColumns& log, Logging logging) {
     const ExposedBits exposed(range.memory.mask);
-    std::uint32_t waiting = 0;
+    std::uint32_t pending = 0;
     std::uint64_t total = 0;
     const FlipColumns::Segment& segment = log.segments.back();
 
-    const auto flip_waiting = [&] {
-        log.flip_pending(words, waiting);
-        total += waiting;
-        if (logging == Logging::keep) log.commit(waiting);
+    const auto flip_pending_bits = [&] {
+        log.flip_pending(words, pending);
+        total += pending;
+        if (logging == Logging::keep) log.commit(pending);
     };
     for (std::uint64_t block = range.begin; block < range.end; ++block) {
-        log.reserve(2 * BlockDrawer::most_positions);
-        std::uint32_t* const element = log.element.data() + segment.end + waiting;
-        std::uint8_t* const bit = log.bit.data() + segment.end + waiting;
+        log.reserve(2 * BlockDrawer::max_positions);
+        std::uint32_t* const element = log.element.data() + segment.end + pending;
+        std::uint8_t* const bit = log.bit.data() + segment.end + pending;
         const std::uint64_t first_word = block << range.law.words_log2;
         const auto first = static_cast<std::uint32_t>(first_word);
         std::uint32_t drawn = drawer.draw(
@@ -123,14 +123,14 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
         exposed.split(drawer.positions(), drawn, first, element, bit);
         if (range.memory.words - first_word < range.law.words())
             drawn = drop_words_beyond_end(range.memory.words, element, bit, drawn);
-        flip_waiting();
+        flip_pending_bits();
         if (logging == Logging::discard) {  // move pending flips to the front
             std::copy_n(element, drawn, log.element.data());
             std::copy_n(bit, drawn, log.bit.data());
         }
-        waiting = drawn;
+        pending = drawn;
     }
-    flip_waiting();
+    flip_pending_bits();
     return total;
 }
 

@@ -46,20 +46,19 @@ class Runs {
         : thresholds_(shape.thresholds),
           runs_(thresholds_ == 1 ? 1 : shape.samples * thresholds_),
           length_(thresholds_ == 1 ? shape.elements() : shape.inner),
-          pieces_(ceil_divide(length_, longest_piece)) {}
+          pieces_(ceil_divide(length_, max_piece)) {}
 
     struct Piece {
         std::size_t threshold, begin, size;
     };
     std::size_t tasks() const { return runs_ * pieces_; }
     Piece piece(std::size_t task) const {
-        const std::size_t run = task / pieces_, offset = task % pieces_ * longest_piece;
-        return {run % thresholds_, run * length_ + offset,
-                std::min(longest_piece, length_ - offset)};
+        const std::size_t run = task / pieces_, offset = task % pieces_ * max_piece;
+        return {run % thresholds_, run * length_ + offset, std::min(max_piece, length_ - offset)};
     }
 
    private:
-    static constexpr std::size_t longest_piece = std::size_t{1} << 14;
+    static constexpr std::size_t max_piece = std::size_t{1} << 14;
     std::size_t thresholds_, runs_, length_, pieces_;
 };
 
@@ -71,15 +70,16 @@ class Matrix {
     explicit Matrix(const HyReluShape& shape)
         : shape_(shape),
           elements_(shape.elements()),
-          columns_(shape.thresholds * shape.inner *
-                   std::min(shape.samples, ceil_divide(narrowest, shape.thresholds * shape.inner))),
+          columns_(
+              shape.thresholds * shape.inner *
+              std::min(shape.samples, ceil_divide(min_columns, shape.thresholds * shape.inner))),
           rows_(ceil_divide(elements_, columns_)),
-          blocks_(ceil_divide(columns_, widest_block)),
+          blocks_(ceil_divide(columns_, max_block_columns)),
           // If there are several column blocks, they suffice to keep all threads busy.
           slab_rows_(blocks_ > 1 ? rows_ : std::max<std::size_t>(1, slab_elements / columns_)),
           slabs_(ceil_divide(rows_, slab_rows_)) {}
 
-    static constexpr std::size_t widest_block = 2048;
+    static constexpr std::size_t max_block_columns = 2048;
 
     std::size_t columns() const { return columns_; }
     std::size_t slabs() const { return slabs_; }
@@ -89,8 +89,8 @@ class Matrix {
         std::size_t slab, first_column, columns;
     };
     Block block(std::size_t task) const {
-        const std::size_t first = task % blocks_ * widest_block;
-        return {task / blocks_, first, std::min(widest_block, columns_ - first)};
+        const std::size_t first = task % blocks_ * max_block_columns;
+        return {task / blocks_, first, std::min(max_block_columns, columns_ - first)};
     }
 
     /// Calls visit(index of the first element, number of elements) for each row of a block.
@@ -120,7 +120,7 @@ class Matrix {
     bool columns_are_thresholds() const { return columns_ == shape_.thresholds; }
 
    private:
-    static constexpr std::size_t narrowest = 256;
+    static constexpr std::size_t min_columns = 256;
     static constexpr std::size_t slab_elements = std::size_t{1} << 17;
     HyReluShape shape_;
     std::size_t elements_, columns_, rows_, blocks_, slab_rows_, slabs_;
@@ -146,8 +146,8 @@ struct BlockThresholds {
         }
     }
 
-    RealOf<Element> value[Matrix::widest_block];
-    Word<Element> limit[Matrix::widest_block];
+    RealOf<Element> value[Matrix::max_block_columns];
+    Word<Element> limit[Matrix::max_block_columns];
 
    private:
     template <HyReluMode mode>
@@ -245,7 +245,7 @@ void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* g
     parallel_for(threads, matrix.tasks(), [&](std::size_t task) {
         const Matrix::Block block = matrix.block(task);
         const BlockThresholds<Element> t(matrix, block, mode, threshold, k);
-        double sum[Matrix::widest_block] = {};
+        double sum[Matrix::max_block_columns] = {};
         matrix.for_each_row(block, [&](std::size_t first, std::size_t size) {
             backward(grad + first, x + first, t.value, t.limit, size, k, grad_x + first, sum);
         });

@@ -63,10 +63,10 @@ PROACT_ELEMENTWISE Words clipped(Words x, Words limit, Word infinity) {
 
 /// Copies the last elements of a span, which do not fill a vector, to padded storage and back.
 template <class T, std::size_t n>
-struct Padded {
+struct PaddedTail {
     T values[n] = {};
-    Padded() = default;
-    Padded(const T* from, std::size_t count) { std::memcpy(values, from, count * sizeof(T)); }
+    PaddedTail() = default;
+    PaddedTail(const T* from, std::size_t count) { std::memcpy(values, from, count * sizeof(T)); }
     void copy_to(T* to, std::size_t count) const { std::memcpy(to, values, count * sizeof(T)); }
 };
 
@@ -80,8 +80,8 @@ void forward_words(const Element* x, const ThresholdedSpan<Element, shared>& s, 
         store(y + i, clipped<mode>(load<Words>(x + i), s.limit_at(i), infinity));
     if (i == s.size) return;
     const std::size_t rest = s.size - i;
-    Padded<Element, S::word_lanes> last(x + i, rest);
-    Padded<Word<Element>, S::word_lanes> limit(s.limit + (shared ? 0 : i), shared ? 1 : rest);
+    PaddedTail<Element, S::word_lanes> last(x + i, rest);
+    PaddedTail<Word<Element>, S::word_lanes> limit(s.limit + (shared ? 0 : i), shared ? 1 : rest);
     const Words limits = shared ? s.limit_at(0) : load<Words>(limit.values);
     store(last.values, clipped<mode>(load<Words>(last.values), limits, infinity));
     last.copy_to(y + i, rest);
@@ -114,9 +114,9 @@ void forward_soft(const Element* x, const ThresholdedSpan<Element, shared>& s,
     for (; i + S::chunk <= s.size; i += S::chunk) forward_soft_chunk(x, s, i, slope, y);
     if (i == s.size) return;
     const std::size_t rest = s.size - i, from = shared ? 0 : i, thresholds = shared ? 1 : rest;
-    Padded<Element, S::chunk> last(x + i, rest);
-    const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
-    const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+    PaddedTail<Element, S::chunk> last(x + i, rest);
+    const PaddedTail<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+    const PaddedTail<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
     const S padded{threshold.values, limit.values, S::chunk};
     forward_soft_chunk(last.values, padded, 0, slope, last.values);
     last.copy_to(y + i, rest);
@@ -186,12 +186,12 @@ class BackwardLoop {
         if (i < s.size) {
             const std::size_t rest = s.size - i, from = shared ? 0 : i;
             const std::size_t thresholds = shared ? 1 : rest;
-            const Padded<Element, S::chunk> last_grad(grad + i, rest), last_x(x + i, rest);
-            const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
-            const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
-            Padded<Element, S::chunk> last_grad_x;
+            const PaddedTail<Element, S::chunk> last_grad(grad + i, rest), last_x(x + i, rest);
+            const PaddedTail<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+            const PaddedTail<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+            PaddedTail<Element, S::chunk> last_grad_x;
             const std::size_t sums = shared ? 0 : rest;
-            Padded<double, S::chunk> sum(sum_ + from, sums);
+            PaddedTail<double, S::chunk> sum(sum_ + from, sums);
             const S padded{threshold.values, limit.values, S::chunk};
             chunk(last_grad.values, last_x.values, padded, 0, last_grad_x.values, sum.values);
             last_grad_x.copy_to(grad_x + i, rest);

@@ -10,8 +10,8 @@ std::size_t first_outside(const Element* x, std::size_t size,
     using L = SimdTraits<Value>;
     constexpr std::size_t lanes = sizeof(Value) / sizeof(floor);
     // Number of vectors per branch.
-    constexpr std::size_t together = 8;
-    constexpr std::size_t chunk = together * lanes;
+    constexpr std::size_t vectors_per_branch = 8;
+    constexpr std::size_t chunk = vectors_per_branch * lanes;
     static_assert(chunk <= range_window);
 
     const Value lowest = L::all(floor), highest = L::all(ceiling);
@@ -21,7 +21,7 @@ std::size_t first_outside(const Element* x, std::size_t size,
         // A value lies outside if clamping changes its bits. This covers NaN, because maximum and
         // minimum return their second argument if either argument is NaN.
         typename L::Bits changed{};
-        for (std::size_t k = 0; k < together; ++k) {
+        for (std::size_t k = 0; k < vectors_per_branch; ++k) {
             const Value value = Memory::read(x + i + k * lanes);
             const Value clamped = L::minimum(L::maximum(lowest, value), highest);
             changed |= L::bits(clamped) ^ L::bits(value);

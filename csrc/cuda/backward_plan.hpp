@@ -40,16 +40,16 @@ struct BackwardPlan {
 };
 
 inline BackwardPlan backward_plan(HyReluShape shape, unsigned threads) {
-    constexpr std::size_t enough_blocks = 2048;  // enough for several waves on the largest GPUs
-    constexpr std::size_t least_walk = 16;       // elements per thread that outweigh the reduction
+    constexpr std::size_t target_blocks = 2048;          // several waves on the largest GPUs
+    constexpr std::size_t min_elements_per_thread = 16;  // to outweigh the reduction
     // A slab costs 8 bytes per threshold: 1/16 of the memory of 64 elements of 2 bytes.
-    constexpr std::size_t least_slab = 64;
+    constexpr std::size_t min_slab = 64;
 
     if (shape.thresholds == 1) shape = {1, 1, shape.elements()};
     BackwardPlan plan{};
     plan.shape = shape;
-    const unsigned most_columns = threads / 4;  // 64 half elements fill a cache line
-    plan.by_runs = shape.inner > most_columns;
+    const unsigned max_columns = threads / 4;  // 64 half elements fill a cache line
+    plan.by_runs = shape.inner > max_columns;
 
     std::size_t summed;
     if (plan.by_runs) {
@@ -60,7 +60,7 @@ inline BackwardPlan backward_plan(HyReluShape shape, unsigned threads) {
     } else {
         const auto inner = static_cast<unsigned>(shape.inner);
         plan.thresholds_per_block =
-            static_cast<unsigned>(std::min<std::size_t>(shape.thresholds, most_columns / inner));
+            static_cast<unsigned>(std::min<std::size_t>(shape.thresholds, max_columns / inner));
         plan.columns_per_threshold = inner;
         plan.lanes = threads / plan.columns();
         summed = shape.samples;
@@ -68,11 +68,11 @@ inline BackwardPlan backward_plan(HyReluShape shape, unsigned threads) {
     plan.blocks_per_slab =
         (shape.thresholds + plan.thresholds_per_block - 1) / plan.thresholds_per_block;
 
-    const std::size_t least = std::max(least_slab, least_walk * plan.lanes);
-    const std::size_t wanted = std::max<std::size_t>(enough_blocks / plan.blocks_per_slab, 1);
-    const std::size_t most = std::max<std::size_t>(summed / least, 1);
-    const std::size_t cut = std::min(wanted, most);
-    plan.slab = (summed + cut - 1) / cut;
+    const std::size_t min_summed = std::max(min_slab, min_elements_per_thread * plan.lanes);
+    const std::size_t target_slabs = std::max<std::size_t>(target_blocks / plan.blocks_per_slab, 1);
+    const std::size_t max_slabs = std::max<std::size_t>(summed / min_summed, 1);
+    const std::size_t slabs = std::min(target_slabs, max_slabs);
+    plan.slab = (summed + slabs - 1) / slabs;
     plan.slabs = (summed + plan.slab - 1) / plan.slab;
     return plan;
 }

@@ -76,9 +76,9 @@ void launch_flips(const BlockLaw& law, const FlipTask& task, const Words& words,
                task, words);
         return;
     }
-    const std::uint64_t most_words = std::min(law.words(), task.words);
+    const std::uint64_t max_words = std::min(law.words(), task.words);
     const auto shares =
-        static_cast<std::uint32_t>((most_words + words_per_share - 1) / words_per_share);
+        static_cast<std::uint32_t>((max_words + words_per_share - 1) / words_per_share);
     launch(what, &flip_all_but_drawn_kernel<Words>,
            grid_over(task.log.blocks * shares, flip_threads), stream, task, words, shares);
 }
@@ -157,9 +157,9 @@ void add_counts(std::uintptr_t counts, std::uint64_t blocks, std::uintptr_t tota
     check_address(counts, alignof(std::uint32_t), "the counts");
     check_address(total, alignof(std::uint64_t), "the total");
     constexpr std::uint64_t counts_per_thread = 16;  // to outweigh the cost of the reduction
-    constexpr std::uint64_t most_blocks = 1024;
+    constexpr std::uint64_t max_blocks = 1024;
     Grid grid = grid_over(blocks / counts_per_thread + 1, reduction_threads);
-    grid.blocks = std::min(grid.blocks, most_blocks);
+    grid.blocks = std::min(grid.blocks, max_blocks);
     grid.barriers = Barriers::used;
     launch("adding up flips", &add_counts_kernel, grid, stream,
            reinterpret_cast<const std::uint32_t*>(counts), blocks,

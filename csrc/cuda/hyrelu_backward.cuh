@@ -84,22 +84,22 @@ __device__ double differentiate(Walk walk, const Element* __restrict__ grad,
                                 Slope<RealOf<Element>> slope, Element* __restrict__ grad_x) {
     using A = Arithmetic<Element>;
     using Real = RealOf<Element>;
-    constexpr unsigned few = 4;
+    constexpr unsigned unroll = 4;
     double sum = 0;
     while (walk.left > 0) {
-        const unsigned here = walk.left < few ? static_cast<unsigned>(walk.left) : few;
-        std::size_t at[few] = {};
-        Element grads[few] = {}, xs[few] = {};
-        for (unsigned i = 0; i < few; ++i)
-            if (i < here) {
+        const unsigned count = walk.left < unroll ? static_cast<unsigned>(walk.left) : unroll;
+        std::size_t at[unroll] = {};
+        Element grads[unroll] = {}, xs[unroll] = {};
+        for (unsigned i = 0; i < unroll; ++i)
+            if (i < count) {
                 at[i] = walk.at;
                 grads[i] = grad[walk.at];
                 xs[i] = x[walk.at];
                 walk.advance();
             }
         Real terms = 0;
-        for (unsigned i = 0; i < few; ++i)
-            if (i < here) {
+        for (unsigned i = 0; i < unroll; ++i)
+            if (i < count) {
                 const HyReluGradient<Real> gradient =
                     hyrelu_gradient<mode>(A::load(grads[i]), A::load(xs[i]), threshold, slope);
                 grad_x[at[i]] = A::store(gradient.x);
@@ -124,29 +124,30 @@ __global__ void __launch_bounds__(reduction_threads)
         (blockIdx.x - slab * plan.blocks_per_slab) * plan.thresholds_per_block;
     const unsigned lane = threadIdx.x / plan.columns();
     const unsigned column = threadIdx.x - lane * plan.columns();
-    const std::size_t own = first_threshold + column / plan.columns_per_threshold;
+    const std::size_t threshold_index = first_threshold + column / plan.columns_per_threshold;
 
     double sum = 0;
-    if (lane < plan.lanes && own < plan.shape.thresholds) {
+    if (lane < plan.lanes && threshold_index < plan.shape.thresholds) {
         const Walk walk =
             plan.by_runs
-                ? walk_runs(plan, own, slab, lane)
+                ? walk_runs(plan, threshold_index, slab, lane)
                 : walk_samples(plan, first_threshold * plan.shape.inner + column, slab, lane);
-        sum = differentiate<mode>(walk, grad, x, stored_threshold<mode, Element>(threshold[own]),
+        sum = differentiate<mode>(walk, grad, x,
+                                  stored_threshold<mode, Element>(threshold[threshold_index]),
                                   slope, grad_x);
     }
     sums[threadIdx.x] = sum;
     sum_lanes(sums, plan.lanes, plan.columns());
 
-    const std::size_t written = first_threshold + threadIdx.x;
-    if (threadIdx.x < plan.thresholds_per_block && written < plan.shape.thresholds) {
+    const std::size_t output_index = first_threshold + threadIdx.x;
+    if (threadIdx.x < plan.thresholds_per_block && output_index < plan.shape.thresholds) {
         double total = 0;
         for (unsigned i = 0; i < plan.columns_per_threshold; ++i)
             total += sums[threadIdx.x * plan.columns_per_threshold + i];
         if (plan.slabs == 1)
-            grad_threshold[written] = static_cast<RealOf<Element>>(total);
+            grad_threshold[output_index] = static_cast<RealOf<Element>>(total);
         else
-            partial[slab * plan.shape.thresholds + written] = total;
+            partial[slab * plan.shape.thresholds + output_index] = total;
     }
 }
 
@@ -161,15 +162,16 @@ __global__ void __launch_bounds__(reduction_threads)
     const unsigned lanes = reduction_threads / columns;
     const unsigned lane = threadIdx.x / columns;
     const unsigned column = threadIdx.x - lane * columns;
-    const std::size_t own = static_cast<std::size_t>(blockIdx.x) * columns + column;
+    const std::size_t threshold_index = static_cast<std::size_t>(blockIdx.x) * columns + column;
 
     double sum = 0;
-    if (lane < lanes && own < thresholds)
+    if (lane < lanes && threshold_index < thresholds)
         for (std::size_t slab = lane; slab < slabs; slab += lanes)
-            sum += partial[slab * thresholds + own];
+            sum += partial[slab * thresholds + threshold_index];
     sums[threadIdx.x] = sum;
     sum_lanes(sums, lanes, columns);
-    if (lane == 0 && own < thresholds) grad_threshold[own] = static_cast<Real>(sums[column]);
+    if (lane == 0 && threshold_index < thresholds)
+        grad_threshold[threshold_index] = static_cast<Real>(sums[column]);
 }
 
 }  // namespace proact::cuda

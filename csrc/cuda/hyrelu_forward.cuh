@@ -55,15 +55,15 @@ __global__ void __launch_bounds__(forward_threads)
     const std::size_t first =
         (static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * size;
     if (first >= elements) return;
-    const unsigned here = elements - first < size ? static_cast<unsigned>(elements - first) : size;
-    const bool whole = aligned && here == size;
+    const unsigned count = elements - first < size ? static_cast<unsigned>(elements - first) : size;
+    const bool whole = aligned && count == size;
 
     Pack<Element> pack{};
     if (whole) {
         pack = *reinterpret_cast<const Pack<Element>*>(x + first);
     } else {
         for (unsigned i = 0; i < size; ++i)
-            if (i < here) pack.element[i] = x[first + i];
+            if (i < count) pack.element[i] = x[first + i];
     }
     ThresholdIndex index(shape, first);
     auto bound = stored_threshold<mode, Element>(threshold[index.threshold()]);
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(forward_threads)
         *reinterpret_cast<Pack<Element>*>(y + first) = pack;
     } else {
         for (unsigned i = 0; i < size; ++i)
-            if (i < here) y[first + i] = pack.element[i];
+            if (i < count) y[first + i] = pack.element[i];
     }
 }
 

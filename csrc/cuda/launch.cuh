@@ -27,10 +27,10 @@ inline Grid grid_over(std::uint64_t work, unsigned threads) {
 }
 
 inline void check_size(const Grid& grid, const char* what) {
-    constexpr std::uint64_t most_blocks = 0x7fffffff;  // limit of gridDim.x on every device
-    if (grid.blocks > most_blocks)
+    constexpr std::uint64_t max_blocks = 0x7fffffff;  // limit of gridDim.x on every device
+    if (grid.blocks > max_blocks)
         throw std::runtime_error(std::string(what) + ": expected at most " +
-                                 std::to_string(most_blocks) + " blocks for one launch, got " +
+                                 std::to_string(max_blocks) + " blocks for one launch, got " +
                                  std::to_string(grid.blocks));
 }
 

@@ -19,8 +19,8 @@ inline std::string context;
 inline void fail(const char* file, int line, const std::string& what) {
     // Limit the output, so that a failing loop over a million cases does not hide the first
     // failures.
-    constexpr unsigned long long most_printed = 25;
-    if (++failures > most_printed) return;
+    constexpr unsigned long long max_printed = 25;
+    if (++failures > max_printed) return;
     std::printf("%s:%d: %s%s%s\n", file, line, what.c_str(), context.empty() ? "" : "  in ",
                 context.c_str());
 }

@@ -29,27 +29,28 @@ Reference soft_formula(Real grad, Real x, Real threshold, Real slope) {
     using Limits = std::numeric_limits<Real>;
     const long double u = Limits::epsilon() / 2;
     // A gate below the normal range may be flushed to 0.
-    const long double lost = Limits::min();
+    const long double underflow = Limits::min();
     const long double g = grad, v = x, k = slope;
 
     const long double a = k * (v - static_cast<long double>(threshold));
     const long double s = 1 / (1 + std::exp(a));
-    const long double closed = 1 / (1 + std::exp(-a));  // 1 - s without cancellation
-    const long double bend = k * v * s * closed;
-    const long double s_error = s * (closed > 0 ? closed * (3 * std::fabs(a) + 4) + 2 : 2) * u;
+    const long double one_minus_s = 1 / (1 + std::exp(-a));  // 1 - s without cancellation
+    const long double dy_dt = k * v * s * one_minus_s;
+    const long double s_error =
+        s * (one_minus_s > 0 ? one_minus_s * (3 * std::fabs(a) + 4) + 2 : 2) * u;
     const bool may_count_as_passing = a <= (sizeof(Real) == 4 ? -17.3L : -37.4L);
-    const long double bend_error = (bend > 0 ? bend * (3 * std::fabs(a) + 12) * u : 0) +
-                                   (may_count_as_passing ? bend : 0) +
-                                   k * (v * lost + Limits::denorm_min());
+    const long double dy_dt_error = (dy_dt > 0 ? dy_dt * (3 * std::fabs(a) + 12) * u : 0) +
+                                    (may_count_as_passing ? dy_dt : 0) +
+                                    k * (v * underflow + Limits::denorm_min());
 
     const long double size = std::fabs(g);
     Reference result;
-    result.value = {v * s, g * (s - bend), g * bend};
+    result.value = {v * s, g * (s - dy_dt), g * dy_dt};
     result.scale = {v * s, size * (s + k * v * s), size * k * v * s};
     result.tolerance = {
-        v * (s_error + u * s + lost) + Limits::denorm_min(),
-        size * (s_error + bend_error + 2 * u * (s + bend) + lost) + Limits::denorm_min(),
-        size * (bend_error + u * bend) + Limits::denorm_min()};
+        v * (s_error + u * s + underflow) + Limits::denorm_min(),
+        size * (s_error + dy_dt_error + 2 * u * (s + dy_dt) + underflow) + Limits::denorm_min(),
+        size * (dy_dt_error + u * dy_dt) + Limits::denorm_min()};
     return result;
 }
 

@@ -67,7 +67,7 @@ void check_forward(const KernelCase<Element>& c, std::size_t offset, bool in_pla
     context.clear();
 }
 
-/// The sums are over `few` numbers of type Real, then over doubles, then rounded to Real.
+/// The sums are over `unroll` numbers of type Real, then over doubles, then rounded to Real.
 template <class Element>
 void check_threshold_gradient(const KernelCase<Element>& c, const RealOf<Element>* got) {
     using Real = RealOf<Element>;
