@@ -56,7 +56,7 @@ class DevicePlan {
     }
 
     /// Returns the size of the prefix with all counts, which the caller must clear before `flip`.
-    /// `restore` then knows what to restore even if the flips were interrupted.
+    /// `restore` is then correct even if the flips were interrupted.
     std::uint64_t bytes_to_clear(double ber) const {
         const std::vector<Place> all = places(ber, false);
         return all.empty() ? sizeof(std::uint64_t) : all.front().log;

@@ -11,7 +11,7 @@
 
 namespace proact::cuda {
 
-/// Whether the threads of a kernel use barriers. Only the host shim needs to know.
+/// Whether the threads of a kernel use barriers. Only the host shim uses this.
 enum class Barriers { none, used };
 
 /// The numbers of blocks and of threads per block.
@@ -74,7 +74,7 @@ class CurrentDevice {
 };
 
 /// Queues a kernel. A grid without blocks is ignored. Throws std::runtime_error with a message that
-/// starts with `what`.
+/// starts with `what`, a description of the operation.
 template <class... Parameters, class... Arguments>
 void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
             const Arguments&... arguments) {
