@@ -1,19 +1,20 @@
-# Everything runs in .venv, which these targets make and keep up to date.
+# All targets run in .venv, which they create and keep up to date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/tests
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
-# The tests run the CUDA kernels' source on the host; nvcc compiles it with the Python module.
+# The native tests run the source of the CUDA kernels on the host. Only the Python module's build
+# compiles it with nvcc.
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
   -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
 PACKAGING := setup.py pyproject.toml constraints.txt
-# Where the packages go. They are built from a copy of what git has or would take: nothing that lies
-# about in this folder gets in.
+# Output folder for the packages. They are built from a copy of the files that git tracks or does
+# not ignore, so that other files in this folder cannot enter a package.
 DIST ?= dist
 CLEAN_TREE := build/package
 
-# Other people's classifiers, with the newest torch that their libraries come for; takes 5.5 GB.
+# An environment with third-party model libraries and the newest torch they support (5.5 GB).
 ECOSYSTEM := .venv-ecosystem
 
 .PHONY: demo test test-all test-ecosystem lint types unit native sanitize docs packages dist format clean
@@ -45,7 +46,7 @@ native: $(BUILD)/build.ninja
 	$(BIN)/cmake --build $(BUILD)
 	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure
 
-# One build for memory and arithmetic; one for threads, of the tests that have some.
+# One build checks memory and arithmetic; another checks the tests that use threads for data races.
 sanitize: $(VENV)/.installed
 	$(CONFIGURE) -B build/sanitize/memory -DPROACT_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/sanitize/memory
@@ -57,7 +58,7 @@ sanitize: $(VENV)/.installed
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
 
-# Without CUDA, also where nvcc is found: a package is the same whoever builds it.
+# CUDA is off even if nvcc is installed, so that a package does not depend on the build machine.
 packages: $(VENV)/.installed
 	rm -rf $(CLEAN_TREE) $(DIST)
 	mkdir -p $(CLEAN_TREE)
@@ -83,7 +84,7 @@ $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
-	# The environment variable, not --constraint: it reaches the isolated build too.
+	# The environment variable, unlike --constraint, also applies to the isolated build.
 	PIP_CONSTRAINT=$(abspath constraints.txt) $(BIN)/pip install --quiet --editable '.[data,dev,docs]'
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Drives CMake to build the native module; everything else stands in pyproject.toml."""
+"""Builds the native module with CMake. All other settings are in pyproject.toml."""
 
 import os
 import shutil
@@ -18,9 +18,9 @@ def require_compiler() -> None:
     )
     if not any(shutil.which(name) for name in candidates):
         sys.exit(
-            f"error: proact needs a C++17 compiler and found none ({', '.join(candidates)}): "
-            "install one (Debian and Ubuntu: apt-get install g++; macOS: xcode-select --install) "
-            "or name it in the environment variable CXX"
+            f"error: building proact needs a C++17 compiler, but none of {', '.join(candidates)} "
+            "was found: install one (Debian and Ubuntu: apt-get install g++; macOS: "
+            "xcode-select --install) or set the environment variable CXX to it"
         )
 
 
@@ -36,7 +36,7 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            # Each isolated build brings its own ninja: the one in CMake's cache is gone.
+            # Isolated builds each install their own ninja, so the path in CMake's cache is stale.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPROACT_CUDA={os.environ.get('PROACT_CUDA', 'auto')}",

@@ -1,5 +1,5 @@
-// The only file that sees Python. It takes addresses and sizes, never tensors, so the module needs
-// no torch to build and serves every torch. proact/ops checks whatever reaches these functions.
+// The only file that sees Python. It takes addresses and sizes, never tensors, so the module builds
+// without torch and one binary serves every torch version. proact/ops validates all arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -19,7 +19,7 @@ using namespace proact;
 namespace {
 
 template <class T>
-T* at(std::uintptr_t address) {
+T* pointer_to(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
@@ -30,8 +30,8 @@ void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, s
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                at<const Element>(x), at<const Real>(threshold), slope,
-                                at<Element>(y), {chosen_isa(), threads});
+                                pointer_to<const Element>(x), pointer_to<const Real>(threshold),
+                                slope, pointer_to<Element>(y), {chosen_isa(), threads});
     });
 }
 
@@ -42,9 +42,10 @@ void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, 
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_backward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                 at<const Element>(grad), at<const Element>(x),
-                                 at<const Real>(threshold), slope, at<Element>(grad_x),
-                                 at<Real>(grad_threshold), {chosen_isa(), threads});
+                                 pointer_to<const Element>(grad), pointer_to<const Element>(x),
+                                 pointer_to<const Real>(threshold), slope,
+                                 pointer_to<Element>(grad_x), pointer_to<Real>(grad_threshold),
+                                 {chosen_isa(), threads});
     });
 }
 
@@ -55,8 +56,9 @@ void cuda_forward(int dtype, int mode, std::size_t samples, std::size_t threshol
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
-                                      at<const Element>(x), at<const Real>(threshold), slope,
-                                      at<Element>(y), {device, stream});
+                                      pointer_to<const Element>(x),
+                                      pointer_to<const Real>(threshold), slope,
+                                      pointer_to<Element>(y), {device, stream});
     });
 }
 
@@ -69,13 +71,15 @@ void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresho
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         cuda::hyrelu_backward<Element>(
-            static_cast<HyReluMode>(mode), {samples, thresholds, inner}, at<const Element>(grad),
-            at<const Element>(x), at<const Real>(threshold), slope, at<Element>(grad_x),
-            at<Real>(grad_threshold), at<void>(workspace), {device, stream});
+            static_cast<HyReluMode>(mode), {samples, thresholds, inner},
+            pointer_to<const Element>(grad), pointer_to<const Element>(x),
+            pointer_to<const Real>(threshold), slope, pointer_to<Element>(grad_x),
+            pointer_to<Real>(grad_threshold), pointer_to<void>(workspace), {device, stream});
     });
 }
 
-/// A tensor's place in a trial's memory, as numbers.
+/// One tensor in the memory of a trial: blocks, slots, the offsets in bytes of counts, old words,
+/// elements and bits, and the bytes per word.
 using DevicePlace = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
                                std::uint64_t, std::uint64_t, std::uint32_t>;
 
@@ -88,7 +92,7 @@ std::vector<DevicePlace> device_places(const cuda::DevicePlan& plan, double ber)
     return all;
 }
 
-/// The flips as one numpy array a column: index in the plan, element, bit, memory word before.
+/// Returns the flips as one numpy array per column: plan index, element, bit, memory word before.
 py::tuple columns(const FlipLog& log) {
     const auto n = static_cast<py::ssize_t>(log.size());
     py::array_t<std::uint32_t> tensor(n);
@@ -110,23 +114,27 @@ using Column = py::array_t<T, py::array::c_style | py::array::forcecast>;
 void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uint32_t>& tensor,
                       const Column<std::uint64_t>& element, const Column<std::uint8_t>& bit) {
     if (tensor.size() != element.size() || tensor.size() != bit.size())
-        throw std::invalid_argument("columns have one length");
+        throw std::invalid_argument("expected columns of equal length, got " +
+                                    std::to_string(tensor.size()) + " tensors, " +
+                                    std::to_string(element.size()) + " elements and " +
+                                    std::to_string(bit.size()) + " bits");
     const FlipPlaces places{tensor.data(), element.data(), bit.data(),
                             static_cast<std::size_t>(tensor.size())};
     const py::gil_scoped_release unlocked;
     plan.flip_places_into(log, places);
 }
 
-/// The floor of every flip: XOR with masks whose places are already known.
+/// A lower bound for the cost of flips: XOR with given masks at given elements.
 template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
                std::size_t n) {
-    constexpr std::size_t ahead = 32;
-    Word* words = at<Word>(address);
-    const auto* element = at<const std::uint32_t>(elements);
-    const Word* mask = at<const Word>(masks);
+    constexpr std::size_t prefetch_distance = 32;
+    Word* words = pointer_to<Word>(address);
+    const auto* element = pointer_to<const std::uint32_t>(elements);
+    const Word* mask = pointer_to<const Word>(masks);
     for (std::size_t i = 0; i < n; ++i) {
-        if (i + ahead < n) __builtin_prefetch(words + element[i + ahead], 1);
+        if (i + prefetch_distance < n)
+            __builtin_prefetch(words + element[i + prefetch_distance], 1);
         words[element[i]] = static_cast<Word>(words[element[i]] ^ mask[i]);
     }
 }
@@ -138,34 +146,44 @@ void xor_list(std::uintptr_t address, std::uint32_t word_bytes, std::uintptr_t e
         case 2: return xor_words<std::uint16_t>(address, elements, masks, n);
         case 4: return xor_words<std::uint32_t>(address, elements, masks, n);
         case 8: return xor_words<std::uint64_t>(address, elements, masks, n);
-        default: throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
+        default:
+            throw std::invalid_argument("expected words of 1, 2, 4 or 8 bytes, got " +
+                                        std::to_string(word_bytes));
     }
 }
 
-/// A name and its numbers, as in proact/ops/number_formats.py; nothing for memory's own words.
-NumberFormat number_format(const py::tuple& form) {
-    if (form.empty()) return MemoryWords{};
-    const auto name = form[0].cast<std::string>();
-    const auto number = [&](std::size_t i) { return form[i].cast<std::uint64_t>(); };
-    const auto small = [&](std::size_t i) { return form[i].cast<std::uint32_t>(); };
+/// Converts a format name and its parameters as in proact/ops/number_formats.py. An empty tuple
+/// means that memory holds the stored words themselves.
+NumberFormat number_format(const py::tuple& format) {
+    if (format.empty()) return MemoryWords{};
+    const auto name = format[0].cast<std::string>();
+    const auto number = [&](std::size_t i) { return format[i].cast<std::uint64_t>(); };
+    const auto small = [&](std::size_t i) { return format[i].cast<std::uint32_t>(); };
     if (name == "fixed_point") return FixedPoint{small(1), small(2)};
     if (name == "scaled_integers")
-        return ScaledIntegers{small(1), form[2].cast<std::uintptr_t>(), number(3), number(4)};
+        return ScaledIntegers{small(1), format[2].cast<std::uintptr_t>(), number(3), number(4)};
     if (name == "float16") return StoredHalf<Float16>{};
     if (name == "bfloat16") return StoredHalf<BFloat16>{};
     if (name == "float32") return StoredFloat{};
     if (name == "unread") return Unread{small(1)};
-    throw std::invalid_argument("unknown stored form " + name);
+    throw std::invalid_argument(
+        "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32 or "
+        "unread, got " +
+        name);
 }
 
 Isa isa_named(const std::string& wanted) {
     if (wanted.empty()) return chosen_isa();
-    for (const Isa isa : available_isas())
+    std::string names;
+    for (const Isa isa : available_isas()) {
         if (name(isa) == wanted) return isa;
-    throw std::invalid_argument("this machine has no instruction set " + wanted);
+        names += (names.empty() ? "" : ", ") + name(isa);
+    }
+    throw std::invalid_argument("expected an available instruction set (" + names + "), got " +
+                                wanted);
 }
 
-/// What plans of tensors in host and in device memory have in common.
+/// Binds the methods that plans for host memory and device memory share.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
     return py::class_<Plan>(m, name)
@@ -173,11 +191,11 @@ py::class_<Plan> plan_class(py::module_& m, const char* name) {
         .def(
             "add",
             [](Plan& plan, std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
-               std::uint64_t stream, std::uint64_t mask, const py::tuple& form) {
-                plan.add({address, words, word_bytes, stream, mask, number_format(form)});
+               std::uint64_t stream, std::uint64_t mask, const py::tuple& format) {
+                plan.add({address, words, word_bytes, stream, mask, number_format(format)});
             },
             py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("stream"),
-            py::arg("mask"), py::arg("form") = py::tuple())
+            py::arg("mask"), py::arg("format") = py::tuple())
         .def("exposed_bits", &Plan::exposed_bits);
 }
 
@@ -279,10 +297,10 @@ PYBIND11_MODULE(_proact, m) {
                std::uintptr_t stream) { plan.restore(ber, memory, {device, stream}); },
             py::arg("ber"), py::arg("memory"), py::arg("device"), py::arg("stream"), unlocked());
 
-    // For the benchmarks, which compare flips with the least that a flip can cost.
+    // The benchmarks compare flips with this lower bound.
     m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),
           py::arg("masks"), py::arg("n"), unlocked());
-    // For the tests that compare the plain-Python sampler with this one.
+    // Tests compare the plain-Python sampler with this table.
     m.def("binomial_survival",
           [](std::uint64_t n, double p) { return BinomialTable(n, p).survival(); });
 }

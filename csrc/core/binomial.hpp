@@ -1,27 +1,30 @@
-// A binomial count from one 64-bit uniform integer, by a table of the survival function in units of
-// 2^-64 (its entries carry the rounding of doubles: 1e-15 relative).
+// Binomial sampling from one 64-bit uniform integer, by inversion of the survival function.
 //
-// With u uniform on [0, 2^64) and survival[k] = 2^64 P(K > k), the number of entries above u is
-// distributed as K: P(#{k : u < survival[k]} > j) = P(u < survival[j]) = P(K > j).
-// Storing the survival function, not the distribution function, keeps the rare large counts exact:
-// they are small integers, not differences of numbers close to 2^64.
+// The table holds survival[k] = 2^64 P(K > k) as an integer. With u uniform on [0, 2^64),
+// the number of entries above u is distributed as K:
+//   P(#{k : u < survival[k]} > j) = P(u < survival[j]) = P(K > j).
+// The table stores the survival function rather than the distribution function because rare large
+// counts then have small integer entries, which are exact, instead of being differences of numbers
+// close to 2^64. The entries carry the rounding errors of double arithmetic (1e-15 relative).
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "error_text.hpp"
 #include "host_device.hpp"
 
 namespace proact {
 
-/// What a kernel needs of a BinomialTable; the table outlives it.
+/// A non-owning view of a BinomialTable for use in kernels. The table must outlive the view.
 struct BinomialView {
     static constexpr int guide_bits = 6;
 
-    const std::uint64_t* survival;  // strictly positive, not increasing
-    const std::uint8_t* guide;      // a lower bound of the count, by the top bits of u
+    const std::uint64_t* survival;  // strictly positive, non-increasing
+    const std::uint8_t* guide;      // lower bound of the count, indexed by the top bits of u
     std::uint32_t size;
 
     PROACT_HOST_DEVICE std::uint32_t count(std::uint64_t u) const {
@@ -33,16 +36,19 @@ struct BinomialView {
 
 class BinomialTable {
    public:
-    /// Counts above this have probability below 2^-64 for every mean up to 32.
+    /// Larger counts have a probability below 2^-64 for every mean up to 32.
     static constexpr std::uint32_t max_count = 128;
 
-    /// Binomial(n, p) for p in [0, 1/2] and a mean n p of at most 32.
+    /// Builds the table of Binomial(n, p) for p in [0, 1/2] and a mean n p of at most 32.
     ///
-    /// Only +, * and / of IEEE doubles are used, in a fixed order, so that every machine builds the
-    /// same table and a seed means the same flips everywhere (compile without contraction to FMA).
+    /// The computation uses only +, * and / on IEEE doubles in a fixed order, so every machine
+    /// builds the same table and a seed means the same flips everywhere. It must be compiled
+    /// without contraction to fused multiply-add.
     BinomialTable(std::uint64_t n, double p) {
         if (!(p >= 0.0 && p <= 0.5) || static_cast<double>(n) * p > 32.0)
-            throw std::invalid_argument("BinomialTable takes p in [0, 1/2] and n p <= 32");
+            throw std::invalid_argument(
+                "BinomialTable expects p in [0, 1/2] and n p <= 32, got n = " + std::to_string(n) +
+                " and p = " + shown(p));
         fill_survival(weights(n, p));
         fill_guide();
     }
@@ -54,9 +60,9 @@ class BinomialTable {
     const std::vector<std::uint64_t>& survival() const { return survival_; }
 
    private:
-    // P(K = k) up to a common factor, by the ratio of neighbours
-    //   P(k + 1) / P(k) = (n - k) / (k + 1) * p / (1 - p),
-    // starting at the mode so that nothing underflows and no power of (1 - p) is needed.
+    // Computes P(K = k) up to a common factor from the ratio of neighbouring terms,
+    //   P(k + 1) / P(k) = (n - k) / (k + 1) * p / (1 - p).
+    // Starting at the mode avoids underflow and needs no power of (1 - p).
     static std::vector<double> weights(std::uint64_t n, double p) {
         const double trials = static_cast<double>(n);
         const double odds = p / (1.0 - p);
@@ -77,7 +83,7 @@ class BinomialTable {
         constexpr double two_to_64 = 18446744073709551616.0;
         constexpr std::uint64_t largest = ~std::uint64_t{0};
         double total = 0.0;
-        for (std::size_t k = weight.size(); k-- > 0;) total += weight[k];  // small terms first
+        for (std::size_t k = weight.size(); k-- > 0;) total += weight[k];  // adds small terms first
 
         survival_.assign(weight.size() - 1, 0);
         std::uint64_t above = 0;

@@ -1,14 +1,14 @@
-// The number types of memory, for callers that know them at run time alone.
+// Element types that are only known at run time.
 #pragma once
 
 #include "half.hpp"
 
 namespace proact {
 
-/// In the order of proact/ops/_hyrelu_native.py.
+/// The values match the order in proact/ops/_hyrelu_native.py.
 enum class Dtype { float32, float64, float16, bfloat16 };
 
-/// Calls `use` with a null pointer to the element type.
+/// Calls `use` with a null pointer whose type is the element type of `dtype`.
 template <class Use>
 void with_element(Dtype dtype, Use use) {
     switch (dtype) {

@@ -1,9 +1,10 @@
-// 2^x without branches, tables or library calls, so that vectors of it are as good as one.
+// 2^x without branches, table look-ups or library calls, so that it vectorizes.
 //
-// x = n + f with n an integer and |f| <= 1/2, so 2^x = 2^n 2^f. 2^f is a polynomial with p(0) = 1
-// (whole powers come out exact) whose largest relative error over |f| <= 1/2 is the smallest
-// possible (Remez' algorithm): 2.6e-9 for float and 1.8e-17 for double, where half a unit in the
-// last place is 3e-8 and 5.6e-17. 2^n is added to the polynomial's exponent.
+// Write x = n + f with an integer n and |f| <= 1/2; then 2^x = 2^n 2^f. A polynomial p approximates
+// 2^f. It satisfies p(0) = 1, so integer powers are exact. Its coefficients minimize the largest
+// relative error over |f| <= 1/2 (Remez' algorithm): 2.6e-9 for float and 1.8e-17 for double, where
+// half a unit in the last place is 3e-8 and 5.6e-17. The factor 2^n is added to the exponent field
+// of the polynomial's value.
 #pragma once
 
 #include "simd_traits.hpp"
@@ -16,9 +17,9 @@ struct ExponentialConstants;
 template <>
 struct ExponentialConstants<float> {
     static constexpr int mantissa_bits = 23;
-    static constexpr float lowest = -127.0f;                // its exponent is that of 0
-    static constexpr float highest = 128.0f;                // its exponent is that of infinity
-    static constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: pushes fractions out
+    static constexpr float lowest = -127.0f;                // has the exponent field of 0
+    static constexpr float highest = 128.0f;                // has the exponent field of infinity
+    static constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: rounds to an integer
 };
 
 template <>
@@ -30,7 +31,7 @@ struct ExponentialConstants<double> {
 };
 
 template <class Value>
-PROACT_ELEMENTWISE Value power_of_fraction(Value f, float) {
+PROACT_ELEMENTWISE Value exp2_polynomial(Value f, float) {
     Value sum = f * 0.00015594678f + 0.0013406643f;
     sum = sum * f + 0.009617693f;
     sum = sum * f + 0.055503104f;
@@ -40,7 +41,7 @@ PROACT_ELEMENTWISE Value power_of_fraction(Value f, float) {
 }
 
 template <class Value>
-PROACT_ELEMENTWISE Value power_of_fraction(Value f, double) {
+PROACT_ELEMENTWISE Value exp2_polynomial(Value f, double) {
     Value sum = f * 4.078071929588336665e-10 + 7.0725704128144235096e-9;
     sum = sum * f + 1.0180647659234138888e-7;
     sum = sum * f + 1.3215442675329822143e-6;
@@ -54,8 +55,8 @@ PROACT_ELEMENTWISE Value power_of_fraction(Value f, double) {
     return sum * f + 1.0;
 }
 
-/// 2^x: at most 2 units in the last place off where it is a normal number, at most the smallest
-/// normal number off below that, infinity from 2^128 (2^1024) on. NaN gives infinity.
+/// Returns 2^x. Normal results are within 2 units in the last place; results below the normal range
+/// are within the smallest normal number; x >= 128 (1024 for double) and NaN give infinity.
 template <class Value>
 PROACT_ELEMENTWISE Value exponential2(Value x) {
     using L = SimdTraits<Value>;
@@ -63,11 +64,11 @@ PROACT_ELEMENTWISE Value exponential2(Value x) {
     using Constants = ExponentialConstants<Real>;
 
     x = L::maximum(L::minimum(x, L::all(Constants::highest)), L::all(Constants::lowest));
-    // The sum's low bits are n in two's complement, and the shift drops all others.
+    // The low bits of the sum are n in two's complement; the shift discards all other bits.
     const Value shifted = x + Constants::round_to_integer;
     const Value fraction = x - (shifted - Constants::round_to_integer);
     const typename L::Bits exponent = L::bits(shifted) << Constants::mantissa_bits;
-    return L::from_bits(L::bits(power_of_fraction(fraction, Real{})) + exponent);
+    return L::from_bits(L::bits(exp2_polynomial(fraction, Real{})) + exponent);
 }
 
 }  // namespace proact

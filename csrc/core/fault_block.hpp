@@ -1,12 +1,13 @@
-// Which bits of a tensor flip: a pure function of (seed, trial, stream, block), the same on every
-// machine, for any number of threads and in any order.
+// Decides which bits of a tensor flip, as a pure function of (seed, trial, stream, block). The
+// result is the same on every machine, for any number of threads and in any order of blocks.
 //
-// A tensor's words are cut into blocks of 2^k words. Within a block of n exposed bits the number of
-// flips is drawn from Binomial(n, ber), then that many distinct bits uniformly; this is the same as
-// flipping every bit independently with probability ber, at a cost that grows with the flips. Words
-// beyond the end of the last block are dropped afterwards, which leaves the others independent.
-// Blocks grow as the BER falls (about 16 to 32 expected flips each), and never share a word, so
-// that they can be worked on at the same time.
+// A tensor's words are divided into blocks of 2^k words. For a block with n exposed bits, the
+// number of flips is drawn from Binomial(n, ber), and then that many distinct bits are drawn
+// uniformly. This is equivalent to flipping every bit independently with probability ber, but its
+// cost grows with the number of flips. Flips in words beyond the end of the tensor are discarded
+// after the draw; the remaining flips stay independent. The block size grows as the BER falls
+// (about 16 to 32 expected flips per block). Blocks never share a word, so threads can process them
+// concurrently.
 #pragma once
 
 #include <cstdint>
@@ -17,49 +18,51 @@
 
 namespace proact {
 
-/// Raise it when a (seed, trial) comes to mean other flips; stored campaigns carry it.
+/// Increment this whenever a (seed, trial) pair selects different flips: stored campaigns record
+/// it.
 constexpr int sampler_version = 1;
 
 constexpr int stream_bits = 48;
 
-/// One tensor's flips in one trial.
+/// Identifies the flips of one tensor in one trial.
 struct FaultStream {
     std::uint64_t seed;
     std::uint32_t trial;
-    std::uint64_t stream;  // names the tensor; below 2^48
+    std::uint64_t stream;  // identifies the tensor; below 2^48
 };
 
-/// How a tensor is cut, and the law of the number of flips in a block.
+/// The partition of a tensor into blocks and the distribution of the number of flips per block.
 struct BlockLaw {
     std::uint32_t words_log2;     // a block has 2^words_log2 words
-    std::uint32_t bits_per_word;  // exposed bits
-    bool inverted;                // ber > 1/2: the drawn bits are those that stay
+    std::uint32_t bits_per_word;  // exposed bits per word
+    bool inverted;                // ber > 1/2: the drawn bits are the ones that do not flip
     BinomialView drawn;
 
     PROACT_HOST_DEVICE std::uint32_t bits() const { return bits_per_word << words_log2; }
     PROACT_HOST_DEVICE std::uint64_t words() const { return std::uint64_t{1} << words_log2; }
-    /// The blocks that so many words are cut into.
+    /// Number of blocks in a tensor of `tensor_words` words.
     PROACT_HOST_DEVICE std::uint64_t blocks(std::uint64_t tensor_words) const {
         return (tensor_words + words() - 1) >> words_log2;
     }
 };
 
-/// The largest block with at most 32 expected draws that is no larger than the tensor needs.
+/// Returns log2 of the largest block size that has at most 32 expected draws and does not exceed
+/// the tensor (rounded up to a power of two).
 inline std::uint32_t block_words_log2(double draw_probability, std::uint32_t bits_per_word,
                                       std::uint64_t tensor_words) {
-    constexpr double most_expected = 32.0;
-    constexpr std::uint32_t most_words_log2 = 24;  // 2^24 words of 64 bits: positions fit 32 bits
+    constexpr double max_expected_draws = 32.0;
+    constexpr std::uint32_t max_words_log2 = 24;  // positions of 64-bit words fit 32 bits
     std::uint32_t log2 = 0;
-    while (log2 < most_words_log2 && (std::uint64_t{1} << log2) < tensor_words &&
+    while (log2 < max_words_log2 && (std::uint64_t{1} << log2) < tensor_words &&
            draw_probability * static_cast<double>(std::uint64_t{bits_per_word} << (log2 + 1)) <=
-               most_expected)
+               max_expected_draws)
         ++log2;
     return log2;
 }
 
-/// Where a block's random sequence begins: draws count up from `first_draw`. 16 bits for the draw
-/// leave 48 for the stream: two of a thousand tensors share a stream with a chance of 2e-9, and a
-/// block never needs 2^10 draws.
+/// Returns the first counter of a block's random sequence; draws count up from `first_draw`. The
+/// draw number takes 16 bits and the stream 48. With 48 bits, two of a thousand tensors share a
+/// stream with probability 2e-9, and no block needs 2^10 draws.
 PROACT_HOST_DEVICE inline PhiloxCounter block_counter(const FaultStream& fault, std::uint32_t block,
                                                       std::uint32_t first_draw = 0) {
     return {{(static_cast<std::uint32_t>(fault.stream >> 32) << 16) + first_draw, block,
@@ -70,9 +73,9 @@ PROACT_HOST_DEVICE inline PhiloxKey fault_key(const FaultStream& fault) {
     return {{static_cast<std::uint32_t>(fault.seed), static_cast<std::uint32_t>(fault.seed >> 32)}};
 }
 
-/// Uniform integers on [0, range), without bias: the upper half of word * range, unless the lower
-/// half is below `rejected`. D. Lemire, "Fast random integer generation in an interval", ACM TOMACS
-/// 29 (2019), algorithm 5. Powers of two are never rejected.
+/// Unbiased uniform integers on [0, range): the upper half of word * range, rejected if the lower
+/// half is below `rejected`. See D. Lemire, "Fast random integer generation in an interval", ACM
+/// TOMACS 29 (2019), algorithm 5. If the range is a power of two, nothing is rejected.
 struct UniformBelow {
     std::uint32_t range;
     std::uint32_t rejected;
@@ -87,11 +90,11 @@ struct UniformBelow {
     }
 };
 
-/// The 32-bit words of one block's random sequence, four from each Philox call.
-class BlockWords {
+/// The random sequence of one block as 32-bit words; each Philox call yields four.
+class BlockRandomWords {
    public:
-    PROACT_HOST_DEVICE BlockWords(const FaultStream& fault, std::uint32_t block,
-                                  std::uint32_t first_draw = 0)
+    PROACT_HOST_DEVICE BlockRandomWords(const FaultStream& fault, std::uint32_t block,
+                                        std::uint32_t first_draw = 0)
         : key_(fault_key(fault)), counter_(block_counter(fault, block, first_draw)) {}
 
     PROACT_HOST_DEVICE std::uint32_t next() {
@@ -121,8 +124,8 @@ class BlockWords {
     int used_ = 4;
 };
 
-/// The drawn positions of one block: distinct, in drawing order. A position p is exposed bit
-/// p % bits_per_word of word p / bits_per_word.
+/// The positions drawn for one block: distinct, in drawing order. Position p denotes exposed bit p
+/// % bits_per_word of word p / bits_per_word.
 struct DrawnPositions {
     std::uint32_t count = 0;
     std::uint32_t position[BinomialTable::max_count];
@@ -131,17 +134,17 @@ struct DrawnPositions {
     PROACT_HOST_DEVICE const std::uint32_t* end() const { return position + count; }
 };
 
-/// Into memory of the caller, because nvcc copies what is returned by value: on a GPU all
-/// positions.
+/// Draws into memory that the caller provides, because nvcc would copy all positions of a
+/// DrawnPositions that is returned by value.
 PROACT_HOST_DEVICE inline void draw_block_into(DrawnPositions& drawn, const BlockLaw& law,
                                                const FaultStream& fault, std::uint32_t block,
                                                std::uint32_t first_draw = 0) {
-    BlockWords words(fault, block, first_draw);
+    BlockRandomWords words(fault, block, first_draw);
     const std::uint32_t wanted = law.drawn.count(words.next64());
     const UniformBelow uniform(law.bits());
 
-    // A position drawn twice is drawn again. The filter answers "certainly new" for nearly all of
-    // them; only the others are looked for in the list.
+    // Redraw a position that was drawn before. The filter proves that nearly all positions are new;
+    // only the remaining ones need a search of the list.
     std::uint64_t filter[16] = {};
     while (drawn.count < wanted) {
         const std::uint32_t position = words.below(uniform);

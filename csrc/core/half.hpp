@@ -1,5 +1,5 @@
-// float16 and bfloat16 as stored words, and their values as float. Rounding is to nearest, ties to
-// even, as IEEE 754 has it.
+// Conversion between stored float16 or bfloat16 words and float. Rounding is to nearest, ties to
+// even (IEEE 754).
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct Float16 {
         using L = SimdTraits<Value>;
         using Bits = typename L::Bits;
         const Bits magnitude = (word & 0x7fffu) << 13;
-        // Read as a float the exponent's bias is 127 instead of 15. The product is exact, and makes
-        // normal numbers of the denormal ones.
+        // Interpreted as a float, the word has exponent bias 127 instead of 15. The multiplication
+        // corrects the bias; it is exact and also normalizes subnormal numbers.
         const Bits finite = L::bits(L::from_bits(magnitude) * 0x1p112f);
         const Bits value = L::choose(magnitude < L::all_bits(0x7c00u << 13), finite,
                                      magnitude | L::all_bits(0x7f800000u));
@@ -33,7 +33,8 @@ struct Float16 {
         const Bits magnitude = bits & 0x7fffffffu;
         const Bits tie_to_even = (magnitude >> 13) & 1u;
         const Bits normal = (magnitude - 0x37fff001u + tie_to_even) >> 13;  // bias 127 to 15
-        // 0.5 has the last place of a denormal float16: the addition rounds to it.
+        // The last place of 0.5f equals that of a subnormal float16, so the addition rounds
+        // correctly.
         const Bits denormal = L::bits(L::from_bits(magnitude) + 0.5f) - 0x3f000000u;
         Bits word = L::choose(magnitude < L::all_bits(0x38800000u), denormal, normal);
         word = L::choose(magnitude < L::all_bits(0x477ff000u), word, L::all_bits(0x7c00u));
@@ -62,7 +63,7 @@ struct BFloat16 {
     }
 };
 
-/// The type that an element is computed in, and the way there and back.
+/// The type in which an element is computed, with the conversions from and to memory.
 template <class Element>
 struct Arithmetic {
     using Real = Element;

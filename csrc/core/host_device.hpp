@@ -1,4 +1,4 @@
-// The arithmetic in this folder is compiled for the host and, by nvcc, for the device.
+// Macros that compile the arithmetic in this folder for the host and, with nvcc, for the device.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,9 +7,9 @@
 #define PROACT_HOST_DEVICE
 #endif
 
-// A loop becomes vector code only when everything in its body is inlined. clang refuses to hand a
-// wide vector to a function of a narrower target even then, so there these functions have the
-// target of the loops that a source file is made for.
+// Compilers vectorize a loop only if they inline everything in its body. clang refuses to pass a
+// wide vector to a function with a narrower target even if it is inlined, so under clang these
+// functions take the target of the including source file.
 #if defined(__CUDACC__)
 #define PROACT_ELEMENTWISE __host__ __device__ __forceinline__
 #elif defined(__clang__) && defined(PROACT_TARGET)

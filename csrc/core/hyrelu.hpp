@@ -1,16 +1,16 @@
-// HyReLU, one element at a time: the clipped activation of "ProAct: Progressive Training for Hybrid
+// HyReLU for one element: the clipped activation of "ProAct: Progressive Training for Hybrid
 // Clipped Activation Function to Enhance Resilience of DNNs", arXiv 2406.06313, section III, and
-// the two rules it is deployed and compared with.
+// the two hard-clipping rules used for deployment and comparison.
 //
 //   soft      y = max(0, x s),  s = sigmoid(k (T - x));
 //             dy/dx = s - k x s (1 - s),  dy/dT = k x s (1 - s)   for x > 0
 //   zero      y = x for 0 < x <= T, else 0
 //   saturate  y = min(max(x, 0), T)
 //
-// What is not finite never passes: such an x gives 0 (+inf gives a finite T under saturate). A
-// faulty threshold is legal: NaN or negative closes the neuron, +inf makes it a plain ReLU.
+// Non-finite inputs never pass: they give 0, except that +inf gives a finite T in saturate mode. A
+// faulty threshold is allowed: NaN or a negative T gives 0 everywhere, and +inf gives a plain ReLU.
 //
-// Written without branches; soft for vectors too.
+// The functions are branch-free. The soft mode also works on SIMD vectors.
 #pragma once
 
 #include <cstddef>
@@ -24,9 +24,9 @@ namespace proact {
 
 enum class HyReluMode : int { soft = 0, zero = 1, saturate = 2 };
 
-/// A dense tensor in memory order, seen as x[sample][threshold][inner]: a scalar threshold has
-/// thresholds = 1, one per channel has inner = height * width (or, channels-last, inner = 1), one
-/// per neuron has inner = 1.
+/// A dense tensor in memory order, indexed as x[sample][threshold][inner]. A scalar threshold has
+/// thresholds = 1. Per-channel thresholds have inner = height * width, or inner = 1 for
+/// channels-last. Per-neuron thresholds have inner = 1.
 struct HyReluShape {
     std::size_t samples;
     std::size_t thresholds;
@@ -35,7 +35,7 @@ struct HyReluShape {
     PROACT_HOST_DEVICE std::size_t elements() const { return samples * thresholds * inner; }
 };
 
-// Constants: device code may use their values, but not call std::numeric_limits.
+// Variables, because device code can use a constexpr value but cannot call std::numeric_limits.
 template <class Real>
 constexpr Real largest_finite = std::numeric_limits<Real>::max();
 template <class Real>
@@ -47,7 +47,8 @@ struct HyReluGradient {
     Value threshold;
 };
 
-/// The steepness k of the soft gate. exp(k d) = 2^(binary d), with one product instead of two.
+/// The steepness k of the soft gate, as k (`natural`) and k log2(e) (`binary`): exp(k d) =
+/// 2^(binary d), which saves a multiplication per element.
 template <class Real>
 struct Slope {
     Real natural;
@@ -55,7 +56,7 @@ struct Slope {
 
     static Slope of(double k) {
         constexpr double log2_e = 1.4426950408889634;
-        const auto finite = [](double value) {  // an infinite k would make 0 * k NaN at x = T
+        const auto finite = [](double value) {  // with an infinite k, 0 * k would be NaN at x = T
             return value < static_cast<double>(largest_finite<Real>) ? static_cast<Real>(value)
                                                                      : largest_finite<Real>;
         };
@@ -63,18 +64,18 @@ struct Slope {
     }
 };
 
-/// From here down, in powers of two, the gate 1 / (1 + 2^a) is exactly 1, and dy/dT counts as 0.
+/// For a <= gate_is_one the gate 1 / (1 + 2^a) rounds to 1, and dy/dT is taken to be 0.
 template <class Real>
 constexpr Real gate_is_one = sizeof(Real) == 4 ? Real{-25} : Real{-54};
 
-/// The threshold that `soft` takes: -inf closes the neuron.
+/// Returns the threshold that the soft mode computes with; -inf gives 0 everywhere.
 template <class Real>
 PROACT_ELEMENTWISE Real usable_threshold(Real threshold) {
     return threshold >= 0 ? threshold : -positive_infinity<Real>;
 }
 
-/// y for a usable threshold. The comparison lets nothing but numbers above 0 through: x <= 0 has
-/// y <= 0, and the gate is 0 for a closed neuron and where x is infinite, which gives y = 0 or NaN.
+/// Returns y for a usable threshold. The maximum keeps only positive values: x <= 0 gives y <= 0,
+/// and the gate is 0 for a threshold of -inf or an infinite x, so that y is 0 or NaN.
 template <class Value>
 PROACT_ELEMENTWISE Value soft_hyrelu(Value x, Value threshold,
                                      Slope<typename SimdTraits<Value>::Real> slope) {
@@ -82,7 +83,7 @@ PROACT_ELEMENTWISE Value soft_hyrelu(Value x, Value threshold,
     return SimdTraits<Value>::maximum(y, SimdTraits<Value>::all(0));
 }
 
-/// The derivatives of y, times the gradient that arrives for y, for a usable threshold.
+/// Returns the derivatives of y times the incoming gradient, for a usable threshold.
 template <class Value>
 PROACT_ELEMENTWISE HyReluGradient<Value> soft_hyrelu_gradient(
     Value grad, Value x, Value threshold, Slope<typename SimdTraits<Value>::Real> slope) {
@@ -91,14 +92,14 @@ PROACT_ELEMENTWISE HyReluGradient<Value> soft_hyrelu_gradient(
     const Value e = exponential2(exponent);
     const Value s = L::all(1) / (e + 1);
     const auto open = (x > L::all(0)) & (s > L::all(0));
-    // 1 - s = e s, without the cancellation where s is close to 1.
-    const Value rest = L::where(exponent > L::all(gate_is_one<typename L::Real>), e * s);
-    const Value bend = L::where(open, s * rest * x * slope.natural);
+    // 1 - s = e s avoids the cancellation for s close to 1.
+    const Value one_minus_s = L::where(exponent > L::all(gate_is_one<typename L::Real>), e * s);
+    const Value dy_dt = L::where(open, s * one_minus_s * x * slope.natural);
     const Value passed = L::where(open, grad);
-    return {passed * (s - bend), passed * bend};
+    return {passed * (s - dy_dt), passed * dy_dt};
 }
 
-/// Saturating stores T itself: beside half elements it is rounded to a half first.
+/// Saturate mode stores T itself, so for half elements T is first rounded to a half.
 template <HyReluMode mode, class Element>
 PROACT_ELEMENTWISE typename Arithmetic<Element>::Real stored_threshold(
     typename Arithmetic<Element>::Real threshold) {
@@ -118,8 +119,7 @@ PROACT_ELEMENTWISE Real hyrelu(Real x, Real threshold, Slope<Real> slope) {
     }
 }
 
-/// At the corners of zero and saturate the derivative is the one from the left, which is
-/// torch.clamp's choice too.
+/// At the kinks of zero and saturate, the derivative is the left one, as in torch.clamp.
 template <HyReluMode mode, class Real>
 PROACT_ELEMENTWISE HyReluGradient<Real> hyrelu_gradient(Real grad, Real x, Real threshold,
                                                         Slope<Real> slope) {

@@ -1,5 +1,6 @@
-// How memory stands for stored words. Memory holds numbers that a network computes with; a fault
-// hits the word that the device under study would have stored for such a number.
+// The mapping between numbers in memory and the words that the studied device would store. Memory
+// holds the numbers that the model computes with; a fault flips a bit of the corresponding stored
+// word.
 #pragma once
 
 #include <cmath>
@@ -15,17 +16,17 @@ namespace proact {
 /// Memory holds the stored words themselves.
 struct MemoryWords {};
 
-/// Memory is neither read nor written: flips are drawn, and somebody else makes them.
+/// Memory is neither read nor written: flips are drawn, and the caller applies them.
 struct Unread {
     std::uint32_t word_bits;
 };
 
-/// A signed integer in two's complement that stands for itself times a scale.
+/// A signed integer in two's complement that represents integer * scale.
 struct ScaledInteger {
     float scale;
     std::uint32_t word_bits;
 
-    /// The nearest word, ties to even, saturating; NaN becomes 0.
+    /// Returns the nearest word (ties to even), saturating. NaN becomes 0.
     template <class Real>
     std::uint32_t encode(Real value) const {
         const double limit = static_cast<double>(sign());
@@ -45,10 +46,10 @@ struct ScaledInteger {
     std::uint32_t sign() const { return std::uint32_t{1} << (word_bits - 1); }
 };
 
-/// Such integers with a scale a channel: element e has scale number e / inner % channels.
+/// Scaled integers with one scale per channel: element e uses scales[e / inner % channels].
 struct ScaledIntegers {
     std::uint32_t word_bits;  // 2 to 16
-    std::uintptr_t scales;    // of `channels` floats, which the caller keeps alive
+    std::uintptr_t scales;    // address of `channels` floats, which the caller keeps alive
     std::uint64_t channels;
     std::uint64_t inner;
 
@@ -57,9 +58,10 @@ struct ScaledIntegers {
     }
 };
 
-/// The word of a wide float's NaN in a narrow format: the upper bits of its payload, as the
-/// conversion instructions have it, but that no quiet bit is set as long as any bit is left. So
-/// every narrow word is the word of its own wide value, and flips of NaN can be taken back.
+/// Converts a NaN to a narrower format by keeping the upper bits of its payload, as the conversion
+/// instructions do, but sets the quiet bit only if no payload bit is left. Every narrow word
+/// therefore survives a round trip through its wide value, and flips that produce NaN can be
+/// undone.
 template <class Narrow, class Wide>
 Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
     constexpr std::uint32_t wide_mantissa = sizeof(Wide) == 4 ? 23 : 52;
@@ -74,7 +76,7 @@ Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
     return static_cast<Narrow>((sign << (narrow_bits - 1)) | infinity | (kept != 0 ? kept : quiet));
 }
 
-/// A float that is stored as a half: rounded to nearest, ties to even.
+/// A float stored as a half, rounded to nearest, ties to even.
 template <class Half>
 struct StoredHalf {
     static constexpr std::uint32_t mantissa_bits = Half::infinity == 0x7c00 ? 10 : 7;
@@ -90,7 +92,7 @@ struct StoredHalf {
     }
 };
 
-/// A double that is stored as a float.
+/// A double stored as a float.
 struct StoredFloat {
     std::uint32_t encode(double value) const {
         if (!std::isnan(value)) return SimdTraits<float>::bits(static_cast<float>(value));

@@ -1,8 +1,8 @@
-// Philox 4x32-10: a counter-based generator. A key and a counter give 128 random bits; there is no
+// Philox 4x32-10, a counter-based generator. A key and a counter give 128 random bits. There is no
 // state, so any draw of any trial can be recomputed alone, in any order, on any device.
 //
 // J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2,
-// 3", SC'11, section 3.3. Published known answers: tests/data/philox4x32_10.txt.
+// 3", SC'11, section 3.3. The published known answers are in tests/data/philox4x32_10.txt.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ struct PhiloxKey {
 constexpr std::uint32_t philox_multiplier_0 = 0xD2511F53u;
 constexpr std::uint32_t philox_multiplier_1 = 0xCD9E8D57u;
 
-/// Weyl sequences keep the keys of the rounds apart.
+/// The round keys follow Weyl sequences.
 PROACT_HOST_DEVICE constexpr PhiloxKey next_round(PhiloxKey key) {
-    return {{key.word[0] + 0x9E3779B9u,    // the golden ratio
+    return {{key.word[0] + 0x9E3779B9u,    // golden ratio
              key.word[1] + 0xBB67AE85u}};  // sqrt(3) - 1
 }
 

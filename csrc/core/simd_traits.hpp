@@ -1,6 +1,6 @@
-// The few operations that C++ spells differently for one number and for a vector of them, so that
-// the arithmetic in this folder is written once: for scalars, for GPU threads, and for the vectors
-// of csrc/cpu/vectors.hpp.
+// Operations that C++ spells differently for scalars and for SIMD vectors. With them, the
+// arithmetic in this folder is written once for scalars, GPU threads and the vectors of
+// csrc/cpu/vectors.hpp.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,10 @@ struct ScalarLanes {
 
     PROACT_ELEMENTWISE static Real all(Real value) { return value; }
     PROACT_ELEMENTWISE static Bits all_bits(Bits bits) { return bits; }
-    /// b where a is NaN, in both.
+    /// Both return b if either argument is NaN.
     PROACT_ELEMENTWISE static Real maximum(Real a, Real b) { return a > b ? a : b; }
     PROACT_ELEMENTWISE static Real minimum(Real a, Real b) { return a < b ? a : b; }
-    /// 0 where the condition fails.
+    /// Returns 0 where the condition is false.
     PROACT_ELEMENTWISE static Real where(bool condition, Real value) {
         return condition ? value : Real{0};
     }

@@ -1,9 +1,10 @@
-// One tensor's memory as faults see it, and the block laws of a plan of tensors.
+// The memory of one tensor as fault injection uses it, and the block laws of a plan of tensors.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "fault_block.hpp"
@@ -11,68 +12,84 @@
 
 namespace proact {
 
-inline std::uint32_t population(std::uint64_t mask) {
+inline std::uint32_t bit_count(std::uint64_t mask) {
     std::uint32_t bits = 0;
     for (; mask != 0; mask &= mask - 1) ++bits;
     return bits;
 }
 
-/// One tensor's memory as faults see it. The caller keeps the memory alive.
+/// A tensor's address, size, stored format and exposed bits. The caller keeps the memory alive.
 struct TensorMemory {
     std::uintptr_t address;
-    std::uint64_t words;       // elements
+    std::uint64_t words;       // number of elements
     std::uint32_t word_bytes;  // 1, 2, 4 or 8
     std::uint64_t stream;
-    std::uint64_t mask;  // the exposed bits of a stored word
-    NumberFormat form = MemoryWords{};
+    std::uint64_t mask;  // exposed bits of a stored word
+    NumberFormat format = MemoryWords{};
 
-    template <class Form>
+    template <class Format>
     bool is_stored_as() const {
-        return std::holds_alternative<Form>(form);
+        return std::holds_alternative<Format>(format);
     }
     std::uint32_t stored_bits() const {
-        if (const auto* fixed = std::get_if<FixedPoint>(&form)) return fixed->word_bits;
-        if (const auto* integers = std::get_if<ScaledIntegers>(&form)) return integers->word_bits;
-        if (const auto* unread = std::get_if<Unread>(&form)) return unread->word_bits;
+        if (const auto* fixed = std::get_if<FixedPoint>(&format)) return fixed->word_bits;
+        if (const auto* integers = std::get_if<ScaledIntegers>(&format)) return integers->word_bits;
+        if (const auto* unread = std::get_if<Unread>(&format)) return unread->word_bits;
         if (is_stored_as<MemoryWords>()) return 8 * word_bytes;
         return is_stored_as<StoredFloat>() ? 32 : 16;
     }
-    std::uint32_t exposed_bits_per_word() const { return population(mask); }
+    std::uint32_t exposed_bits_per_word() const { return bit_count(mask); }
 
-    /// Throws std::invalid_argument where the description makes no sense.
+    /// Throws std::invalid_argument if the description is inconsistent.
     void check() const {
         if (word_bytes != 1 && word_bytes != 2 && word_bytes != 4 && word_bytes != 8)
-            throw std::invalid_argument("a word has 1, 2, 4 or 8 bytes");
-        check_form();
+            throw std::invalid_argument("expected words of 1, 2, 4 or 8 bytes, got " +
+                                        std::to_string(word_bytes));
+        check_format();
         if (mask == 0 || (stored_bits() < 64 && mask >> stored_bits() != 0))
-            throw std::invalid_argument("a bit mask exposes 1 bit or more, all within the word");
+            throw std::invalid_argument(
+                "expected a bit mask that exposes at least one of the lowest " +
+                std::to_string(stored_bits()) + " bits and no others, got " + std::to_string(mask));
         if (stream >> proact::stream_bits != 0)
-            throw std::invalid_argument("a stream lies below 2^48");
-        // The block number has 32 bits; the smallest block has one word.
+            throw std::invalid_argument("expected a stream below 2^48, got " +
+                                        std::to_string(stream));
+        // A block number has 32 bits, and the smallest block has one word.
         if (words > std::uint64_t{1} << 32)
-            throw std::invalid_argument("a tensor has at most 2^32 elements");
+            throw std::invalid_argument("expected at most 2^32 elements, got " +
+                                        std::to_string(words));
     }
 
    private:
-    void check_form() const {
-        if (const auto* fixed = std::get_if<FixedPoint>(&form))
+    void check_format() const {
+        if (const auto* fixed = std::get_if<FixedPoint>(&format))
             if (word_bytes < 4 || fixed->word_bits < 2 || fixed->word_bits > 32 ||
                 fixed->fraction_bits >= fixed->word_bits)
                 throw std::invalid_argument(
-                    "fixed point takes float32 or float64 and 2 to 32 bits");
-        if (const auto* integers = std::get_if<ScaledIntegers>(&form))
+                    "fixed point expects words of 4 or 8 bytes in memory, 2 to 32 stored bits and "
+                    "fewer fraction bits, got " +
+                    std::to_string(word_bytes) + " bytes, " + std::to_string(fixed->word_bits) +
+                    " stored bits and " + std::to_string(fixed->fraction_bits) + " fraction bits");
+        if (const auto* integers = std::get_if<ScaledIntegers>(&format))
             if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16 ||
                 integers->channels == 0 || integers->inner == 0)
                 throw std::invalid_argument(
-                    "scaled integers take float32 or float64, 2 to 16 bits and a scale or more");
+                    "scaled integers expect words of 4 or 8 bytes in memory, 2 to 16 stored bits, "
+                    "and at least 1 channel and inner element, got " +
+                    std::to_string(word_bytes) + " bytes, " + std::to_string(integers->word_bits) +
+                    " stored bits, " + std::to_string(integers->channels) + " channels and " +
+                    std::to_string(integers->inner) + " inner elements");
         if ((is_stored_as<StoredHalf<Float16>>() || is_stored_as<StoredHalf<BFloat16>>()) &&
             word_bytes != 4)
-            throw std::invalid_argument("memory that is stored as halves holds float32");
+            throw std::invalid_argument(
+                "float16 and bfloat16 formats expect float32 memory, got words of " +
+                std::to_string(word_bytes) + " bytes");
         if (is_stored_as<StoredFloat>() && word_bytes != 8)
-            throw std::invalid_argument("memory that is stored as floats holds float64");
-        if (const auto* unread = std::get_if<Unread>(&form))
+            throw std::invalid_argument("the float32 format expects float64 memory, got words of " +
+                                        std::to_string(word_bytes) + " bytes");
+        if (const auto* unread = std::get_if<Unread>(&format))
             if (unread->word_bits == 0 || unread->word_bits > 64)
-                throw std::invalid_argument("a word has 1 to 64 bits");
+                throw std::invalid_argument("expected stored words of 1 to 64 bits, got " +
+                                            std::to_string(unread->word_bits));
     }
 };
 
@@ -83,7 +100,8 @@ inline std::uint64_t exposed_bits(const std::vector<TensorMemory>& tensors) {
     return bits;
 }
 
-/// The tables of one BER, built when first needed: tensors of a like size share theirs.
+/// The binomial tables for one BER, built on first use. Tensors with the same block size share a
+/// table.
 class BlockLaws {
    public:
     explicit BlockLaws(double ber)

@@ -1,4 +1,4 @@
-// What the bounds of trained values let pass, and what takes the place of the rest.
+// Range checks of trained values, and the replacements for values outside the range.
 #pragma once
 
 #include <limits>
@@ -9,28 +9,29 @@ namespace proact {
 
 enum class RangeAction { zero, saturate };
 
-/// The largest finite number of an element type.
+/// The largest finite value of an element type, in the type it is computed in.
 template <class Element>
-inline constexpr Element largest = std::numeric_limits<Element>::max();
+inline constexpr Element largest_element = std::numeric_limits<Element>::max();
 template <>
-inline constexpr float largest<Float16> = 0x1.ffcp15f;
+inline constexpr float largest_element<Float16> = 0x1.ffcp15f;
 template <>
-inline constexpr float largest<BFloat16> = 0x1.fep127f;
+inline constexpr float largest_element<BFloat16> = 0x1.fep127f;
 
-/// Every finite x with low <= x <= high passes, so NaN never does. Where no x can (a fault made a
-/// bound NaN or swapped the two), everything becomes 0.
+/// A value x passes if it is finite and low <= x <= high; NaN never passes. If no value can pass,
+/// because a fault made a bound NaN or swapped the bounds, every value becomes 0. The replacements
+/// are:
 ///
-///     zero      the number nearest to 0 that passes: 0 itself, unless all trained values are on
-///     one
-///               side of it (a running variance of 0 would be worse than the fault)
-///     saturate  the bound that was passed, where it is finite; NaN becomes what zero gives
+///     zero      the passing value nearest to 0. This is 0 itself unless all trained values have
+///               one sign (a running variance of 0 would be worse than the fault).
+///     saturate  the violated bound if it is finite, otherwise the replacement of zero; NaN gets
+///               the replacement of zero.
 template <class Real>
 struct ValueRange {
-    Real floor, ceiling;  // finite, or NaN where nothing passes
-    Real below, above;    // what takes the place of lower and of higher numbers
-    Real neutral;         // and of NaN
+    Real floor, ceiling;  // finite, or NaN if nothing passes
+    Real below, above;    // replacements of values below floor and above ceiling
+    Real neutral;         // replacement of NaN
 
-    /// `finite` is the largest finite number of the memory that the range is for.
+    /// `finite` is the largest finite value of the element type in memory.
     static ValueRange of(Real low, Real high, Real finite, RangeAction action) {
         const Real floor = low < -finite ? -finite : low;
         const Real ceiling = high > finite ? finite : high;

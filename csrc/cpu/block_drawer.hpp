@@ -1,4 +1,5 @@
-// draw_block of core/fault_block.hpp in batches: the same positions in the same order.
+// A batched version of draw_block in core/fault_block.hpp. It draws the same positions in the same
+// order.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,8 @@
 
 namespace proact {
 
-/// Says whether a number was seen in the current round: false alarms happen, misses do not.
-/// Starting a round costs nothing, because cells of earlier rounds carry other marks.
+/// An approximate set of the numbers seen in the current round: it has false positives but no false
+/// negatives. Starting a round is cheap, because cells marked in earlier rounds carry another mark.
 class SeenFilter {
    public:
     class Round {
@@ -46,10 +47,10 @@ class SeenFilter {
 
 class BlockDrawer {
    public:
-    /// Readable behind positions().
-    static constexpr std::uint32_t most_positions = 5 * batch_words - 2;
+    /// Number of entries that can be read from positions().
+    static constexpr std::uint32_t max_positions = 5 * batch_words - 2;
 
-    /// The filter outlives the drawer; others may use it between draws.
+    /// The filter must outlive the drawer. Other code may use it between draws.
     BlockDrawer(const BlockLaw& law, const FaultStream& fault, BatchFunctions batch,
                 SeenFilter& seen, std::uint32_t first_draw = 0)
         : law_(law),
@@ -59,42 +60,45 @@ class BlockDrawer {
           first_draw_(first_draw),
           uniform_(law.bits()) {}
 
-    /// What draw() drew, and behind it, up to most_positions, other positions of the block.
+    /// The positions from the last draw(), followed by further positions of the block, up to
+    /// max_positions in total.
     const std::uint32_t* positions() const { return positions_.data() + count_words; }
 
-    /// Draws a block; returns the number of positions, at most BinomialTable::max_count.
-    /// `expect(position)` hears of nearly all of them at once: in a loop that is here anyway,
-    /// because the end of a loop of unforeseeable length costs as much as several positions.
-    template <class Expect>
-    std::uint32_t draw(std::uint32_t block, Expect expect) {
+    /// Draws a block and returns the number of positions, at most BinomialTable::max_count. Calls
+    /// `on_position(position)` for nearly all of them, inside a loop that runs anyway: a second
+    /// loop of unpredictable length would cost as much as several positions.
+    template <class OnPosition>
+    std::uint32_t draw(std::uint32_t block, OnPosition on_position) {
         counter_ = block_counter(fault_, block, first_draw_);
-        known_words_ = 0;
+        generated_words_ = 0;
         append_words();
         const std::uint64_t u = words_[0] | std::uint64_t{words_[1]} << 32;
         const std::uint32_t wanted = law_.drawn.count(u);
-        while (known_words_ < count_words + wanted) append_words();
+        while (generated_words_ < count_words + wanted) append_words();
 
-        // As if nothing were rejected or drawn twice, which is nearly always so.
-        bool again = false;
-        for (std::uint32_t i = 0; i < known_words_; i += batch_words)
-            again |= batch_.scale(&words_[i], uniform_.range, uniform_.rejected, &positions_[i]);
+        // Assume that no word is rejected and no position is drawn twice, which nearly always
+        // holds.
+        bool needs_redraw = false;
+        for (std::uint32_t i = 0; i < generated_words_; i += batch_words)
+            needs_redraw |=
+                batch_.scale(&words_[i], uniform_.range, uniform_.rejected, &positions_[i]);
         SeenFilter::Round seen = seen_.start();
         for (std::uint32_t i = count_words; i < count_words + wanted; ++i) {
-            again |= seen.maybe_seen(positions_[i]);
-            expect(positions_[i]);
+            needs_redraw |= seen.maybe_seen(positions_[i]);
+            on_position(positions_[i]);
         }
-        if (again) draw_one_by_one(wanted);
+        if (needs_redraw) draw_one_by_one(wanted);
         return wanted;
     }
 
    private:
-    static constexpr std::uint32_t count_words = 2;  // the binomial count takes them
+    static constexpr std::uint32_t count_words = 2;  // the binomial count uses two words
 
     void append_words() {
-        if (known_words_ == words_.size()) known_words_ = 0;  // the old ones have been used
-        batch_.philox(counter_, fault_key(fault_), words_.data() + known_words_);
+        if (generated_words_ == words_.size()) generated_words_ = 0;  // all of them have been used
+        batch_.philox(counter_, fault_key(fault_), words_.data() + generated_words_);
         counter_.word[0] += batch_counters;
-        known_words_ += batch_words;
+        generated_words_ += batch_words;
     }
 
     void draw_one_by_one(std::uint32_t wanted) {
@@ -102,7 +106,7 @@ class BlockDrawer {
         std::uint32_t next = count_words, drawn = 0;
         SeenFilter::Round seen = seen_.start();
         while (drawn < wanted) {
-            if (next == known_words_) {
+            if (next == generated_words_) {
                 if (next == words_.size()) next = 0;
                 append_words();
             }
@@ -123,11 +127,11 @@ class BlockDrawer {
     std::uint32_t first_draw_;
     UniformBelow uniform_;
     PhiloxCounter counter_{};
-    std::uint32_t known_words_ = 0;
-    // The count and the largest number of draws, in whole batches.
-    std::array<std::uint32_t, most_positions + count_words> words_, positions_;
+    std::uint32_t generated_words_ = 0;
+    // Room for the count and the largest number of draws, in whole batches.
+    std::array<std::uint32_t, max_positions + count_words> words_, positions_;
 };
 
-static_assert(BinomialTable::max_count <= BlockDrawer::most_positions);
+static_assert(BinomialTable::max_count <= BlockDrawer::max_positions);
 
 }  // namespace proact

@@ -1,14 +1,17 @@
-// Exactly n flips.
+// Flips exactly n bits.
 //
-// Every bit gets a chance p that makes n drawn bits very likely, as at a bit error rate of p, and
-// every drawn bit a random priority; the n drawn bits of lowest priority are chosen. By symmetry
-// every set of n bits is equally likely. Drawing again, with other numbers, where fewer than n bits
-// were drawn leaves it so. Two networks that share most of their tensors share most of the flips,
-// which one draw of n numbers below the total number of bits would not give. A power of two as p
-// keeps it so but where the larger network needs another p: all is drawn anew then.
+// Every bit is drawn with a probability p for which n drawn bits are very likely, as at a bit error
+// rate of p. Every drawn bit gets a random priority, and the n bits of lowest priority are chosen.
+// By symmetry, every set of n bits is equally likely. If fewer than n bits were drawn, a further
+// attempt uses other random numbers, which preserves the symmetry.
+//
+// Two models that share most of their tensors share most of their flips. Drawing n numbers below
+// the total number of bits would not have this property. p is a power of two, so models of similar
+// size use the same p. If the larger model needs another p, all of its flips differ.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "flip_batch.hpp"
 #include "flip_words.hpp"
@@ -17,7 +20,7 @@
 namespace proact {
 namespace {
 
-/// The counters of an attempt's draws; its priorities have the second half of them.
+/// Number of counters for the draws of an attempt. The second half is for the priorities.
 constexpr std::uint32_t draws_per_attempt = 1024;
 constexpr std::uint32_t attempts = 64;
 
@@ -26,12 +29,12 @@ struct Candidate {
     std::uint32_t tensor;
     std::uint32_t block;
     std::uint32_t element;
-    std::uint32_t rank;  // among the word's exposed bits
+    std::uint32_t rank;  // rank among the exposed bits of the word
 };
 
-/// All drawn bits of one attempt, in the order of the plan and of the draws.
+/// Returns all bits drawn in one attempt, in plan order and then drawing order.
 std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors, double probability,
-                                       Pattern pattern, std::uint32_t attempt) {
+                                       FaultPattern pattern, std::uint32_t attempt) {
     std::vector<Candidate> candidates;
     BlockLaws laws(probability);
     SeenFilter seen;
@@ -46,7 +49,7 @@ std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors,
             const auto block = static_cast<std::uint32_t>(b);
             const std::uint32_t drawn = drawer.draw(block, [](std::uint32_t) {});
             const std::uint32_t* positions = drawer.positions();
-            BlockWords priorities(fault, block, first_draw + draws_per_attempt / 2);
+            BlockRandomWords priorities(fault, block, first_draw + draws_per_attempt / 2);
             for (std::uint32_t i = 0; i < drawn; ++i) {
                 const std::uint64_t priority = priorities.next64();
                 const std::uint64_t element =
@@ -61,7 +64,7 @@ std::vector<Candidate> draw_candidates(const std::vector<TensorMemory>& tensors,
     return candidates;
 }
 
-/// Keeps the n of lowest priority; of equal ones, those that were drawn first.
+/// Keeps the n candidates of lowest priority. Of equal priorities, the first drawn are kept.
 void keep_lowest(std::vector<Candidate>& candidates, std::size_t n) {
     std::vector<std::uint64_t> priorities;
     for (const Candidate& candidate : candidates) priorities.push_back(candidate.priority);
@@ -81,9 +84,9 @@ void keep_lowest(std::vector<Candidate>& candidates, std::size_t n) {
 }
 
 std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uint64_t n,
-                              std::uint64_t total, Pattern pattern) {
+                              std::uint64_t total, FaultPattern pattern) {
     const auto wanted = static_cast<double>(n);
-    // Five standard deviations above n, and some more where n is small.
+    // Five standard deviations above n, plus a constant for small n.
     const double likely = wanted + 5.0 * std::sqrt(wanted) + 13.0;
     double probability = 0.5;
     while (probability / 2 >= likely / static_cast<double>(total)) probability /= 2;
@@ -92,7 +95,8 @@ std::vector<Candidate> choose(const std::vector<TensorMemory>& tensors, std::uin
         if (candidates.size() > n) keep_lowest(candidates, static_cast<std::size_t>(n));
         if (candidates.size() == n) return candidates;
     }
-    throw std::runtime_error("no attempt drew enough bits");  // a chance below 2^-64
+    throw std::runtime_error("none of " + std::to_string(attempts) + " attempts drew " +
+                             std::to_string(n) + " bits");  // probability below 2^-64
 }
 
 using Chosen = std::vector<Candidate>::const_iterator;
@@ -131,13 +135,16 @@ void flip_all_but_chosen(Words& words, const TensorMemory& memory, Chosen begin,
 
 }  // namespace
 
-void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pattern) const {
+void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, FaultPattern pattern) const {
     const std::uint64_t total = exposed_bits();
-    if (flips > total) throw std::invalid_argument("more flips than exposed bits");
+    if (flips > total)
+        throw std::invalid_argument("expected at most " + std::to_string(total) +
+                                    " flips, the number of exposed bits, got " +
+                                    std::to_string(flips));
     FlipColumns& columns = log.calls.emplace_back(1).front();
     if (flips == 0) return;
 
-    // Above one half the chosen bits are those that stay.
+    // For more than half of the bits, the chosen bits are the ones that do not flip.
     const bool inverted = flips > total / 2;
     const std::uint64_t chosen_bits = inverted ? total - flips : flips;
     const std::vector<Candidate> chosen = choose(tensors_, chosen_bits, total, pattern);
@@ -148,7 +155,7 @@ void FaultPlan::flip_exactly_into(FlipLog& log, std::uint64_t flips, Pattern pat
         const Chosen end = std::find_if(begin, chosen.end(),
                                         [&](const Candidate& c) { return c.tensor != tensor; });
         if (memory.words == 0 || (begin == end && !inverted)) continue;
-        columns.open(tensor, memory);
+        columns.begin_segment(tensor, memory);
         with_words(memory, seen, [&](auto words) {
             inverted ? flip_all_but_chosen(words, memory, begin, end, columns)
                      : flip_chosen(words, memory, begin, end, columns);

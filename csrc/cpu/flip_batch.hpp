@@ -1,4 +1,4 @@
-// Chosen bits, made ready one by one and flipped together.
+// A batch of bits that are flipped together.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace proact {
 
-/// All flips of a word belong into one batch: see EncodedWords.
+/// All flips of one word must be in the same batch: see EncodedWords.
 class FlipBatch {
    public:
     explicit FlipBatch(FlipColumns& log) : log_(log) {}
@@ -21,8 +21,8 @@ class FlipBatch {
 
     template <class Words>
     void flip(Words& words) {
-        log_.flip_behind_end(words, flips_);
-        log_.keep(flips_);
+        log_.flip_pending(words, flips_);
+        log_.commit(flips_);
         flips_ = 0;
     }
 

@@ -8,10 +8,10 @@ namespace {
 template <class Word>
 void write_back(const TensorMemory& memory, const std::uint32_t* element, const std::byte* before,
                 std::size_t flips) {
-    constexpr std::size_t ahead = 32;  // enough to hide a miss behind the writes in between
+    constexpr std::size_t prefetch_distance = 32;  // far enough to hide a cache miss
     auto* words = reinterpret_cast<Word*>(memory.address);
     for (std::size_t i = flips; i-- > 0;) {
-        if (i >= ahead) __builtin_prefetch(words + element[i - ahead], 1);
+        if (i >= prefetch_distance) __builtin_prefetch(words + element[i - prefetch_distance], 1);
         std::memcpy(words + element[i], before + i * sizeof(Word), sizeof(Word));
     }
 }

@@ -1,4 +1,4 @@
-// What a trial flipped, and what stood there before.
+// A log of flipped bits and of the words as they were before.
 #pragma once
 
 #include <cstddef>
@@ -11,18 +11,18 @@
 
 namespace proact {
 
-/// One flipped bit, with the memory word as it was just before this flip.
+/// One flipped bit, with the memory word just before this flip.
 struct Flip {
     std::uint32_t element;
     std::uint32_t bit;
     std::uint64_t before;
 };
 
-/// The flips of consecutive blocks in the order in which they were made, as columns: 5 bytes a
-/// flip and the old word.
+/// The flips of consecutive blocks in the order in which they were made, stored as columns: 5 bytes
+/// per flip plus the old word.
 class FlipColumns {
    public:
-    /// A tensor's share: the flips from `begin` up to `end`, whose old words begin at a byte.
+    /// The flips [begin, end) of one tensor. Their old words begin at byte `first_byte`.
     struct Segment {
         std::size_t plan_index;
         TensorMemory memory;
@@ -33,12 +33,12 @@ class FlipColumns {
 
     std::size_t size() const { return segments.empty() ? 0 : segments.back().end; }
 
-    void open(std::size_t plan_index, const TensorMemory& memory) {
+    void begin_segment(std::size_t plan_index, const TensorMemory& memory) {
         const std::size_t bytes = segments.empty() ? 0 : end_byte(segments.back());
         segments.push_back({plan_index, memory, size(), size(), bytes});
     }
 
-    /// Room for so many flips behind the last segment's end; throws std::bad_alloc.
+    /// Ensures capacity for `flips` more flips after the last segment. Throws std::bad_alloc.
     void reserve(std::size_t flips) {
         const Segment& last = segments.back();
         element.reserve(last.end + flips);
@@ -46,25 +46,25 @@ class FlipColumns {
         before.reserve(end_byte(last) + flips * last.memory.word_bytes);
     }
 
-    /// Flips the places that stand behind the last segment's end, and writes the old words beside
-    /// them. They become part of the segment by `keep`.
+    /// Flips the bits stored after the end of the last segment and writes the old words beside
+    /// them. `commit` then adds them to the segment.
     template <class Words>
-    void flip_behind_end(Words& words, std::uint32_t flips) {
+    void flip_pending(Words& words, std::uint32_t flips) {
         const Segment& last = segments.back();
         words.flip(element.data() + last.end, bit.data() + last.end, flips,
                    before.data() + end_byte(last));
     }
-    void keep(std::uint32_t flips) { segments.back().end += flips; }
+    void commit(std::uint32_t flips) { segments.back().end += flips; }
 
-    /// Room for about so many flips of words of 4 bytes, so that they need no moving.
-    void expect(std::size_t flips) {
+    /// Reserves capacity for about `flips` flips of 4-byte words, to avoid reallocation.
+    void reserve_total(std::size_t flips) {
         element.reserve(flips);
         bit.reserve(flips);
         before.reserve(4 * flips);
     }
 
     Flip flip(const Segment& segment, std::size_t i) const {
-        std::uint64_t word = 0;  // little-endian, as on every machine that torch runs on
+        std::uint64_t word = 0;  // little-endian, as on every machine that torch supports
         std::memcpy(&word, old_words(segment) + (i - segment.begin) * segment.memory.word_bytes,
                     segment.memory.word_bytes);
         return {element.data()[i], bit.data()[i], word};
@@ -94,11 +94,11 @@ class FlipLog {
    public:
     std::size_t size() const;
 
-    /// Writes the old words back, last flip first, so that a word flipped twice gets its oldest
-    /// value. Other memory is not touched. Any number of threads gives the same.
+    /// Writes the old words back, last flip first, so that a word that was flipped twice gets its
+    /// oldest value. No other memory is touched. The number of threads does not change the result.
     void restore(unsigned threads = 1) const;
 
-    /// `visit(plan_index, flip)` in the order in which the flips were made.
+    /// Calls `visit(plan_index, flip)` in the order in which the flips were made.
     template <class Visit>
     void for_each(Visit visit) const {
         for (const auto& call : calls)
@@ -108,7 +108,7 @@ class FlipLog {
                         visit(segment.plan_index, part.flip(segment, i));
     }
 
-    /// The parts of one call share no word: each was made by one thread.
+    /// Each part was made by one thread. The parts of one call share no word.
     std::vector<std::vector<FlipColumns>> calls;
 };
 

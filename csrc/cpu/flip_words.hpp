@@ -1,4 +1,4 @@
-// How a bit of a stored word is flipped in memory, and what the log keeps of it.
+// Flips bits of stored words in memory and records the old words, for every number format.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace proact {
 
-/// Words that are their own stored form.
+/// Words whose memory representation is their stored form.
 template <class Word>
 class NativeWords {
    public:
@@ -20,8 +20,8 @@ class NativeWords {
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(words_ + element, 1); }
 
-    /// Flips bit[i] of word element[i] for i < flips, all of one block, and stores the words as
-    /// they were just before.
+    /// Flips bit[i] of word element[i] for i < flips, all from one block. Writes each word as it
+    /// was just before its flip to `before`.
     void flip(const std::uint32_t* element, const std::uint8_t* bit, std::uint32_t flips,
               std::byte* before) {
         Word* const words = words_;
@@ -37,25 +37,26 @@ class NativeWords {
     Word* words_;
 };
 
-/// What an element is stored as; only channels of integers differ in that.
-template <class Form>
-const Form& form_at(const Form& form, std::uint32_t) {
-    return form;
+/// The format of one element. Only scaled integers differ from channel to channel.
+template <class Format>
+const Format& format_at(const Format& format, std::uint32_t) {
+    return format;
 }
-inline ScaledInteger form_at(const ScaledIntegers& integers, std::uint32_t element) {
+inline ScaledInteger format_at(const ScaledIntegers& integers, std::uint32_t element) {
     return integers.at(element);
 }
 
-/// The stored words that floats stand for.
+/// Stored words that memory represents as floats.
 ///
-/// A float has fewer digits than a 32-bit word: 16384.05 reads back as another word than the one it
-/// came from. So a second flip in the same word must start from the stored word that the first one
-/// left, not from the float. Blocks share no word, hence a look at the block's own flips is enough.
-template <class Real, class Form>
+/// A float has fewer digits than a 32-bit word, so encoding the float that a word decodes to can
+/// give another word (16384.05 in q15.16 is an example). A second flip in a word must therefore
+/// start from the stored word that the first flip left, not from the float. Blocks share no word,
+/// so searching the flips of the current block is enough.
+template <class Real, class Format>
 class EncodedWords {
    public:
-    EncodedWords(const TensorMemory& tensor, const Form& form, SeenFilter& seen)
-        : reals_(reinterpret_cast<Real*>(tensor.address)), form_(form), seen_(seen) {}
+    EncodedWords(const TensorMemory& tensor, const Format& format, SeenFilter& seen)
+        : reals_(reinterpret_cast<Real*>(tensor.address)), format_(format), seen_(seen) {}
 
     void prefetch(std::uint32_t element) const { __builtin_prefetch(reals_ + element, 1); }
 
@@ -67,14 +68,14 @@ class EncodedWords {
             std::memcpy(before + i * sizeof(Real), &real, sizeof real);
             const std::uint32_t word = seen.maybe_seen(element[i])
                                            ? word_before(element, bit, i, before)
-                                           : form_at(form_, element[i]).encode(real);
-            real = form_at(form_, element[i])
+                                           : format_at(format_, element[i]).encode(real);
+            real = format_at(format_, element[i])
                        .template decode<Real>(word ^ (std::uint32_t{1} << bit[i]));
         }
     }
 
    private:
-    /// The stored word of the block's flip number i, with what earlier flips did to it.
+    /// Returns the stored word before flip number i of the block, with the earlier flips applied.
     std::uint32_t word_before(const std::uint32_t* element, const std::uint8_t* bit,
                               std::uint32_t i, const std::byte* before) const {
         std::uint32_t flipped = 0, first = i;
@@ -85,15 +86,15 @@ class EncodedWords {
             }
         Real clean;
         std::memcpy(&clean, before + first * sizeof(Real), sizeof clean);
-        return form_at(form_, element[i]).encode(clean) ^ flipped;
+        return format_at(format_, element[i]).encode(clean) ^ flipped;
     }
 
     Real* reals_;
-    Form form_;
+    Format format_;
     SeenFilter& seen_;
 };
 
-/// Memory that is left alone; a log of it tells the places, and zeros as old words.
+/// Memory that is not accessed. The log holds the elements and bits, with zeros as old words.
 class UnreadWords {
    public:
     explicit UnreadWords(const TensorMemory& tensor) : word_bytes_(tensor.word_bytes) {}
@@ -107,13 +108,13 @@ class UnreadWords {
     std::uint32_t word_bytes_;
 };
 
-/// Calls `use` with the words of a tensor's type and form.
+/// Calls `use` with the word class for the element size and number format of a tensor.
 template <class Use>
-class WordsOf {
+class WordsVisitor {
    public:
     using Result = std::invoke_result_t<Use, UnreadWords>;
 
-    WordsOf(const TensorMemory& memory, SeenFilter& seen, Use use)
+    WordsVisitor(const TensorMemory& memory, SeenFilter& seen, Use use)
         : memory_(memory), seen_(seen), use_(use) {}
 
     Result operator()(const MemoryWords&) const {
@@ -125,20 +126,20 @@ class WordsOf {
         }
     }
     Result operator()(const Unread&) const { return use_(UnreadWords(memory_)); }
-    Result operator()(const StoredFloat& form) const { return encoded<double>(form); }
+    Result operator()(const StoredFloat& format) const { return encoded<double>(format); }
     template <class Half>
-    Result operator()(const StoredHalf<Half>& form) const {
-        return encoded<float>(form);
+    Result operator()(const StoredHalf<Half>& format) const {
+        return encoded<float>(format);
     }
-    template <class Form>
-    Result operator()(const Form& form) const {
-        return memory_.word_bytes == 4 ? encoded<float>(form) : encoded<double>(form);
+    template <class Format>
+    Result operator()(const Format& format) const {
+        return memory_.word_bytes == 4 ? encoded<float>(format) : encoded<double>(format);
     }
 
    private:
-    template <class Real, class Form>
-    Result encoded(const Form& form) const {
-        return use_(EncodedWords<Real, Form>(memory_, form, seen_));
+    template <class Real, class Format>
+    Result encoded(const Format& format) const {
+        return use_(EncodedWords<Real, Format>(memory_, format, seen_));
     }
 
     const TensorMemory& memory_;
@@ -148,10 +149,10 @@ class WordsOf {
 
 template <class Use>
 auto with_words(const TensorMemory& memory, SeenFilter& seen, Use use) {
-    return std::visit(WordsOf<Use>(memory, seen, use), memory.form);
+    return std::visit(WordsVisitor<Use>(memory, seen, use), memory.format);
 }
 
-/// Which bit of a stored word an exposed bit is.
+/// Maps the rank of an exposed bit to its bit number in the stored word.
 class ExposedBits {
    public:
     explicit ExposedBits(std::uint64_t mask) {
@@ -164,12 +165,13 @@ class ExposedBits {
     std::uint32_t count() const { return count_; }
     std::uint8_t operator[](std::uint32_t rank) const { return bit_[rank]; }
 
-    /// The word, within its block, of a position.
+    /// Returns the word of a position, counted within its block.
     std::uint32_t word(std::uint32_t position) const {
         return is_whole_field_ ? position >> log2_ : position / count_;
     }
 
-    /// Splits positions into words and bits; the last step may write some behind the n.
+    /// Splits n positions into elements and bits. The last step may write up to step - 1 entries
+    /// after the first n.
     void split(const std::uint32_t* positions, std::uint32_t n, std::uint32_t first_word,
                std::uint32_t* element, std::uint8_t* bit) const {
         if (is_whole_field_) {
@@ -188,7 +190,8 @@ class ExposedBits {
    private:
     void split_field(const std::uint32_t* positions, std::uint32_t first_word,
                      std::uint32_t* element, std::uint8_t* bit) const {
-        // Copies: a byte that is written might be part of anything, and the loops no vector code.
+        // Local copies: a byte that is written may alias the members, which would prevent
+        // vectorization.
         const std::uint32_t log2 = log2_, ranks = count_ - 1, lowest = bit_[0];
         std::uint32_t words[step];
         std::uint8_t bits[step];
@@ -203,7 +206,7 @@ class ExposedBits {
     std::uint8_t bit_[64] = {};
     std::uint32_t count_ = 0;
     std::uint32_t log2_ = 0;
-    bool is_whole_field_ = false;  // neighbouring bits, a power of two of them
+    bool is_whole_field_ = false;  // 2^k adjacent bits
 };
 
 }  // namespace proact

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <iterator>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
+#include "../core/error_text.hpp"
 #include "flip_words.hpp"
 #include "threads.hpp"
 
@@ -20,10 +22,10 @@ struct BlockRange {
     std::uint64_t size() const { return end - begin; }
 };
 
-/// The work of a call: every block of every tensor, in the plan's order.
-class FaultPlan::Work {
+/// All blocks of all tensors in plan order, with their estimated cost.
+class FaultPlan::BlockSchedule {
    public:
-    Work(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
+    BlockSchedule(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
         if (ber == 0.0) return;
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             if (tensors[i].words == 0) continue;
@@ -33,14 +35,15 @@ class FaultPlan::Work {
         }
     }
 
-    /// As many as keep each one busy for longer than it takes to wake it.
+    /// Returns the number of parts for which each part takes longer than waking a thread.
     std::size_t parts(unsigned threads) const {
-        constexpr double worth_a_thread = 8192;
+        constexpr double min_cost_per_thread = 8192;
         return std::max<std::size_t>(
-            1, std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / worth_a_thread)));
+            1,
+            std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / min_cost_per_thread)));
     }
 
-    /// Visits the block ranges of part number `part` of `parts`: contiguous, and of equal cost.
+    /// Visits the block ranges of part number `part`. Parts are contiguous and of equal cost.
     template <class Visit>
     void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
         const auto cut = [&](std::size_t i) {
@@ -63,10 +66,10 @@ class FaultPlan::Work {
     }
 
    private:
-    /// In flips: a block costs as much as a few more.
+    /// The cost in units of one flip. A block has a fixed overhead of a few flips.
     double cost(const BlockRange& range) const {
-        constexpr double of_a_block = 8;
-        return static_cast<double>(range.size()) * (of_a_block + ber_ * range.law.bits());
+        constexpr double block_overhead = 8;
+        return static_cast<double>(range.size()) * (block_overhead + ber_ * range.law.bits());
     }
 
     BlockLaws laws_;
@@ -77,10 +80,11 @@ class FaultPlan::Work {
 
 namespace {
 
-/// Whether the flips of a part are kept for an undo or only counted.
-enum class Keep { all, none };
+/// Whether flips are logged for an undo or only counted.
+enum class Logging { keep, discard };
 
-/// The last block may reach further than the tensor. Returns how many flips are left.
+/// Removes flips beyond the end of the tensor, which the last block can reach. Returns the number
+/// of remaining flips.
 std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* element,
                                     std::uint8_t* bit, std::uint32_t flips) {
     std::uint32_t left = 0;
@@ -92,25 +96,25 @@ std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* e
     return left;
 }
 
-/// Flips the drawn bits of a range of blocks. A block's memory is asked for when its positions are
-/// drawn and touched after the next block's are, so that the draw hides the wait.
+/// Flips the drawn bits of a range of blocks. A block's words are prefetched when its positions are
+/// drawn and modified after the next block's draw, so that the draw hides the memory latency.
 template <class Words>
 std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
-                         FlipColumns& log, Keep keep) {
+                         FlipColumns& log, Logging logging) {
     const ExposedBits exposed(range.memory.mask);
-    std::uint32_t waiting = 0;
+    std::uint32_t pending = 0;
     std::uint64_t total = 0;
     const FlipColumns::Segment& segment = log.segments.back();
 
-    const auto flip_waiting = [&] {
-        log.flip_behind_end(words, waiting);
-        total += waiting;
-        if (keep == Keep::all) log.keep(waiting);
+    const auto flip_pending_bits = [&] {
+        log.flip_pending(words, pending);
+        total += pending;
+        if (logging == Logging::keep) log.commit(pending);
     };
     for (std::uint64_t block = range.begin; block < range.end; ++block) {
-        log.reserve(2 * BlockDrawer::most_positions);
-        std::uint32_t* const element = log.element.data() + segment.end + waiting;
-        std::uint8_t* const bit = log.bit.data() + segment.end + waiting;
+        log.reserve(2 * BlockDrawer::max_positions);
+        std::uint32_t* const element = log.element.data() + segment.end + pending;
+        std::uint8_t* const bit = log.bit.data() + segment.end + pending;
         const std::uint64_t first_word = block << range.law.words_log2;
         const auto first = static_cast<std::uint32_t>(first_word);
         std::uint32_t drawn = drawer.draw(
@@ -119,21 +123,21 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
         exposed.split(drawer.positions(), drawn, first, element, bit);
         if (range.memory.words - first_word < range.law.words())
             drawn = drop_words_beyond_end(range.memory.words, element, bit, drawn);
-        flip_waiting();
-        if (keep == Keep::none) {  // what waits moves to the front, where nothing is kept
+        flip_pending_bits();
+        if (logging == Logging::discard) {  // move pending flips to the front
             std::copy_n(element, drawn, log.element.data());
             std::copy_n(bit, drawn, log.bit.data());
         }
-        waiting = drawn;
+        pending = drawn;
     }
-    flip_waiting();
+    flip_pending_bits();
     return total;
 }
 
-/// ber > 1/2: flips every exposed bit of a range of blocks but the drawn ones.
+/// For ber > 1/2: flips every exposed bit of a range of blocks except the drawn ones.
 template <class Words>
 std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
-                                 FlipColumns& log, Keep keep) {
+                                 FlipColumns& log, Logging logging) {
     const ExposedBits exposed(range.memory.mask);
     std::uint32_t positions[BinomialTable::max_count];
     std::uint64_t total = 0;
@@ -160,28 +164,29 @@ std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockR
                 element[flips] = static_cast<std::uint32_t>(word);
                 bit[flips++] = exposed[rank];
             }
-            log.flip_behind_end(words, flips);
+            log.flip_pending(words, flips);
             total += flips;
-            if (keep == Keep::all) log.keep(flips);
+            if (logging == Logging::keep) log.commit(flips);
         }
     }
     return total;
 }
 
-std::uint64_t flip_range(const BlockRange& range, Pattern pattern, Isa isa, SeenFilter& seen,
-                         FlipColumns& log, Keep keep) {
+std::uint64_t flip_range(const BlockRange& range, FaultPattern pattern, Isa isa, SeenFilter& seen,
+                         FlipColumns& log, Logging logging) {
     const TensorMemory& memory = range.memory;
     BlockDrawer drawer(range.law, {pattern.seed, pattern.trial, memory.stream},
                        batch_functions(isa), seen);
-    log.open(range.plan_index, memory);
+    log.begin_segment(range.plan_index, memory);
     return with_words(memory, seen, [&](auto words) {
-        return range.law.inverted ? flip_all_but_drawn(words, drawer, range, log, keep)
-                                  : flip_drawn(words, drawer, range, log, keep);
+        return range.law.inverted ? flip_all_but_drawn(words, drawer, range, log, logging)
+                                  : flip_drawn(words, drawer, range, log, logging);
     });
 }
 
 void check_ber(double ber) {
-    if (!(ber >= 0.0 && ber <= 1.0)) throw std::invalid_argument("ber must lie in [0, 1]");
+    if (!(ber >= 0.0 && ber <= 1.0))
+        throw std::invalid_argument("expected a BER in [0, 1], got " + shown(ber));
 }
 
 }  // namespace
@@ -189,7 +194,7 @@ void check_ber(double ber) {
 void FaultPlan::add(const TensorMemory& tensor) {
     tensor.check();
     tensors_.push_back(tensor);
-    kept_->work = nullptr;
+    cache_->schedule = nullptr;
     if (tensor.words == 0 || tensor.is_stored_as<Unread>()) return;
     const std::uintptr_t begin = tensor.address, end = begin + tensor.words * tensor.word_bytes;
     const auto next = extents_.upper_bound(begin);
@@ -204,79 +209,83 @@ std::uint64_t FaultPlan::exposed_bits() const { return proact::exposed_bits(tens
 bool FaultPlan::replay_undoes() const {
     return !overlapping_ &&
            std::all_of(tensors_.begin(), tensors_.end(), [](const TensorMemory& tensor) {
-               const auto* fixed = std::get_if<FixedPoint>(&tensor.form);
+               const auto* fixed = std::get_if<FixedPoint>(&tensor.format);
                return fixed == nullptr || fixed->word_bits <= (tensor.word_bytes == 4 ? 24u : 53u);
            });
 }
 
-void FaultPlan::flip_into(FlipLog& log, double ber, Pattern pattern, Workers workers) const {
-    const std::shared_ptr<const Work> work = work_at(ber);
-    const std::size_t parts = work->parts(overlapping_ ? 1 : workers.threads);
+void FaultPlan::flip_into(FlipLog& log, double ber, FaultPattern pattern,
+                          Execution execution) const {
+    const std::shared_ptr<const BlockSchedule> schedule = schedule_at(ber);
+    const std::size_t parts = schedule->parts(overlapping_ ? 1 : execution.threads);
     const auto likely_flips = static_cast<std::size_t>(
         1.05 * ber * static_cast<double>(exposed_bits()) / static_cast<double>(parts));
-    std::vector<FlipColumns>& columns = log.calls.emplace_back(columns_for(parts, likely_flips));
-    parallel_for(workers.threads, parts, [&](std::size_t part) {
-        columns[part].expect(likely_flips);
+    std::vector<FlipColumns>& columns =
+        log.calls.emplace_back(reusable_columns(parts, likely_flips));
+    parallel_for(execution.threads, parts, [&](std::size_t part) {
+        columns[part].reserve_total(likely_flips);
         SeenFilter seen;
-        work->for_each_range(part, parts, [&](const BlockRange& range) {
-            flip_range(range, pattern, workers.isa, seen, columns[part], Keep::all);
+        schedule->for_each_range(part, parts, [&](const BlockRange& range) {
+            flip_range(range, pattern, execution.isa, seen, columns[part], Logging::keep);
         });
     });
 }
 
-std::shared_ptr<const FaultPlan::Work> FaultPlan::work_at(double ber) const {
+std::shared_ptr<const FaultPlan::BlockSchedule> FaultPlan::schedule_at(double ber) const {
     check_ber(ber);
-    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
-    if (!lock.owns_lock()) return std::make_shared<const Work>(tensors_, ber);
-    if (kept_->work == nullptr || kept_->ber != ber) {
-        kept_->work = std::make_shared<const Work>(tensors_, ber);
-        kept_->ber = ber;
+    const std::unique_lock<std::mutex> lock(cache_->lock, std::try_to_lock);
+    if (!lock.owns_lock()) return std::make_shared<const BlockSchedule>(tensors_, ber);
+    if (cache_->schedule == nullptr || cache_->ber != ber) {
+        cache_->schedule = std::make_shared<const BlockSchedule>(tensors_, ber);
+        cache_->ber = ber;
     }
-    return kept_->work;
+    return cache_->schedule;
 }
 
-std::vector<FlipColumns> FaultPlan::columns_for(std::size_t parts, std::size_t flips) const {
+std::vector<FlipColumns> FaultPlan::reusable_columns(std::size_t parts, std::size_t flips) const {
     std::vector<FlipColumns> columns(parts);
-    // Not worth waiting for; and a forked child would wait for ever.
-    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
+    // Do not wait for the lock: allocating is cheaper, and a forked child could wait forever.
+    const std::unique_lock<std::mutex> lock(cache_->lock, std::try_to_lock);
     if (!lock.owns_lock()) return columns;
-    kept_->parts = parts;
-    kept_->flips = flips;
+    cache_->parts = parts;
+    cache_->flips = flips;
     for (FlipColumns& part : columns) {
-        if (kept_->spare.empty()) break;
-        if (kept_->is_worth_keeping(kept_->spare.back())) part = std::move(kept_->spare.back());
-        kept_->spare.pop_back();
+        if (cache_->spare.empty()) break;
+        if (cache_->is_worth_keeping(cache_->spare.back())) part = std::move(cache_->spare.back());
+        cache_->spare.pop_back();
     }
     return columns;
 }
 
 void FaultPlan::recycle(FlipLog& log) const {
-    const std::unique_lock<std::mutex> lock(kept_->lock, std::try_to_lock);
+    const std::unique_lock<std::mutex> lock(cache_->lock, std::try_to_lock);
     for (auto& call : log.calls)
         for (FlipColumns& part : call)
-            if (lock.owns_lock() && kept_->spare.size() < 2 * kept_->parts &&
-                kept_->is_worth_keeping(part)) {
+            if (lock.owns_lock() && cache_->spare.size() < 2 * cache_->parts &&
+                cache_->is_worth_keeping(part)) {
                 part.segments.clear();
-                kept_->spare.push_back(std::move(part));
+                cache_->spare.push_back(std::move(part));
             }
     log.calls.clear();
 }
 
-FlipLog FaultPlan::flip(double ber, Pattern pattern, Workers workers) const {
+FlipLog FaultPlan::flip(double ber, FaultPattern pattern, Execution execution) const {
     FlipLog log;
-    flip_into(log, ber, pattern, workers);
+    flip_into(log, ber, pattern, execution);
     return log;
 }
 
-std::uint64_t FaultPlan::flip_unlogged(double ber, Pattern pattern, Workers workers) const {
-    const std::shared_ptr<const Work> work = work_at(ber);
-    const std::size_t parts = work->parts(overlapping_ ? 1 : workers.threads);
+std::uint64_t FaultPlan::flip_unlogged(double ber, FaultPattern pattern,
+                                       Execution execution) const {
+    const std::shared_ptr<const BlockSchedule> schedule = schedule_at(ber);
+    const std::size_t parts = schedule->parts(overlapping_ ? 1 : execution.threads);
     std::vector<std::uint64_t> flips(parts, 0);
-    parallel_for(workers.threads, parts, [&](std::size_t part) {
+    parallel_for(execution.threads, parts, [&](std::size_t part) {
         SeenFilter seen;
-        work->for_each_range(part, parts, [&](const BlockRange& range) {
+        schedule->for_each_range(part, parts, [&](const BlockRange& range) {
             FlipColumns scratch;
-            flips[part] += flip_range(range, pattern, workers.isa, seen, scratch, Keep::none);
+            flips[part] +=
+                flip_range(range, pattern, execution.isa, seen, scratch, Logging::discard);
         });
     });
     std::uint64_t total = 0;

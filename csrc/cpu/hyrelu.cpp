@@ -23,63 +23,63 @@ const HyReluKernels<Element>& kernels_of(Isa isa) {
     return baseline_kernels<Element>();
 }
 
-std::size_t divided_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
-/// Below this, waking a thread that sleeps costs more than it saves.
-constexpr std::size_t elements_worth_threads = std::size_t{1} << 17;
+/// With fewer elements, waking a sleeping thread costs more than it saves.
+constexpr std::size_t min_parallel_elements = std::size_t{1} << 17;
 
 unsigned useful_threads(const HyReluShape& shape, unsigned threads) {
-    return shape.elements() < elements_worth_threads ? 1 : threads;
+    return shape.elements() < min_parallel_elements ? 1 : threads;
 }
 
-/// Neighbours that share a threshold are worth a loop of their own.
+/// True if enough neighbours share a threshold to run one loop per threshold.
 bool has_long_runs(const HyReluShape& shape) {
     constexpr std::size_t shortest = 64;
     return shape.thresholds == 1 || shape.inner >= shortest;
 }
 
-/// Runs of elements that share a threshold, cut into pieces: the tasks. What is summed over a
-/// piece, and the order of the pieces, depend on the shape alone.
+/// Runs of elements that share a threshold, divided into pieces. Each piece is a task. The partial
+/// sums and their order depend on the shape only.
 class Runs {
    public:
     explicit Runs(const HyReluShape& shape)
         : thresholds_(shape.thresholds),
           runs_(thresholds_ == 1 ? 1 : shape.samples * thresholds_),
           length_(thresholds_ == 1 ? shape.elements() : shape.inner),
-          pieces_(divided_up(length_, longest_piece)) {}
+          pieces_(ceil_divide(length_, max_piece)) {}
 
     struct Piece {
         std::size_t threshold, begin, size;
     };
     std::size_t tasks() const { return runs_ * pieces_; }
     Piece piece(std::size_t task) const {
-        const std::size_t run = task / pieces_, offset = task % pieces_ * longest_piece;
-        return {run % thresholds_, run * length_ + offset,
-                std::min(longest_piece, length_ - offset)};
+        const std::size_t run = task / pieces_, offset = task % pieces_ * max_piece;
+        return {run % thresholds_, run * length_ + offset, std::min(max_piece, length_ - offset)};
     }
 
    private:
-    static constexpr std::size_t longest_piece = std::size_t{1} << 14;
+    static constexpr std::size_t max_piece = std::size_t{1} << 14;
     std::size_t thresholds_, runs_, length_, pieces_;
 };
 
-/// The elements as a matrix whose columns have one threshold each. Narrow matrices are widened by
-/// putting several samples in a row, so that loops along a row are long. A task is a block of
-/// columns, small enough for the nearest cache, in a slab of rows.
+/// The elements as a matrix in which each column has one threshold. In narrow matrices, several
+/// samples form one row, so that loops along a row are long. A task is a block of columns, small
+/// enough for the L1 cache, in a slab of rows.
 class Matrix {
    public:
     explicit Matrix(const HyReluShape& shape)
         : shape_(shape),
           elements_(shape.elements()),
-          columns_(shape.thresholds * shape.inner *
-                   std::min(shape.samples, divided_up(narrowest, shape.thresholds * shape.inner))),
-          rows_(divided_up(elements_, columns_)),
-          blocks_(divided_up(columns_, widest_block)),
-          // Where there are many columns, their blocks keep all threads busy.
+          columns_(
+              shape.thresholds * shape.inner *
+              std::min(shape.samples, ceil_divide(min_columns, shape.thresholds * shape.inner))),
+          rows_(ceil_divide(elements_, columns_)),
+          blocks_(ceil_divide(columns_, max_block_columns)),
+          // If there are several column blocks, they suffice to keep all threads busy.
           slab_rows_(blocks_ > 1 ? rows_ : std::max<std::size_t>(1, slab_elements / columns_)),
-          slabs_(divided_up(rows_, slab_rows_)) {}
+          slabs_(ceil_divide(rows_, slab_rows_)) {}
 
-    static constexpr std::size_t widest_block = 2048;
+    static constexpr std::size_t max_block_columns = 2048;
 
     std::size_t columns() const { return columns_; }
     std::size_t slabs() const { return slabs_; }
@@ -89,11 +89,11 @@ class Matrix {
         std::size_t slab, first_column, columns;
     };
     Block block(std::size_t task) const {
-        const std::size_t first = task % blocks_ * widest_block;
-        return {task / blocks_, first, std::min(widest_block, columns_ - first)};
+        const std::size_t first = task % blocks_ * max_block_columns;
+        return {task / blocks_, first, std::min(max_block_columns, columns_ - first)};
     }
 
-    /// Visits the rows of a block as (index of the first element, number of elements).
+    /// Calls visit(index of the first element, number of elements) for each row of a block.
     template <class Visit>
     void for_each_row(const Block& block, Visit visit) const {
         const std::size_t end = std::min(rows_, (block.slab + 1) * slab_rows_);
@@ -103,7 +103,7 @@ class Matrix {
         }
     }
 
-    /// Visits (column within the block, its threshold's index).
+    /// Calls visit(column within the block, threshold index) for each column.
     template <class Visit>
     void for_each_threshold(const Block& block, Visit visit) const {
         std::size_t threshold = block.first_column / shape_.inner % shape_.thresholds;
@@ -116,11 +116,11 @@ class Matrix {
         }
     }
 
-    /// Whether column number i has threshold number i, for all.
+    /// Whether column i has threshold i for every i.
     bool columns_are_thresholds() const { return columns_ == shape_.thresholds; }
 
    private:
-    static constexpr std::size_t narrowest = 256;
+    static constexpr std::size_t min_columns = 256;
     static constexpr std::size_t slab_elements = std::size_t{1} << 17;
     HyReluShape shape_;
     std::size_t elements_, columns_, rows_, blocks_, slab_rows_, slabs_;
@@ -146,14 +146,14 @@ struct BlockThresholds {
         }
     }
 
-    RealOf<Element> value[Matrix::widest_block];
-    Word<Element> limit[Matrix::widest_block];
+    RealOf<Element> value[Matrix::max_block_columns];
+    Word<Element> limit[Matrix::max_block_columns];
 
    private:
     template <HyReluMode mode>
     void prepare(const Matrix& matrix, const Matrix::Block& block, const RealOf<Element>* threshold,
                  Slope<RealOf<Element>> slope) {
-        if (matrix.columns_are_thresholds()) {  // vector code, which the general walk is not
+        if (matrix.columns_are_thresholds()) {  // unlike the general case, this loop vectorizes
             for (std::size_t i = 0; i < block.columns; ++i)
                 set(i, Prepared::template of<mode>(threshold[block.first_column + i], slope));
             return;
@@ -184,12 +184,12 @@ std::vector<PreparedThreshold<Element>> prepared(HyReluMode mode, const HyReluSh
 template <class Element>
 void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
                     const RealOf<Element>* threshold, double slope, Element* y,
-                    HyReluWorkers workers) {
+                    Execution execution) {
     if (shape.elements() == 0) return;
     const auto k = Slope<RealOf<Element>>::of(slope);
     const bool shared = has_long_runs(shape);
-    const auto forward = kernels_of<Element>(workers.isa).of(mode, shared).forward;
-    const unsigned threads = useful_threads(shape, workers.threads);
+    const auto forward = kernels_of<Element>(execution.isa).of(mode, shared).forward;
+    const unsigned threads = useful_threads(shape, execution.threads);
     if (shared) {
         const Runs runs(shape);
         const auto thresholds = prepared<Element>(mode, shape, threshold, k);
@@ -212,13 +212,13 @@ void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
 template <class Element>
 void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
                      const Element* x, const RealOf<Element>* threshold, double slope,
-                     Element* grad_x, RealOf<Element>* grad_threshold, HyReluWorkers workers) {
+                     Element* grad_x, RealOf<Element>* grad_threshold, Execution execution) {
     std::fill_n(grad_threshold, shape.thresholds, RealOf<Element>{0});
     if (shape.elements() == 0) return;
     const auto k = Slope<RealOf<Element>>::of(slope);
     const bool shared = has_long_runs(shape);
-    const auto backward = kernels_of<Element>(workers.isa).of(mode, shared).backward;
-    const unsigned threads = useful_threads(shape, workers.threads);
+    const auto backward = kernels_of<Element>(execution.isa).of(mode, shared).backward;
+    const unsigned threads = useful_threads(shape, execution.threads);
     const auto write_totals = [&](const std::vector<double>& totals) {
         for (std::size_t t = 0; t < totals.size(); ++t)
             grad_threshold[t] = static_cast<RealOf<Element>>(totals[t]);
@@ -239,13 +239,13 @@ void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* g
     }
 
     const Matrix matrix(shape);
-    // One slab whose columns are the thresholds needs no second stage.
+    // If the only slab has the thresholds as columns, no second stage is needed.
     const bool direct = matrix.slabs() == 1 && matrix.columns_are_thresholds();
     std::vector<double> sums(direct ? 0 : matrix.slabs() * matrix.columns(), 0.0);
     parallel_for(threads, matrix.tasks(), [&](std::size_t task) {
         const Matrix::Block block = matrix.block(task);
         const BlockThresholds<Element> t(matrix, block, mode, threshold, k);
-        double sum[Matrix::widest_block] = {};
+        double sum[Matrix::max_block_columns] = {};
         matrix.for_each_row(block, [&](std::size_t first, std::size_t size) {
             backward(grad + first, x + first, t.value, t.limit, size, k, grad_x + first, sum);
         });
@@ -268,13 +268,12 @@ void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* g
     write_totals(totals);
 }
 
-#define PROACT_INSTANTIATE(Element)                                                        \
-    template void hyrelu_forward<Element>(HyReluMode, const HyReluShape&, const Element*,  \
-                                          const RealOf<Element>*, double, Element*,        \
-                                          HyReluWorkers);                                  \
-    template void hyrelu_backward<Element>(HyReluMode, const HyReluShape&, const Element*, \
-                                           const Element*, const RealOf<Element>*, double, \
-                                           Element*, RealOf<Element>*, HyReluWorkers);
+#define PROACT_INSTANTIATE(Element)                                                             \
+    template void hyrelu_forward<Element>(HyReluMode, const HyReluShape&, const Element*,       \
+                                          const RealOf<Element>*, double, Element*, Execution); \
+    template void hyrelu_backward<Element>(HyReluMode, const HyReluShape&, const Element*,      \
+                                           const Element*, const RealOf<Element>*, double,      \
+                                           Element*, RealOf<Element>*, Execution);
 PROACT_INSTANTIATE(float)
 PROACT_INSTANTIATE(double)
 PROACT_INSTANTIATE(Float16)

@@ -1,33 +1,25 @@
-// HyReLU over dense tensors in host memory.
+// HyReLU for dense tensors in host memory.
 #pragma once
 
 #include <cstddef>
 
 #include "../core/hyrelu.hpp"
-#include "isa.hpp"
+#include "execution.hpp"
 
 namespace proact {
 
-/// How the work is done. The number of threads changes no bit of the result; the instruction set
-/// changes the last digits of soft.
-struct HyReluWorkers {
-    Isa isa = chosen_isa();
-    unsigned threads = 1;
-};
-
-/// y = hyrelu(x); y may be x. Elements are float, double, Float16 or BFloat16; a half's threshold
-/// is a float.
+/// Computes y = hyrelu(x); y may alias x. Elements are float, double, Float16 or BFloat16. The
+/// threshold of a half is a float.
 template <class Element>
 void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
                     const typename Arithmetic<Element>::Real* threshold, double slope, Element* y,
-                    HyReluWorkers workers = {});
+                    Execution execution = {});
 
-/// grad_x, and grad_threshold summed in double and in an order that the shape alone decides.
+/// Computes grad_x and grad_threshold. Sums are in double; their order depends on the shape only.
 template <class Element>
 void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
                      const Element* x, const typename Arithmetic<Element>::Real* threshold,
                      double slope, Element* grad_x,
-                     typename Arithmetic<Element>::Real* grad_threshold,
-                     HyReluWorkers workers = {});
+                     typename Arithmetic<Element>::Real* grad_threshold, Execution execution = {});
 
 }  // namespace proact

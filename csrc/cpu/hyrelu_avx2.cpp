@@ -1,4 +1,4 @@
-// HyReLU for AVX2.
+// HyReLU loops compiled for AVX2.
 #if defined(__x86_64__)
 #define PROACT_TARGET "avx2,fma,f16c"
 

@@ -1,4 +1,4 @@
-// HyReLU for what every machine has: 16-byte registers (SSE2 on x86-64, NEON on arm64).
+// HyReLU loops for the baseline with 16-byte registers (SSE2 on x86-64, NEON on arm64).
 #include <cstring>
 
 #include "hyrelu_kernels.hpp"

@@ -1,4 +1,4 @@
-// The vector loops of one instruction set, as a table.
+// Table of the vector loops of one instruction set.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace proact {
 
-/// A loop over `size` neighbouring elements. With shared thresholds `threshold` and `limit` point
-/// at one number, and `sum` too; else at one for each element. Backward adds to `sum`.
+/// Loops over `size` adjacent elements. In a shared loop, `threshold`, `limit` and `sum` each point
+/// to one number; otherwise they point to one number per element. Backward adds to `sum`.
 template <class Element>
 struct HyReluKernels {
     using Real = typename Arithmetic<Element>::Real;
@@ -18,15 +18,15 @@ struct HyReluKernels {
                               const Word<Element>* limit, std::size_t size, Slope<Real> slope,
                               Element* grad_x, double* sum);
 
-    struct OfMode {
+    struct ModeKernels {
         Forward forward;
         Backward backward;
     };
-    OfMode shared[3];  // by mode
-    OfMode each[3];
+    ModeKernels shared[3];  // indexed by mode
+    ModeKernels per_element[3];
 
-    const OfMode& of(HyReluMode mode, bool is_shared) const {
-        return (is_shared ? shared : each)[static_cast<int>(mode)];
+    const ModeKernels& of(HyReluMode mode, bool is_shared) const {
+        return (is_shared ? shared : per_element)[static_cast<int>(mode)];
     }
 };
 

@@ -1,9 +1,9 @@
-// The vector loops of HyReLU. hyrelu_<isa>.cpp include this file, each inside a namespace of its
-// own, under its target and with its `vector_bytes`.
+// The vector loops of HyReLU. Each hyrelu_<isa>.cpp includes this file in its own namespace, with
+// its own compilation target and `vector_bytes`.
 
-/// A stretch of elements, which share a threshold or have one each.
+/// Adjacent elements with either one shared threshold or one threshold each.
 template <class Element, bool shared>
-struct Stretch {
+struct ThresholdedSpan {
     using Real = typename Arithmetic<Element>::Real;
     using Memory = VectorMemory<Element, vector_bytes>;
     using Value = typename Memory::Value;
@@ -11,16 +11,16 @@ struct Stretch {
     using Words = Vector<Word<Element>, vector_bytes>;
     static constexpr std::size_t lanes = vector_bytes / sizeof(Real);
     static constexpr std::size_t word_lanes = vector_bytes / sizeof(Element);
-    /// Elements that share a decision: where all gates are 1, no exponential is needed. Short,
-    /// because a single element in reach of its threshold makes all of them take the long way.
+    /// Number of elements per branch: where all gates are 1, a chunk skips the exponential. Chunks
+    /// are short because one element near its threshold sends the whole chunk down the slow path.
     static constexpr std::size_t chunk = 4 * lanes;
     static_assert(chunk % word_lanes == 0);
 
-    Stretch(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
+    ThresholdedSpan(const Real* thresholds, const Word<Element>* limits, std::size_t elements)
         : threshold(thresholds), limit(limits), size(elements) {
         if constexpr (shared) {
-            // Kept as vectors: what is written might be the numbers behind the pointers, so the
-            // loops would read them again for every vector.
+            // Kept in vectors: the output may alias the pointers, so the loops would reload the
+            // values for every vector.
             shared_threshold = L::all(*thresholds);
             shared_limit = Words{} + *limits;
         }
@@ -57,22 +57,22 @@ PROACT_ELEMENTWISE Words clipped(Words x, Words limit, Word infinity) {
         return positive(x) & ~(x > limit);
     } else {
         const Words y = x < limit ? positive(x) : limit;
-        return y & (x <= infinity) & (y < infinity);  // NaN, and an infinite x at an infinite T
+        return y & (x <= infinity) & (y < infinity);  // rejects NaN, and x = inf if T = inf
     }
 }
 
-/// Copies the last elements of a stretch, fewer than a vector, into whole vectors and back.
+/// Copies the last elements of a span, which do not fill a vector, to padded storage and back.
 template <class T, std::size_t n>
-struct Padded {
+struct PaddedTail {
     T values[n] = {};
-    Padded() = default;
-    Padded(const T* from, std::size_t count) { std::memcpy(values, from, count * sizeof(T)); }
+    PaddedTail() = default;
+    PaddedTail(const T* from, std::size_t count) { std::memcpy(values, from, count * sizeof(T)); }
     void copy_to(T* to, std::size_t count) const { std::memcpy(to, values, count * sizeof(T)); }
 };
 
 template <HyReluMode mode, class Element, bool shared>
-void forward_words(const Element* x, const Stretch<Element, shared>& s, Element* y) {
-    using S = Stretch<Element, shared>;
+void forward_words(const Element* x, const ThresholdedSpan<Element, shared>& s, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     using Words = typename S::Words;
     const Word<Element> infinity = infinity_word<Element>();
     std::size_t i = 0;
@@ -80,19 +80,18 @@ void forward_words(const Element* x, const Stretch<Element, shared>& s, Element*
         store(y + i, clipped<mode>(load<Words>(x + i), s.limit_at(i), infinity));
     if (i == s.size) return;
     const std::size_t rest = s.size - i;
-    Padded<Element, S::word_lanes> last(x + i, rest);
-    Padded<Word<Element>, S::word_lanes> limit(s.limit + (shared ? 0 : i), shared ? 1 : rest);
+    PaddedTail<Element, S::word_lanes> last(x + i, rest);
+    PaddedTail<Word<Element>, S::word_lanes> limit(s.limit + (shared ? 0 : i), shared ? 1 : rest);
     const Words limits = shared ? s.limit_at(0) : load<Words>(limit.values);
     store(last.values, clipped<mode>(load<Words>(last.values), limits, infinity));
     last.copy_to(y + i, rest);
 }
 
 template <class Element, bool shared>
-PROACT_ELEMENTWISE void forward_soft_chunk(const Element* x, const Stretch<Element, shared>& s,
-                                           std::size_t i,
-                                           Slope<typename Stretch<Element, shared>::Real> slope,
-                                           Element* y) {
-    using S = Stretch<Element, shared>;
+PROACT_ELEMENTWISE void forward_soft_chunk(
+    const Element* x, const ThresholdedSpan<Element, shared>& s, std::size_t i,
+    Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     using Words = typename S::Words;
     Words above{};
     for (std::size_t j = 0; j < S::chunk; j += S::word_lanes) {
@@ -101,38 +100,38 @@ PROACT_ELEMENTWISE void forward_soft_chunk(const Element* x, const Stretch<Eleme
         store(y + i + j, positive(word));
     }
     if (!any(above)) return;
-    // From y, because x may be gone: what was not above 0 gives 0 in any case.
+    // Read y, because x may be overwritten; elements that are not positive give 0 either way.
     for (std::size_t j = 0; j < S::chunk; j += S::lanes)
         S::Memory::write(y + i + j,
                          soft_hyrelu(S::Memory::read(y + i + j), s.threshold_at(i + j), slope));
 }
 
 template <class Element, bool shared>
-void forward_soft(const Element* x, const Stretch<Element, shared>& s,
-                  Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
-    using S = Stretch<Element, shared>;
+void forward_soft(const Element* x, const ThresholdedSpan<Element, shared>& s,
+                  Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
+    using S = ThresholdedSpan<Element, shared>;
     std::size_t i = 0;
     for (; i + S::chunk <= s.size; i += S::chunk) forward_soft_chunk(x, s, i, slope, y);
     if (i == s.size) return;
     const std::size_t rest = s.size - i, from = shared ? 0 : i, thresholds = shared ? 1 : rest;
-    Padded<Element, S::chunk> last(x + i, rest);
-    const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
-    const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+    PaddedTail<Element, S::chunk> last(x + i, rest);
+    const PaddedTail<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+    const PaddedTail<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
     const S padded{threshold.values, limit.values, S::chunk};
     forward_soft_chunk(last.values, padded, 0, slope, last.values);
     last.copy_to(y + i, rest);
 }
 
 template <HyReluMode mode, class Element, bool shared>
-void forward(const Element* x, const Stretch<Element, shared>& s,
-             Slope<typename Stretch<Element, shared>::Real> slope, Element* y) {
+void forward(const Element* x, const ThresholdedSpan<Element, shared>& s,
+             Slope<typename ThresholdedSpan<Element, shared>::Real> slope, Element* y) {
     if constexpr (mode == HyReluMode::soft)
         forward_soft(x, s, slope, y);
     else
         forward_words<mode>(x, s, y);
 }
 
-/// The hard modes' derivatives: core/hyrelu.hpp for vectors.
+/// Derivatives of zero and saturate as in core/hyrelu.hpp, for vectors.
 template <HyReluMode mode, class Value>
 PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value threshold,
                                                   Slope<typename SimdTraits<Value>::Real> slope) {
@@ -148,7 +147,8 @@ PROACT_ELEMENTWISE HyReluGradient<Value> gradient(Value grad, Value x, Value thr
     }
 }
 
-/// A vector's numbers as two vectors of double, the lower half and the upper (double: it and 0).
+/// A vector converted to two vectors of double: its lower and upper half. For a vector of double,
+/// the upper vector is 0.
 template <class Value>
 struct Doubles {
     using Half = Vector<double, vector_bytes>;
@@ -167,17 +167,17 @@ struct Doubles {
     }
 };
 
-/// Where the gradients of a stretch's thresholds are summed: `sum` has one number for a shared
-/// threshold, and else one for each element.
+/// Computes gradients and adds those of the thresholds to `sum`, which has one entry for a shared
+/// threshold and otherwise one per element.
 template <HyReluMode mode, class Element, bool shared>
-class Backward {
-    using S = Stretch<Element, shared>;
+class BackwardLoop {
+    using S = ThresholdedSpan<Element, shared>;
     using Value = typename S::Value;
     using Words = typename S::Words;
     using Half = typename Doubles<Value>::Half;
 
    public:
-    Backward(Slope<typename S::Real> slope, double* sum) : slope_(slope), sum_(sum) {}
+    BackwardLoop(Slope<typename S::Real> slope, double* sum) : slope_(slope), sum_(sum) {}
 
     void run(const Element* grad, const Element* x, const S& s, Element* grad_x) {
         std::size_t i = 0;
@@ -186,12 +186,12 @@ class Backward {
         if (i < s.size) {
             const std::size_t rest = s.size - i, from = shared ? 0 : i;
             const std::size_t thresholds = shared ? 1 : rest;
-            const Padded<Element, S::chunk> last_grad(grad + i, rest), last_x(x + i, rest);
-            const Padded<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
-            const Padded<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
-            Padded<Element, S::chunk> last_grad_x;
+            const PaddedTail<Element, S::chunk> last_grad(grad + i, rest), last_x(x + i, rest);
+            const PaddedTail<typename S::Real, S::chunk> threshold(s.threshold + from, thresholds);
+            const PaddedTail<Word<Element>, S::chunk> limit(s.limit + from, thresholds);
+            PaddedTail<Element, S::chunk> last_grad_x;
             const std::size_t sums = shared ? 0 : rest;
-            Padded<double, S::chunk> sum(sum_ + from, sums);
+            PaddedTail<double, S::chunk> sum(sum_ + from, sums);
             const S padded{threshold.values, limit.values, S::chunk};
             chunk(last_grad.values, last_x.values, padded, 0, last_grad_x.values, sum.values);
             last_grad_x.copy_to(grad_x + i, rest);
@@ -249,8 +249,8 @@ class Backward {
 };
 
 template <HyReluMode mode, class Element, bool shared>
-constexpr typename HyReluKernels<Element>::OfMode of_mode() {
-    using S = Stretch<Element, shared>;
+constexpr typename HyReluKernels<Element>::ModeKernels mode_kernels() {
+    using S = ThresholdedSpan<Element, shared>;
     using Real = typename S::Real;
     return {
         [](const Element* x, const Real* threshold, const Word<Element>* limit, std::size_t size,
@@ -258,15 +258,16 @@ constexpr typename HyReluKernels<Element>::OfMode of_mode() {
            Element* y) { forward<mode>(x, S{threshold, limit, size}, slope, y); },
         [](const Element* grad, const Element* x, const Real* threshold, const Word<Element>* limit,
            std::size_t size, Slope<Real> slope, Element* grad_x, double* sum) {
-            Backward<mode, Element, shared>(slope, sum)
+            BackwardLoop<mode, Element, shared>(slope, sum)
                 .run(grad, x, S{threshold, limit, size}, grad_x);
         },
     };
 }
 
 template <class Element>
-constexpr HyReluKernels<Element> kernels = {
-    {of_mode<HyReluMode::soft, Element, true>(), of_mode<HyReluMode::zero, Element, true>(),
-     of_mode<HyReluMode::saturate, Element, true>()},
-    {of_mode<HyReluMode::soft, Element, false>(), of_mode<HyReluMode::zero, Element, false>(),
-     of_mode<HyReluMode::saturate, Element, false>()}};
+constexpr HyReluKernels<Element> kernels = {{mode_kernels<HyReluMode::soft, Element, true>(),
+                                             mode_kernels<HyReluMode::zero, Element, true>(),
+                                             mode_kernels<HyReluMode::saturate, Element, true>()},
+                                            {mode_kernels<HyReluMode::soft, Element, false>(),
+                                             mode_kernels<HyReluMode::zero, Element, false>(),
+                                             mode_kernels<HyReluMode::saturate, Element, false>()}};

@@ -1,4 +1,4 @@
-// Thresholds as the vector loops take them.
+// Thresholds in the representation that the vector loops use.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,9 @@
 
 namespace proact {
 
-/// The words of elements, read as signed integers: positive floats are ordered as their words are,
-/// NaN above infinity, and everything with a sign is below 0. So clipping needs no conversion.
+/// The bits of an element as a signed integer. Positive floats have the order of their words, NaN
+/// is above infinity, and every number with a sign bit is negative. Clipping can therefore compare
+/// words without conversion.
 template <std::size_t bytes>
 struct WordOf;
 template <>
@@ -47,7 +48,7 @@ Word<Element> infinity_word() {
         return word_of(std::numeric_limits<Element>::infinity());
 }
 
-/// The largest element that is no larger than a value of 0 or more.
+/// Returns the largest element that does not exceed a non-negative value.
 template <class Element>
 Word<Element> word_not_above(typename Arithmetic<Element>::Real value) {
     const Element nearest = Arithmetic<Element>::store(value);
@@ -59,20 +60,21 @@ template <class Element>
 struct PreparedThreshold {
     using Real = typename Arithmetic<Element>::Real;
 
-    /// For soft the usable threshold, else the stored one.
+    /// The usable threshold in soft mode, otherwise the stored threshold.
     Real value;
-    /// zero: the largest element that passes. saturate: the element to saturate at. soft: up to
-    /// this one, the gate is exactly 1. Elements of 0 and less need none of this.
+    /// The meaning depends on the mode. zero: the largest element that passes. saturate: the
+    /// element to saturate at. soft: the gate is exactly 1 for elements up to this one. Elements <=
+    /// 0 need no limit.
     Word<Element> limit;
 
     template <HyReluMode mode>
     static PreparedThreshold of(Real threshold, Slope<Real> slope) {
         using W = Word<Element>;
-        const bool open = threshold > 0;  // at 0 only what is 0 passes
+        const bool open = threshold > 0;  // at T = 0 only 0 passes
         if constexpr (mode == HyReluMode::soft) {
             const Real usable = usable_threshold(threshold);
-            // A little further than where the gate becomes 1, and one number down: rounding must
-            // not let an element pass whose gate is not 1.
+            // The limit lies slightly below the point where the gate becomes 1, and one element
+            // further down, so that rounding cannot let an element with another gate pass.
             constexpr Real margin = gate_is_one<Real> * Real(1.00001);
             const Real far = usable + margin / slope.binary;
             const W word = word_not_above<Element>(far > 0 ? far : Real{0});

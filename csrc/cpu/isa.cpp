@@ -11,7 +11,8 @@ namespace proact {
 namespace {
 
 #if defined(__x86_64__)
-/// By the processor's own word: not every clang's __builtin_cpu_supports knows of f16c.
+/// Queries CPUID directly, because __builtin_cpu_supports of some clang versions does not know
+/// f16c.
 bool converts_halves() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;

@@ -1,4 +1,4 @@
-// Which instruction set the vector loops use.
+// Selection of the instruction set for the vector loops.
 #pragma once
 
 #include <string>
@@ -8,11 +8,11 @@ namespace proact {
 
 enum class Isa { baseline, avx2, avx512 };
 
-/// The ones that this build has and this machine runs, the plainest first.
+/// Returns the instruction sets that both the build and the machine support, narrowest first.
 std::vector<Isa> available_isas();
 
-/// The widest available one, or the one that PROACT_ISA names. Read once.
-/// Throws std::runtime_error where PROACT_ISA names none that is available.
+/// Returns the widest available instruction set, or the one named by PROACT_ISA, which is read
+/// once. Throws std::runtime_error if PROACT_ISA names an unavailable one.
 Isa chosen_isa();
 
 std::string name(Isa isa);

@@ -29,9 +29,9 @@ bool scale_baseline(const std::uint32_t* words, std::uint32_t range, std::uint32
 
 #if defined(__x86_64__)
 
-// A 64-bit lane holds one 32-bit word of one counter. Of the lane's upper half nothing is ever
-// read: the products take lower halves, and what is left there is dropped at the end. So a round
-// needs no shuffles, which a round over packed 32-bit lanes would.
+// A 64-bit lane holds one 32-bit word of one counter. The upper half of a lane is never read:
+// products use the lower halves, and the final step discards the upper ones. A round therefore
+// needs no shuffles, unlike a round over packed 32-bit lanes.
 
 [[gnu::target("avx2")]] void batch_avx2(PhiloxCounter counter, PhiloxKey key,
                                         std::uint32_t* words) {
@@ -100,7 +100,7 @@ bool scale_baseline(const std::uint32_t* words, std::uint32_t range, std::uint32
 
 BatchFunctions batch_functions(Isa isa) {
 #if defined(__x86_64__)
-    if (isa != Isa::baseline) return {batch_avx2, scale_avx2};  // wider ones gain nothing more
+    if (isa != Isa::baseline) return {batch_avx2, scale_avx2};  // wider registers are not faster
 #else
     static_cast<void>(isa);
 #endif

@@ -1,4 +1,4 @@
-// Philox for eight counters at once, and what becomes of its words.
+// Philox for eight counters at once, and scaling of its words to a range.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@ namespace proact {
 constexpr std::uint32_t batch_counters = 8;
 constexpr std::uint32_t batch_words = 4 * batch_counters;
 
-/// Writes what philox4x32_10 gives for `counter` and the seven that follow it in word[0], one after
-/// the other: batch_words words.
+/// Writes the outputs of philox4x32_10 for `counter` and the next seven values of word[0], one
+/// after the other: batch_words words in total.
 using PhiloxBatch = void (*)(PhiloxCounter counter, PhiloxKey key, std::uint32_t* words);
 
-/// Writes the upper halves of words[i] * range for i < batch_words; returns whether a lower half is
-/// below `rejected`: see UniformBelow.
+/// Writes the upper halves of words[i] * range for i < batch_words. Returns whether any lower half
+/// is below `rejected`: see UniformBelow.
 using ScaleBatch = bool (*)(const std::uint32_t* words, std::uint32_t range, std::uint32_t rejected,
                             std::uint32_t* scaled);
 

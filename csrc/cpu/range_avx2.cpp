@@ -1,4 +1,4 @@
-// The look for values outside their range, for AVX2.
+// Search for values outside their range, compiled for AVX2.
 #if defined(__x86_64__)
 #define PROACT_TARGET "avx2,fma,f16c"
 

@@ -1,4 +1,4 @@
-// The look for values outside their range, for AVX-512.
+// Search for values outside their range, compiled for AVX-512.
 #if defined(__x86_64__)
 #define PROACT_TARGET "avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"
 

@@ -1,4 +1,4 @@
-// The look for values outside their range, for what every machine has: 16-byte registers.
+// Search for values outside their range, for the baseline with 16-byte registers.
 #include "range_kernels.hpp"
 #include "vectors.hpp"
 

@@ -1,4 +1,4 @@
-// The look of each instruction set for values outside their range.
+// Search for values outside their range, one function per instruction set.
 #pragma once
 
 #include <cstddef>
@@ -8,19 +8,19 @@
 
 namespace proact {
 
-/// How far a look may stop before the value that it has found.
-constexpr std::size_t range_stretch = 128;
+/// Upper bound of the distance from the returned index to the value that was found.
+constexpr std::size_t range_window = 128;
 
-/// i such that all of x[0] to x[i - 1] lie in [floor, ceiling] and, for i < size, one of the next
-/// `range_stretch` may not. It reads only.
+/// Returns an index i such that all of x[0] to x[i - 1] lie in [floor, ceiling]. If i < size, one
+/// of the next `range_window` values may lie outside. The function only reads.
 template <class Element>
 using FirstOutside = std::size_t (*)(const Element* x, std::size_t size,
                                      typename Arithmetic<Element>::Real floor,
                                      typename Arithmetic<Element>::Real ceiling);
 
-/// Asks for `bytes` of memory early: the machine's own guess is 15 % slower where memory is fast.
-/// Far enough to cross its pages; what lies beyond the tensor is fetched in vain.
-inline void fetch_ahead(const void* x, std::size_t bytes) {
+/// Prefetches `bytes` of memory. Hardware prefetching alone is 15 % slower where memory is fast.
+/// The distance crosses page boundaries; prefetches beyond the tensor have no effect.
+inline void prefetch_ahead(const void* x, std::size_t bytes) {
     constexpr std::size_t distance = 8192, line = 64;
     const auto begin = reinterpret_cast<std::uintptr_t>(x) + distance;
     for (std::size_t at = 0; at < bytes; at += line)

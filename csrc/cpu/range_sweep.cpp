@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
 #include "range_kernels.hpp"
 #include "threads.hpp"
@@ -21,9 +22,9 @@ FirstOutside<Element> first_outside_of(Isa isa) {
     return baseline_first_outside<Element>();
 }
 
-/// Below this, waking a thread that sleeps costs more than it saves.
-constexpr std::uint64_t elements_worth_threads = std::uint64_t{1} << 17;
-constexpr std::uint64_t longest_piece = std::uint64_t{1} << 15;
+/// With fewer elements, waking a sleeping thread costs more than it saves.
+constexpr std::uint64_t min_parallel_elements = std::uint64_t{1} << 17;
+constexpr std::uint64_t max_chunk_elements = std::uint64_t{1} << 15;
 
 template <class Real>
 Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
@@ -36,7 +37,7 @@ Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
     return bound;
 }
 
-/// Neighbours with the same bounds.
+/// Repairs adjacent elements that share their bounds and returns the number of repairs.
 template <class Element>
 std::uint64_t sweep_run(Element* x, std::size_t size,
                         const ValueRange<typename Arithmetic<Element>::Real>& range,
@@ -47,14 +48,14 @@ std::uint64_t sweep_run(Element* x, std::size_t size,
     std::uint64_t repairs = 0;
     std::size_t i = 0;
     while ((i += first_outside(x + i, size - i, range.floor, range.ceiling)) < size)
-        for (const std::size_t end = std::min(size, i + range_stretch); i < end;) {
+        for (const std::size_t end = std::min(size, i + range_window); i < end;) {
             std::size_t outside_end = i;
             while (outside_end < end && !passes(outside_end)) ++outside_end;
             if (outside_end == i) {
                 ++i;
                 continue;
             }
-            log.note(x + i, (outside_end - i) * sizeof(Element));
+            log.save(x + i, (outside_end - i) * sizeof(Element));
             repairs += outside_end - i;
             for (; i < outside_end; ++i)
                 x[i] = Arithmetic<Element>::store(range.repaired(Arithmetic<Element>::load(x[i])));
@@ -63,7 +64,7 @@ std::uint64_t sweep_run(Element* x, std::size_t size,
 }
 
 template <class Element>
-std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std::uint64_t end,
+std::uint64_t sweep_chunk(const BoundedMemory& memory, std::uint64_t begin, std::uint64_t end,
                           RangeAction action, Isa isa, RangeLog::Part& log) {
     using Real = typename Arithmetic<Element>::Real;
     const auto first_outside = first_outside_of<Element>(isa);
@@ -74,9 +75,10 @@ std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std:
         const std::uint64_t run_end =
             memory.channels == 1 ? end : std::min(end, (run + 1) * memory.inner);
         const std::uint64_t channel = run % memory.channels;
-        const auto range = ValueRange<Real>::of(
-            bound_at<Real>(memory.low, memory.bound_dtype, channel),
-            bound_at<Real>(memory.high, memory.bound_dtype, channel), largest<Element>, action);
+        const auto range =
+            ValueRange<Real>::of(bound_at<Real>(memory.low, memory.bound_dtype, channel),
+                                 bound_at<Real>(memory.high, memory.bound_dtype, channel),
+                                 largest_element<Element>, action);
         repairs += sweep_run(x + begin, run_end - begin, range, first_outside, log);
         begin = run_end;
     }
@@ -85,20 +87,20 @@ std::uint64_t sweep_piece(const BoundedMemory& memory, std::uint64_t begin, std:
 
 }  // namespace
 
-void RangeLog::Part::note(const void* words, std::size_t bytes) {
+void RangeLog::Part::save(const void* words, std::size_t bytes) {
     const auto address = reinterpret_cast<std::uintptr_t>(words);
-    if (stretches_.empty() || stretches_.back().address + stretches_.back().bytes != address)
-        stretches_.push_back({address, 0});
+    if (saved_.empty() || saved_.back().address + saved_.back().bytes != address)
+        saved_.push_back({address, 0});
     const auto* first = static_cast<const unsigned char*>(words);
-    words_.insert(words_.end(), first, first + bytes);
-    stretches_.back().bytes += bytes;
+    bytes_.insert(bytes_.end(), first, first + bytes);
+    saved_.back().bytes += bytes;
 }
 
 void RangeLog::Part::restore() const {
-    const unsigned char* words = words_.data();
-    for (const Stretch& stretch : stretches_) {
-        std::memcpy(reinterpret_cast<void*>(stretch.address), words, stretch.bytes);
-        words += stretch.bytes;
+    const unsigned char* words = bytes_.data();
+    for (const SavedBytes& saved : saved_) {
+        std::memcpy(reinterpret_cast<void*>(saved.address), words, saved.bytes);
+        words += saved.bytes;
     }
 }
 
@@ -113,31 +115,33 @@ void RangeLog::restore() const {
 
 void RangePlan::add(const BoundedMemory& memory) {
     if (memory.channels == 0 || memory.inner == 0)
-        throw std::invalid_argument("bounds are for one channel or more of one element or more");
-    for (std::uint64_t begin = 0; begin < memory.elements; begin += longest_piece)
-        pieces_.push_back(
-            {memories_.size(), begin, std::min(memory.elements, begin + longest_piece)});
+        throw std::invalid_argument("bounds expect at least 1 channel and inner element, got " +
+                                    std::to_string(memory.channels) + " channels and " +
+                                    std::to_string(memory.inner) + " inner elements");
+    for (std::uint64_t begin = 0; begin < memory.elements; begin += max_chunk_elements)
+        chunks_.push_back(
+            {memories_.size(), begin, std::min(memory.elements, begin + max_chunk_elements)});
     memories_.push_back(memory);
     elements_ += memory.elements;
 }
 
 std::vector<std::uint64_t> RangePlan::sweep_into(RangeLog& log, RangeAction action, Isa isa,
                                                  unsigned threads) const {
-    std::vector<std::uint64_t> of_piece(pieces_.size()), repairs(memories_.size());
+    std::vector<std::uint64_t> chunk_repairs(chunks_.size()), repairs(memories_.size());
     const auto share = [&](std::size_t begin, std::size_t end) {
         RangeLog::Part& part = log.new_part();
         for (std::size_t p = begin; p < end; ++p) {
-            const Piece& piece = pieces_[p];
-            const BoundedMemory& memory = memories_[piece.memory];
+            const Chunk& chunk = chunks_[p];
+            const BoundedMemory& memory = memories_[chunk.memory];
             with_element(memory.dtype, [&](auto* type) {
                 using Element = std::remove_pointer_t<decltype(type)>;
-                of_piece[p] =
-                    sweep_piece<Element>(memory, piece.begin, piece.end, action, isa, part);
+                chunk_repairs[p] =
+                    sweep_chunk<Element>(memory, chunk.begin, chunk.end, action, isa, part);
             });
         }
     };
-    parallel_shares(elements_ < elements_worth_threads ? 1 : threads, pieces_.size(), share);
-    for (std::size_t p = 0; p < pieces_.size(); ++p) repairs[pieces_[p].memory] += of_piece[p];
+    parallel_shares(elements_ < min_parallel_elements ? 1 : threads, chunks_.size(), share);
+    for (std::size_t p = 0; p < chunks_.size(); ++p) repairs[chunks_[p].memory] += chunk_repairs[p];
     return repairs;
 }
 

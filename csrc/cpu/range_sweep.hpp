@@ -1,4 +1,4 @@
-// Sweeps over many tensors that put values outside their trained range back into it.
+// Sweeps over many tensors that bring values outside their trained range back into it.
 #pragma once
 
 #include <cstdint>
@@ -12,34 +12,35 @@
 
 namespace proact {
 
-/// Numbers in memory and the bounds of their trained values. The caller keeps both alive; bounds
-/// are read anew in each sweep, as they are stored in memory that fails, too.
+/// Elements in memory and the bounds of their trained values. The caller keeps both alive. Each
+/// sweep reads the bounds again, because faults can change them too.
 struct BoundedMemory {
     std::uintptr_t address;
     std::uint64_t elements;
     Dtype dtype;
-    std::uintptr_t low, high;  // element e has bounds number e / inner % channels
+    std::uintptr_t low, high;  // element e uses bounds number e / inner % channels
     Dtype bound_dtype;
     std::uint64_t channels, inner;
 };
 
-/// What a sweep wrote over, to be put back.
+/// The values that a sweep overwrote, for undoing it.
 class RangeLog {
    public:
-    /// What one thread wrote over, in stretches of neighbours.
+    /// The values that one thread overwrote, as ranges of adjacent bytes.
     class Part {
        public:
-        /// Before they are changed: whatever ends the sweep, the log puts everything back.
-        void note(const void* words, std::size_t bytes);
+        /// Must be called before the bytes change, so that the log can restore them after any
+        /// interruption.
+        void save(const void* words, std::size_t bytes);
         void restore() const;
 
        private:
-        struct Stretch {
+        struct SavedBytes {
             std::uintptr_t address;
             std::size_t bytes;
         };
-        std::vector<Stretch> stretches_;
-        std::vector<unsigned char> words_;
+        std::vector<SavedBytes> saved_;
+        std::vector<unsigned char> bytes_;
     };
 
     Part& new_part();
@@ -52,21 +53,22 @@ class RangeLog {
 
 class RangePlan {
    public:
-    /// Throws std::invalid_argument for no channel or no inner.
+    /// Throws std::invalid_argument if channels or inner is 0.
     void add(const BoundedMemory& memory);
 
-    /// Repairs what lies outside; the number of repaired elements of each memory. Where nothing
-    /// does, nothing is written. The number of threads and the instruction set change no bit.
+    /// Repairs values outside their range and returns the number of repairs per memory. Memory
+    /// without such values is not written. The number of threads and the instruction set do not
+    /// change the result.
     std::vector<std::uint64_t> sweep_into(RangeLog& log, RangeAction action, Isa isa,
                                           unsigned threads) const;
 
    private:
-    struct Piece {
+    struct Chunk {
         std::size_t memory;
         std::uint64_t begin, end;
     };
     std::vector<BoundedMemory> memories_;
-    std::vector<Piece> pieces_;
+    std::vector<Chunk> chunks_;
     std::uint64_t elements_ = 0;
 };
 

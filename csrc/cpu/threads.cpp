@@ -19,26 +19,27 @@ namespace {
 
 using Body = std::function<void(std::size_t, std::size_t)>;
 
-void wait_a_little() {
+void spin_pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
 }
 
-/// A thread that has just worked looks for more for a while before it sleeps: waking one takes
+/// After its work, a thread spins for a while before it sleeps, because waking a thread takes
 /// longer than many of the loops.
-constexpr int looks_before_sleep = 4000;
+constexpr int spins_before_sleep = 4000;
 
-/// More threads than this never make anything faster, and a pool keeps what it has hired.
-unsigned most_workers() { return std::max(8u, 2 * std::thread::hardware_concurrency()); }
+/// Upper bound of the pool's size: more threads are never faster, and the pool keeps every thread
+/// that it started.
+unsigned max_workers() { return std::max(8u, 2 * std::thread::hardware_concurrency()); }
 
-/// What a round of work is, for all that share it.
-struct Round {
+/// The state that the threads of one parallel loop share.
+struct ParallelLoop {
     const Body* body;
     std::size_t tasks;
     std::size_t shares;
     std::atomic<std::size_t> unfinished;
-    std::mutex failed;
+    std::mutex error_lock;
     std::exception_ptr error;
 
     void work(std::size_t share) {
@@ -46,23 +47,23 @@ struct Round {
             const std::size_t begin = tasks * share / shares, end = tasks * (share + 1) / shares;
             if (begin < end) (*body)(begin, end);
         } catch (...) {
-            const std::lock_guard<std::mutex> lock(failed);
+            const std::lock_guard<std::mutex> lock(error_lock);
             if (!error) error = std::current_exception();
         }
     }
 };
 
-/// A thread that does one share of each round that it is given, and is left alone by the others.
+/// A thread that runs one share of each loop assigned to it.
 class Worker {
    public:
     explicit Worker(std::size_t share) : share_(share) {
         std::thread(&Worker::serve, this).detach();
     }
 
-    void give(Round* round) {
+    void assign(ParallelLoop* loop) {
         {
-            const std::lock_guard<std::mutex> lock(sleep_);
-            round_.store(round, std::memory_order_release);
+            const std::lock_guard<std::mutex> lock(sleep_lock_);
+            loop_.store(loop, std::memory_order_release);
         }
         wake_.notify_one();
     }
@@ -70,48 +71,48 @@ class Worker {
    private:
     void serve() {
         for (;;) {
-            for (int looks = 0; round_.load(std::memory_order_acquire) == nullptr; ++looks) {
-                if (looks < looks_before_sleep) {
-                    wait_a_little();
+            for (int spins = 0; loop_.load(std::memory_order_acquire) == nullptr; ++spins) {
+                if (spins < spins_before_sleep) {
+                    spin_pause();
                     continue;
                 }
-                std::unique_lock<std::mutex> lock(sleep_);
-                wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != nullptr; });
+                std::unique_lock<std::mutex> lock(sleep_lock_);
+                wake_.wait(lock, [&] { return loop_.load(std::memory_order_acquire) != nullptr; });
             }
-            Round* round = round_.exchange(nullptr, std::memory_order_acquire);
-            round->work(share_);
-            round->unfinished.fetch_sub(1, std::memory_order_release);  // then it may be gone
+            ParallelLoop* loop = loop_.exchange(nullptr, std::memory_order_acquire);
+            loop->work(share_);
+            loop->unfinished.fetch_sub(1, std::memory_order_release);  // then `loop` may be gone
         }
     }
 
     const std::size_t share_;
-    std::mutex sleep_;
+    std::mutex sleep_lock_;
     std::condition_variable wake_;
-    std::atomic<Round*> round_{nullptr};
+    std::atomic<ParallelLoop*> loop_{nullptr};
 };
 
 class Pool {
    public:
     void run(unsigned wanted, std::size_t tasks, const Body& body) {
-        const std::unique_lock<std::mutex> at_work(busy_, std::try_to_lock);
-        if (!at_work.owns_lock()) return body(0, tasks);
+        const std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
+        if (!lock.owns_lock()) return body(0, tasks);
 
-        const std::size_t workers = hire(std::min(wanted - 1, most_workers()));
-        Round round{&body, tasks, workers + 1, {workers}, {}, {}};
-        for (std::size_t i = 0; i < workers; ++i) workers_[i]->give(&round);
-        round.work(0);
-        for (int looks = 0; round.unfinished.load(std::memory_order_acquire) != 0; ++looks)
-            looks < looks_before_sleep ? wait_a_little() : std::this_thread::yield();
-        if (round.error) std::rethrow_exception(round.error);
+        const std::size_t workers = ensure_workers(std::min(wanted - 1, max_workers()));
+        ParallelLoop loop{&body, tasks, workers + 1, {workers}, {}, {}};
+        for (std::size_t i = 0; i < workers; ++i) workers_[i]->assign(&loop);
+        loop.work(0);
+        for (int spins = 0; loop.unfinished.load(std::memory_order_acquire) != 0; ++spins)
+            spins < spins_before_sleep ? spin_pause() : std::this_thread::yield();
+        if (loop.error) std::rethrow_exception(loop.error);
     }
 
    private:
-    /// How many workers there are, of the ones wanted.
-    std::size_t hire(std::size_t wanted) {
+    /// Starts missing workers and returns the number available, at most `wanted`.
+    std::size_t ensure_workers(std::size_t wanted) {
         try {
             while (workers_.size() < wanted)
                 workers_.push_back(std::make_unique<Worker>(workers_.size() + 1));
-        } catch (const std::system_error&) {  // no more threads to be had: fewer do the work
+        } catch (const std::system_error&) {  // continue with fewer threads
         }
         return std::min(workers_.size(), wanted);
     }
@@ -125,12 +126,12 @@ Pool* pool = nullptr;
 
 void make_pool() { pool = new Pool; }
 
-Pool& the_pool() {
+Pool& shared_pool() {
     static std::once_flag once;
     std::call_once(once, [] {
         make_pool();
 #if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, make_pool);  // a forked child has none of the threads
+        pthread_atfork(nullptr, nullptr, make_pool);  // a forked child has no workers
 #endif
     });
     return *pool;
@@ -142,7 +143,7 @@ void parallel_shares(unsigned threads, std::size_t tasks, const Body& body) {
     const auto shares = static_cast<unsigned>(std::min<std::size_t>(threads, tasks));
     if (tasks == 0) return;
     if (shares <= 1) return body(0, tasks);
-    the_pool().run(shares, tasks, body);
+    shared_pool().run(shares, tasks, body);
 }
 
 }  // namespace proact

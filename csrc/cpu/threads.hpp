@@ -1,4 +1,4 @@
-// A pool of threads for loops whose parts share nothing.
+// A thread pool for loops whose iterations are independent.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +6,9 @@
 
 namespace proact {
 
-/// Calls body(begin, end) on contiguous shares of [0, tasks) that together cover it, on at most
-/// `threads` threads, the caller's among them. Returns when all are done; rethrows the first
-/// exception. A caller that finds the pool at work for another one does its tasks alone.
+/// Calls body(begin, end) on contiguous shares that together cover [0, tasks), on at most `threads`
+/// threads including the caller. Returns when all shares are done and rethrows the first exception.
+/// If another caller is using the pool, the calling thread runs all tasks itself.
 void parallel_shares(unsigned threads, std::size_t tasks,
                      const std::function<void(std::size_t begin, std::size_t end)>& body);
 

@@ -9,8 +9,8 @@
 
 namespace proact {
 
-/// Memory that grows and keeps its contents, and never touches a byte that nobody wrote: a
-/// std::vector would fill with zeros what is about to be overwritten.
+/// A growable buffer that keeps its contents and does not initialize new memory. std::vector would
+/// write zeros that are about to be overwritten.
 template <class T>
 class UninitializedBuffer {
     static_assert(std::is_trivially_copyable_v<T>);

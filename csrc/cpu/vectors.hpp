@@ -1,5 +1,5 @@
-// Vectors of numbers, by the compilers' vector extension: one vector stands for an instruction
-// set's register, and the arithmetic of csrc/core works on it as on a number.
+// SIMD vectors through the compilers' vector extension. One vector corresponds to one register, and
+// the arithmetic in csrc/core accepts vectors as well as scalars.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,7 @@ struct VectorLanes {
     using Real = Real_;
     using Value = Vector<Real, bytes>;
     using Bits = Vector<Number, bytes>;
-    using Mask = Vector<SignedNumber, bytes>;  // what a comparison gives: all ones or all zeros
+    using Mask = Vector<SignedNumber, bytes>;  // comparisons give all ones or all zeros
 
     PROACT_ELEMENTWISE static Value all(Real value) { return Value{} + value; }
     PROACT_ELEMENTWISE static Bits all_bits(Number bits) { return Bits{} + bits; }
@@ -73,7 +73,7 @@ PROACT_ELEMENTWISE void store(void* memory, Whole whole) {
     std::memcpy(memory, &whole, sizeof whole);
 }
 
-/// The vector that a memory's elements are computed in, and the way there and back.
+/// The vector type in which elements are computed, with the conversions from and to memory.
 template <class Element, std::size_t bytes>
 struct VectorMemory {
     using Value = Vector<Element, bytes>;
@@ -101,7 +101,7 @@ template <std::size_t bytes>
 struct VectorMemory<BFloat16, bytes> : HalfVectorMemory<BFloat16, bytes> {};
 
 #if defined(__x86_64__)
-/// By the instructions for it, which every machine with AVX2 has.
+/// Uses the conversion instructions, which every machine with AVX2 has.
 template <>
 struct VectorMemory<Float16, 32> {
     using Value = Vector<float, 32>;
@@ -115,7 +115,7 @@ struct VectorMemory<Float16, 32> {
     }
 };
 
-/// The compilers' own widening and narrowing of words takes more shuffles.
+/// Uses intrinsics, because the compilers' own word conversions need more shuffles.
 template <>
 struct VectorMemory<BFloat16, 32> : HalfVectorMemory<BFloat16, 32> {
     [[gnu::target("avx2,fma,f16c"), gnu::always_inline]] static inline Value read(

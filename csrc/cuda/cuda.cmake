@@ -1,23 +1,23 @@
-# Defines the static library proact_cuda: csrc/cuda as kernels, or csrc/cuda/stub.cpp. Whoever links
-# it needs to know neither which nor what CUDA is.
+# Defines the static library proact_cuda, either from the kernels in csrc/cuda or from
+# csrc/cuda/stub.cpp. Targets that link it are independent of CUDA.
 
 set(PROACT_CUDA auto CACHE STRING "GPU kernels: auto (where nvcc is found), on or off")
 set_property(CACHE PROACT_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${PROACT_CUDA}" _proact_cuda)
 if(NOT _proact_cuda MATCHES "^(auto|on|off)$")
-  message(FATAL_ERROR "PROACT_CUDA is auto, on or off, not '${PROACT_CUDA}'.")
+  message(FATAL_ERROR "Expected PROACT_CUDA to be auto, on or off, got '${PROACT_CUDA}'.")
 endif()
 
 set(_proact_nvcc OFF)
 if(NOT _proact_cuda STREQUAL "off")
-  # CMake looks for nvcc in CUDACXX and on PATH, in this order; CUDA_HOME is what torch goes by.
+  # CMake searches CUDACXX and then PATH for nvcc. CUDA_HOME is the variable that torch uses.
   foreach(_proact_home IN ITEMS "$ENV{CUDA_HOME}" "$ENV{CUDA_PATH}")
     if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX}
        AND EXISTS "${_proact_home}/bin/nvcc")
       set(ENV{CUDACXX} "${_proact_home}/bin/nvcc")
     endif()
   endforeach()
-  # Asked now, because enabling the language sets it to the compiler's default.
+  # This test must precede enable_language, which sets the variable to the compiler's default.
   set(_proact_choose_architectures ON)
   if(DEFINED CMAKE_CUDA_ARCHITECTURES OR DEFINED ENV{CUDAARCHS})
     set(_proact_choose_architectures OFF)
@@ -44,8 +44,9 @@ if(NOT _proact_nvcc)
   return()
 endif()
 
-# Code for every GPU from Turing on that the compiler knows. That of a minor version runs on the
-# later ones of its generation (8.6 on 8.7, 10.0 on 10.3, 12.0 on 12.1); PTX is for those to come.
+# Build machine code for every GPU from Turing on that the compiler supports. Code for one minor
+# version runs on later ones of the same generation (8.6 on 8.7, 10.0 on 10.3, 12.0 on 12.1). PTX
+# serves future GPUs.
 if(_proact_choose_architectures)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
     set(_proact_architectures 75-real 80-real 86-real 89-real 90-real 100-real 120-real 120-virtual)
@@ -68,6 +69,7 @@ set_target_properties(
              CXX_VISIBILITY_PRESET hidden
              POSITION_INDEPENDENT_CODE ON)
 target_compile_options(proact_cuda PRIVATE "SHELL:-Werror all-warnings" -Xcompiler=-Wall,-Wextra)
-# The runtime is part of this library: whoever links it must not add the shared one.
+# The runtime is linked into this library statically; targets that link it must not add the shared
+# one.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 message(STATUS "proact: with CUDA ${CMAKE_CUDA_COMPILER_VERSION}")

@@ -1,5 +1,5 @@
-// A plan of tensors in device memory: what csrc/cpu/flips.hpp does in host memory, in memory that
-// the caller allocates and without ever waiting for the device.
+// A plan of tensors in device memory, the counterpart of csrc/cpu/flips.hpp. The caller allocates
+// the memory of a trial, and no function waits for the device.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,17 @@ namespace proact::cuda {
 
 class DevicePlan {
    public:
-    /// Throws std::invalid_argument where the description makes no sense.
+    /// Throws std::invalid_argument if the description is inconsistent.
     void add(const TensorMemory& tensor) {
         tensor.check();
-        check_form(tensor);
+        check_format(tensor);
         tensors_.push_back(tensor);
     }
 
     std::uint64_t exposed_bits() const { return proact::exposed_bits(tensors_); }
 
-    /// Where a tensor's numbers lie in a trial's memory, in bytes from its beginning.
+    /// The location of a tensor's data in the memory of a trial. Offsets are in bytes from its
+    /// start.
     struct Place {
         std::uint64_t counts;
         std::uint64_t log;
@@ -29,8 +30,8 @@ class DevicePlan {
         std::uint32_t word_bytes;
     };
 
-    /// A trial's memory: the number of all flips (std::uint64_t), every tensor's counts and, where
-    /// the flips are logged, the tensors' logs.
+    /// Returns the layout of a trial's memory: the total number of flips (std::uint64_t), the
+    /// counts of every tensor and, if the flips are logged, the logs of the tensors.
     std::vector<Place> places(double ber, bool logged) const {
         std::vector<Place> all;
         BlockLaws laws(ber);
@@ -54,8 +55,8 @@ class DevicePlan {
         return aligned(all.back().log + (logged ? all.back().layout.bytes : 0));
     }
 
-    /// How much of a trial's memory the caller clears before `flip`: all counts. So `restore` finds
-    /// what there is to restore, whatever ended the flips.
+    /// Returns the size of the prefix with all counts, which the caller must clear before `flip`.
+    /// `restore` is then correct even if the flips were interrupted.
     std::uint64_t bytes_to_clear(double ber) const {
         const std::vector<Place> all = places(ber, false);
         return all.empty() ? sizeof(std::uint64_t) : all.front().log;
@@ -76,8 +77,8 @@ class DevicePlan {
         }
     }
 
-    /// Writes the old words back, the last tensor first. One that fails keeps no other from its
-    /// turn; the first failure is thrown at the end.
+    /// Writes the old words back, the last tensor first. If one tensor fails, the others are still
+    /// restored; the first failure is thrown at the end.
     void restore(double ber, std::uintptr_t memory, Stream stream) const {
         const std::vector<Place> all = places(ber, true);
         BlockLaws laws(ber);

@@ -1,5 +1,5 @@
-// Flipping the bits of a tensor, block by block, and putting back what stood there. Blocks share no
-// word, hence no two threads do, save where a comment says how they share.
+// Kernels that flip the bits of a tensor block by block and restore the old words. Blocks share no
+// word. Threads share none either, except where a comment explains how.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ __device__ inline std::uint64_t thread_number() {
     return std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
 }
 
-/// In the order in which they are drawn, each from memory: a word's second flip finds the first.
+/// Makes the flips in drawing order. Each flip reads memory, so the second flip in a word sees the
+/// first.
 template <class Words>
 __device__ void flip_one_by_one(const FlipTask& task, std::uint64_t block,
                                 const DrawnPositions& drawn) {
@@ -31,7 +32,8 @@ __device__ void flip_one_by_one(const FlipTask& task, std::uint64_t block,
     }
 }
 
-/// Word by word, in the order of their first flips. The log is as it would be flip by flip.
+/// Makes all flips of a word at once, in the order of the words' first flips. The log has the same
+/// contents as if the flips were made in drawing order.
 template <class Words>
 __device__ void flip_word_by_word(const FlipTask& task, const Words& words, std::uint64_t block,
                                   const DrawnPositions& drawn) {
@@ -61,7 +63,7 @@ __device__ void flip_word_by_word(const FlipTask& task, const Words& words, std:
     }
 }
 
-/// One thread a block.
+/// Uses one thread per block of the tensor.
 template <class Words>
 __global__ void __launch_bounds__(flip_threads)
     flip_drawn_kernel(const __grid_constant__ FlipTask task, Words words) {
@@ -77,13 +79,13 @@ __global__ void __launch_bounds__(flip_threads)
     drawn.count = kept;
 
     task.log.counts[block] = drawn.count;
-    if constexpr (Words::exact)
+    if constexpr (Words::round_trips)
         flip_one_by_one<Words>(task, block, drawn);
     else
         flip_word_by_word(task, words, block, drawn);
 }
 
-/// The words of a block that one thread of flip_all_but_drawn_kernel walks through.
+/// Number of words per thread of flip_all_but_drawn_kernel.
 constexpr std::uint32_t words_per_share = 64;
 
 __device__ inline void sort(DrawnPositions& drawn) {
@@ -96,16 +98,17 @@ __device__ inline void sort(DrawnPositions& drawn) {
     }
 }
 
-/// How many sorted positions lie below.
+/// Returns the number of sorted positions below `end`.
 __device__ inline std::uint32_t positions_below(const DrawnPositions& drawn, std::uint32_t end) {
     std::uint32_t count = 0;
     while (count < drawn.count && drawn.position[count] < end) ++count;
     return count;
 }
 
-/// For ber > 1/2: the drawn bits stay, all others flip, in the order of their positions. A block
-/// can be large, so a thread takes a share of its words. Each of them draws the whole block, which
-/// costs little beside the share; the slot of a flip follows from its position.
+/// For ber > 1/2: the drawn bits stay and all others flip, in the order of their positions. Blocks
+/// can be large, so several threads share the words of a block. Each thread draws the whole block,
+/// which is cheap compared with its share of the flips. The log slot of a flip follows from its
+/// position.
 template <class Words>
 __global__ void __launch_bounds__(flip_threads)
     flip_all_but_drawn_kernel(const __grid_constant__ FlipTask task, Words words,
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(flip_threads)
     }
 }
 
-/// Last flip first, so that a word ends with what stood there before its first one.
+/// Restores the last flip first, so that a word ends with its value before the first flip.
 template <class Word>
 __global__ void __launch_bounds__(flip_threads) restore_drawn_kernel(Word* memory, DeviceLog log) {
     const std::uint64_t block = thread_number();
@@ -157,8 +160,8 @@ __global__ void __launch_bounds__(flip_threads) restore_drawn_kernel(Word* memor
         memory[log.element[first + i]] = static_cast<const Word*>(log.before)[first + i];
 }
 
-/// The same for what flip_all_but_drawn_kernel logged, with a thread for each slot: there the flips
-/// of one word are neighbours, and the first of them writes.
+/// Restores the flips of flip_all_but_drawn_kernel with one thread per slot. The flips of a word
+/// are adjacent there, and only the thread of the first one writes.
 template <class Word>
 __global__ void __launch_bounds__(flip_threads)
     restore_all_but_drawn_kernel(Word* memory, DeviceLog log) {
@@ -172,7 +175,7 @@ __global__ void __launch_bounds__(flip_threads)
     memory[element] = static_cast<const Word*>(log.before)[place];
 }
 
-/// Integers add up to the same sum in any order: here an atomic addition is deterministic.
+/// Integer addition is associative, so atomic addition is deterministic here.
 __global__ void __launch_bounds__(reduction_threads)
     add_counts_kernel(const std::uint32_t* counts, std::uint64_t blocks,
                       unsigned long long* total) {

@@ -1,5 +1,5 @@
-// What the flip kernels know of a tensor, all of it passed by value: nothing is uploaded before a
-// launch. And how a word of memory stands for a stored word.
+// The parameters of the flip kernels, passed by value so that a launch needs no upload, and the
+// conversion between memory words and stored words.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct CountTable {
     std::uint32_t size;
 };
 
-/// See LogLayout; `element` is null where no log is kept.
+/// See LogLayout. `element` is null if no log is kept.
 struct DeviceLog {
     void* before;
     std::uint32_t* element;
@@ -48,10 +48,10 @@ struct FlipTask {
     std::uint32_t words_log2;
     std::uint32_t bits_per_word;
     CountTable table;
-    std::uint8_t exposed[64];  // which bit of a stored word an exposed bit is
+    std::uint8_t exposed[64];  // bit number of each exposed bit in the stored word
 
     __device__ std::uint64_t first_word(std::uint64_t block) const { return block << words_log2; }
-    /// The exposed bits of a block that lie within the tensor.
+    /// Number of exposed bits of a block that lie within the tensor.
     __device__ std::uint32_t bits_here(std::uint64_t block) const {
         const std::uint64_t left = words - first_word(block);
         const std::uint64_t whole = std::uint64_t{1} << words_log2;
@@ -63,29 +63,29 @@ struct FlipTask {
                         static_cast<std::uint32_t>(block));
     }
 };
-// CUDA 12.0 and older GPUs take 4 KB of parameters.
+// Kernel parameters are limited to 4 KB before CUDA 12.1 and on older GPUs.
 static_assert(sizeof(FlipTask) <= 2048, "a launch copies it");
 
-/// Words that are their own stored form.
+/// Words whose memory representation is their stored form.
 template <class Word_>
-struct NativeWords {
+struct DeviceNativeWords {
     using Word = Word_;
     using Stored = Word_;
-    static constexpr bool exact = true;
+    static constexpr bool round_trips = true;
 
     __device__ Stored encode(Word word) const { return word; }
     __device__ Word decode(Stored stored) const { return stored; }
 };
 
-/// The fixed-point words that floats stand for.
+/// Fixed-point words that memory represents as floats.
 ///
-/// A float has fewer digits than a 32-bit word: decoding and encoding may give another word. So the
-/// flips of one word must be made on the same stored word, one after another.
+/// A float has fewer digits than a 32-bit word, so decoding and encoding can give another word. All
+/// flips of a word must therefore act on the same stored word, one after another.
 template <class Real>
-struct FixedPointWords {
+struct DeviceFixedPointWords {
     using Word = typename SimdTraits<Real>::Bits;
     using Stored = std::uint32_t;
-    static constexpr bool exact = false;
+    static constexpr bool round_trips = false;
     FixedPoint fixed;
 
     __device__ Stored encode(Word word) const {

@@ -8,7 +8,7 @@
 namespace proact::cuda {
 namespace {
 
-/// As many as a law can give one block.
+/// The largest number of flips that the law allows in one block.
 std::uint64_t slots_per_block(const TensorMemory& memory, const BlockLaw& law) {
     if (!law.inverted) return law.drawn.size;
     return std::min(law.words(), memory.words) * law.bits_per_word;
@@ -16,20 +16,24 @@ std::uint64_t slots_per_block(const TensorMemory& memory, const BlockLaw& law) {
 
 void check_address(std::uintptr_t address, std::size_t alignment, const char* name) {
     if (address == 0 || address % alignment != 0)
-        throw std::invalid_argument(std::string("the address of ") + name +
-                                    " must be a multiple of " + std::to_string(alignment) +
-                                    ", and not 0");
+        throw std::invalid_argument(std::string("expected the address of ") + name +
+                                    " to be a positive multiple of " + std::to_string(alignment) +
+                                    ", got " + std::to_string(address));
 }
 
 void check_task(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t counts) {
     memory.check();
-    check_form(memory);
+    check_format(memory);
     check_address(memory.address, memory.word_bytes, "a tensor");
     check_address(counts, alignof(std::uint32_t), "the counts");
     if (law.bits_per_word != memory.exposed_bits_per_word())
-        throw std::invalid_argument("the law was made for another bit mask");
+        throw std::invalid_argument(
+            "expected a block law for " + std::to_string(memory.exposed_bits_per_word()) +
+            " exposed bits per word, got one for " + std::to_string(law.bits_per_word));
     if (law.drawn.size > BinomialTable::max_count)
-        throw std::invalid_argument("the law's table has more counts than there can be");
+        throw std::invalid_argument("expected a binomial table of at most " +
+                                    std::to_string(BinomialTable::max_count) + " entries, got " +
+                                    std::to_string(law.drawn.size));
 }
 
 DeviceLog device_log(const LogLayout& layout, std::uintptr_t log, std::uintptr_t counts) {
@@ -72,9 +76,9 @@ void launch_flips(const BlockLaw& law, const FlipTask& task, const Words& words,
                task, words);
         return;
     }
-    const std::uint64_t most_words = std::min(law.words(), task.words);
+    const std::uint64_t max_words = std::min(law.words(), task.words);
     const auto shares =
-        static_cast<std::uint32_t>((most_words + words_per_share - 1) / words_per_share);
+        static_cast<std::uint32_t>((max_words + words_per_share - 1) / words_per_share);
     launch(what, &flip_all_but_drawn_kernel<Words>,
            grid_over(task.log.blocks * shares, flip_threads), stream, task, words, shares);
 }
@@ -103,7 +107,8 @@ LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law) {
     layout.blocks = block_count(memory, law);
     layout.slots = slots_per_block(memory, law);
     const std::uint64_t places = layout.blocks * layout.slots;
-    // Each array begins at a multiple of its word, because those before have at least such words.
+    // Each array is aligned to its word size, because the preceding arrays have words of at least
+    // that size.
     layout.before = memory.word_bytes < 4 ? places * 4 : 0;
     layout.element = memory.word_bytes < 4 ? 0 : places * memory.word_bytes;
     layout.bit = places * (memory.word_bytes + 4);
@@ -117,18 +122,18 @@ void flip(const TensorMemory& memory, const BlockLaw& law, const FaultStream& fa
     check_task(memory, law, counts);
     const DeviceLog device = device_log(log_layout(memory, law), log, counts);
     const FlipTask task = flip_task(memory, law, fault, device);
-    if (const auto* fixed = std::get_if<FixedPoint>(&memory.form)) {
+    if (const auto* fixed = std::get_if<FixedPoint>(&memory.format)) {
         if (memory.word_bytes == 4)
-            launch_flips(law, task, FixedPointWords<float>{*fixed}, stream);
+            launch_flips(law, task, DeviceFixedPointWords<float>{*fixed}, stream);
         else
-            launch_flips(law, task, FixedPointWords<double>{*fixed}, stream);
+            launch_flips(law, task, DeviceFixedPointWords<double>{*fixed}, stream);
         return;
     }
     switch (memory.word_bytes) {
-        case 1: return launch_flips(law, task, NativeWords<std::uint8_t>{}, stream);
-        case 2: return launch_flips(law, task, NativeWords<std::uint16_t>{}, stream);
-        case 4: return launch_flips(law, task, NativeWords<std::uint32_t>{}, stream);
-        default: return launch_flips(law, task, NativeWords<std::uint64_t>{}, stream);
+        case 1: return launch_flips(law, task, DeviceNativeWords<std::uint8_t>{}, stream);
+        case 2: return launch_flips(law, task, DeviceNativeWords<std::uint16_t>{}, stream);
+        case 4: return launch_flips(law, task, DeviceNativeWords<std::uint32_t>{}, stream);
+        default: return launch_flips(law, task, DeviceNativeWords<std::uint64_t>{}, stream);
     }
 }
 
@@ -151,10 +156,10 @@ void add_counts(std::uintptr_t counts, std::uint64_t blocks, std::uintptr_t tota
     if (blocks == 0) return;
     check_address(counts, alignof(std::uint32_t), "the counts");
     check_address(total, alignof(std::uint64_t), "the total");
-    constexpr std::uint64_t counts_per_thread = 16;  // to be worth the reduction
-    constexpr std::uint64_t most_blocks = 1024;
+    constexpr std::uint64_t counts_per_thread = 16;  // to outweigh the cost of the reduction
+    constexpr std::uint64_t max_blocks = 1024;
     Grid grid = grid_over(blocks / counts_per_thread + 1, reduction_threads);
-    grid.blocks = std::min(grid.blocks, most_blocks);
+    grid.blocks = std::min(grid.blocks, max_blocks);
     grid.barriers = Barriers::used;
     launch("adding up flips", &add_counts_kernel, grid, stream,
            reinterpret_cast<const std::uint32_t*>(counts), blocks,

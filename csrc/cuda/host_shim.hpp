@@ -1,9 +1,10 @@
-// The kernels' source on the host, for tests alone: what launch.cuh is under nvcc, with CUDA's
-// words as plain C++. Blocks run one after another, so shared memory can be static. The threads of
-// a block are threads with a real barrier where a kernel has barriers, so that a thread sanitizer
-// sees what lacks one; otherwise they too run one after another.
+// Runs the kernels' source on the host, for tests only: it replaces the nvcc part of launch.cuh and
+// defines CUDA's keywords in plain C++. Blocks run one after another, so shared memory can be
+// static. If a kernel uses barriers, the threads of a block are operating system threads with a
+// real barrier, and a thread sanitizer detects missing barriers. Otherwise they run one after
+// another.
 //
-// It shows neither what depends on warps nor what depends on the kinds of memory.
+// The shim does not reveal errors that depend on warps or on the kinds of memory.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,7 @@
 
 namespace proact::cuda {
 
-/// Few, because each is a thread of the operating system.
+/// Small, because each thread is an operating system thread.
 constexpr unsigned reduction_threads = 16;
 
 struct Index {
@@ -35,25 +36,26 @@ inline thread_local Index threadIdx{0}, blockIdx{0}, blockDim{1}, gridDim{1};
 
 class BlockBarrier {
    public:
-    enum class Place { within, at_end };
+    enum class WaitPoint { within, at_end };
 
     explicit BlockBarrier(unsigned threads) : threads_(threads) {}
 
-    /// Threads of one block that wait at different places are an error: on a device it is
-    /// undefined.
-    void wait(Place place) {
+    /// Aborts if threads of one block wait at different barriers, which is undefined on a device.
+    void wait(WaitPoint point) {
         const unsigned phase = phase_;
-        if (place == Place::at_end) ++at_end_;
+        if (point == WaitPoint::at_end) ++at_end_;
         if (++arrived_ == threads_) {
             if (at_end_ != 0 && at_end_ != threads_) {
-                std::fprintf(stderr, "a thread left its kernel while others wait for it\n");
+                std::fprintf(stderr,
+                             "expected all threads of a block at the same barrier, got some at the "
+                             "end of the kernel\n");
                 std::abort();
             }
             at_end_ = 0;
             arrived_ = 0;
             ++phase_;
         } else {
-            while (phase_ == phase) std::this_thread::yield();  // four times as fast as a sleep
+            while (phase_ == phase) std::this_thread::yield();  // four times as fast as sleeping
         }
     }
 
@@ -66,10 +68,11 @@ inline thread_local BlockBarrier* block_barrier = nullptr;
 
 inline void __syncthreads() {
     if (block_barrier == nullptr) {
-        std::fprintf(stderr, "a kernel with barriers was launched without Barriers::used\n");
+        std::fprintf(stderr,
+                     "expected Barriers::used for a kernel with barriers, got Barriers::none\n");
         std::abort();
     }
-    block_barrier->wait(BlockBarrier::Place::within);
+    block_barrier->wait(BlockBarrier::WaitPoint::within);
 }
 
 inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
@@ -100,7 +103,7 @@ void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, S
             block_barrier = &barrier;
             for (unsigned block = 0; block < blocks; ++block) {
                 run(block, thread);
-                barrier.wait(BlockBarrier::Place::at_end);
+                barrier.wait(BlockBarrier::WaitPoint::at_end);
             }
         });
     for (std::thread& thread : threads) thread.join();

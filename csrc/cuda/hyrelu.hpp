@@ -1,6 +1,6 @@
-// HyReLU over tensors in device memory. Element is float, double, Float16 or BFloat16; a threshold
-// has the type that its elements are computed in. All pointers are device memory; a failed launch
-// throws std::runtime_error.
+// HyReLU for tensors in device memory. Element is float, double, Float16 or BFloat16; a threshold
+// has the type in which its elements are computed. All pointers refer to device memory. A failed
+// launch throws std::runtime_error.
 #pragma once
 
 #include <cstddef>
@@ -13,17 +13,18 @@ namespace proact::cuda {
 template <class Element>
 using RealOf = typename Arithmetic<Element>::Real;
 
-/// y = hyrelu(x); y may be x.
+/// Computes y = hyrelu(x); y may alias x.
 template <class Element>
 void hyrelu_forward(HyReluMode mode, const HyReluShape& shape, const Element* x,
                     const RealOf<Element>* threshold, double slope, Element* y, Stream stream);
 
-/// The size of what hyrelu_backward takes as its workspace, at most a 16th of the tensor's. May be
-/// 0. A function of the shape alone, as is the order of the sums.
+/// Returns the size of the workspace of hyrelu_backward, at most 1/16 of the tensor's size and
+/// possibly 0. The size depends on the shape only, as does the order of the sums.
 std::size_t backward_workspace_bytes(const HyReluShape& shape);
 
-/// grad_x, and grad_threshold summed in a fixed order: the same bits on every GPU. An empty tensor
-/// has grad_threshold 0. The results overlap nothing; the workspace is aligned to 8 bytes.
+/// Computes grad_x and grad_threshold. The order of the sums is fixed, so every GPU gives the same
+/// bits. For an empty tensor grad_threshold is 0. The results must not overlap other memory; the
+/// workspace must be aligned to 8 bytes.
 template <class Element>
 void hyrelu_backward(HyReluMode mode, const HyReluShape& shape, const Element* grad,
                      const Element* x, const RealOf<Element>* threshold, double slope,

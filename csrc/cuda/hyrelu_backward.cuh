@@ -1,4 +1,4 @@
-// The gradients of HyReLU. Stage 1 writes grad_x and sums the threshold's gradient over a slab;
+// The gradients of HyReLU. Stage 1 writes grad_x and sums the threshold's gradient over each slab;
 // stage 2 adds the slabs. See backward_plan.hpp.
 #pragma once
 
@@ -12,12 +12,12 @@
 
 namespace proact::cuda {
 
-/// The elements that one thread visits, all of one threshold: every `stride`-th one of a sequence
-/// of runs of `run` elements, with a gap between runs.
+/// The elements that one thread visits, all with the same threshold. They are every `stride`-th
+/// element of a sequence of runs of `run` elements with a gap between runs.
 struct Walk {
-    std::size_t at;      // the element, as an index into memory
-    std::size_t left;    // visits still to make
-    std::size_t stride;  // in memory, where the gap is not crossed once more than in every stride
+    std::size_t at;      // index of the current element in memory
+    std::size_t left;    // remaining visits
+    std::size_t stride;  // step in memory, without the additional gap that some steps cross
     std::size_t within, within_stride, run, gap;
 
     __device__ void advance() {
@@ -31,7 +31,7 @@ struct Walk {
     }
 };
 
-/// The lane's elements of the slab, for inner large.
+/// Returns the elements of a slab that one lane visits, for large inner.
 __device__ inline Walk walk_runs(const BackwardPlan& plan, std::size_t threshold, std::size_t slab,
                                  unsigned lane) {
     const HyReluShape& shape = plan.shape;
@@ -55,7 +55,8 @@ __device__ inline Walk walk_runs(const BackwardPlan& plan, std::size_t threshold
     return walk;
 }
 
-/// The lane's elements of one column of the slab, for inner small: one a sample.
+/// Returns the elements of one column of a slab that one lane visits, for small inner: one per
+/// sample.
 __device__ inline Walk walk_samples(const BackwardPlan& plan, std::size_t column, std::size_t slab,
                                     unsigned lane) {
     const HyReluShape& shape = plan.shape;
@@ -73,32 +74,32 @@ __device__ inline Walk walk_samples(const BackwardPlan& plan, std::size_t column
     return walk;
 }
 
-/// Writes grad_x along the walk; the sum of the threshold's gradients.
+/// Writes grad_x for the visited elements and returns the sum of the threshold's gradients.
 ///
-/// A few elements at a time: their loads are under way together, and the GPUs on which doubles are
-/// slow add one double for all of them.
+/// A few elements are processed together: their loads overlap, and GPUs with slow double arithmetic
+/// need only one addition of doubles for all of them.
 template <HyReluMode mode, class Element>
 __device__ double differentiate(Walk walk, const Element* __restrict__ grad,
                                 const Element* __restrict__ x, RealOf<Element> threshold,
                                 Slope<RealOf<Element>> slope, Element* __restrict__ grad_x) {
     using A = Arithmetic<Element>;
     using Real = RealOf<Element>;
-    constexpr unsigned few = 4;
+    constexpr unsigned unroll = 4;
     double sum = 0;
     while (walk.left > 0) {
-        const unsigned here = walk.left < few ? static_cast<unsigned>(walk.left) : few;
-        std::size_t at[few] = {};
-        Element grads[few] = {}, xs[few] = {};
-        for (unsigned i = 0; i < few; ++i)
-            if (i < here) {
+        const unsigned count = walk.left < unroll ? static_cast<unsigned>(walk.left) : unroll;
+        std::size_t at[unroll] = {};
+        Element grads[unroll] = {}, xs[unroll] = {};
+        for (unsigned i = 0; i < unroll; ++i)
+            if (i < count) {
                 at[i] = walk.at;
                 grads[i] = grad[walk.at];
                 xs[i] = x[walk.at];
                 walk.advance();
             }
         Real terms = 0;
-        for (unsigned i = 0; i < few; ++i)
-            if (i < here) {
+        for (unsigned i = 0; i < unroll; ++i)
+            if (i < count) {
                 const HyReluGradient<Real> gradient =
                     hyrelu_gradient<mode>(A::load(grads[i]), A::load(xs[i]), threshold, slope);
                 grad_x[at[i]] = A::store(gradient.x);
@@ -109,7 +110,7 @@ __device__ double differentiate(Walk walk, const Element* __restrict__ grad,
     return sum;
 }
 
-/// Stage 1. `partial` is [slabs][thresholds], and not used where there is one slab.
+/// Stage 1. `partial` has the shape [slabs][thresholds] and is not used if there is a single slab.
 template <HyReluMode mode, class Element>
 __global__ void __launch_bounds__(reduction_threads)
     backward_kernel(BackwardPlan plan, const Element* __restrict__ grad,
@@ -123,34 +124,35 @@ __global__ void __launch_bounds__(reduction_threads)
         (blockIdx.x - slab * plan.blocks_per_slab) * plan.thresholds_per_block;
     const unsigned lane = threadIdx.x / plan.columns();
     const unsigned column = threadIdx.x - lane * plan.columns();
-    const std::size_t own = first_threshold + column / plan.columns_per_threshold;
+    const std::size_t threshold_index = first_threshold + column / plan.columns_per_threshold;
 
     double sum = 0;
-    if (lane < plan.lanes && own < plan.shape.thresholds) {
+    if (lane < plan.lanes && threshold_index < plan.shape.thresholds) {
         const Walk walk =
             plan.by_runs
-                ? walk_runs(plan, own, slab, lane)
+                ? walk_runs(plan, threshold_index, slab, lane)
                 : walk_samples(plan, first_threshold * plan.shape.inner + column, slab, lane);
-        sum = differentiate<mode>(walk, grad, x, stored_threshold<mode, Element>(threshold[own]),
+        sum = differentiate<mode>(walk, grad, x,
+                                  stored_threshold<mode, Element>(threshold[threshold_index]),
                                   slope, grad_x);
     }
     sums[threadIdx.x] = sum;
     sum_lanes(sums, plan.lanes, plan.columns());
 
-    const std::size_t written = first_threshold + threadIdx.x;
-    if (threadIdx.x < plan.thresholds_per_block && written < plan.shape.thresholds) {
+    const std::size_t output_index = first_threshold + threadIdx.x;
+    if (threadIdx.x < plan.thresholds_per_block && output_index < plan.shape.thresholds) {
         double total = 0;
         for (unsigned i = 0; i < plan.columns_per_threshold; ++i)
             total += sums[threadIdx.x * plan.columns_per_threshold + i];
         if (plan.slabs == 1)
-            grad_threshold[written] = static_cast<RealOf<Element>>(total);
+            grad_threshold[output_index] = static_cast<RealOf<Element>>(total);
         else
-            partial[slab * plan.shape.thresholds + written] = total;
+            partial[slab * plan.shape.thresholds + output_index] = total;
     }
 }
 
-/// Stage 2: the threads of a block are [reduction_threads / columns][columns], a column being a
-/// threshold.
+/// Stage 2. The threads of a block are indexed as [reduction_threads / columns][columns]; a column
+/// is a threshold.
 template <class Real>
 __global__ void __launch_bounds__(reduction_threads)
     add_slabs_kernel(const double* __restrict__ partial, std::size_t slabs, std::size_t thresholds,
@@ -160,15 +162,16 @@ __global__ void __launch_bounds__(reduction_threads)
     const unsigned lanes = reduction_threads / columns;
     const unsigned lane = threadIdx.x / columns;
     const unsigned column = threadIdx.x - lane * columns;
-    const std::size_t own = static_cast<std::size_t>(blockIdx.x) * columns + column;
+    const std::size_t threshold_index = static_cast<std::size_t>(blockIdx.x) * columns + column;
 
     double sum = 0;
-    if (lane < lanes && own < thresholds)
+    if (lane < lanes && threshold_index < thresholds)
         for (std::size_t slab = lane; slab < slabs; slab += lanes)
-            sum += partial[slab * thresholds + own];
+            sum += partial[slab * thresholds + threshold_index];
     sums[threadIdx.x] = sum;
     sum_lanes(sums, lanes, columns);
-    if (lane == 0 && own < thresholds) grad_threshold[own] = static_cast<Real>(sums[column]);
+    if (lane == 0 && threshold_index < thresholds)
+        grad_threshold[threshold_index] = static_cast<Real>(sums[column]);
 }
 
 }  // namespace proact::cuda

@@ -1,4 +1,4 @@
-// y = hyrelu(x), by threads that each take 16 adjacent bytes.
+// The forward pass of HyReLU. Each thread handles 16 adjacent bytes.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +12,14 @@ namespace proact::cuda {
 
 constexpr unsigned forward_threads = 256;
 
-/// What the memory system moves for one thread at once.
+/// The elements that a thread loads or stores in one memory transaction.
 template <class Element>
 struct alignas(16) Pack {
     static constexpr unsigned size = 16 / sizeof(Element);
     Element element[size];
 };
 
-/// The threshold of an element of x[sample][threshold][inner], and of those behind it.
+/// Iterates over the threshold indices of consecutive elements of x[sample][threshold][inner].
 class ThresholdIndex {
    public:
     PROACT_ELEMENTWISE ThresholdIndex(const HyReluShape& shape, std::size_t element)
@@ -30,7 +30,7 @@ class ThresholdIndex {
         threshold_ = run - quotient(run, shape.thresholds) * shape.thresholds;
     }
     PROACT_ELEMENTWISE std::size_t threshold() const { return threshold_; }
-    /// Whether the next element has another threshold.
+    /// Moves to the next element and returns whether its threshold differs.
     PROACT_ELEMENTWISE bool advance() {
         if (shape_.thresholds == 1 || ++inner_ < shape_.inner) return false;
         inner_ = 0;
@@ -44,7 +44,7 @@ class ThresholdIndex {
     std::size_t threshold_ = 0;
 };
 
-/// `aligned` says that x and y can be read and written in whole packs.
+/// `aligned` states that x and y can be read and written in whole packs.
 template <HyReluMode mode, class Element>
 __global__ void __launch_bounds__(forward_threads)
     forward_kernel(HyReluShape shape, const Element* x, const RealOf<Element>* threshold,
@@ -55,15 +55,15 @@ __global__ void __launch_bounds__(forward_threads)
     const std::size_t first =
         (static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x) * size;
     if (first >= elements) return;
-    const unsigned here = elements - first < size ? static_cast<unsigned>(elements - first) : size;
-    const bool whole = aligned && here == size;
+    const unsigned count = elements - first < size ? static_cast<unsigned>(elements - first) : size;
+    const bool whole = aligned && count == size;
 
     Pack<Element> pack{};
     if (whole) {
         pack = *reinterpret_cast<const Pack<Element>*>(x + first);
     } else {
         for (unsigned i = 0; i < size; ++i)
-            if (i < here) pack.element[i] = x[first + i];
+            if (i < count) pack.element[i] = x[first + i];
     }
     ThresholdIndex index(shape, first);
     auto bound = stored_threshold<mode, Element>(threshold[index.threshold()]);
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(forward_threads)
         *reinterpret_cast<Pack<Element>*>(y + first) = pack;
     } else {
         for (unsigned i = 0; i < size; ++i)
-            if (i < here) y[first + i] = pack.element[i];
+            if (i < count) y[first + i] = pack.element[i];
     }
 }
 

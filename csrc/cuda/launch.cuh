@@ -1,6 +1,6 @@
-// Launching kernels, and nothing more of CUDA's host interface: the kernels and launchers of this
-// folder compile under nvcc for the device, and under any C++ compiler for the tests, where
-// host_shim.hpp stands in for what is here.
+// Kernel launches, the only part of CUDA's host interface that is used. The kernels and launchers
+// in this folder compile with nvcc for the device and, for the tests, with any C++ compiler, where
+// host_shim.hpp replaces this interface.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +11,27 @@
 
 namespace proact::cuda {
 
-/// Whether a kernel's threads wait for each other. On a device nothing depends on it.
+/// Whether the threads of a kernel use barriers. Only the host shim uses this.
 enum class Barriers { none, used };
 
-/// As many blocks of that many threads.
+/// The numbers of blocks and of threads per block.
 struct Grid {
     std::uint64_t blocks;
     unsigned threads;
     Barriers barriers = Barriers::none;
 };
 
-/// The grid with a thread for each piece of independent work.
+/// Returns a grid with one thread per independent work item.
 inline Grid grid_over(std::uint64_t work, unsigned threads) {
     return {work / threads + (work % threads != 0), threads};
 }
 
 inline void check_size(const Grid& grid, const char* what) {
-    constexpr std::uint64_t most_blocks = 0x7fffffff;  // gridDim.x of every device
-    if (grid.blocks > most_blocks)
-        throw std::runtime_error(std::string(what) + ": the tensor is too large for one launch");
+    constexpr std::uint64_t max_blocks = 0x7fffffff;  // limit of gridDim.x on every device
+    if (grid.blocks > max_blocks)
+        throw std::runtime_error(std::string(what) + ": expected at most " +
+                                 std::to_string(max_blocks) + " blocks for one launch, got " +
+                                 std::to_string(grid.blocks));
 }
 
 }  // namespace proact::cuda
@@ -45,17 +47,17 @@ constexpr unsigned reduction_threads = 256;
 
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
-    cudaGetLastError();  // reported here: the next caller of the runtime must not see it again
-    throw std::runtime_error(std::string(what) + ": CUDA says " + cudaGetErrorName(status) + " (" +
-                             cudaGetErrorString(status) + ")");
+    cudaGetLastError();  // clear the error: the next caller of the runtime must not see it again
+    throw std::runtime_error(std::string(what) + ": CUDA reported " + cudaGetErrorName(status) +
+                             " (" + cudaGetErrorString(status) + ")");
 }
 
-/// Makes a device the current one, and the previous one again at the end.
+/// Makes a device current and restores the previous one at the end of the scope.
 class CurrentDevice {
    public:
     CurrentDevice(int device, const char* what) {
         check(cudaGetDevice(&previous_), what);
-        // Setting a device creates its context: not without need.
+        // Setting a device creates its context, so avoid it if possible.
         if (device == previous_) return;
         check(cudaSetDevice(device), what);
         changed_ = true;
@@ -71,7 +73,8 @@ class CurrentDevice {
     bool changed_ = false;
 };
 
-/// Queues a kernel; a grid without blocks is no work. Throws std::runtime_error with `what`.
+/// Queues a kernel. A grid without blocks is ignored. Throws std::runtime_error with a message that
+/// starts with `what`, a description of the operation.
 template <class... Parameters, class... Arguments>
 void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
             const Arguments&... arguments) {
@@ -91,7 +94,7 @@ inline void fill_with_zero_bytes(const char* what, void* memory, std::size_t byt
 
 inline int version_of_runtime() {
     int version = 0;
-    check(cudaRuntimeGetVersion(&version), "the version of the CUDA runtime");
+    check(cudaRuntimeGetVersion(&version), "querying the version of the CUDA runtime");
     return version;
 }
 

@@ -6,8 +6,8 @@
 
 namespace proact::cuda {
 
-/// dividend / divisor. GPUs divide in software, and 64-bit numbers take several times the
-/// instructions of 32-bit ones.
+/// Returns dividend / divisor. GPUs divide in software, and a 64-bit division takes several times
+/// the instructions of a 32-bit one.
 PROACT_ELEMENTWISE std::uint64_t quotient(std::uint64_t dividend, std::uint64_t divisor) {
     if (((dividend | divisor) >> 32) == 0)
         return static_cast<std::uint32_t>(dividend) / static_cast<std::uint32_t>(divisor);

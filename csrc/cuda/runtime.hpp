@@ -1,22 +1,23 @@
-// What every CUDA launcher needs from its caller, and whether there are any. Plain C++: the same
-// for the real build and for stub.cpp.
+// The arguments that all CUDA launchers share, and queries about the build. Plain C++, shared by
+// the CUDA build and stub.cpp.
 #pragma once
 
 #include <cstdint>
 
 namespace proact::cuda {
 
-/// Where work is queued. Nothing here waits for it; memory must live until the work is done.
+/// The device and stream on which work is queued. No function waits for the work; the caller keeps
+/// the memory alive until it is done.
 struct Stream {
     int device;
     std::uintptr_t handle;  // a cudaStream_t of that device; 0 is its default stream
 };
 
-/// False in a build without CUDA, where every other function of this namespace throws
+/// False in a build without CUDA, where all other functions in this namespace throw
 /// std::runtime_error.
 bool compiled();
 
-/// 13000 for CUDA 13.0.
+/// Returns the version of the CUDA runtime: 13000 for CUDA 13.0.
 int runtime_version();
 
 }  // namespace proact::cuda

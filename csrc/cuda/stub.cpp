@@ -10,7 +10,7 @@ namespace {
 
 [[noreturn]] void refuse() {
     throw std::runtime_error(
-        "proact was built without CUDA: install it again where nvcc is found (on PATH, or with "
+        "proact was built without CUDA: reinstall it where nvcc is found (on PATH, or with "
         "CUDACXX or CUDA_HOME set) and PROACT_CUDA is auto or on, or move the tensors to the CPU");
 }
 

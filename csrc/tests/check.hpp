@@ -1,4 +1,5 @@
-// Checks that print where and what, count, and go on, so that one run shows every failure.
+// Checks that report the location and values of a failure and continue, so that one run shows every
+// failure.
 #pragma once
 
 #include <cstdio>
@@ -12,13 +13,14 @@ namespace proact::test {
 inline unsigned long long checks = 0;
 inline unsigned long long failures = 0;
 
-/// Printed with a failure. Tests that loop over cases name the case here.
+/// Printed with each failure. Tests that loop over cases store the name of the case here.
 inline std::string context;
 
 inline void fail(const char* file, int line, const std::string& what) {
-    // A broken loop over a million cases must not bury the first failures.
-    constexpr unsigned long long most_printed = 25;
-    if (++failures > most_printed) return;
+    // Limit the output, so that a failing loop over a million cases does not hide the first
+    // failures.
+    constexpr unsigned long long max_printed = 25;
+    if (++failures > max_printed) return;
     std::printf("%s:%d: %s%s%s\n", file, line, what.c_str(), context.empty() ? "" : "  in ",
                 context.c_str());
 }
@@ -30,7 +32,7 @@ std::string shown(const Value& value) {
         text.precision(std::numeric_limits<Value>::max_digits10);
         text << value;
     } else if constexpr (std::is_integral_v<Value>) {
-        text << +value;  // a byte is a number here, not a character
+        text << +value;  // print bytes as numbers, not characters
     } else {
         text << value;
     }
@@ -50,7 +52,7 @@ void check_equal(const char* file, int line, const char* text, const A& a, const
     if (!equal(a, b)) fail(file, line, std::string(text) + ": " + shown(a) + " != " + shown(b));
 }
 
-/// What main returns.
+/// Prints the result and returns the exit status for main.
 inline int summary() {
     std::printf("%llu checks, %llu failures\n", checks, failures);
     return checks > 0 && failures == 0 ? 0 : 1;
@@ -64,7 +66,7 @@ inline int summary() {
         if (!(condition)) ::proact::test::fail(__FILE__, __LINE__, "false: " #condition); \
     } while (false)
 
-/// `where` is worked out for a failure alone, for loops in which naming the case is slowest.
+/// Evaluates `where` only on failure, for loops in which building the case name would dominate.
 #define CHECK_IN(where, condition)                                          \
     do {                                                                    \
         ++::proact::test::checks;                                           \

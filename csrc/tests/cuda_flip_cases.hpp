@@ -1,5 +1,5 @@
-// What the flip kernels should do, from csrc/core/fault_block.hpp alone and in the plainest way,
-// and memory for them to do it in.
+// A reference implementation of the flip kernels that uses only csrc/core/fault_block.hpp, and
+// memory for the kernels to work in.
 #pragma once
 
 #include <cstdint>
@@ -22,23 +22,23 @@ struct ExpectedFlip {
     std::uint64_t before;
 };
 
-/// Words as they should be after the flips, and the flips of each block in their order.
+/// The expected words after the flips, and the flips of each block in order.
 struct Expected {
     std::vector<std::uint64_t> words;
     std::vector<std::vector<ExpectedFlip>> blocks;
 };
 
-/// One word as the tensor has it: the stored word where that has forgotten no digit.
+/// One word of a tensor. Fixed point keeps the stored word, because a float can lose digits of it.
 class FlippedWord {
    public:
     FlippedWord(const TensorMemory& memory, std::uint64_t word) : memory_(memory), word_(word) {
-        if (const auto* fixed = std::get_if<FixedPoint>(&memory.form))
+        if (const auto* fixed = std::get_if<FixedPoint>(&memory.format))
             stored_ = memory.word_bytes == 4 ? fixed->encode(as<float>(word))
                                              : fixed->encode(as<double>(word));
     }
     std::uint64_t value() const { return word_; }
     void flip(std::uint32_t bit) {
-        const auto* fixed = std::get_if<FixedPoint>(&memory_.form);
+        const auto* fixed = std::get_if<FixedPoint>(&memory_.format);
         if (fixed == nullptr) {
             word_ ^= std::uint64_t{1} << bit;
             return;
@@ -53,7 +53,7 @@ class FlippedWord {
    private:
     template <class Real>
     static Real as(std::uint64_t word) {
-        Real real;  // the low bytes come first on every machine that this runs on
+        Real real;  // little-endian on every supported machine
         std::memcpy(&real, &word, sizeof real);
         return real;
     }
@@ -105,7 +105,7 @@ inline Expected expected_flips(const TensorMemory& memory, const BlockLaw& law,
     return expected;
 }
 
-/// Memory with bytes on both sides that must not change.
+/// Memory with guard bytes on both sides that must not change.
 class GuardedBytes {
    public:
     explicit GuardedBytes(std::size_t size)
@@ -141,16 +141,16 @@ class GuardedBytes {
     std::unique_ptr<std::uint8_t[]> all_;
 };
 
-/// A tensor, its memory and what stood in it at first.
+/// A tensor, its memory and the initial contents.
 struct Tensor {
     Tensor(std::uint32_t word_bytes, std::uint64_t words, std::uint64_t mask,
-           NumberFormat form = MemoryWords{})
+           NumberFormat format = MemoryWords{})
         : bytes(words * word_bytes),
-          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, form} {
+          memory{bytes.address(), words, word_bytes, 0xabcdef012345u, mask, format} {
         std::mt19937_64 random(words * 8 + word_bytes);
         std::uniform_real_distribution<double> value(-20000, 20000);
         for (std::uint64_t i = 0; i < words; ++i) {
-            std::uint64_t word = random();  // NaN and infinities too
+            std::uint64_t word = random();  // includes NaN and infinities
             if (memory.is_stored_as<FixedPoint>() && i % 7 != 0) {
                 const double real = value(random);
                 const auto single = static_cast<float>(real);

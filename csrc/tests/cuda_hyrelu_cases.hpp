@@ -1,4 +1,4 @@
-// Tensors for the tests of the HyReLU kernels, and what DESIGN 2.1 makes of them in long double.
+// Tensors for the tests of the HyReLU kernels, and the results of DESIGN 2.1 in long double.
 #pragma once
 
 #include <algorithm>
@@ -31,13 +31,13 @@ RealOf<Element> value_of(Element element) {
     return Arithmetic<Element>::load(element);
 }
 
-/// As the kernels have it: the same bits, and NaN is equal to itself.
+/// Bitwise equality, with NaN equal to NaN.
 template <class Value>
 bool same_bits(const Value* a, const Value* b, std::size_t size) {
     return size == 0 || std::memcmp(a, b, size * sizeof(Value)) == 0;
 }
 
-/// A buffer that begins `offset` elements after a pack's boundary, with guards around it.
+/// A buffer that starts `offset` elements after a pack boundary, with guards around it.
 template <class Value>
 class Buffer {
    public:
@@ -65,7 +65,7 @@ class Buffer {
 };
 
 template <class Element>
-struct Case {
+struct KernelCase {
     HyReluMode mode;
     HyReluShape shape;
     std::vector<Element> x, grad;
@@ -81,11 +81,11 @@ struct Case {
 };
 
 template <class Element>
-Case<Element> make_case(HyReluMode mode, const HyReluShape& shape, bool special_values) {
+KernelCase<Element> make_case(HyReluMode mode, const HyReluShape& shape, bool special_values) {
     using Real = RealOf<Element>;
     const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
     const double specials[] = {nan, infinity, -infinity, 0.0, -0.0, 1e-40, 1e30, -1e30};
-    Case<Element> made{mode, shape, {}, {}, {}};
+    KernelCase<Element> made{mode, shape, {}, {}, {}};
     std::mt19937 random(static_cast<std::uint32_t>(shape.elements() + sizeof(Element)));
     std::uniform_real_distribution<double> x(-1, 3), threshold(0.5, 2), grad(-1, 1);
     const auto pick = [&](auto& distribution, unsigned one_in) {
@@ -101,7 +101,7 @@ Case<Element> make_case(HyReluMode mode, const HyReluShape& shape, bool special_
     return made;
 }
 
-/// A value, and how far from it a computed one may lie.
+/// A value and the tolerance of a computed one.
 struct Near {
     long double value = 0, error = 0;
 
@@ -115,15 +115,16 @@ struct SoftFormula {
     Near y, grad_x, grad_threshold;
 };
 
-/// For 0 < x of moderate size and 0 <= T. With u half a unit in the last place, relative, and
-/// a = k (x - T): the exponent a carries 3u (its difference, product and the constant), so its
-/// exponential 3u |a| and 4u of its own (2 units in the last place); call that e_error. The gate s
-/// carries e_error (1 - s), and 2u from the addition and the division. k x s (1 - s) has two
-/// factors s, one exponential and four products. The kernels may count it as 0 below 2^-25 (2^-54).
+/// The error bound of the soft mode for moderate x > 0 and T >= 0. Let u be half a unit in the last
+/// place, relative, and a = k (x - T). The exponent a carries 3u (difference, product and
+/// constant). Its exponential therefore carries e_error = 3u |a| + 4u, with 2 units in the last
+/// place of its own. The gate s carries e_error (1 - s) plus 2u from the addition and the division.
+/// k x s (1 - s) has two factors s, one exponential and four products. The kernels may return 0 for
+/// it if it is below 2^-25 (2^-54 for double).
 template <class Real>
 SoftFormula soft_formula(Real grad, Real x, Real threshold) {
     using Limits = std::numeric_limits<Real>;
-    const long double u = 1.01L * Limits::epsilon() / 2;  // a little more for products of errors
+    const long double u = 1.01L * Limits::epsilon() / 2;  // allow for products of errors
     const long double tiny = Limits::min();
     const long double k = steepness, v = x, g = grad;
     const long double a = k * (v - static_cast<long double>(threshold));

@@ -1,4 +1,4 @@
-// A tensor's memory with guard words on both sides, and what a log of flips says about it.
+// Tensor memory with guard words on both sides, and helpers that read a flip log.
 #pragma once
 
 #include <algorithm>
@@ -17,13 +17,13 @@ namespace proact::test {
 
 constexpr std::uint64_t seed = 0xfeedfacecafebeefu;
 
-/// Equal where the bytes are: NaN is equal to itself here, 0.0 differs from -0.0.
+/// Bitwise equality: NaN equals itself, and 0.0 differs from -0.0.
 template <class Word>
 bool same_bytes(const std::vector<Word>& a, const std::vector<Word>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Word)) == 0;
 }
 
-/// `all` is the guards too, so comparing it whole covers them.
+/// `all` includes the guards, so a comparison of the whole buffer covers them.
 template <class Word>
 struct GuardedBuffer {
     static constexpr std::size_t guard = 8;
@@ -39,8 +39,8 @@ struct GuardedBuffer {
     Word* data() { return all.data() + guard; }
 
     TensorMemory memory(std::uint64_t stream, std::uint64_t mask,
-                        NumberFormat form = MemoryWords{}) {
-        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, form};
+                        NumberFormat format = MemoryWords{}) {
+        return {reinterpret_cast<std::uintptr_t>(data()), size, sizeof(Word), stream, mask, format};
     }
 
     bool guards_equal(const std::vector<Word>& other) const {
@@ -61,7 +61,7 @@ inline FaultPlan plan_of(std::initializer_list<TensorMemory> tensors) {
 
 using ElementAndBit = std::pair<std::uint64_t, std::uint32_t>;
 
-/// The flips of the plan's tensor number `wanted`.
+/// Returns the flips of the tensor with plan index `wanted`.
 inline std::vector<Flip> flips_of(const FlipLog& log, std::size_t wanted) {
     std::vector<Flip> flips;
     log.for_each([&](std::size_t plan_index, const Flip& flip) {

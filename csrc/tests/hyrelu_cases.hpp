@@ -1,4 +1,4 @@
-// Tensors for the tests of the HyReLU loops, and the loops called on memory that begins anywhere.
+// Tensors for the tests of the HyReLU loops, and calls of the loops on memory with any alignment.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +20,12 @@ constexpr HyReluMode modes[] = {HyReluMode::soft, HyReluMode::zero, HyReluMode::
 enum class Layout { scalar, channel, neuron };
 constexpr Layout layouts[] = {Layout::scalar, Layout::channel, Layout::neuron};
 
-/// Where x lies: around the thresholds, all far below them, or rising from one to the other, so
-/// that a run has chunks of both sorts.
+/// The position of x relative to the thresholds: around them, far below them, or rising from below
+/// to around, so that a run contains both kinds of chunks.
 enum class Spread { around, below, rising };
 constexpr Spread spreads[] = {Spread::around, Spread::below, Spread::rising};
 
-/// Every length where it matters most; elsewhere fewer, with every remainder of a vector.
+/// Tests every length where it matters most; otherwise fewer, but with every remainder of a vector.
 inline std::size_t step(Spread spread) { return spread == Spread::around ? 1 : 3; }
 
 inline HyReluShape shape_of(Layout layout, std::size_t length) {
@@ -35,7 +35,7 @@ inline HyReluShape shape_of(Layout layout, std::size_t length) {
 }
 
 template <class Real>
-struct Case {
+struct HyReluCase {
     HyReluMode mode;
     HyReluShape shape;
     Real slope;
@@ -60,8 +60,9 @@ struct Case {
 };
 
 template <class Real>
-Case<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread, Real slope = 20) {
-    Case<Real> made{mode, shape, slope, {}, {}, {}};
+HyReluCase<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread,
+                           Real slope = 20) {
+    HyReluCase<Real> made{mode, shape, slope, {}, {}, {}};
     std::mt19937 random(static_cast<std::uint32_t>(shape.elements()));
     std::uniform_real_distribution<Real> threshold(0.5, 2), x(-1, 3), grad(-1, 1);
     const Real lift = spread == Spread::below ? 100 : 0;
@@ -75,7 +76,7 @@ Case<Real> make_case(HyReluMode mode, const HyReluShape& shape, Spread spread, R
     return made;
 }
 
-/// Memory of exactly this size, `offset` elements after an aligned address.
+/// Memory of exactly the given size that starts `offset` elements after an aligned address.
 template <class Real>
 class Placed {
    public:
@@ -90,7 +91,7 @@ class Placed {
     std::vector<Real> values(std::size_t size) {
         return std::vector<Real>(begin(), begin() + static_cast<std::ptrdiff_t>(size));
     }
-    /// The output, after a look at what lies around it.
+    /// Checks the guards and returns the output.
     std::vector<Real> output(std::size_t size) {
         CHECK_EQUAL(memory_.back(), guard);
         if (offset_ > 0) CHECK_EQUAL(memory_.front(), guard);
@@ -105,7 +106,7 @@ class Placed {
 };
 
 template <class Real>
-std::vector<Real> forward(Isa isa, const Case<Real>& c, std::size_t offset) {
+std::vector<Real> forward(Isa isa, const HyReluCase<Real>& c, std::size_t offset) {
     Placed<Real> x(c.x, offset), threshold(c.threshold, offset), y(c.x.size(), offset);
     hyrelu_forward(c.mode, c.shape, x.data(), threshold.data(), c.slope, y.data(), {isa, 1});
     return y.output(c.x.size());
@@ -117,7 +118,7 @@ struct Gradients {
 };
 
 template <class Real>
-Gradients<Real> backward(Isa isa, const Case<Real>& c, std::size_t offset) {
+Gradients<Real> backward(Isa isa, const HyReluCase<Real>& c, std::size_t offset) {
     Placed<Real> grad(c.grad, offset), x(c.x, offset), threshold(c.threshold, offset);
     Placed<Real> grad_x(c.x.size(), offset), grad_threshold(c.threshold.size(), offset);
     hyrelu_backward(c.mode, c.shape, grad.data(), x.data(), threshold.data(), c.slope,
@@ -125,10 +126,10 @@ Gradients<Real> backward(Isa isa, const Case<Real>& c, std::size_t offset) {
     return {grad_x.output(c.x.size()), grad_threshold.output(c.threshold.size())};
 }
 
-/// Calls `match` for every mode, layout, spread and length, and for soft with other slopes.
+/// Calls `match` for every mode, layout, spread and length, and for soft mode with further slopes.
 template <class Real, class Match>
 void for_each_case(Match match) {
-    constexpr std::size_t longest = 300;  // several chunks of every instruction set, and a tail
+    constexpr std::size_t longest = 300;  // several chunks of every instruction set and a tail
     for (const HyReluMode mode : modes)
         for (const Layout layout : layouts)
             for (const Spread spread : spreads)

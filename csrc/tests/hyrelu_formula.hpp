@@ -1,5 +1,5 @@
-// HyReLU by DESIGN 2.1, one element at a time in long double, with the error that its roundings
-// allow.
+// HyReLU by DESIGN 2.1 for one element in long double, with the rounding error that an
+// implementation may have.
 #pragma once
 
 #include <cmath>
@@ -16,39 +16,41 @@ struct Outcome {
 struct Reference {
     Outcome value;
     Outcome tolerance;
-    Outcome scale;  // the size of the terms that make up the value
+    Outcome scale;  // magnitude of the terms that are summed to the value
 };
 
-/// With u half a unit in the last place, relative: the exponent (x - T) (k log2 e) is off by 3u,
-/// its power of two so by |a| 3u and 4u of its own (2 ulp), the gate s by (1 - s) times that and
-/// 2u, 1 - s = e s by s times that and 3u. So s (1 - s) is off by (3 |a| + 9) u, and by 3u more
-/// after the products. Far below T, where the gate is 1, dy/dT counts as 0.
+/// The error bound of the soft mode. Let u be half a unit in the last place, relative, and a = (x -
+/// T) (k log2 e). The exponent a carries 3u, so its power of two carries 3u |a| plus 4u (2 ulp) of
+/// its own. The gate s carries (1 - s) times that plus 2u, and 1 - s = e s carries s times that
+/// plus 3u. Hence s (1 - s) carries (3 |a| + 9) u, and 3u more after the products. Far below T,
+/// where the gate is 1, dy/dT may be 0.
 template <class Real>
 Reference soft_formula(Real grad, Real x, Real threshold, Real slope) {
     using Limits = std::numeric_limits<Real>;
     const long double u = Limits::epsilon() / 2;
-    // A gate below the normal numbers may come out as 0.
-    const long double lost = Limits::min();
+    // A gate below the normal range may be flushed to 0.
+    const long double underflow = Limits::min();
     const long double g = grad, v = x, k = slope;
 
     const long double a = k * (v - static_cast<long double>(threshold));
     const long double s = 1 / (1 + std::exp(a));
-    const long double closed = 1 / (1 + std::exp(-a));  // 1 - s, without cancellation
-    const long double bend = k * v * s * closed;
-    const long double s_error = s * (closed > 0 ? closed * (3 * std::fabs(a) + 4) + 2 : 2) * u;
+    const long double one_minus_s = 1 / (1 + std::exp(-a));  // 1 - s without cancellation
+    const long double dy_dt = k * v * s * one_minus_s;
+    const long double s_error =
+        s * (one_minus_s > 0 ? one_minus_s * (3 * std::fabs(a) + 4) + 2 : 2) * u;
     const bool may_count_as_passing = a <= (sizeof(Real) == 4 ? -17.3L : -37.4L);
-    const long double bend_error = (bend > 0 ? bend * (3 * std::fabs(a) + 12) * u : 0) +
-                                   (may_count_as_passing ? bend : 0) +
-                                   k * (v * lost + Limits::denorm_min());
+    const long double dy_dt_error = (dy_dt > 0 ? dy_dt * (3 * std::fabs(a) + 12) * u : 0) +
+                                    (may_count_as_passing ? dy_dt : 0) +
+                                    k * (v * underflow + Limits::denorm_min());
 
     const long double size = std::fabs(g);
     Reference result;
-    result.value = {v * s, g * (s - bend), g * bend};
+    result.value = {v * s, g * (s - dy_dt), g * dy_dt};
     result.scale = {v * s, size * (s + k * v * s), size * k * v * s};
     result.tolerance = {
-        v * (s_error + u * s + lost) + Limits::denorm_min(),
-        size * (s_error + bend_error + 2 * u * (s + bend) + lost) + Limits::denorm_min(),
-        size * (bend_error + u * bend) + Limits::denorm_min()};
+        v * (s_error + u * s + underflow) + Limits::denorm_min(),
+        size * (s_error + dy_dt_error + 2 * u * (s + dy_dt) + underflow) + Limits::denorm_min(),
+        size * (dy_dt_error + u * dy_dt) + Limits::denorm_min()};
     return result;
 }
 
@@ -75,7 +77,7 @@ Reference hyrelu_formula(HyReluMode mode, Real grad, Real x, Real threshold, Rea
     return result;
 }
 
-/// An infinity stands for everything beyond the largest number.
+/// Infinity represents every number beyond the largest finite one.
 template <class Real>
 bool within(Real got, long double want, long double tolerance) {
     if (std::isinf(got))
@@ -84,7 +86,7 @@ bool within(Real got, long double want, long double tolerance) {
     return std::fabs(static_cast<long double>(got) - want) <= tolerance;
 }
 
-/// `ulps` units in the last place, of the size of what is compared.
+/// Compares with a tolerance of `ulps` units in the last place of the given scale.
 template <class Real>
 bool nearly_same(Real a, Real b, long double scale, int ulps = 4) {
     using Limits = std::numeric_limits<Real>;

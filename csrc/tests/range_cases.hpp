@@ -1,4 +1,4 @@
-// Tensors with faults in known places, and what a sweep shall make of them, by the definition.
+// Tensors with faults at known elements, and the result of a sweep by definition.
 #pragma once
 
 #include <cmath>
@@ -26,7 +26,7 @@ constexpr Dtype dtype_of() {
 template <class Element>
 using RealOf = typename Arithmetic<Element>::Real;
 
-/// Bounds of one or more channels, in the type that the elements are computed in.
+/// Bounds of one or more channels, in the type in which elements are computed.
 template <class Element>
 struct Bounds {
     std::vector<RealOf<Element>> low, high;
@@ -35,19 +35,19 @@ struct Bounds {
     std::size_t channel(std::size_t element) const { return element / inner % low.size(); }
 };
 
-/// The definition of proact/ops/restrict_range.py, word by word.
+/// The definition in proact/ops/restrict_range.py.
 template <class Element>
 Element swept(Element element, RealOf<Element> low, RealOf<Element> high, RangeAction action) {
     using Real = RealOf<Element>;
     const Real x = Arithmetic<Element>::load(element);
-    const bool x_is_finite = std::fabs(x) <= largest<Element>;
-    const bool some_pass =
-        low <= high && low <= largest<Element> && high >= -largest<Element>;  // false for NaN
+    const bool x_is_finite = std::fabs(x) <= largest_element<Element>;
+    const bool some_pass = low <= high && low <= largest_element<Element> &&
+                           high >= -largest_element<Element>;  // false for NaN
     if (!some_pass) return Arithmetic<Element>::store(0);
     if (x_is_finite && low <= x && x <= high) return element;
     const Real nearest_to_zero = low > 0 ? low : high < 0 ? high : 0;
-    const bool low_is_finite = std::fabs(low) <= largest<Element>;
-    const bool high_is_finite = std::fabs(high) <= largest<Element>;
+    const bool low_is_finite = std::fabs(low) <= largest_element<Element>;
+    const bool high_is_finite = std::fabs(high) <= largest_element<Element>;
     Real result = nearest_to_zero;
     if (action == RangeAction::saturate && x < low && low_is_finite) result = low;
     if (action == RangeAction::saturate && x > high && high_is_finite) result = high;
@@ -66,7 +66,7 @@ BoundedMemory memory_of(Element* x, std::size_t size, const Bounds<Element>& bou
             bounds.inner};
 }
 
-/// Healthy numbers in (-1, 1).
+/// Fault-free numbers in (-1, 1).
 template <class Element>
 void fill_healthy(Element* x, std::size_t size, unsigned seed_of_values) {
     std::mt19937 random(seed_of_values);

@@ -1,4 +1,4 @@
-// The table of the binomial survival function, and counting by it.
+// Tests the table of the binomial survival function and the counts drawn from it.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -38,10 +38,11 @@ const std::vector<Law> laws = {{1, 0.5},
 
 constexpr std::uint64_t largest = ~std::uint64_t{0};
 
-/// Masses below 2^-64 are cut off whole; they shrink so fast that all of them stay below this.
+/// Bound for the sum of the masses below 2^-64, which the table truncates to 0. They decrease so
+/// fast that it stays below this.
 constexpr std::size_t cut_off = 2;
 
-/// 2^64 P(K > k) from P(K = 0) = (1 - p)^n upwards; the table starts at the mode instead.
+/// Computes 2^64 P(K > k) upwards from P(K = 0) = (1 - p)^n, whereas the table starts at the mode.
 std::vector<long double> survival_from_zero(const Law& law) {
     const auto n = static_cast<long double>(law.n);
     const auto p = static_cast<long double>(law.p);
@@ -50,7 +51,7 @@ std::vector<long double> survival_from_zero(const Law& law) {
         const auto i = static_cast<long double>(k);
         mass.push_back(mass.back() * (n - i) / (i + 1) * (p / (1 - p)));
     }
-    std::vector<long double> survival(mass.size(), 0.0L);  // the last one is 0
+    std::vector<long double> survival(mass.size(), 0.0L);  // the last entry is 0
     for (std::size_t k = mass.size() - 1; k > 0; --k)
         survival[k - 1] = survival[k] + mass[k] * 0x1p64L;
     return survival;
@@ -61,8 +62,9 @@ std::uint32_t entries_above(const std::vector<std::uint64_t>& survival, std::uin
         std::count_if(survival.begin(), survival.end(), [u](std::uint64_t s) { return s > u; }));
 }
 
-/// Doubles carry 1e-16 each rounding, and each mass that was added lost its fraction. So the
-/// entries near 2^64 are off by thousands; the small ones, of rare counts, by a few.
+/// Each rounding of a double has a relative error of 1e-16, and each added mass has lost its
+/// fraction. Entries near 2^64 may therefore be off by thousands, but the small entries of rare
+/// counts only by a few units.
 void check_survival(std::uint64_t entry, long double exact, std::size_t masses) {
     const long double error = std::fabs(static_cast<long double>(entry) - exact);
     CHECK(error <= 2e-15L * exact + static_cast<long double>(masses));
@@ -85,10 +87,10 @@ void table_is_the_survival_function() {
     test::context.clear();
 }
 
-/// 2^64 P(K > k) is a whole number for Binomial(64, 1/2): a sum of binomial coefficients.
+/// For Binomial(64, 1/2), 2^64 P(K > k) is an integer: a sum of binomial coefficients.
 void fair_coins_match_integers() {
     const std::vector<std::uint64_t> survival = BinomialTable(64, 0.5).survival();
-    std::vector<long double> choose = {1.0L};  // at most 1.8e18: exact
+    std::vector<long double> choose = {1.0L};  // at most 1.8e18, hence exact
     for (int k = 0; k < 64; ++k)
         choose.push_back(choose.back() * static_cast<long double>(64 - k) /
                          static_cast<long double>(k + 1));
@@ -119,7 +121,7 @@ void count_is_the_number_of_entries_above() {
     test::context.clear();
 }
 
-/// A guide that starts too low is only slow, so counts alone would not show it.
+/// A guide that starts too low only costs time, so tests of the counts would not detect it.
 void guide_is_the_count_of_its_largest_u() {
     for (const Law& law : laws) {
         const BinomialTable table(law.n, law.p);

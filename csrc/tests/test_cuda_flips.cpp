@@ -1,5 +1,5 @@
-// The flip kernels, run on the host by csrc/cuda/host_shim.hpp: the flips of csrc/core to the bit,
-// a log that undoes them, and nothing written elsewhere.
+// Tests the flip kernels, run on the host by csrc/cuda/host_shim.hpp: they make the flips of
+// csrc/core exactly, the log undoes them, and no other memory is written.
 #include <cstdint>
 #include <random>
 #include <string>
@@ -73,7 +73,7 @@ void flip_and_restore(Tensor& tensor, double ber) {
     check_log(memory, layout, log, expected);
     check_counts(counts, expected);
 
-    // Whoever repairs or changes a flipped word meanwhile changes nothing.
+    // Restoring must work even if a flipped word has been repaired or changed in the meantime.
     for (const auto& block : expected.blocks)
         for (const ExpectedFlip& flip : block)
             tensor.bytes.set_word(flip.element, memory.word_bytes, 0x5555555555555555u);
@@ -89,7 +89,7 @@ void flip_and_restore(Tensor& tensor, double ber) {
     context.clear();
 }
 
-/// The word counts leave a last block with words missing, and one with a single word.
+/// The word counts include a partial last block and a block with a single word.
 void flips_are_those_of_the_core() {
     for (const std::uint32_t bytes : {1u, 2u, 4u, 8u}) {
         const std::uint64_t full = ~std::uint64_t{0} >> (64 - 8 * bytes);
@@ -126,7 +126,7 @@ void counts_are_added_to_the_total() {
     std::mt19937 random(1);
     for (const std::uint64_t blocks : {1u, 31u, 32u, 513u, 40001u}) {
         GuardedBytes counts(4 * blocks), total(8);
-        std::uint64_t sum = std::uint64_t{1} << 40;  // of the tensors before
+        std::uint64_t sum = std::uint64_t{1} << 40;  // contribution of earlier tensors
         total.set_word(0, 8, sum);
         for (std::uint64_t i = 0; i < blocks; ++i) {
             const auto count = static_cast<std::uint32_t>(random());
@@ -139,7 +139,7 @@ void counts_are_added_to_the_total() {
     }
 }
 
-void what_makes_no_sense_is_refused_and_changes_nothing() {
+void invalid_arguments_are_rejected_and_change_nothing() {
     Tensor tensor(4, 100, 0xffffffffu);
     const TensorMemory& memory = tensor.memory;
     BlockLaws laws(0.1);
@@ -183,7 +183,7 @@ int main() {
     fixed_point_words_flip_as_stored();
     large_tensors();
     counts_are_added_to_the_total();
-    what_makes_no_sense_is_refused_and_changes_nothing();
+    invalid_arguments_are_rejected_and_change_nothing();
     CHECK(total_flips > 1000000);
     CHECK(repeated_words > 1000);
     return summary();

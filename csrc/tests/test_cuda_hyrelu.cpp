@@ -1,6 +1,6 @@
-// The HyReLU kernels, run on the host by csrc/cuda/host_shim.hpp: every element by its own
-// threshold and to the bits of csrc/core, which is close to the formula; sums that are right and
-// always the same; nothing written elsewhere.
+// Tests the HyReLU kernels, run on the host by csrc/cuda/host_shim.hpp: every element uses its own
+// threshold and equals the result of csrc/core bit for bit, which is close to the formula; the sums
+// are correct and reproducible; no other memory is written.
 #include <cstdint>
 #include <vector>
 
@@ -16,14 +16,14 @@ namespace {
 
 constexpr cuda::Stream here{0, 0};
 
-/// One threshold, per channel and per neuron, with one slab and with several. The 16 threads of the
-/// shim sum up to 4 elements of a sample by columns, more of them by runs.
+/// Scalar, per-channel and per-neuron thresholds, with one slab and with several. With the 16
+/// threads of the shim, up to 4 elements per sample are summed by columns, more by runs.
 const HyReluShape shapes[] = {{1, 1, 1},  {3, 1, 37},  {1, 1, 1003}, {130, 1, 1},
                               {2, 3, 67}, {9, 2, 67},  {3, 5, 3},    {131, 11, 2},
                               {1, 13, 1}, {401, 3, 1}, {150, 7, 1},  {7, 9, 4}};
 
 template <class Element>
-HyReluGradient<RealOf<Element>> core_gradient(const Case<Element>& c, std::size_t i) {
+HyReluGradient<RealOf<Element>> core_gradient(const KernelCase<Element>& c, std::size_t i) {
     using Real = RealOf<Element>;
     const Real grad = value_of(c.grad[i]), x = value_of(c.x[i]), threshold = c.threshold_of(i);
     const auto slope = Slope<Real>::of(steepness);
@@ -36,7 +36,7 @@ HyReluGradient<RealOf<Element>> core_gradient(const Case<Element>& c, std::size_
 }
 
 template <class Element>
-Element core_value(const Case<Element>& c, std::size_t i) {
+Element core_value(const KernelCase<Element>& c, std::size_t i) {
     using Real = RealOf<Element>;
     const Real x = value_of(c.x[i]), threshold = c.threshold_of(i);
     const auto slope = Slope<Real>::of(steepness);
@@ -52,7 +52,7 @@ Element core_value(const Case<Element>& c, std::size_t i) {
 }
 
 template <class Element>
-void check_forward(const Case<Element>& c, std::size_t offset, bool in_place) {
+void check_forward(const KernelCase<Element>& c, std::size_t offset, bool in_place) {
     context = c.name() + ", offset " + shown(offset) + (in_place ? ", in place" : "");
     Buffer<Element> x(c.x, offset), y(c.x.size(), offset);
     Buffer<RealOf<Element>> threshold(c.threshold, 0);
@@ -67,9 +67,9 @@ void check_forward(const Case<Element>& c, std::size_t offset, bool in_place) {
     context.clear();
 }
 
-/// The sums are of `few` numbers of type Real, then of doubles, then rounded to Real.
+/// The sums are over `unroll` numbers of type Real, then over doubles, then rounded to Real.
 template <class Element>
-void check_threshold_gradient(const Case<Element>& c, const RealOf<Element>* got) {
+void check_threshold_gradient(const KernelCase<Element>& c, const RealOf<Element>* got) {
     using Real = RealOf<Element>;
     std::vector<long double> sum(c.shape.thresholds), size(c.shape.thresholds);
     for (std::size_t i = 0; i < c.x.size(); ++i) {
@@ -86,7 +86,7 @@ void check_threshold_gradient(const Case<Element>& c, const RealOf<Element>* got
 }
 
 template <class Element>
-void check_backward(const Case<Element>& c, std::size_t offset) {
+void check_backward(const KernelCase<Element>& c, std::size_t offset) {
     using Real = RealOf<Element>;
     context = c.name() + ", offset " + shown(offset);
     const std::size_t workspace_bytes = cuda::backward_workspace_bytes(c.shape);
@@ -117,12 +117,12 @@ void check_backward(const Case<Element>& c, std::size_t offset) {
 }
 
 template <class Element>
-void elements_meet_their_own_thresholds() {
+void elements_use_their_own_thresholds() {
     std::size_t with_slabs = 0;
     for (const HyReluShape& shape : shapes) {
         with_slabs += cuda::backward_workspace_bytes(shape) > 0;
         for (const HyReluMode mode : modes) {
-            const Case<Element> special = make_case<Element>(mode, shape, true);
+            const KernelCase<Element> special = make_case<Element>(mode, shape, true);
             for (const std::size_t offset : {0u, 1u})
                 for (const bool in_place : {false, true}) check_forward(special, offset, in_place);
             check_backward(special, 0);
@@ -134,7 +134,7 @@ void elements_meet_their_own_thresholds() {
 
 template <class Real>
 void results_are_close_to_the_formula() {
-    const Case<Real> c = make_case<Real>(HyReluMode::soft, {50, 3, 11}, false);
+    const KernelCase<Real> c = make_case<Real>(HyReluMode::soft, {50, 3, 11}, false);
     std::vector<Real> y(c.x.size()), grad_x(c.x.size()), grad_threshold(3);
     std::vector<double> workspace(cuda::backward_workspace_bytes(c.shape) / sizeof(double));
     cuda::hyrelu_forward(c.mode, c.shape, c.x.data(), c.threshold.data(), steepness, y.data(),
@@ -156,9 +156,9 @@ void results_are_close_to_the_formula() {
     for (std::size_t t = 0; t < 3; ++t) CHECK(sums[t].holds(grad_threshold[t]));
 }
 
-/// y for each mode, as DESIGN 2.1 has it.
+/// The value of y for each mode according to DESIGN 2.1.
 template <class Element>
-void what_is_not_finite_gives_exact_results() {
+void non_finite_values_give_exact_results() {
     const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
     const struct {
         double x, threshold, soft, zero, saturate;
@@ -201,7 +201,7 @@ void empty_tensors_have_gradient_0() {
                                  nullptr, nullptr, nullptr, here);
 }
 
-/// As on a GPU: its block size, and every shape's slabs and lanes together.
+/// Uses the block size of a GPU and covers all slabs and lanes of every shape.
 void walks_visit_every_element_once() {
     const HyReluShape large[] = {{1, 1, 100001}, {300, 5, 9},   {33, 2, 1000}, {900, 65, 1},
                                  {5000, 10, 1},  {129, 7, 49},  {2, 3, 65},    {20, 3, 257},
@@ -250,16 +250,16 @@ void indices_beyond_32_bits() {
 }  // namespace
 
 int main() {
-    elements_meet_their_own_thresholds<float>();
-    elements_meet_their_own_thresholds<double>();
-    elements_meet_their_own_thresholds<Float16>();
-    elements_meet_their_own_thresholds<BFloat16>();
+    elements_use_their_own_thresholds<float>();
+    elements_use_their_own_thresholds<double>();
+    elements_use_their_own_thresholds<Float16>();
+    elements_use_their_own_thresholds<BFloat16>();
     results_are_close_to_the_formula<float>();
     results_are_close_to_the_formula<double>();
-    what_is_not_finite_gives_exact_results<float>();
-    what_is_not_finite_gives_exact_results<double>();
-    what_is_not_finite_gives_exact_results<Float16>();
-    what_is_not_finite_gives_exact_results<BFloat16>();
+    non_finite_values_give_exact_results<float>();
+    non_finite_values_give_exact_results<double>();
+    non_finite_values_give_exact_results<Float16>();
+    non_finite_values_give_exact_results<BFloat16>();
     empty_tensors_have_gradient_0();
     walks_visit_every_element_once();
     indices_beyond_32_bits();

@@ -1,5 +1,5 @@
-// A plan of tensors on the device equals the plan on the host, to the bit. The kernels run on the
-// host: csrc/cuda/host_shim.hpp.
+// Tests that a plan of tensors on the device equals the plan on the host bit for bit. The kernels
+// run on the host: csrc/cuda/host_shim.hpp.
 #include <cstdint>
 #include <vector>
 
@@ -14,7 +14,7 @@ namespace {
 
 constexpr cuda::Stream stream{0, 0};
 
-struct Tensors {
+struct DeviceTensors {
     GuardedBuffer<std::uint32_t> words{3001};
     GuardedBuffer<std::uint64_t> none{0};
     GuardedBuffer<std::uint8_t> bytes{777};
@@ -26,22 +26,22 @@ struct Tensors {
         return {words.memory(1, 0xffffffff), none.memory(2, 1), bytes.memory(3, 0x3c),
                 fixed.memory(4, 0xffffffff, FixedPoint{32, 16})};
     }
-    bool equal(const Tensors& other) const {
+    bool equal(const DeviceTensors& other) const {
         return words.all == other.words.all && bytes.all == other.bytes.all &&
                test::same_bytes(fixed.all, other.fixed.all);
     }
 };
 
 void equals_the_host(double ber, bool logged) {
-    Tensors on_host, on_device;
+    DeviceTensors on_host, on_device;
     FaultPlan host;
     cuda::DevicePlan device;
     for (const TensorMemory& memory : on_host.memory()) host.add(memory);
     for (const TensorMemory& memory : on_device.memory()) device.add(memory);
-    const Tensors clean = on_device;
+    const DeviceTensors clean = on_device;
     CHECK_EQUAL(device.exposed_bits(), host.exposed_bits());
 
-    // One word more, which nobody may touch.
+    // A guard word after the memory, which must not change.
     constexpr std::uint64_t guard = 0x5a5a5a5a5a5a5a5au;
     std::vector<std::uint64_t> memory(device.bytes(ber, logged) / 8 + 1, guard);
     std::memset(memory.data(), 0, device.bytes_to_clear(ber));

@@ -1,4 +1,5 @@
-// Exactly n flips: distinct, exposed, all sets alike, and mostly the same ones in a larger plan.
+// Tests exactly n flips: distinct, exposed, all sets equally likely, and mostly the same in a
+// larger plan.
 #include <algorithm>
 #include <cstdint>
 #include <map>
@@ -24,7 +25,7 @@ std::set<Place> places(const FlipLog& log) {
     return all;
 }
 
-void every_number_is_met_exactly() {
+void every_count_is_exact() {
     GuardedBuffer<std::uint8_t> bytes(40);
     GuardedBuffer<float> fixed(10);
     GuardedBuffer<std::uint32_t> none(0);
@@ -59,8 +60,8 @@ void every_number_is_met_exactly() {
     test::context.clear();
 }
 
-/// Every bit is chosen with probability n / bits: within 5 standard deviations for each.
-void every_bit_is_chosen_alike() {
+/// Every bit is chosen with probability n / bits, within 5 standard deviations.
+void every_bit_is_equally_likely() {
     GuardedBuffer<std::uint8_t> first(3);
     GuardedBuffer<std::uint16_t> second(5);
     const FaultPlan plan = test::plan_of({first.memory(1, 0xff), second.memory(2, 0x0ff0)});
@@ -81,8 +82,8 @@ void every_bit_is_chosen_alike() {
     }
 }
 
-/// Pairs of bits too, among them pairs of one word and of different tensors.
-void pairs_are_chosen_alike() {
+/// Every pair of bits is equally likely, including pairs within a word and across tensors.
+void pairs_are_equally_likely() {
     GuardedBuffer<std::uint8_t> first(1), second(1);
     const FaultPlan plan = test::plan_of({first.memory(1, 0x0f), second.memory(2, 0x07)});
     constexpr double trials = 21000, pairs = 21;
@@ -96,11 +97,11 @@ void pairs_are_chosen_alike() {
     double chi_square = 0;
     for (const auto& [pair, count] : counts)
         chi_square += (count - trials / pairs) * (count - trials / pairs) / (trials / pairs);
-    CHECK(chi_square < 52.4);  // 20 degrees, quantile 0.9999
+    CHECK(chi_square < 52.4);  // 20 degrees of freedom, quantile 0.9999
 }
 
-/// Two protections of one network meet nearly the same faults.
-void a_tensor_more_moves_few_flips() {
+/// Two protected variants of one model must meet nearly the same faults.
+void an_additional_tensor_changes_few_flips() {
     GuardedBuffer<std::uint32_t> weights(20000), thresholds(60);
     const FaultPlan plain = test::plan_of({weights.memory(1, 0xffffffff)});
     const FaultPlan guarded =
@@ -121,9 +122,9 @@ void a_tensor_more_moves_few_flips() {
 }  // namespace
 
 int main() {
-    every_number_is_met_exactly();
-    every_bit_is_chosen_alike();
-    pairs_are_chosen_alike();
-    a_tensor_more_moves_few_flips();
+    every_count_is_exact();
+    every_bit_is_equally_likely();
+    pairs_are_equally_likely();
+    an_additional_tensor_changes_few_flips();
     return test::summary();
 }

@@ -1,4 +1,5 @@
-// exponential2(x) in units in the last place, over the floats and over a dense grid of doubles.
+// Measures exponential2(x) in units in the last place, over the floats and over a dense grid of
+// doubles.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +20,7 @@ float float_of(std::uint32_t bits) {
     return value;
 }
 
-/// NaN may give any number; everything else is measured, infinities too.
+/// NaN may give any number; all other floats are measured, including infinities.
 void floats_of_every_size() {
     UlpMeter<float> meter;
     for (std::uint64_t bits = 0; bits < std::uint64_t{1} << 32; bits += 97) {
@@ -29,8 +30,8 @@ void floats_of_every_size() {
     meter.report("float");
 }
 
-/// Most floats give 0, 1 or infinity; these are the others, 2^-4 <= |x| < 256.
-void floats_of_middling_size() {
+/// The floats with 2^-4 <= |x| < 256: most others give 0, 1 or infinity.
+void floats_of_moderate_size() {
     UlpMeter<float> meter;
     for (const std::uint32_t sign : {0u, 0x80000000u})
         for (std::uint32_t bits = 0x3d800000; bits < 0x43800000; bits += 13)
@@ -51,7 +52,7 @@ void doubles_on_a_grid() {
 }
 
 template <class Real>
-void exact_where_it_must_be() {
+void limits_are_exact() {
     using Limits = std::numeric_limits<Real>;
     const Real ends[] = {
         -Limits::infinity(), Limits::lowest(), -Real(1e4),        -Real{0}, Real{0},
@@ -66,7 +67,7 @@ void exact_where_it_must_be() {
     for (int i = 0; i < 8; ++i) CHECK_EQUAL(fma[i], expected[i]);
 }
 
-/// Whole powers are exact: 2^0 = 1 makes the gate one half at the threshold.
+/// Integer powers are exact; in particular, 2^0 = 1 makes the gate one half at the threshold.
 template <class Real>
 void whole_powers() {
     using Limits = std::numeric_limits<Real>;
@@ -85,10 +86,10 @@ void whole_powers() {
 int main() {
     whole_powers<float>();
     whole_powers<double>();
-    exact_where_it_must_be<float>();
-    exact_where_it_must_be<double>();
+    limits_are_exact<float>();
+    limits_are_exact<double>();
     floats_of_every_size();
-    floats_of_middling_size();
+    floats_of_moderate_size();
     doubles_on_a_grid();
     return summary();
 }

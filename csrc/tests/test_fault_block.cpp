@@ -1,4 +1,5 @@
-// One block's draw: distinct, in range, repeatable, of its own, and uniform.
+// Tests the draw of one block: distinct, in range, reproducible, independent of other blocks, and
+// uniform.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +16,7 @@ using Positions = std::vector<std::uint32_t>;
 
 constexpr FaultStream fault{0x0123456789abcdefu, 7, 0xabcdef012345u};
 
-/// By the plain draw, and by the drawer of every instruction set, which must agree.
+/// Draws with the reference and with the drawer of every instruction set, which must agree.
 Positions draw(const BlockLaw& law, const FaultStream& from, std::uint32_t block,
                std::uint32_t first_draw = 0) {
     const DrawnPositions drawn = draw_block(law, from, block, first_draw);
@@ -47,7 +48,7 @@ void positions_are_distinct_and_in_range() {
         std::uint64_t total = 0;
         for (std::uint32_t block = 0; block < 2000; ++block) {
             Positions positions = draw(law, fault, block);
-            BlockWords words(fault, block);
+            BlockRandomWords words(fault, block);
             CHECK_EQUAL(positions.size(), std::size_t{table.view().count(words.next64())});
             total += positions.size();
             std::sort(positions.begin(), positions.end());
@@ -58,7 +59,7 @@ void positions_are_distinct_and_in_range() {
     }
 }
 
-void a_draw_is_a_function_of_its_name() {
+void a_draw_depends_on_its_key_only() {
     const BinomialTable table(32 * 512, 1e-3);
     const BlockLaw law{9, 32, false, table.view()};
     const Positions positions = draw(law, fault, 5);
@@ -70,7 +71,7 @@ void a_draw_is_a_function_of_its_name() {
     CHECK(draw(law, other, 5) != positions);
     CHECK(draw(law, fault, 4) != positions);
     CHECK(draw(law, fault, 5, 512) != positions);
-    // Both halves of the seed and of the stream count.
+    // Both halves of the seed and of the stream matter.
     for (const int bit : {0, 31, 32, 63}) {
         other = fault;
         other.seed ^= std::uint64_t{1} << bit;
@@ -117,16 +118,16 @@ double chi_square(const std::vector<std::uint64_t>& counts, double expected, dou
 
 void below_is_uniform() {
     constexpr std::uint32_t draws = 600000;
-    BlockWords words(fault, 0);
+    BlockRandomWords words(fault, 0);
     std::vector<std::uint64_t> counts(7, 0);
     for (std::uint32_t i = 0; i < draws; ++i) {
         const std::uint32_t value = words.below(UniformBelow(7));
         CHECK(value < 7);
         ++counts[value % 7];
     }
-    CHECK(chi_square(counts, draws / 7.0, draws / 7.0) < 27.86);  // 6 degrees, quantile 0.9999
+    CHECK(chi_square(counts, draws / 7.0, draws / 7.0) < 27.86);  // 0.9999 quantile, 6 degrees
 
-    // A multiplication without rejection would give every third value twice as often.
+    // Multiplication without rejection would give every third value twice as often.
     constexpr std::uint32_t range = 3u << 30;
     std::vector<std::uint64_t> residues(3, 0);
     for (std::uint32_t i = 0; i < draws; ++i) {
@@ -134,12 +135,12 @@ void below_is_uniform() {
         CHECK(value < range);
         ++residues[value % 3];
     }
-    CHECK(chi_square(residues, draws / 3.0, draws / 3.0) < 18.42);  // 2 degrees, quantile 0.9999
+    CHECK(chi_square(residues, draws / 3.0, draws / 3.0) < 18.42);  // 0.9999 quantile, 2 degrees
     CHECK_EQUAL(words.below(UniformBelow(1)), 0u);
 }
 
-/// Every bit flips with probability p, independently: a variance of p (1 - p) for each trial.
-void every_position_is_drawn_alike() {
+/// Every bit flips independently with probability p, so each trial has variance p (1 - p).
+void every_position_is_equally_likely() {
     constexpr std::uint32_t blocks = 40000;
     constexpr double p = 0.1;
     const BinomialTable table(24 * 4, p);
@@ -150,7 +151,7 @@ void every_position_is_drawn_alike() {
     CHECK(chi_square(counts, blocks * p, blocks * p * (1 - p)) < 156.26);  // 96 degrees, 0.9999
 }
 
-/// A filter's marks run out after 2^16 blocks.
+/// The marks of the filter wrap around after 2^16 blocks.
 void a_drawer_forgets_earlier_blocks() {
     const BinomialTable table(64, 0.5);
     const BlockLaw law{0, 64, false, table.view()};
@@ -168,9 +169,9 @@ void a_drawer_forgets_earlier_blocks() {
 int main() {
     a_drawer_forgets_earlier_blocks();
     positions_are_distinct_and_in_range();
-    a_draw_is_a_function_of_its_name();
+    a_draw_depends_on_its_key_only();
     blocks_hold_at_most_32_expected_draws();
     below_is_uniform();
-    every_position_is_drawn_alike();
+    every_position_is_equally_likely();
     return test::summary();
 }

@@ -1,4 +1,5 @@
-// A plan of several tensors: independence of what else is in it, and what it refuses.
+// Tests a plan of several tensors: flips are independent of the other tensors, and invalid tensors
+// are rejected.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -22,7 +23,7 @@ std::vector<test::ElementAndBit> places_alone(GuardedBuffer<std::uint32_t>& tens
     return test::places(test::all_flips(log));
 }
 
-/// The tensor's place in the plan and its neighbours do not matter, only its stream's name.
+/// Only the stream determines the flips, not the plan index or the other tensors.
 void other_tensors_change_nothing() {
     GuardedBuffer<std::uint8_t> first(500);
     GuardedBuffer<float> second(2000);
@@ -65,56 +66,56 @@ void flips_follow_seed_trial_and_stream() {
     }
 }
 
-void senseless_tensors_are_refused() {
+void invalid_tensors_are_rejected() {
     GuardedBuffer<std::uint64_t> buffer(4);
     const TensorMemory good = buffer.memory(1, 1);
     FaultPlan plan;
-    const auto refused = [&](auto change) {
+    const auto rejected = [&](auto change) {
         TensorMemory tensor = good;
         change(tensor);
         CHECK_THROWS(std::invalid_argument, plan.add(tensor));
     };
     for (const std::uint32_t bytes : {0u, 3u, 5u, 16u, 0xffffffffu})
-        refused([&](TensorMemory& t) { t.word_bytes = bytes; });
-    refused([](TensorMemory& t) { t.mask = 0; });
+        rejected([&](TensorMemory& t) { t.word_bytes = bytes; });
+    rejected([](TensorMemory& t) { t.mask = 0; });
     for (const std::uint32_t bytes : {1u, 2u, 4u})
-        refused([&](TensorMemory& t) {
+        rejected([&](TensorMemory& t) {
             t.word_bytes = bytes;
             t.mask = std::uint64_t{1} << (8 * bytes);
         });
-    refused([](TensorMemory& t) { t.stream = std::uint64_t{1} << 48; });
-    refused([](TensorMemory& t) { t.stream = ~std::uint64_t{0}; });
-    refused([](TensorMemory& t) { t.words = (std::uint64_t{1} << 32) + 1; });
-    refused([](TensorMemory& t) { t.words = ~std::uint64_t{0}; });
+    rejected([](TensorMemory& t) { t.stream = std::uint64_t{1} << 48; });
+    rejected([](TensorMemory& t) { t.stream = ~std::uint64_t{0}; });
+    rejected([](TensorMemory& t) { t.words = (std::uint64_t{1} << 32) + 1; });
+    rejected([](TensorMemory& t) { t.words = ~std::uint64_t{0}; });
     for (const std::uint32_t bytes : {1u, 2u})
-        refused([&](TensorMemory& t) {
+        rejected([&](TensorMemory& t) {
             t.word_bytes = bytes;
-            t.form = FixedPoint{8, 4};
+            t.format = FixedPoint{8, 4};
         });
     for (const FixedPoint& fixed : {FixedPoint{33, 16}, FixedPoint{64, 16}, FixedPoint{16, 16},
                                     FixedPoint{8, 9}, FixedPoint{1, 1}, FixedPoint{1, 0}}) {
         test::context = "word bits " + test::shown(fixed.word_bits) + ", fraction bits " +
                         test::shown(fixed.fraction_bits);
-        refused([&](TensorMemory& t) { t.form = fixed; });
+        rejected([&](TensorMemory& t) { t.format = fixed; });
     }
     test::context.clear();
-    refused([](TensorMemory& t) {
-        t.form = FixedPoint{16, 8};
+    rejected([](TensorMemory& t) {
+        t.format = FixedPoint{16, 8};
         t.mask = 0x10000;
     });
     CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{0});
 }
 
-void the_largest_tensors_are_taken() {
+void the_largest_tensors_are_accepted() {
     GuardedBuffer<std::uint64_t> buffer(4);
     TensorMemory largest = buffer.memory((std::uint64_t{1} << 48) - 1, ~std::uint64_t{0});
-    largest.words = std::uint64_t{1} << 32;  // counted, never touched
+    largest.words = std::uint64_t{1} << 32;  // counted but never accessed
     FaultPlan plan;
     plan.add(largest);
     CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{1} << 38);
 }
 
-void senseless_bers_are_refused() {
+void invalid_bers_are_rejected() {
     GuardedBuffer<std::uint32_t> buffer(1000);
     const std::vector<std::uint32_t> clean = buffer.all;
     const FaultPlan plan = test::plan_of({buffer.memory(1, every32)});
@@ -137,8 +138,8 @@ void senseless_bers_are_refused() {
 int main() {
     other_tensors_change_nothing();
     flips_follow_seed_trial_and_stream();
-    senseless_tensors_are_refused();
-    the_largest_tensors_are_taken();
-    senseless_bers_are_refused();
+    invalid_tensors_are_rejected();
+    the_largest_tensors_are_accepted();
+    invalid_bers_are_rejected();
     return test::summary();
 }

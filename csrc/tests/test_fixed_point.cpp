@@ -1,4 +1,4 @@
-// Fixed-point words: rounding, saturation, special values, single flips.
+// Tests fixed-point words: rounding, saturation, special values, single flips.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -38,7 +38,7 @@ void known_words() {
     CHECK_EQUAL(q0_31.decode<double>(0xffffffffu), -0x1p-31);
     CHECK_EQUAL(q31_0.decode<double>(0x80000000u), -2147483648.0);
     CHECK_EQUAL(q3_4.decode<float>(0x80u), -8.0f);
-    CHECK_EQUAL(q3_4.decode<float>(0xabcdef80u), -8.0f);  // bits above the word do not count
+    CHECK_EQUAL(q3_4.decode<float>(0xabcdef80u), -8.0f);  // bits above the word are ignored
 }
 
 template <class Real>
@@ -80,7 +80,7 @@ void rounding_goes_to_nearest_and_ties_to_even() {
         }
 }
 
-/// Half a unit above the highest value still saturates; nothing wraps to the other sign.
+/// Half a unit above the highest value still saturates; no value wraps to the other sign.
 void edges_do_not_wrap() {
     CHECK_EQUAL(q3_4.encode(8.0 - 0x1p-5), 0x7fu);
     CHECK_EQUAL(q3_4.encode(std::nextafter(8.0 - 0x1p-5, 0.0)), 0x7fu);
@@ -105,7 +105,7 @@ void single_flips_of_a_weight() {
 }
 
 template <class Real>
-void every_word_returns(const FixedPoint& fixed) {
+void every_word_round_trips(const FixedPoint& fixed) {
     for (std::uint32_t word = 0; word <= fixed.word_mask(); ++word)
         CHECK_EQUAL(fixed.encode(fixed.decode<Real>(word)), word);
 }
@@ -122,8 +122,8 @@ int main() {
     edges_do_not_wrap();
     single_flips_of_a_weight();
     for (const FixedPoint& fixed : {q1_0, q3_4, q7_8}) {
-        every_word_returns<float>(fixed);
-        every_word_returns<double>(fixed);
+        every_word_round_trips<float>(fixed);
+        every_word_round_trips<double>(fixed);
     }
     for (std::uint64_t word = 0; word < std::uint64_t{1} << 32; word += 65537)
         CHECK_EQUAL(q15_16.encode(q15_16.decode<double>(static_cast<std::uint32_t>(word))),

@@ -1,4 +1,4 @@
-// Flips of given bits: in every form, across batches, and the places that are refused.
+// Tests flips of given bits: in every number format, across batches, and with invalid lists.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -55,11 +55,11 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
             const auto word = static_cast<std::ptrdiff_t>(chosen.size());
             for (std::uint32_t b = 0; b < bits; ++b)
                 if (is_chosen(random)) chosen.emplace_back(0, e, b);
-            std::shuffle(chosen.begin() + word, chosen.end(), random);  // they come in any order
+            std::shuffle(chosen.begin() + word, chosen.end(), random);  // in any order
         }
     }
-    // A whole word wherever a batch might end: from the top, because a float that lost its last
-    // digits to a high bit does not tell its word any more.
+    // Flip a whole word at every possible batch end. Start with the highest bit, because a float
+    // that lost its last digits to a high bit no longer determines its word.
     for (std::uint64_t ahead = 190; ahead < 260; ++ahead) {
         Places& chosen = all.emplace_back();
         for (std::uint64_t e = 0; e < ahead; ++e) chosen.emplace_back(0, e, e % bits);
@@ -69,20 +69,21 @@ std::vector<Places> places_of_one_tensor(std::uint32_t bits) {
     return all;
 }
 
-/// Memory, log and undo, against `faulty(word, bits, element)` of one word after the other.
+/// Compares memory, log and undo with `faulty(word, bits, element)`, applied to one word after
+/// another.
 template <class Word, class Faulty>
-void flips_the_given_bits(const NumberFormat& form, Faulty faulty) {
+void flips_the_given_bits(const NumberFormat& format, Faulty faulty) {
     GuardedBuffer<Word> buffer(words);
-    if (std::is_floating_point_v<Word>)  // every seventh keeps any bits: NaN, huge or tiny
+    if (std::is_floating_point_v<Word>)  // every seventh word keeps random bits: NaN, huge or tiny
         for (std::uint64_t i = 0; i < words; ++i)
             if (i % 7 != 0) buffer.data()[i] = static_cast<Word>(3 * std::sin(i));
     const std::vector<Word> clean = buffer.all;
-    TensorMemory memory = buffer.memory(1, 1, form);
+    TensorMemory memory = buffer.memory(1, 1, format);
     memory.mask = ~std::uint64_t{0} >> (64 - memory.stored_bits());
     const FaultPlan plan = test::plan_of({memory});
     for (const Places& given : places_of_one_tensor(memory.stored_bits())) {
-        test::context = "form " + shown(form.index()) + ", " + shown(sizeof(Word)) + " bytes, " +
-                        shown(given.size()) + " flips";
+        test::context = "format " + shown(format.index()) + ", " + shown(sizeof(Word)) +
+                        " bytes, " + shown(given.size()) + " flips";
         FlipLog log;
         flip(plan, log, given);
         CHECK(places(log) == given);
@@ -109,27 +110,27 @@ void words_of_memory() {
     });
 }
 
-template <class Real, class Form>
-Real recoded(const Form& form, Real value, std::uint64_t bits) {
-    return form.template decode<Real>(form.encode(value) ^ static_cast<std::uint32_t>(bits));
+template <class Real, class Format>
+Real recoded(const Format& format, Real value, std::uint64_t bits) {
+    return format.template decode<Real>(format.encode(value) ^ static_cast<std::uint32_t>(bits));
 }
 
-template <class Real, class Form>
-void words_of(const Form& form) {
-    flips_the_given_bits<Real>(form, [&](Real value, std::uint64_t bits, std::uint64_t) {
-        return recoded(form, value, bits);
+template <class Real, class Format>
+void words_of(const Format& format) {
+    flips_the_given_bits<Real>(format, [&](Real value, std::uint64_t bits, std::uint64_t) {
+        return recoded(format, value, bits);
     });
 }
 
 template <class Real>
 void words_of_channels() {
-    const ScaledIntegers form{8, reinterpret_cast<std::uintptr_t>(scales), 3, 5};
-    flips_the_given_bits<Real>(form, [](Real value, std::uint64_t bits, std::uint64_t element) {
+    const ScaledIntegers format{8, reinterpret_cast<std::uintptr_t>(scales), 3, 5};
+    flips_the_given_bits<Real>(format, [](Real value, std::uint64_t bits, std::uint64_t element) {
         return recoded(ScaledInteger{scales[element % 15 / 5], 8}, value, bits);
     });
 }
 
-struct Tensors {
+struct ReplayTensors {
     GuardedBuffer<std::uint8_t> bytes{900};
     GuardedBuffer<float> fixed{500};
     GuardedBuffer<std::uint32_t> none{0};
@@ -140,18 +141,18 @@ struct Tensors {
                               fixed.memory(2, 0xffffffff, FixedPoint{32, 16}), none.memory(3, 1),
                               doubles.memory(4, 0xffffffff, StoredFloat{})});
     }
-    bool equal(const Tensors& other) const {
+    bool equal(const ReplayTensors& other) const {
         return bytes.all == other.bytes.all && test::same_bytes(fixed.all, other.fixed.all) &&
                none.all == other.none.all && test::same_bytes(doubles.all, other.doubles.all);
     }
 };
 
-void drawn_places_flip_alike() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+void drawn_places_can_be_replayed() {
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan();
     const FlipLog drawn = plan.flip(0.1, {test::seed, 2});
-    const Tensors faulty = tensors;
+    const ReplayTensors faulty = tensors;
     drawn.restore();
     Places given = places(drawn);
     std::sort(given.begin(), given.end());
@@ -178,12 +179,12 @@ void unread_places_are_only_logged() {
     CHECK_THROWS(std::invalid_argument, flip(plan, log, {{0, 0, 7}}));
 }
 
-void places_outside_or_out_of_order_are_refused() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+void places_outside_or_out_of_order_are_rejected() {
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan();
     FlipLog log;
-    const auto refused = [&](const Places& given) {
+    const auto rejected = [&](const Places& given) {
         test::context.clear();
         for (const auto& [t, e, b] : given)
             test::context += "(" + shown(t) + ", " + shown(e) + ", " + shown(b) + ") ";
@@ -199,15 +200,15 @@ void places_outside_or_out_of_order_are_refused() {
     for (const std::uint32_t tensor : {1u, 3u})
         for (const int bit : {32, 63, 255}) outside.emplace_back(tensor, 1, bit);
     for (const Place& place : outside) {
-        refused({place});
-        refused({{0, 0, 0}, {0, 0, 1}, place});
-        refused({place, {3, 699, 31}});
+        rejected({place});
+        rejected({{0, 0, 0}, {0, 0, 1}, place});
+        rejected({place, {3, 699, 31}});
     }
     for (const std::uint32_t tensor : {0u, 1u, 3u})
-        refused({{tensor, 3, 0}, {tensor, 4, 0}, {tensor, 3, 1}});
-    refused({{0, 3, 0}, {3, 3, 0}, {1, 4, 0}});
+        rejected({{tensor, 3, 0}, {tensor, 4, 0}, {tensor, 3, 1}});
+    rejected({{0, 3, 0}, {3, 3, 0}, {1, 4, 0}});
 
-    flip(plan, log, {{0, 899, 7}, {3, 699, 31}});  // the last ones there are
+    flip(plan, log, {{0, 899, 7}, {3, 699, 31}});  // the last valid bits
     CHECK_THROWS(std::invalid_argument, flip(plan, log, {{0, 2, 0}, {0, 1, 0}}));
     CHECK_EQUAL(log.size(), std::size_t{2});
     log.restore();
@@ -215,8 +216,8 @@ void places_outside_or_out_of_order_are_refused() {
 }
 
 void no_places_flip_nothing() {
-    Tensors tensors;
-    const Tensors clean = tensors;
+    ReplayTensors tensors;
+    const ReplayTensors clean = tensors;
     const FaultPlan plan = tensors.plan(), empty;
     for (const FaultPlan* each : {&plan, &empty}) {
         FlipLog log;
@@ -241,9 +242,9 @@ int main() {
     words_of<float>(StoredHalf<Float16>{});
     words_of<float>(StoredHalf<BFloat16>{});
     words_of<double>(StoredFloat{});
-    drawn_places_flip_alike();
+    drawn_places_can_be_replayed();
     unread_places_are_only_logged();
-    places_outside_or_out_of_order_are_refused();
+    places_outside_or_out_of_order_are_rejected();
     no_places_flip_nothing();
     return test::summary();
 }

@@ -1,4 +1,4 @@
-// The same flips, in the same order, for any number of threads and every instruction set.
+// Tests that any number of threads and every instruction set make the same flips in the same order.
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -10,7 +10,7 @@ using test::GuardedBuffer;
 
 namespace {
 
-struct Tensors {
+struct ThreadedTensors {
     GuardedBuffer<std::uint32_t> large{40001};
     GuardedBuffer<std::uint8_t> bytes{30000};
     GuardedBuffer<float> fixed{20001};
@@ -24,7 +24,7 @@ struct Tensors {
                               fixed.memory(3, 0xffffffff, FixedPoint{32, 16}), none.memory(4, 1),
                               small.memory(5, ~std::uint64_t{0})});
     }
-    bool equal(const Tensors& other) const {
+    bool equal(const ThreadedTensors& other) const {
         return large.all == other.large.all && bytes.all == other.bytes.all &&
                test::same_bytes(fixed.all, other.fixed.all) && small.all == other.small.all;
     }
@@ -38,25 +38,25 @@ bool same_flips(const FlipLog& a, const FlipLog& b) {
            });
 }
 
-void workers_change_nothing(double ber) {
-    Tensors tensors;
+void threads_change_nothing(double ber) {
+    ThreadedTensors tensors;
     const FaultPlan plan = tensors.plan();
-    const Tensors clean = tensors;
+    const ThreadedTensors clean = tensors;
     const FlipLog expected = plan.flip(ber, {test::seed, 5}, {Isa::baseline, 1});
-    const Tensors faulty = tensors;
+    const ThreadedTensors faulty = tensors;
     expected.restore();
     CHECK(tensors.equal(clean));
     for (const Isa isa : available_isas())
         for (const unsigned threads : {1u, 2u, 3u, 8u}) {
             test::context =
                 name(isa) + ", threads " + test::shown(threads) + ", ber " + test::shown(ber);
-            const Workers workers{isa, threads};
-            const FlipLog log = plan.flip(ber, {test::seed, 5}, workers);
+            const Execution execution{isa, threads};
+            const FlipLog log = plan.flip(ber, {test::seed, 5}, execution);
             CHECK(same_flips(log, expected));
             CHECK(tensors.equal(faulty));
             log.restore(threads);
             CHECK(tensors.equal(clean));
-            CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 5}, workers),
+            CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 5}, execution),
                         std::uint64_t{expected.size()});
             CHECK(tensors.equal(faulty));
             log.restore();
@@ -67,6 +67,6 @@ void workers_change_nothing(double ber) {
 }  // namespace
 
 int main() {
-    for (const double ber : {1e-6, 1e-3, 0.05, 0.9}) workers_change_nothing(ber);
+    for (const double ber : {1e-6, 1e-3, 0.05, 0.9}) threads_change_nothing(ber);
     return test::summary();
 }

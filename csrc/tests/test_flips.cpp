@@ -1,4 +1,4 @@
-// Flips in words that are their own stored form: what changes, what the log says, what comes back.
+// Tests flips in words that are their own stored form: the changed words, the log, and the undo.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -22,7 +22,7 @@ std::vector<std::uint64_t> masks() {
     return {every, 1, top, top | 1, every & 0x5a5a5a5a5a5a5a5au};
 }
 
-/// Runs the log forward over a copy: every old word and every change must be as it says.
+/// Replays the log on a copy and checks every old word and every change.
 template <class Word>
 std::vector<Word> replay(std::vector<Word> words, const std::vector<Flip>& flips) {
     for (const Flip& flip : flips) {
@@ -70,7 +70,7 @@ void extremes(std::size_t size, std::uint64_t mask) {
                     static_cast<Word>(clean[GuardedBuffer<Word>::guard + i] ^ mask));
 }
 
-/// A network may repair or change words while they are faulty.
+/// Restoring must work even if the model repairs or changes words while they are faulty.
 template <class Word>
 void restore_writes_flipped_words_and_no_others(double ber) {
     GuardedBuffer<Word> buffer(1000);
@@ -90,9 +90,9 @@ void restore_writes_flipped_words_and_no_others(double ber) {
     CHECK(std::count(flipped.begin(), flipped.end(), true) > 0);
 }
 
-/// Memory that is twice in the plan, in two trials: only the reverse order finds the oldest words.
-/// Threads must not be let at the same word.
-void a_log_restores_all_that_it_was_given() {
+/// A tensor that occurs twice in a plan, over two trials: only the reverse order restores the
+/// oldest words, and threads must not share a word.
+void a_log_restores_all_its_calls() {
     for (const unsigned threads : {1u, 4u}) {
         GuardedBuffer<std::uint32_t> buffer(100000);
         const std::vector<std::uint32_t> clean = buffer.all;
@@ -109,7 +109,7 @@ void a_log_restores_all_that_it_was_given() {
     }
 }
 
-/// A log's memory goes to the next one, and nothing of what it held.
+/// A recycled log passes on its memory but none of its contents.
 void recycled_memory_is_empty() {
     GuardedBuffer<std::uint32_t> buffer(5000);
     const std::vector<std::uint32_t> clean = buffer.all;
@@ -128,7 +128,7 @@ void recycled_memory_is_empty() {
     CHECK(test::places(test::all_flips(plan.flip(0.2, {test::seed, 0}))) == places);
 }
 
-/// Counts over many trials are binomial: within 5 standard deviations, for a fixed seed.
+/// The counts over many trials are binomial, within 5 standard deviations for a fixed seed.
 void every_bit_flips_at_the_ber() {
     for (const double ber : {0.003, 0.2, 0.5, 0.9}) {
         test::context = "ber " + test::shown(ber);
@@ -167,7 +167,7 @@ int main() {
     all_sizes_and_masks<std::uint16_t>();
     all_sizes_and_masks<std::uint32_t>();
     all_sizes_and_masks<std::uint64_t>();
-    a_log_restores_all_that_it_was_given();
+    a_log_restores_all_its_calls();
     recycled_memory_is_empty();
     every_bit_flips_at_the_ber();
     return test::summary();

@@ -1,4 +1,4 @@
-// Flips in floats whose stored form is fixed point.
+// Tests flips in floats whose stored form is fixed point.
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -14,7 +14,7 @@ using test::GuardedBuffer;
 
 namespace {
 
-/// Weights, and among them what no fixed-point word holds exactly: restoring must bring it back.
+/// Weights, some of which fixed point cannot represent exactly; restoring must recover them.
 template <class Real>
 GuardedBuffer<Real> weights(std::size_t size) {
     using Limits = std::numeric_limits<Real>;
@@ -31,7 +31,7 @@ GuardedBuffer<Real> weights(std::size_t size) {
 
 std::uint64_t word_mask(const FixedPoint& fixed) { return fixed.word_mask(); }
 
-/// All flips of a word act on the one stored word that the clean float has.
+/// All flips of a word act on the stored word of the clean float.
 template <class Real>
 void flips_act_on_the_stored_word(std::size_t size, const FixedPoint& fixed, std::uint64_t mask,
                                   double ber) {
@@ -44,8 +44,8 @@ void flips_act_on_the_stored_word(std::size_t size, const FixedPoint& fixed, std
 
     std::map<std::uint64_t, std::uint32_t> flipped;
     for (const Flip& flip : test::all_flips(log)) {
-        // The old word is memory's, not the stored one, and the first one of a word is the clean
-        // one.
+        // The logged old word is the memory word, not the stored word. At the first flip of a word
+        // it is the clean one.
         if (flipped.count(flip.element) == 0) {
             std::uint64_t before = 0;
             std::memcpy(&before, &clean[GuardedBuffer<Real>::guard + flip.element], sizeof(Real));

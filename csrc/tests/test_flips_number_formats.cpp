@@ -1,4 +1,5 @@
-// Flips in memory whose numbers stand for other stored words, and in memory that is not read.
+// Tests flips in memory whose numbers represent other stored words, and in memory that is not
+// accessed.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -14,10 +15,10 @@ using test::shown;
 
 namespace {
 
-constexpr std::size_t size = 6007;  // so many flips that three threads get a share
+constexpr std::size_t size = 6007;  // enough flips for three threads to get a share
 constexpr float scales[] = {1.0f, 0x1p-7f, 100663 * 0x1p-25f, 0.003f, 0x1p-23f};
 
-/// Weights, and among them what few forms hold exactly: restoring must bring it back.
+/// Weights, some of which few formats represent exactly; restoring must recover them.
 template <class Real>
 GuardedBuffer<Real> weights() {
     using Limits = std::numeric_limits<Real>;
@@ -47,35 +48,36 @@ bool same_flips(const FlipLog& a, const FlipLog& b) {
                       });
 }
 
-/// The flips' number, order and effect on memory, however they are made.
+/// Checks the number, order and effect of the flips for every way to make them.
 template <class Real>
-void workers_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Real>& buffer,
+void threads_change_nothing(const FaultPlan& plan, double ber, GuardedBuffer<Real>& buffer,
                             const std::vector<Real>& clean, const FlipLog& log) {
     const std::vector<Real> faulty = buffer.all;
     for (const unsigned threads : {1u, 3u}) {
         log.restore(threads);
         CHECK(test::same_bytes(buffer.all, clean));
-        const Workers workers{chosen_isa(), threads};
-        CHECK(same_flips(plan.flip(ber, {test::seed, 4}, workers), log));
+        const Execution execution{chosen_isa(), threads};
+        CHECK(same_flips(plan.flip(ber, {test::seed, 4}, execution), log));
         CHECK(test::same_bytes(buffer.all, faulty));
         log.restore(threads);
-        CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 4}, workers), std::uint64_t{log.size()});
+        CHECK_EQUAL(plan.flip_unlogged(ber, {test::seed, 4}, execution), std::uint64_t{log.size()});
         CHECK(test::same_bytes(buffer.all, faulty));
     }
     log.restore();
     CHECK(test::same_bytes(buffer.all, clean));
 }
 
-/// All flips of a word act on the one stored word that the clean number has; `form_of(element)`
-/// has its arithmetic, which test_number_formats.cpp measures.
-template <class Real, class FormOf>
-void flips_act_on_the_stored_word(const NumberFormat& form, std::uint64_t mask, FormOf form_of) {
+/// All flips of a word act on the stored word of the clean number. `format_of(element)` returns the
+/// format of an element; test_number_formats.cpp tests its arithmetic.
+template <class Real, class FormatOf>
+void flips_act_on_the_stored_word(const NumberFormat& format, std::uint64_t mask,
+                                  FormatOf format_of) {
     GuardedBuffer<Real> buffer = weights<Real>();
     const std::vector<Real> clean = buffer.all;
-    const FaultPlan plan = test::plan_of({buffer.memory(9, mask, form)});
-    CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{size} * population(mask));
+    const FaultPlan plan = test::plan_of({buffer.memory(9, mask, format)});
+    CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{size} * bit_count(mask));
     for (const double ber : {0.0, 1e-3, 0.05, 0.4, 0.9, 1.0}) {
-        test::context = "form " + shown(form.index()) + ", " + shown(sizeof(Real)) +
+        test::context = "format " + shown(format.index()) + ", " + shown(sizeof(Real)) +
                         " bytes, mask " + shown(mask) + ", ber " + shown(ber);
         const FlipLog log = plan.flip(ber, {test::seed, 4});
         const auto places = test::places(test::all_flips(log));
@@ -84,27 +86,27 @@ void flips_act_on_the_stored_word(const NumberFormat& form, std::uint64_t mask, 
 
         std::map<std::uint64_t, std::uint32_t> flipped;
         for (const auto& [element, bit] : places) flipped[element] ^= std::uint32_t{1} << bit;
-        CHECK(ber < 0.05 || population(mask) == 1 || flipped.size() < places.size());
+        CHECK(ber < 0.05 || bit_count(mask) == 1 || flipped.size() < places.size());
         std::vector<Real> expected = clean;
         for (const auto& [element, bits] : flipped) {
             Real& value = expected[GuardedBuffer<Real>::guard + element];
-            const auto form_here = form_of(element);
-            value = form_here.template decode<Real>(form_here.encode(value) ^ bits);
+            const auto format_here = format_of(element);
+            value = format_here.template decode<Real>(format_here.encode(value) ^ bits);
         }
         CHECK(test::same_bytes(buffer.all, expected));
-        workers_change_nothing(plan, ber, buffer, clean, log);
+        threads_change_nothing(plan, ber, buffer, clean, log);
     }
     test::context.clear();
 }
 
-template <class Real, class Form>
-void every_mask(const Form& form, std::uint32_t word_bits) {
+template <class Real, class Format>
+void every_mask(const Format& format, std::uint32_t word_bits) {
     const std::uint64_t top = std::uint64_t{1} << (word_bits - 1), whole = 2 * top - 1;
     for (const std::uint64_t mask : {whole, top, whole & 0x5a5a5a5a})
-        flips_act_on_the_stored_word<Real>(form, mask, [&](std::uint64_t) { return form; });
+        flips_act_on_the_stored_word<Real>(format, mask, [&](std::uint64_t) { return format; });
 }
 
-/// The scale that an element has, counted up from the first one.
+/// Returns the scale of each element, computed by counting from the first one.
 std::vector<float> scale_of_each(std::size_t channels, std::size_t inner) {
     std::vector<float> all;
     while (all.size() < size)
@@ -115,11 +117,12 @@ std::vector<float> scale_of_each(std::size_t channels, std::size_t inner) {
 
 template <class Real>
 void channels_of_integers() {
-    struct Case {
+    struct ChannelCase {
         std::uint32_t bits, channels, inner;
     };
-    for (const Case& c : {Case{8, 1, 1}, Case{8, 1, size}, Case{2, 5, 1}, Case{8, 3, 7},
-                          Case{16, 4, 1001}, Case{8, 5, 2000}}) {
+    for (const ChannelCase& c :
+         {ChannelCase{8, 1, 1}, ChannelCase{8, 1, size}, ChannelCase{2, 5, 1}, ChannelCase{8, 3, 7},
+          ChannelCase{16, 4, 1001}, ChannelCase{8, 5, 2000}}) {
         const std::vector<float> each = scale_of_each(c.channels, c.inner);
         flips_act_on_the_stored_word<Real>(
             ScaledIntegers{c.bits, reinterpret_cast<std::uintptr_t>(scales), c.channels, c.inner},
@@ -128,9 +131,10 @@ void channels_of_integers() {
     }
 }
 
-/// Flips of unread memory, where nothing may be, are those of memory that holds the words.
+/// The flips drawn for `Unread` memory, which need not exist, equal the flips in memory with the
+/// words.
 template <class Word>
-void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
+void unread_memory_is_not_accessed(std::uint32_t word_bits, std::uint64_t mask) {
     GuardedBuffer<Word> words(size);
     GuardedBuffer<std::uint32_t> unread(size);
     const std::vector<std::uint32_t> clean = unread.all;
@@ -151,10 +155,10 @@ void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
         for (const double ber : {0.0, 1e-3, 0.4, 0.9, 1.0})
             for (const unsigned threads : {1u, 3u}) {
                 test::context = shown(word_bits) + " bits, ber " + shown(ber);
-                const Workers workers{chosen_isa(), threads};
+                const Execution execution{chosen_isa(), threads};
                 const FlipLog expected = drawn_and_made.flip(ber, {test::seed, 4});
-                agrees(drawn.flip(ber, {test::seed, 4}, workers), expected);
-                CHECK_EQUAL(drawn.flip_unlogged(ber, {test::seed, 4}, workers),
+                agrees(drawn.flip(ber, {test::seed, 4}, execution), expected);
+                CHECK_EQUAL(drawn.flip_unlogged(ber, {test::seed, 4}, execution),
                             std::uint64_t{expected.size()});
                 CHECK(unread.all == clean);
             }
@@ -170,7 +174,7 @@ void unread_memory_is_only_drawn(std::uint32_t word_bits, std::uint64_t mask) {
     test::context.clear();
 }
 
-/// At address 0 any access ends the test.
+/// The address is 0, so any access would crash the test.
 void unread_logs_restore_nothing() {
     const FaultPlan plan =
         test::plan_of({{0, 500, 1, 1, 0xff, Unread{8}}, {0, 500, 1, 2, 0xff, Unread{8}}});
@@ -192,10 +196,10 @@ int main() {
     every_mask<float>(StoredHalf<Float16>{}, 16);
     every_mask<float>(StoredHalf<BFloat16>{}, 16);
     every_mask<double>(StoredFloat{}, 32);
-    unread_memory_is_only_drawn<std::uint8_t>(8, 0xff);
-    unread_memory_is_only_drawn<std::uint8_t>(5, 0x1d);
-    unread_memory_is_only_drawn<std::uint16_t>(15, 0x7ffe);
-    unread_memory_is_only_drawn<std::uint32_t>(32, 0xffffffff);
-    unread_memory_is_only_drawn<std::uint64_t>(64, ~std::uint64_t{0});
+    unread_memory_is_not_accessed<std::uint8_t>(8, 0xff);
+    unread_memory_is_not_accessed<std::uint8_t>(5, 0x1d);
+    unread_memory_is_not_accessed<std::uint16_t>(15, 0x7ffe);
+    unread_memory_is_not_accessed<std::uint32_t>(32, 0xffffffff);
+    unread_memory_is_not_accessed<std::uint64_t>(64, ~std::uint64_t{0});
     return test::summary();
 }

@@ -1,4 +1,4 @@
-// float16 and bfloat16: every stored word, and rounding against exact arithmetic.
+// Tests float16 and bfloat16: every stored word, and rounding against exact arithmetic.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -19,7 +19,7 @@ struct Format {
     int bias() const { return (1 << (exponent_bits - 1)) - 1; }
 };
 
-/// IEEE 754's meaning of a word, in double.
+/// Returns the value of a word according to IEEE 754, in double.
 double value_of(const Format& format, std::uint32_t word) {
     const std::uint32_t mantissa = word & ((1u << format.mantissa_bits) - 1);
     const int exponent =
@@ -48,7 +48,7 @@ void every_word_has_its_value(const Format& format) {
     }
 }
 
-/// The nearest word is the one below or the one above; at the same distance the even one.
+/// Returns the nearest word: the one below or above, or the even one of two equally near.
 template <class Half>
 void rounds_to_nearest(const Format& format, float x) {
     const std::uint32_t word = Arithmetic<Half>::store(x).word;
@@ -58,7 +58,7 @@ void rounds_to_nearest(const Format& format, float x) {
     }
     CHECK_IN(shown(x), (word >> 15 != 0) == std::signbit(x));
     const std::uint32_t magnitude = word & 0x7fff;
-    // Infinity stands for the next power of two here, as in rounding to nearest.
+    // For rounding to nearest, infinity represents the next power of two.
     const auto place = [&](std::uint32_t w) {
         return w == Half::infinity ? std::ldexp(1.0, format.bias() + 1) : value_of(format, w);
     };
@@ -79,7 +79,7 @@ void rounding(const Format& format) {
         std::memcpy(&x, &word, sizeof x);
         rounds_to_nearest<Half>(format, x);
     }
-    // Around each word, and half way to the next.
+    // Covers the neighbourhood of each word and the midpoint to the next.
     for (std::uint32_t word = 0; word < Half::infinity; ++word) {
         const double here = value_of(format, word), next = value_of(format, word + 1);
         const auto middle =

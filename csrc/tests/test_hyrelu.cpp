@@ -1,5 +1,5 @@
-// The forward loops of every instruction set against the formula: lengths, tails, layouts, in
-// place.
+// Tests the forward loops of every instruction set against the formula: lengths, tails, layouts,
+// in-place operation.
 #include <vector>
 
 #include "hyrelu_cases.hpp"
@@ -10,7 +10,7 @@ using namespace proact::test;
 namespace {
 
 template <class Real>
-void matches(const Case<Real>& c) {
+void matches(const HyReluCase<Real>& c) {
     std::vector<Reference> references;
     for (std::size_t i = 0; i < c.x.size(); ++i) references.push_back(c.reference(i));
     const std::vector<Real> baseline = forward(Isa::baseline, c, 0);
@@ -35,17 +35,18 @@ void matches(const Case<Real>& c) {
     context.clear();
 }
 
-/// y depends on x and T alone: not on the place in a vector, nor on who shares the chunk.
+/// y depends only on x and T, not on the lane or the other elements of the chunk.
 template <class Real>
-void an_element_alone_gives_the_same() {
+void neighbours_do_not_change_a_result() {
     for (const HyReluMode mode : modes)
         for (const Spread spread : spreads)
             for (const Isa isa : available_isas()) {
-                const Case<Real> c = make_case<Real>(mode, shape_of(Layout::neuron, 270), spread);
+                const HyReluCase<Real> c =
+                    make_case<Real>(mode, shape_of(Layout::neuron, 270), spread);
                 const std::vector<Real> y = forward(isa, c, 0);
                 for (std::size_t i = 0; i < y.size(); ++i) {
-                    const Case<Real> alone{mode,     {1, 1, 1},   c.slope,
-                                           {c.x[i]}, {c.grad[i]}, {c.threshold_of(i)}};
+                    const HyReluCase<Real> alone{mode,     {1, 1, 1},   c.slope,
+                                                 {c.x[i]}, {c.grad[i]}, {c.threshold_of(i)}};
                     CHECK_IN(c.name(isa, 0) + c.element(i), forward(isa, alone, 0)[0] == y[i]);
                 }
             }
@@ -58,7 +59,7 @@ void nothing_is_written_without_elements() {
         for (const Isa isa : available_isas())
             for (const HyReluShape& shape : {HyReluShape{2, 3, 0}, HyReluShape{0, 3, 2},
                                              HyReluShape{2, 0, 3}, HyReluShape{2, 1, 0}}) {
-                const Case<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
+                const HyReluCase<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
                 const std::vector<Real> x(32, 1);
                 std::vector<Real> y(32, -7);
                 hyrelu_forward(mode, shape, x.data(), c.threshold.data(), c.slope, y.data(),
@@ -67,12 +68,12 @@ void nothing_is_written_without_elements() {
             }
 }
 
-/// The shared threshold of several samples is one run.
+/// A shared threshold makes several samples one run.
 template <class Real>
 void samples_share_a_scalar_threshold() {
     for (const HyReluMode mode : modes)
         for (const Isa isa : available_isas()) {
-            Case<Real> c = make_case<Real>(mode, {7, 1, 41}, Spread::around);
+            HyReluCase<Real> c = make_case<Real>(mode, {7, 1, 41}, Spread::around);
             const std::vector<Real> y = forward(isa, c, 0);
             c.shape = {1, 1, 7 * 41};
             CHECK(same_bits(forward(isa, c, 0), y));
@@ -81,12 +82,12 @@ void samples_share_a_scalar_threshold() {
         }
 }
 
-/// y(T) = T / 2, exactly: the gate is 1 / (1 + exp(0)).
+/// y(T) = T / 2 exactly, because the gate is 1 / (1 + exp(0)).
 template <class Real>
 void at_its_threshold_soft_gives_half() {
     for (const Isa isa : available_isas())
         for (const Real t : {Real(0.5), Real(1), Real(3.7), Real(1000)}) {
-            const Case<Real> c{HyReluMode::soft, {1, 1, 1}, 20, {t}, {1}, {t}};
+            const HyReluCase<Real> c{HyReluMode::soft, {1, 1, 1}, 20, {t}, {1}, {t}};
             context = c.name(isa, 0) + c.element(0);
             CHECK_EQUAL(forward(isa, c, 0)[0], t / 2);
         }
@@ -97,7 +98,7 @@ template <class Real>
 void all() {
     for_each_case<Real>(matches<Real>);
     nothing_is_written_without_elements<Real>();
-    an_element_alone_gives_the_same<Real>();
+    neighbours_do_not_change_a_result<Real>();
     samples_share_a_scalar_threshold<Real>();
     at_its_threshold_soft_gives_half<Real>();
 }

@@ -1,4 +1,4 @@
-// The backward loops of every instruction set against the formula.
+// Tests the backward loops of every instruction set against the formula.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -10,9 +10,8 @@ using namespace proact::test;
 
 namespace {
 
-// Instruction sets share the rounding of k (x - T). After it each is off by at most 10.5 half
-// units: 2.5 of the exponential (measured), 2 of the gate, 2 of 1 - s, 4 of the products and the
-// difference.
+// All instruction sets round k (x - T) alike. After that, each may be off by 10.5 half units: 2.5
+// of the exponential (measured), 2 of the gate, 2 of 1 - s, 4 of the products and the difference.
 constexpr int ulps_between_isas = 11;
 
 struct Sums {
@@ -20,10 +19,10 @@ struct Sums {
     std::vector<long double> value, tolerance, scale;
 };
 
-/// What the elements' own errors and the additions allow: at most 8 of a kind in Real, the rest in
-/// double, and the result's rounding.
+/// The tolerance from the errors of the elements and the additions: at most 8 additions in Real,
+/// the rest in double, and the rounding of the result.
 template <class Real>
-Sums threshold_sums(const Case<Real>& c, const std::vector<Reference>& references) {
+Sums threshold_sums(const HyReluCase<Real>& c, const std::vector<Reference>& references) {
     const long double u = std::numeric_limits<Real>::epsilon() / 2;
     const long double double_u = std::numeric_limits<double>::epsilon() / 2;
     const auto terms = static_cast<long double>(c.x.size());
@@ -40,7 +39,7 @@ Sums threshold_sums(const Case<Real>& c, const std::vector<Reference>& reference
 }
 
 template <class Real>
-void matches(const Case<Real>& c) {
+void matches(const HyReluCase<Real>& c) {
     std::vector<Reference> references;
     for (std::size_t i = 0; i < c.x.size(); ++i) references.push_back(c.reference(i));
     const Sums sums = threshold_sums(c, references);
@@ -77,7 +76,7 @@ void nothing_is_written_without_elements() {
     for (const HyReluMode mode : modes)
         for (const Isa isa : available_isas())
             for (const HyReluShape& shape : {HyReluShape{2, 3, 0}, HyReluShape{0, 3, 2}}) {
-                const Case<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
+                const HyReluCase<Real> c{mode, shape, 20, {}, {}, {1, 1, 1}};
                 const std::vector<Real> x(32, 1);
                 std::vector<Real> grad_x(32, -7), grad_threshold(3, -7);
                 hyrelu_backward(mode, shape, x.data(), x.data(), c.threshold.data(), c.slope,
@@ -87,7 +86,8 @@ void nothing_is_written_without_elements() {
             }
 }
 
-/// Threshold gradients of the sizes that training meets: 1e-5 of the double sum's terms.
+/// For sizes that occur in training, threshold gradients are within 1e-5 of the sum of the terms in
+/// double.
 void threshold_gradients_of_training_size() {
     long double worst = 0;
     const HyReluShape shapes[] = {{32, 1, 4096}, {16, 16, 256}, {512, 100, 1}};
@@ -95,7 +95,7 @@ void threshold_gradients_of_training_size() {
         for (const HyReluMode mode : {HyReluMode::soft, HyReluMode::saturate})
             for (const bool one_sign : {true, false})
                 for (const Isa isa : available_isas()) {
-                    Case<float> c = make_case<float>(mode, shape, Spread::around);
+                    HyReluCase<float> c = make_case<float>(mode, shape, Spread::around);
                     if (one_sign)
                         for (float& g : c.grad) g = std::fabs(g);
                     std::vector<double> sum(shape.thresholds, 0.0), size(sum);

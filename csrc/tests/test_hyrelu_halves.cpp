@@ -1,4 +1,4 @@
-// HyReLU of float16 and bfloat16: computed in float, stored rounded.
+// Tests HyReLU of float16 and bfloat16: computed in float, rounded when stored.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -38,7 +38,7 @@ std::vector<Half> every_half() {
     return all;
 }
 
-/// y by the float arithmetic, element by element.
+/// Computes y with float arithmetic, element by element.
 template <HyReluMode mode, class Half>
 float in_float(Half x, float threshold) {
     return hyrelu<mode>(Arithmetic<Half>::load(x), stored_threshold<mode, Half>(threshold),
@@ -54,7 +54,7 @@ float in_float(HyReluMode mode, Half x, float threshold) {
     }
 }
 
-/// The hard modes are exact; in soft the float's last digits can turn a rounding over.
+/// The hard modes are exact. In soft mode, the last digits of the float can change a rounding.
 template <class Half>
 bool matches(HyReluMode mode, Half got, float want) {
     const Half rounded = Arithmetic<Half>::store(want);
@@ -78,7 +78,7 @@ void forward_of_every_half() {
                 bool right = true, finite = true;
                 for (std::size_t i = 0; i < x.size(); ++i) {
                     right &= matches(mode, y[i], in_float(mode, x[i], threshold));
-                    finite &= y[i].word < Half::infinity;  // no infinity, no NaN, no sign
+                    finite &= y[i].word < Half::infinity;  // no infinity, NaN or negative number
                 }
                 CHECK(right);
                 CHECK(finite);
@@ -92,9 +92,9 @@ void forward_of_every_half() {
     context.clear();
 }
 
-/// One threshold an element, in lengths with every remainder of a vector.
+/// One threshold per element, with lengths that cover every remainder of a vector.
 template <class Half>
-void a_threshold_for_each_element() {
+void per_element_thresholds() {
     const std::vector<Half> every = every_half<Half>();
     for (const Isa isa : available_isas())
         for (const HyReluMode mode : modes)
@@ -140,7 +140,7 @@ void gradients() {
                 size += std::fabs(static_cast<double>(g.threshold));
                 const float got = Arithmetic<Half>::load(grad_x[i]);
                 const float scale = std::fmax(std::fabs(g.x), std::fabs(g.x - got));
-                // Half a place of a bfloat16 is 2^-9; the smallest float16 is 6e-8.
+                // Half a unit in the last place of bfloat16 is 2^-9; the smallest float16 is 6e-8.
                 CHECK_IN(shown(i), std::fabs(got - g.x) <= scale / 256 + 6e-8f);
             }
             CHECK(std::fabs(static_cast<double>(grad_threshold) - want) <= 1e-5 * size);
@@ -151,7 +151,7 @@ void gradients() {
 template <class Half>
 void all() {
     forward_of_every_half<Half>();
-    a_threshold_for_each_element<Half>();
+    per_element_thresholds<Half>();
     gradients<HyReluMode::soft, Half>();
     gradients<HyReluMode::zero, Half>();
     gradients<HyReluMode::saturate, Half>();

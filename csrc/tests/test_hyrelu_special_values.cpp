@@ -1,4 +1,5 @@
-// Every pair of an extreme x and an extreme threshold: alone, in a run of its like, and in company.
+// Tests every pair of an extreme x and an extreme threshold: alone, in a run of equal elements, and
+// among ordinary elements.
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -29,7 +30,7 @@ std::vector<Real> magnitudes() {
             Limits::quiet_NaN()};
 }
 
-/// Each magnitude with both signs.
+/// Every magnitude occurs with both signs.
 template <class Real>
 std::vector<Real> extremes() {
     std::vector<Real> all;
@@ -41,7 +42,7 @@ std::vector<Real> extremes() {
 }
 
 template <class Real>
-void matches(const Case<Real>& c) {
+void matches(const HyReluCase<Real>& c) {
     const long double addition = 9 * std::numeric_limits<Real>::epsilon();
     std::vector<Reference> references;
     std::vector<long double> sum(c.threshold.size(), 0), tolerance(sum);
@@ -68,19 +69,19 @@ void matches(const Case<Real>& c) {
 
 template <class Real>
 void every_pair(HyReluMode mode, Real slope) {
-    Case<Real> company{mode, {1, 0, 1}, slope, {}, {}, {}};
+    HyReluCase<Real> company{mode, {1, 0, 1}, slope, {}, {}, {}};
     for (const Real threshold : extremes<Real>())
         for (const Real x : extremes<Real>())
             for (const Real grad : {Real(0.5), Real(-0.5), Real(0)}) {
-                // There the derivative itself is beyond the largest number, and 0 * inf is NaN.
+                // Here the derivative itself exceeds the largest finite number, and 0 * inf is NaN.
                 if (grad == 0 && std::isfinite(x) && std::isinf(slope * x)) continue;
-                matches(Case<Real>{mode, {1, 1, 1}, slope, {x}, {grad}, {threshold}});
-                matches(Case<Real>{mode,
-                                   {1, 1, 150},
-                                   slope,
-                                   std::vector<Real>(150, x),
-                                   std::vector<Real>(150, grad),
-                                   {threshold}});
+                matches(HyReluCase<Real>{mode, {1, 1, 1}, slope, {x}, {grad}, {threshold}});
+                matches(HyReluCase<Real>{mode,
+                                         {1, 1, 150},
+                                         slope,
+                                         std::vector<Real>(150, x),
+                                         std::vector<Real>(150, grad),
+                                         {threshold}});
                 company.x.push_back(x);
                 company.grad.push_back(grad);
                 company.threshold.push_back(threshold);
@@ -89,7 +90,7 @@ void every_pair(HyReluMode mode, Real slope) {
     matches(company);
 }
 
-/// Where few numbers lie between x and T, "far below T" must still mean what it says.
+/// The fast path for gates of 1 must hold even if there are few numbers between x and T.
 template <class Real>
 void near_a_large_threshold(Real slope) {
     constexpr int digits = std::numeric_limits<Real>::digits;
@@ -97,11 +98,11 @@ void near_a_large_threshold(Real slope) {
         const Real threshold = std::ldexp(Real(1.5), exponent);
         Real x = threshold;
         for (int step = 0; step < 300; ++step, x = std::nextafter(x, Real{0}))
-            matches(Case<Real>{HyReluMode::soft, {1, 1, 1}, slope, {x}, {1}, {threshold}});
+            matches(HyReluCase<Real>{HyReluMode::soft, {1, 1, 1}, slope, {x}, {1}, {threshold}});
     }
 }
 
-/// What never passes must give 0 itself, not only something near it.
+/// Inputs that never pass must give exactly 0.
 template <class Real>
 void closed_neurons_give_zero() {
     using Limits = std::numeric_limits<Real>;
@@ -113,7 +114,7 @@ void closed_neurons_give_zero() {
                 std::vector<Real> x = {Limits::quiet_NaN(), -Limits::infinity(), Real(-2)};
                 if (!open)
                     x.insert(x.end(), {Limits::infinity(), Real(2), Limits::max(), Real(1e-30)});
-                const Case<Real> c{
+                const HyReluCase<Real> c{
                     mode, {1, 1, x.size()}, 20, x, std::vector<Real>(x.size(), 1), {threshold}};
                 context = c.name(isa, 0) + ", T " + shown(threshold);
                 const Gradients<Real> gradients = backward(isa, c, 0);

@@ -1,4 +1,5 @@
-// HyReLU gives the same bits for any number of threads, gradients of thresholds included.
+// Tests that HyReLU gives the same bits for any number of threads, including the threshold
+// gradients.
 #include <cstring>
 #include <random>
 #include <vector>
@@ -49,7 +50,7 @@ void threads_change_nothing(HyReluMode mode, const HyReluShape& shape) {
             return results;
         };
         const Results<Element> alone = run(1);
-        CHECK(shape.elements() >= std::size_t{1} << 17);  // smaller ones get one thread
+        CHECK(shape.elements() >= std::size_t{1} << 17);  // smaller tensors use one thread
         for (const unsigned threads : {2u, 3u, 8u})
             CHECK_IN(name(isa) + ", threads " + shown(threads) + ", shape " + shown(shape.samples) +
                          " x " + shown(shape.thresholds) + " x " + shown(shape.inner),
@@ -59,7 +60,8 @@ void threads_change_nothing(HyReluMode mode, const HyReluShape& shape) {
 
 template <class Element>
 void all() {
-    // One threshold, channels, neurons, wide neurons, channels-last, few neighbours a threshold.
+    // Scalar, per-channel, per-neuron and wide per-neuron thresholds, channels-last, and few
+    // neighbours per threshold.
     for (const HyReluShape& shape :
          {HyReluShape{1, 1, 200003}, HyReluShape{5, 7, 6001}, HyReluShape{600, 301, 1},
           HyReluShape{19, 9001, 1}, HyReluShape{40000, 5, 1}, HyReluShape{170, 130, 9},

@@ -1,4 +1,4 @@
-// Stored forms: their arithmetic against slow formulas, and which tensors are refused.
+// Tests number formats: their arithmetic against slow formulas, and the tensors that they reject.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -15,7 +15,8 @@ using test::shown;
 
 namespace {
 
-/// The number in [low, high] whose place is nearest to x; at the same distance the even one.
+/// Returns the integer in [low, high] whose value is nearest to x, or the even one of two equally
+/// near.
 template <class Place>
 std::int64_t nearest(long double x, std::int64_t low, std::int64_t high, Place place) {
     while (high - low > 1) {
@@ -26,7 +27,7 @@ std::int64_t nearest(long double x, std::int64_t low, std::int64_t high, Place p
     return below < above || (below == above && low % 2 == 0) ? low : high;
 }
 
-/// Integers times a scale, written down a second time.
+/// An independent implementation of scaled integers.
 struct IntegerMeaning {
     std::uint32_t word_bits;
     float scale;
@@ -46,13 +47,13 @@ struct IntegerMeaning {
     }
 };
 
-/// IEEE 754's formats, likewise.
+/// An independent implementation of the IEEE 754 formats.
 struct FloatMeaning {
     int mantissa_bits, exponent_bits;
 
     std::uint32_t sign() const { return 1u << (mantissa_bits + exponent_bits); }
     std::uint32_t infinity() const { return sign() - (1u << mantissa_bits); }
-    /// Infinity stands for the next power of two here, as in rounding to nearest.
+    /// For rounding to nearest, infinity represents the next power of two.
     long double place(std::int64_t magnitude) const {
         const std::int64_t one = std::int64_t{1} << mantissa_bits;
         const int exponent = static_cast<int>(magnitude / one), bias = (1 << exponent_bits) / 2 - 1;
@@ -76,7 +77,8 @@ struct FloatMeaning {
 
 constexpr FloatMeaning float16{10, 5}, bfloat16{7, 8}, float32{23, 8};
 
-/// Powers of two, 0.003 in 17 digits and in all 24, and the smallest that quantizers use.
+/// Powers of two, 0.003 with 17 and with 24 significant bits, and the smallest scale that
+/// quantizers use.
 constexpr float scales[] = {1.0f, 0x1p-7f, 100663 * 0x1p-25f, 0.003f, 0x1p-23f};
 const auto scales_address = reinterpret_cast<std::uintptr_t>(scales);
 
@@ -112,17 +114,17 @@ void known_words_of_integers() {
 }
 
 template <class Real>
-void integers_round_saturate_and_return(float scale, std::uint32_t word_bits) {
-    const ScaledInteger form{scale, word_bits};
+void integers_round_saturate_and_round_trip(float scale, std::uint32_t word_bits) {
+    const ScaledInteger format{scale, word_bits};
     const IntegerMeaning meaning{word_bits, scale};
     const auto encodes = [&](Real x) {
         CHECK_IN("scale " + shown(scale) + ", bits " + shown(word_bits) + ", value " + shown(x),
-                 form.encode(x) == meaning.word(static_cast<long double>(x)));
+                 format.encode(x) == meaning.word(static_cast<long double>(x)));
     };
     for (std::uint32_t word = 0; word < meaning.words(); ++word) {
-        const Real value = form.decode<Real>(word);
+        const Real value = format.decode<Real>(word);
         CHECK_IN(shown(word), same(value, static_cast<Real>(meaning.value(word))));
-        CHECK_IN(shown(word), form.encode(value) == word);
+        CHECK_IN(shown(word), format.encode(value) == word);
         const auto tie = static_cast<Real>(meaning.value(word) + meaning.place(1) / 2);
         for (const Real toward : {Real(-1e9), tie, Real(1e9)}) encodes(std::nextafter(tie, toward));
     }
@@ -130,81 +132,82 @@ void integers_round_saturate_and_return(float scale, std::uint32_t word_bits) {
     const std::int64_t words = meaning.words();
     for (const std::int64_t beyond : {-words, -words / 2 - 1, words / 2, words})
         encodes(static_cast<Real>(meaning.place(beyond)));
-    CHECK_EQUAL(form.encode(-std::numeric_limits<Real>::quiet_NaN()), 0u);
+    CHECK_EQUAL(format.encode(-std::numeric_limits<Real>::quiet_NaN()), 0u);
 }
 
 void channels_have_their_own_scales() {
     for (const std::uint64_t channels : {1u, 2u, 3u, 5u})
         for (const std::uint64_t inner : {1u, 2u, 9u, 1000u}) {
-            const ScaledIntegers form{8, scales_address, channels, inner};
+            const ScaledIntegers format{8, scales_address, channels, inner};
             for (std::uint64_t element = 0; element < 3 * channels * inner;)
                 for (std::uint64_t channel = 0; channel < channels; ++channel)
                     for (std::uint64_t i = 0; i < inner; ++i) {
-                        const ScaledInteger here = form.at(element++);
+                        const ScaledInteger here = format.at(element++);
                         CHECK(here.scale == scales[channel] && here.word_bits == 8);
                     }
         }
 }
 
-template <class Real, class Form>
-void floats_round_and_return(const Form& form, const FloatMeaning& meaning, std::uint64_t stride) {
+template <class Real, class Format>
+void floats_round_and_round_trip(const Format& format, const FloatMeaning& meaning,
+                                 std::uint64_t stride) {
     for (std::uint64_t i = 0; i < std::uint64_t{2} * meaning.sign(); i += stride) {
         const auto word = static_cast<std::uint32_t>(i);
-        const Real value = form.template decode<Real>(word);
+        const Real value = format.template decode<Real>(word);
         CHECK_IN(shown(word), same(value, meaning.value(word)));
         if (std::isnan(value)) {
-            CHECK_IN(shown(word), form.encode(value) == word);
+            CHECK_IN(shown(word), format.encode(value) == word);
             continue;
         }
-        CHECK_IN(shown(word), form.encode(value) == word);
+        CHECK_IN(shown(word), format.encode(value) == word);
         if (std::isinf(value)) continue;
         const std::uint32_t magnitude = word % meaning.sign();
         const long double middle = (meaning.place(magnitude) + meaning.place(magnitude + 1)) / 2;
         const auto tie = std::copysign(static_cast<Real>(middle), value);
         for (const Real toward : {std::numeric_limits<Real>::lowest(), tie, Real(1e38)}) {
             const Real x = std::nextafter(tie, toward);
-            CHECK_IN(shown(x), form.encode(x) == meaning.word(static_cast<long double>(x)));
+            CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
         }
     }
     for (const Real x : odd_values<Real>())
-        CHECK_IN(shown(x), form.encode(x) == meaning.word(static_cast<long double>(x)));
+        CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
 }
 
-bool is_taken(const NumberFormat& form, std::uint32_t word_bytes, std::uint64_t mask = 1) {
+bool is_accepted(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_t mask = 1) {
     try {
-        TensorMemory{0, 100, word_bytes, 1, mask, form}.check();
+        TensorMemory{0, 100, word_bytes, 1, mask, format}.check();
         return true;
     } catch (const std::invalid_argument&) {
         return false;
     }
 }
 
-void senseless_forms_are_refused() {
+void invalid_formats_are_rejected() {
     for (const std::uint32_t bytes : {0u, 1u, 2u, 3u, 4u, 8u, 16u}) {
         test::context = shown(bytes) + " bytes";
         const bool is_real = bytes == 4 || bytes == 8;
-        CHECK_EQUAL(is_taken(ScaledIntegers{8, scales_address, 5, 1}, bytes), is_real);
-        CHECK_EQUAL(is_taken(StoredHalf<Float16>{}, bytes), bytes == 4);
-        CHECK_EQUAL(is_taken(StoredHalf<BFloat16>{}, bytes), bytes == 4);
-        CHECK_EQUAL(is_taken(StoredFloat{}, bytes), bytes == 8);
-        CHECK_EQUAL(is_taken(Unread{64}, bytes), is_real || bytes == 1 || bytes == 2);
+        CHECK_EQUAL(is_accepted(ScaledIntegers{8, scales_address, 5, 1}, bytes), is_real);
+        CHECK_EQUAL(is_accepted(StoredHalf<Float16>{}, bytes), bytes == 4);
+        CHECK_EQUAL(is_accepted(StoredHalf<BFloat16>{}, bytes), bytes == 4);
+        CHECK_EQUAL(is_accepted(StoredFloat{}, bytes), bytes == 8);
+        CHECK_EQUAL(is_accepted(Unread{64}, bytes), is_real || bytes == 1 || bytes == 2);
     }
     test::context.clear();
     for (const std::uint32_t bits : {0u, 1u, 17u, 32u, 64u, 0xffffffffu})
-        CHECK_IN(shown(bits), !is_taken(ScaledIntegers{bits, scales_address, 5, 1}, 4));
+        CHECK_IN(shown(bits), !is_accepted(ScaledIntegers{bits, scales_address, 5, 1}, 4));
     for (const std::uint32_t bits : {0u, 65u, 0xffffffffu})
-        CHECK_IN(shown(bits), !is_taken(Unread{bits}, 1));
-    CHECK(!is_taken(ScaledIntegers{8, scales_address, 0, 1}, 4));
-    CHECK(!is_taken(ScaledIntegers{8, scales_address, 5, 0}, 4));
+        CHECK_IN(shown(bits), !is_accepted(Unread{bits}, 1));
+    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 0, 1}, 4));
+    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 5, 0}, 4));
 }
 
 void masks_lie_within_the_stored_word() {
-    const auto bits_are = [](std::uint32_t bits, const NumberFormat& form,
+    const auto bits_are = [](std::uint32_t bits, const NumberFormat& format,
                              std::uint32_t word_bytes) {
-        test::context = "form " + shown(form.index()) + ", bits " + shown(bits);
+        test::context = "format " + shown(format.index()) + ", bits " + shown(bits);
         for (std::uint32_t bit = 0; bit < 64; ++bit)
-            CHECK_EQUAL(is_taken(form, word_bytes, std::uint64_t{1} << bit), bit < bits);
-        CHECK(!is_taken(form, word_bytes, 0));
+            CHECK_EQUAL(is_accepted(format, word_bytes, std::uint64_t{1} << bit), bit < bits);
+        CHECK(!is_accepted(format, word_bytes, 0));
         test::context.clear();
     };
     for (const std::uint32_t bits : {2u, 7u, 8u, 16u})
@@ -215,10 +218,10 @@ void masks_lie_within_the_stored_word() {
     bits_are(32, StoredFloat{}, 8);
 }
 
-void gpus_take_words_and_fixed_point_alone() {
+void gpus_support_words_and_fixed_point_only() {
     cuda::DevicePlan plan;
-    const auto add = [&](std::uint32_t word_bytes, const NumberFormat& form) {
-        plan.add({scales_address, 5, word_bytes, 1, 3, form});
+    const auto add = [&](std::uint32_t word_bytes, const NumberFormat& format) {
+        plan.add({scales_address, 5, word_bytes, 1, 3, format});
     };
     CHECK_THROWS(std::invalid_argument, add(4, ScaledIntegers{8, scales_address, 5, 1}));
     CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<Float16>{}));
@@ -236,15 +239,15 @@ int main() {
     known_words_of_integers();
     for (const float scale : scales)
         for (const std::uint32_t word_bits : {2u, 3u, 4u, 5u, 6u, 7u, 8u, 16u}) {
-            integers_round_saturate_and_return<float>(scale, word_bits);
-            integers_round_saturate_and_return<double>(scale, word_bits);
+            integers_round_saturate_and_round_trip<float>(scale, word_bits);
+            integers_round_saturate_and_round_trip<double>(scale, word_bits);
         }
     channels_have_their_own_scales();
-    floats_round_and_return<float>(StoredHalf<Float16>{}, float16, 1);
-    floats_round_and_return<float>(StoredHalf<BFloat16>{}, bfloat16, 1);
-    floats_round_and_return<double>(StoredFloat{}, float32, 65521);
-    senseless_forms_are_refused();
+    floats_round_and_round_trip<float>(StoredHalf<Float16>{}, float16, 1);
+    floats_round_and_round_trip<float>(StoredHalf<BFloat16>{}, bfloat16, 1);
+    floats_round_and_round_trip<double>(StoredFloat{}, float32, 65521);
+    invalid_formats_are_rejected();
     masks_lie_within_the_stored_word();
-    gpus_take_words_and_fixed_point_alone();
+    gpus_support_words_and_fixed_point_only();
     return test::summary();
 }

@@ -1,4 +1,4 @@
-// Philox against the published known answers.
+// Tests Philox against the published known answers.
 #include <cstdint>
 #include <fstream>
 #include <sstream>

@@ -1,4 +1,5 @@
-// Threads change no bit of a sweep, and where nothing is outside nothing is written.
+// Tests that the number of threads does not change a sweep, and that a sweep without repairs does
+// not write.
 #include <sys/mman.h>
 
 #include <vector>
@@ -41,8 +42,8 @@ void threads_change_nothing() {
         }
 }
 
-/// A write would end the test: the pages are read-only.
-void healthy_memory_is_only_read() {
+/// The pages are read-only, so a write would crash the test.
+void memory_within_range_is_only_read() {
     constexpr std::size_t elements = 100000;
     void* pages = mmap(nullptr, elements * sizeof(float), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -65,6 +66,6 @@ void healthy_memory_is_only_read() {
 
 int main() {
     threads_change_nothing();
-    healthy_memory_is_only_read();
+    memory_within_range_is_only_read();
     return summary();
 }

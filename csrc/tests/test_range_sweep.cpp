@@ -1,4 +1,4 @@
-// A sweep repairs what lies outside its bounds, by the definition, and touches nothing else.
+// Tests that a sweep repairs values outside their bounds by definition and changes nothing else.
 #include <cstdint>
 #include <vector>
 
@@ -9,8 +9,8 @@ using namespace proact::test;
 
 namespace {
 
-/// Sweeps a copy between guard words and compares every byte with the definition; then puts all
-/// back.
+/// Sweeps a copy between guard words, compares every byte with the definition, and then restores
+/// it.
 template <class Element>
 void matches(const std::vector<Element>& x, const Bounds<Element>& bounds, RangeAction action,
              Isa isa, std::size_t offset = 0) {
@@ -26,7 +26,7 @@ void matches(const std::vector<Element>& x, const Bounds<Element>& bounds, Range
         Element& word = expected[GuardedBuffer<Element>::guard + offset + i];
         word = swept(word, low, high, action);
         const auto value = Arithmetic<Element>::load(x[i]);
-        outside += !(low <= value && value <= high && std::fabs(value) <= largest<Element>);
+        outside += !(low <= value && value <= high && std::fabs(value) <= largest_element<Element>);
     }
     RangePlan plan;
     plan.add(memory_of(data, x.size(), bounds));
@@ -41,7 +41,8 @@ void matches(const std::vector<Element>& x, const Bounds<Element>& bounds, Range
     CHECK_IN(where, same_bytes(buffer.all, before));
 }
 
-/// A fault at each place of tensors of each length, so in each lane, each vector and each tail.
+/// Places a fault at each element of tensors of each length, to cover each lane, each vector and
+/// each tail.
 template <class Element>
 void finds_one_fault_anywhere(Isa isa) {
     const Bounds<Element> bounds{{-1}, {1}, 1};
@@ -59,7 +60,7 @@ void finds_one_fault_anywhere(Isa isa) {
     }
 }
 
-/// Lengths around whole vectors, and long enough for several pieces of work, with many faults.
+/// Lengths around whole vectors, and lengths of several chunks of work with many faults.
 template <class Element>
 void finds_many_faults(Isa isa) {
     const std::vector<Element> faults = faulty_values<Element>();
@@ -82,13 +83,13 @@ void channels_have_their_own_bounds(Isa isa) {
                                      RealOf<Element>(0.25) * RealOf<Element>(c));
                 bounds.high.push_back(bounds.low.back() + RealOf<Element>(0.5));
             }
-            std::vector<Element> x(channels * inner * 3);  // three samples of them
+            std::vector<Element> x(channels * inner * 3);  // three samples
             fill_healthy(x.data(), x.size(), 7);
             for (const RangeAction action : actions) matches(x, bounds, action, isa);
         }
 }
 
-/// Every pair of extreme bounds with every extreme value, alone and in company.
+/// Every pair of extreme bounds with every extreme value, alone and among others.
 template <class Element>
 void special_values_and_faulty_bounds(Isa isa) {
     using Real = RealOf<Element>;
@@ -122,8 +123,8 @@ void a_negative_zero_stays() {
     CHECK(same_bytes(x, before));
 }
 
-/// What zero gives where zero is no trained value, and what saturate gives for NaN.
-void the_number_nearest_to_zero_is_neutral() {
+/// The replacements of zero where 0 is out of range, and of saturate for NaN.
+void the_replacement_is_nearest_to_zero() {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     std::vector<float> x = {7.0f, 0.25f, -7.0f, nan};
     for (const Isa isa : available_isas())
@@ -144,7 +145,7 @@ void the_number_nearest_to_zero_is_neutral() {
         }
 }
 
-/// Bounds may be stored in another type than the elements.
+/// Bounds may have another type than the elements.
 void bounds_of_another_type() {
     const std::vector<double> low = {-1}, high = {0.75};
     std::vector<BFloat16> x(150);
@@ -187,7 +188,7 @@ int main() {
     all<Float16>();
     all<BFloat16>();
     a_negative_zero_stays();
-    the_number_nearest_to_zero_is_neutral();
+    the_replacement_is_nearest_to_zero();
     bounds_of_another_type();
     layouts_are_checked();
     return summary();

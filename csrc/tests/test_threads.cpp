@@ -1,4 +1,4 @@
-// The pool: every task once, exceptions, callers at the same time, forked children.
+// Tests the thread pool: every task runs once; exceptions; concurrent callers; forked children.
 #include <atomic>
 #include <stdexcept>
 #include <thread>
@@ -40,7 +40,7 @@ void an_exception_reaches_the_caller() {
     CHECK(does_every_task_once(4, 100));
 }
 
-void callers_do_not_disturb_each_other() {
+void concurrent_callers_are_independent() {
     std::atomic<int> failures{0};
     std::vector<std::thread> callers;
     for (int caller = 0; caller < 3; ++caller)
@@ -52,7 +52,7 @@ void callers_do_not_disturb_each_other() {
     CHECK_EQUAL(failures.load(), 0);
 }
 
-/// As workers of a data loader do.
+/// Data loader workers fork like this.
 void a_forked_child_has_a_pool_of_its_own() {
 #if defined(__unix__)
     const pid_t child = fork();
@@ -68,7 +68,7 @@ void a_forked_child_has_a_pool_of_its_own() {
 int main() {
     every_task_is_done_once();
     an_exception_reaches_the_caller();
-    callers_do_not_disturb_each_other();
+    concurrent_callers_are_independent();
     a_forked_child_has_a_pool_of_its_own();
     return test::summary();
 }

@@ -24,7 +24,7 @@ void exponentials(const Real* x, Real* y, std::size_t n) {
 }
 
 #if defined(__x86_64__)
-// Fused multiply-add rounds elsewhere, so it has errors of its own.
+// Fused multiply-add rounds differently, so its errors are measured separately.
 template <class Real>
 __attribute__((target("avx2,fma"))) void exponentials_fma(const Real* x, Real* y, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) y[i] = exponential2(x[i]);
@@ -36,11 +36,11 @@ void exponentials_fma(const Real* x, Real* y, std::size_t n) {
 }
 #endif
 
-/// Measures what it is given, in batches.
+/// Measures the given numbers in batches.
 template <class Real>
 class UlpMeter {
    public:
-    // Wide enough that its own rounding is below 0.001 of the narrow ulp.
+    // Wide enough for its own rounding to stay below 0.001 ulp of the narrow type.
     using Wide = std::conditional_t<std::is_same_v<Real, float>, double, long double>;
 
     void operator()(Real x) {
@@ -71,8 +71,8 @@ class UlpMeter {
         exponentials(x_.data(), plain_y_.data(), x_.size());
         if (has_fma_) exponentials_fma(x_.data(), fma_y_.data(), x_.size());
         for (std::size_t i = 0; i < x_.size(); ++i) {
-            // Past the largest number the grid goes on with its last step: the next point stands
-            // for infinity, as in rounding to nearest.
+            // Beyond the largest number, the grid continues with its last step: the next point
+            // represents infinity, as in rounding to nearest.
             const Wide want = std::min(std::exp2(static_cast<Wide>(x_[i])), infinity_);
             if (want < static_cast<Wide>(Limits::min())) {
                 CHECK(is_tiny(plain_y_[i], want) && (!has_fma_ || is_tiny(fma_y_[i], want)));
@@ -88,7 +88,7 @@ class UlpMeter {
         x_.clear();
     }
 
-    /// Below the normal numbers the promise is absolute.
+    /// Below the normal range, the guarantee is an absolute error.
     static bool is_tiny(Real got, Wide want) {
         return std::fabs(static_cast<Wide>(got) - want) <= static_cast<Wide>(Limits::min());
     }
@@ -96,7 +96,7 @@ class UlpMeter {
     static void raise(Worst& worst, Real x, Real got, Wide want, Wide units) {
         const Wide value = std::isinf(got) && got > 0 ? infinity_ : static_cast<Wide>(got);
         const Wide ulps = std::fabs(value - want) * units;
-        // NaN is the worst, and stays it.
+        // NaN counts as the largest error and stays so.
         if (!(ulps <= worst.ulps) && !std::isnan(worst.ulps)) worst = {ulps, x};
     }
 

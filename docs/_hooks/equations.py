@@ -1,6 +1,6 @@
-"""TeX to MathML while the pages are built: browsers draw it themselves, and nothing is fetched.
+"""Converts TeX to MathML at build time, so that browsers render equations without any download.
 
-`pymdownx.arithmatex` finds the equations and leaves them as ``\\(...\\)`` and ``\\[...\\]``.
+`pymdownx.arithmatex` finds the equations and marks them as ``\\(...\\)`` and ``\\[...\\]``.
 """
 
 from __future__ import annotations

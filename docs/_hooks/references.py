@@ -1,5 +1,4 @@
-"""Full names of ours that stand in code, such as `proact.nn.find_sites`, become links to the
-reference where it has them."""
+"""Links full names in code, such as `proact.nn.find_sites`, to the API reference if it has them."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import re
 from typing import Any
 
 _NAME = re.compile(r"<code>(?P<name>proact(?:\.\w+)+)</code>")
-# What is a link or a heading already stays one.
+# Leave existing links and headings unchanged.
 _KEPT = re.compile(r"<(a|h[1-6]|autoref)\b.*?</\1>", re.DOTALL)
 
 
