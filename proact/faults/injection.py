@@ -20,7 +20,7 @@ from proact.faults.kinds import Fault, StoredFault
 from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Flipped, Record
 from proact.faults.replay import Replay
-from proact.faults.rollback import CtrlC
+from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
@@ -178,8 +178,8 @@ def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
 class _Injection:
     """One injection from its beginning to its end.
 
-    A class and not a generator, and Ctrl-C held back: an interruption between a generator's first
-    part and the block would leave the faults in.
+    A class and not a generator, with Ctrl-C deferred: an interruption between the first part of a
+    generator and the block would leave the faults in.
     """
 
     def __init__(
@@ -201,17 +201,20 @@ class _Injection:
         self._prepared: Prepared | None = None
         self._hit: list[Target] = []
         self._changed: list[StoredTensor] = []
-        self._ctrl_c = CtrlC(_Injection.__enter__.__code__, _Injection.__exit__.__code__)
+        self._interrupt = DeferredInterrupt(
+            _Injection.__enter__.__code__, _Injection.__exit__.__code__
+        )
 
     def __enter__(self) -> Record:
         if self._active is not None:
             raise ProactError("an injection is entered once: call inject again")
         try:
-            self._ctrl_c.install()
+            self._interrupt.install()
             record = self._begin()
-            self._ctrl_c.deliver()
+            self._interrupt.deliver()
         except BaseException as error:
             self._end(error)
+            self._interrupt.deliver()
             raise
         return record
 
@@ -222,7 +225,7 @@ class _Injection:
         traceback: TracebackType | None,
     ) -> None:
         self._end(error)
-        self._ctrl_c.deliver()
+        self._interrupt.deliver()
 
     def _begin(self) -> Record:
         prepared, is_ready = self._prepare()
@@ -286,7 +289,7 @@ class _Injection:
         try:
             self._undo(error)
         finally:
-            self._ctrl_c.uninstall()
+            self._interrupt.uninstall()
 
     def _undo(self, error: BaseException | None) -> None:
         active, prepared = self._active, self._prepared
