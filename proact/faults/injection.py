@@ -23,6 +23,7 @@ from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target
 from proact.nn.tensor_inventory import StoredTensor, checked_network
+from proact.ops.cuda_stream import FlipStream
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 
@@ -311,11 +312,12 @@ class _Injection:
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
     """Writes the original numbers back where nobody changed the rounded ones."""
-    original = tensor.clone()
+    original, stream = tensor.clone(), FlipStream(tensor.device)
 
     def undo() -> None:
-        is_rounded = integers_of(tensor) == integers_of(rounded)
-        tensor.copy_(torch.where(is_rounded, original, tensor))
+        with stream.ordered():
+            is_rounded = integers_of(tensor) == integers_of(rounded)
+            tensor.copy_(torch.where(is_rounded, original, tensor))
 
     return undo
 

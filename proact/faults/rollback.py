@@ -53,11 +53,11 @@ class DeferredInterrupt:
         current = signal.getsignal(signal.SIGINT)
         if not callable(current):
             return
-        is_deferring = isinstance(current, _DeferringHandler)
-        handler = self._handler = current if is_deferring else _DeferringHandler(current)
+        handler = current if isinstance(current, _DeferringHandler) else _DeferringHandler(current)
+        self._handler = handler
         handler.uninterrupted.update(self._uninterrupted)
         handler.holders.add(self)
-        if not is_deferring:
+        if handler is not current:
             signal.signal(signal.SIGINT, handler)
 
     def uninstall(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
 from proact.faults.space import ExposedTensor
+from proact.ops.cuda_stream import FlipStream
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 
@@ -101,13 +102,23 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
     return plan
 
 
+class _Written(NamedTuple):
+    """Flips that were made in one tensor."""
+
+    tensor: int  #: its number among those of the target
+    rows: NDArray[np.intp]  #: of the flips, among the ordered places
+    element: NDArray[np.uint64]  #: that were hit, each once
+    memory: Words  #: their memory words before
+    stream: FlipStream  #: on which they were written
+
+
 class PlacedFlips:
     """Flips of given places in words of any encoding, on any device."""
 
     def __init__(self, exposed: Sequence[ExposedTensor], places: FlipPlaces) -> None:
         self._exposed = exposed
         self._places = places.take(places.order)
-        self._done: list[tuple[int, NDArray[np.intp], NDArray[np.uint64], Words, Words]] = []
+        self._done: list[_Written] = []
 
     def flip(self) -> None:
         """Notes a tensor's old words before it changes them: an interruption can be undone."""
@@ -120,26 +131,28 @@ class PlacedFlips:
             masks = np.uint64(1) << self._places.bit[mine].astype(np.uint64)
             faulty = words ^ np.bitwise_or.reduceat(masks, first)
             dtype = exposed.tensor.dtype
-            self._done.append((index, mine, once, memory, words))
+            stream = FlipStream(exposed.tensor.device)
+            self._done.append(_Written(index, mine, once, memory, stream))
             _write(exposed, once, exposed.word.memory_of(faulty, dtype, once))
 
     def __len__(self) -> int:
-        return sum(len(mine) for _, mine, *_ in self._done)
+        return sum(len(written.rows) for written in self._done)
 
     def restore(self) -> None:
         """Writes the old words back, whatever stands there now."""
-        for index, _, element, memory, _ in reversed(self._done):
-            _write(self._exposed[index], element, memory)
+        for written in reversed(self._done):
+            with written.stream.ordered():
+                _write(self._exposed[written.tensor], written.element, written.memory)
 
     def columns(self) -> FlipColumns:
         """As of a native log, but that ``before`` of a word's later flips is its oldest memory."""
-        rows = np.concatenate([mine for _, mine, *_ in self._done] or [np.empty(0, np.intp)])
+        rows = np.concatenate([w.rows for w in self._done] or [np.empty(0, np.intp)])
         before = np.empty(len(rows), np.uint64)
         at = 0
-        for _, mine, element, memory, _ in self._done:
-            places = self._places.element[mine]
-            before[at : at + len(mine)] = memory[np.searchsorted(element, places)]
-            at += len(mine)
+        for written in self._done:
+            n, places = len(written.rows), self._places.element[written.rows]
+            before[at : at + n] = written.memory[np.searchsorted(written.element, places)]
+            at += n
         return FlipColumns(*self._places.take(rows), before)
 
 

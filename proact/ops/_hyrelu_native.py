@@ -9,8 +9,8 @@ from torch import Tensor
 
 from proact import _native
 from proact.ops import _hyrelu_reference as reference
-from proact.ops._device_plan import stream_handle
 from proact.ops._hyrelu_layout import Layout, layout_of, like
+from proact.ops.cuda_stream import stream_handle
 
 MODES = ("soft", "zero", "saturate")
 _MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
