@@ -122,7 +122,7 @@ def _checked_largest(largest: Any) -> tuple[tuple[str, float], ...]:
     return pairs
 
 
-class ActivationFaults:
+class ActivationFaultHooks:
     """Hooks that flip bits for one trial."""
 
     def __init__(
@@ -194,7 +194,7 @@ class ActivationFaults:
                 self._fault.ber, self._seed, self._trial
             )
             return
-        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).made()
+        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).applied()
         self._record.activation_flips += len(flips)
         if self._log:
             # The memory goes when the next layer has run: what stays is what the log holds.

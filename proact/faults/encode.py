@@ -6,19 +6,15 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from proact.encodings import Encoding, encoding_named
 from proact.faults.bounds import RoundedBounds, guards_of
-from proact.faults.injection_plan import Prepared, remember
+from proact.faults.injection_plan import InjectionPlan, cache_plan
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_memory
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
@@ -44,7 +40,7 @@ def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
             f"{worst.largest_error:.3g}",
             stacklevel=2,
         )
-    remember(result, Prepared(result, encoding))
+    cache_plan(result, InjectionPlan(result, encoding))
     return result
 
 
@@ -101,24 +97,6 @@ class EncodingReport:
                 f"{100 * self.accuracy_after:.2f} % after"
             )
         return text
-
-    def table(self) -> Table:
-        """One row a tensor, to print with rich."""
-        from rich.table import Table
-
-        table = Table(title=str(self))
-        for heading in ("tensor", "word", "elements", "largest error", "saturated"):
-            left = heading in ("tensor", "word")
-            table.add_column(heading, justify="left" if left else "right", overflow="fold")
-        for loss in self.tensors:
-            table.add_row(
-                loss.tensor,
-                loss.word,
-                f"{loss.elements:,}",
-                f"{loss.largest_error:.3g}",
-                f"{loss.saturated:,}",
-            )
-        return table
 
 
 def encoding_report(

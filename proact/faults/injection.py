@@ -13,12 +13,17 @@ from torch import Tensor, nn
 from proact.encodings import Encoding, encoding_named
 from proact.encodings.base import integers_of
 from proact.errors import ProactError
-from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
-from proact.faults.active_injections import Active, begin, end, going_on
-from proact.faults.injection_plan import Prepared, known, remember
+from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
+from proact.faults.active_injections import (
+    ActiveInjection,
+    active_plan,
+    begin_injection,
+    end_injection,
+)
+from proact.faults.injection_plan import InjectionPlan, cache_plan, cached_plan
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.optimizer_guard import forbid_training
-from proact.faults.record import Flipped, Record
+from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target
@@ -49,37 +54,37 @@ class Injector:
     ) -> None:
         self.model = checked_network(model)
         self.encoding = encoding_named(encoding)
-        self._own: Prepared | None = None
-        ready = self._ready()
+        self._own: InjectionPlan | None = None
+        ready = self._current_plan()
         if is_private:
             self._own = ready
 
-    def _ready(self) -> Prepared:
+    def _current_plan(self) -> InjectionPlan:
         """What is prepared for the numbers that the network has now."""
         if self._own is not None:
             return self._own
-        prepared = _ready_made(self.model, self.encoding)
-        if prepared is None:
-            prepared = Prepared(self.model, self.encoding)
-            for stored, rounded in prepared.unrounded():
+        plan = _existing_plan(self.model, self.encoding)
+        if plan is None:
+            plan = InjectionPlan(self.model, self.encoding)
+            for stored, rounded in plan.unrounded():
                 raise ValueError(
                     f"{stored.name} is not rounded to {self.encoding.name} yet (off by up to "
                     f"{(stored.tensor - rounded).abs().max():.3g}): encode the model first"
                 )
-            remember(self.model, prepared)
-        return prepared
+            cache_plan(self.model, plan)
+        return plan
 
     @property
     def device(self) -> torch.device:
         """Where the network's first stored tensor is."""
-        return self._ready().stored[0].tensor.device
+        return self._current_plan().stored[0].tensor.device
 
     def exposed_bits(self, fault: Fault) -> int:
         """How many stored bits ``fault`` can hit (a list: those of the tensors that it names).
 
         Raises what `FaultSpace` does, and ValueError for a fault that does not fit the network.
         """
-        return sum(target.bits for target in _targets(self._ready(), fault))
+        return sum(target.bits for target in _targets(self._current_plan(), fault))
 
     def expected_ber(self, fault: Fault) -> float:
         """The share of its exposed bits that ``fault`` hits on average (`StuckAt`: stuck bits).
@@ -88,14 +93,14 @@ class Injector:
         """
         if isinstance(fault, ActivationFlip):
             layers_of(self.model, fault)
-        return fault.expected_ber([t.bits for t in _targets(self._ready(), fault)])
+        return fault.expected_ber([t.bits for t in _targets(self._current_plan(), fault)])
 
     def probability_of_none(self, fault: Fault) -> float | None:
         """The chance that a trial of ``fault`` flips nothing; None where nobody knows it.
 
         Raises what `exposed_bits` does.
         """
-        return fault.probability_of_none([t.bits for t in _targets(self._ready(), fault)])
+        return fault.probability_of_none([t.bits for t in _targets(self._current_plan(), fault)])
 
     def trial(
         self,
@@ -110,7 +115,7 @@ class Injector:
         faults, seed, trial = checked_pattern(fault, seed, trial)
         return _Injection(
             self.model,
-            lambda: (self._ready(), True),
+            lambda: (self._current_plan(), True),
             faults,
             seed,
             trial,
@@ -165,15 +170,15 @@ def inject(
     faults, seed, trial = checked_pattern(fault, seed, trial)
     checked_network(model)
 
-    def prepare() -> tuple[Prepared, bool]:
-        ready = _ready_made(model, encoding)
-        return (Prepared(model, encoding), False) if ready is None else (ready, True)
+    def find_plan() -> tuple[InjectionPlan, bool]:
+        ready = _existing_plan(model, encoding)
+        return (InjectionPlan(model, encoding), False) if ready is None else (ready, True)
 
-    return _Injection(model, prepare, faults, seed, trial, allow_training, log_activations)
+    return _Injection(model, find_plan, faults, seed, trial, allow_training, log_activations)
 
 
-def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    return going_on(model, encoding) or known(model, encoding)
+def _existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    return active_plan(model, encoding) or cached_plan(model, encoding)
 
 
 class _Injection:
@@ -186,7 +191,9 @@ class _Injection:
     def __init__(
         self,
         model: nn.Module,
-        prepare: Callable[[], tuple[Prepared, bool]],  # and whether the network is in its encoding
+        find_plan: Callable[
+            [], tuple[InjectionPlan, bool]
+        ],  # and whether the network is in its encoding
         faults: tuple[Fault, ...],
         seed: int,
         trial: int,
@@ -194,12 +201,12 @@ class _Injection:
         log_activations: bool,
         may_move: bool = True,
     ) -> None:
-        self._model, self._prepare = model, prepare
+        self._model, self._find_plan = model, find_plan
         self._may_move = may_move
         self._faults, self._seed, self._trial = faults, seed, trial
         self._allow_training, self._log_activations = allow_training, log_activations
-        self._active: Active | None = None
-        self._prepared: Prepared | None = None
+        self._active: ActiveInjection | None = None
+        self._plan: InjectionPlan | None = None
         self._hit: list[Target] = []
         self._changed: list[StoredTensor] = []
         self._interrupt = DeferredInterrupt(
@@ -229,60 +236,60 @@ class _Injection:
         self._interrupt.deliver()
 
     def _begin(self) -> Record:
-        prepared, is_ready = self._prepare()
+        plan, is_ready = self._find_plan()
         for fault in self._faults:  # before anything changes
-            _targets(prepared, fault)
+            _targets(plan, fault)
         transient = [fault for fault in self._faults if isinstance(fault, ActivationFlip)]
         hooked = [(fault, layers_of(self._model, fault)) for fault in transient]
-        active = self._active = begin(self._model)
+        active = self._active = begin_injection(self._model)
         if not is_ready:
-            prepared = self._in_its_encoding(prepared, active)
-        self._prepared = active.prepared = prepared
-        record = Record(prepared.encoding.name)
+            plan = self._in_its_encoding(plan, active)
+        self._plan = active.plan = plan
+        record = Record(plan.encoding.name)
         if not self._allow_training:
-            active.undos.append(forbid_training(prepared).remove)
+            active.undos.append(forbid_training(plan).remove)
         self._attach(hooked, record, active)
         active.undos.append(record.restore)
         # Before the flips are undone: what a forward that was cut off left repaired.
-        active.undos.extend(guard.finish for guard in prepared.guards.values())
-        self._flip(prepared, record)
+        active.undos.extend(guard.finish for guard in plan.guards.values())
+        self._flip(plan, record)
         return record
 
-    def _in_its_encoding(self, prepared: Prepared, active: Active) -> Prepared:
+    def _in_its_encoding(self, plan: InjectionPlan, active: ActiveInjection) -> InjectionPlan:
         """Rounds the network for the time of the injection."""
-        if prepared.is_exact:
-            remember(self._model, prepared)
-            return prepared
-        for stored, rounded in prepared.unrounded():
+        if plan.is_exact:
+            cache_plan(self._model, plan)
+            return plan
+        for stored, rounded in plan.unrounded():
             self._changed.append(stored)
             active.undos.append(_unrounding(stored.tensor, rounded))
             stored.tensor.copy_(rounded)
-        return Prepared(self._model, prepared.encoding) if self._changed else prepared
+        return InjectionPlan(self._model, plan.encoding) if self._changed else plan
 
     def _attach(
         self,
         hooked: list[tuple[ActivationFlip, dict[str, nn.Module]]],
         record: Record,
-        active: Active,
+        active: ActiveInjection,
     ) -> None:
         for position, (fault, layers) in enumerate(hooked):
             seed = seed_of(self._seed, position)
-            pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
+            pattern = ActivationFaultHooks(fault, record, seed, self._trial, self._log_activations)
             active.undos.append(pattern.end)
             for name, module in layers.items():
                 active.undos.append(pattern.attach(name, module).remove)
 
-    def _flip(self, prepared: Prepared, record: Record) -> None:
+    def _flip(self, plan: InjectionPlan, record: Record) -> None:
         stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
         for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
-            for target, unmade in prepared.flips(fault, seed, self._trial):
+            for target, pending in plan.flips(fault, seed, self._trial):
                 record.exposed_bits += target.bits
                 self._hit.append(target)
                 self._changed.extend(exposed.stored for exposed in target.exposed)
-                record.add(Flipped(target.exposed, unmade.flips))
+                record.add(TensorFlips(target.exposed, pending.flips))
                 _mark_changed(target)
-                unmade.make()
+                pending.apply()
         # Inside one autocast, casts of weights that were made before would hide the faults.
         torch.clear_autocast_cache()
 
@@ -293,21 +300,21 @@ class _Injection:
             self._interrupt.uninstall()
 
     def _undo(self, error: BaseException | None) -> None:
-        active, prepared = self._active, self._prepared
+        active, plan = self._active, self._plan
         if active is None:
             return
         try:
-            is_undone = end(self._model, active)
+            is_undone = end_injection(self._model, active)
         finally:
             for target in self._hit:
                 _mark_changed(target)
             torch.clear_autocast_cache()
-        if prepared is None:
+        if plan is None:
             return
         if is_undone:
-            prepared.changed_back(self._hit, marks=2)
+            plan.note_restored(self._hit, marks=2)
         if self._may_move and not isinstance(error, KeyboardInterrupt):
-            prepared.refuse_moved(self._model, self._changed, error)
+            plan.refuse_moved(self._model, self._changed, error)
 
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
@@ -322,11 +329,11 @@ def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
     return undo
 
 
-def _targets(prepared: Prepared, fault: Fault) -> tuple[Target, ...]:
+def _targets(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
     """The stored tensors that ``fault`` hits; raises where it does not fit the network."""
     if isinstance(fault, StoredFault):
-        return prepared.targets(fault)
-    return (prepared.replay_target(fault),) if isinstance(fault, Replay) else ()
+        return plan.targets(fault)
+    return (plan.replay_target(fault),) if isinstance(fault, Replay) else ()
 
 
 def checked_pattern(

@@ -21,14 +21,14 @@ from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, matches, shown
 from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors
-from proact.faults.target_memory import Target, Unmade
+from proact.faults.target_memory import PendingFlips, Target
 from proact.nn.tensor_inventory import StoredTensor, has_memory, named_memories, stored_tensors
 from proact.ops.plan import FlipPlaces
 
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
-class _Steps:
+class _OptimizerSteps:
     """How many steps all optimisers have made: fused ones change parameters behind torch's
     versions."""
 
@@ -38,12 +38,12 @@ class _Steps:
         self.made += 1
 
 
-_STEPS = _Steps()
-register_optimizer_step_post_hook(_STEPS.count)
+_OPTIMIZER_STEPS = _OptimizerSteps()
+register_optimizer_step_post_hook(_OPTIMIZER_STEPS.count)
 
 
 @dataclass
-class State:
+class ModelState:
     """What tells whether a network's memory was moved, replaced or written by torch."""
 
     layout: list[object]  #: the tree of modules; names, addresses and forms of their tensors
@@ -51,13 +51,13 @@ class State:
     steps: int  #: of optimisers
 
 
-def state_of(model: nn.Module) -> State:
+def model_state(model: nn.Module) -> ModelState:
     """What the network stores now."""
     versions: list[object] = []
-    return State(layout_of(model, versions), versions, _STEPS.made)
+    return ModelState(memory_layout(model, versions), versions, _OPTIMIZER_STEPS.made)
 
 
-def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[object]:
+def memory_layout(model: nn.Module, versions: list[object] | None = None) -> list[object]:
     """Walks the modules itself: this happens twice a trial, and torch's iterators take ten times as
     long."""
     layout: list[object] = []
@@ -86,14 +86,14 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
     return layout
 
 
-class Prepared:
+class InjectionPlan:
     """Holds the tensors, not the network."""
 
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
         self.stored = stored_tensors(model)
         self.guards = guards_of(model)
-        self.state = state_of(model)
+        self.state = model_state(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
         self._positions: dict[Target, list[int]] = {}
@@ -145,14 +145,14 @@ class Prepared:
 
     def flips(
         self, fault: StoredFault | Replay, seed: int, trial: int
-    ) -> Iterator[tuple[Target, Unmade]]:
+    ) -> Iterator[tuple[Target, PendingFlips]]:
         """What a trial flips, part by part, each drawn after the one before is made."""
         if isinstance(fault, Replay):
             target = self.replay_target(fault)
             yield target, target.flips_of(_listed(fault, target))
             return
         for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-            yield target, _unmade(fault, ber, target, seed, trial)
+            yield target, _pending_flips(fault, ber, target, seed, trial)
 
     @cached_property
     def is_exact(self) -> bool:
@@ -163,7 +163,7 @@ class Prepared:
         self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
     ) -> None:
         """ProactError where tensors that were changed are not the network's any more."""
-        if layout_of(model) == self.state.layout:
+        if memory_layout(model) == self.state.layout:
             return
         now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
         for stored in hit:
@@ -173,7 +173,7 @@ class Prepared:
                     "only the memory it had before has been restored"
                 ) from cause
 
-    def changed_back(self, hit: Sequence[Target], marks: int) -> None:
+    def note_restored(self, hit: Sequence[Target], marks: int) -> None:
         """Notes that tensors were marked as changed so often, and are as before."""
         for target in hit:
             for position in self._positions_of(target):
@@ -225,7 +225,9 @@ def _by_rate(
     return parts
 
 
-def _unmade(fault: StoredFault, ber: float, target: Target, seed: int, trial: int) -> Unmade:
+def _pending_flips(
+    fault: StoredFault, ber: float, target: Target, seed: int, trial: int
+) -> PendingFlips:
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial)
     if isinstance(fault, Burst):
@@ -248,24 +250,24 @@ def _listed(replay: Replay, target: Target) -> FlipPlaces:
     return FlipPlaces(tensor, element, bit)
 
 
-#: Networks by identity. A `Prepared` holds detached tensors, so that no entry keeps its key alive.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[Encoding, Prepared]] = WeakKeyDictionary()
+#: Plans by model. A plan holds detached tensors, so that no entry keeps its key alive.
+_CACHED_PLANS: WeakKeyDictionary[nn.Module, dict[Encoding, InjectionPlan]] = WeakKeyDictionary()
 
 
-def known(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    """What `remember` kept, where the network still stores the same numbers.
+def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    """What `cache_plan` kept, where the network still stores the same numbers.
 
     Where memory holds the stored words themselves, the same tensors will do. A write past torch's
     version counters (``.data``, numpy) is not noticed.
     """
-    prepared = _KNOWN.get(model, {}).get(encoding)
-    if prepared is None:
+    plan = _CACHED_PLANS.get(model, {}).get(encoding)
+    if plan is None:
         return None
-    if prepared.is_exact:
-        return prepared if prepared.state.layout == layout_of(model) else None
-    return prepared if prepared.state == state_of(model) else None
+    if plan.is_exact:
+        return plan if plan.state.layout == memory_layout(model) else None
+    return plan if plan.state == model_state(model) else None
 
 
-def remember(model: nn.Module, prepared: Prepared) -> None:
+def cache_plan(model: nn.Module, plan: InjectionPlan) -> None:
     """Keeps what was prepared for the next injection into the same network."""
-    _KNOWN.setdefault(model, {})[prepared.encoding] = prepared
+    _CACHED_PLANS.setdefault(model, {})[plan.encoding] = plan

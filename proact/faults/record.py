@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.rollback import undo_all
 from proact.faults.space import ExposedTensor
-from proact.faults.target_memory import Flips, rows_by_tensor
+from proact.faults.target_memory import ReversibleFlips, rows_by_tensor
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
@@ -23,11 +23,11 @@ _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
 
 
 @dataclass(frozen=True)
-class Flipped:
+class TensorFlips:
     """Flips of some tensors, and how the tensors stood to them when they were made."""
 
     exposed: Sequence[ExposedTensor]
-    flips: Flips
+    flips: ReversibleFlips
 
 
 class Record:
@@ -43,7 +43,7 @@ class Record:
         self.exposed_bits = 0
         self.activation_flips = 0
         self.activation_bits = 0
-        self._stored: list[Flipped] = []
+        self._stored: list[TensorFlips] = []
         self._activations: list[tuple[ExposedTensor, FlipColumns]] = []
 
     @property
@@ -117,7 +117,7 @@ class Record:
         once = [site for site, times in Counter(sites).items() if times % 2]
         return Replay(tuple(FaultSite(*site) for site in once), shapes, self.encoding)
 
-    def add(self, part: Flipped) -> None:
+    def add(self, part: TensorFlips) -> None:
         """Flips that `restore` undoes, made already or about to be."""
         self._stored.append(part)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from proact.ops.plan import checked_ber, checked_memory, stream_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +120,12 @@ class FaultSpace(Sequence[ExposedTensor]):
         """
         import pandas as pd
 
-        frame: pd.DataFrame = pd.DataFrame(self._rows(checked_ber(ber)))
+        frame: pd.DataFrame = pd.DataFrame(self.rows(ber))
         return frame
 
-    def _rows(self, ber: float) -> list[dict[str, Any]]:
-        total = self.bits
+    def rows(self, ber: float = 0.0) -> list[dict[str, Any]]:
+        """The rows of `to_pandas` as dictionaries."""
+        ber, total = checked_ber(ber), self.bits
         return [
             {
                 "tensor": exposed.name,
@@ -140,40 +140,6 @@ class FaultSpace(Sequence[ExposedTensor]):
             }
             for exposed in self
         ]
-
-    def table(self, ber: float = 1e-6) -> Table:
-        """The same to print with rich, with the sums; ``ber``: a probability per exposed bit."""
-        from rich.table import Table
-
-        rows, whole = self._rows(checked_ber(ber)), self.whole
-        title = f"Fault space in {self.encoding.name}, expected flips at BER {ber:g}"
-        if whole is not None:
-            title += f"; {100 * self.bits / whole:.3g} % of all stored bits"
-        table = Table(title=title, show_footer=True)
-        for heading, footer in (
-            ("tensor", "sum"),
-            ("layer", ""),
-            ("kind", ""),
-            ("elements", f"{self.elements:,}"),
-            ("word", ""),
-            ("bits", f"{self.bits:,}"),
-            ("flips", f"{ber * self.bits:.3g}"),
-            ("share %", "100"),
-        ):
-            side: Literal["left", "right"] = "left" if footer in ("", "sum") else "right"
-            table.add_column(heading, footer, justify=side, overflow="fold")
-        for row in rows:
-            table.add_row(
-                row["tensor"],
-                row["layer"],
-                row["kind"],
-                f"{row['elements']:,}",
-                row["word"],
-                f"{row['bits']:,}",
-                f"{row['flips']:.3g}",
-                f"{100 * row['share']:.3g}",
-            )
-        return table
 
 
 def exposed_tensors(

@@ -16,7 +16,7 @@ from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 
 
-class Flips(Protocol):
+class ReversibleFlips(Protocol):
     """Flips that were made, and can be undone."""
 
     def __len__(self) -> int: ...
@@ -24,14 +24,14 @@ class Flips(Protocol):
     def columns(self) -> FlipColumns: ...
 
 
-class Unmade(NamedTuple):
-    """Flips that are known, and made by ``make``; whatever interrupts that, they can be undone."""
+class PendingFlips(NamedTuple):
+    """Flips that are known and made by ``apply``; an interruption of it can be undone."""
 
-    flips: Flips
-    make: Callable[[], None]
+    flips: ReversibleFlips
+    apply: Callable[[], None]
 
-    def made(self) -> Flips:
-        self.make()
+    def applied(self) -> ReversibleFlips:
+        self.apply()
         return self.flips
 
 
@@ -60,21 +60,21 @@ class Target:
                 self._draws.add_unread(tensor.elements, tensor.stream, tensor.mask)
         return self._draws
 
-    def flips_at(self, ber: float, seed: int, trial: int) -> Unmade:
+    def flips_at(self, ber: float, seed: int, trial: int) -> PendingFlips:
         """The flips of every exposed bit with probability ``ber``, ready to be made."""
         if self.plan is None:
             return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
         plan, log = self.plan, FlipLog(self.plan)
-        return Unmade(log, lambda: plan.flip_into(log, ber, seed, trial))
+        return PendingFlips(log, lambda: plan.flip_into(log, ber, seed, trial))
 
-    def flips_of(self, places: FlipPlaces) -> Unmade:
+    def flips_of(self, places: FlipPlaces) -> PendingFlips:
         """The flips of given places, ready to be made."""
         on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
         if self.plan is None or not on_cpu:
             placed = PlacedFlips(self.exposed, places)
-            return Unmade(placed, placed.flip)
+            return PendingFlips(placed, placed.flip)
         plan, log = self.plan, FlipLog(self.plan)
-        return Unmade(log, lambda: plan.flip_places_into(log, places))
+        return PendingFlips(log, lambda: plan.flip_places_into(log, places))
 
     def stored_bits(self, places: FlipPlaces) -> NDArray[np.uint8]:
         """What stands at the places: 0 or 1 each."""

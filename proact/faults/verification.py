@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from proact.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults._check import Check
 from proact.faults.encode import encode
 from proact.faults.injection import Injector
-from proact.faults.injection_plan import Prepared
+from proact.faults.injection_plan import InjectionPlan
 from proact.faults.kinds import BitFlip
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
@@ -23,9 +22,6 @@ from proact.faults.target_memory import Target, read_words, rows_by_tensor
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
 from proact.ops.plan import SEEDS, TRIALS, FlipColumns, checked_ber, checked_integer
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _THREADS = (1, 2, 3, 8)
 _REPLAYED = 3  # trials that are drawn again in every way
@@ -63,29 +59,6 @@ class Verification:
     def passed(self) -> bool:
         """The verdict: whether every check passes."""
         return all(self.passes(check) for check in self.checks)
-
-    def table(self) -> Table:
-        """One row a check, to print with rich."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"Sampler on {self.bits:,} bits of {self.encoding}, BER {self.ber:g}, "
-            f"{self.trials} trials, seed {self.seed}",
-            caption=f"{'PASSED' if self.passed else 'FAILED'}: a p-value fails below "
-            f"{self.smallest_p_value:.1e}, so that a right sampler fails about once in "
-            f"{1 / self.alpha:,.0f} runs",
-        )
-        for heading in ("check", "measured", "expected", "p-value", "verdict"):
-            table.add_column(heading, justify="right" if heading == "p-value" else "left")
-        for check in self.checks:
-            table.add_row(
-                check.name,
-                check.measured,
-                check.expected,
-                "" if check.p_value is None else f"{check.p_value:.3g}",
-                "passed" if self.passes(check) else "FAILED",
-            )
-        return table
 
 
 def verify(
@@ -134,7 +107,7 @@ def verify(
     from proact.faults._sampler_checks import Sample, statistical_checks  # scipy loads slowly
 
     clean = [tensor.detach().clone() for tensor in _tensors(network)]
-    target = Prepared(network, encoding).targets(fault)[0]
+    target = InjectionPlan(network, encoding).targets(fault)[0]
     sample, other = Sample(target, ber), Sample(target, ber)
     for trial in range(trials):
         for into, used_seed in ((sample, seed), (other, seed + 1)):

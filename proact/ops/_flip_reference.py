@@ -186,7 +186,7 @@ def exactly_flipped_bits(
     ]
 
 
-class FlipLog:
+class ReferenceFlipLog:
     """See `proact.ops.plan.FlipLog`; the native one's interface."""
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ class FlipLog:
         )
 
 
-class FaultPlan:
+class ReferenceFaultPlan:
     """The native FaultPlan's interface."""
 
     def __init__(self) -> None:
@@ -246,16 +246,22 @@ class FaultPlan:
             for _, _, word_bytes, _, _, form in self._tensors
         )
 
-    def recycle(self, log: FlipLog) -> None:
+    def recycle(self, log: ReferenceFlipLog) -> None:
         """The native plan takes the log's memory; here nothing is gained by that."""
 
     def flip_into(
-        self, log: FlipLog, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
+        self,
+        log: ReferenceFlipLog,
+        ber: float,
+        seed: int,
+        trial: int,
+        threads: int = 1,
+        isa: str = "",
     ) -> None:
         for index, (_, words, _, stream, mask, _) in enumerate(self._tensors):
             self._flip(log, index, flipped_bits(words, mask, ber, seed, trial, stream))
 
-    def flip_exactly_into(self, log: FlipLog, flips: int, seed: int, trial: int) -> None:
+    def flip_exactly_into(self, log: ReferenceFlipLog, flips: int, seed: int, trial: int) -> None:
         tensors = [(words, mask, stream) for _, words, _, stream, mask, _ in self._tensors]
         chosen = exactly_flipped_bits(tensors, flips, seed, trial)
         for index in range(len(tensors)):
@@ -263,7 +269,7 @@ class FaultPlan:
 
     def flip_places_into(
         self,
-        log: FlipLog,
+        log: ReferenceFlipLog,
         tensor: NDArray[np.uint32],
         element: NDArray[np.uint64],
         bit: NDArray[np.uint8],
@@ -272,7 +278,7 @@ class FaultPlan:
             mine = tensor == index
             self._flip(log, index, zip(element[mine].tolist(), bit[mine].tolist(), strict=True))
 
-    def _flip(self, log: FlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
+    def _flip(self, log: ReferenceFlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
         address, words, word_bytes, _, _, form = self._tensors[index]
         if not self._is_read:
             log.rows.extend((index, element, bit, 0) for element, bit in places)
@@ -292,7 +298,7 @@ class FaultPlan:
                 memory[element] = form.memory(stored[element], word_bytes, element)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
-        log = FlipLog()
+        log = ReferenceFlipLog()
         self.flip_into(log, ber, seed, trial)
         return len(log)
 

@@ -27,7 +27,7 @@ def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tenso
     return outside, result.expand_as(x).to(x.dtype)
 
 
-class RangeLog:
+class ReferenceRangeLog:
     """The words that sweeps wrote over, and where they stood."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class RangeLog:
                 words[places] = before
 
 
-def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: RangeLog) -> int:
+def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceRangeLog) -> int:
     """Repairs one tensor of any strides, on any device; the number of repaired elements."""
     with torch.inference_mode():
         memory = tensor.detach().unsqueeze(0)  # a tensor without dimensions takes no indices

@@ -133,7 +133,11 @@ class FlipPlan:
     def _new_log(self) -> Any:
         if isinstance(self._plan, DeviceFaultPlan):
             return DeviceFlipLog()
-        return _flip_reference.FlipLog() if _native.module is None else _native.module.FlipLog()
+        return (
+            _flip_reference.ReferenceFlipLog()
+            if _native.module is None
+            else _native.module.FlipLog()
+        )
 
     @property
     def exposed_bits(self) -> int:
@@ -211,7 +215,11 @@ class FlipPlan:
 
 
 def _host_plan() -> Any:
-    return _flip_reference.FaultPlan() if _native.module is None else _native.module.FaultPlan()
+    return (
+        _flip_reference.ReferenceFaultPlan()
+        if _native.module is None
+        else _native.module.FaultPlan()
+    )
 
 
 def _threads(threads: int | None) -> int:

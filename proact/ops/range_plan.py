@@ -26,7 +26,7 @@ class RangeLog:
     def __init__(self, plan: RangePlan) -> None:
         self._plan = plan  # whose tensors the log writes to
         self._native: Any = plan._native and _native_log()
-        self._plain = reference.RangeLog()
+        self._plain = reference.ReferenceRangeLog()
 
     def restore(self) -> None:
         """Writes the words back, whatever stands there now."""

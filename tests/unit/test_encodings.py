@@ -42,6 +42,7 @@ from proact.faults import (
     encoding_report,
     inject,
 )
+from proact.report.fault_tables import encoding_table
 
 HALF, BRAIN, SINGLE, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -251,7 +252,7 @@ def test_a_report_tells_errors_saturation_and_accuracy() -> None:
         "q0.1: largest rounding error 3.5 (linear.weight), 2 of 4 numbers saturated, "
         "accuracy 100.00 % before and 50.00 % after"
     )
-    assert report.table().row_count == 1
+    assert encoding_table(report).row_count == 1
     words = r"^2 of 4 numbers .* of q0.1 and were saturated, .* in linear.weight, off by 3.5$"
     with pytest.warns(UserWarning, match=words) as caught:
         stored = encode(model, "q0.1")

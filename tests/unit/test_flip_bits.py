@@ -45,7 +45,7 @@ def test_flips_equal_the_reference_to_the_bit(
 ) -> None:
     tensor = torch.arange(1111).to(dtype)
     expected = tensor.clone()
-    plan = reference.FaultPlan()
+    plan = reference.ReferenceFaultPlan()
     width = tensor.element_size()
     plan.add(
         expected.data_ptr(),
@@ -72,12 +72,12 @@ def test_fixed_point_flips_equal_the_reference(
     expected = native.clone()
     original = native.clone()
     mask = (1 << word.word_bits) - 1
-    oracle = reference.FaultPlan()
+    oracle = reference.ReferenceFaultPlan()
     oracle.add(expected.data_ptr(), 700, native.element_size(), 5, mask, word.native)
     plan = FlipPlan()
     plan.add(native, 5, mask, word)
 
-    expected_log, log = reference.FlipLog(), plan.flip(ber, 1, 2)
+    expected_log, log = reference.ReferenceFlipLog(), plan.flip(ber, 1, 2)
     oracle.flip_into(expected_log, ber, 1, 2)
 
     assert torch.equal(native, expected)
