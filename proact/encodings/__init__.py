@@ -1,4 +1,4 @@
-"""Encodings: the bits in which a parameter is stored, and which faults therefore hit."""
+"""Encodings: the stored forms of parameters, whose bits faults hit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Bits", "Encoding", "UniformEncoding", "Word", "encoding_named"]
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
-    """The encoding that a name stands for; an `Encoding` stands for itself.
+    """The encoding with the given name; an `Encoding` is returned as it is.
 
-    ``float16``, ``bfloat16``, ``float32``, ``float64``; ``int8`` (a scale an output channel),
-    ``int8-tensor`` (a scale a tensor), down to ``int2``; ``q15.16`` and any qM.N of 2 to 32 bits;
-    ``native``, every tensor's own dtype.
+    The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``int8`` (one scale for
+    each output channel) and ``int8-tensor`` (one scale for each tensor), down to ``int2``;
+    ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor.
 
     Raises:
         ValueError: an unknown name, or a fixed-point word of more than 32 bits.

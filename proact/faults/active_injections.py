@@ -1,4 +1,4 @@
-"""Injections that are going on, by network: undone in reverse order, whatever the blocks do."""
+"""The active injections of each model; they are undone in reverse order of their beginning."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from proact.faults.rollback import undo_all
 
 @dataclass(eq=False)
 class ActiveInjection:
-    """One injection.
+    """One injection that has begun.
 
     Attributes:
-        plan: what it is made in, from the time on when the network is in the encoding.
-        undos: what takes it back, the last one first.
+        plan: the injection's plan; None until the model is rounded to the encoding.
+        undos: functions that undo the injection; they are called from the last to the first.
+        has_ended: whether the injection's block has ended.
     """
 
     plan: InjectionPlan | None = None
@@ -31,17 +32,20 @@ _ACTIVE: WeakKeyDictionary[nn.Module, list[ActiveInjection]] = WeakKeyDictionary
 
 
 def begin_injection(model: nn.Module) -> ActiveInjection:
-    """A new injection into ``model``, which `end_injection` ends."""
+    """Registers a new injection into ``model``; `end_injection` ends it."""
     active = ActiveInjection()
     _ACTIVE.setdefault(model, []).append(active)
     return active
 
 
 def end_injection(model: nn.Module, active: ActiveInjection) -> bool:
-    """Undoes an injection, and before it those that began later and have ended.
+    """Undoes an injection, after those that began later and have ended.
 
-    While a later one goes on, it waits for that: what the later one wrote down is what this one
-    made. False where it waits.
+    While a later injection is active, nothing is undone: the later one has logged words as this one
+    left them. This injection is then undone when the later one ends.
+
+    Returns:
+        Whether the injection has been undone.
     """
     active.has_ended = True
     stack = _ACTIVE.get(model, [])
@@ -54,7 +58,8 @@ def end_injection(model: nn.Module, active: ActiveInjection) -> bool:
 
 
 def active_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
-    """What an injection that goes on has plan: its scales are those that count meanwhile."""
+    """The plan of an active injection, whose scales stay valid while it is active; None if there is
+    no injection with this encoding or the model's memory has changed."""
     for active in reversed(_ACTIVE.get(model, [])):
         plan = active.plan
         if plan is not None and plan.encoding == encoding:

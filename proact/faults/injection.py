@@ -1,4 +1,4 @@
-"""Injection: faults go in, the block runs, every byte comes back."""
+"""Injection: fault the stored bits of a model for the duration of a block, then restore them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ from proact.ops.plan import SEEDS, TRIALS, checked_integer
 
 
 class Injector:
-    """A network prepared for many trials.
+    """Injects many trials into one model; checks and plans are made once.
 
     Args:
-        model: a network whose parameters already are in the encoding (see `encode`).
+        model: a model whose parameters are already rounded to the encoding (see `encode`).
         encoding: the stored form of its parameters.
-        is_private: nobody else writes to, moves or replaces its parameters: they are not looked at
-            again in each trial.
+        is_private: promises that no other code writes to, moves or replaces the parameters. They
+            are then not checked again in each trial.
 
     Raises:
-        ValueError, TypeError: no parameters, or one that the encoding has not rounded.
+        ValueError, TypeError: the model has no parameters, or one that is not rounded to the
+            encoding.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Injector:
             self._own = ready
 
     def _current_plan(self) -> InjectionPlan:
-        """What is prepared for the numbers that the network has now."""
+        """The plan for the values that the model stores now."""
         if self._own is not None:
             return self._own
         plan = _existing_plan(self.model, self.encoding)
@@ -68,7 +69,7 @@ class Injector:
             plan = InjectionPlan(self.model, self.encoding)
             for stored, rounded in plan.unrounded():
                 raise ValueError(
-                    f"{stored.name} is not rounded to {self.encoding.name} yet (off by up to "
+                    f"{stored.name} is not rounded to {self.encoding.name} (error up to "
                     f"{(stored.tensor - rounded).abs().max():.3g}): encode the model first"
                 )
             cache_plan(self.model, plan)
@@ -76,29 +77,36 @@ class Injector:
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first stored tensor is."""
+        """The device of the model's first stored tensor."""
         return self._current_plan().stored[0].tensor.device
 
     def exposed_bits(self, fault: Fault) -> int:
-        """How many stored bits ``fault`` can hit (a list: those of the tensors that it names).
+        """The number of stored bits that ``fault`` can hit.
 
-        Raises what `FaultSpace` does, and ValueError for a fault that does not fit the network.
+        For a `Replay` these are all bits of the tensors that it names.
+
+        Raises:
+            ValueError, TypeError: as `FaultSpace`, and for a fault that does not fit the model.
         """
         return sum(target.bits for target in _targets(self._current_plan(), fault))
 
     def expected_ber(self, fault: Fault) -> float:
-        """The share of its exposed bits that ``fault`` hits on average (`StuckAt`: stuck bits).
+        """The expected share of the exposed bits that ``fault`` hits, in [0, 1].
 
-        Raises what `exposed_bits` does.
+        For `StuckAt` this is the expected share of stuck bits.
+
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
         """
         if isinstance(fault, ActivationFlip):
             layers_of(self.model, fault)
         return fault.expected_ber([t.bits for t in _targets(self._current_plan(), fault)])
 
     def probability_of_none(self, fault: Fault) -> float | None:
-        """The chance that a trial of ``fault`` flips nothing; None where nobody knows it.
+        """The probability that a trial of ``fault`` flips no bit; None if it is not known.
 
-        Raises what `exposed_bits` does.
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
         """
         return fault.probability_of_none([t.bits for t in _targets(self._current_plan(), fault)])
 
@@ -111,7 +119,7 @@ class Injector:
         allow_training: bool = False,
         log_activations: bool = False,
     ) -> AbstractContextManager[Record]:
-        """`inject`, for a prepared network."""
+        """Like `inject`, for this model and encoding."""
         faults, seed, trial = checked_pattern(fault, seed, trial)
         return _Injection(
             self.model,
@@ -135,36 +143,39 @@ def inject(
     allow_training: bool = False,
     log_activations: bool = False,
 ) -> AbstractContextManager[Record]:
-    """Faults ``model`` inside the block and restores every flipped word on the way out.
+    """Faults ``model`` inside a ``with`` block and restores every flipped word when the block ends.
 
-    Whatever ends the block, exceptions and Ctrl-C included, and whatever the network wrote over a
-    faulted word. What else the block changes (batch statistics) is its own and stays.
+    Words are restored however the block ends, exceptions and Ctrl-C included, and even if the model
+    has overwritten a faulted word. Other changes that the block makes (batch statistics, for
+    example) are kept.
 
-    With an encoding that rounds, the whole network is rounded to it on entry and, where nothing
-    else changed it, un-rounded on exit, unless it is in the encoding already: `encode` does that
-    once for many trials. An encoded network that was written to past torch's version counters
-    (through ``.data`` or numpy) since then is not looked at again.
+    If the encoding rounds, all parameters are rounded on entry; on exit, those that nothing else
+    has changed get their original values back. A model from `encode` is rounded already and skips
+    both steps. Writes to such a model that bypass torch's version counters (through ``.data`` or
+    numpy) are not noticed.
 
     Args:
-        model: a network. The same object is faulted in place: no copy.
-        fault: what happens, and where. Several faults happen one after the other and independently
-            (from the second in stored tensors, and in activations, each has a seed made of ``seed``
-            and its position); a bit that two of them flip is as before, and counts twice.
+        model: the model. It is faulted in place, not copied.
+        fault: one fault or several. Several faults act one after the other and independently: of
+            the faults in stored tensors, and of those in activations, the first uses ``seed`` and
+            each later one a seed derived from ``seed`` and its position. A bit that two of them
+            flip has its original value again and counts twice.
         encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16"``, ...
-        seed: names the experiment; in [0, 2^63).
-        trial: names the fault pattern; in [0, 2^32). The same (seed, trial) faults a tensor of the
-            same name and shape alike in every network.
-        allow_training: lets optimisers step inside the block. Flipped words lose what a step made
-            of them; all others keep it.
-        log_activations: `Record.faults` lists flips in activations too, at the price of memory.
+        seed: identifies the experiment; in [0, 2^63).
+        trial: identifies one fault pattern of the experiment; in [0, 2^32). The same (seed, trial)
+            flips the same bits in every tensor of the same name and shape, whatever the model.
+        allow_training: lets optimizers step inside the block. Flipped words lose the effect of such
+            a step when they are restored; all other words keep it.
+        log_activations: makes `Record.faults` list flips in activations too, which takes memory.
 
     Returns:
-        A context manager, to be entered once, that gives a `Record` with the realised flips.
+        A context manager that can be entered once and returns a `Record` of the realised flips.
 
     Raises:
         ValueError, TypeError: a parameter that the encoding cannot store, an argument out of range,
-            a fault that does not fit the network; nothing is changed. ProactError: parameters were
-            moved or converted inside the block, or an optimiser was about to train faulted ones.
+            or a fault that does not fit the model. The model is then unchanged.
+        ProactError: parameters were moved or converted inside the block, or an optimizer was about
+            to update faulted parameters.
     """
     encoding = encoding_named(encoding)
     faults, seed, trial = checked_pattern(fault, seed, trial)
@@ -182,18 +193,18 @@ def _existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None
 
 
 class _Injection:
-    """One injection from its beginning to its end.
+    """One injection, from entry to exit.
 
-    A class and not a generator, with Ctrl-C deferred: an interruption between the first part of a
-    generator and the block would leave the faults in.
+    This is a class with Ctrl-C deferred, not a generator: an interruption between the first part of
+    a generator and the block would leave the faults in memory.
+
+    ``find_plan`` returns the plan and whether the model is rounded to its encoding already.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        find_plan: Callable[
-            [], tuple[InjectionPlan, bool]
-        ],  # and whether the network is in its encoding
+        find_plan: Callable[[], tuple[InjectionPlan, bool]],
         faults: tuple[Fault, ...],
         seed: int,
         trial: int,
@@ -215,7 +226,7 @@ class _Injection:
 
     def __enter__(self) -> Record:
         if self._active is not None:
-            raise ProactError("an injection is entered once: call inject again")
+            raise ProactError("an injection can be entered only once: call inject again")
         try:
             self._interrupt.install()
             record = self._begin()
@@ -250,13 +261,13 @@ class _Injection:
             active.undos.append(forbid_training(plan).remove)
         self._attach(hooked, record, active)
         active.undos.append(record.restore)
-        # Before the flips are undone: what a forward that was cut off left repaired.
+        # Undone before the flips: repairs of a forward pass that was interrupted.
         active.undos.extend(guard.finish for guard in plan.guards.values())
         self._flip(plan, record)
         return record
 
     def _in_its_encoding(self, plan: InjectionPlan, active: ActiveInjection) -> InjectionPlan:
-        """Rounds the network for the time of the injection."""
+        """Rounds the model for the duration of the injection."""
         if plan.is_exact:
             cache_plan(self._model, plan)
             return plan
@@ -290,7 +301,7 @@ class _Injection:
                 record.add(TensorFlips(target.exposed, pending.flips))
                 _mark_changed(target)
                 pending.apply()
-        # Inside one autocast, casts of weights that were made before would hide the faults.
+        # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 
     def _end(self, error: BaseException | None) -> None:
@@ -318,7 +329,8 @@ class _Injection:
 
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
-    """Writes the original numbers back where nobody changed the rounded ones."""
+    """Returns a function that restores the original values of elements that still hold the rounded
+    ones."""
     original, stream = tensor.clone(), FlipStream(tensor.device)
 
     def undo() -> None:
@@ -330,7 +342,7 @@ def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
 
 
 def _targets(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
-    """The stored tensors that ``fault`` hits; raises where it does not fit the network."""
+    """The parts of the stored tensors that ``fault`` hits; raises if it does not fit the model."""
     if isinstance(fault, StoredFault):
         return plan.targets(fault)
     return (plan.replay_target(fault),) if isinstance(fault, Replay) else ()
@@ -339,16 +351,16 @@ def _targets(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
 def checked_pattern(
     fault: Fault | Sequence[Fault], seed: int, trial: int
 ) -> tuple[tuple[Fault, ...], int, int]:
-    """Faults as a tuple, and both numbers checked."""
+    """The faults as a tuple, with seed and trial; raises if one of them is invalid."""
     faults = tuple(fault) if isinstance(fault, Sequence) else (fault,)
     for each in faults:
         if not isinstance(each, Fault):
             raise TypeError(
-                "a fault is of proact.faults' kinds, such as BitFlip(1e-5), got "
+                "fault must be a fault of proact.faults, such as BitFlip(1e-5), got "
                 f"{type(each).__name__}"
             )
     if not faults:
-        raise ValueError("at least one fault is injected, got an empty sequence")
+        raise ValueError("fault must hold at least one fault, got an empty sequence")
     return (
         faults,
         checked_integer("seed", seed, SEEDS),
@@ -366,5 +378,5 @@ def seed_of(seed: int, position: int) -> int:
 
 
 def _mark_changed(target: Target) -> None:
-    """Lets autograd notice that what it saved for backward has changed."""
+    """Raises the version counters, so that autograd notices changes of tensors that it saved."""
     torch.autograd.graph.increment_version(target.versioned)

@@ -1,4 +1,4 @@
-"""A network made ready for many trials: what it stores, in which words, and the plans over them."""
+"""Injection plans: the tensors, words and targets that all trials on one model share."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
 class _OptimizerSteps:
-    """How many steps all optimisers have made: fused ones change parameters behind torch's
-    versions."""
+    """Counts the steps of all optimizers: fused ones change parameters without raising torch's
+    version counters."""
 
     made = 0
 
@@ -44,22 +44,24 @@ register_optimizer_step_post_hook(_OPTIMIZER_STEPS.count)
 
 @dataclass
 class ModelState:
-    """What tells whether a network's memory was moved, replaced or written by torch."""
+    """Shows, by comparison, whether torch has moved, replaced or written a model's memory."""
 
-    layout: list[object]  #: the tree of modules; names, addresses and forms of their tensors
-    versions: list[object]  #: of the same tensors, how often they were changed
-    steps: int  #: of optimisers
+    layout: list[object]  #: the module tree, with the names, addresses and shapes of its tensors
+    versions: list[object]  #: the version counters of these tensors
+    steps: int  #: the number of steps that all optimizers have made
 
 
 def model_state(model: nn.Module) -> ModelState:
-    """What the network stores now."""
+    """The state of the model's memory now."""
     versions: list[object] = []
     return ModelState(memory_layout(model, versions), versions, _OPTIMIZER_STEPS.made)
 
 
 def memory_layout(model: nn.Module, versions: list[object] | None = None) -> list[object]:
-    """Walks the modules itself: this happens twice a trial, and torch's iterators take ten times as
-    long."""
+    """The module tree with the names, addresses and shapes of its tensors; fills ``versions``.
+
+    This runs twice in each trial. Torch's own iterators over modules take ten times as long.
+    """
     layout: list[object] = []
     pending = [model]
     while pending:
@@ -68,7 +70,7 @@ def memory_layout(model: nn.Module, versions: list[object] | None = None) -> lis
             for name, tensor in members.items():
                 if tensor is None:
                     continue
-                # Sparse tensors have no address, and no faults either.
+                # Sparse tensors have no single address, and cannot be faulted.
                 is_plain = tensor.layout == torch.strided
                 address = tensor.data_ptr() if is_plain else 0
                 is_dense = is_plain and tensor.is_contiguous()
@@ -76,7 +78,7 @@ def memory_layout(model: nn.Module, versions: list[object] | None = None) -> lis
                 if versions is not None:
                     try:
                         versions.append(tensor._version)
-                    except RuntimeError:  # tensors of inference mode do not count their changes
+                    except RuntimeError:  # inference tensors have no version counter
                         versions.append(object())
         layout.append(len(module._modules))
         for name, child in module._modules.items():
@@ -87,7 +89,17 @@ def memory_layout(model: nn.Module, versions: list[object] | None = None) -> lis
 
 
 class InjectionPlan:
-    """Holds the tensors, not the network."""
+    """Everything that trials on one model in one encoding share.
+
+    A plan holds the model's tensors but not the model itself.
+
+    Attributes:
+        encoding: the stored form of the parameters.
+        stored: the stored tensors, each memory once.
+        guards: the weight-range guards by qualified name.
+        state: the state of the model's memory when the plan was made.
+        names: the qualified names of the stored tensors by address.
+    """
 
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
@@ -100,21 +112,25 @@ class InjectionPlan:
         self.names = {s.tensor.data_ptr(): s.name for s in self.stored if has_memory(s.tensor)}
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
-        """The tensors that storing would change by a bit or more, and what it would make of them.
+        """Each tensor that the encoding would change, with its rounded values.
 
-        Tensors that cannot be stored are passed over: a fault that hits them is refused. Bounds of
-        weight-range come last, and hold what they held; ValueError where they cannot.
+        Tensors that the encoding cannot store are skipped; a fault that hits them is refused
+        elsewhere. Bounds of weight-range come last and are widened to admit the same elements as
+        before.
+
+        Raises:
+            ValueError: the encoding cannot represent a bound that does so.
         """
         bounds = RoundedBounds(self.guards)
         for stored in bounds.in_order(self.stored):
             rounded = rounded_to(self.encoding, stored, bounds.unrounded(stored))
-            bounds.see(stored, stored.tensor if rounded is None else rounded)
+            bounds.include(stored, stored.tensor if rounded is None else rounded)
             if rounded is not None and not same_bits(rounded, stored.tensor):
                 bounds.check(stored, rounded)
                 yield stored, rounded
 
     def targets(self, fault: StoredFault) -> tuple[Target, ...]:
-        """The parts of the fault space that ``fault`` hits, one a rate; made once."""
+        """The parts of the fault space that ``fault`` hits, one for each rate; made once."""
         selectors = tuple(where for where, _ in fault.rates)
         selection = (fault.where, fault.bits, selectors)
         if selection not in self._targets:
@@ -125,15 +141,17 @@ class InjectionPlan:
             for target in targets:
                 check_fits(fault, target.exposed)
         if isinstance(fault, ExactFlips) and fault.n > targets[0].bits:
-            raise ValueError(f"n is at most {targets[0].bits}, the exposed bits; got {fault.n}")
+            raise ValueError(
+                f"n must be at most {targets[0].bits}, the number of exposed bits, got {fault.n}"
+            )
         return targets
 
     def replay_target(self, replay: Replay) -> Target:
-        """The tensors that a list names; ValueError where it does not fit."""
+        """The tensors that a replay names; ValueError if the replay does not fit the model."""
         if replay.encoding not in (None, self.encoding.name):
             raise ValueError(
-                f"the replayed list has bits of {replay.encoding}, and the encoding is "
-                f"{self.encoding.name}"
+                f"the replay was recorded in the encoding {replay.encoding}, and the encoding of "
+                f"this injection is {self.encoding.name}"
             )
         if replay not in self._replays:
             named = {site.tensor for site in replay.faults}
@@ -146,7 +164,7 @@ class InjectionPlan:
     def flips(
         self, fault: StoredFault | Replay, seed: int, trial: int
     ) -> Iterator[tuple[Target, PendingFlips]]:
-        """What a trial flips, part by part, each drawn after the one before is made."""
+        """The flips of a trial, part by part; each is drawn after the previous one was applied."""
         if isinstance(fault, Replay):
             target = self.replay_target(fault)
             yield target, target.flips_of(_listed(fault, target))
@@ -156,25 +174,26 @@ class InjectionPlan:
 
     @cached_property
     def is_exact(self) -> bool:
-        """Whether memory holds the stored words themselves, whatever is written to it."""
+        """Whether memory holds the stored words themselves, so that no value is ever rounded."""
         return not any(rounded_to(self.encoding, stored) is not None for stored in self.stored)
 
     def refuse_moved(
         self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
     ) -> None:
-        """ProactError where tensors that were changed are not the network's any more."""
+        """ProactError if a tensor that was changed no longer belongs to the model."""
         if memory_layout(model) == self.state.layout:
             return
         now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
         for stored in hit:
             if now.get(stored.name) != (stored.tensor.data_ptr(), stored.tensor.dtype):
                 raise ProactError(
-                    f"{stored.name} was moved, converted or replaced while faults were injected; "
-                    "only the memory it had before has been restored"
+                    f"{stored.name} was moved, converted or replaced while faults were injected: "
+                    "only its former memory was restored"
                 ) from cause
 
     def note_restored(self, hit: Sequence[Target], marks: int) -> None:
-        """Notes that tensors were marked as changed so often, and are as before."""
+        """Records that the targets hold their former values although their version counters were
+        raised ``marks`` times."""
         for target in hit:
             for position in self._positions_of(target):
                 version = self.state.versions[position]
@@ -182,7 +201,7 @@ class InjectionPlan:
                     self.state.versions[position] = version + marks
 
     def _positions_of(self, target: Target) -> list[int]:
-        """Where the target's tensors stand in the state: several times, where tied."""
+        """The positions of the target's tensors in the state; a tied tensor has several."""
         if target not in self._positions:
             addresses = {tensor.data_ptr() for tensor in target.versioned}
             tensors = [entry for entry in self.state.layout if isinstance(entry, tuple)]
@@ -195,8 +214,10 @@ class InjectionPlan:
 def rounded_to(
     encoding: Encoding, stored: StoredTensor, values: Tensor | None = None
 ) -> Tensor | None:
-    """``values`` (the tensor's own) after storing; None where no value would change or the encoding
-    cannot store them."""
+    """``values`` (by default the tensor's own) after storing and reading back.
+
+    None if memory holds the stored words themselves or the encoding cannot store the tensor.
+    """
     if not has_memory(stored.tensor):
         return None
     try:
@@ -219,8 +240,8 @@ def _by_rate(
     for part, where in zip(parts, selectors, strict=True):
         if not part:
             raise ValueError(
-                f"the bit error rate of {shown(where)!r} is used by no stored tensor: it matches "
-                "none, or those before it take them all"
+                f"the bit error rate for {shown(where)!r} applies to no stored tensor: the pattern "
+                "matches none, or earlier patterns match all of its tensors"
             )
     return parts
 
@@ -238,7 +259,7 @@ def _pending_flips(
         stuck = target.draws.flip(ber, seed, trial).columns().places
         changed = target.stored_bits(stuck) != fault.value
         return target.flips_of(stuck.take(changed))
-    raise TypeError(f"faults are of proact.faults' kinds, got {type(fault).__name__}")
+    raise TypeError(f"fault must be a fault of proact.faults, got {type(fault).__name__}")
 
 
 def _listed(replay: Replay, target: Target) -> FlipPlaces:
@@ -255,10 +276,10 @@ _CACHED_PLANS: WeakKeyDictionary[nn.Module, dict[Encoding, InjectionPlan]] = Wea
 
 
 def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
-    """What `cache_plan` kept, where the network still stores the same numbers.
+    """The plan that `cache_plan` kept, if the model still stores the same values, else None.
 
-    Where memory holds the stored words themselves, the same tensors will do. A write past torch's
-    version counters (``.data``, numpy) is not noticed.
+    If memory holds the stored words themselves, it suffices that the tensors are the same. A write
+    that bypasses torch's version counters (``.data``, numpy) is not noticed.
     """
     plan = _CACHED_PLANS.get(model, {}).get(encoding)
     if plan is None:
@@ -269,5 +290,5 @@ def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
 
 
 def cache_plan(model: nn.Module, plan: InjectionPlan) -> None:
-    """Keeps what was prepared for the next injection into the same network."""
+    """Keeps a plan for later injections into the same model."""
     _CACHED_PLANS.setdefault(model, {})[plan.encoding] = plan

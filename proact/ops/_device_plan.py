@@ -2,7 +2,7 @@
 
 The host does not wait for the GPU until the number of flips, or the flips themselves, are read.
 Flips are queued on the stream that is torch's current one at the time. The log remembers that
-stream: it is read and restored in its order, whatever stream is current by then.
+stream: it is read and restored in its order, even if another stream is current by then.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class DeviceFlipLog:
 
 
 class DeviceFaultPlan:
-    """Tensors on one GPU."""
+    """Tensors on one GPU, in which one call makes all flips."""
 
     def __init__(self, device: torch.device) -> None:
         module = _native.module
         if module is None or not module.cuda:
             raise ProactError(
-                f"bits on {device} need proact built with CUDA (nvcc found, PROACT_CUDA=auto or "
-                "on): install it again so, or move the tensors to the CPU"
+                f"flips on {device} need a build of proact with CUDA (nvcc on the path and "
+                "PROACT_CUDA=auto or on): reinstall it, or move the tensors to the CPU"
             )
         self._plan: Any = module.DevicePlan()
         self._device = device
@@ -89,7 +89,7 @@ class DeviceFaultPlan:
         return self._exact_words
 
     def recycle(self, log: DeviceFlipLog) -> None:
-        """torch's allocator keeps the memory."""
+        """Does nothing: torch's allocator reuses the memory."""
 
     def flip_into(
         self,
@@ -114,7 +114,7 @@ class DeviceFaultPlan:
 
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
         raise ProactError(
-            f"exact numbers of flips are made in CPU memory so far: move the tensor from "
+            f"an exact number of flips can only be made in CPU memory: move the tensor from "
             f"{self._device} to the CPU"
         )
 

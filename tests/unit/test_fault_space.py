@@ -176,7 +176,7 @@ def test_which_layer_was_hit(net: Net) -> None:
         assert list(record.counts("layer").values()) == [150, 64, 12, 1]
         assert record.flips == record.stored_flips == len(record.faults()) == 227
         assert record.ber == 227 / exposed
-        with pytest.raises(ValueError, match="tensor, layer, kind; got 'name'"):
+        with pytest.raises(ValueError, match="tensor, layer, kind, got 'name'"):
             record.counts("name")
     with inject(net, BitFlip(0.0)) as record:
         assert record.counts("layer") == {}
@@ -208,8 +208,8 @@ class Odd(nn.Module):
 
 
 NO_MEMORY: list[tuple[Callable[[], Tensor], str]] = [
-    (lambda: torch.zeros(3, device="meta"), "odd has no plain memory .*meta"),
-    (lambda: torch.eye(3).to_sparse(), "odd has no plain memory .*sparse_coo"),
+    (lambda: torch.zeros(3, device="meta"), "odd must have plain memory .*meta"),
+    (lambda: torch.eye(3).to_sparse(), "odd must have plain memory .*sparse_coo"),
     (lambda: torch.zeros(3, 4).t(), r"odd must be contiguous, got shape \(4, 3\)"),
     (lambda: torch.zeros(1).expand(4), r"odd must be contiguous, got shape \(4,\)"),
     (lambda: torch.zeros(8)[::2], r"odd must be contiguous, got shape \(4,\) with strides \(2,\)"),

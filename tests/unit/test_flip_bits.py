@@ -170,7 +170,7 @@ def test_opcheck() -> None:
         ({"trial": 1 << 32}, ValueError, "trial"),
         ({"stream": 1 << 48}, ValueError, "stream"),
         ({"bit_mask": 1 << 32}, ValueError, "bit_mask"),
-        ({"bit_mask": 0}, ValueError, "no bit"),
+        ({"bit_mask": 0}, ValueError, "at least one bit"),
         ({"tensor": torch.zeros(4, 4).t()[1:]}, ValueError, "contiguous"),
         ({"tensor": torch.zeros(4, requires_grad=True)}, ValueError, "grad"),
         ({"tensor": torch.zeros(4, dtype=torch.complex128)}, TypeError, "complex128"),

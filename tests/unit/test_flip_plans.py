@@ -218,7 +218,7 @@ def test_misaligned_memory_is_refused() -> None:
         torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=16),
         np.frombuffer(buffer, np.uint8)[1:].view(np.float32),
     ):
-        with pytest.raises(ValueError, match="multiple of its 4 bytes"):
+        with pytest.raises(ValueError, match="multiple of its word size of 4 bytes"):
             flip_bits_(memory, 0.5)
     assert buffer == bytes(65)
 
