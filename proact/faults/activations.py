@@ -21,7 +21,8 @@ from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
-from proact.ops.plan import checked_ber, stream_of
+from proact.ops.plan import checked_ber
+from proact.ops.seeds import stream_of
 
 #: Layers that return their input; they store no new activation.
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -30,6 +29,7 @@ from proact.faults.target_memory import Target
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops.cuda_stream import FlipStream
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
+from proact.ops.seeds import derived_seed
 
 
 class Injector:
@@ -369,12 +369,12 @@ def checked_pattern(
 
 
 def seed_of(seed: int, position: int) -> int:
-    """The seed of fault number ``position`` in stored tensors, or in activations, of one injection:
-    the first has the injection's own, the others 63 bits of a hash, and so they are independent."""
-    if position == 0:
-        return seed
-    digest = hashlib.sha256(f"{seed} {position}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    """The seed of fault number ``position`` in stored tensors, or in activations, of one injection.
+
+    The first fault has the injection's seed, each later one a derived seed, so that they are
+    independent.
+    """
+    return seed if position == 0 else derived_seed(seed, "fault", position)
 
 
 def _mark_changed(target: Target) -> None:

@@ -13,7 +13,8 @@ from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.faults.selectors import Selector, checked_where, select
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
-from proact.ops.plan import checked_ber, checked_memory, stream_of
+from proact.ops.plan import checked_ber, checked_memory
+from proact.ops.seeds import stream_of
 
 if TYPE_CHECKING:
     import pandas as pd

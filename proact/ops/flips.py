@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact.ops import plan as plans
+from proact.ops.seeds import stream_of
 
 _library = torch.library.Library("proact", "FRAGMENT")
 _library.define(
@@ -106,7 +107,7 @@ def _checked(
     seed = plans.checked_integer("seed", seed, plans.SEEDS)
     trial = plans.checked_integer("trial", trial, plans.TRIALS)
     if isinstance(stream, str):
-        stream = plans.stream_of(stream)
+        stream = stream_of(stream)
     stream = plans.checked_integer("stream", stream, plans.STREAMS)
     word_bits = 8 * memory.element_size()
     if bit_mask is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +15,12 @@ from proact.errors import ProactError
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
+from proact.ops.seeds import SEED_BITS, STREAM_BITS
 
 #: Streams are the integers in [0, STREAMS).
-STREAMS = 1 << 48
-#: Seeds are the integers in [0, SEEDS): integers of torch operators are signed.
-SEEDS = 1 << 63
+STREAMS = 1 << STREAM_BITS
+#: Seeds are the integers in [0, SEEDS).
+SEEDS = 1 << SEED_BITS
 #: Trials are the integers in [0, TRIALS).
 TRIALS = 1 << 32
 
@@ -53,11 +53,6 @@ class FlipColumns(NamedTuple):
     @property
     def places(self) -> FlipPlaces:
         return FlipPlaces(self.tensor, self.element, self.bit)
-
-
-def stream_of(name: str) -> int:
-    """The stream of a tensor: the first 48 bits of the SHA-256 of its qualified name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
 
 
 class FlipLog:

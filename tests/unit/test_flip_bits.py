@@ -12,7 +12,8 @@ from proact import _native
 from proact.ops import _flip_reference as reference
 from proact.ops import flip_bits_
 from proact.ops.number_formats import FixedPointWord
-from proact.ops.plan import FlipPlan, stream_of
+from proact.ops.plan import FlipPlan
+from proact.ops.seeds import stream_of
 
 DATA = Path(__file__).parents[1] / "data"
 RATES = [0.0, 1e-4, 0.01, 0.3, 0.5, 0.500001, 0.7, 0.999, 1.0]
