@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact import _native
-from proact.ops.plan import FlipLog, FlipPlan, stream_of
+from proact.ops.plan import FlipLog, FlipPlan
+from proact.ops.seeds import stream_of
 
 RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 OURS, OURS_ALONE, FLOOR = "proact", "proact, 1 thread", "floor"

@@ -1,7 +1,7 @@
-"""Loads the compiled module, or keeps the reason why it could not.
+"""Loads the compiled module, or keeps the reason why it cannot be loaded.
 
-Only ``proact.ops`` uses this. Without the compiled module everything still works, through the plain
-torch and plain Python references, and slowly.
+Only ``proact.ops`` imports this module. Without the compiled module, the slow references in torch
+and Python are used instead.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from types import ModuleType
 
 from proact.errors import ProactError
 
-#: Must equal ``sampler_version`` in csrc/core/fault_block.hpp: what (seed, trial) means.
+#: The version of the flips that (seed, trial) stands for; must equal ``sampler_version`` in
+#: csrc/core/fault_block.hpp.
 SAMPLER_VERSION = 1
 
 module: ModuleType | None = None
-#: Why `module` is None; empty otherwise.
+#: The reason why `module` is None; empty otherwise.
 reason = ""
 
 try:
@@ -23,8 +24,8 @@ try:
 except ImportError as error:
     reason = str(error)
     warnings.warn(
-        f"proact runs without its native module and will be slow ({reason}); "
-        "reinstall it with a C++17 compiler at hand",
+        f"proact runs without its native module and will be slow ({reason}): install a C++17 "
+        "compiler and reinstall proact",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -32,10 +33,10 @@ except ImportError as error:
 if module is not None:
     if module.sampler_version != SAMPLER_VERSION:
         raise ProactError(
-            f"the native module has sampler version {module.sampler_version}, this proact needs "
-            f"{SAMPLER_VERSION}: install proact again"
+            f"the native module has sampler version {module.sampler_version}, and this version of "
+            f"proact needs {SAMPLER_VERSION}: reinstall proact"
         )
     try:
         module.isa()
-    except RuntimeError as error:  # PROACT_ISA names what this machine lacks
+    except RuntimeError as error:  # PROACT_ISA names an instruction set that this machine lacks
         raise ProactError(str(error)) from None

@@ -1,4 +1,4 @@
-"""The error that proact raises where neither ValueError nor TypeError fits."""
+"""The error class of proact, and the error for an unknown name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Iterable
 
 
 class ProactError(Exception):
-    """Something outside the arguments stands in the way: a file, the machine, another program."""
+    """An error whose cause lies outside the arguments: a file, the machine or another program."""
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> ValueError:
-    """For a name that is none of the ``known`` ones: lists them, and suggests the closest."""
+    """A ValueError for a name that is not in ``known``.
+
+    Args:
+        kind: what the name stands for, such as ``"model"``.
+        given: the name.
+        known: the valid names; the message lists them and suggests the closest.
+    """
     names = list(known)
     close = difflib.get_close_matches(str(given).lower(), names, n=1)
     hint = f": did you mean {close[0]!r}?" if close else ""

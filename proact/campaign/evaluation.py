@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from proact.data import Split, as_evaluation
 from proact.data.dataset import PairOrData, content
+from proact.ops.seeds import derived_words
 
 #: What `proact.campaign.run` takes: also inputs with targets of any kind, or inputs alone.
 EvaluationData = PairOrData | tuple[Tensor, Tensor] | Tensor
@@ -98,14 +98,13 @@ def drawn(seed: int, trial: int, available: int, images: int) -> list[int]:
     """The images of a trial: ``images`` different numbers in [0, available), the same for every
     variant and fault; the first m of them are those of a trial with m images.
 
-    The first steps of R. Fisher and F. Yates' shuffle, by SHAKE-128 of (seed, trial), so that no
-    library's generator decides. Of 64 bits an index takes the remainder, which favours small ones
-    by less than 2^-40.
+    The first steps of R. Fisher and F. Yates' shuffle, by words derived from (seed, trial), so that
+    no library's generator decides. Of 64 bits an index takes the remainder, which favours small
+    ones by less than 2^-40.
     """
-    stream = hashlib.shake_128(f"proact images {seed} {trial}".encode()).digest(8 * images)
     moved: dict[int, int] = {}
     order = []
-    for step, number in enumerate(struct.unpack(f"<{images}Q", stream)):
+    for step, number in enumerate(derived_words(images, seed, "images", trial)):
         other = step + number % (available - step)
         order.append(moved.get(other, other))
         moved[other] = moved.get(step, step)

@@ -80,6 +80,7 @@ def verify(
     from proact import faults
     from proact.cli.output import print_json, print_tables
     from proact.config.user_code import network
+    from proact.report.fault_tables import verification_table
 
     found = faults.verify(
         network(model, num_classes=10, in_channels=3),
@@ -95,7 +96,7 @@ def verify(
         checks = [{**asdict(check), "passed": found.passes(check)} for check in found.checks]
         print_json({**asdict(found), "checks": checks, "passed": found.passed})
     else:
-        print_tables(found.table())
+        print_tables(verification_table(found))
     if not found.passed:
         raise typer.Exit(1)
 

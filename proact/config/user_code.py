@@ -2,13 +2,16 @@
 
 The text is a name, ``file.py:attribute`` or ``module:attribute``; files are looked for from the
 working directory. The attribute is the thing itself or a function without arguments that returns
-it.
+it. What a file defines is sent to worker processes by value, so that they do not need the file; the
+modules that it imports must be importable there.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+import cloudpickle
 from torch import nn
 
 from proact import data, models
@@ -115,8 +119,7 @@ def _imported(place: str) -> ModuleType:
         raise ValueError(f"there is no file {place}")
     # As for a script: what lies beside the file can be imported from it.
     sys.path.insert(0, str(file.parent))
-    # Pickles name its classes so; but a file called json.py must not become everybody's json.
-    name = f"own_{file.stem}" if _is_known(file.stem, file) else file.stem
+    name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -127,12 +130,26 @@ def _imported(place: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    # A worker cannot import the file under this name, so pickles hold the definitions themselves.
+    cloudpickle.register_pickle_by_value(module)
     _files[file] = module
     _named.add(str(file))
     return module
 
 
-def _is_known(name: str, file: Path) -> bool:
+def _module_name(file: Path) -> str:
+    """The name under which ``file`` is loaded: its stem, unless another module has that name or
+    ``import`` could not spell it. A file ``json.py`` must not replace the standard ``json``."""
+    stem = file.stem
+    if stem.isidentifier() and not _is_taken(stem, file):
+        return stem
+    base = "own_" + re.sub(r"\W", "_", stem)
+    names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if not _is_taken(name, file))
+
+
+def _is_taken(name: str, file: Path) -> bool:
+    """Whether ``name``, an identifier, is that of a module other than ``file``."""
     if name in sys.modules:
         return True
     spec = importlib.util.find_spec(name)

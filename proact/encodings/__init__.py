@@ -1,4 +1,4 @@
-"""Encodings: the bits in which a parameter is stored, and therefore the faults that can hit it."""
+"""Encodings: the stored forms of parameters, whose bits faults hit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoding is: which word a number is stored as, and back."""
+"""Base classes of encodings: conversion of numbers to stored words and back."""
 
 from __future__ import annotations
 
@@ -20,43 +20,59 @@ Words = NDArray[np.uint64]
 Elements = NDArray[np.uint64]
 Bits = str | int | Iterable[str | int] | None
 
-_CHUNK = 1 << 20  # elements that are rounded at once, so that float64 copies stay small
+_CHUNK = 1 << 20  # elements rounded at a time, which keeps the float64 copies small
 
 
 class Word(ABC):
-    """The stored form of one tensor's elements: a word of ``bits`` bits each.
+    """The stored form of a tensor's elements: each is a word of ``bits`` bits.
 
-    A subclass says what a word means by `words` and `values`; whatever faults do to such tensors
-    follows from these two.
+    A subclass defines the meaning of a word by `words` and `values`. Faults need nothing else.
     """
 
     name: str
     bits: int
-    #: Names of bit fields and their masks, bit 0 the lowest.
+    #: Masks of the bit fields by name; bit 0 is the lowest.
     fields: Mapping[str, int]
-    #: How native code reads memory, for the encodings that it knows. With `is_native` and None
-    #: memory holds the stored words themselves.
+    #: The stored form for native code. None together with `is_native` means that memory holds the
+    #: stored words themselves.
     form: NumberFormat | None = None
+    #: Whether native code can flip bits of these words.
     is_native: bool = False
 
     @abstractmethod
     def words(self, values: Floats, elements: Elements) -> Words:
-        """The stored words of ``values`` (n,), which stand at ``elements`` (n,), row-major."""
+        """Stores values as words.
+
+        Args:
+            values: float64 (n,).
+            elements: row-major indices of the values in the tensor, uint64 (n,).
+
+        Returns:
+            The stored words, uint64 (n,).
+        """
 
     @abstractmethod
     def values(self, words: Words, elements: Elements) -> Floats:
-        """The values that stored words (n,) at ``elements`` (n,) stand for."""
+        """Reads stored words; the inverse of `words`.
+
+        Args:
+            words: stored words, uint64 (n,).
+            elements: their row-major indices in the tensor, uint64 (n,).
+
+        Returns:
+            The values, float64 (n,).
+        """
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        """The stored words of memory words, which hold numbers of type ``dtype``."""
+        """The stored words of the numbers of type ``dtype`` in memory words; all uint64 (n,)."""
         return self.words(as_floats(memory, dtype), elements)
 
     def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        """The memory words that stored words read as."""
+        """The memory words of type ``dtype`` of the values of stored words; all uint64 (n,)."""
         return as_memory(self.values(words, elements), dtype)
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        """The values after storing and reading back; ``tensor`` itself where nothing changes."""
+        """The values after storing and reading back; ``tensor`` itself if none of them changes."""
         flat, result = tensor.detach().reshape(-1), torch.empty(tensor.numel(), dtype=tensor.dtype)
         for begin in range(0, flat.numel(), _CHUNK):
             part = flat[begin : begin + _CHUNK].double().cpu().numpy()
@@ -66,7 +82,7 @@ class Word(ABC):
         return result.to(tensor.device).view(tensor.shape)
 
     def saturates(self, tensor: Tensor) -> Tensor:
-        """Which elements are out of range: bool, of the tensor's shape."""
+        """Marks the elements that are out of range: bool, with the shape of ``tensor``."""
         return torch.zeros_like(tensor, dtype=torch.bool)
 
     @property
@@ -80,36 +96,35 @@ class Word(ABC):
             bits: a field's name, a mask, a sequence of bit numbers and names, or None for all.
 
         Raises:
-            ValueError: what this word lacks, or no bit at all. TypeError: something else.
+            ValueError: a field or bit that this word lacks, or no bit at all.
+            TypeError: an argument of another type.
         """
         if bits is None:
             return self.all_bits
         if isinstance(bits, str):
             if bits not in self.fields:
                 raise ValueError(
-                    f"{self.name} has the bit fields {', '.join(self.fields)}; got {bits!r}"
+                    f"the bit fields of {self.name} are {', '.join(self.fields)}, got {bits!r}"
                 )
             return self.fields[bits]
         if not isinstance(bits, Iterable):
             if not 0 < bits <= self.all_bits:
                 raise ValueError(
-                    f"a bit mask for {self.name} lies in [1, {self.all_bits:#x}], got {bits:#x}"
+                    f"a bit mask for {self.name} must lie in [1, {self.all_bits:#x}], got {bits:#x}"
                 )
             return operator.index(bits)
         mask = 0
         for part in bits:
             if not isinstance(part, str) and not 0 <= part < self.bits:
-                raise ValueError(
-                    f"{self.name} has the bits 0 to {self.bits - 1}, 0 the lowest; got {part}"
-                )
+                raise ValueError(f"the bits of {self.name} are 0 to {self.bits - 1}, got {part}")
             mask |= self.mask(part) if isinstance(part, str) else 1 << operator.index(part)
         if not mask:
-            raise ValueError("bits names no bit, got an empty sequence")
+            raise ValueError("bits must name at least one bit, got an empty sequence")
         return mask
 
 
 class MemoryWord(Word):
-    """Memory holds the stored words themselves."""
+    """A word that memory holds as it is stored."""
 
     is_native = True
 
@@ -124,22 +139,27 @@ class MemoryWord(Word):
 
 
 class Encoding(ABC):
-    """How a network's numbers are stored.
+    """The stored form of a model's parameters.
+
+    Two encodings of one class and name are equal.
 
     Attributes:
-        name: part of a campaign's identity.
+        name: identifies the encoding, also in the identity of a campaign.
     """
 
     name: str
 
     @abstractmethod
     def word(self, stored: StoredTensor) -> Word:
-        """How this tensor is stored; TypeError or ValueError where it cannot be."""
+        """The stored form of a tensor; TypeError or ValueError if it cannot be stored."""
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
-        """How an activation is stored: the output (or input) ``name`` of a layer.
+        """The stored form of an activation.
 
-        ``largest`` is the magnitude that was observed there, or None where nobody looked.
+        Args:
+            name: names the output (or input) of a layer.
+            tensor: the activation, of any shape.
+            largest: the largest observed magnitude of this activation; None if it is unknown.
         """
         return self.word(activation(name, tensor))
 
@@ -154,15 +174,15 @@ class Encoding(ABC):
 
 
 class UniformEncoding(Encoding, Word):
-    """An encoding that stores every floating-point number alike: subclass this for your own.
+    """An encoding with one stored form for all floating-point numbers; the base class for your own.
 
-    Give ``name``, ``bits`` (1 to 64), ``fields``, `words` and `values`. Faults then cost time in
-    proportion to their number, in numpy; proact/faults/README.md has an example.
+    Define ``name``, ``bits`` (1 to 64), ``fields``, `words` and `values`. Faults are then made by
+    numpy, in time proportional to their number. proact/faults/README.md has an example.
     """
 
-    #: The dtypes of memory whose numbers it can stand for.
+    #: The dtypes of tensors that can be stored.
     takes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
-    #: Whether there is a word for NaN.
+    #: Whether a word for NaN exists.
     has_nan: ClassVar[bool] = True
 
     def word(self, stored: StoredTensor) -> Word:
@@ -175,10 +195,10 @@ class UniformEncoding(Encoding, Word):
 
 
 def check_dtype(encoding: str, takes: Sequence[torch.dtype], stored: StoredTensor) -> None:
-    """TypeError where an encoding does not take the tensor's dtype."""
+    """TypeError if an encoding cannot store the tensor's dtype."""
     if stored.tensor.dtype not in takes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in takes)
-        integers = ": narrow the fault by where=, or take the encoding native, which has integers"
+        integers = ": exclude the tensor with where=, or use the encoding native for integers"
         raise TypeError(
             f"the encoding {encoding} takes {names}, and {stored.name} is {stored.tensor.dtype}"
             + ("" if stored.tensor.is_floating_point() else integers)
@@ -196,7 +216,7 @@ def as_memory(values: Floats, dtype: torch.dtype) -> Words:
 
 
 def signed_memory(memory: Words, width: int) -> NDArray[np.signedinteger]:
-    """Memory words of ``width`` bytes as the signed integers that torch has."""
+    """Memory words of ``width`` bytes as the signed integers that torch supports."""
     signed: NDArray[np.signedinteger] = memory.astype(f"u{width}").view(f"i{width}")
     return signed
 
@@ -208,7 +228,7 @@ def unsigned_memory(signed: NDArray[np.signedinteger]) -> Words:
 
 
 def integers_of(tensor: Tensor) -> Tensor:
-    """A tensor's memory as signed integers, in its shape; no copy."""
+    """A view of the tensor's memory as signed integers, with the tensor's shape."""
     return tensor.view(_SIGNED[tensor.element_size()])
 
 
@@ -227,14 +247,17 @@ def saturated_words(integers: Floats, bits: int) -> Words:
 
 
 def signed_values(words: Words, bits: int) -> Floats:
-    """The integers that words in two's complement stand for."""
+    """The integers that words in two's complement mean."""
     sign = np.int64(1 << (bits - 1))
     integers: Floats = ((words.astype(np.int64) ^ sign) - sign).astype(np.float64)
     return integers
 
 
 def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
-    """Rounded once, ties to even, as integers; torch rounds to the halves by way of float32."""
+    """Values rounded once to ``dtype``, ties to even, as integers.
+
+    torch would round float64 to a half in two steps, through float32.
+    """
     if dtype == torch.float16:
         with np.errstate(over="ignore"):
             return torch.from_numpy(values.astype(np.float16).view(np.int16))
@@ -244,8 +267,10 @@ def _narrowed(values: Floats, dtype: torch.dtype) -> Tensor:
 
 
 def _rounded_to_odd(values: Floats) -> NDArray[np.float32]:
-    """Floats whose last bit says whether digits were lost, so that rounding again is rounding
-    once. S. Boldo and G. Melquiond, "When double rounding is odd", IMACS 2005."""
+    """Rounds to float32 with rounding to odd, so that a second rounding gives the correct result.
+
+    S. Boldo and G. Melquiond, "When double rounding is odd", IMACS 2005.
+    """
     with np.errstate(over="ignore"):
         near = values.astype(np.float32)
     away = np.abs(near) > np.abs(values)

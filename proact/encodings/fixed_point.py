@@ -1,4 +1,4 @@
-"""Fixed point qM.N."""
+"""Fixed-point encodings qM.N."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from proact.ops.number_formats import FixedPointWord
 
 
 class FixedPoint(UniformEncoding):
-    """qM.N: 1 sign, M integer and N fraction bits, two's complement, saturating, ties to even."""
+    """qM.N: two's complement with 1 sign, M integer and N fraction bits.
+
+    Values are rounded to nearest, ties to even, and saturate.
+    """
 
     has_nan = False
     is_native = True
@@ -30,7 +33,7 @@ class FixedPoint(UniformEncoding):
         self.bits = 1 + integer_bits + fraction_bits
         if not 2 <= self.bits <= 32:
             raise ValueError(
-                f"a fixed-point word has 2 to 32 bits, and {self.name} has {self.bits}"
+                f"a fixed-point word must have 2 to 32 bits, and {self.name} has {self.bits}"
             )
         self.form = FixedPointWord(self.bits, fraction_bits)
         fields = {
@@ -43,17 +46,17 @@ class FixedPoint(UniformEncoding):
         self._scale = 2.0**fraction_bits
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        # Powers of two scale exactly, so the only rounding is to the grid (and, for words of more
-        # digits than a float32 has, back to the float).
+        # Scaling by powers of two is exact. Only the grid rounds, and the conversion to the float
+        # if the word has more digits than the float.
         grid = torch.round(
             torch.nan_to_num(tensor.double(), 0.0, torch.inf, -torch.inf).mul_(self._scale)
         ).clamp_(-self._limit, self._limit - 1)
-        # Adding 0 turns -0.0, which two's complement lacks, into 0.0.
+        # Adding 0 turns -0.0, which two's complement does not have, into 0.0.
         return (grid.div_(self._scale) + 0.0).to(tensor.dtype)
 
     def saturates(self, tensor: Tensor) -> Tensor:
         grid = torch.round(tensor.double() * self._scale)
-        # A float32 that was rounded up to the limit is the largest word's own value.
+        # A float32 that equals the limit is the rounded value of the largest word.
         own = self.rounded(tensor) == tensor
         return ((grid > self._limit - 1) | (grid < -self._limit)) & ~own
 

@@ -1,4 +1,4 @@
-"""Floating point: memory's own, or a narrower format that memory's numbers are stored in."""
+"""Floating-point encodings: the dtype of memory, or a narrower format to which it is rounded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _FloatFormat:
     dtype: torch.dtype
     exponent_bits: int
     mantissa_bits: int
-    #: The wider memory whose numbers can be stored so, with one rounding.
+    #: The wider dtype whose values can be rounded to this format; None if there is none.
     narrowed_from: torch.dtype | None
 
 
@@ -47,7 +47,7 @@ FLOATS = {
 
 
 class FloatWord(Word):
-    """IEEE 754 words (bfloat16: the upper half of a float32)."""
+    """IEEE 754 words; bfloat16 is the upper half of a float32."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -81,13 +81,14 @@ class FloatWord(Word):
 
 
 class MemoryFloat(MemoryWord, FloatWord):
-    """Memory holds the stored floats: nothing is rounded, and NaN keeps all of its bits."""
+    """Floats that memory holds as they are stored: nothing is rounded, and NaN keeps its bits."""
 
 
 class NarrowFloat(FloatWord):
-    """Memory holds wider floats: rounded to nearest, ties to even; too large ones are infinity.
+    """Floats that memory holds in a wider dtype.
 
-    NaN keeps the upper bits of its payload, so that every word is the word of its own value.
+    Values are rounded to nearest, ties to even, and overflow to infinity. NaN keeps the upper bits
+    of its payload, so that each word is restored from its value.
     """
 
     is_native = True
@@ -120,7 +121,7 @@ class NarrowFloat(FloatWord):
     def rounded(self, tensor: Tensor) -> Tensor:
         result = tensor.to(self._format.dtype).to(tensor.dtype)
         nan = torch.isnan(tensor)
-        if nan.any():  # torch gives it another payload
+        if nan.any():  # torch would change the payload
             nowhere = np.empty(0, np.uint64)
             memory = unsigned_memory(integers_of(tensor[nan].cpu()).numpy())
             kept = self.memory_of(
@@ -137,9 +138,9 @@ class NarrowFloat(FloatWord):
 class Float(Encoding):
     """``float16``, ``bfloat16``, ``float32`` or ``float64``.
 
-    Tensors of that dtype are faulted in their own bits. A float32 network can be stored as float16
-    or bfloat16, and a float64 network as float32: it is rounded to the format, computes as before,
-    and faults hit the format's bits.
+    Tensors of that dtype are faulted in their own bits. A float32 model can be stored as float16 or
+    bfloat16, and a float64 model as float32: parameters are rounded to the format, computations
+    keep the dtype of the model, and faults hit the bits of the format.
     """
 
     def __init__(self, name: str) -> None:
@@ -156,7 +157,7 @@ class Float(Encoding):
 
 @cache
 def memory_float(dtype: torch.dtype) -> MemoryFloat | None:
-    """The word of memory that holds floats; None for other dtypes."""
+    """The word of a floating-point dtype; None for other dtypes."""
     for name, fmt in FLOATS.items():
         if dtype == fmt.dtype:
             return MemoryFloat(name)

@@ -1,4 +1,4 @@
-"""Integers: float weights that are stored as scaled ones, and tensors that hold integers."""
+"""Integer encodings: float weights stored as scaled integers, and tensors of integers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from proact.ops.number_formats import ScaledIntegerWord
 
 _QUANTISED = (torch.float32, torch.float64)
 _FLOAT_DIGITS = 24  # of a float32's significand
-_FLOAT_EXPONENT = 128  # what a float32's exponent stays below
-#: The smallest scale, so that a channel of zeros has one too; as torch's observers have it.
+_FLOAT_EXPONENT = 128  # float32 values are below 2^128
+#: The smallest scale, which a channel of zeros has; the same as in torch's observers.
 _SMALLEST_SCALE = 2.0**-23
 
 
 class ScaledWord(Word):
-    """Two's complement times a scale; element e has ``scales[e // inner % len(scales)]``.
+    """Two's complement with scales: element e has ``scales[e // inner % len(scales)]``.
 
-    Weights never reach the lowest word (-128 of int8), only faults do: the range is symmetric.
+    The range of weights is symmetric. Only faults produce the lowest word (-128 for int8).
     """
 
     is_native = True
@@ -60,7 +60,7 @@ class ScaledWord(Word):
     def rounded(self, tensor: Tensor) -> Tensor:
         limit = 2.0 ** (self.bits - 1)
         integers, scale = self._integers(tensor)
-        # Adding 0 turns -0.0, which two's complement lacks, into 0.0.
+        # Adding 0 turns -0.0, which two's complement does not have, into 0.0.
         result = integers.clamp_(-limit, limit - 1).mul_(scale).add_(0.0)
         return result.to(tensor.dtype).view(tensor.shape)
 
@@ -70,7 +70,7 @@ class ScaledWord(Word):
         return ((integers > limit - 1) | (integers < -limit)).view(tensor.shape)
 
     def _integers(self, tensor: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Numbers in units of their scales, (outer, channels, inner) float64, and the scales."""
+        """Values divided by their scales, float64 (outer, channels, inner), and the scales."""
         scale: Tensor | float = float(self._per_channel[0])
         if len(self._per_channel) > 1:
             scale = self.scales.to(tensor.device, torch.float64).view(-1, 1)
@@ -79,14 +79,14 @@ class ScaledWord(Word):
 
 
 class ScaledInteger(Encoding):
-    """``int8`` (to ``int2``): weights as signed integers, symmetric, one scale an output channel
-    or, as ``int8-tensor``, a tensor.
+    """``int8`` (to ``int2``): weights as signed integers with a symmetric range.
 
-    Parameters of the kind weight that have two dimensions or more are quantised; everything else
-    (biases, normalisation, thresholds; tensors that hold integers already) keeps its own bits. The
-    scales count as protected: they are no part of the fault space. A scale is the channel's largest
-    magnitude over 2^(bits-1) - 1, rounded up to so few digits that every word's value is a float32.
-    So encoding a network twice is encoding it once, and no flip rounds.
+    There is one scale for each output channel or, as ``int8-tensor``, for each tensor. Parameters
+    of the kind weight with two or more dimensions are quantised. All others (biases, normalisation,
+    thresholds, tensors of integers) keep their own bits. Scales are assumed to be protected and are
+    not in the fault space. A scale is the largest magnitude of the channel divided by
+    2^(bits-1) - 1, rounded up to so few digits that the value of each word is a float32. Encoding a
+    model a second time therefore changes nothing, and flips are exact.
     """
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
@@ -111,7 +111,7 @@ class ScaledInteger(Encoding):
         return self._word_of(tensor.abs().amax(others), math.prod(tensor.shape[axis + 1 :]))
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
-        """One scale: of the observed magnitude, or of the tensor's own largest finite one."""
+        """One scale, from the observed magnitude or else the largest finite one of the tensor."""
         check_dtype(self.name, _QUANTISED, activation(name, tensor))
         if largest is None:
             top = torch.nan_to_num(tensor, 0.0, 0.0, 0.0).abs().amax().reshape(1)
@@ -120,7 +120,7 @@ class ScaledInteger(Encoding):
         return self._word_of(top, tensor.numel())
 
     def _word_of(self, largest: Tensor, inner: int) -> ScaledWord:
-        # So that the lowest word, -2^(bits-1), is a float32 too; what lies beyond saturates.
+        # The lowest word, -2^(bits-1), must be a float32 too; larger magnitudes saturate.
         digits = _FLOAT_DIGITS - (self.bits - 1)
         largest_scale = (2.0 - 2.0 ** (1 - digits)) * 2.0 ** (_FLOAT_EXPONENT - self.bits)
         scale = largest.double().cpu() / (2 ** (self.bits - 1) - 1)
@@ -131,7 +131,7 @@ class ScaledInteger(Encoding):
 
 
 class MemoryInteger(MemoryWord):
-    """Memory holds integers, which are the stored words."""
+    """Integers that memory holds as they are stored."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.name = str(dtype).removeprefix("torch.")
@@ -154,9 +154,9 @@ class MemoryInteger(MemoryWord):
 
 
 class Native(Encoding):
-    """``native``: every tensor is stored as it is, floats and integers alike.
+    """``native``: each tensor is stored in its own dtype, floats and integers.
 
-    The one for networks of mixed precision and for those that are quantised already.
+    Use it for models of mixed precision and for models that are quantised already.
     """
 
     name = "native"
@@ -166,7 +166,7 @@ class Native(Encoding):
 
 
 def native_word(stored: StoredTensor) -> Word:
-    """Memory's own bits; TypeError for a dtype that holds neither floats nor small integers."""
+    """The word of the tensor's own dtype; TypeError for a dtype that cannot be faulted."""
     dtype = stored.tensor.dtype
     if dtype in INTEGERS:
         return MemoryInteger(dtype)

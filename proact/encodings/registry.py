@@ -12,11 +12,11 @@ from proact.encodings.names import FLOAT_NAMES
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
-    """The encoding that a name stands for; an `Encoding` stands for itself.
+    """The encoding with the given name; an `Encoding` is returned as it is.
 
-    ``float16``, ``bfloat16``, ``float32``, ``float64``; ``int8`` (one scale per output channel),
-    ``int8-tensor`` (one scale per tensor), down to ``int2``; ``q15.16`` and any qM.N of 2 to 32
-    bits; ``native``, each tensor's own dtype.
+    The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``int8`` (one scale for
+    each output channel) and ``int8-tensor`` (one scale for each tensor), down to ``int2``;
+    ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor.
 
     Raises:
         ValueError: an unknown name, or a fixed-point word of more than 32 bits.

@@ -1,4 +1,4 @@
-"""Faults in stored parameters and in activations: kinds, selectors, the fault space, injection."""
+"""Faults in stored parameters and activations: kinds, selectors, the fault space, injection."""
 
 from proact.faults.activations import ActivationFlip, observe_activations
 from proact.faults.encode import EncodingReport, encode, encoding_report

@@ -1,4 +1,4 @@
-"""One row of a verification."""
+"""One check of the sampler."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer.
+    """One property of the sampler that was tested.
 
     Attributes:
-        name: the question.
-        measured, expected: the answer, and the right one.
-        p_value: the probability that a right sampler is as far off; None where there is no chance.
-        holds: whether the answer is right, as far as chance does not decide.
+        name: the property.
+        measured, expected: the measured value and the correct one, as text.
+        p_value: probability that a correct sampler deviates at least as much; None if the property
+            does not depend on chance.
+        holds: whether the property holds, apart from the p-value.
     """
 
     name: str

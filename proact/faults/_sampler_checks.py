@@ -1,8 +1,8 @@
-"""The statistics of `verify`: what flips of many trials must look like where they are independent.
+"""The statistical tests of `verify`: are the flips of many trials independent and uniform?
 
-Every test takes the flips as K ~ Binomial(bits x trials, ber) draws without repetition within a
-trial. Counts of disjoint sets of bits then are independent binomials, so that Pearson's statistic
-over such sets, given K, is chi-square once it is divided by 1 - ber.
+The null hypothesis of every test: the flips are K ~ Binomial(bits x trials, ber) draws without
+repetition within a trial. The counts in disjoint sets of bits are then independent binomials, and
+Pearson's statistic over such sets, given K, is chi-square after division by 1 - ber.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from proact.faults.target_memory import Target
 from proact.ops.plan import FlipColumns
 
 _SLICES = 64
-_LEAST_EXPECTED = 10.0  # a cell, for the chi-square law to hold
+_LEAST_EXPECTED = 10.0  # flips in each cell, for the chi-square approximation to hold
 
 
 class Sample:
-    """Flips of many trials, as numbers of exposed bits in the whole fault space."""
+    """The flips of many trials, as indices of exposed bits in the whole fault space."""
 
     def __init__(self, target: Target, ber: float) -> None:
         self.ber, self.bits = ber, target.bits
         self.exposed = target.exposed
         self.trials: list[NDArray[np.uint64]] = []
-        self.beyond = 0  # flips of bits that are not exposed
+        self.beyond = 0  # number of flips of bits that are not exposed
         self.elements = np.array([tensor.elements for tensor in self.exposed], np.uint64)
         self.sizes = [tensor.bits for tensor in self.exposed]
         self.first_bit = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.uint64)
@@ -39,7 +39,7 @@ class Sample:
             self._ranks[index, tensor.bit_numbers] = range(len(tensor.bit_numbers))
 
     def add(self, columns: FlipColumns) -> None:
-        """One trial's flips."""
+        """Adds the flips of one trial."""
         tensors = columns.tensor
         rank = self._ranks[tensors, columns.bit]
         inside = (rank >= 0) & (columns.element < self.elements[tensors])
@@ -51,12 +51,12 @@ class Sample:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """The flips of each trial."""
+        """The number of flips in each trial."""
         return np.array([len(trial) for trial in self.trials], np.int64)
 
 
 def statistical_checks(sample: Sample, other: Sample) -> list[Check]:
-    """All that a sample shows; ``other`` is one of the same size with another seed."""
+    """All statistical checks; ``other`` is a sample of the same size with another seed."""
     return [
         _distinct(sample),
         _mean(sample),
@@ -71,7 +71,7 @@ def statistical_checks(sample: Sample, other: Sample) -> list[Check]:
 def _distinct(sample: Sample) -> Check:
     repeated = sum(len(trial) - len(np.unique(trial)) for trial in sample.trials)
     return Check(
-        "exposed bits, each once",
+        "only exposed bits, each at most once",
         f"{repeated} repeated, {sample.beyond} beyond",
         "0 and 0",
         holds=repeated == 0 and sample.beyond == 0,
@@ -82,7 +82,7 @@ def _mean(sample: Sample) -> Check:
     counts = sample.counts
     law = stats.binom(sample.bits * len(counts), sample.ber)
     return Check(
-        "flips a trial, mean",
+        "flips per trial, mean",
         f"{counts.mean():.6g}",
         f"{sample.bits * sample.ber:.6g}",
         _two_sided(law, int(counts.sum())),
@@ -90,8 +90,11 @@ def _mean(sample: Sample) -> Check:
 
 
 def _variance(sample: Sample) -> Check:
-    """Sum of squared deviations from the stated mean, whose own variance follows from the
-    binomial's fourth moment: mu_4 = v^2 (3 + (1 - 6 p q) / v)."""
+    """Tests the sum of squared deviations from the expected mean.
+
+    Its variance follows from the fourth central moment of the binomial distribution:
+    mu_4 = v^2 (3 + (1 - 6 p q) / v).
+    """
     counts = sample.counts
     q = 1.0 - sample.ber
     variance = sample.bits * sample.ber * q
@@ -99,7 +102,7 @@ def _variance(sample: Sample) -> Check:
     spread = variance * sqrt(len(counts) * (2.0 + (1.0 - 6.0 * sample.ber * q) / variance))
     z = (squares - len(counts) * variance) / spread
     return Check(
-        "flips a trial, variance",
+        "flips per trial, variance",
         f"{squares / len(counts):.6g}",
         f"{variance:.6g}",
         _two_sided_normal(z),
@@ -140,7 +143,7 @@ def _uniform(sample: Sample) -> list[Check]:
 def _chi_square(
     name: str, sample: Sample, found: NDArray[np.int64], sizes: list[float] | list[int]
 ) -> Check:
-    """Small cells are put together, in the order of their size."""
+    """Pearson's test of counts against sizes; small cells are merged, in order of size."""
     total = int(found.sum())
     cells: list[list[float]] = [[0.0, 0.0]]
     for n, size in sorted(zip(found.tolist(), sizes, strict=True), key=lambda cell: cell[1]):
@@ -156,7 +159,7 @@ def _chi_square(
     expected = np.array([size for _, size in cells]) * total / sum(sizes)
     degrees = len(cells) - 1
     if degrees == 0:
-        return Check(name, f"{len(sizes)} cells", "too few to tell")
+        return Check(name, f"{len(sizes)} cells", "too few flips to test")
     statistic = float(((observed - expected) ** 2 / expected).sum()) / (1.0 - sample.ber)
     return Check(
         name,
@@ -170,7 +173,7 @@ def _neighbours(sample: Sample) -> Check:
     """Spearman's rank correlation of the counts of consecutive trials."""
     counts, name = sample.counts, "counts of consecutive trials"
     if len(set(counts[1:].tolist())) == 1 or len(set(counts[:-1].tolist())) == 1:
-        return Check(name, "all the same", "too few to tell")
+        return Check(name, "all the same", "too few flips to test")
     found = stats.spearmanr(counts[1:], counts[:-1])
     return Check(
         name,
@@ -181,7 +184,7 @@ def _neighbours(sample: Sample) -> Check:
 
 
 def _overlaps(sample: Sample) -> Check:
-    """Bits that two trials share, over all pairs of trials.
+    """Tests the number of bits that two trials share, over all pairs of trials.
 
     A bit is hit by m ~ Binomial(trials, ber) trials and adds C(m, 2) pairs; C(m, 2)^2 =
     6 C(m, 4) + 6 C(m, 3) + C(m, 2), and E C(m, k) = C(trials, k) ber^k.
@@ -197,7 +200,7 @@ def _overlaps(sample: Sample) -> Check:
 
 
 def _other_seed(sample: Sample, other: Sample) -> Check:
-    """Bits that trials of the same number and another seed share."""
+    """Tests the number of bits that the same trial of another seed shares."""
     shared = sum(
         len(np.intersect1d(a, b)) for a, b in zip(sample.trials, other.trials, strict=True)
     )
@@ -208,7 +211,7 @@ def _other_seed(sample: Sample, other: Sample) -> Check:
 
 
 def _count_check(name: str, found: float, mean: float, variance: float) -> Check:
-    """Poisson where the mean is small, else normal."""
+    """Tests a count: under the Poisson distribution if the mean is small, else the normal one."""
     if mean < 1000.0:
         p = _two_sided(stats.poisson(mean), found)
     else:
@@ -217,7 +220,7 @@ def _count_check(name: str, found: float, mean: float, variance: float) -> Check
 
 
 def _two_sided(law: Any, found: float) -> float:
-    """The p-value of a count under a discrete law."""
+    """The two-sided p-value of a count under a discrete distribution."""
     return min(1.0, 2.0 * float(min(law.cdf(found), law.sf(found - 1))))
 
 

@@ -1,4 +1,4 @@
-"""Transient faults: bits of activations flip while the network runs."""
+"""Transient faults: bits of activations flip during the forward pass."""
 
 from __future__ import annotations
 
@@ -21,34 +21,39 @@ from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
-from proact.ops.plan import checked_ber, stream_of
+from proact.ops.plan import checked_ber
+from proact.ops.seeds import stream_of
 
-#: Layers that hand on what they get; nothing is stored anew.
+#: Layers that return their input; they store no new activation.
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True)
 class ActivationFlip(Fault):
-    """Bits of the outputs (or inputs) of layers flip during each forward pass, each with
-    probability ``ber``.
+    """Each bit of the outputs (or inputs) of layers flips with probability ``ber`` in each forward
+    pass.
 
-    A fresh pattern for every call: a function of (seed, trial, layer, number of the call in the
-    block, counted from 0). Shape decides too: run the same batches to meet the same faults.
-    Gradients pass as if the activation had not changed.
+    Every call of a layer meets a new pattern, a function of (seed, trial, layer, number of the call
+    within the block, counted from 0) and of the activation's shape. The same batches therefore meet
+    the same faults. Gradients pass as if the activation had not changed.
 
     Attributes:
         ber: probability per stored activation bit, in [0, 1], ends included.
-        where: the layers: a pattern of their qualified names, a `Where` of names and layer types,
-            or a sequence. Layers are modules without children; those that only hand on what they
-            get (Identity, Flatten, Dropout) are left out.
-        at: ``"output"`` (what the layer hands on; of an in-place layer a copy, so that its input's
-            other readers see no fault) or ``"input"`` (what this layer reads, and nobody else).
-        encoding: the stored form of the activations, a name: ``"native"`` (their own dtype),
-            ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ... One that rounds rounds all
-            activations at these places, flipped or not.
+        where: selects the layers: a pattern of qualified names, a `Where` of names and layer types,
+            or a sequence of these. A layer is a module without children; layers that only return
+            their input (Identity, Flatten, Dropout) are left out.
+        at: ``"output"`` faults the layer's result (for an in-place layer a copy of it, so that
+            other readers of the input see no fault). ``"input"`` faults what this layer reads, for
+            this layer only.
+        encoding: the name of the stored form of the activations: ``"native"`` (their own dtype),
+            ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ... An encoding that rounds is
+            applied to all activations of the selected layers, flipped or not.
         bits: the exposed bits of each word, as for `BitFlip`.
-        largest: for ``int8``: the largest magnitude observed at each layer, by layer name (see
-            `observe_activations`); what lies beyond saturates. None takes each tensor's own.
+        largest: for ``int8``: the largest observed magnitude of each layer, by layer name (see
+            `observe_activations`); larger values saturate. None uses each tensor's own.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of another type, or an unknown encoding.
     """
 
     ber: float
@@ -66,9 +71,9 @@ class ActivationFlip(Fault):
         set_field(self, "where", checked_where(self.where))
         set_field(self, "bits", checked_bits(self.bits))
         if self.at not in ("output", "input"):
-            raise ValueError(f"activations are hit at the 'output' or 'input', got {self.at!r}")
+            raise ValueError(f"at must be 'output' or 'input', got {self.at!r}")
         if not isinstance(self.encoding, str):
-            raise TypeError(f"an activation's encoding is a name, got {self.encoding!r}")
+            raise TypeError(f"encoding must be the name of an encoding, got {self.encoding!r}")
         encoding_named(self.encoding)
         if self.largest is not None:
             set_field(self, "largest", _checked_largest(self.largest))
@@ -78,7 +83,7 @@ class ActivationFlip(Fault):
 
 
 def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
-    """The layers that a fault hits, by their first names; ValueError where there are none."""
+    """The layers that a fault hits, by qualified name; ValueError if it hits none."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if _is_layer(name, module):
@@ -94,14 +99,14 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
         for name in chosen:
             if name not in observed:
                 raise ValueError(
-                    f"largest has no magnitude of {name!r}: observe the layers that the fault hits"
+                    f"largest has no magnitude for the layer {name!r}, which the fault hits"
                 )
     modules = {own[0]: module for module, own in names.items()}
     return {name: modules[name] for name in chosen}
 
 
 def _is_layer(name: str, module: nn.Module) -> bool:
-    """Modules without children, but for what computes a parametrised weight."""
+    """Whether a module has no children, except for those that compute a parametrized weight."""
     return (
         "parametrizations" not in name.split(".")
         and all(child == "parametrizations" for child, _ in module.named_children())
@@ -113,17 +118,19 @@ def _checked_largest(largest: Any) -> tuple[tuple[str, float], ...]:
     try:
         pairs = tuple((str(name), float(value)) for name, value in sorted(dict(largest).items()))
     except (TypeError, ValueError):
-        raise TypeError(f"largest maps names of layers to magnitudes, got {largest!r}") from None
+        raise TypeError(
+            f"largest must map names of layers to magnitudes, got {largest!r}"
+        ) from None
     for name, value in pairs:
         if not 0.0 <= value < math.inf:
             raise ValueError(
-                f"largest has magnitudes of at least 0 that are finite, got {value} for {name!r}"
+                f"largest must hold finite magnitudes of at least 0, got {value} for {name!r}"
             )
     return pairs
 
 
-class ActivationFaults:
-    """Hooks that flip bits for one trial."""
+class ActivationFaultHooks:
+    """Forward hooks that flip activation bits during one trial."""
 
     def __init__(
         self, fault: ActivationFlip, record: Record, seed: int, trial: int, log: bool
@@ -149,7 +156,7 @@ class ActivationFaults:
         return module.register_forward_hook(after, with_kwargs=True)
 
     def end(self) -> None:
-        """Ends the faults, in copies too that were made of the network and its hooks meanwhile."""
+        """Stops the faults, also in copies of the model that were made with these hooks."""
         self._has_ended = True
 
     def _hit_all(self, layer: str, values: Any, in_place: bool) -> Any:
@@ -160,7 +167,7 @@ class ActivationFaults:
         if isinstance(values, Tensor):
             return self._hit(layer, 0, call, values, in_place)
         leaves, tree = pytree.tree_flatten(values)
-        hit: dict[int, Any] = {}  # a tensor that is given twice is one activation
+        hit: dict[int, Any] = {}  # a tensor that occurs twice is one activation
         for position, leaf in enumerate(leaves):
             if id(leaf) not in hit:
                 hit[id(leaf)] = self._hit(layer, position, call, leaf, in_place)
@@ -194,18 +201,18 @@ class ActivationFaults:
                 self._fault.ber, self._seed, self._trial
             )
             return
-        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).made()
+        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).applied()
         self._record.activation_flips += len(flips)
         if self._log:
-            # The memory goes when the next layer has run: what stays is what the log holds.
+            # The activation is freed after the next layer; the record keeps only its description.
             described = activation(name, memory.new_empty(0))
             gone = ExposedTensor(described, word, mask, exposed.stream)
             self._record.log_activation(gone, flips.columns())
 
 
 def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> bool:
-    """Whether the memory of a layer's output is nobody else's, so that bits flip in place."""
-    # A layer of the user's own may keep its output somewhere: a table, a cache.
+    """Whether nothing else uses the memory of a layer's output, so that bits can flip in place."""
+    # A user-defined layer may keep a reference to its output, in a cache for example.
     if not type(layer).__module__.startswith(("torch.nn.", "proact.nn.")):
         return False
     outputs = list({id(tensor): tensor for tensor in _tensors(out)}.values())
@@ -213,7 +220,7 @@ def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) 
     if len(memories) < len(outputs):
         return False
     read = {_storage(tensor) for tensor in _tensors((args, kwargs) if kwargs else args)}
-    # A layer has no children: torch's iterator over them costs more than a small layer.
+    # A layer has no children, and torch's iterators cost more than a small layer.
     for members in (layer._parameters, layer._buffers):
         read.update(_storage(tensor) for tensor in members.values() if _is_strided(tensor))
     return memories.isdisjoint(read)
@@ -222,12 +229,23 @@ def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) 
 def observe_activations(
     model: nn.Module, images: Tensor, *, where: Selector = "*", at: str = "output"
 ) -> dict[str, float]:
-    """The largest finite magnitude of each layer's activations over one forward pass of ``images``.
+    """The largest finite magnitude of each layer's activations in one forward pass.
 
-    For the ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
+    The result is meant as ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
+
+    Args:
+        model: the model; called once under ``torch.no_grad()``.
+        images: the model's input, of shape (samples, ...).
+        where, at: the layers, and which side of them is observed; as for `ActivationFlip`.
+
+    Returns:
+        Magnitudes by qualified layer name; 0 for a layer that did not run.
+
+    Raises:
+        ValueError, TypeError: as `ActivationFlip`, and if ``where`` matches no layer.
     """
     layers = layers_of(model, ActivationFlip(0.0, where=where, at=at))
-    found = dict.fromkeys(layers, 0.0)  # a layer that does not run has 0
+    found = dict.fromkeys(layers, 0.0)
 
     def note(layer: str, values: Any) -> None:
         for value in _tensors(values):
@@ -262,7 +280,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         if _is_strided(values):
             yield values
-    elif isinstance(values, tuple):  # what layers mostly take
+    elif isinstance(values, tuple):  # the usual case, faster than pytree
         for value in values:
             yield from _tensors(value)
     else:

@@ -1,4 +1,4 @@
-"""Injections that are going on, by network: undone in reverse order, whatever the blocks do."""
+"""The active injections of each model; they are undone in reverse order of their beginning."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from proact.encodings import Encoding
-from proact.faults.injection_plan import Prepared, layout_of
+from proact.faults.injection_plan import InjectionPlan, memory_layout
 from proact.faults.rollback import undo_all
 
 
 @dataclass(eq=False)
-class Active:
-    """One injection.
+class ActiveInjection:
+    """One injection that has begun.
 
     Attributes:
-        prepared: what it is made in, from the time on when the network is in the encoding.
-        undos: what takes it back, the last one first.
+        plan: the injection's plan; None until the model is rounded to the encoding.
+        undos: functions that undo the injection; they are called from the last to the first.
+        has_ended: whether the injection's block has ended.
     """
 
-    prepared: Prepared | None = None
+    plan: InjectionPlan | None = None
     undos: list[Callable[[], object]] = field(default_factory=list)
     has_ended: bool = False
 
 
-_GOING_ON: WeakKeyDictionary[nn.Module, list[Active]] = WeakKeyDictionary()
+_ACTIVE: WeakKeyDictionary[nn.Module, list[ActiveInjection]] = WeakKeyDictionary()
 
 
-def begin(model: nn.Module) -> Active:
-    """A new injection into ``model``, which `end` ends."""
-    active = Active()
-    _GOING_ON.setdefault(model, []).append(active)
+def begin_injection(model: nn.Module) -> ActiveInjection:
+    """Registers a new injection into ``model``; `end_injection` ends it."""
+    active = ActiveInjection()
+    _ACTIVE.setdefault(model, []).append(active)
     return active
 
 
-def end(model: nn.Module, active: Active) -> bool:
-    """Undoes an injection, and before it those that began later and have ended.
+def end_injection(model: nn.Module, active: ActiveInjection) -> bool:
+    """Undoes an injection, after those that began later and have ended.
 
-    While a later one goes on, it waits for that: what the later one wrote down is what this one
-    made. False where it waits.
+    While a later injection is active, nothing is undone: the later one has logged words as this one
+    left them. This injection is then undone when the later one ends.
+
+    Returns:
+        Whether the injection has been undone.
     """
     active.has_ended = True
-    stack = _GOING_ON.get(model, [])
+    stack = _ACTIVE.get(model, [])
     while stack and stack[-1].has_ended:
         try:
             undo_all(reversed(stack[-1].undos))
@@ -53,10 +57,11 @@ def end(model: nn.Module, active: Active) -> bool:
     return active not in stack
 
 
-def going_on(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    """What an injection that goes on has prepared: its scales are those that count meanwhile."""
-    for active in reversed(_GOING_ON.get(model, [])):
-        prepared = active.prepared
-        if prepared is not None and prepared.encoding == encoding:
-            return prepared if prepared.state.layout == layout_of(model) else None
+def active_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    """The plan of an active injection, whose scales stay valid while it is active; None if there is
+    no injection with this encoding or the model's memory has changed."""
+    for active in reversed(_ACTIVE.get(model, [])):
+        plan = active.plan
+        if plan is not None and plan.encoding == encoding:
+            return plan if plan.state.layout == memory_layout(model) else None
     return None

@@ -1,4 +1,4 @@
-"""Bounds of weight-range when a network is rounded: they still hold every number they held."""
+"""Rounds the bounds of weight-range so that they admit every value that they admitted before."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from proact.nn.weight_range import highest, lowest
 
 
 def guards_of(model: nn.Module) -> dict[str, WeightRange]:
-    """The guards in a network, by their qualified names."""
+    """The weight-range guards of a model, by qualified name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, WeightRange)}
 
 
 class RoundedBounds:
-    """Rounding moves numbers (int8: past the largest of a tensor) and bounds, and what a bound held
-    must not come to lie outside. So it is widened to hold all of it, and rounded then. What lay
-    outside before is a fault, and widens nothing.
+    """The bounds of a model's guards while the model is rounded.
 
-    Tensors are shown to `see` as they are rounded; bounds come after all others.
+    Rounding moves values (int8 can move one past the largest of a tensor) and bounds, and a value
+    inside its bounds must not end up outside. Each bound is therefore widened to the rounded values
+    that it admitted before, and rounded afterwards. A value outside its bounds is a fault and does
+    not widen them.
+
+    Pass each rounded tensor to `include`, in the order of `in_order`: bounds come last.
     """
 
     def __init__(self, guards: Mapping[str, WeightRange]) -> None:
-        #: Per guard: bounds before; after, of the rounded numbers alone.
+        #: By the bound's name: its value before, and what the rounded values need.
         self._before = {
             f"{name}.{side}": getattr(guard, side).detach()
             for name, guard in guards.items()
@@ -46,11 +49,11 @@ class RoundedBounds:
                 self._of.setdefault(qualified, []).append((*before[tensor], *needed[tensor]))
 
     def in_order(self, stored: Iterable[StoredTensor]) -> list[StoredTensor]:
-        """The tensors, bounds last."""
+        """The tensors, with bounds last."""
         return sorted(stored, key=lambda each: each.kind == "bound")
 
-    def see(self, stored: StoredTensor, rounded: Tensor) -> None:
-        """Takes in what a tensor's numbers become."""
+    def include(self, stored: StoredTensor, rounded: Tensor) -> None:
+        """Extends the bounds of a tensor to its rounded values."""
         for name in stored.names:
             for low, high, needed_low, needed_high in self._of.get(name, ()):
                 held = (stored.tensor >= low) & (stored.tensor <= high)
@@ -60,7 +63,7 @@ class RoundedBounds:
                 needed_high.copy_(torch.maximum(needed_high, largest))
 
     def unrounded(self, stored: StoredTensor) -> Tensor:
-        """What is to be rounded: of bounds the widened ones, else the tensor itself."""
+        """The values to round: the widened ones for a bound, else the tensor itself."""
         name = self._name(stored)
         if name is None:
             return stored.tensor
@@ -69,7 +72,7 @@ class RoundedBounds:
         return torch.where(cuts, needed, bound)
 
     def check(self, stored: StoredTensor, rounded: Tensor) -> None:
-        """ValueError where rounded bounds cut off what they have to hold."""
+        """ValueError if a rounded bound excludes a value that it must admit."""
         name = self._name(stored)
         if name is None:
             return
@@ -77,8 +80,9 @@ class RoundedBounds:
         cuts = rounded > needed if name.endswith(".low") else rounded < needed
         if cuts.any():
             raise ValueError(
-                f"{name} is stored less finely than what it bounds, so that weight-range would "
-                "repair healthy numbers: give bounds the words of the numbers, or float32"
+                f"{name} is stored with less precision than the values it bounds, so that "
+                "weight-range would repair correct values: store bounds like the values, or as "
+                "float32"
             )
 
     def _name(self, stored: StoredTensor) -> str | None:

@@ -1,4 +1,4 @@
-"""Bursts: how often they begin, and which bits they flip."""
+"""Bursts: the probability that one begins, and the bits that bursts flip."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from proact.ops.plan import FlipPlaces, FlipPlan
 
 @lru_cache(maxsize=1024)
 def beginning_probability(ber: float, length: int, bits: int) -> float:
-    """The probability p of a burst at each of the ``bits - length + 1`` places where one fits.
+    """The probability p that a burst begins at each of the ``bits - length + 1`` possible places.
 
-    A bit that c places reach flips with probability 1 - (1 - p)^c; p makes the mean over all bits
-    ``ber``. In decimal arithmetic, which is the same on every machine.
+    A bit that bursts from c places can reach flips with probability 1 - (1 - p)^c; p is chosen so
+    that the mean over all bits is ``ber``. Decimal arithmetic gives the same p on every machine.
     """
     if ber in (0.0, 1.0):
         return ber
     most = min(length, bits - length + 1)
-    # Two bits, one at either end, are reached from c = 1, 2, ... places, all others from `most`.
+    # At each end one bit is reached from c = 1, 2, ... places; all others are from `most`.
     reached = dict.fromkeys(range(1, most), 2)
     reached[most] = bits - 2 * (most - 1)
     with localcontext() as context:
         context.prec = 40 - Decimal(ber).adjusted() + len(str(bits))
         wanted = Decimal(ber) * bits
         p = wanted / sum(c * n for c, n in reached.items())
-        # Newton's method from below: the mean is concave in p, so that no step goes too far.
+        # Newton's method from below: the mean is concave in p, so that no step overshoots.
         for _ in range(200):
             q = 1 - p
             mean, slope, power = Decimal(0), Decimal(0), Decimal(1)
@@ -46,20 +46,20 @@ def beginning_probability(ber: float, length: int, bits: int) -> float:
 
 
 def check_fits(burst: Burst, exposed: Sequence[ExposedTensor]) -> None:
-    """ValueError where a tensor has no place for a whole burst."""
+    """ValueError if a tensor or a word is too small for a burst."""
     for tensor in exposed:
-        room = tensor.mask.bit_count() if burst.within == "word" else tensor.bits
-        if burst.length > room:
+        available = tensor.mask.bit_count() if burst.within == "word" else tensor.bits
+        if burst.length > available:
             raise ValueError(
-                f"a burst of {burst.length} bits does not fit a {burst.within} of {tensor.name}, "
-                f"which has {room} exposed bits"
+                f"a burst of {burst.length} bits does not fit into a {burst.within} of "
+                f"{tensor.name}, which has {available} exposed bits"
             )
 
 
 def burst_places(
     burst: Burst, ber: float, exposed: Sequence[ExposedTensor], seed: int, trial: int
 ) -> FlipPlaces:
-    """The bits that one trial's bursts flip, each once, ordered by tensor, element and bit."""
+    """The bits that the bursts of one trial flip: distinct, ordered by tensor, element and bit."""
     found = [np.empty((3, 0), np.uint64)]
     for index, tensor in enumerate(exposed):
         bits = np.array(tensor.bit_numbers, np.uint64)

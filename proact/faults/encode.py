@@ -1,4 +1,4 @@
-"""Storing a network in an encoding, and what that costs without faults."""
+"""Rounds a model to an encoding and reports the error of rounding."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from proact.encodings import Encoding, encoding_named
 from proact.faults.bounds import RoundedBounds, guards_of
-from proact.faults.injection_plan import Prepared, remember
+from proact.faults.injection_plan import InjectionPlan, cache_plan
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_memory
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
-    """A copy of ``model`` whose parameters went through the encoding; ``model`` is untouched.
+    """Returns a copy of ``model`` whose parameters are rounded to the encoding.
 
-    Accuracy without faults means that of this copy; `encoding_report` says what it lost. Warns
-    where parameters are out of the encoding's range, and were saturated.
+    ``model`` is unchanged. Clean accuracy is the accuracy of the copy; `encoding_report` gives the
+    error of rounding. Warns if parameters are out of the encoding's range and were saturated.
+
+    Args:
+        model: the model.
+        encoding: the stored form of its parameters.
 
     Raises:
         TypeError, ValueError: an unknown encoding, a parameter that it cannot store, or bounds of
-            weight-range that it stores less finely than what they bound.
+            weight-range that it stores with less precision than the values they bound.
     """
     encoding = encoding_named(encoding)
     result = copy.deepcopy(model)
@@ -40,23 +40,24 @@ def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
         warnings.warn(
             f"{sum(loss.saturated for loss in saturated)} of "
             f"{sum(loss.elements for loss in losses)} numbers are out of the range of "
-            f"{encoding.name} and were saturated, the worst in {worst.tensor}, off by "
-            f"{worst.largest_error:.3g}",
+            f"{encoding.name} and were saturated; the largest error is {worst.largest_error:.3g}, "
+            f"in {worst.tensor}",
             stacklevel=2,
         )
-    remember(result, Prepared(result, encoding))
+    cache_plan(result, InjectionPlan(result, encoding))
     return result
 
 
 @dataclass(frozen=True)
 class TensorLoss:
-    """What storing one tensor cost.
+    """The error of storing one tensor in an encoding.
 
     Attributes:
-        tensor: its qualified name; ``word`` names its stored form.
-        elements: how many numbers it has.
+        tensor: its qualified name.
+        word: the name of its stored form.
+        elements: its number of elements.
         largest_error: the largest magnitude of stored minus original value.
-        saturated: how many numbers were out of range.
+        saturated: the number of elements that were out of range.
     """
 
     tensor: str
@@ -68,12 +69,13 @@ class TensorLoss:
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What an encoding costs without faults.
+    """The error of storing a model in an encoding, without faults.
 
     Attributes:
-        encoding: its name.
-        accuracy_before, accuracy_after: top-1 in [0, 1]; None where no data were given.
-        tensors: one `TensorLoss` a stored tensor.
+        encoding: the encoding's name.
+        accuracy_before, accuracy_after: the results of the given ``accuracy`` function for the
+            original and the encoded model; None if no function was given.
+        tensors: one `TensorLoss` for each stored tensor.
     """
 
     encoding: str
@@ -83,12 +85,12 @@ class EncodingReport:
 
     @property
     def largest_error(self) -> float:
-        """The largest magnitude of stored minus original value, of all tensors."""
+        """The largest magnitude of stored minus original value over all tensors."""
         return max(loss.largest_error for loss in self.tensors)
 
     @property
     def saturated(self) -> int:
-        """How many numbers were out of range."""
+        """The number of elements that were out of range."""
         return sum(loss.saturated for loss in self.tensors)
 
     def __str__(self) -> str:
@@ -102,41 +104,23 @@ class EncodingReport:
             )
         return text
 
-    def table(self) -> Table:
-        """One row a tensor, to print with rich."""
-        from rich.table import Table
-
-        table = Table(title=str(self))
-        for heading in ("tensor", "word", "elements", "largest error", "saturated"):
-            left = heading in ("tensor", "word")
-            table.add_column(heading, justify="left" if left else "right", overflow="fold")
-        for loss in self.tensors:
-            table.add_row(
-                loss.tensor,
-                loss.word,
-                f"{loss.elements:,}",
-                f"{loss.largest_error:.3g}",
-                f"{loss.saturated:,}",
-            )
-        return table
-
 
 def encoding_report(
     model: nn.Module,
     encoding: str | Encoding,
     accuracy: Callable[[nn.Module], float] | None = None,
 ) -> EncodingReport:
-    """What storing ``model`` in the encoding costs; ``model`` is untouched.
+    """Reports the error of storing ``model`` in the encoding; ``model`` is unchanged.
 
     Args:
-        model: a network.
-        encoding: the stored form.
-        accuracy: judges a network in eval mode, such as
-            ``lambda network: proact.models.accuracy(network, data.test)``. Called with a copy of
-            ``model`` and with the encoded one; None leaves accuracy out.
+        model: the model.
+        encoding: the stored form of its parameters.
+        accuracy: evaluates a model in eval mode, such as
+            ``lambda model: proact.models.accuracy(model, data.test)``. It is called with a copy of
+            ``model`` and with the encoded one. None leaves accuracy out.
 
     Raises:
-        What `encode` does.
+        TypeError, ValueError: as `encode`.
     """
     encoding = encoding_named(encoding)
     encoded = copy.deepcopy(model)
@@ -149,7 +133,7 @@ def encoding_report(
 
 
 def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
-    """Rounds a network in place."""
+    """Rounds a model in place."""
     losses = []
     bounds = RoundedBounds(guards_of(model))
     with torch.no_grad():
@@ -157,7 +141,7 @@ def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
             checked_memory(stored.name, stored.tensor)
             word = encoding.word(stored)
             rounded, tensor = word.rounded(bounds.unrounded(stored)), stored.tensor
-            bounds.see(stored, rounded)
+            bounds.include(stored, rounded)
             bounds.check(stored, rounded)
             error, saturated = 0.0, 0
             if rounded is not tensor:

@@ -1,8 +1,7 @@
-"""Injection: faults go in, the block runs, every byte comes back."""
+"""Injection: fault the stored bits of a model for the duration of a block, then restore them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -13,30 +12,38 @@ from torch import Tensor, nn
 from proact.encodings import Encoding, encoding_named
 from proact.encodings.base import integers_of
 from proact.errors import ProactError
-from proact.faults.activations import ActivationFaults, ActivationFlip, layers_of
-from proact.faults.active_injections import Active, begin, end, going_on
-from proact.faults.injection_plan import Prepared, known, remember
+from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
+from proact.faults.active_injections import (
+    ActiveInjection,
+    active_plan,
+    begin_injection,
+    end_injection,
+)
+from proact.faults.injection_plan import InjectionPlan, cache_plan, cached_plan
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.optimizer_guard import forbid_training
-from proact.faults.record import Flipped, Record
+from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
-from proact.faults.rollback import CtrlC
+from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target
 from proact.nn.tensor_inventory import StoredTensor, checked_network
+from proact.ops.cuda_stream import FlipStream
 from proact.ops.plan import SEEDS, TRIALS, checked_integer
+from proact.ops.seeds import derived_seed
 
 
 class Injector:
-    """A network prepared for many trials.
+    """Injects many trials into one model; checks and plans are made once.
 
     Args:
-        model: a network whose parameters already are in the encoding (see `encode`).
+        model: a model whose parameters are already rounded to the encoding (see `encode`).
         encoding: the stored form of its parameters.
-        is_private: nobody else writes to, moves or replaces its parameters: they are not looked at
-            again in each trial.
+        is_private: promises that no other code writes to, moves or replaces the parameters. They
+            are then not checked again in each trial.
 
     Raises:
-        ValueError, TypeError: no parameters, or one that the encoding has not rounded.
+        ValueError, TypeError: the model has no parameters, or one that is not rounded to the
+            encoding.
     """
 
     def __init__(
@@ -48,53 +55,60 @@ class Injector:
     ) -> None:
         self.model = checked_network(model)
         self.encoding = encoding_named(encoding)
-        self._own: Prepared | None = None
-        ready = self._ready()
+        self._own: InjectionPlan | None = None
+        ready = self._current_plan()
         if is_private:
             self._own = ready
 
-    def _ready(self) -> Prepared:
-        """What is prepared for the numbers that the network has now."""
+    def _current_plan(self) -> InjectionPlan:
+        """The plan for the values that the model stores now."""
         if self._own is not None:
             return self._own
-        prepared = _ready_made(self.model, self.encoding)
-        if prepared is None:
-            prepared = Prepared(self.model, self.encoding)
-            for stored, rounded in prepared.unrounded():
+        plan = _existing_plan(self.model, self.encoding)
+        if plan is None:
+            plan = InjectionPlan(self.model, self.encoding)
+            for stored, rounded in plan.unrounded():
                 raise ValueError(
-                    f"{stored.name} is not rounded to {self.encoding.name} yet (off by up to "
+                    f"{stored.name} is not rounded to {self.encoding.name} (error up to "
                     f"{(stored.tensor - rounded).abs().max():.3g}): encode the model first"
                 )
-            remember(self.model, prepared)
-        return prepared
+            cache_plan(self.model, plan)
+        return plan
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first stored tensor is."""
-        return self._ready().stored[0].tensor.device
+        """The device of the model's first stored tensor."""
+        return self._current_plan().stored[0].tensor.device
 
     def exposed_bits(self, fault: Fault) -> int:
-        """How many stored bits ``fault`` can hit (a list: those of the tensors that it names).
+        """The number of stored bits that ``fault`` can hit.
 
-        Raises what `FaultSpace` does, and ValueError for a fault that does not fit the network.
+        For a `Replay` these are all bits of the tensors that it names.
+
+        Raises:
+            ValueError, TypeError: as `FaultSpace`, and for a fault that does not fit the model.
         """
-        return sum(target.bits for target in _targets(self._ready(), fault))
+        return sum(target.bits for target in _targets(self._current_plan(), fault))
 
     def expected_ber(self, fault: Fault) -> float:
-        """The share of its exposed bits that ``fault`` hits on average (`StuckAt`: stuck bits).
+        """The expected share of the exposed bits that ``fault`` hits, in [0, 1].
 
-        Raises what `exposed_bits` does.
+        For `StuckAt` this is the expected share of stuck bits.
+
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
         """
         if isinstance(fault, ActivationFlip):
             layers_of(self.model, fault)
-        return fault.expected_ber([t.bits for t in _targets(self._ready(), fault)])
+        return fault.expected_ber([t.bits for t in _targets(self._current_plan(), fault)])
 
     def probability_of_none(self, fault: Fault) -> float | None:
-        """The chance that a trial of ``fault`` flips nothing; None where nobody knows it.
+        """The probability that a trial of ``fault`` flips no bit; None if it is not known.
 
-        Raises what `exposed_bits` does.
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
         """
-        return fault.probability_of_none([t.bits for t in _targets(self._ready(), fault)])
+        return fault.probability_of_none([t.bits for t in _targets(self._current_plan(), fault)])
 
     def trial(
         self,
@@ -105,11 +119,11 @@ class Injector:
         allow_training: bool = False,
         log_activations: bool = False,
     ) -> AbstractContextManager[Record]:
-        """`inject`, for a prepared network."""
+        """Like `inject`, for this model and encoding."""
         faults, seed, trial = checked_pattern(fault, seed, trial)
         return _Injection(
             self.model,
-            lambda: (self._ready(), True),
+            lambda: (self._current_plan(), True),
             faults,
             seed,
             trial,
@@ -129,63 +143,68 @@ def inject(
     allow_training: bool = False,
     log_activations: bool = False,
 ) -> AbstractContextManager[Record]:
-    """Faults ``model`` inside the block and restores every flipped word on the way out.
+    """Faults ``model`` inside a ``with`` block and restores every flipped word when the block ends.
 
-    Whatever ends the block, exceptions and Ctrl-C included, and whatever the network wrote over a
-    faulted word. What else the block changes (batch statistics) is its own and stays.
+    Words are restored however the block ends, exceptions and Ctrl-C included, and even if the model
+    has overwritten a faulted word. Other changes that the block makes (batch statistics, for
+    example) are kept.
 
-    With an encoding that rounds, the whole network is rounded to it on entry and, where nothing
-    else changed it, un-rounded on exit, unless it is in the encoding already: `encode` does that
-    once for many trials. An encoded network that was written to past torch's version counters
-    (through ``.data`` or numpy) since then is not looked at again.
+    If the encoding rounds, all parameters are rounded on entry; on exit, those that nothing else
+    has changed get their original values back. A model from `encode` is rounded already and skips
+    both steps. Writes to such a model that bypass torch's version counters (through ``.data`` or
+    numpy) are not noticed.
 
     Args:
-        model: a network. The same object is faulted in place: no copy.
-        fault: what happens, and where. Several faults happen one after the other and independently
-            (from the second in stored tensors, and in activations, each has a seed made of ``seed``
-            and its position); a bit that two of them flip is as before, and counts twice.
+        model: the model. It is faulted in place, not copied.
+        fault: one fault or several. Several faults act one after the other and independently: of
+            the faults in stored tensors, and of those in activations, the first uses ``seed`` and
+            each later one a seed derived from ``seed`` and its position. A bit that two of them
+            flip has its original value again and counts twice.
         encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16"``, ...
-        seed: names the experiment; in [0, 2^63).
-        trial: names the fault pattern; in [0, 2^32). The same (seed, trial) faults a tensor of the
-            same name and shape alike in every network.
-        allow_training: lets optimisers step inside the block. Flipped words lose what a step made
-            of them; all others keep it.
-        log_activations: `Record.faults` lists flips in activations too, at the price of memory.
+        seed: identifies the experiment; in [0, 2^63).
+        trial: identifies one fault pattern of the experiment; in [0, 2^32). The same (seed, trial)
+            flips the same bits in every tensor of the same name and shape, whatever the model.
+        allow_training: lets optimizers step inside the block. Flipped words lose the effect of such
+            a step when they are restored; all other words keep it.
+        log_activations: makes `Record.faults` list flips in activations too, which takes memory.
 
     Returns:
-        A context manager, to be entered once, that gives a `Record` with the realised flips.
+        A context manager that can be entered once and returns a `Record` of the realised flips.
 
     Raises:
         ValueError, TypeError: a parameter that the encoding cannot store, an argument out of range,
-            a fault that does not fit the network; nothing is changed. ProactError: parameters were
-            moved or converted inside the block, or an optimiser was about to train faulted ones.
+            or a fault that does not fit the model. The model is then unchanged.
+        ProactError: parameters were moved or converted inside the block, or an optimizer was about
+            to update faulted parameters.
     """
     encoding = encoding_named(encoding)
     faults, seed, trial = checked_pattern(fault, seed, trial)
     checked_network(model)
 
-    def prepare() -> tuple[Prepared, bool]:
-        ready = _ready_made(model, encoding)
-        return (Prepared(model, encoding), False) if ready is None else (ready, True)
+    def find_plan() -> tuple[InjectionPlan, bool]:
+        ready = _existing_plan(model, encoding)
+        return (InjectionPlan(model, encoding), False) if ready is None else (ready, True)
 
-    return _Injection(model, prepare, faults, seed, trial, allow_training, log_activations)
+    return _Injection(model, find_plan, faults, seed, trial, allow_training, log_activations)
 
 
-def _ready_made(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    return going_on(model, encoding) or known(model, encoding)
+def _existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    return active_plan(model, encoding) or cached_plan(model, encoding)
 
 
 class _Injection:
-    """One injection from its beginning to its end.
+    """One injection, from entry to exit.
 
-    A class and not a generator, and Ctrl-C held back: an interruption between a generator's first
-    part and the block would leave the faults in.
+    This is a class with Ctrl-C deferred, not a generator: an interruption between the first part of
+    a generator and the block would leave the faults in memory.
+
+    ``find_plan`` returns the plan and whether the model is rounded to its encoding already.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        prepare: Callable[[], tuple[Prepared, bool]],  # and whether the network is in its encoding
+        find_plan: Callable[[], tuple[InjectionPlan, bool]],
         faults: tuple[Fault, ...],
         seed: int,
         trial: int,
@@ -193,25 +212,28 @@ class _Injection:
         log_activations: bool,
         may_move: bool = True,
     ) -> None:
-        self._model, self._prepare = model, prepare
+        self._model, self._find_plan = model, find_plan
         self._may_move = may_move
         self._faults, self._seed, self._trial = faults, seed, trial
         self._allow_training, self._log_activations = allow_training, log_activations
-        self._active: Active | None = None
-        self._prepared: Prepared | None = None
+        self._active: ActiveInjection | None = None
+        self._plan: InjectionPlan | None = None
         self._hit: list[Target] = []
         self._changed: list[StoredTensor] = []
-        self._ctrl_c = CtrlC(_Injection.__enter__.__code__, _Injection.__exit__.__code__)
+        self._interrupt = DeferredInterrupt(
+            _Injection.__enter__.__code__, _Injection.__exit__.__code__
+        )
 
     def __enter__(self) -> Record:
         if self._active is not None:
-            raise ProactError("an injection is entered once: call inject again")
+            raise ProactError("an injection can be entered only once: call inject again")
         try:
-            self._ctrl_c.install()
+            self._interrupt.install()
             record = self._begin()
-            self._ctrl_c.deliver()
+            self._interrupt.deliver()
         except BaseException as error:
             self._end(error)
+            self._interrupt.deliver()
             raise
         return record
 
@@ -222,121 +244,123 @@ class _Injection:
         traceback: TracebackType | None,
     ) -> None:
         self._end(error)
-        self._ctrl_c.deliver()
+        self._interrupt.deliver()
 
     def _begin(self) -> Record:
-        prepared, is_ready = self._prepare()
+        plan, is_ready = self._find_plan()
         for fault in self._faults:  # before anything changes
-            _targets(prepared, fault)
+            _targets(plan, fault)
         transient = [fault for fault in self._faults if isinstance(fault, ActivationFlip)]
         hooked = [(fault, layers_of(self._model, fault)) for fault in transient]
-        active = self._active = begin(self._model)
+        active = self._active = begin_injection(self._model)
         if not is_ready:
-            prepared = self._in_its_encoding(prepared, active)
-        self._prepared = active.prepared = prepared
-        record = Record(prepared.encoding.name)
+            plan = self._in_its_encoding(plan, active)
+        self._plan = active.plan = plan
+        record = Record(plan.encoding.name)
         if not self._allow_training:
-            active.undos.append(forbid_training(prepared).remove)
+            active.undos.append(forbid_training(plan).remove)
         self._attach(hooked, record, active)
         active.undos.append(record.restore)
-        # Before the flips are undone: what a forward that was cut off left repaired.
-        active.undos.extend(guard.finish for guard in prepared.guards.values())
-        self._flip(prepared, record)
+        # Undone before the flips: repairs of a forward pass that was interrupted.
+        active.undos.extend(guard.finish for guard in plan.guards.values())
+        self._flip(plan, record)
         return record
 
-    def _in_its_encoding(self, prepared: Prepared, active: Active) -> Prepared:
-        """Rounds the network for the time of the injection."""
-        if prepared.is_exact:
-            remember(self._model, prepared)
-            return prepared
-        for stored, rounded in prepared.unrounded():
+    def _in_its_encoding(self, plan: InjectionPlan, active: ActiveInjection) -> InjectionPlan:
+        """Rounds the model for the duration of the injection."""
+        if plan.is_exact:
+            cache_plan(self._model, plan)
+            return plan
+        for stored, rounded in plan.unrounded():
             self._changed.append(stored)
             active.undos.append(_unrounding(stored.tensor, rounded))
             stored.tensor.copy_(rounded)
-        return Prepared(self._model, prepared.encoding) if self._changed else prepared
+        return InjectionPlan(self._model, plan.encoding) if self._changed else plan
 
     def _attach(
         self,
         hooked: list[tuple[ActivationFlip, dict[str, nn.Module]]],
         record: Record,
-        active: Active,
+        active: ActiveInjection,
     ) -> None:
         for position, (fault, layers) in enumerate(hooked):
             seed = seed_of(self._seed, position)
-            pattern = ActivationFaults(fault, record, seed, self._trial, self._log_activations)
+            pattern = ActivationFaultHooks(fault, record, seed, self._trial, self._log_activations)
             active.undos.append(pattern.end)
             for name, module in layers.items():
                 active.undos.append(pattern.attach(name, module).remove)
 
-    def _flip(self, prepared: Prepared, record: Record) -> None:
+    def _flip(self, plan: InjectionPlan, record: Record) -> None:
         stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
         for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
-            for target, unmade in prepared.flips(fault, seed, self._trial):
+            for target, pending in plan.flips(fault, seed, self._trial):
                 record.exposed_bits += target.bits
                 self._hit.append(target)
                 self._changed.extend(exposed.stored for exposed in target.exposed)
-                record.add(Flipped(target.exposed, unmade.flips))
+                record.add(TensorFlips(target.exposed, pending.flips))
                 _mark_changed(target)
-                unmade.make()
-        # Inside one autocast, casts of weights that were made before would hide the faults.
+                pending.apply()
+        # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 
     def _end(self, error: BaseException | None) -> None:
         try:
             self._undo(error)
         finally:
-            self._ctrl_c.uninstall()
+            self._interrupt.uninstall()
 
     def _undo(self, error: BaseException | None) -> None:
-        active, prepared = self._active, self._prepared
+        active, plan = self._active, self._plan
         if active is None:
             return
         try:
-            is_undone = end(self._model, active)
+            is_undone = end_injection(self._model, active)
         finally:
             for target in self._hit:
                 _mark_changed(target)
             torch.clear_autocast_cache()
-        if prepared is None:
+        if plan is None:
             return
         if is_undone:
-            prepared.changed_back(self._hit, marks=2)
+            plan.note_restored(self._hit, marks=2)
         if self._may_move and not isinstance(error, KeyboardInterrupt):
-            prepared.refuse_moved(self._model, self._changed, error)
+            plan.refuse_moved(self._model, self._changed, error)
 
 
 def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
-    """Writes the original numbers back where nobody changed the rounded ones."""
-    original = tensor.clone()
+    """Returns a function that restores the original values of elements that still hold the rounded
+    ones."""
+    original, stream = tensor.clone(), FlipStream(tensor.device)
 
     def undo() -> None:
-        is_rounded = integers_of(tensor) == integers_of(rounded)
-        tensor.copy_(torch.where(is_rounded, original, tensor))
+        with stream.ordered():
+            is_rounded = integers_of(tensor) == integers_of(rounded)
+            tensor.copy_(torch.where(is_rounded, original, tensor))
 
     return undo
 
 
-def _targets(prepared: Prepared, fault: Fault) -> tuple[Target, ...]:
-    """The stored tensors that ``fault`` hits; raises where it does not fit the network."""
+def _targets(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
+    """The parts of the stored tensors that ``fault`` hits; raises if it does not fit the model."""
     if isinstance(fault, StoredFault):
-        return prepared.targets(fault)
-    return (prepared.replay_target(fault),) if isinstance(fault, Replay) else ()
+        return plan.targets(fault)
+    return (plan.replay_target(fault),) if isinstance(fault, Replay) else ()
 
 
 def checked_pattern(
     fault: Fault | Sequence[Fault], seed: int, trial: int
 ) -> tuple[tuple[Fault, ...], int, int]:
-    """Faults as a tuple, and both numbers checked."""
+    """The faults as a tuple, with seed and trial; raises if one of them is invalid."""
     faults = tuple(fault) if isinstance(fault, Sequence) else (fault,)
     for each in faults:
         if not isinstance(each, Fault):
             raise TypeError(
-                "a fault is of proact.faults' kinds, such as BitFlip(1e-5), got "
+                "fault must be a fault of proact.faults, such as BitFlip(1e-5), got "
                 f"{type(each).__name__}"
             )
     if not faults:
-        raise ValueError("at least one fault is injected, got an empty sequence")
+        raise ValueError("fault must hold at least one fault, got an empty sequence")
     return (
         faults,
         checked_integer("seed", seed, SEEDS),
@@ -345,14 +369,14 @@ def checked_pattern(
 
 
 def seed_of(seed: int, position: int) -> int:
-    """The seed of fault number ``position`` in stored tensors, or in activations, of one injection:
-    the first has the injection's own, the others 63 bits of a hash, and so they are independent."""
-    if position == 0:
-        return seed
-    digest = hashlib.sha256(f"{seed} {position}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    """The seed of fault number ``position`` in stored tensors, or in activations, of one injection.
+
+    The first fault has the injection's seed, each later one a derived seed, so that they are
+    independent.
+    """
+    return seed if position == 0 else derived_seed(seed, "fault", position)
 
 
 def _mark_changed(target: Target) -> None:
-    """Lets autograd notice that what it saved for backward has changed."""
+    """Raises the version counters, so that autograd notices changes of tensors that it saved."""
     torch.autograd.graph.increment_version(target.versioned)

@@ -1,4 +1,4 @@
-"""A network made ready for many trials: what it stores, in which words, and the plans over them."""
+"""Injection plans: the tensors, words and targets that all trials on one model share."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, matches, shown
 from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors
-from proact.faults.target_memory import Target, Unmade
+from proact.faults.target_memory import PendingFlips, Target
 from proact.nn.tensor_inventory import StoredTensor, has_memory, named_memories, stored_tensors
 from proact.ops.plan import FlipPlaces
 
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
 
 
-class _Steps:
-    """How many steps all optimisers have made: fused ones change parameters behind torch's
-    versions."""
+class _OptimizerSteps:
+    """Counts the steps of all optimizers: fused ones change parameters without raising torch's
+    version counters."""
 
     made = 0
 
@@ -38,28 +38,30 @@ class _Steps:
         self.made += 1
 
 
-_STEPS = _Steps()
-register_optimizer_step_post_hook(_STEPS.count)
+_OPTIMIZER_STEPS = _OptimizerSteps()
+register_optimizer_step_post_hook(_OPTIMIZER_STEPS.count)
 
 
 @dataclass
-class State:
-    """What tells whether a network's memory was moved, replaced or written by torch."""
+class ModelState:
+    """Shows, by comparison, whether torch has moved, replaced or written a model's memory."""
 
-    layout: list[object]  #: the tree of modules; names, addresses and forms of their tensors
-    versions: list[object]  #: of the same tensors, how often they were changed
-    steps: int  #: of optimisers
+    layout: list[object]  #: the module tree, with the names, addresses and shapes of its tensors
+    versions: list[object]  #: the version counters of these tensors
+    steps: int  #: the number of steps that all optimizers have made
 
 
-def state_of(model: nn.Module) -> State:
-    """What the network stores now."""
+def model_state(model: nn.Module) -> ModelState:
+    """The state of the model's memory now."""
     versions: list[object] = []
-    return State(layout_of(model, versions), versions, _STEPS.made)
+    return ModelState(memory_layout(model, versions), versions, _OPTIMIZER_STEPS.made)
 
 
-def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[object]:
-    """Walks the modules itself: this happens twice a trial, and torch's iterators take ten times as
-    long."""
+def memory_layout(model: nn.Module, versions: list[object] | None = None) -> list[object]:
+    """The module tree with the names, addresses and shapes of its tensors; fills ``versions``.
+
+    This runs twice in each trial. Torch's own iterators over modules take ten times as long.
+    """
     layout: list[object] = []
     pending = [model]
     while pending:
@@ -68,7 +70,7 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
             for name, tensor in members.items():
                 if tensor is None:
                     continue
-                # Sparse tensors have no address, and no faults either.
+                # Sparse tensors have no single address, and cannot be faulted.
                 is_plain = tensor.layout == torch.strided
                 address = tensor.data_ptr() if is_plain else 0
                 is_dense = is_plain and tensor.is_contiguous()
@@ -76,7 +78,7 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
                 if versions is not None:
                     try:
                         versions.append(tensor._version)
-                    except RuntimeError:  # tensors of inference mode do not count their changes
+                    except RuntimeError:  # inference tensors have no version counter
                         versions.append(object())
         layout.append(len(module._modules))
         for name, child in module._modules.items():
@@ -86,35 +88,49 @@ def layout_of(model: nn.Module, versions: list[object] | None = None) -> list[ob
     return layout
 
 
-class Prepared:
-    """Holds the tensors, not the network."""
+class InjectionPlan:
+    """Everything that trials on one model in one encoding share.
+
+    A plan holds the model's tensors but not the model itself.
+
+    Attributes:
+        encoding: the stored form of the parameters.
+        stored: the stored tensors, each memory once.
+        guards: the weight-range guards by qualified name.
+        state: the state of the model's memory when the plan was made.
+        names: the qualified names of the stored tensors by address.
+    """
 
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
         self.stored = stored_tensors(model)
         self.guards = guards_of(model)
-        self.state = state_of(model)
+        self.state = model_state(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
         self._positions: dict[Target, list[int]] = {}
         self.names = {s.tensor.data_ptr(): s.name for s in self.stored if has_memory(s.tensor)}
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
-        """The tensors that storing would change by a bit or more, and what it would make of them.
+        """Each tensor that the encoding would change, with its rounded values.
 
-        Tensors that cannot be stored are passed over: a fault that hits them is refused. Bounds of
-        weight-range come last, and hold what they held; ValueError where they cannot.
+        Tensors that the encoding cannot store are skipped; a fault that hits them is refused
+        elsewhere. Bounds of weight-range come last and are widened to admit the same elements as
+        before.
+
+        Raises:
+            ValueError: the encoding cannot represent a bound that does so.
         """
         bounds = RoundedBounds(self.guards)
         for stored in bounds.in_order(self.stored):
             rounded = rounded_to(self.encoding, stored, bounds.unrounded(stored))
-            bounds.see(stored, stored.tensor if rounded is None else rounded)
+            bounds.include(stored, stored.tensor if rounded is None else rounded)
             if rounded is not None and not same_bits(rounded, stored.tensor):
                 bounds.check(stored, rounded)
                 yield stored, rounded
 
     def targets(self, fault: StoredFault) -> tuple[Target, ...]:
-        """The parts of the fault space that ``fault`` hits, one a rate; made once."""
+        """The parts of the fault space that ``fault`` hits, one for each rate; made once."""
         selectors = tuple(where for where, _ in fault.rates)
         selection = (fault.where, fault.bits, selectors)
         if selection not in self._targets:
@@ -125,15 +141,17 @@ class Prepared:
             for target in targets:
                 check_fits(fault, target.exposed)
         if isinstance(fault, ExactFlips) and fault.n > targets[0].bits:
-            raise ValueError(f"n is at most {targets[0].bits}, the exposed bits; got {fault.n}")
+            raise ValueError(
+                f"n must be at most {targets[0].bits}, the number of exposed bits, got {fault.n}"
+            )
         return targets
 
     def replay_target(self, replay: Replay) -> Target:
-        """The tensors that a list names; ValueError where it does not fit."""
+        """The tensors that a replay names; ValueError if the replay does not fit the model."""
         if replay.encoding not in (None, self.encoding.name):
             raise ValueError(
-                f"the replayed list has bits of {replay.encoding}, and the encoding is "
-                f"{self.encoding.name}"
+                f"the replay was recorded in the encoding {replay.encoding}, and the encoding of "
+                f"this injection is {self.encoding.name}"
             )
         if replay not in self._replays:
             named = {site.tensor for site in replay.faults}
@@ -145,36 +163,37 @@ class Prepared:
 
     def flips(
         self, fault: StoredFault | Replay, seed: int, trial: int
-    ) -> Iterator[tuple[Target, Unmade]]:
-        """What a trial flips, part by part, each drawn after the one before is made."""
+    ) -> Iterator[tuple[Target, PendingFlips]]:
+        """The flips of a trial, part by part; each is drawn after the previous one was applied."""
         if isinstance(fault, Replay):
             target = self.replay_target(fault)
             yield target, target.flips_of(_listed(fault, target))
             return
         for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-            yield target, _unmade(fault, ber, target, seed, trial)
+            yield target, _pending_flips(fault, ber, target, seed, trial)
 
     @cached_property
     def is_exact(self) -> bool:
-        """Whether memory holds the stored words themselves, whatever is written to it."""
+        """Whether memory holds the stored words themselves, so that no value is ever rounded."""
         return not any(rounded_to(self.encoding, stored) is not None for stored in self.stored)
 
     def refuse_moved(
         self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
     ) -> None:
-        """ProactError where tensors that were changed are not the network's any more."""
-        if layout_of(model) == self.state.layout:
+        """ProactError if a tensor that was changed no longer belongs to the model."""
+        if memory_layout(model) == self.state.layout:
             return
         now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
         for stored in hit:
             if now.get(stored.name) != (stored.tensor.data_ptr(), stored.tensor.dtype):
                 raise ProactError(
-                    f"{stored.name} was moved, converted or replaced while faults were injected; "
-                    "only the memory it had before has been restored"
+                    f"{stored.name} was moved, converted or replaced while faults were injected: "
+                    "only its former memory was restored"
                 ) from cause
 
-    def changed_back(self, hit: Sequence[Target], marks: int) -> None:
-        """Notes that tensors were marked as changed so often, and are as before."""
+    def note_restored(self, hit: Sequence[Target], marks: int) -> None:
+        """Records that the targets hold their former values although their version counters were
+        raised ``marks`` times."""
         for target in hit:
             for position in self._positions_of(target):
                 version = self.state.versions[position]
@@ -182,7 +201,7 @@ class Prepared:
                     self.state.versions[position] = version + marks
 
     def _positions_of(self, target: Target) -> list[int]:
-        """Where the target's tensors stand in the state: several times, where tied."""
+        """The positions of the target's tensors in the state; a tied tensor has several."""
         if target not in self._positions:
             addresses = {tensor.data_ptr() for tensor in target.versioned}
             tensors = [entry for entry in self.state.layout if isinstance(entry, tuple)]
@@ -195,8 +214,10 @@ class Prepared:
 def rounded_to(
     encoding: Encoding, stored: StoredTensor, values: Tensor | None = None
 ) -> Tensor | None:
-    """``values`` (the tensor's own) after storing; None where no value would change or the encoding
-    cannot store them."""
+    """``values`` (by default the tensor's own) after storing and reading back.
+
+    None if memory holds the stored words themselves or the encoding cannot store the tensor.
+    """
     if not has_memory(stored.tensor):
         return None
     try:
@@ -219,13 +240,15 @@ def _by_rate(
     for part, where in zip(parts, selectors, strict=True):
         if not part:
             raise ValueError(
-                f"the bit error rate of {shown(where)!r} is used by no stored tensor: it matches "
-                "none, or those before it take them all"
+                f"the bit error rate for {shown(where)!r} applies to no stored tensor: the pattern "
+                "matches none, or earlier patterns match all of its tensors"
             )
     return parts
 
 
-def _unmade(fault: StoredFault, ber: float, target: Target, seed: int, trial: int) -> Unmade:
+def _pending_flips(
+    fault: StoredFault, ber: float, target: Target, seed: int, trial: int
+) -> PendingFlips:
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial)
     if isinstance(fault, Burst):
@@ -236,7 +259,7 @@ def _unmade(fault: StoredFault, ber: float, target: Target, seed: int, trial: in
         stuck = target.draws.flip(ber, seed, trial).columns().places
         changed = target.stored_bits(stuck) != fault.value
         return target.flips_of(stuck.take(changed))
-    raise TypeError(f"faults are of proact.faults' kinds, got {type(fault).__name__}")
+    raise TypeError(f"fault must be a fault of proact.faults, got {type(fault).__name__}")
 
 
 def _listed(replay: Replay, target: Target) -> FlipPlaces:
@@ -248,24 +271,24 @@ def _listed(replay: Replay, target: Target) -> FlipPlaces:
     return FlipPlaces(tensor, element, bit)
 
 
-#: Networks by identity. A `Prepared` holds detached tensors, so that no entry keeps its key alive.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[Encoding, Prepared]] = WeakKeyDictionary()
+#: Plans by model. A plan holds detached tensors, so that no entry keeps its key alive.
+_CACHED_PLANS: WeakKeyDictionary[nn.Module, dict[Encoding, InjectionPlan]] = WeakKeyDictionary()
 
 
-def known(model: nn.Module, encoding: Encoding) -> Prepared | None:
-    """What `remember` kept, where the network still stores the same numbers.
+def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    """The plan that `cache_plan` kept, if the model still stores the same values, else None.
 
-    Where memory holds the stored words themselves, the same tensors will do. A write past torch's
-    version counters (``.data``, numpy) is not noticed.
+    If memory holds the stored words themselves, it suffices that the tensors are the same. A write
+    that bypasses torch's version counters (``.data``, numpy) is not noticed.
     """
-    prepared = _KNOWN.get(model, {}).get(encoding)
-    if prepared is None:
+    plan = _CACHED_PLANS.get(model, {}).get(encoding)
+    if plan is None:
         return None
-    if prepared.is_exact:
-        return prepared if prepared.state.layout == layout_of(model) else None
-    return prepared if prepared.state == state_of(model) else None
+    if plan.is_exact:
+        return plan if plan.state.layout == memory_layout(model) else None
+    return plan if plan.state == model_state(model) else None
 
 
-def remember(model: nn.Module, prepared: Prepared) -> None:
-    """Keeps what was prepared for the next injection into the same network."""
-    _KNOWN.setdefault(model, {})[prepared.encoding] = prepared
+def cache_plan(model: nn.Module, plan: InjectionPlan) -> None:
+    """Keeps a plan for later injections into the same model."""
+    _CACHED_PLANS.setdefault(model, {})[plan.encoding] = plan

@@ -1,4 +1,4 @@
-"""Fault kinds: what happens to the exposed bits. Frozen values, compared and hashed as such."""
+"""Fault kinds. A fault is a frozen value: equal fields make equal faults with equal hashes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from proact.encodings import Bits
 from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
 from proact.ops.plan import STREAMS, checked_ber, checked_integer
 
-#: One rate for all, or rates by selector, of which the first that takes a tensor counts.
+#: One rate for all tensors, or rates by selector; a tensor has the rate of its first match.
 Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]
 
 
 class Fault(ABC):
-    """What a trial does to a network."""
+    """What a trial does to a model."""
 
     _kinds: ClassVar[dict[str, type[Fault]]] = {}
 
@@ -31,23 +31,30 @@ class Fault(ABC):
 
     @abstractmethod
     def expected_ber(self, bits: Sequence[int]) -> float:
-        """The mean share of hit bits, given the exposed ``bits`` of each part of the fault space,
-        one a rate."""
+        """The expected share of the exposed bits that are hit, in [0, 1].
+
+        Args:
+            bits: the number of exposed bits in each part of the fault space, one part for each
+                rate.
+        """
 
     def probability_of_none(self, bits: Sequence[int]) -> float | None:
-        """The chance that a trial flips nothing, given what `expected_ber` is given; None where
-        that depends on more than the fault."""
+        """The probability that a trial flips no bit; None if it depends on more than the fault.
+
+        Args:
+            bits: as for `expected_ber`.
+        """
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The kind's name and its fields in terms of JSON; the inverse is `fault_from_dict`."""
+        """The name of the kind and its fields, as JSON values; the inverse of `fault_from_dict`."""
         return {
             "kind": type(self).__name__,
             **{f.name: _to_json(f.name, getattr(self, f.name)) for f in fields(self)},  # type: ignore[arg-type]
         }
 
     def to_json(self) -> str:
-        """One line of JSON; the inverse is `fault_from_json`."""
+        """One line of JSON; the inverse of `fault_from_json`."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
@@ -56,7 +63,7 @@ class Fault(ABC):
 
     def __str__(self) -> str:
         parts = []
-        # What is given by position stands first, and is always shown.
+        # Positional fields come first and are always shown.
         for f in sorted(fields(self), key=lambda f: bool(f.kw_only)):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if not f.kw_only:
@@ -73,24 +80,30 @@ def fault_from_dict(description: Mapping[str, Any]) -> Fault:
         ValueError, TypeError: an unknown kind, unknown or missing fields, values out of range.
     """
     if not isinstance(description, Mapping):
-        raise TypeError(f"a fault is described by a mapping, got {type(description).__name__}")
+        raise TypeError(f"a fault must be described by a mapping, got {type(description).__name__}")
     values = dict(description)
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in Fault._kinds:
         known = ", ".join(sorted(Fault._kinds))
-        raise ValueError(f"a fault's kind is one of {known}; got {kind!r}")
+        raise ValueError(f"the kind of a fault must be one of {known}, got {kind!r}")
     names = {f.name for f in fields(Fault._kinds[kind])}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):
-        raise ValueError(f"a {kind} has {', '.join(sorted(names))}; got {unknown[0]!r}")
+        raise ValueError(f"the fields of {kind} are {', '.join(sorted(names))}, got {unknown[0]!r}")
     return Fault._kinds[kind]._from_fields(values)
 
 
 def fault_from_json(text: str) -> Fault:
-    """The fault that `Fault.to_json` wrote; raises what `fault_from_dict` does."""
+    """The fault that `Fault.to_json` wrote.
+
+    Raises:
+        ValueError, TypeError: text that is not JSON, or as `fault_from_dict`.
+    """
     try:
         description = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"a fault is one JSON object, got text that is none: {error}") from None
+        raise ValueError(
+            f"a fault must be one JSON object, got text that is not JSON: {error}"
+        ) from None
     return fault_from_dict(description)
 
 
@@ -101,9 +114,9 @@ class StoredFault(Fault, is_kind=False):
     Attributes:
         bits: the exposed bits of each word: a field of the encoding (``"sign"``, ``"exponent"``,
             ``"mantissa"``; ``"integer"``, ``"fraction"``), a mask (an integer: 31 exposes the five
-            lowest bits), a sequence of bit numbers and fields (``(31, 30)``; 0 the lowest), or None
-            for all.
-        where: which tensors are exposed: a pattern of qualified names, a `Where`, or a sequence.
+            lowest bits), a sequence of bit numbers and fields (``(31, 30)``; 0 is the lowest bit),
+            or None for all.
+        where: the exposed tensors: a pattern of qualified names, a `Where`, or a sequence of these.
     """
 
     bits: Bits = field(default=None, kw_only=True)
@@ -115,13 +128,13 @@ class StoredFault(Fault, is_kind=False):
 
     @property
     def rates(self) -> tuple[tuple[Selector, float], ...]:
-        """Selectors within `where` and the BER of each; one of every tensor by default."""
+        """Selectors within `where`, each with its BER; by default one selector for all tensors."""
         return (("*", 0.0),)
 
 
 @dataclass(frozen=True)
 class RatedFault(StoredFault, is_kind=False):
-    """A fault whose number follows a bit error rate."""
+    """A fault with a bit error rate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,15 +157,18 @@ class BitFlip(RatedFault):
     """Every exposed bit flips independently with probability ``ber``.
 
     Attributes:
-        ber: bit error rate, a probability per stored bit in [0, 1], ends included. Or a mapping of
-            selectors to rates, for memories of different quality: a tensor has the rate of the
-            first selector that takes it, and one that none takes is not exposed.
+        ber: bit error rate, a probability per stored bit in [0, 1], ends included. A mapping of
+            selectors to rates describes memories of different quality: a tensor has the rate of the
+            first selector that matches it, and is not exposed if no selector does.
+
+    Raises:
+        ValueError, TypeError: a rate out of range, or an argument of another type.
     """
 
     ber: Rates
 
     def probability_of_none(self, bits: Sequence[int]) -> float:
-        """(1 - ber)^bits, over all parts."""
+        """The product of (1 - ber)^bits over all parts."""
         rates = [rate for _, rate in self.rates]
         if any(rate == 1.0 and n for rate, n in zip(rates, bits, strict=True)):
             return 0.0
@@ -164,7 +180,10 @@ class ExactFlips(StoredFault):
     """Exactly ``n`` distinct exposed bits flip; every such set is equally likely.
 
     Attributes:
-        n: from 0 to the number of exposed bits, both included.
+        n: the number of flips, from 0 to the number of exposed bits, both included.
+
+    Raises:
+        ValueError, TypeError: a negative number, or an argument of another type.
     """
 
     n: int
@@ -177,7 +196,7 @@ class ExactFlips(StoredFault):
         return self.n / sum(bits)
 
     def probability_of_none(self, bits: Sequence[int]) -> float:
-        """0, but for no flips at all."""
+        """1 if `n` is 0, else 0."""
         return float(self.n == 0)
 
 
@@ -185,13 +204,17 @@ class ExactFlips(StoredFault):
 class StuckAt(RatedFault):
     """Every exposed bit is stuck at ``value`` independently with probability ``ber``.
 
-    Bits that hold the value already do not change, and do not count as flips: the realised BER is
-    about half of ``ber`` where bits are balanced. The stuck bits are those that `BitFlip` would
-    flip, whatever the value. What is written to a word inside the block stays written.
+    A bit that holds the value already does not change and does not count as a flip. The realised
+    BER is therefore about half of ``ber`` if zeros and ones are equally frequent. The stuck bits
+    are those that `BitFlip` would flip, for either value. The fault acts once, on entry: a value
+    written to a word inside the block stays.
 
     Attributes:
         value: 0 or 1.
-        ber: as for `BitFlip`; per stored bit, the probability to be stuck.
+        ber: probability per stored bit to be stuck; as for `BitFlip`.
+
+    Raises:
+        ValueError, TypeError: a value or rate out of range, or an argument of another type.
     """
 
     value: int
@@ -206,15 +229,19 @@ class StuckAt(RatedFault):
 class Burst(RatedFault):
     """Bursts of ``length`` adjacent exposed bits flip.
 
-    Every place where a whole burst fits is the beginning of one independently, with the probability
-    that makes ``ber`` the expected share of flipped bits. Where bursts overlap a bit flips once.
+    A burst begins independently at each place where a whole burst fits, with the probability that
+    makes ``ber`` the expected share of flipped bits. A bit that several bursts cover flips once.
 
     Attributes:
-        length: adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`.
-        ber: as for `BitFlip`: the mean probability of an exposed bit to flip (bits at the edge of a
-            word or tensor have fewer bursts around them, and flip more rarely).
-        within: ``"word"``: a burst stays in a word. ``"tensor"``: it runs on from a word's highest
-            exposed bit into the lowest of the next element (row-major), up to the tensor's end.
+        length: number of adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`.
+        ber: the mean probability that an exposed bit flips; as for `BitFlip`. Bits at the edge of a
+            word or tensor are covered by fewer bursts and flip less often.
+        within: ``"word"`` keeps a burst inside one word. ``"tensor"`` continues it from a word's
+            highest exposed bit to the lowest of the next element (row-major), up to the end of the
+            tensor.
+
+    Raises:
+        ValueError, TypeError: a length or rate out of range, or an argument of another type.
     """
 
     length: int
@@ -225,14 +252,14 @@ class Burst(RatedFault):
         super().__post_init__()
         length = checked_integer("a burst's length", self.length, 1 << 32)
         if length == 0:
-            raise ValueError("a burst's length is 1 or more, got 0")
+            raise ValueError("a burst's length must be 1 or more, got 0")
         object.__setattr__(self, "length", length)
         if self.within not in ("word", "tensor"):
-            raise ValueError(f"a burst lies within a 'word' or a 'tensor', got {self.within!r}")
+            raise ValueError(f"within must be 'word' or 'tensor', got {self.within!r}")
 
 
 def checked_bits(bits: Any) -> Bits:
-    """``bits`` as a hashable value; TypeError for what no word understands."""
+    """``bits`` as a hashable value; TypeError for a type that no word accepts."""
     if bits is None or isinstance(bits, str):
         return bits
     if isinstance(bits, (int, np.integer)) and not isinstance(bits, bool):
@@ -242,7 +269,7 @@ def checked_bits(bits: Any) -> Bits:
         if all(isinstance(b, (str, int)) and not isinstance(b, bool) for b in parts):
             return parts
     raise TypeError(
-        "bits is a field's name, a mask, a sequence of bit numbers and names, or None, got "
+        "bits must be a field's name, a mask, a sequence of bit numbers and names, or None, got "
         f"{bits!r}"
     )
 
@@ -253,10 +280,10 @@ def _checked_rates(ber: Any) -> float | tuple[tuple[Selector, float], ...]:
     if not isinstance(ber, tuple):
         return checked_ber(ber)
     if not ber:
-        raise ValueError("a mapping of bit error rates has one selector or more, got none")
+        raise ValueError("a mapping of bit error rates must have at least one selector, got none")
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in ber):
         raise TypeError(
-            f"a bit error rate is a number or a mapping of selectors to them, got {ber!r}"
+            f"a bit error rate must be a number or a mapping of selectors to them, got {ber!r}"
         )
     return tuple((checked_where(where), checked_ber(rate)) for where, rate in ber)
 

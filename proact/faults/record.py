@@ -1,4 +1,4 @@
-"""What one trial did."""
+"""The record of one trial: realised flips, by tensor and bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.rollback import undo_all
 from proact.faults.space import ExposedTensor
-from proact.faults.target_memory import Flips, rows_by_tensor
+from proact.faults.target_memory import ReversibleFlips, rows_by_tensor
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
@@ -23,19 +23,21 @@ _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
 
 
 @dataclass(frozen=True)
-class Flipped:
-    """Flips of some tensors, and how the tensors stood to them when they were made."""
+class TensorFlips:
+    """Flips in a list of tensors, by their numbers in the list."""
 
     exposed: Sequence[ExposedTensor]
-    flips: Flips
+    flips: ReversibleFlips
 
 
 class Record:
-    """What one trial did to the stored parameters and, so far, to activations.
+    """The realised flips of one trial in stored tensors and, so far, in activations.
 
     Attributes:
-        activation_flips: bits flipped in activations up to now.
-        activation_bits: exposed bits of the activations that passed.
+        encoding: the name of the encoding.
+        exposed_bits: number of exposed bits in stored tensors, summed over the faults.
+        activation_flips: number of bits flipped in activations so far.
+        activation_bits: number of exposed bits in the activations so far.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -43,7 +45,7 @@ class Record:
         self.exposed_bits = 0
         self.activation_flips = 0
         self.activation_bits = 0
-        self._stored: list[Flipped] = []
+        self._stored: list[TensorFlips] = []
         self._activations: list[tuple[ExposedTensor, FlipColumns]] = []
 
     @property
@@ -53,22 +55,30 @@ class Record:
 
     @property
     def flips(self) -> int:
-        """The realised number of flipped bits, of parameters and activations."""
+        """The realised number of flipped bits in stored tensors and activations."""
         return self.stored_flips + self.activation_flips
 
     @property
     def ber(self) -> float:
-        """The realised bit error rate: flips over exposed bits; activations count each time that
-        they are stored. 0 where nothing has been exposed yet."""
+        """The realised bit error rate: flips divided by exposed bits; 0 if no bit was exposed yet.
+
+        An activation counts each time that it is stored.
+        """
         return self.flips / max(self.exposed_bits + self.activation_bits, 1)
 
     def counts(self, by: str = "tensor") -> dict[str, int]:
-        """The flips of each ``"tensor"``, ``"layer"`` or ``"kind"`` that was hit, most first.
+        """The number of flips by group, in descending order; groups without flips are left out.
 
-        Flips in activations count where they were logged.
+        Args:
+            by: ``"tensor"``, ``"layer"`` or ``"kind"``.
+
+        Flips in activations are included only if they were logged.
+
+        Raises:
+            ValueError: another group.
         """
         if by not in _GROUPS:
-            raise ValueError(f"flips are counted by {', '.join(_GROUPS)}; got {by!r}")
+            raise ValueError(f"by must be one of {', '.join(_GROUPS)}, got {by!r}")
         found: Counter[str] = Counter()
         for exposed, columns in self.parts():
             for index, rows in rows_by_tensor(columns.tensor):
@@ -76,12 +86,13 @@ class Record:
         return dict(found.most_common())
 
     def faults(self) -> NDArray[np.void]:
-        """One row a flipped bit, in the order in which they were made.
+        """The flips as a structured array (flips,), in the order in which they were made.
 
-        Fields: ``tensor`` (qualified name; of an activation ``layer:output[0]:call``), ``element``
-        (row-major index), ``bit`` (of the stored word, 0 the lowest), ``before`` and ``after`` (the
-        values around this flip; a word with two flips has two rows, the second beginning where the
-        first ended). Flips in activations are there where `inject` was asked to log them.
+        Fields: ``tensor`` (qualified name; for an activation ``layer:output[0]:call``), ``element``
+        (row-major index), ``bit`` (of the stored word; 0 is the lowest), ``before`` and ``after``
+        (the values before and after this flip, float64). A word with two flips has two rows; the
+        second starts from the value that the first produced. Flips in activations are included only
+        if `inject` was called with ``log_activations=True``.
         """
         parts = self.parts()
         names = [np.array([tensor.name for tensor in exposed]) for exposed, _ in parts]
@@ -103,7 +114,7 @@ class Record:
         return rows
 
     def replay(self) -> Replay:
-        """The flips in stored parameters as a fault that makes them again."""
+        """A fault that repeats the flips in stored tensors."""
         sites: list[tuple[str, int, int]] = []
         shapes: dict[str, tuple[int, ...]] = {}
         for part in self._stored:
@@ -113,24 +124,24 @@ class Record:
                 shapes[exposed.name] = tuple(exposed.tensor.shape)
                 elements, bits = columns.element[rows].tolist(), columns.bit[rows].tolist()
                 sites.extend((exposed.name, e, b) for e, b in zip(elements, bits, strict=True))
-        # A bit that two faults of one trial flip is back where it was.
+        # A bit that two faults of one trial flip has its original value again.
         once = [site for site, times in Counter(sites).items() if times % 2]
         return Replay(tuple(FaultSite(*site) for site in once), shapes, self.encoding)
 
-    def add(self, part: Flipped) -> None:
-        """Flips that `restore` undoes, made already or about to be."""
+    def add(self, part: TensorFlips) -> None:
+        """Adds flips that have been made or are about to be; `restore` undoes them."""
         self._stored.append(part)
 
     def restore(self) -> None:
-        """Undoes the flips in stored tensors, the last ones first."""
+        """Undoes the flips in stored tensors, from the last to the first."""
         undo_all(part.flips.restore for part in reversed(self._stored))
 
     def log_activation(self, exposed: ExposedTensor, columns: FlipColumns) -> None:
-        """Adds rows of one activation to `faults`."""
+        """Adds the flips of one activation to `faults`."""
         self._activations.append((exposed, columns))
 
     def parts(self) -> list[tuple[Sequence[ExposedTensor], FlipColumns]]:
-        """The flips of each part of the fault space, by the numbers of its tensors."""
+        """The exposed tensors and the flips of each part; flips give tensors by number."""
         stored = [(part.exposed, part.flips.columns()) for part in self._stored]
         return stored + [([exposed], columns) for exposed, columns in self._activations]
 
@@ -149,9 +160,9 @@ def _values(
 def _chain_repeated(
     element: NDArray[np.uint64], bit: NDArray[np.uint64], before: NDArray[np.uint64]
 ) -> None:
-    """Lets a word's second flip start from the stored word that its first one left.
+    """Makes the second flip of a word start from the stored word that the first one produced.
 
-    The logged memory may be a float that the stored word was rounded to.
+    The logged memory cannot be used: it may be a float to which the stored word was rounded.
     """
     order = np.argsort(element, kind="stable")
     for i in np.flatnonzero(element[order][1:] == element[order][:-1]):

@@ -1,4 +1,4 @@
-"""Replay: a recorded or hand-written list of flipped bits, as a fault of its own."""
+"""Replay: a fault that flips a recorded or hand-written list of bits."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class FaultSite(NamedTuple):
-    """One bit: of the stored word of an element of a tensor."""
+    """One bit in the stored word of one element of a tensor."""
 
     tensor: str  #: qualified name
     element: int  #: row-major index
-    bit: int  #: 0 the lowest
+    bit: int  #: 0 is the lowest
 
 
 @dataclass(frozen=True)
 class Replay(Fault):
-    """Flips the listed bits, whatever the seed and the trial.
+    """Flips the listed bits. Seed and trial have no effect.
 
     Attributes:
-        faults: (tensor, element, bit) each, distinct; or the structured array that `Record.faults`
-            gives. Kept as a tuple of `FaultSite`, ordered.
-        shapes: shapes of the named tensors, to refuse a list that was made for another network;
+        faults: distinct (tensor, element, bit) triples, or the structured array that
+            `Record.faults` returns. Kept as an ordered tuple of `FaultSite`.
+        shapes: shapes of the tensors by name; a model with other shapes is refused.
             `Record.replay` fills it in.
-        encoding: name of the encoding that the bits belong to; None for any.
+        encoding: name of the encoding to which the bits belong; None for any.
 
     Raises:
-        ValueError, TypeError: entries of another form, a bit listed twice.
+        ValueError, TypeError: an entry of another form, or a bit that is listed twice.
     """
 
     faults: tuple[FaultSite, ...]
@@ -52,7 +52,7 @@ class Replay(Fault):
         for before, after in pairwise(sites):
             if before == after:
                 raise ValueError(
-                    f"a bit flips once, and bit {after.bit} of element {after.element} of "
+                    f"faults must be distinct, and bit {after.bit} of element {after.element} of "
                     f"{after.tensor} is listed twice"
                 )
         object.__setattr__(self, "faults", tuple(sites))
@@ -60,19 +60,19 @@ class Replay(Fault):
 
     @classmethod
     def load(cls, path: str | Path) -> Replay:
-        """Reads what `save` wrote; ProactError for another file."""
+        """Reads a file that `save` wrote; ProactError if it is unreadable or of another kind."""
         try:
             fault = fault_from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ProactError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, TypeError, KeyError) as error:
-            raise ProactError(f"{path} is no list of faults: {error}") from None
+            raise ProactError(f"{path} is not a list of faults: {error}") from None
         if not isinstance(fault, cls):
             raise ProactError(f"{path} holds a {type(fault).__name__}, expected a Replay")
         return fault
 
     def save(self, path: str | Path) -> None:
-        """Writes one line of JSON."""
+        """Writes the fault to a file as one line of JSON."""
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def expected_ber(self, bits: Sequence[int]) -> float:
@@ -97,7 +97,7 @@ class Replay(Fault):
         if isinstance(listed, Mapping):
             listed = [row for name, columns in listed.items() for row in _rows(name, columns)]
         if listed is None:
-            raise ValueError("a Replay has faults, got none of that name")
+            raise ValueError("a Replay must have the field faults, got none of that name")
         return cls(listed, **values)
 
     def __str__(self) -> str:
@@ -105,28 +105,33 @@ class Replay(Fault):
         return f"Replay({len(self.faults)} bits, {digest})"
 
     def check_fits(self, stored: Sequence[StoredTensor], words: Mapping[str, Word]) -> None:
-        """ValueError where a listed bit is none of this network's; ``words`` by tensor name."""
+        """ValueError if the model lacks a listed bit.
+
+        Args:
+            stored: the model's stored tensors.
+            words: the stored form of each listed tensor, by name.
+        """
         by_name = {name: tensor for tensor in stored for name in tensor.names}
         shapes = dict(self.shapes)
         seen: set[tuple[str, int, int]] = set()
         for name, element, bit in self.faults:
             if name not in by_name:
                 raise ValueError(
-                    f"the replayed list names {name!r}, which this network does not have: it was "
-                    "made for another one"
+                    f"the replay names {name!r}, which this model does not have: it was made for "
+                    "another model"
                 )
             tensor = by_name[name]
             shape = tuple(tensor.tensor.shape)
             if shapes.get(name, shape) != shape:
                 raise ValueError(
-                    f"{name} has the shape {shape}, and the replayed list was made for "
+                    f"{name} has the shape {shape}, and the replay was made for the shape "
                     f"{shapes[name]}"
                 )
             word = words[tensor.name]
             if element >= tensor.tensor.numel() or bit >= word.bits:
                 raise ValueError(
                     f"{name} has {tensor.tensor.numel()} elements of {word.bits} bits in "
-                    f"{word.name}, and the replayed list has bit {bit} of element {element}"
+                    f"{word.name}, and the replay has bit {bit} of element {element}"
                 )
             if (tensor.name, element, bit) in seen:
                 raise ValueError(
@@ -144,7 +149,8 @@ def _rows(tensor: str, columns: Any) -> list[tuple[str, int, int]]:
         ]
     except (TypeError, KeyError, ValueError):
         raise ValueError(
-            f"the faults of {tensor} are lists element and bit of one length, got {columns!r}"
+            f"the faults of {tensor} must be two lists of one length, element and bit, got "
+            f"{columns!r}"
         ) from None
 
 
@@ -152,7 +158,7 @@ def _checked_shapes(shapes: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     try:
         return tuple((str(n), tuple(map(int, shape))) for n, shape in sorted(dict(shapes).items()))
     except (TypeError, ValueError):
-        raise TypeError(f"shapes maps names of tensors to shapes, got {shapes!r}") from None
+        raise TypeError(f"shapes must map names of tensors to shapes, got {shapes!r}") from None
 
 
 def _entries(faults: Any) -> Iterable[Any]:
@@ -160,22 +166,22 @@ def _entries(faults: Any) -> Iterable[Any]:
         names = faults.dtype.names or ()
         if not {"tensor", "element", "bit"} <= set(names):
             raise TypeError(
-                f"an array of faults has the fields tensor, element and bit, got {names}"
+                f"an array of faults must have the fields tensor, element and bit, got {names}"
             )
         return list(zip(*(faults[n].tolist() for n in ("tensor", "element", "bit")), strict=True))
     if isinstance(faults, (str, Mapping)) or not isinstance(faults, Iterable):
         raise TypeError(
-            f"faults are (tensor, element, bit) each, got {type(faults).__name__}: {faults!r}"
+            f"faults must be (tensor, element, bit) triples, got {type(faults).__name__} {faults!r}"
         )
     return faults
 
 
 def _site(entry: Any) -> FaultSite:
     if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 3:
-        raise TypeError(f"a fault is (tensor, element, bit), got {entry!r}")
+        raise TypeError(f"a fault must be a triple (tensor, element, bit), got {entry!r}")
     tensor, element, bit = entry
     if not isinstance(tensor, str):
-        raise TypeError(f"a fault names its tensor by a string, got {tensor!r}")
+        raise TypeError(f"the tensor of a fault must be a string, got {tensor!r}")
     return FaultSite(
         tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 64)
     )

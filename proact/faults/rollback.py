@@ -1,4 +1,4 @@
-"""Undoing, whatever happens meanwhile."""
+"""Rollback: undo every change, even when the undoing is interrupted."""
 
 from __future__ import annotations
 
@@ -6,52 +6,92 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 
-class CtrlC:
-    """While it is installed, Ctrl-C waits for the end of functions that must not be cut in two.
+class _DeferringHandler:
+    """A SIGINT handler for all injections that are entered while it is the current one.
 
-    A signal's handler gets the frame that it interrupts: with one of these functions on the stack
-    the signal is noted, for `deliver`; anywhere else it goes to the handler that was there before.
-    Handlers run in the main thread alone; elsewhere this does nothing.
+    Each injection joins the current handler instead of adding another, and the last one to leave
+    reinstalls ``before``: so the order in which injections end does not matter.
     """
 
-    def __init__(self, *whole: CodeType) -> None:
-        self._whole = whole
-        self._before: Any = None
-        self._noted: tuple[int, FrameType | None] | None = None
+    #: The signal that was deferred last, with the handler that should have received it.
+    deferred: ClassVar[tuple[Callable[..., Any], int, FrameType | None] | None] = None
 
-    def install(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            handler = signal.getsignal(signal.SIGINT)
-            if callable(handler):
-                self._before = handler
-                signal.signal(signal.SIGINT, self._handle)
+    def __init__(self, before: Callable[..., Any]) -> None:
+        self.before = before
+        self.uninterrupted: set[CodeType] = set()
+        self.holders: set[DeferredInterrupt] = set()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         caller = frame
         while caller is not None:
-            if caller.f_code in self._whole:
-                self._noted = (number, frame)
+            if caller.f_code in self.uninterrupted:
+                _DeferringHandler.deferred = (self.before, number, frame)
                 return
             caller = caller.f_back
-        self._before(number, frame)
+        self.before(number, frame)
+
+
+class DeferredInterrupt:
+    """Defers Ctrl-C, between `install` and `uninstall`, while one of the given functions runs.
+
+    A signal handler receives the frame that the signal interrupted. If one of the ``uninterrupted``
+    functions is on that frame's stack, the signal is kept for `deliver`; otherwise it goes at once
+    to the handler that was installed before. Python runs signal handlers in the main thread only,
+    so in other threads all methods do nothing.
+    """
+
+    def __init__(self, *uninterrupted: CodeType) -> None:
+        self._uninterrupted = uninterrupted
+        self._handler: _DeferringHandler | None = None
+
+    def install(self) -> None:
+        if not _in_main_thread():
+            return
+        current = signal.getsignal(signal.SIGINT)
+        if not callable(current):
+            return
+        handler = current if isinstance(current, _DeferringHandler) else _DeferringHandler(current)
+        self._handler = handler
+        handler.uninterrupted.update(self._uninterrupted)
+        handler.holders.add(self)
+        if handler is not current:
+            signal.signal(signal.SIGINT, handler)
 
     def uninstall(self) -> None:
-        """Not where a later one is installed: that one passes on to this, and this to the first."""
-        if self._before is not None and signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, self._before)
+        """Reinstalls the earlier handler if no other injection needs this one.
+
+        A handler that other code has installed in the meantime stays.
+        """
+        handler = self._handler
+        if handler is None:
+            return
+        handler.holders.discard(self)
+        is_current = signal.getsignal(signal.SIGINT) is handler
+        if is_current and not handler.holders and _in_main_thread():
+            signal.signal(signal.SIGINT, handler.before)
 
     def deliver(self) -> None:
-        """Hands on what was noted."""
-        noted, self._noted = self._noted, None
-        if noted is not None:
-            self._before(*noted)
+        """Passes on the signal that was deferred, if there is one."""
+        if not _in_main_thread():
+            return
+        deferred, _DeferringHandler.deferred = _DeferringHandler.deferred, None
+        if deferred is not None:
+            before, number, frame = deferred
+            before(number, frame)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def undo_all(undos: Iterable[Callable[[], object]]) -> None:
-    """Calls each of them, again where it fails; the first error is raised when all are done."""
+    """Calls each of ``undos``, and calls it once more if it fails.
+
+    All of them are called even if some fail; then the first error is raised.
+    """
     first: BaseException | None = None
     for undo in undos:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Which tensors a fault hits: by name, by the type of their layer, by their kind."""
+"""Selectors: choose the tensors that a fault hits by name, layer type and kind."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from proact.nn.tensor_inventory import KINDS, StoredTensor
 
 @dataclass(frozen=True)
 class Where:
-    """Selects the tensors that fit every field that is given.
+    """Selects the tensors that match all given fields.
 
-    Each field takes one value or a sequence, of which any fits.
+    Each field is one value or a sequence of alternatives.
 
     Attributes:
-        name: shell-style pattern of a qualified tensor name, as in ``"layer1.*.weight"``.
+        name: shell-style pattern of the qualified tensor name, such as ``"layer1.*.weight"``.
         layer: type of the module that holds the tensor: ``nn.Conv2d`` or ``"Conv2d"``; subclasses
-            are included.
-        kind: ``weight``, ``bias``, ``normalisation`` (its weights and biases), ``statistics``
-            (running mean and variance), ``threshold``, ``bound`` (of weight-range), ``other``; or
-            ``buffer``, whatever is one.
-        exclude: what is left out all the same.
+            match too.
+        kind: ``weight``, ``bias``, ``normalisation`` (weights and biases of normalisation layers),
+            ``statistics`` (running mean and variance), ``threshold``, ``bound`` (of weight-range)
+            or ``other``; ``buffer`` matches all buffers.
+        exclude: a selector of tensors that are left out.
 
     Raises:
         ValueError, TypeError: an unknown kind, or a field of another type.
@@ -63,7 +63,7 @@ class Where:
         return f"Where({', '.join(parts)})"
 
 
-#: A pattern of tensor names, a `Where`, or a tuple of which any may fit.
+#: A pattern of tensor names, a `Where`, or a tuple of alternatives.
 Selector = str | Where | tuple[str | Where, ...]
 
 
@@ -75,13 +75,13 @@ def checked_where(where: Any) -> Selector:
     if is_listed and all(isinstance(part, (str, Where)) for part in where):
         return tuple(where)
     raise TypeError(
-        "where is a pattern of tensor names, a proact.faults.Where or a sequence of these, got "
+        "where must be a pattern of names, a proact.faults.Where or a sequence of these, got "
         f"{where!r}"
     )
 
 
 def matches(where: Selector, stored: StoredTensor) -> bool:
-    """Whether a selector takes the tensor."""
+    """Whether a selector matches the tensor."""
     return any(
         (Where(part) if isinstance(part, str) else part).matches(stored) for part in _each(where)
     )
@@ -90,7 +90,10 @@ def matches(where: Selector, stored: StoredTensor) -> bool:
 def select(
     where: Selector, stored: Sequence[StoredTensor], what: str = "stored tensor"
 ) -> list[StoredTensor]:
-    """The tensors (or ``what`` else they stand for) that a selector takes; ValueError for none."""
+    """The tensors that a selector matches; ValueError if there are none.
+
+    ``what`` names in the message what the tensors stand for.
+    """
     chosen = [tensor for tensor in stored if matches(where, tensor)]
     if not chosen:
         raise ValueError(f"{shown(where)!r} matches no {what}: {_hint(where, stored)}")
@@ -98,12 +101,12 @@ def select(
 
 
 def shown(where: Any) -> str:
-    """A selector, or one of its fields, in words."""
+    """A selector, or one of its fields, as text."""
     return "|".join(map(str, where)) if isinstance(where, tuple) else str(where)
 
 
 def where_to_json(where: Selector) -> Any:
-    """A selector in terms of JSON: a string, an object, or a list of these."""
+    """A selector as a JSON value: a string, an object, or a list of these."""
     if isinstance(where, tuple):
         return [where_to_json(part) for part in where]
     if isinstance(where, str):
@@ -125,7 +128,9 @@ def where_from_json(value: Any) -> Selector:
     if isinstance(value, Mapping):
         known = {field.name for field in fields(Where)}
         if unknown := set(value) - known:
-            raise ValueError(f"a Where has {', '.join(sorted(known))}; got {sorted(unknown)}")
+            raise ValueError(
+                f"the fields of a Where are {', '.join(sorted(known))}, got {sorted(unknown)}"
+            )
         chosen = dict(value)
         if chosen.get("exclude") is not None:
             chosen["exclude"] = where_from_json(chosen["exclude"])
@@ -154,7 +159,7 @@ def _normalised(field: str, value: Any) -> str | tuple[str, ...]:
         if parts and all(isinstance(part, str) for part in parts):
             return parts
     kinds = "a type, a string" if field == "layer" else "a string"
-    raise TypeError(f"{field} is {kinds} or a sequence of these, got {value!r}")
+    raise TypeError(f"{field} must be {kinds} or a sequence of these, got {value!r}")
 
 
 def _each(value: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
@@ -13,16 +13,23 @@ from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.faults.selectors import Selector, checked_where, select
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
-from proact.ops.plan import checked_ber, checked_memory, stream_of
+from proact.ops.plan import checked_ber, checked_memory
+from proact.ops.seeds import stream_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 
 @dataclass(frozen=True, eq=False)
 class ExposedTensor:
-    """One tensor of the fault space, its exposed bits, and the stream that draws its faults."""
+    """One tensor of the fault space.
+
+    Attributes:
+        stored: the tensor with its names, layer and kind.
+        word: the stored form of its elements.
+        mask: the exposed bits of each word; bit 0 is the lowest.
+        stream: names the tensor in the sampler; in [0, 2^48).
+    """
 
     stored: StoredTensor
     word: Word
@@ -43,35 +50,37 @@ class ExposedTensor:
 
     @property
     def bits(self) -> int:
-        """How many bits are exposed in all."""
+        """The number of exposed bits in the whole tensor."""
         return self.elements * self.mask.bit_count()
 
     @cached_property
     def bit_numbers(self) -> list[int]:
-        """The exposed bits of a word, the lowest first."""
+        """The exposed bits of a word, in ascending order."""
         return bit_numbers(self.mask)
 
 
 class FaultSpace(Sequence[ExposedTensor]):
-    """What faults can hit: a sequence of `ExposedTensor`, each memory once.
+    """The stored bits that faults can hit: a sequence of `ExposedTensor`, each memory once.
 
     Args:
-        model: any network with plain memory; it is looked at, not changed.
-        encoding: the stored form of its numbers.
-        where: a pattern of tensor names, a `Where` or a sequence of these; all by default.
+        model: a model with plain memory; it is not changed.
+        encoding: the stored form of its parameters.
+        where: the exposed tensors: a pattern of names, a `Where` or a sequence of these; all by
+            default.
         bits: the exposed bits of each word: a field of the encoding, a mask, a sequence of bit
-            numbers (0 the lowest), or None for all.
+            numbers (0 is the lowest), or None for all.
 
     Attributes:
-        bits: how many bits are exposed in all.
-        elements: how many numbers.
-        whole: how many bits the network stores, exposed or not; None where some tensor cannot be
-            stored in the encoding.
+        bits: number of exposed bits.
+        elements: number of elements of the exposed tensors.
+        whole: number of bits that the model stores, exposed or not; None if the encoding cannot
+            store one of its tensors.
 
     Raises:
-        ValueError: a model without parameters, a selector that matches none, bits that a selected
-            tensor's words lack, memory that is not contiguous, sparse, on no device or shared in
-            part. TypeError: a dtype that the encoding cannot store.
+        ValueError: a model without parameters, a selector that matches no tensor, bits that the
+            words of a selected tensor lack, or memory that is not contiguous, sparse, on no device
+            or partly shared.
+        TypeError: a dtype that the encoding cannot store.
     """
 
     def __init__(
@@ -116,16 +125,22 @@ class FaultSpace(Sequence[ExposedTensor]):
             return None
 
     def to_pandas(self, ber: float = 0.0) -> pd.DataFrame:
-        """One row a tensor: tensor, layer (its type), kind, shape, elements, word (its encoding),
-        bits, expected flips at ``ber`` (a probability per exposed bit), share of the exposed bits.
+        """One row for each tensor.
+
+        Columns: tensor (qualified name), layer (type), kind, shape, elements, word (stored form),
+        bits (exposed), flips (expected at ``ber``) and share (of the exposed bits, in [0, 1]).
+
+        Args:
+            ber: bit error rate, a probability per exposed bit in [0, 1].
         """
         import pandas as pd
 
-        frame: pd.DataFrame = pd.DataFrame(self._rows(checked_ber(ber)))
+        frame: pd.DataFrame = pd.DataFrame(self.rows(ber))
         return frame
 
-    def _rows(self, ber: float) -> list[dict[str, Any]]:
-        total = self.bits
+    def rows(self, ber: float = 0.0) -> list[dict[str, Any]]:
+        """The rows of `to_pandas` as dictionaries."""
+        ber, total = checked_ber(ber), self.bits
         return [
             {
                 "tensor": exposed.name,
@@ -141,54 +156,20 @@ class FaultSpace(Sequence[ExposedTensor]):
             for exposed in self
         ]
 
-    def table(self, ber: float = 1e-6) -> Table:
-        """The same to print with rich, with the sums; ``ber``: a probability per exposed bit."""
-        from rich.table import Table
-
-        rows, whole = self._rows(checked_ber(ber)), self.whole
-        title = f"Fault space in {self.encoding.name}, expected flips at BER {ber:g}"
-        if whole is not None:
-            title += f"; {100 * self.bits / whole:.3g} % of all stored bits"
-        table = Table(title=title, show_footer=True)
-        for heading, footer in (
-            ("tensor", "sum"),
-            ("layer", ""),
-            ("kind", ""),
-            ("elements", f"{self.elements:,}"),
-            ("word", ""),
-            ("bits", f"{self.bits:,}"),
-            ("flips", f"{ber * self.bits:.3g}"),
-            ("share %", "100"),
-        ):
-            side: Literal["left", "right"] = "left" if footer in ("", "sum") else "right"
-            table.add_column(heading, footer, justify=side, overflow="fold")
-        for row in rows:
-            table.add_row(
-                row["tensor"],
-                row["layer"],
-                row["kind"],
-                f"{row['elements']:,}",
-                row["word"],
-                f"{row['bits']:,}",
-                f"{row['flips']:.3g}",
-                f"{100 * row['share']:.3g}",
-            )
-        return table
-
 
 def exposed_tensors(
     stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
 ) -> list[ExposedTensor]:
-    """The selected ones of a network's tensors; raises what `FaultSpace` does."""
+    """The selected tensors with their exposed bits; raises as `FaultSpace` does."""
     if not stored:
-        raise ValueError("the network has no parameters: there are no bits to flip")
+        raise ValueError("the model has no parameters, so there are no bits to flip")
     exposed = [exposed_tensor(tensor, encoding, bits) for tensor in select(where, stored)]
     _refuse_shared_streams(exposed)
     return exposed
 
 
 def exposed_tensor(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
-    """One tensor with its words; raises where it cannot be faulted so."""
+    """One tensor with its exposed bits; raises if it cannot be faulted in this encoding."""
     checked_memory(stored.name, stored.tensor)
     word = encoding.word(stored)
     try:

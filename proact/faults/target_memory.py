@@ -1,4 +1,4 @@
-"""A prepared part of the fault space: draws places in it, reads their words, and flips them."""
+"""Targets: parts of the fault space in which flips are drawn, made and undone."""
 
 from __future__ import annotations
 
@@ -11,72 +11,76 @@ from numpy.typing import NDArray
 
 from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
 from proact.faults.space import ExposedTensor
+from proact.ops.cuda_stream import FlipStream
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 
 
-class Flips(Protocol):
-    """Flips that were made, and can be undone."""
+class ReversibleFlips(Protocol):
+    """Flips that were made and can be undone."""
 
     def __len__(self) -> int: ...
     def restore(self) -> None: ...
     def columns(self) -> FlipColumns: ...
 
 
-class Unmade(NamedTuple):
-    """Flips that are known, and made by ``make``; whatever interrupts that, they can be undone."""
+class PendingFlips(NamedTuple):
+    """Flips that are drawn but not made yet.
 
-    flips: Flips
-    make: Callable[[], None]
+    ``apply`` makes them; if it is interrupted, ``flips.restore()`` undoes those that were made.
+    """
 
-    def made(self) -> Flips:
-        self.make()
+    flips: ReversibleFlips
+    apply: Callable[[], None]
+
+    def applied(self) -> ReversibleFlips:
+        self.apply()
         return self.flips
 
 
 class Target:
     """Tensors that one fault hits at one rate.
 
-    Native code makes the flips where it knows every tensor's words; otherwise numpy does, word by
-    word through the encoding.
+    Native code makes the flips if it knows the stored form of every tensor. Otherwise numpy makes
+    them, word by word through the encoding.
     """
 
     def __init__(self, exposed: Sequence[ExposedTensor]) -> None:
         self.exposed = list(exposed)
         self.bits = sum(tensor.bits for tensor in self.exposed)
-        #: The plan whose one native call draws and flips; None where numpy makes the flips.
+        #: The plan whose native call draws and makes the flips; None if numpy makes them.
         self.plan = native_plan(self.exposed)
         self._draws: FlipPlan | None = None
-        #: Those that count their changes, which tensors of inference mode do not.
+        #: The tensors with a version counter; inference tensors have none.
         self.versioned = [e.tensor for e in self.exposed if not e.tensor.is_inference()]
 
     @property
     def draws(self) -> FlipPlan:
-        """A plan of the same tensors that draws places and touches no memory."""
+        """A plan of the same tensors that draws flips without touching memory."""
         if self._draws is None:
             self._draws = FlipPlan()
             for tensor in self.exposed:
                 self._draws.add_unread(tensor.elements, tensor.stream, tensor.mask)
         return self._draws
 
-    def flips_at(self, ber: float, seed: int, trial: int) -> Unmade:
-        """The flips of every exposed bit with probability ``ber``, ready to be made."""
+    def flips_at(self, ber: float, seed: int, trial: int) -> PendingFlips:
+        """Flips of each exposed bit with probability ``ber``, not made yet."""
         if self.plan is None:
             return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
         plan, log = self.plan, FlipLog(self.plan)
-        return Unmade(log, lambda: plan.flip_into(log, ber, seed, trial))
+        return PendingFlips(log, lambda: plan.flip_into(log, ber, seed, trial))
 
-    def flips_of(self, places: FlipPlaces) -> Unmade:
-        """The flips of given places, ready to be made."""
+    def flips_of(self, places: FlipPlaces) -> PendingFlips:
+        """Flips of the given bits, not made yet."""
         on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
         if self.plan is None or not on_cpu:
             placed = PlacedFlips(self.exposed, places)
-            return Unmade(placed, placed.flip)
+            return PendingFlips(placed, placed.flip)
         plan, log = self.plan, FlipLog(self.plan)
-        return Unmade(log, lambda: plan.flip_places_into(log, places))
+        return PendingFlips(log, lambda: plan.flip_places_into(log, places))
 
     def stored_bits(self, places: FlipPlaces) -> NDArray[np.uint8]:
-        """What stands at the places: 0 or 1 each."""
+        """The stored bits at the given places: uint8 (n,), 0 or 1."""
         bits = np.empty(len(places.bit), np.uint8)
         for index, mine in rows_by_tensor(places.tensor):
             words = read_words(self.exposed[index], places.element[mine])[1]
@@ -85,7 +89,7 @@ class Target:
 
 
 def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
-    """A plan that draws and flips by one native call; None where it cannot."""
+    """A plan that draws and makes flips by one native call; None if native code cannot do it."""
     devices = {tensor.tensor.device for tensor in exposed}
     is_on_gpu = any(device.type == "cuda" for device in devices)
     forms = [tensor.word.form for tensor in exposed]
@@ -101,16 +105,26 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
     return plan
 
 
+class _Written(NamedTuple):
+    """Flips that were made in one tensor."""
+
+    tensor: int  #: index of the tensor in the target
+    rows: NDArray[np.intp]  #: indices of the flips in the ordered places
+    element: NDArray[np.uint64]  #: the elements that were changed, each once
+    memory: Words  #: the memory words of these elements before the flips
+    stream: FlipStream  #: the stream on which they were changed
+
+
 class PlacedFlips:
     """Flips of given places in words of any encoding, on any device."""
 
     def __init__(self, exposed: Sequence[ExposedTensor], places: FlipPlaces) -> None:
         self._exposed = exposed
         self._places = places.take(places.order)
-        self._done: list[tuple[int, NDArray[np.intp], NDArray[np.uint64], Words, Words]] = []
+        self._done: list[_Written] = []
 
     def flip(self) -> None:
-        """Notes a tensor's old words before it changes them: an interruption can be undone."""
+        """Makes the flips; logs the old words of a tensor before changing them."""
         for index, mine in rows_by_tensor(self._places.tensor):
             exposed = self._exposed[index]
             element = self._places.element[mine]
@@ -120,31 +134,34 @@ class PlacedFlips:
             masks = np.uint64(1) << self._places.bit[mine].astype(np.uint64)
             faulty = words ^ np.bitwise_or.reduceat(masks, first)
             dtype = exposed.tensor.dtype
-            self._done.append((index, mine, once, memory, words))
+            stream = FlipStream(exposed.tensor.device)
+            self._done.append(_Written(index, mine, once, memory, stream))
             _write(exposed, once, exposed.word.memory_of(faulty, dtype, once))
 
     def __len__(self) -> int:
-        return sum(len(mine) for _, mine, *_ in self._done)
+        return sum(len(written.rows) for written in self._done)
 
     def restore(self) -> None:
-        """Writes the old words back, whatever stands there now."""
-        for index, _, element, memory, _ in reversed(self._done):
-            _write(self._exposed[index], element, memory)
+        """Writes the old words back, even if the memory has changed since."""
+        for written in reversed(self._done):
+            with written.stream.ordered():
+                _write(self._exposed[written.tensor], written.element, written.memory)
 
     def columns(self) -> FlipColumns:
-        """As of a native log, but that ``before`` of a word's later flips is its oldest memory."""
-        rows = np.concatenate([mine for _, mine, *_ in self._done] or [np.empty(0, np.intp)])
+        """As from a native log, except that ``before`` is the oldest memory for all flips of a
+        word."""
+        rows = np.concatenate([w.rows for w in self._done] or [np.empty(0, np.intp)])
         before = np.empty(len(rows), np.uint64)
         at = 0
-        for _, mine, element, memory, _ in self._done:
-            places = self._places.element[mine]
-            before[at : at + len(mine)] = memory[np.searchsorted(element, places)]
-            at += len(mine)
+        for written in self._done:
+            n, places = len(written.rows), self._places.element[written.rows]
+            before[at : at + n] = written.memory[np.searchsorted(written.element, places)]
+            at += n
         return FlipColumns(*self._places.take(rows), before)
 
 
 def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """(tensor, its rows in their order) of each tensor that occurs."""
+    """The tensors that occur, each with its rows in their order."""
     order = np.argsort(tensor, kind="stable")
     numbers, begins = np.unique(tensor[order], return_index=True)
     for number, rows in zip(numbers, np.split(order, begins)[1:], strict=True):
@@ -152,7 +169,7 @@ def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np
 
 
 def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
-    """The memory words and the stored words at elements (n,)."""
+    """The memory words and the stored words at the given elements (n,)."""
     flat = integers_of(exposed.tensor.view(-1))
     if flat.is_cuda:
         raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
@@ -169,4 +186,4 @@ def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -
         index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
         flat[index] = torch.from_numpy(raw).to(flat.device)
     else:
-        flat.numpy()[element] = raw  # tensors of inference mode too, which torch would refuse
+        flat.numpy()[element] = raw  # torch refuses to write to inference tensors

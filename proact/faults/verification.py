@@ -1,10 +1,9 @@
-"""Does this sampler, on this machine and this network, flip bits as it says? A statistical test."""
+"""Verification: a statistical test of the sampler on this machine, for one model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from proact.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults._check import Check
 from proact.faults.encode import encode
 from proact.faults.injection import Injector
-from proact.faults.injection_plan import Prepared
+from proact.faults.injection_plan import InjectionPlan
 from proact.faults.kinds import BitFlip
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
@@ -24,21 +23,22 @@ from proact.ops import _flip_reference as reference
 from proact.ops import native_info
 from proact.ops.plan import SEEDS, TRIALS, FlipColumns, checked_ber, checked_integer
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 _THREADS = (1, 2, 3, 8)
-_REPLAYED = 3  # trials that are drawn again in every way
+_REPLAYED = 3  # number of trials that are compared across threads, ISAs and samplers
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        checks: one `Check` each; those without a p-value hold or do not.
-        encoding, ber, bits, trials, seed: what was tested; ``bits`` is the size of the fault space.
-        alpha: the probability that a right sampler fails one of the p-values or more.
+        checks: the checks; those without a p-value either hold or fail.
+        encoding: the name of the encoding.
+        ber: bit error rate, a probability per exposed bit.
+        bits: number of exposed bits.
+        trials: number of fault patterns.
+        seed: the seed of the experiment.
+        alpha: probability that a correct sampler fails at least one check.
     """
 
     checks: tuple[Check, ...]
@@ -51,41 +51,19 @@ class Verification:
 
     @property
     def smallest_p_value(self) -> float:
-        """A check with a smaller p-value fails: `alpha`, shared among the checks that have one."""
+        """The smallest p-value that passes: `alpha` over the number of p-values (Bonferroni)."""
         return self.alpha / sum(check.p_value is not None for check in self.checks)
 
     def passes(self, check: Check) -> bool:
+        """Whether the check holds and its p-value, if it has one, is large enough."""
         if check.p_value is None:
             return check.holds
         return check.holds and check.p_value >= self.smallest_p_value
 
     @property
     def passed(self) -> bool:
-        """The verdict: whether every check passes."""
+        """Whether all checks pass."""
         return all(self.passes(check) for check in self.checks)
-
-    def table(self) -> Table:
-        """One row a check, to print with rich."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"Sampler on {self.bits:,} bits of {self.encoding}, BER {self.ber:g}, "
-            f"{self.trials} trials, seed {self.seed}",
-            caption=f"{'PASSED' if self.passed else 'FAILED'}: a p-value fails below "
-            f"{self.smallest_p_value:.1e}, so that a right sampler fails about once in "
-            f"{1 / self.alpha:,.0f} runs",
-        )
-        for heading in ("check", "measured", "expected", "p-value", "verdict"):
-            table.add_column(heading, justify="right" if heading == "p-value" else "left")
-        for check in self.checks:
-            table.add_row(
-                check.name,
-                check.measured,
-                check.expected,
-                "" if check.p_value is None else f"{check.p_value:.3g}",
-                "passed" if self.passes(check) else "FAILED",
-            )
-        return table
 
 
 def verify(
@@ -99,42 +77,43 @@ def verify(
     bits: Bits = None,
     alpha: float = 1e-3,
 ) -> Verification:
-    """Injects many trials into a copy of ``model`` and tests what came out against what was asked.
+    """Injects many trials into a copy of ``model`` and tests the flips statistically.
 
     Args:
-        model: any network on the CPU.
+        model: a model on the CPU; it is not changed.
         encoding: the stored form of its parameters; the copy is rounded to it.
         ber: bit error rate, a probability per exposed bit in (0, 1/2]; by default one that flips
-            about a thousand bits a trial, at most 0.05.
-        trials: how many fault patterns, from 50 on.
-        seed: names the experiment, as for `inject`; the same seed gives the same verdict.
-        where, bits: what is exposed, as for `BitFlip`.
-        alpha: the probability that a right sampler fails, in (0, 1).
+            about a thousand bits in each trial, at most 0.05.
+        trials: number of fault patterns, 50 or more.
+        seed: identifies the experiment, as for `inject`; in [0, 2^63 - 1). The same seed gives the
+            same verdict.
+        where, bits: the exposed tensors and bits, as for `BitFlip`.
+        alpha: probability that a correct sampler fails, in (0, 1).
 
     Raises:
-        ValueError, TypeError: an argument out of range, or what `inject` refuses.
+        ValueError, TypeError: an argument out of range, or as `inject`.
     """
     encoding = encoding_named(encoding)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"verify takes a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     trials = checked_integer("trials", trials, TRIALS)
     seed = checked_integer("seed", seed, SEEDS - 1)
     if trials < 50:
-        raise ValueError(f"verify takes 50 trials or more to say something, got {trials}")
+        raise ValueError(f"trials must be 50 or more, got {trials}")
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha lies in (0, 1), got {alpha}")
-    network = encode(model, encoding)
-    injector = Injector(network, encoding)
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+    encoded = encode(model, encoding)
+    injector = Injector(encoded, encoding)
     size = injector.exposed_bits(BitFlip(0.0, bits=bits, where=where))
     ber = min(1000 / size, 0.05) if ber is None else checked_ber(ber)
     if not 0 < ber <= 0.5:
-        raise ValueError(f"verify takes a bit error rate in (0, 1/2], got {ber}")
+        raise ValueError(f"ber must lie in (0, 1/2], got {ber}")
     fault = BitFlip(ber, bits=bits, where=where)
 
     from proact.faults._sampler_checks import Sample, statistical_checks  # scipy loads slowly
 
-    clean = [tensor.detach().clone() for tensor in _tensors(network)]
-    target = Prepared(network, encoding).targets(fault)[0]
+    clean = [tensor.detach().clone() for tensor in _tensors(encoded)]
+    target = InjectionPlan(encoded, encoding).targets(fault)[0]
     sample, other = Sample(target, ber), Sample(target, ber)
     for trial in range(trials):
         for into, used_seed in ((sample, seed), (other, seed + 1)):
@@ -143,10 +122,10 @@ def verify(
     checks = statistical_checks(sample, other)
     checks.append(
         Check(
-            "restored to the bit",
+            "all bits restored",
             f"after {2 * trials} trials",
             "every byte as before",
-            holds=all(map(same_bits, clean, _tensors(network))),
+            holds=all(map(same_bits, clean, _tensors(encoded))),
         )
     )
     checks.append(_memory_is_as_recorded(injector, target, fault, seed))
@@ -165,7 +144,7 @@ def _only_part(record: Record) -> FlipColumns:
 
 
 def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, seed: int) -> Check:
-    """Memory is what the drawn bits make of the stored words, and nothing else has changed."""
+    """Checks that the drawn bits, and no others, are flipped in memory and in the record."""
     assert isinstance(fault.ber, float)
     places = _drawn(target, fault.ber, seed, trial=0).places
     expected = [exposed.tensor.clone() for exposed in target.exposed]
@@ -182,9 +161,9 @@ def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, s
         holds = all(map(same_bits, expected, (e.tensor for e in target.exposed)))
     holds &= all(map(np.array_equal, _ordered(places), _ordered(recorded)))
     return Check(
-        "memory is as recorded",
+        "memory matches the record",
         f"{len(recorded.bit)} flips of trial 0",
-        "these bits, no other",
+        "these bits and no others",
         holds=holds,
     )
 
@@ -197,7 +176,7 @@ def _ordered(places: tuple[NDArray[np.unsignedinteger], ...]) -> list[NDArray[np
 def _drawn(
     target: Target, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
 ) -> FlipColumns:
-    """What the native call (or the drawing one) flips, undone at once."""
+    """The flips of one trial; they are undone at once."""
     plan = target.plan if target.plan is not None else target.draws
     log = plan.flip(ber, seed, trial, threads, isa)
     try:
@@ -207,8 +186,7 @@ def _drawn(
 
 
 def _same_in_every_way(target: Target, ber: float, seed: int) -> Iterator[Check]:
-    """The flips of a few trials for any number of threads, any instruction set, and by the plain
-    Python sampler."""
+    """Checks that thread counts, instruction sets and the Python reference give the same flips."""
 
     def pattern(trial: int, threads: int = 1, isa: str = "") -> list[NDArray[np.unsignedinteger]]:
         return _ordered(_drawn(target, ber, seed, trial, threads, isa).places)

@@ -1,6 +1,6 @@
-"""The operators, and nothing that knows of models: HyReLU, bit flips and range restriction.
+"""Operators on tensors: HyReLU, bit flips and range restriction.
 
-Only this package touches the native module.
+Only this package calls the native module.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["flip_bits_", "flip_exactly_", "hyrelu", "hyrelu_", "native_info", "r
 
 
 def native_info() -> dict[str, Any]:
-    """What was compiled and what this machine makes of it: see `proact.build_info`."""
+    """The native module's build and the machine's instruction sets; see `proact.build_info`."""
     module = _native.module
     return {
         "native": module is not None,

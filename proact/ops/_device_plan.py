@@ -1,7 +1,8 @@
 """Flips in GPU memory, with the interface of the native FaultPlan and FlipLog.
 
-Nothing here waits for the GPU until somebody asks how many flips there were, or which. All work is
-queued on the stream that is torch's current one at the time.
+The host does not wait for the GPU until the number of flips, or the flips themselves, are read.
+Flips are queued on the stream that is torch's current one at the time. The log remembers that
+stream: it is read and restored in its order, even if another stream is current by then.
 """
 
 from __future__ import annotations
@@ -15,32 +16,35 @@ from torch import Tensor
 
 from proact import _native
 from proact.errors import ProactError
+from proact.ops.cuda_stream import FlipStream, stream_handle
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _Columns = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]
 
 
-def stream_handle(device: torch.device) -> int:
-    """The address of torch's current stream on the device."""
-    handle: int = torch.cuda.current_stream(device).cuda_stream
-    return handle
-
-
 class DeviceFlipLog:
-    """The flips of one or more calls."""
+    """The flips of one or more calls, each with the stream on which it was queued."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[DeviceFaultPlan, float, Tensor]] = []
+        self._calls: list[tuple[DeviceFaultPlan, float, Tensor, FlipStream]] = []
 
     def __len__(self) -> int:
-        return sum(_number_of_flips(memory) for _, _, memory in self._calls)
+        flips = 0
+        for _, _, memory, stream in self._calls:
+            with stream.ordered():
+                flips += _number_of_flips(memory)
+        return flips
 
     def restore(self, threads: int = 1) -> None:
-        for plan, ber, memory in reversed(self._calls):
-            plan._restore(ber, memory)
+        for plan, ber, memory, stream in reversed(self._calls):
+            with stream.ordered():
+                plan._restore(ber, memory)
 
     def columns(self) -> _Columns:
-        parts = [part for plan, ber, memory in self._calls for part in plan._columns(ber, memory)]
+        parts: list[_Columns] = []
+        for plan, ber, memory, stream in self._calls:
+            with stream.ordered():
+                parts.extend(plan._columns(ber, memory))
         if not parts:
             empty = np.empty(0, np.uint64)
             return empty.astype(np.uint32), empty, empty.astype(np.uint8), empty
@@ -51,14 +55,14 @@ class DeviceFlipLog:
 
 
 class DeviceFaultPlan:
-    """Tensors on one GPU."""
+    """Tensors on one GPU, in which one call makes all flips."""
 
     def __init__(self, device: torch.device) -> None:
         module = _native.module
         if module is None or not module.cuda:
             raise ProactError(
-                f"bits on {device} need proact built with CUDA (nvcc found, PROACT_CUDA=auto or "
-                "on): install it again so, or move the tensors to the CPU"
+                f"flips on {device} need a build of proact with CUDA (nvcc on the path and "
+                "PROACT_CUDA=auto or on): reinstall it, or move the tensors to the CPU"
             )
         self._plan: Any = module.DevicePlan()
         self._device = device
@@ -85,7 +89,7 @@ class DeviceFaultPlan:
         return self._exact_words
 
     def recycle(self, log: DeviceFlipLog) -> None:
-        """torch's allocator keeps the memory."""
+        """Does nothing: torch's allocator reuses the memory."""
 
     def flip_into(
         self,
@@ -98,7 +102,7 @@ class DeviceFaultPlan:
     ) -> None:
         if ber != 0.0:
             memory = self._memory(ber, logged=True)
-            log._calls.append((self, ber, memory))
+            log._calls.append((self, ber, memory, FlipStream(self._device)))
             self._flip(ber, seed, trial, memory, logged=True)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
@@ -110,7 +114,7 @@ class DeviceFaultPlan:
 
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
         raise ProactError(
-            f"exact numbers of flips are made in CPU memory so far: move the tensor from "
+            f"an exact number of flips can only be made in CPU memory: move the tensor from "
             f"{self._device} to the CPU"
         )
 
@@ -125,8 +129,8 @@ class DeviceFaultPlan:
             self._plan.flip(ber, seed, trial, memory.data_ptr(), logged, *self._where())
 
     def _restore(self, ber: float, memory: Tensor) -> None:
-        # The allocator must not give the memory away before this stream is done with it.
-        memory.record_stream(torch.cuda.current_stream(self._device))
+        # The current stream is the one that allocated the log's memory (`FlipStream.ordered`): the
+        # allocator does not reuse the memory before the stream has finished with it.
         with torch.cuda.device(self._device):
             self._plan.restore(ber, memory.data_ptr(), *self._where())
 

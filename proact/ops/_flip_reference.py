@@ -1,7 +1,7 @@
 """The flip sampler in plain Python integers: the oracle of the tests, and the fallback.
 
-Line for line the meaning of csrc/core (philox.hpp, binomial.hpp, fault_block.hpp),
-where the sources are cited; about a thousand times slower.
+It follows csrc/core line by line (philox.hpp, binomial.hpp, fault_block.hpp), which cites the
+sources, and is about a thousand times slower.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _drawn_positions(
     stream: int,
     first_draw: int = 0,
 ) -> Iterator[tuple[int, int, list[int]]]:
-    """(block, its first word, its drawn positions) of each block."""
+    """For each block: its number, its first word and the drawn positions."""
     log2 = block_words_log2(probability, bits_per_word, tensor_words)
     block_bits = bits_per_word << log2
     survival = binomial_survival(block_bits, probability)
@@ -122,7 +122,7 @@ def _drawn_positions(
 def flipped_bits(
     tensor_words: int, mask: int, ber: float, seed: int, trial: int, stream: int
 ) -> Iterator[tuple[int, int]]:
-    """(element, bit) of each flip, in the order in which they are made."""
+    """The flips as (element, bit), in the order in which they are made."""
     if ber == 0.0:
         return
     exposed = bit_numbers(mask)
@@ -143,10 +143,10 @@ def flipped_bits(
 def exactly_flipped_bits(
     tensors: list[tuple[int, int, int]], flips: int, seed: int, trial: int
 ) -> list[tuple[int, int, int]]:
-    """(tensor, element, bit) of exactly so many flips in tensors of (words, mask, stream).
+    """Exactly ``flips`` flips as (tensor, element, bit), in tensors given as (words, mask, stream).
 
-    The meaning of csrc/cpu/exact_flips.cpp: of the bits drawn at a rate that makes ``flips`` of
-    them very likely, those of lowest random priority.
+    Follows csrc/cpu/exact_flips.cpp: bits are drawn at a rate at which at least ``flips`` of them
+    are very likely, and those with the lowest random priorities are chosen.
     """
     total = sum(words * mask.bit_count() for words, mask, _ in tensors)
     inverted = flips > total // 2
@@ -186,8 +186,8 @@ def exactly_flipped_bits(
     ]
 
 
-class FlipLog:
-    """See `proact.ops.plan.FlipLog`; the native one's interface."""
+class ReferenceFlipLog:
+    """A flip log with the interface of the native ``FlipLog``; see `proact.ops.plan.FlipLog`."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int]] = []
@@ -198,7 +198,7 @@ class FlipLog:
 
     def restore(self, threads: int = 1) -> None:
         for tensor, element, _, before in reversed(self.rows):
-            if tensor in self._memory:  # not where flips were only drawn
+            if tensor in self._memory:  # flips that were only drawn have no memory
                 self._memory[tensor][element] = before
 
     def columns(
@@ -215,8 +215,8 @@ class FlipLog:
         )
 
 
-class FaultPlan:
-    """The native FaultPlan's interface."""
+class ReferenceFaultPlan:
+    """A fault plan with the interface of the native ``FaultPlan``."""
 
     def __init__(self) -> None:
         self._tensors: list[tuple[int, int, int, int, int, Form | None]] = []
@@ -246,16 +246,22 @@ class FaultPlan:
             for _, _, word_bytes, _, _, form in self._tensors
         )
 
-    def recycle(self, log: FlipLog) -> None:
-        """The native plan takes the log's memory; here nothing is gained by that."""
+    def recycle(self, log: ReferenceFlipLog) -> None:
+        """Does nothing: only the native plan reuses the memory of a log."""
 
     def flip_into(
-        self, log: FlipLog, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
+        self,
+        log: ReferenceFlipLog,
+        ber: float,
+        seed: int,
+        trial: int,
+        threads: int = 1,
+        isa: str = "",
     ) -> None:
         for index, (_, words, _, stream, mask, _) in enumerate(self._tensors):
             self._flip(log, index, flipped_bits(words, mask, ber, seed, trial, stream))
 
-    def flip_exactly_into(self, log: FlipLog, flips: int, seed: int, trial: int) -> None:
+    def flip_exactly_into(self, log: ReferenceFlipLog, flips: int, seed: int, trial: int) -> None:
         tensors = [(words, mask, stream) for _, words, _, stream, mask, _ in self._tensors]
         chosen = exactly_flipped_bits(tensors, flips, seed, trial)
         for index in range(len(tensors)):
@@ -263,7 +269,7 @@ class FaultPlan:
 
     def flip_places_into(
         self,
-        log: FlipLog,
+        log: ReferenceFlipLog,
         tensor: NDArray[np.uint32],
         element: NDArray[np.uint64],
         bit: NDArray[np.uint8],
@@ -272,7 +278,7 @@ class FaultPlan:
             mine = tensor == index
             self._flip(log, index, zip(element[mine].tolist(), bit[mine].tolist(), strict=True))
 
-    def _flip(self, log: FlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
+    def _flip(self, log: ReferenceFlipLog, index: int, places: Iterable[tuple[int, int]]) -> None:
         address, words, word_bytes, _, _, form = self._tensors[index]
         if not self._is_read:
             log.rows.extend((index, element, bit, 0) for element, bit in places)
@@ -292,7 +298,7 @@ class FaultPlan:
                 memory[element] = form.memory(stored[element], word_bytes, element)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
-        log = FlipLog()
+        log = ReferenceFlipLog()
         self.flip_into(log, ber, seed, trial)
         return len(log)
 

@@ -1,4 +1,4 @@
-"""The native HyReLU loops and kernels, called with addresses; arguments are checked by then."""
+"""Calls the native HyReLU loops and kernels with addresses; the caller has checked arguments."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from proact import _native
 from proact.ops import _hyrelu_reference as reference
-from proact.ops._device_plan import stream_handle
 from proact.ops._hyrelu_layout import Layout, layout_of, like
+from proact.ops.cuda_stream import stream_handle
 
 MODES = ("soft", "zero", "saturate")
 _MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
-#: The numbers that csrc/bindings.cpp knows them by.
+#: The numbers of dtypes in csrc/bindings.cpp.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -80,19 +80,19 @@ def _has_native(x: Tensor) -> bool:
 
 
 def _in_real(threshold: Tensor) -> Tensor:
-    """The native loops take a half's threshold as float32."""
+    """The threshold as the native loops take it: float32 if it is float16 or bfloat16."""
     return threshold.float() if threshold.dtype in HALVES else threshold
 
 
 def _call_forward(x: Tensor, layout: Layout, mode: str, slope: float, y: Tensor) -> None:
     module: Any = _native.module
-    cut = layout.cut
+    loops = layout.loops
     arguments = (
         DTYPES[x.dtype],
         _MODE_NUMBER[mode],
-        cut.samples,
-        cut.thresholds,
-        cut.inner,
+        loops.samples,
+        loops.thresholds,
+        loops.inner,
         x.data_ptr(),
         layout.threshold.data_ptr(),
         slope,
@@ -115,7 +115,7 @@ def _call_backward(
     grad_threshold: Tensor,
 ) -> None:
     module: Any = _native.module
-    shape = layout.cut[:3]
+    shape = layout.loops[:3]
     arguments = (
         DTYPES[x.dtype],
         _MODE_NUMBER[mode],

@@ -1,6 +1,6 @@
-"""HyReLU in plain torch: the oracle of the tests, the form inside torch.compile, and the fallback.
+"""HyReLU in plain torch: the oracle of tests, the form for torch.compile, and the fallback.
 
-The formulas are those of csrc/core/hyrelu.hpp, where the paper is cited.
+The formulas are those of csrc/core/hyrelu.hpp, which cites the paper.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from torch import Tensor
 
 
 def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
-    """``y`` with the dtype of ``x``; halves are computed in float32. Differentiable, twice too."""
+    """`proact.ops.hyrelu` of ``x``, with its dtype; halves are computed in float32.
+
+    Twice differentiable.
+    """
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     value, limit = x.to(wide), _stored(threshold, x, mode).to(wide)
     open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
     if mode == "soft":
-        # The inner wheres keep what is huge or not a number out of the product: where its value is
-        # masked, its gradient would be infinity or NaN times 0. Below exp(-750) the gate is 0.
+        # The inner wheres keep huge values and NaN out of the product: even where the result is
+        # masked, the gradient would be 0 times infinity or NaN. The gate is 0 below exp(-750).
         open_ = open_ & (slope * (limit - value) > -750.0)
         safe = torch.where(open_, value, 0.0)
         reachable = torch.where(open_ & torch.isfinite(limit), limit, 0.0)
@@ -35,7 +38,7 @@ def forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
 def backward(
     grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of ``x`` and ``threshold`` (summed over what it broadcast to), written out."""
+    """The gradients of ``x`` and of ``threshold``, which is summed over its broadcast axes."""
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     value, limit, g = x.to(wide), _stored(threshold, x, mode).to(wide), grad.to(wide)
     open_ = (value > 0) & torch.isfinite(value) & (limit >= 0)
@@ -55,5 +58,5 @@ def backward(
 
 
 def _stored(threshold: Tensor, x: Tensor, mode: str) -> Tensor:
-    """Saturating stores the threshold itself: beside a half ``x`` it is rounded to a half first."""
+    """The threshold; for ``saturate``, which returns it, rounded to the dtype of ``x``."""
     return threshold.to(x.dtype) if mode == "saturate" else threshold

@@ -1,4 +1,4 @@
-"""Where a tensor's elements lie, for operators that write in place."""
+"""The memory of a tensor's elements, for operators that write in place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def may_overlap(x: Tensor) -> bool:
-    """Whether elements of ``x`` may share memory; False where the strides keep them apart."""
+    """Whether elements of ``x`` may share memory; False if the strides rule it out."""
     reach = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1:
@@ -17,11 +17,11 @@ def may_overlap(x: Tensor) -> bool:
 
 
 def extent(x: Tensor) -> tuple[int, int]:
-    """The first byte of the elements, and one past their last."""
+    """The address of the first byte of the elements, and the address after the last."""
     last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 def layout(x: Tensor) -> str:
-    """Shape and strides, for messages."""
+    """Shape and strides, for error messages."""
     return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"

@@ -1,4 +1,5 @@
-"""The stored forms in plain Python numbers: the meaning of csrc/core/number_formats.hpp."""
+"""Reference of the stored forms in plain Python, with the meaning of
+csrc/core/number_formats.hpp."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ import numpy as np
 
 
 class Form(ABC):
-    """How the number in a memory word is stored."""
+    """Converts numbers to stored words and back.
+
+    ``element`` is the row-major index of the number in its tensor.
+    """
 
     word_bits: int
 
@@ -21,17 +25,17 @@ class Form(ABC):
     def decode(self, word: int, element: int = 0) -> float: ...
 
     def stored(self, memory: int, word_bytes: int, element: int) -> int:
-        """The stored word of a memory word."""
+        """The stored word of the number in a memory word."""
         form = ("<I", "<f") if word_bytes == 4 else ("<Q", "<d")
         return self.encode(struct.unpack(form[1], struct.pack(form[0], memory))[0], element)
 
     def memory(self, word: int, word_bytes: int, element: int) -> int:
-        """The memory word that a stored word reads as."""
+        """The memory word of the number that a stored word means."""
         return _packed("f" if word_bytes == 4 else "d", self.decode(word, element))
 
 
 class Fixed(Form):
-    """qM.N words of ``word_bits`` bits, of which ``fraction_bits`` are fraction."""
+    """qM.N words of ``word_bits`` bits with ``fraction_bits`` fraction bits."""
 
     def __init__(self, word_bits: int, fraction_bits: int) -> None:
         self.word_bits, self.fraction_bits = word_bits, fraction_bits
@@ -44,7 +48,7 @@ class Fixed(Form):
 
 
 class Scaled(Form):
-    """Signed integers times a float32 scale a channel."""
+    """Signed integers with one float32 scale for each channel."""
 
     def __init__(self, word_bits: int, address: int, channels: int, inner: int) -> None:
         self.word_bits, self._inner = word_bits, inner
@@ -113,7 +117,7 @@ _FORMS = {"fixed_point": Fixed, "scaled_integers": Scaled}
 
 
 def form_of(native: tuple[str | int, ...]) -> Form | None:
-    """The form that a native description names; None for memory's own words."""
+    """The form for a native description; None if memory holds the stored words."""
     if not native:
         return None
     name, *numbers = native
@@ -124,7 +128,7 @@ def form_of(native: tuple[str | int, ...]) -> Form | None:
 
 
 def _packed(code: str, value: float) -> int:
-    """The bits of ``value`` rounded to the format, ties to even; infinity where it is too large."""
+    """The bits of ``value`` rounded to the format, ties to even; infinity on overflow."""
     try:
         packed = struct.pack(f"<{code}", value)
     except OverflowError:

@@ -1,5 +1,8 @@
-"""Range restriction in plain torch: the oracle of the tests, the fallback, and the form for memory
-that native code does not read. The formula is that of csrc/core/value_range.hpp."""
+"""Range restriction in plain torch.
+
+It is the oracle of the tests, the fallback without the native module, and the implementation for
+memory that native code does not read. The formula is that of csrc/core/value_range.hpp.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,18 @@ _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tensor, Tensor]:
-    """Which elements lie outside (bool), and what takes their place (dtype of ``x``), both of the
-    shape of ``x``. Bounds broadcast; they are converted to the type that ``x`` computes in."""
+    """Elements outside their bounds, and their replacements.
+
+    Args:
+        x: any shape.
+        low, high: bounds that broadcast against ``x``, ends included; they are converted to the
+            dtype in which ``x`` is computed.
+        action: ``"zero"`` or ``"saturate"``.
+
+    Returns:
+        A bool tensor that marks the elements outside, and the replacements with the dtype of ``x``;
+        both have the shape of ``x``.
+    """
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     value, low, high = x.to(wide), low.to(wide), high.to(wide)
     finite = torch.finfo(x.dtype).max
@@ -27,8 +40,8 @@ def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tenso
     return outside, result.expand_as(x).to(x.dtype)
 
 
-class RangeLog:
-    """The words that sweeps wrote over, and where they stood."""
+class ReferenceRangeLog:
+    """The words that sweeps overwrote, and their positions."""
 
     def __init__(self) -> None:
         self._written: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
@@ -37,14 +50,14 @@ class RangeLog:
         self._written.append((words, places, words[places]))
 
     def restore(self) -> None:
-        # Tensors of inference mode are written to in no other one.
+        # Inference tensors can only be written in inference mode.
         with torch.inference_mode():
             for words, places, before in self._written:
                 words[places] = before
 
 
-def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: RangeLog) -> int:
-    """Repairs one tensor of any strides, on any device; the number of repaired elements."""
+def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceRangeLog) -> int:
+    """Repairs one tensor; returns the number of replaced elements."""
     with torch.inference_mode():
         memory = tensor.detach().unsqueeze(0)  # a tensor without dimensions takes no indices
         outside, result = restricted(memory, low, high, action)

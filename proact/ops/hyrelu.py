@@ -1,4 +1,4 @@
-"""HyReLU as a torch operator: checks, schema, shape rule, autograd and the native call."""
+"""HyReLU as a torch operator: checks, schema, shape rule, autograd and dispatch."""
 
 from __future__ import annotations
 
@@ -28,32 +28,35 @@ _library.define(
 def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0) -> Tensor:
     """Clipped ReLU (HyReLU, arXiv 2406.06313, section III; equations in csrc/core/hyrelu.hpp).
 
-    * ``soft``: ``max(0, x * sigmoid(slope * (threshold - x)))``, for training
-    * ``zero``: ``x`` where ``0 < x <= threshold``, else 0, for deployment
-    * ``saturate``: ``min(max(x, 0), threshold)``, Ranger's rule (arXiv 2003.13874)
+    * ``soft``, for training: ``max(0, x * sigmoid(slope * (threshold - x)))``
+    * ``zero``, for deployment: ``x`` if ``0 < x <= threshold``, else 0
+    * ``saturate``, the rule of Ranger (arXiv 2003.13874): ``min(max(x, 0), threshold)``
 
-    Non-finite values never pass: NaN gives 0; +inf gives 0, or a finite threshold in ``saturate``.
-    A NaN or negative threshold gives 0 everywhere, +inf gives ReLU.
+    The result is always finite for a finite threshold: x = NaN gives 0; x = +inf gives 0, or the
+    threshold in ``saturate``. A threshold that is NaN or negative gives 0 everywhere; +inf gives
+    ReLU of the finite elements, and 0 for others.
 
     Args:
         x: shape (samples, ...), float32, float64, float16 or bfloat16 (halves compute in float32).
         threshold: broadcasts against one sample, ``x.shape[1:]``: 0-dimensional (layer-wise), one
-            per channel, or one per neuron. The dtype of ``x``, or float32 beside a half ``x``.
+            per channel, or one per neuron. It has the dtype of ``x``, or float32 if ``x`` is
+            float16 or bfloat16.
         mode: ``"soft"``, ``"zero"`` or ``"saturate"``.
-        slope: the steepness k of ``soft``, finite and above 0; per unit of ``x``.
+        slope: the steepness k of ``soft``, in units of 1/x; finite and above 0.
 
     Returns:
         A new tensor with the shape, dtype and memory format of ``x``. Differentiable in ``x`` and
         ``threshold``; second derivatives are those of the plain-torch formula.
 
     Raises:
-        TypeError: a dtype that is not listed. ValueError: a threshold that does not broadcast, an
-            unknown mode, a slope out of range, two devices.
+        TypeError: a dtype that is not listed.
+        ValueError: a threshold that does not broadcast, an unknown mode, a slope out of range, or
+            different devices.
     """
     _check(x, threshold, mode, slope)
     if _wants_plain_form():
         return reference.forward(x, threshold, mode, slope)
-    if _nobody_watches(x, threshold):
+    if _may_skip_dispatcher(x, threshold):
         if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
             differentiable: Tensor = _HyReLU.apply(x, threshold, mode, slope)  # type: ignore[no-untyped-call]
             return differentiable
@@ -63,24 +66,29 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
 
 
 def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0) -> Tensor:
-    """`hyrelu`, written over ``x``; for inference.
+    """`hyrelu` in place, for inference: overwrites ``x`` with the result and returns it.
 
-    Raises as `hyrelu` does, and ValueError where autograd would need what is overwritten or where
-    elements of ``x`` share memory with each other or with ``threshold``.
+    Args:
+        x, threshold, mode, slope: as for `hyrelu`.
+
+    Raises:
+        TypeError: as `hyrelu`.
+        ValueError: as `hyrelu`; also if autograd would need the overwritten values, or if elements
+            of ``x`` share memory with each other or with ``threshold``.
     """
     _check(x, threshold, mode, slope)
     if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
         raise ValueError(
-            "hyrelu_ writes over x and keeps nothing for autograd: call it under torch.no_grad(), "
-            "or use hyrelu"
+            "hyrelu_ overwrites x, which autograd would need: call it under torch.no_grad(), or "
+            "use hyrelu"
         )
     if _wants_plain_form():
         return x.copy_(reference.forward(x, threshold, mode, slope))
     if not x.is_contiguous() and may_overlap(x):
-        raise ValueError(f"hyrelu_ needs an x whose elements do not overlap, got {layout(x)}")
+        raise ValueError(f"the elements of x must not share memory in hyrelu_, got {layout(x)}")
     if x.numel() and extent(x)[0] < extent(threshold)[1] and extent(threshold)[0] < extent(x)[1]:
-        raise ValueError("hyrelu_ needs a threshold in other memory than x")
-    if _nobody_watches(x, threshold):
+        raise ValueError("x and threshold must not share memory in hyrelu_, and they do")
+    if _may_skip_dispatcher(x, threshold):
         native.forward_(x, threshold, mode, slope)
     else:
         torch.ops.proact.hyrelu_(x, threshold, mode, slope)
@@ -89,26 +97,26 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
 
 def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"hyrelu takes a torch.Tensor as x, got {type(x).__name__}")
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if not isinstance(threshold, Tensor):
-        raise TypeError(f"hyrelu takes a torch.Tensor as threshold, got {type(threshold).__name__}")
+        raise TypeError(f"threshold must be a torch.Tensor, got {type(threshold).__name__}")
     for name, tensor in (("x", x), ("threshold", threshold)):
         if tensor.layout != torch.strided or tensor.is_nested:
-            raise TypeError(f"hyrelu takes a dense {name}, got {_kind(tensor)}")
+            raise TypeError(f"{name} must be a dense tensor, got {_kind(tensor)}")
     dtype = x.dtype
     if dtype not in DTYPES:
-        raise TypeError(f"hyrelu takes an x of float16, bfloat16, float32 or float64, got {dtype}")
+        raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {dtype}")
     if threshold.dtype != dtype and not (dtype in HALVES and threshold.dtype == torch.float32):
-        raise TypeError(f"hyrelu takes a threshold of x's dtype {dtype}, got {threshold.dtype}")
+        raise TypeError(f"threshold must have the dtype of x, {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
     if x.device != threshold.device:
         raise ValueError(
-            f"hyrelu takes one device, got x on {x.device}, threshold on {threshold.device}"
+            f"x and threshold must be on one device, got {x.device} and {threshold.device}"
         )
     if not _fits(threshold, x):
         raise ValueError(
-            f"hyrelu's threshold broadcasts against one sample, {tuple(x.shape[1:])} for x of "
-            f"shape {tuple(x.shape)}; got {tuple(threshold.shape)}"
+            f"threshold must broadcast against one sample of shape {tuple(x.shape[1:])}, got shape "
+            f"{tuple(threshold.shape)} for x of shape {tuple(x.shape)}"
         )
 
 
@@ -117,13 +125,13 @@ def _kind(tensor: Tensor) -> str:
 
 
 def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
-    """ValueError where `hyrelu` would refuse them."""
+    """ValueError or TypeError if `hyrelu` would refuse the mode or the slope."""
     if mode not in MODES:
-        raise ValueError(f"hyrelu's mode is one of {', '.join(MODES)}, got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if isinstance(slope, bool) or not isinstance(slope, (int, float)):
-        raise TypeError(f"hyrelu's slope is a number, got {slope!r}")
+        raise TypeError(f"slope must be a number, got {slope!r}")
     if not 0 < slope <= sys.float_info.max:
-        raise ValueError(f"hyrelu's slope is a finite number above 0, got {slope!r}")
+        raise ValueError(f"slope must be a finite number above 0, got {slope!r}")
 
 
 def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
@@ -134,17 +142,18 @@ def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
 
 
-_known_to_broadcast = lru_cache(maxsize=4096)(_broadcasts)
+_cached_broadcasts = lru_cache(maxsize=4096)(_broadcasts)
 
 
 def _fits(threshold: Tensor, x: Tensor) -> bool:
     if not torch.compiler.is_compiling() and type(x) is Tensor:
-        return _known_to_broadcast(threshold.shape, x.shape)
-    return _broadcasts(threshold.shape, x.shape)  # sizes may be symbols, which no cache takes
+        return _cached_broadcasts(threshold.shape, x.shape)
+    return _broadcasts(threshold.shape, x.shape)  # sizes may be symbolic and not hashable
 
 
 def _wants_plain_form() -> bool:
-    """Inductor fuses the plain form; torch.func and forward-mode derivatives see through it."""
+    """Whether to use the plain torch form: Inductor fuses it, and torch.func and forward-mode
+    derivatives can differentiate it."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -152,9 +161,12 @@ def _wants_plain_form() -> bool:
     )
 
 
-def _nobody_watches(x: Tensor, threshold: Tensor) -> bool:
-    """Whether the operator may be called past torch's dispatcher, which costs as much as a loop
-    over ten thousand elements: plain CPU tensors, and no mode that wants to see each operator."""
+def _may_skip_dispatcher(x: Tensor, threshold: Tensor) -> bool:
+    """Whether the native function may be called without torch's dispatcher.
+
+    That requires plain CPU tensors and no active mode that intercepts operators. The dispatcher
+    costs as much as a loop over ten thousand elements.
+    """
     return (
         _is_plain(x)
         and _is_plain(threshold)
@@ -166,8 +178,8 @@ def _nobody_watches(x: Tensor, threshold: Tensor) -> bool:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether the memory at its address is the tensor: on the CPU, and nothing put off or
-    wrapped."""
+    """Whether the memory at the tensor's address holds its values: a CPU tensor that is not lazy
+    and not wrapped."""
     return (
         (type(tensor) is Tensor or type(tensor) is Parameter)
         and tensor.is_cpu
@@ -198,10 +210,10 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     x, threshold = ctx.saved_tensors
-    # Only a caller who asked for second derivatives runs backward with grad enabled.
+    # Gradients are enabled here only if the caller wants second derivatives.
     if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
         function = reference.backward
-    elif _nobody_watches(x, threshold) and _is_plain(grad):
+    elif _may_skip_dispatcher(x, threshold) and _is_plain(grad):
         function = native.backward
     else:
         function = torch.ops.proact.hyrelu_backward
@@ -210,7 +222,7 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
 
 
 class _HyReLU(torch.autograd.Function):
-    """The operator's autograd for calls past the dispatcher."""
+    """The operator's autograd for calls that skip the dispatcher."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:

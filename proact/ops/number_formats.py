@@ -1,6 +1,7 @@
-"""How native code reads memory whose numbers stand for other words: csrc/core/number_formats.hpp.
+"""Stored forms for native code: how it converts memory to stored words and back.
 
-None in place of one of these means that memory holds the stored words themselves.
+They mirror csrc/core/number_formats.hpp. None in place of a form means that memory holds the stored
+words themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ NativeForm = tuple[str | int, ...]
 
 
 class FixedPointWord(NamedTuple):
-    """The stored form of a float: two's complement with so many bits, of them fraction bits."""
+    """A float stored in two's complement with a fixed number of fraction bits."""
 
     word_bits: int
     fraction_bits: int
@@ -24,7 +25,7 @@ class FixedPointWord(NamedTuple):
 
 
 class ScaledIntegerWord(NamedTuple):
-    """A float stored as a signed integer times a scale: ``scales[e // inner % n]`` at element e."""
+    """A float stored as a signed integer; element e has the scale ``scales[e // inner % n]``."""
 
     word_bits: int
     scales: Tensor  #: (n,) float32, contiguous, on the CPU
@@ -47,7 +48,7 @@ class NarrowFloatWord(NamedTuple):
 
 
 class UnreadWord(NamedTuple):
-    """Memory that is not touched: flips of such words are only drawn."""
+    """Memory that is not accessed: flips of such words are drawn but not made."""
 
     word_bits: int
 
@@ -57,7 +58,7 @@ class UnreadWord(NamedTuple):
 
 
 def bit_numbers(mask: int) -> list[int]:
-    """The bits that a mask exposes, the lowest first."""
+    """The bits that are set in a mask, in ascending order."""
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 

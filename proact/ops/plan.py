@@ -1,8 +1,7 @@
-"""Flips in many tensors by one native call, and their undoing."""
+"""Flip plans: bit flips in many tensors by one native call, and logs that undo them."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,21 +15,22 @@ from proact.errors import ProactError
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
+from proact.ops.seeds import SEED_BITS, STREAM_BITS
 
-#: Streams are the integers from 0 up to, but not including, this.
-STREAMS = 1 << 48
-#: Seeds are the integers from 0 up to, but not including, this (a torch integer is signed).
-SEEDS = 1 << 63
-#: Trials are the integers from 0 up to, but not including, this.
+#: Streams are the integers in [0, STREAMS).
+STREAMS = 1 << STREAM_BITS
+#: Seeds are the integers in [0, SEEDS).
+SEEDS = 1 << SEED_BITS
+#: Trials are the integers in [0, TRIALS).
 TRIALS = 1 << 32
 
 
 class FlipPlaces(NamedTuple):
-    """Bits of a plan's tensors, one row each, all columns of one length."""
+    """Bits in the tensors of a plan: columns of one length, with one row for each bit."""
 
     tensor: NDArray[np.uint32]  #: index in the plan
     element: NDArray[np.uint64]
-    bit: NDArray[np.uint8]  #: of the stored word, 0 the lowest
+    bit: NDArray[np.uint8]  #: of the stored word; 0 is the lowest
 
     @property
     def order(self) -> NDArray[np.intp]:
@@ -38,16 +38,16 @@ class FlipPlaces(NamedTuple):
         return np.lexsort((self.element, self.tensor))
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> FlipPlaces:
-        """These rows, in their order."""
+        """The given rows, in the given order."""
         return FlipPlaces(self.tensor[rows], self.element[rows], self.bit[rows])
 
 
 class FlipColumns(NamedTuple):
-    """One row a flip, in the order in which they were made."""
+    """Flips in the order in which they were made: columns with one row for each flip."""
 
     tensor: NDArray[np.uint32]  #: index in the plan
     element: NDArray[np.uint64]
-    bit: NDArray[np.uint8]  #: of the stored word, 0 the lowest
+    bit: NDArray[np.uint8]  #: of the stored word; 0 is the lowest
     before: NDArray[np.uint64]  #: the memory word just before this flip
 
     @property
@@ -55,18 +55,13 @@ class FlipColumns(NamedTuple):
         return FlipPlaces(self.tensor, self.element, self.bit)
 
 
-def stream_of(name: str) -> int:
-    """The stream of a tensor: the first 48 bits of the SHA-256 of its qualified name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-
-
 class FlipLog:
-    """The flips of one trial, empty until a plan fills it. Keeps the tensors alive."""
+    """The flips of one trial. A log is empty until a plan fills it, and keeps the tensors alive."""
 
     def __init__(self, plan: FlipPlan) -> None:
         self._log: Any = plan._new_log()
         self._plan = plan._plan
-        self._tensors = plan._tensors  # whose memory the log writes to
+        self._tensors = plan._tensors  # the log writes to their memory
         self._forms = plan._forms
 
     def __len__(self) -> int:
@@ -74,41 +69,55 @@ class FlipLog:
         return len(self._log)
 
     def __del__(self) -> None:
-        # The next trial's log takes the memory.
+        # The log of the next trial reuses the memory.
         if hasattr(self, "_plan"):
             self._plan.recycle(self._log)
 
     def restore(self, threads: int | None = None) -> None:
-        """Writes the old word of every flipped position back, whatever stands there now."""
+        """Writes the old word of every flipped position back, even if the memory has changed since.
+
+        ``threads`` is as for `FlipPlan`.
+        """
         self._log.restore(_threads(threads))
 
     def columns(self) -> FlipColumns:
+        """The flips; on a GPU this waits until they have been made."""
         return FlipColumns(*self._log.columns())
 
 
 class FlipPlan:
-    """Tensors of one device prepared for flips, all of them by one native call.
+    """Tensors of one device, in which one native call makes all flips.
 
-    Checks belong to the caller: see `add`. ``threads`` is the largest number of CPU threads to
-    use, torch's by default; it changes no flip.
+    The caller checks the tensors with `checked_memory`. In all methods, ``ber`` is a probability
+    per exposed bit in [0, 1]; (``seed``, ``trial``) identify the fault pattern, with seed in
+    [0, 2^63) and trial in [0, 2^32); ``threads`` is the largest number of CPU threads, torch's by
+    default. The flips do not depend on ``threads``.
     """
 
     def __init__(self) -> None:
         self._plan: Any = _host_plan()
         self._tensors: list[Tensor] = []
-        self._forms: list[NumberFormat | None] = []  # whose scales native code reads
+        self._forms: list[NumberFormat | None] = []  # native code reads their scales
 
     def add(self, tensor: Tensor, stream: int, mask: int, form: NumberFormat | None) -> None:
-        """Adds a dense tensor; ``mask`` holds the exposed bits of a stored word.
+        """Adds a dense tensor.
 
-        ValueError for a second device; ProactError for a GPU that this build cannot use. On a GPU
-        the form is fixed point or None.
+        Args:
+            tensor: a contiguous tensor of any shape; its memory is flipped in place.
+            stream: names the tensor in the sampler; in [0, 2^48).
+            mask: the exposed bits of a stored word; bit 0 is the lowest.
+            form: the stored form of the elements; None if memory holds the stored words. On a GPU
+                it is fixed point or None.
+
+        Raises:
+            ValueError: the tensor is not on the device of the other tensors.
+            ProactError: a GPU that this build of proact cannot use.
         """
         if not self._tensors and tensor.is_cuda:
             self._plan = DeviceFaultPlan(tensor.device)
         elif self._tensors and tensor.device != self._tensors[0].device:
             raise ValueError(
-                f"a plan's tensors are on one device, got {self._tensors[0].device} and "
+                f"the tensors of a plan must be on one device, got {self._tensors[0].device} and "
                 f"{tensor.device}"
             )
         self._plan.add(
@@ -123,9 +132,9 @@ class FlipPlan:
         self._forms.append(form)
 
     def add_unread(self, elements: int, stream: int, mask: int) -> None:
-        """Adds a tensor by its size alone: its flips are drawn and logged, and not made.
+        """Adds a tensor by its size only: its flips are drawn and logged, but not made.
 
-        A plan has tensors of this kind or of the other, not both.
+        All tensors of a plan are added by `add`, or all by `add_unread`.
         """
         form = UnreadWord(mask.bit_length())
         self._plan.add(0, elements, 1, stream, mask, form.native)
@@ -133,10 +142,15 @@ class FlipPlan:
     def _new_log(self) -> Any:
         if isinstance(self._plan, DeviceFaultPlan):
             return DeviceFlipLog()
-        return _flip_reference.FlipLog() if _native.module is None else _native.module.FlipLog()
+        return (
+            _flip_reference.ReferenceFlipLog()
+            if _native.module is None
+            else _native.module.FlipLog()
+        )
 
     @property
     def exposed_bits(self) -> int:
+        """The number of exposed bits in all tensors."""
         bits: int = self._plan.exposed_bits()
         return bits
 
@@ -149,15 +163,18 @@ class FlipPlan:
         threads: int | None = None,
         isa: str = "",
     ) -> None:
-        """Logs each flip before it makes it: an interruption leaves a log that restores.
+        """Flips each exposed bit with probability ``ber``, independently.
 
-        ``isa`` names one of the instruction sets of `proact.build_info`; it changes no flip.
+        Each flip is logged before it is made, so that `FlipLog.restore` also undoes flips that were
+        interrupted. ``isa`` selects one of the instruction sets of `proact.build_info`; the flips
+        do not depend on it.
         """
         self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
     def flip(
         self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
     ) -> FlipLog:
+        """Like `flip_into`, with a new log; on an error the flips are undone."""
         log = FlipLog(self)
         try:
             self.flip_into(log, ber, seed, trial, threads, isa)
@@ -167,19 +184,23 @@ class FlipPlan:
         return log
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
-        """Flips without keeping what was there; returns the number of flips."""
+        """Like `flip_into`, without a log; returns the number of flips."""
         flips: int = self._plan.flip_unlogged(*_checked(ber, seed, trial), _threads(threads))
         return flips
 
     def flip_exactly(self, flips: int, seed: int, trial: int) -> FlipLog:
-        """Flips exactly so many distinct exposed bits; every such set is equally likely, given
-        that the tensors have different streams.
+        """Flips exactly ``flips`` distinct exposed bits.
 
-        ValueError for more flips than exposed bits.
+        Every such set is equally likely if the tensors have different streams.
+
+        Raises:
+            ValueError: more flips than exposed bits.
         """
         flips = checked_integer("flips", flips, STREAMS)
         if flips > self.exposed_bits:
-            raise ValueError(f"flips is at most {self.exposed_bits}, the exposed bits, got {flips}")
+            raise ValueError(
+                f"flips must be at most {self.exposed_bits}, the exposed bits, got {flips}"
+            )
         _, seed, trial = _checked(0.0, seed, trial)
         log = FlipLog(self)
         try:
@@ -190,35 +211,40 @@ class FlipPlan:
         return log
 
     def flip_places_into(self, log: FlipLog, places: FlipPlaces) -> None:
-        """Flips the given bits, which are distinct; the log has them in the order of their tensors
-        and elements."""
+        """Flips the given distinct bits; the log lists them by tensor and element."""
         self._plan.flip_places_into(log._log, *places.take(places.order))
 
     def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
-        """Flips the bits of ``flip_unlogged`` back, by drawing them again; returns their number.
+        """Undoes `flip_unlogged` by drawing the same flips again; returns their number.
 
-        Takes no memory, and trusts that nothing wrote over a flipped word and that fixed-point
-        tensors hold what their words decode to (they are rounded, and have no -0.0 or NaN).
-        ProactError where it could not work even so: tensors that overlap, and fixed-point words of
-        more digits than the float that stands for them.
+        This needs no memory. It assumes that no flipped word was overwritten, and that fixed-point
+        tensors are rounded to their words (and so hold no -0.0 and no NaN).
+
+        Raises:
+            ProactError: tensors that overlap, or fixed-point words with more digits than the float
+                that holds them. Drawing again cannot undo such flips.
         """
         if not self._plan.replay_undoes():
             raise ProactError(
-                "drawing the flips again does not undo them here (tensors that share memory, or "
-                "fixed-point words of more digits than their floats): keep a log"
+                "drawing the flips again cannot undo them, because tensors share memory or "
+                "fixed-point words have more digits than their floats: keep a log"
             )
         return self.flip_unlogged(ber, seed, trial, threads)
 
 
 def _host_plan() -> Any:
-    return _flip_reference.FaultPlan() if _native.module is None else _native.module.FaultPlan()
+    return (
+        _flip_reference.ReferenceFaultPlan()
+        if _native.module is None
+        else _native.module.FaultPlan()
+    )
 
 
 def _threads(threads: int | None) -> int:
     if threads is None:
         return torch.get_num_threads()
     if checked_integer("threads", threads, 1 << 16) == 0:
-        raise ValueError("threads is 1 or more, got 0")
+        raise ValueError("threads must be 1 or more, got 0")
     return threads
 
 
@@ -231,7 +257,7 @@ def _checked(ber: float, seed: int, trial: int) -> tuple[float, int, int]:
 
 
 def checked_ber(ber: float) -> float:
-    """``ber`` as a float; ValueError outside [0, 1] or NaN, TypeError for no number."""
+    """``ber`` as a float; ValueError for NaN or outside [0, 1], TypeError for another type."""
     if isinstance(ber, bool) or not isinstance(ber, (int, float, np.floating, np.integer)):
         raise TypeError(f"a bit error rate is a number in [0, 1], got {ber!r}")
     if not 0.0 <= ber <= 1.0:
@@ -240,7 +266,7 @@ def checked_ber(ber: float) -> float:
 
 
 def checked_integer(name: str, value: int, limit: int) -> int:
-    """``value`` where 0 <= value < limit, else an error that names it."""
+    """``value`` as an int; TypeError for another type, ValueError outside [0, limit)."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is an integer, got {value!r}")
     if not 0 <= value < limit:
@@ -249,21 +275,20 @@ def checked_integer(name: str, value: int, limit: int) -> int:
 
 
 def checked_memory(name: str, tensor: Tensor) -> None:
-    """Refuses tensors whose memory cannot be faulted in place."""
+    """ValueError if the memory of ``tensor`` cannot be faulted in place."""
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         raise ValueError(
-            f"{name} has no plain memory to flip bits in ({tensor.layout}, {tensor.device})"
+            f"{name} must have plain memory in which bits can be flipped, got a tensor of layout "
+            f"{tensor.layout} on {tensor.device}"
         )
     if isinstance(tensor, FakeTensor):
-        raise ValueError(f"{name} is a fake tensor, which has no memory to flip bits in")
+        raise ValueError(f"{name} must have memory in which bits can be flipped, got a fake tensor")
     if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            f"bits are flipped in CPU and CUDA memory, and {name} is on {tensor.device}"
-        )
+        raise ValueError(f"{name} must be in CPU or CUDA memory, got a tensor on {tensor.device}")
     if tensor.data_ptr() % tensor.element_size() != 0:
         raise ValueError(
-            f"{name} must begin at a multiple of its {tensor.element_size()} bytes a word, got the "
-            f"address {tensor.data_ptr():#x}"
+            f"{name} must begin at a multiple of its word size of {tensor.element_size()} bytes, "
+            f"got the address {tensor.data_ptr():#x}"
         )
     if not tensor.is_contiguous():
         raise ValueError(

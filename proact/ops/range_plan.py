@@ -1,4 +1,4 @@
-"""Sweeps over many tensors that put what lies outside its trained range back, and their undoing."""
+"""Range plans: sweeps that repair elements outside their trained range, and logs that undo them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
 
-#: What takes the place of a value outside its range. In the order of csrc/core/value_range.hpp.
+#: The replacements for a value outside its range, in the order of csrc/core/value_range.hpp.
 ACTIONS = ("zero", "saturate")
 
 
 class RangeLog:
-    """What one sweep wrote over, empty until a plan fills it. Keeps the tensors alive."""
+    """The words that one sweep overwrote; empty until a plan fills it. Keeps the tensors alive."""
 
     def __init__(self, plan: RangePlan) -> None:
-        self._plan = plan  # whose tensors the log writes to
+        self._plan = plan  # the log writes to its tensors
         self._native: Any = plan._native and _native_log()
-        self._plain = reference.RangeLog()
+        self._plain = reference.ReferenceRangeLog()
 
     def restore(self) -> None:
-        """Writes the words back, whatever stands there now."""
+        """Writes the old words back, even if the memory has changed since."""
         if self._native is not None:
             self._native.restore()
         self._plain.restore()
 
 
 class RangePlan:
-    """Tensors and their bounds, prepared for sweeps; those in dense host memory by one native call.
+    """Tensors and their bounds. One native call sweeps all that lie in dense host memory.
 
     Args:
-        tensors: of float16, bfloat16, float32 or float64, on any device, of any strides.
-        low, high: a bound tensor for each, which broadcasts against it: one number, or one for each
-            index of one dimension (shape (channels, 1, 1, 1), say). Of any of these dtypes.
-        names: of the tensors, for messages.
+        tensors: float16, bfloat16, float32 or float64; of any shape, on any device, with any
+            strides.
+        low, high: the bounds of each tensor, ends included, with one of these dtypes. A bound
+            broadcasts against its tensor: one number, or one for each index of one dimension (such
+            as shape (channels, 1, 1, 1)).
+        names: names of the tensors for error messages.
 
     Raises:
-        TypeError: other dtypes, tensors without plain memory. ValueError: bounds that do not
-            broadcast so, two devices, elements or tensors that share memory.
+        TypeError: another dtype, or a tensor without plain memory.
+        ValueError: bounds that do not broadcast, different devices, or elements or tensors that
+            share memory.
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class RangePlan:
     ) -> None:
         if not len(tensors) == len(low) == len(high):
             raise ValueError(
-                "each tensor has a lower and an upper bound, got "
-                f"{len(tensors)} tensors, {len(low)} and {len(high)} bounds"
+                "each tensor must have a lower and an upper bound, got "
+                f"{len(tensors)} tensors, {len(low)} lower and {len(high)} upper bounds"
             )
         named = list(names) or [f"tensor {number}" for number in range(len(tensors))]
         for name, tensor, lower, upper in zip(named, tensors, low, high, strict=True):
@@ -93,10 +96,11 @@ class RangePlan:
     def sweep_into(
         self, log: RangeLog, action: str, threads: int | None = None, isa: str = ""
     ) -> list[int]:
-        """Repairs what lies outside; the number of repaired elements of each tensor.
+        """Replaces elements outside their bounds; returns the number of them in each tensor.
 
-        Logs each word before it changes it: an interruption leaves a log that restores. ``threads``
-        is the largest number to use, torch's by default; like ``isa`` it changes no bit.
+        Each word is logged before it is changed, so that `RangeLog.restore` also undoes a sweep
+        that was interrupted. ``threads`` is the largest number of CPU threads, torch's by default,
+        and ``isa`` an instruction set of `proact.build_info`; the result depends on neither.
         """
         repairs = [0] * len(self._bounded)
         if self._native is not None:
@@ -112,7 +116,7 @@ class RangePlan:
 def checked_action(action: str) -> str:
     """``action``; ValueError for an unknown one."""
     if action not in ACTIONS:
-        raise ValueError(f"an action is one of {', '.join(ACTIONS)}; got {action!r}")
+        raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
     return action
 
 
@@ -124,28 +128,33 @@ def _native_log() -> Any:
 def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
     for what, each in ((name, tensor), (f"the bound of {name}", low), (f"{name}'s bound", high)):
         if not isinstance(each, Tensor):
-            raise TypeError(f"{what} is a torch.Tensor, got {type(each).__name__}")
+            raise TypeError(f"{what} must be a torch.Tensor, got {type(each).__name__}")
         if each.layout != torch.strided or each.is_meta or isinstance(each, FakeTensor):
-            raise TypeError(f"{what} has no plain memory ({each.layout}, {each.device})")
+            raise TypeError(
+                f"{what} must have plain memory, got layout {each.layout} on {each.device}"
+            )
         if each.dtype not in DTYPES:
             raise TypeError(
-                f"ranges are of float16, bfloat16, float32 and float64, and {what} is {each.dtype}"
+                f"{what} must be float16, bfloat16, float32 or float64, got {each.dtype}"
             )
         if each.device != tensor.device:
-            raise ValueError(f"{what} is on {each.device}, and {name} on {tensor.device}")
+            raise ValueError(f"{what} must be on {tensor.device} like {name}, got {each.device}")
     fits = low.dim() <= tensor.dim() and all(
         bound in (1, size)
         for bound, size in zip(reversed(low.shape), reversed(tensor.shape), strict=False)
     )
     if low.shape != high.shape or not fits or sum(size != 1 for size in low.shape) > 1:
         raise ValueError(
-            f"bounds are one number, or one for each index of one dimension; {name} has shape "
-            f"{tuple(tensor.shape)}, its bounds {tuple(low.shape)} and {tuple(high.shape)}"
+            f"bounds must be one number, or one for each index of one dimension; got {name} of "
+            f"shape {tuple(tensor.shape)} with bounds of shapes {tuple(low.shape)} and "
+            f"{tuple(high.shape)}"
         )
     if low.dtype != high.dtype:
-        raise TypeError(f"both bounds of {name} have one dtype, got {low.dtype} and {high.dtype}")
+        raise TypeError(
+            f"both bounds of {name} must have one dtype, got {low.dtype} and {high.dtype}"
+        )
     if not tensor.is_contiguous() and may_overlap(tensor):
-        raise ValueError(f"elements of {name} share memory: {layout(tensor)}")
+        raise ValueError(f"elements of {name} must not share memory, got {layout(tensor)}")
 
 
 def _refuse_shared_memory(
@@ -161,11 +170,13 @@ def _refuse_shared_memory(
     )
     for (device, _, end, before, a), (other, begin, _, after, b) in pairwise(extents):
         if device == other and begin < end and (a or b):
-            raise ValueError(f"{before} and {after} share memory")
+            raise ValueError(
+                f"tensors and bounds must not share memory, and {before} and {after} do"
+            )
 
 
 def _channels(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
-    """How many bounds there are, and how many neighbours share one."""
+    """The number of bounds, and the number of consecutive elements that share one."""
     for dim in range(1, bound.dim() + 1):
         if bound.shape[-dim] != 1:
             return bound.shape[-dim], prod(tensor.shape[tensor.dim() - dim + 1 :])

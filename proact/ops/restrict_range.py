@@ -1,4 +1,4 @@
-"""`restrict_range_`: puts what lies outside its trained range back into it, in place."""
+"""`restrict_range_`: replaces elements outside their trained range, in place."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ def restrict_range_(
 ) -> Tensor:
     """Replaces every element that is not finite or not in [low, high], ends included; in place.
 
-    * ``zero``: by the number nearest to 0 that its bounds allow: 0, unless they leave it out
-    * ``saturate``: by the bound that it passed; NaN, and where that bound is infinite, as for
-      ``zero``
+    * ``zero``: the replacement is the number in [low, high] that is nearest to 0, usually 0 itself
+    * ``saturate``: the replacement is the bound that was exceeded; for NaN, or if that bound is
+      infinite, it is that of ``zero``
 
-    -0.0 passes where 0 does. Where nothing can pass (a bound is NaN, or low > high) all becomes 0.
-    Range restriction of activations: Z. Chen, G. Li, K. Pattabiraman, arXiv 2003.13874; here of
-    what a network stores. Where nothing lies outside nothing is written, and the call takes as long
-    as reading the tensors once; the replaced elements cost more, one by one.
+    -0.0 counts as 0. If no value is allowed (a bound is NaN, or low > high), every element becomes
+    0. The method is range restriction as Z. Chen, G. Li and K. Pattabiraman apply it to activations
+    (arXiv 2003.13874); here it is applied to stored parameters. If all elements are inside their
+    bounds, nothing is written and the call takes as long as reading the tensors once. Each replaced
+    element adds to that time.
 
     Args:
-        tensors: of any shapes, on any device, float16, bfloat16, float32 or float64; none requires
-            grad. Dense ones on the CPU are swept by one native call for all, others by torch.
-        low, high: for each tensor a bound tensor on its device, of one of these dtypes, which
-            broadcasts against it: one number, or one for each index of one dimension.
+        tensors: float16, bfloat16, float32 or float64, of any shapes, on any device, not requiring
+            grad. One native call sweeps all dense tensors on the CPU; torch sweeps the others.
+        low, high: the bounds of each tensor, on its device, with one of these dtypes. A bound
+            broadcasts against its tensor: one number, or one for each index of one dimension.
         action: ``"zero"`` or ``"saturate"``.
 
     Returns:
-        How many elements of each tensor were replaced: (number of tensors,), int64, on the CPU.
+        The number of replaced elements in each tensor: (number of tensors,), int64, on the CPU.
 
     Raises:
-        TypeError, ValueError: another dtype, no plain memory, bounds that do not broadcast so, two
-            devices, shared memory, a tensor that requires grad. The tensors are then unchanged.
+        TypeError, ValueError: another dtype, no plain memory, bounds that do not broadcast,
+            different devices, shared memory, or a tensor that requires grad. The tensors are then
+            unchanged.
     """
     checked_action(action)
     for given in (*tensors, *low, *high):
         if not isinstance(given, Tensor):
-            raise TypeError(f"tensors and bounds are torch.Tensor, got {type(given).__name__}")
+            raise TypeError(
+                f"tensors and bounds must be of type torch.Tensor, got {type(given).__name__}"
+            )
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        raise ValueError("the tensors are such that do not require grad: pass tensor.detach()")
+        raise ValueError("tensors must not require grad: pass tensor.detach()")
     if torch.compiler.is_compiling():
         return _restrict_plainly(tensors, low, high, action)
     operator = torch.ops.proact.restrict_range_
@@ -64,7 +68,7 @@ def _restrict(
     tensors: Sequence[Tensor], low: Sequence[Tensor], high: Sequence[Tensor], action: str
 ) -> Tensor:
     plan = RangePlan(tensors, low, high)
-    # Before the sweep: whatever interrupts it, autograd knows that the tensors may have changed.
+    # Before the sweep: even if it is interrupted, autograd knows that the tensors may differ.
     torch.autograd.graph.increment_version([t for t in tensors if not t.is_inference()])
     return torch.tensor(plan.sweep_into(RangeLog(plan), action), dtype=torch.int64)
 
@@ -72,7 +76,7 @@ def _restrict(
 def _restrict_plainly(
     tensors: Sequence[Tensor], low: Sequence[Tensor], high: Sequence[Tensor], action: str
 ) -> Tensor:
-    """Inside a compiled graph, where memory has no address yet."""
+    """The form for compiled graphs, in which memory has no address yet."""
     repairs = torch.zeros(len(tensors), dtype=torch.int64)
     for number, tensor in enumerate(tensors):
         outside, result = reference.restricted(tensor, low[number], high[number], action)

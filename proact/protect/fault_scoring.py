@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +11,7 @@ from proact.faults import Fault, Injector, encode
 from proact.nn import Site
 from proact.nn.outputs import logits_of
 from proact.nn.tensor_inventory import stored_tensors
+from proact.ops.seeds import derived_seed
 from proact.protect.distributed import Ranks
 
 
@@ -63,11 +62,10 @@ class UnderFaults:
         return int(self._ranks.summed(correct)) / (self._patterns * self._images_per_pattern)
 
     def _drawn(self, trial: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self._seed ^ trial)
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "search-images", trial))
         return torch.randperm(len(self._images), generator=generator)[: self._images_per_pattern]
 
 
 def search_seed(seed: int) -> int:
-    """The seed of a search's faults: of a hash, so that it is nobody's by chance."""
-    digest = hashlib.sha256(f"proact search {seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    """The seed of the fault patterns of a threshold search; campaigns of ``seed`` meet others."""
+    return derived_seed(seed, "search")

@@ -172,9 +172,9 @@ def with_other_trials(elsewhere: Callable[[int | None, str], bool]) -> Break:
 @pytest.mark.parametrize(
     ("broken", "noticed"),
     [
-        (flips_more, "flips a trial, mean"),
-        (flips_exactly, "flips a trial, variance"),
-        (varies_its_rate, "flips a trial, variance"),
+        (flips_more, "flips per trial, mean"),
+        (flips_exactly, "flips per trial, variance"),
+        (varies_its_rate, "flips per trial, variance"),
         (varies_its_rate, "counts of consecutive trials"),
         (repeats_trials, "bits shared by two trials"),
         (forgets_the_seed, "bits shared with another seed"),
@@ -182,8 +182,8 @@ def with_other_trials(elsewhere: Callable[[int | None, str], bool]) -> Break:
         (with_added(lambda stream, mask: (stream ^ 1, mask)), "the plain Python sampler"),
         (spares_half_a_tensor, "flips over elements"),
         (forgets_a_tensor, "flips over tensors"),
-        (flips_twice, "exposed bits, each once"),
-        (leaves_a_flip, "restored to the bit"),
+        (flips_twice, "only exposed bits, each at most once"),
+        (leaves_a_flip, "all bits restored"),
         (with_other_trials(lambda threads, isa: threads == 3), "any number of threads"),
         (with_other_trials(lambda threads, isa: isa == "baseline"), "any instruction set"),
     ],
@@ -207,13 +207,13 @@ def test_memory_that_is_not_as_recorded_fails(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(FlipPlan, "flip_into", flip)
     found = verify(network(), trials=50)
     failed = {check.name for check in found.checks if not found.passes(check)}
-    assert failed == {"memory is as recorded"}
+    assert failed == {"memory matches the record"}
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"trials": 10}, "50 trials"),
+        ({"trials": 10}, "trials must be 50"),
         ({"ber": 0.0}, r"\(0, 1/2\]"),
         ({"ber": 0.7}, r"\(0, 1/2\]"),
         ({"alpha": 1.0}, "alpha"),

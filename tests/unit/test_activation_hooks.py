@@ -28,14 +28,14 @@ def hooks_of(model: nn.Module) -> int:
     [
         ({"where": "conv*"}, ValueError, r"'conv\*' matches no layer: there are '0'"),
         ({"where": Where(layer="Conv2d")}, ValueError, "no layer: there are layers Linear, ReLU"),
-        ({"encoding": "int8", "largest": {"0": 1.0}}, ValueError, "no magnitude of '1'"),
+        ({"encoding": "int8", "largest": {"0": 1.0}}, ValueError, "no magnitude for the layer '1'"),
         ({"encoding": "int9"}, ValueError, "'int9'"),
-        ({"encoding": None}, TypeError, "a name, got None"),
+        ({"encoding": None}, TypeError, "the name of an encoding, got None"),
         ({"at": "weight"}, ValueError, "'output' or 'input', got 'weight'"),
         ({"ber": 1.5}, ValueError, r"\[0, 1\]"),
         ({"bits": 1.5}, TypeError, "bits"),
         ({"where": 3}, TypeError, "where"),
-        ({"bits": "fraction"}, ValueError, "sign, exponent, mantissa; got 'fraction'"),
+        ({"bits": "fraction"}, ValueError, "sign, exponent, mantissa, got 'fraction'"),
         ({"bits": 1 << 32}, ValueError, "bit mask for float32"),
     ],
 )

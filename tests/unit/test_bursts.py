@@ -177,19 +177,19 @@ def test_bursts_as_long_as_their_place_hit_all_of_it_or_nothing() -> None:
 @pytest.mark.parametrize(
     ("fault", "encoding", "words"),
     [
-        (Burst(33, 0.1), "float32", "33 bits does not fit a word of 0.weight, which has 32"),
+        (Burst(33, 0.1), "float32", "33 bits does not fit into a word of 0.weight, which has 32"),
         (Burst(9, 0.1, bits="exponent"), "float32", "9 bits .* word of 0.weight, which has 8"),
         (Burst(2, 0.1, bits="sign"), "float32", "2 bits .* word of 0.weight, which has 1"),
-        (Burst(9, 0.1), "int8", "9 bits does not fit a word of 0.weight, which has 8"),
+        (Burst(9, 0.1), "int8", "9 bits does not fit into a word of 0.weight, which has 8"),
         (
             Burst(2049, 0.1, within="tensor"),
             "float32",
-            "2049 bits does not fit a tensor of 0.bias, which has 2048",
+            "2049 bits does not fit into a tensor of 0.bias, which has 2048",
         ),
         (
             Burst(65, 0.1, bits="sign", within="tensor"),
             "float32",
-            "65 bits does not fit a tensor of 0.bias, which has 64",
+            "65 bits does not fit into a tensor of 0.bias, which has 64",
         ),
     ],
 )

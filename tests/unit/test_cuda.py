@@ -84,6 +84,30 @@ def test_a_network_on_the_gpu_is_faulted_and_restored() -> None:
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.parametrize("fault", [BitFlip(1e-3), ExactFlips(40)], ids=str)
+@pytest.mark.parametrize("encoding", ["float32", "int8"])
+def test_flips_are_undone_after_the_stream_that_met_them(fault: Fault, encoding: str) -> None:
+    """The stream of the flips is kept busy; undone on another one without waiting for it, the
+    memory would be restored first and flipped afterwards."""
+    network = torch.nn.Linear(100, 100).cuda()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    injection = inject(network, fault, encoding, seed=1)
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)
+        record = injection.__enter__()
+        torch.cuda._sleep(200_000_000)
+        faulty = network.weight.detach().clone()
+    injection.__exit__(None, None, None)
+    restored = [parameter.detach().clone() for parameter in network.parameters()]
+    torch.cuda.synchronize()
+    assert record.flips > 0
+    assert not torch.equal(faulty, before[0])
+    for was, now in zip(before, restored, strict=True):
+        assert torch.equal(was, now)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -195,7 +195,7 @@ def test_the_reference_plan_gives_the_native_memory(form: str, ber: float) -> No
     """To the bit, NaN included, on every instruction set; logs too, and both restore."""
     tensor, stored, bits = plan_case(form, np.random.default_rng(5))
     clean = words_of(tensor)
-    oracle, expected = reference.FaultPlan(), reference.FlipLog()
+    oracle, expected = reference.ReferenceFaultPlan(), reference.ReferenceFlipLog()
     copied = tensor.clone()
     native = stored.native if stored is not None else ()
     mask = (1 << bits) - 1

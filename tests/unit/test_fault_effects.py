@@ -154,7 +154,7 @@ def test_exactly_n_distinct_exposed_bits_flip(
             assert same_bits(before, model) == (n == 0)
         assert same_bits(before, model)
     with (
-        pytest.raises(ValueError, match=f"n is at most {space.bits}.*got {space.bits + 1}"),
+        pytest.raises(ValueError, match=f"n must be at most {space.bits}.*got {space.bits + 1}"),
         inject(model, ExactFlips(space.bits + 1, bits=bits), encoding),
     ):
         pass
@@ -165,7 +165,7 @@ def test_the_space_that_n_must_fit_is_the_selected_one(model: nn.Module) -> None
     assert set(hit(model, ExactFlips(32, where="2.threshold"))) == {
         ("2.threshold", 0, bit) for bit in range(32)
     }
-    with pytest.raises(ValueError, match="n is at most 32.*got 33"):
+    with pytest.raises(ValueError, match="n must be at most 32.*got 33"):
         Injector(model).exposed_bits(ExactFlips(33, where="2.threshold"))
 
 
@@ -193,15 +193,15 @@ def test_bits_are_spelt_in_several_ways(
 @pytest.mark.parametrize(
     ("bits", "encoding", "words"),
     [
-        ((32,), "float32", "0.weight: float32 has the bits 0 to 31.*got 32"),
+        ((32,), "float32", "0.weight: the bits of float32 are 0 to 31.*got 32"),
         ((-1,), "float32", "0.weight: .*got -1"),
-        ((31,), "int8", "0.weight: int8 has the bits 0 to 7.*got 31"),
+        ((31,), "int8", "0.weight: the bits of int8 are 0 to 7.*got 31"),
         (1 << 32, "float32", "0.weight: .*0x100000000"),
         (-1, "float32", "0.weight: .*-0x1"),
         (0, "float32", "0.weight: .*0x0"),
-        ((), "float32", "0.weight: .*no bit"),
-        ("fraction", "float32", "0.weight: .*sign, exponent, mantissa; got 'fraction'"),
-        (("sign", "exponent"), "q3.4", "0.weight: .*sign, integer, fraction; got 'exponent'"),
+        ((), "float32", "0.weight: .*at least one bit"),
+        ("fraction", "float32", "0.weight: .*sign, exponent, mantissa, got 'fraction'"),
+        (("sign", "exponent"), "q3.4", "0.weight: .*sign, integer, fraction, got 'exponent'"),
     ],
 )
 def test_bits_that_words_lack_are_named_with_the_tensor(

@@ -124,8 +124,8 @@ def test_one_fault_of_several_that_does_not_fit_changes_nothing(model: nn.Module
     before = bits_of(model)
     for bad, words in (
         (BitFlip(0.1, where="9.*"), "9"),
-        (ExactFlips(10**6), "n is at most"),
-        (Burst(33, 0.1), "33 bits does not fit a word of 0.weight"),
+        (ExactFlips(10**6), "n must be at most"),
+        (Burst(33, 0.1), "33 bits does not fit into a word of 0.weight"),
         (BitFlip({"*": 0.1, "9.*": 0.1}), "'9"),
     ):
         for faults in ([BitFlip(1.0), bad], [bad, BitFlip(1.0)]):

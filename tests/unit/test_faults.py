@@ -317,7 +317,7 @@ def test_bad_injections_are_named_and_change_nothing(
 
 
 def test_models_that_cannot_be_faulted() -> None:
-    with pytest.raises(ValueError, match="network has no parameters"):
+    with pytest.raises(ValueError, match="model has no parameters"):
         FaultSpace(nn.ReLU())
     transposed = nn.Linear(3, 4)
     transposed.weight = nn.Parameter(torch.zeros(3, 4).t())

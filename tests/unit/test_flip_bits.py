@@ -12,7 +12,8 @@ from proact import _native
 from proact.ops import _flip_reference as reference
 from proact.ops import flip_bits_
 from proact.ops.number_formats import FixedPointWord
-from proact.ops.plan import FlipPlan, stream_of
+from proact.ops.plan import FlipPlan
+from proact.ops.seeds import stream_of
 
 DATA = Path(__file__).parents[1] / "data"
 RATES = [0.0, 1e-4, 0.01, 0.3, 0.5, 0.500001, 0.7, 0.999, 1.0]
@@ -45,7 +46,7 @@ def test_flips_equal_the_reference_to_the_bit(
 ) -> None:
     tensor = torch.arange(1111).to(dtype)
     expected = tensor.clone()
-    plan = reference.FaultPlan()
+    plan = reference.ReferenceFaultPlan()
     width = tensor.element_size()
     plan.add(
         expected.data_ptr(),
@@ -72,12 +73,12 @@ def test_fixed_point_flips_equal_the_reference(
     expected = native.clone()
     original = native.clone()
     mask = (1 << word.word_bits) - 1
-    oracle = reference.FaultPlan()
+    oracle = reference.ReferenceFaultPlan()
     oracle.add(expected.data_ptr(), 700, native.element_size(), 5, mask, word.native)
     plan = FlipPlan()
     plan.add(native, 5, mask, word)
 
-    expected_log, log = reference.FlipLog(), plan.flip(ber, 1, 2)
+    expected_log, log = reference.ReferenceFlipLog(), plan.flip(ber, 1, 2)
     oracle.flip_into(expected_log, ber, 1, 2)
 
     assert torch.equal(native, expected)
@@ -170,7 +171,7 @@ def test_opcheck() -> None:
         ({"trial": 1 << 32}, ValueError, "trial"),
         ({"stream": 1 << 48}, ValueError, "stream"),
         ({"bit_mask": 1 << 32}, ValueError, "bit_mask"),
-        ({"bit_mask": 0}, ValueError, "no bit"),
+        ({"bit_mask": 0}, ValueError, "at least one bit"),
         ({"tensor": torch.zeros(4, 4).t()[1:]}, ValueError, "contiguous"),
         ({"tensor": torch.zeros(4, requires_grad=True)}, ValueError, "grad"),
         ({"tensor": torch.zeros(4, dtype=torch.complex128)}, TypeError, "complex128"),

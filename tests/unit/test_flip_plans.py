@@ -46,8 +46,8 @@ def tensors_and_masks(draw: st.DrawFn) -> list[tuple[Tensor, int, FixedPointWord
 
 def plans_over(
     tensors: list[tuple[Tensor, int, FixedPointWord | None]],
-) -> tuple[FlipPlan, reference.FaultPlan, list[Tensor]]:
-    plan, oracle, copies = FlipPlan(), reference.FaultPlan(), []
+) -> tuple[FlipPlan, reference.ReferenceFaultPlan, list[Tensor]]:
+    plan, oracle, copies = FlipPlan(), reference.ReferenceFaultPlan(), []
     for stream, (tensor, mask, fixed) in enumerate(tensors):
         copy = tensor.clone()
         plan.add(tensor, stream, mask, fixed)
@@ -58,7 +58,7 @@ def plans_over(
     return plan, oracle, copies
 
 
-def equal_columns(log: FlipLog, oracle: reference.FlipLog) -> bool:
+def equal_columns(log: FlipLog, oracle: reference.ReferenceFlipLog) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(log.columns(), oracle.columns(), strict=True))
 
 
@@ -70,7 +70,7 @@ def test_any_plan_equals_the_reference(
     plan, oracle, copies = plans_over(tensors)
     memory = [tensor for tensor, _, _ in tensors]
     clean = as_bytes(memory)
-    log, expected = plan.flip(ber, seed, trial, threads=3), reference.FlipLog()
+    log, expected = plan.flip(ber, seed, trial, threads=3), reference.ReferenceFlipLog()
     oracle.flip_into(expected, ber, seed, trial)
     assert equal_columns(log, expected)
     assert as_bytes(memory) == as_bytes(copies)
@@ -87,7 +87,7 @@ def test_exact_numbers_equal_the_reference(
     memory = [tensor for tensor, _, _ in tensors]
     clean = as_bytes(memory)
     flips = round(share * plan.exposed_bits)
-    log, expected = plan.flip_exactly(flips, 7, trial), reference.FlipLog()
+    log, expected = plan.flip_exactly(flips, 7, trial), reference.ReferenceFlipLog()
     oracle.flip_exactly_into(expected, flips, 7, trial)
     assert len(log) == flips
     assert equal_columns(log, expected)
@@ -218,13 +218,13 @@ def test_misaligned_memory_is_refused() -> None:
         torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=16),
         np.frombuffer(buffer, np.uint8)[1:].view(np.float32),
     ):
-        with pytest.raises(ValueError, match="multiple of its 4 bytes"):
+        with pytest.raises(ValueError, match="multiple of its word size of 4 bytes"):
             flip_bits_(memory, 0.5)
     assert buffer == bytes(65)
 
 
 def test_overlap_is_noticed_by_the_reference_too() -> None:
-    plan, array = reference.FaultPlan(), np.zeros(8, np.int32)
+    plan, array = reference.ReferenceFaultPlan(), np.zeros(8, np.int32)
     plan.add(array.ctypes.data, 8, 4, 1, 1)
     assert plan.replay_undoes()
     plan.add(array.ctypes.data + 16, 4, 4, 2, 1)

@@ -49,7 +49,7 @@ def test_channels_last_is_taken_as_it_lies(
     t = torch.rand(shape)
     layout = layout_of(x, t)
     assert layout is not None
-    assert layout.cut[:3] == sample_runs
+    assert layout.loops[:3] == sample_runs
     for order in (CHANNELS_LAST, torch.contiguous_format):
         grad = torch.randn(6, 3, 4, 5).to(memory_format=order)
         for mode in MODES:

@@ -28,7 +28,7 @@ from proact.faults import (
     encode,
     inject,
 )
-from proact.faults.injection_plan import known
+from proact.faults.injection_plan import cached_plan
 from proact.faults.kinds import Fault
 
 FAULT = BitFlip(0.05)
@@ -97,7 +97,7 @@ def test_a_changed_network_is_prepared_anew(change: str, encoding: str) -> None:
     for trial in range(3):
         with inject(model, FAULT, encoding, trial=trial):
             pass
-    assert known(model, encoding_of(encoding)) is not None
+    assert cached_plan(model, encoding_of(encoding)) is not None
     old = dict(model.named_parameters())
     CHANGES[change](model)
     twin, before = copy.deepcopy(model), bits_of(model)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -152,3 +154,82 @@ def test_an_interrupt_before_any_line_of_an_injection(
         is_over, line = not interrupt.where, line + 1
     assert line > 100
     assert sorted(set(broken)) == []
+
+
+ORDERS = [order for count in (1, 2, 3) for order in permutations(range(count))]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_handler_of_before_is_back_in_whatever_order_injections_end(
+    order: tuple[int, ...],
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    injections = [inject(nn.Linear(3, 2), BitFlip(0.1)) for _ in order]
+    for injection in injections:
+        injection.__enter__()
+    for position in order:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        injections[position].__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_a_handler_that_the_user_sets_in_between_stays(order: tuple[int, ...], step: int) -> None:
+    received: list[int] = []
+
+    def users(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    injections = [inject(nn.Linear(3, 2), BitFlip(0.1)) for _ in order]
+    steps = [lambda i=injection: i.__enter__() for injection in injections]
+    steps += [lambda i=injections[position]: i.__exit__(None, None, None) for position in order]
+    steps.insert(min(step, len(steps)), lambda: signal.signal(signal.SIGINT, users))
+    for each in steps:
+        each()
+    assert signal.getsignal(signal.SIGINT) is users
+    signal.raise_signal(signal.SIGINT)
+    assert received == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_a_handler_that_the_user_replaces_for_a_while(order: tuple[int, ...]) -> None:
+    """She puts back what she found, which may be the handler of an injection."""
+    before = signal.getsignal(signal.SIGINT)
+    injections = [inject(nn.Linear(3, 2), BitFlip(0.1)) for _ in order]
+    injections[0].__enter__()
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    for injection in injections[1:]:
+        injection.__enter__()
+    signal.signal(signal.SIGINT, found)
+    for position in order:
+        injections[position].__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_during_an_entry_that_fails_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+
+    def fails(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("refused")
+
+    model = nn.Linear(3, 2)
+    monkeypatch.setattr("proact.faults.injection._targets", fails)
+    with pytest.raises(ValueError, match="refused"), inject(model, BitFlip(0.1)):
+        pass
+    assert received == [signal.SIGINT]
+
+
+def test_an_injection_that_another_thread_ends() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    first, second = (inject(nn.Linear(3, 2), BitFlip(0.1)) for _ in range(2))
+    first.__enter__()
+    thread = threading.Thread(target=first.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    with second, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before

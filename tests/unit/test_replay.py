@@ -161,7 +161,7 @@ def test_one_bit_under_two_names_is_listed_twice(tied: nn.Sequential, encoding: 
 @pytest.mark.parametrize(
     ("replay", "encoding", "words"),
     [
-        (Replay([("9.weight", 0, 0)]), "float32", "'9.weight', which this network does not have"),
+        (Replay([("9.weight", 0, 0)]), "float32", "'9.weight', which this model does not have"),
         (Replay([("0.weight", 0, 0), ("weight", 0, 0)]), "float32", "'weight', which"),
         (Replay([("1.num_batches_tracked", 0, 0)]), "float32", "'1.num_batches_tracked'"),
         (Replay([("0.weight", 54, 0)]), "float32", "0.weight has 54 elements.*element 54"),
@@ -251,14 +251,14 @@ def test_flips_of_activations_are_no_stored_bits(model: nn.Module) -> None:
     ("content", "words"),
     [
         (None, "cannot be read"),
-        ("", "no list of faults"),
-        ("[[1]]", "no list of faults"),
-        ('{"kind": "Replay"}', "no list of faults"),
-        ('{"kind": "Replay", "faults": [["a", -1, 0]]}', "no list of faults: element"),
+        ("", "not a list of faults"),
+        ("[[1]]", "not a list of faults"),
+        ('{"kind": "Replay"}', "not a list of faults"),
+        ('{"kind": "Replay", "faults": [["a", -1, 0]]}', "not a list of faults: element"),
         ('{"kind": "Replay", "faults": [["a", 1, 0], ["a", 1, 0]]}', "listed twice"),
-        ('{"kind": "Replay", "faults": [], "shapes": [1]}', "no list of faults"),
+        ('{"kind": "Replay", "faults": [], "shapes": [1]}', "not a list of faults"),
         (BitFlip(0.1).to_json(), "holds a BitFlip, expected a Replay"),
-        (b"\xff\xfe\x00", "no list of faults"),
+        (b"\xff\xfe\x00", "not a list of faults"),
     ],
 )
 def test_a_file_that_is_no_list_is_named(content: Any, words: str, tmp_path: Path) -> None:

@@ -231,10 +231,22 @@ def test_hooks_that_save_in_another_dtype() -> None:
 @pytest.mark.parametrize(
     ("x", "threshold", "slope", "error", "words"),
     [
-        (torch.eye(3).to_sparse(), torch.tensor(1.0), 20.0, TypeError, "dense x, got torch.sparse"),
-        (torch.eye(3), torch.ones(3).to_sparse(), 20.0, TypeError, "dense threshold"),
+        (
+            torch.eye(3).to_sparse(),
+            torch.tensor(1.0),
+            20.0,
+            TypeError,
+            "x must be a dense tensor, got torch.sparse",
+        ),
+        (
+            torch.eye(3),
+            torch.ones(3).to_sparse(),
+            20.0,
+            TypeError,
+            "threshold must be a dense tensor",
+        ),
         (torch.eye(3), torch.tensor(1.0), 10**400, ValueError, "slope"),
-        (torch.eye(3), torch.tensor(1.0), "a", TypeError, "slope is a number, got 'a'"),
+        (torch.eye(3), torch.tensor(1.0), "a", TypeError, "slope must be a number, got 'a'"),
     ],
 )
 def test_unusual_input_is_named(

@@ -66,7 +66,7 @@ def test_a_step_inside_is_refused_and_changes_nothing(
     before, state = bits_of(mlp), state_of(optimiser)
     with inject(mlp, BitFlip(0.1, bits=LOW), encoding):
         inside = bits_of(mlp)
-        with pytest.raises(ProactError, match=r"train 0\.weight.*allow_training=True"):
+        with pytest.raises(ProactError, match=r"update 0\.weight.*allow_training=True"):
             train(mlp, optimiser)
         assert same_bits(inside, mlp)
         assert same_state(state, state_of(optimiser))
@@ -85,7 +85,7 @@ def test_a_step_inside_is_refused_and_changes_nothing(
 
 def test_a_refused_step_ends_the_block_and_restores(mlp: nn.Sequential) -> None:
     optimiser, before = SGD(mlp.parameters(), lr=0.1), bits_of(mlp)
-    with pytest.raises(ProactError, match="optimiser"), inject(mlp, BitFlip(0.1, bits=LOW)):
+    with pytest.raises(ProactError, match="optimizer"), inject(mlp, BitFlip(0.1, bits=LOW)):
         train(mlp, optimiser)
     assert same_bits(before, mlp)
     train(mlp, optimiser)

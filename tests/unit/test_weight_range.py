@@ -480,7 +480,7 @@ def test_a_lost_tensor_is_named(guarded: Network, images: Tensor) -> None:
 def test_what_cannot_be_guarded(model: Network) -> None:
     with pytest.raises(ValueError, match="granularity is tensor or channel; got 'neuron'"):
         add_weight_range(model, floats(model), "neuron")
-    with pytest.raises(ValueError, match="zero, saturate; got 'clip'"):
+    with pytest.raises(ValueError, match="zero, saturate, got 'clip'"):
         add_weight_range(model, floats(model), action="clip")
     with pytest.raises(ValueError, match="there are none"):
         add_weight_range(model, [])

@@ -129,10 +129,10 @@ class Position(UniformEncoding):
 def test_bounds_that_an_encoding_would_cut_are_refused() -> None:
     model = network()
     before = bits_of(model)
-    with pytest.raises(ValueError, match="weight_range.high is stored less finely"):
+    with pytest.raises(ValueError, match="weight_range.high is stored with less precision"):
         encode(model, Position())
     with (
-        pytest.raises(ValueError, match="weight_range.high is stored less finely"),
+        pytest.raises(ValueError, match="weight_range.high is stored with less precision"),
         inject(model, BitFlip(0.0), Position()),
     ):
         pass
@@ -253,12 +253,12 @@ def test_nested_injections() -> None:
 def test_a_sweep_does_not_make_injection_prepare_again(encoding: str | Encoding) -> None:
     model = encode(network(), encoding)
     injector = Injector(model, encoding)
-    prepared = injector._ready()
+    prepared = injector._current_plan()
     for trial in range(3):
         with injector.trial(BitFlip(0.02), 0, trial):
             run(model)
         assert guard_of(model).repairs > 0
-        assert injector._ready() is prepared
+        assert injector._current_plan() is prepared
 
 
 def test_bounds_are_a_kind_of_stored_tensor() -> None:

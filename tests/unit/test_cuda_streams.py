@@ -1,0 +1,202 @@
+"""Are flips on a GPU undone after all work that met them, whatever stream is current by then?
+
+No GPU takes part: the streams here are stubs that keep, for each piece of work, what the GPU is
+bound to finish before it. `test_cuda.py` has the test on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from proact.encodings import encoding_named
+from proact.faults import target_memory
+from proact.faults.space import FaultSpace
+from proact.faults.target_memory import PlacedFlips
+from proact.ops import _device_plan, cuda_stream
+from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
+from proact.ops.cuda_stream import FlipStream
+from proact.ops.plan import FlipPlaces
+
+
+class Stream:
+    """Work that is queued here runs after `before`."""
+
+    def __init__(self, handle: int) -> None:
+        self.cuda_stream = handle
+        self.before: set[str] = set()
+
+    def wait_stream(self, other: Stream) -> None:
+        self.before |= other.before
+
+
+class Gpu:
+    """Stub streams, which of them is current, and what ran before each piece of work."""
+
+    def __init__(self) -> None:
+        self.streams = [Stream(0), Stream(1), Stream(2)]
+        self.current = self.streams[0]
+        self.ran_before: dict[str, set[str]] = {}
+        self.ran_on: dict[str, int] = {}
+
+    def queue(self, work: str, stream: Stream | None = None) -> None:
+        stream = stream or self.current
+        self.ran_before[work] = set(stream.before)
+        self.ran_on[work] = stream.cuda_stream
+        stream.before.add(work)
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        outside, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = outside
+
+
+class Plan:
+    """In place of the native plan."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def flip(self, ber: float, seed: int, trial: int, *rest: Any) -> None:
+        self.gpu.queue(f"flip {trial}", self.gpu.streams[rest[-1]])
+
+    def restore(self, ber: float, memory: int, device: int, stream: int) -> None:
+        self.gpu.queue(f"restore {len(self.gpu.ran_on)}", self.gpu.streams[stream])
+
+    def places(self, ber: float) -> list[Any]:
+        return []
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    gpu = Gpu()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: gpu.current)
+    monkeypatch.setattr(torch.cuda, "stream", gpu.on)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    native = SimpleNamespace(cuda=True, DevicePlan=lambda: Plan(gpu))
+    monkeypatch.setattr(_device_plan._native, "module", native)
+    memory = torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(DeviceFaultPlan, "_memory", lambda *_, **__: memory)
+    return gpu
+
+
+@pytest.fixture
+def plan(gpu: Gpu) -> DeviceFaultPlan:
+    return DeviceFaultPlan(torch.device("cuda", 0))
+
+
+def restores(gpu: Gpu) -> list[str]:
+    return [work for work in gpu.ran_on if work.startswith("restore")]
+
+
+@pytest.mark.parametrize("at_undo", [0, 1])
+@pytest.mark.parametrize("at_flip", [0, 1])
+def test_a_log_is_restored_in_the_order_of_the_stream_that_flipped(
+    gpu: Gpu, plan: DeviceFaultPlan, at_flip: int, at_undo: int
+) -> None:
+    log = DeviceFlipLog()
+    with gpu.on(gpu.streams[at_flip]):
+        plan.flip_into(log, 0.5, seed=0, trial=0)
+        gpu.queue("forward after the flips")
+    gpu.queue("forward at undo", gpu.streams[at_undo])
+    with gpu.on(gpu.streams[at_undo]):
+        log.restore()
+    (restore,) = restores(gpu)
+    assert gpu.ran_on[restore] == at_flip
+    assert gpu.ran_before[restore] == {
+        "flip 0",
+        "forward after the flips",
+        "forward at undo",
+    }
+    for stream in {at_flip, at_undo}:
+        gpu.queue("next", gpu.streams[stream])
+        assert restore in gpu.ran_before["next"]
+
+
+def test_each_call_of_a_log_has_its_stream_and_the_last_is_undone_first(
+    gpu: Gpu, plan: DeviceFaultPlan
+) -> None:
+    log = DeviceFlipLog()
+    for trial in (1, 2):
+        with gpu.on(gpu.streams[trial]):
+            plan.flip_into(log, 0.5, seed=0, trial=trial)
+    log.restore()
+    first, second = restores(gpu)
+    assert [gpu.ran_on[work] for work in (first, second)] == [2, 1]
+    assert first in gpu.ran_before[second]
+
+
+def test_a_stream_is_not_left_current_by_an_error(gpu: Gpu) -> None:
+    with gpu.on(gpu.streams[1]):
+        stream = FlipStream(torch.device("cuda", 0))
+    with suppress(KeyError), stream.ordered():
+        gpu.queue("half")
+        raise KeyError
+    assert gpu.current is gpu.streams[0]
+    gpu.queue("next")
+    assert "half" in gpu.ran_before["next"]
+
+
+def test_a_log_is_read_in_the_order_of_the_stream_that_flipped(
+    gpu: Gpu, plan: DeviceFaultPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def number(memory: torch.Tensor) -> int:
+        gpu.queue("read the number")
+        return 3
+
+    def columns(self: DeviceFaultPlan, ber: float, memory: torch.Tensor) -> list[Any]:
+        gpu.queue("read the columns")
+        return []
+
+    monkeypatch.setattr(_device_plan, "_number_of_flips", number)
+    monkeypatch.setattr(DeviceFaultPlan, "_columns", columns)
+    log = DeviceFlipLog()
+    with gpu.on(gpu.streams[1]):
+        plan.flip_into(log, 0.5, seed=0, trial=0)
+    assert len(log) == 3
+    assert len(log.columns()[0]) == 0
+    assert "flip 0" in gpu.ran_before["read the number"]
+    assert "flip 0" in gpu.ran_before["read the columns"]
+
+
+def test_flips_of_given_places_are_undone_in_the_same_order(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = target_memory._write
+
+    def written(*arguments: Any) -> None:
+        gpu.queue(f"write {len(gpu.ran_on)}")
+        write(*arguments)
+
+    monkeypatch.setattr(target_memory, "_write", written)
+    monkeypatch.setattr(
+        target_memory, "FlipStream", lambda device: FlipStream(torch.device("cuda", 0))
+    )
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    places = FlipPlaces(np.zeros(1, np.uint32), np.array([4], np.uint64), np.array([9], np.uint8))
+    flips = PlacedFlips(list(FaultSpace(model, encoding_named("float32"))), places)
+    with gpu.on(gpu.streams[1]):
+        flips.flip()
+        gpu.queue("forward")
+    assert not torch.equal(model.weight, before)
+    flips.restore()
+    assert torch.equal(model.weight, before)
+    assert gpu.ran_before["write 2"] == {"write 0", "forward"}
+    gpu.queue("next")
+    assert "write 2" in gpu.ran_before["next"]
+
+
+def test_there_are_no_streams_on_a_cpu() -> None:
+    with cuda_stream.FlipStream(torch.device("cpu")).ordered():
+        pass
