@@ -26,9 +26,10 @@ from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target
+from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops.cuda_stream import FlipStream
-from proact.ops.plan import SEEDS, TRIALS, checked_integer
+from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from proact.encodings import Bits
 from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
-from proact.ops.plan import STREAMS, checked_ber, checked_integer
+from proact.limits import STREAMS
+from proact.ops.plan import checked_ber, checked_integer
 
 #: One rate for all tensors, or rates by selector; a tensor has the rate of its first match.
 Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]

@@ -19,9 +19,10 @@ from proact.faults.kinds import BitFlip
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
 from proact.faults.target_memory import Target, read_words, rows_by_tensor
+from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
-from proact.ops.plan import SEEDS, TRIALS, FlipColumns, checked_ber, checked_integer
+from proact.ops.plan import FlipColumns, checked_ber, checked_integer
 
 _THREADS = (1, 2, 3, 8)
 _REPLAYED = 3  # number of trials that are compared across threads, ISAs and samplers

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import plan as plans
 from proact.ops.seeds import stream_of
 
@@ -104,11 +105,11 @@ def _checked(
         raise TypeError(f"tensor must have words of 8 to 64 bits, got {memory.dtype}")
     if memory.requires_grad and torch.is_grad_enabled():
         raise ValueError("tensor must not require grad: pass tensor.detach()")
-    seed = plans.checked_integer("seed", seed, plans.SEEDS)
-    trial = plans.checked_integer("trial", trial, plans.TRIALS)
+    seed = plans.checked_integer("seed", seed, SEEDS)
+    trial = plans.checked_integer("trial", trial, TRIALS)
     if isinstance(stream, str):
         stream = stream_of(stream)
-    stream = plans.checked_integer("stream", stream, plans.STREAMS)
+    stream = plans.checked_integer("stream", stream, STREAMS)
     word_bits = 8 * memory.element_size()
     if bit_mask is None:
         bit_mask = (1 << word_bits) - 1

@@ -12,17 +12,10 @@ from torch._subclasses import FakeTensor
 
 from proact import _native
 from proact.errors import ProactError
+from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
-from proact.ops.seeds import SEED_BITS, STREAM_BITS
-
-#: Streams are the integers in [0, STREAMS).
-STREAMS = 1 << STREAM_BITS
-#: Seeds are the integers in [0, SEEDS).
-SEEDS = 1 << SEED_BITS
-#: Trials are the integers in [0, TRIALS).
-TRIALS = 1 << 32
 
 
 class FlipPlaces(NamedTuple):

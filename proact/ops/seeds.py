@@ -20,8 +20,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
-STREAM_BITS = 48
-SEED_BITS = 63  # integers of torch operators are signed
+from proact.limits import SEED_BITS, STREAM_BITS
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:

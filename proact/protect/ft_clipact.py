@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip, Where
+from proact.limits import SEEDS
 from proact.nn import Site, replace_sites
 from proact.nn.site import evaluating
-from proact.ops.plan import SEEDS, checked_integer
+from proact.ops.plan import checked_integer
 from proact.protect.checkpointing import Session
 from proact.protect.fault_scoring import UnderFaults
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proact.data import Data
+from proact.limits import SEEDS
 from proact.nn import Site
 from proact.nn.sites import check_kinds
 from proact.ops.hyrelu import check_mode_and_slope
-from proact.ops.plan import SEEDS, checked_integer
+from proact.ops.plan import checked_integer
 from proact.protect.profile import check_quantile, profile_quantiles
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.image
 import numpy as np
@@ -23,6 +23,7 @@ from proact.campaign import CampaignProgress
 from proact.campaign.trial_runner import TrialRunner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from proact.results import Policy
 from proact.results.store import Row, Store
 
 FAULTS = [BitFlip(1e-4), BitFlip(1e-3, bits="sign")]
@@ -162,23 +163,26 @@ def test_other_content_gets_other_rows(
     variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.sqlite"
-    ways = [
+    # Without a policy, the tuning of each model has its own.
+    policy = Policy(images=None, batch=64, channels_last=False)
+    ways: list[dict[str, Any]] = [
         {"encoding": "q15.16", "seed": 0},
         {"encoding": "q15.16", "seed": 1},
         {"encoding": "float32", "seed": 0},
     ]
     for options in ways:
-        campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **options)
+        campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, policy=policy, **options)
     campaign.run(
         variants,
         (digits.test.images[:50], digits.test.labels[:50]),
         FAULTS[:1],
         trials=2,
         store=path,
+        policy=policy,
         **ways[0],
     )
     changed = {"relu": protect.protect(variants["relu"], "ranger", digits)}
-    campaign.run(changed, digits, FAULTS[:1], trials=2, store=path, **ways[0])
+    campaign.run(changed, digits, FAULTS[:1], trials=2, store=path, policy=policy, **ways[0])
     with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT count(*) FROM task").fetchone() == (4,)
         assert reader.execute("SELECT count(*) FROM row").fetchone() == (18,)

@@ -297,8 +297,7 @@ def test_ctrl_c(drill: Drill, undisturbed: Any, executor: int) -> None:
     (sentence,) = [line for line in err.splitlines() if line.startswith("Interrupted: ")]
     kept = drill.stored()
     assert sentence == (
-        f"Interrupted: {kept} trials are kept in {drill.store}; run the same again to go on from "
-        "there."
+        f"Interrupted: {kept} trials are kept in {drill.store}; the same call continues from there."
     )
     assert 1 <= kept < 4 * TRIALS
     assert_nobody_is_left(process.pid)
@@ -426,7 +425,7 @@ def run_for_clocks(digits: Data, store: Path) -> results.Result:
     shown: list[int] = []
     result = campaign.run(
         {"m": Odd(plain)}, digits, [FAULT, BitFlip(1e-3)], margin=0.03, store=store,
-        progress=lambda done, total: shown.append(done), **OPTIONS,
+        progress=lambda progress: shown.append(progress.done), **OPTIONS,
     )  # fmt: skip
     assert shown
     return result
