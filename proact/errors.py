@@ -11,14 +11,19 @@ class ProactError(Exception):
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> ValueError:
-    """A ValueError for a name that is not in ``known``.
+    """The error for a name that is not among the known ones: it lists them and suggests the
+    closest.
 
     Args:
-        kind: what the name stands for, such as ``"model"``.
-        given: the name.
-        known: the valid names; the message lists them and suggests the closest.
+        kind: what the name stands for, as in ``"model"``.
     """
     names = list(known)
+    listed = f"a {kind} is one of {', '.join(names)}; got {given!r}"
+    return ValueError(f"{listed}{closest(given, names)}")
+
+
+def closest(given: object, known: Iterable[str]) -> str:
+    """``"; did you mean 'mode'?"`` where a known name is close to the given one, else nothing."""
+    names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(given).lower(), names, n=1)
-    hint = f": did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"a {kind} is one of {', '.join(names)}; got {given!r}{hint}")
+    return f"; did you mean {names[close[0]]!r}?" if close else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from proact.errors import closest
 
 #: Keys and positions, from the outside in.
 KeyPath = tuple[str | int, ...]
@@ -25,13 +26,6 @@ class ConfigError(ValueError):
     def within(self, *outer: str | int) -> ConfigError:
         """The same error with the path from further outside."""
         return ConfigError(self.sentence, (*outer, *self.path))
-
-
-def closest(given: object, known: Iterable[str]) -> str:
-    """``"; did you mean 'mode'?"`` where a known name is close to the given one, else nothing."""
-    names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(given).lower(), names, n=1)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
@@ -69,9 +63,11 @@ def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
         return ConfigError(str(cause), path)
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
     # A union adds the type that it tried to the path.
-    place = tuple(part for part in path if part not in ("int", "str", "float", "bool"))
+    place = path[:-1] if len(path) > 1 and str(path[-1]).startswith(_UNION_PARTS) else path
     return ConfigError(f"expected {expected}, got {error['input']!r}", place)
 
+
+_UNION_PARTS = ("int", "str", "float", "bool", "list[", "dict[")
 
 #: By pydantic's name of the error.
 _EXPECTED = {

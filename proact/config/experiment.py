@@ -66,7 +66,12 @@ def _rates(value: Any) -> tuple[float, ...]:
     from proact.config.parsing import flips_at
 
     flips_at(value)
-    return tuple(map(float, value if isinstance(value, (list, tuple)) else [value]))
+    rates: list[float] = []
+    for index, rate in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+        if rate in rates:
+            raise ConfigError(f"expected different rates, got {rate:g} twice", (index,))
+        rates.append(float(rate))
+    return tuple(rates)
 
 
 def _sweep_fault(value: Any) -> StoredFault:
@@ -177,7 +182,7 @@ class Experiment(SetupOptions):
         f"{', '.join(METHODS)}; with options as in ranger:mode=zero,granularity=hybrid, several "
         "methods as in proact+weight-range, or a file of thresholds (*.safetensors). Repeat the "
         "option for each variant.",
-        list[str] | dict[str, Any],
+        list[str] | dict[Any, Any],
         flag="--variant",
         metavar="VARIANT",
         default_text=" ".join(DEFAULT_VARIANTS),
@@ -320,7 +325,7 @@ class Experiment(SetupOptions):
             "margin": self.margin_or_default,
             "variants": {name: recipe.to_plain() for name, recipe in self.variants.items()},
             "ber": list(self.rates),
-            "faults": [fault.to_dict() for fault in self.faults or ()],
+            "faults": self.faults and [fault.to_dict() for fault in self.faults],
             "sweeps": list(self.sweeps),
             "sweep_variants": list(self.sweep_variants),
             "sweep_fault": self.sweep_fault.to_dict(),

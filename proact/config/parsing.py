@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from proact import faults, protect
-from proact.config.config_errors import ConfigError, closest
+from proact.config.config_errors import ConfigError
 from proact.config.experiment import UNPROTECTED
 from proact.encodings import Encoding
-from proact.errors import unknown
+from proact.errors import closest, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
 from proact.faults.kinds import StoredFault
 

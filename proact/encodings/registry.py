@@ -8,7 +8,8 @@ from proact.encodings.base import Encoding
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
-from proact.encodings.names import FLOAT_NAMES
+from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
+from proact.errors import closest
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
@@ -34,5 +35,5 @@ def encoding_named(name: str | Encoding) -> Encoding:
             return ScaledInteger(int(match[1]), per_channel=match[2] is None)
     raise ValueError(
         f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
-        f"such as q15.16; got {name!r}"
+        f"such as q15.16; got {name!r}{closest(name, ENCODING_NAMES)}"
     )

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from torch import nn
+from typer.testing import CliRunner
 
-from proact import data, encodings, models, protect
+from proact import campaign, models, protect
 from proact.campaign.metrics import METRICS
-from proact.cli import options
-from proact.config import defaults
-from proact.config.experiment import Experiment
-from proact.config.overrides import FLAGS, experiment_from
+from proact.campaign.options import CampaignOptions, RunOptions
+from proact.cli.options import given_values, takes_options
+from proact.config import config_io
+from proact.config.experiment import DEFAULT_BERS, DEFAULT_VARIANTS, Experiment
+from proact.config.reading import read_experiment, read_options, write_experiment
+from proact.encodings import encoding_named
+from proact.encodings.names import ENCODING_NAMES
 from proact.errors import ProactError
 from proact.faults import BitFlip, ExactFlips
+from proact.options import above_0, option, options_of
+from proact.protect.registry import METHODS
+from proact.results.metric_info import BUILT_IN_METRICS
 
 YAML = """
 proact: 1
-network: resnet20
+model: resnet20
 data: mine.py:data
 variants:
   relu: unprotected
@@ -41,7 +53,7 @@ sweep_variants: [ranger]
 """
 
 TOML = """
-network = "resnet20"
+model = "resnet20"
 ber = [1e-6]
 sweeps = ["layer", "bit"]
 
@@ -55,7 +67,7 @@ both = [{method = "proact"}, {method = "weight-range"}]
 def read(folder: Path, text: str, suffix: str = ".yaml") -> Experiment:
     path = folder / f"experiment{suffix}"
     path.write_text(text)
-    return Experiment.read_file(path)
+    return read_experiment(path)
 
 
 def test_every_form_of_yaml(tmp_path: Path) -> None:
@@ -71,7 +83,7 @@ def test_every_form_of_yaml(tmp_path: Path) -> None:
     assert first.options["decays"] == (1, 0.1)
     assert experiment.variants["short"].steps[0].options["granularity"] == "neuron"
     assert experiment.variants["saved"].thresholds == "thresholds.safetensors"
-    assert experiment.faults == (
+    assert experiment.all_faults == (
         BitFlip(1e-6),
         BitFlip(1e-5),
         BitFlip({"conv1.*": 1e-4, "*": 1e-7}),
@@ -83,7 +95,7 @@ def test_every_form_of_yaml(tmp_path: Path) -> None:
 
 def test_toml_says_the_same(tmp_path: Path) -> None:
     experiment = read(tmp_path, TOML, ".toml")
-    assert experiment.faults == (BitFlip(1e-6),)
+    assert experiment.all_faults == (BitFlip(1e-6),)
     assert [step.method for step in experiment.variants["both"].steps] == ["proact", "weight-range"]
     assert experiment.swept == [("relu", "layer"), ("relu", "bit")]
 
@@ -92,35 +104,35 @@ def test_toml_says_the_same(tmp_path: Path) -> None:
 def test_what_is_written_reads_as_the_same(tmp_path: Path, text: str) -> None:
     experiment = read(tmp_path, text)
     written = tmp_path / "written.yaml"
-    experiment.write(written, "a remark\nof two lines")
-    assert Experiment.read_file(written) == experiment
+    write_experiment(experiment, written, "a remark\nof two lines")
+    assert read_experiment(written).to_plain() == experiment.to_plain()
     assert written.read_text().startswith("# a remark\n# of two lines\n")
     # Every key stands in it, so that a later default changes nothing.
-    assert all(f"\n{key}:" in written.read_text() for key in Experiment.model_fields)
+    assert all(f"\n{key}:" in written.read_text() for key in options_of(Experiment))
 
 
 def test_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
     names = ["no", "1e-6", "0x10", "12:30", "null", "2024-01-01", "ärger", "*"]
-    experiment = Experiment.read({"variants": dict.fromkeys(names, "relu")})
-    experiment.write(tmp_path / "written.yaml")
-    assert list(Experiment.read_file(tmp_path / "written.yaml").variants) == names
+    experiment = read_options(Experiment, {"variants": dict.fromkeys(names, "relu")})
+    write_experiment(experiment, tmp_path / "written.yaml")
+    assert list(read_experiment(tmp_path / "written.yaml").variants) == names
     plain = read(tmp_path, "variants: {no: relu, on: ranger, 12:30: ranger}\nseed: 010\n")
     assert list(plain.variants) == ["no", "on", "12:30"]
     assert plain.seed == 10
 
 
 def test_without_anything_it_is_the_documented_one() -> None:
-    experiment = Experiment.read({})
-    assert list(experiment.variants) == list(defaults.METHODS)
-    assert [fault.expected_ber([1]) for fault in experiment.faults] == list(defaults.BERS)
-    assert (experiment.margin, experiment.trials) == (defaults.MARGIN, None)
-    assert Experiment.read({"trials": 5}).margin is None
+    experiment = read_options(Experiment, {})
+    assert list(experiment.variants) == list(DEFAULT_VARIANTS)
+    assert [fault.expected_ber([1]) for fault in experiment.all_faults] == list(DEFAULT_BERS)
+    assert (experiment.margin_or_default, experiment.trials) == (0.01, None)
+    assert read_options(Experiment, {"trials": 5}).margin_or_default is None
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("netwrok: x", "netwrok: an experiment has no 'netwrok'; did you mean 'network'?"),
+        ("modle: x", "modle: there is no option 'modle'; did you mean 'model'?"),
         (
             "variants: {ranger: {method: ranger, mod: zero}}",
             "variants.ranger.mod: ranger has no option 'mod'; did you mean 'mode'?",
@@ -139,25 +151,29 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("faults: [{kind: BitFlip, bre: 1e-6}]", "faults[0].bre: a BitFlip has no 'bre'; did you"),
         ("faults: [{kind: BitFlip}]", "faults[0]: a BitFlip needs 'ber'"),
         ("faults: [{kind: BitFlip, ber: 2}]", "faults[0]: a bit error rate lies in [0, 1]"),
-        ("faults: {kind: BitFlip}", "faults: expected a list of faults"),
+        ("faults: {kind: BitFlip}", "faults: expected a list, got {'kind': 'BitFlip'}"),
         ("faults: []", "faults: expected at least one fault"),
         ("ber: [1e-6, often]", "ber[1]: a bit error rate is a number in [0, 1], got 'often'"),
-        ("ber: [1e-6, 1e-6]", "given twice"),
-        ("network: resnet21", "network: a model is one of"),
+        ("ber: [1e-6, 1e-6]", "ber[1]: expected different rates, got 1e-06 twice"),
+        ("ber: 1e-6\nfaults: [{kind: BitFlip, ber: 1e-6}]", "faults[0]: expected different faults"),
+        ("model: resnet21", "model: a model is one of"),
         ("data: digit", "did you mean 'digits'?"),
         ("encoding: flaot32", "did you mean 'float32'?"),
         ("metric: top-2", "metric: a metric is one of"),
-        ("margin: 0", "margin: expected a number in (0, 1], got 0"),
+        ("margin: 0", "margin: expected a finite number above 0, got 0"),
         ("confidence: 1", "confidence: expected a number in (0, 1), got 1"),
         ("trials: 0", "trials: expected an integer in [1, 2^32), got 0"),
         ("trials: 1.5", "trials: expected an integer, got 1.5"),
         ("trials: true", "trials: expected an integer, got True"),
         ("seed: -1", "seed: expected an integer in [0, 2^63), got -1"),
-        ("threads: 0", "threads: expected an integer from 1 on, got 0"),
+        ("threads: 0", "threads: expected an integer of at least 1, got 0"),
         ("images_per_trial: few", "images_per_trial: expected a number of images"),
         ("sweeps: [bits]", "sweeps: a sweep is one of layer, bit; got 'bits'"),
         ("sweep_variants: [rangr]", "sweep_variants[0]: a variant is one of"),
-        ("sweep_fault: {kind: ActivationFlip, ber: 1e-6}", "sweep_fault: a sweep takes faults in"),
+        (
+            "sweep_fault: {kind: ActivationFlip, ber: 1e-6}",
+            "sweep_fault: expected a fault in stored parameters",
+        ),
         ("workers: 1\nscheduler: tcp://x:1", "scheduler: expected workers or a scheduler"),
         ("faults: [{kind: BitFlip, ber: 1e-6, where: *.w}]", "needs quotes"),
         ("a: [1", "line 1: expected"),
@@ -165,7 +181,7 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("", "holds no experiment"),
         ("proact: one", "proact: expected the form of the file"),
         ("1: 2", "expected a key that is a text, got 1"),
-        ("network: 3", "network: expected a text, got 3"),
+        ("model: 3", "model: expected a text, got 3"),
         ("download: yes", "download: expected true or false, got 'yes'"),
         ("faults: [{kind: [1], ber: 3}]", "faults[0].kind: a fault's kind is one of"),
         ("variants: {a: {method: [1]}}", "variants.a.method: a method is one of"),
@@ -183,49 +199,97 @@ def test_what_is_wrong_is_one_sentence_with_its_place(
 
 
 def test_a_newer_form_is_told_before_its_keys(tmp_path: Path) -> None:
-    with pytest.raises(ProactError, match=r"form 2, and this proact reads up to form 1: update it"):
+    with pytest.raises(ProactError, match=r"expected a form up to 1, got 2: update proact"):
         read(tmp_path, "proact: 2\nsomething_new: 1")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ProactError, match="there is no file"):
-        Experiment.read_file(tmp_path / "none.yaml")
+        read_experiment(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match=r"a file \*.yaml, \*.yml or \*.toml"):
         read(tmp_path, "{}", ".json")
     with pytest.raises(ValueError, match="is no TOML"):
         read(tmp_path, "a = = 1", ".toml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="no text in UTF-8"):
-        Experiment.read_file(tmp_path / "bytes.yaml")
+        read_experiment(tmp_path / "bytes.yaml")
     with pytest.raises(ProactError, match="cannot be written"):
-        Experiment.read({}).write(tmp_path)
+        write_experiment(Experiment(), tmp_path)
 
 
-def test_flags_stand_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(YAML)
-    given = {"ber": ["1e-3,1e-2", "0.1"], "images_per_trial": "all", "seed": 0, "trials": None}
-    experiment = experiment_from(path, given)
-    assert experiment.faults == (BitFlip(1e-3), BitFlip(1e-2), BitFlip(0.1))
+
+    def given(**typed: object) -> Experiment:
+        return read_experiment(path, *given_values(Experiment, typed))
+
+    experiment = given(ber=["1e-3,1e-2", "0.1"], images_per_trial="all", seed=0, trials=None)
+    assert experiment.all_faults == (BitFlip(1e-3), BitFlip(1e-2), BitFlip(0.1))
     assert (experiment.images_per_trial, experiment.seed) == ("all", 0)
     assert (experiment.trials, experiment.metric) == (1000, "top-5"), "the file's"
-    experiment = experiment_from(path, {"faults": ['{"kind": "ExactFlips", "n": 2}']})
-    assert experiment.faults == (ExactFlips(2),)
+    assert given(images_per_trial="12").images_per_trial == 12
+    experiment = given(faults=['{"kind": "ExactFlips", "n": 2}'])
+    assert experiment.all_faults == (ExactFlips(2),)
     with pytest.raises(ValueError, match=r"^--ber: a bit error rate is a number"):
-        experiment_from(path, {"ber": ["often"]})
+        given(ber=["often"])
     with pytest.raises(ValueError, match=r"^--fault: expected a fault such as"):
-        experiment_from(path, {"faults": ["{kind"]})
-    with pytest.raises(ValueError, match=r"^--method ranger:mod=zero: ranger has no option 'mod'"):
-        experiment_from(
-            path,
-            {"variants": ["ranger:mod=zero"], "sweep_variants": []},
-            {**FLAGS, "sweep_variants": ""},
-        )
+        given(faults=["{kind"])
+    with pytest.raises(ValueError, match=r"^--variant ranger:mod=zero: ranger has no option 'mod'"):
+        given(variants=["ranger:mod=zero"], sweep_variants=["ranger:mod=zero"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longer(Experiment):
+    """An experiment with one option more: everything below follows from this one field."""
+
+    patience: float = option(
+        1.5, "How long to wait (hours).", float, metavar="HOURS", check=above_0
+    )
+
+
+def test_adding_an_option_is_one_edit(tmp_path: Path) -> None:
+    """The field alone makes the key of a file with its errors, the command-line option with its
+    help, and the keyword argument with its check."""
+    path = tmp_path / "experiment.yaml"
+    path.write_text("patience: 2")
+    assert read_options(Longer, config_io.read(path)).patience == 2
+    with pytest.raises(ValueError, match=r"^file: patience: expected a finite number above 0, got"):
+        read_options(Longer, {"patience": -1}, "file")
+    with pytest.raises(ValueError, match="did you mean 'patience'"):
+        read_options(Longer, {"patiense": 1})
+    with pytest.raises(ValueError, match="^patience: expected a finite number above 0, got 0"):
+        Longer(patience=0)
+    assert "patience" in Longer().to_plain()
+
+    seen: dict[str, Any] = {}
+
+    @takes_options(Longer, ["patience"])
+    def wait(**given: Any) -> None:
+        seen.update(given_values(Longer, given)[0])
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(wait)
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert re.search(r"--patience HOURS\s+How long to wait \(hours\)\. \[default: 1\.5\]", text)
+    assert CliRunner().invoke(app, ["--patience", "3"]).exit_code == 0
+    assert seen == {"patience": 3.0}
+
+
+def test_options_of_a_campaign_are_those_of_its_function() -> None:
+    """`run` and the sweeps take the fields of one model, and files and commands those that have a
+    plain form."""
+    in_python = set(options_of(RunOptions))
+    assert {name for name, each in options_of(CampaignOptions).items() if each.plain_type} == (
+        in_python & set(options_of(Experiment))
+    )
+    with pytest.raises(TypeError, match="unexpected keyword argument 'margins'"):
+        campaign.run({}, (), [], margins=1)  # type: ignore[arg-type]
 
 
 def test_methods_as_texts() -> None:
     texts = ["relu", "proact:decays=(1.0,1e+0),epochs=2+weight-range", "a/saved.safetensors"]
-    variants = Experiment.read({"variants": texts}).variants
+    variants = read_options(Experiment, {"variants": texts}).variants
     assert list(variants) == [*texts[:2], "saved"]
     first, second = variants[texts[1]].steps
     assert (first.options["decays"], first.options["epochs"]) == ((1.0, 1.0), 2)
@@ -233,12 +297,9 @@ def test_methods_as_texts() -> None:
     assert variants["saved"].thresholds == texts[2]
 
 
-def test_help_lists_what_there_is() -> None:
-    assert list(options.NETWORKS) == models.names()
-    assert list(options.DATA_SETS) == data.names()
-    assert list(options.METHODS) == protect.methods()
-    assert list(options.METRICS) == list(METRICS)
-    assert [encodings.encoding_named(name).name for name in options.ENCODINGS] == list(
-        options.ENCODINGS
-    )
-    assert set(FLAGS) - {"ber"} < set(Experiment.model_fields)
+def test_names_in_help_pages_are_those_that_are_known() -> None:
+    assert list(METHODS) == protect.methods()
+    assert list(BUILT_IN_METRICS) == list(METRICS)
+    assert [encoding_named(name).name for name in ENCODING_NAMES] == list(ENCODING_NAMES)
+    for name in models.names():
+        assert isinstance(models.create(name), nn.Module)
