@@ -1,4 +1,4 @@
-"""``proact``: one command a question."""
+"""``proact``: the list of its commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proact.errors import unknown
 
 
 class _Commands(TyperGroup):
-    """Names the commands, and the closest, where somebody asks for one that does not exist."""
+    """Lists the commands and suggests the closest for an unknown one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
@@ -32,10 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Faults in the memory of neural networks: how much accuracy is left, how sure is that, "
-    "and what does protection buy back?",
-    epilog="Exit status: 0 done, 1 a fault of proact's own (or a failed verification), 2 bad "
-    "input, 130 interrupted.",
+    help="Fault injection and protection for neural networks: accuracy under memory faults, with "
+    "intervals, and the accuracy that protections recover.",
+    epilog="Exit status: 0 done, 1 an internal error (or a failed verification), 2 bad input, "
+    "130 interrupted.",
 )
 for _command in (campaign, report, protect, profile, verify, info):
     app.command()(_command)
@@ -55,7 +55,7 @@ def _every(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_show_version, help="Show the version and end."
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process unless given.
 
     Returns:
-        0: done. 1: a fault of proact's own, or a failed verification. 2: bad input. 130: Ctrl-C.
+        0: done. 1: an internal error, or a failed verification. 2: bad input. 130: Ctrl-C.
     """
     command = typer.main.get_command(app)
     given = None if arguments is None else list(arguments)

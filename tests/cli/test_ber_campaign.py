@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ber_campaign.py"
-QUICK = ["--ber", "1e-4", "1e-3", "--trials", "5", "--methods", "relu", "ranger"]
+QUICK = ["--ber", "1e-4,1e-3", "--trials", "5", "--variant", "relu", "--variant", "ranger"]
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
 
 def tables(output: str) -> str:
     return "\n".join(
-        line for line in output.splitlines() if not line.startswith(("rows:", "plots:"))
+        line for line in output.splitlines() if not line.startswith(("rows:", "repeat:", "report:"))
     )
 
 
@@ -67,7 +67,7 @@ def test_same_seed_same_table(finished: tuple[Path, str], tmp_path: Path) -> Non
 def test_a_killed_run_goes_on_and_ends_in_the_same_table(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    many = ["--ber", "1e-4", "1e-3", "--trials", "300", "--methods", "relu", "ranger"]
+    many = [*QUICK, "--trials", "300"]
     command = [sys.executable, str(SCRIPT), *many, "--out", str(tmp_path)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     store = tmp_path / "rows.sqlite"
@@ -95,7 +95,7 @@ def test_help_explains_every_flag_with_its_unit() -> None:
     for flag in (
         "--data",
         "--model",
-        "--methods",
+        "--variant",
         "--ber",
         "--encoding",
         "--trials",
@@ -114,10 +114,10 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         (["--ber", "1.5"], "[0, 1]"),
         (["--ber", "nan"], "nan"),
         (["--ber", "often"], "often"),
-        (["--methods", "relu", "magic"], "'magic'"),
-        (["--methods", "relu", "relu"], "once"),
-        (["--methods", "ranger:mode"], "name=value"),
-        (["--methods", "ranger:decay=1"], "granularity, mode; got 'decay'"),
+        (["--variant", "relu", "--variant", "magic"], "'magic'"),
+        (["--variant", "relu", "--variant", "relu"], "once"),
+        (["--variant", "ranger:mode"], "name=value"),
+        (["--variant", "ranger:decay=1"], "got 'decay'"),
         (["--encoding", "int9"], "'int9'"),
         (["--encoding", "float64"], "float64"),
         (["--data", "letters"], "'letters'"),
@@ -129,9 +129,9 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         (["--model", "resnet9000"], "'resnet9000'"),
         (["--trials", "0"], "--trials"),
         (["--trials", "5000000000"], "--trials"),
-        (["--methods", "ranger:mode=bogus"], "'bogus'"),
-        (["--methods", "proact:seed=x"], "seed"),
-        (["--methods", "proact:decays=(1.0,-0.1)"], "-0.1"),
+        (["--variant", "ranger:mode=bogus"], "'bogus'"),
+        (["--variant", "proact:seed=x"], "seed"),
+        (["--variant", "proact:decays=(1.0,-0.1)"], "-0.1"),
         (["--confidence", "95"], "--confidence"),
         (["--seed", "-1"], "--seed"),
         (["--threads", "0"], "--threads"),
@@ -186,16 +186,16 @@ def test_an_unknown_isa_is_a_sentence() -> None:
 
 @pytest.mark.slow
 def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) -> None:
-    quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
+    quick = ["--ber", "1e-3", "--margin", "0.05", "--images-per-trial", "16", "--variant", "relu"]
     here = run(*quick, "--out", tmp_path / "a")
     assert here.returncode == 0, here.stderr
-    assert "16 test images a trial" in here.stdout
+    assert "16 test images per trial" in here.stdout
     spread = run(*quick, "--out", tmp_path / "b", "--workers", "2")
     assert tables(spread.stdout) == tables(here.stdout)
     for bad, words in (
-        (["--margin", "0"], "--margin: expected a number in (0, 1]"),
-        (["--images", "few"], "--images: expected a number"),
-        (["--workers", "0"], "--workers: expected an integer from 1 on"),
+        (["--margin", "0"], "--margin: expected a finite number above 0"),
+        (["--images-per-trial", "few"], "--images-per-trial: expected a number"),
+        (["--workers", "0"], "--workers: expected an integer of at least 1"),
     ):
         done = run(*QUICK, *bad, "--out", tmp_path / "c")
         assert done.returncode == 2
@@ -204,7 +204,7 @@ def test_margins_images_and_workers(finished: tuple[Path, str], tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_dask_scheduler_runs_it(tmp_path: Path) -> None:
-    quick = ["--ber", "1e-3", "--margin", "0.05", "--images", "16", "--methods", "relu"]
+    quick = ["--ber", "1e-3", "--margin", "0.05", "--images-per-trial", "16", "--variant", "relu"]
     here = run(*quick, "--out", tmp_path / "a")
     cluster = subprocess.Popen(
         [sys.executable, "-c", _CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

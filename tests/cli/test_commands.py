@@ -19,13 +19,24 @@ import proact
 from proact import faults, report
 from proact.cli import main
 from proact.config.experiment import Experiment
+from proact.config.reading import read_options
 from proact.results.store import Store
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "docs" / "own_network.py"
 WINES = ["--model", f"{OWN}:network", "--data", f"{OWN}:data"]
-QUICK = [*WINES, "--ber", "1e-3", "--ber", "1e-2,3e-2", "--trials", "20", "--images", "all"]
-TWO = ["--method", "relu", "--method", "ranger:mode=zero"]
+QUICK = [
+    *WINES,
+    "--ber",
+    "1e-3",
+    "--ber",
+    "1e-2,3e-2",
+    "--trials",
+    "20",
+    "--images-per-trial",
+    "all",
+]
+TWO = ["--variant", "relu", "--variant", "ranger:mode=zero"]
 LARGE = """
 import torch
 from torch import nn
@@ -84,7 +95,7 @@ def test_campaign_leaves_a_store_and_the_file_that_repeats_it(
     anew = as_json(capsys, "campaign", finished / "experiment.yaml", "--out", tmp_path)
     assert anew["cells"] == document["cells"]
     assert anew["experiment"] == document["experiment"]
-    assert Experiment.read(document["experiment"]).to_plain() == document["experiment"]
+    assert read_options(Experiment, document["experiment"]).to_plain() == document["experiment"]
 
 
 def test_campaign_prints_tables_and_what_comes_next(
@@ -113,7 +124,7 @@ def test_flags_stand_over_the_file(
     )
     assert [cell["fault"] for cell in document["cells"]] == ["BitFlip(0.001)", "ExactFlips(2)"]
     assert document["experiment"]["seed"] == 3
-    assert document["experiment"]["network"] == f"{OWN}:network", "the file's"
+    assert document["experiment"]["model"] == f"{OWN}:network", "the file's"
     assert all(cell["loss"] > 0 for cell in document["cells"])
 
 
@@ -124,7 +135,7 @@ def test_what_was_measured_and_what_it_cost_is_in_the_store(finished: Path) -> N
         next(run for run in described if run["kind"] == kind) for kind in ("campaign", "bit")
     )
     assert campaign["notes"]["costs"]["ranger:mode=zero"]["thresholds"] == 2
-    assert Experiment.read(campaign["notes"]["experiment"]).network == f"{OWN}:network"
+    assert read_options(Experiment, campaign["notes"]["experiment"]).model == f"{OWN}:network"
     assert [variant["name"] for variant in sweep["variants"]] == ["relu"]
 
 
@@ -139,7 +150,7 @@ def test_thresholds_go_from_protect_to_campaign(
     assert re.search(r"ranger +│ +2 +│ +8 ", capsys.readouterr().out)
     document = as_json(
         capsys,
-        *("campaign", *WINES, "--method", "relu", "--method", out, "--method", "ranger"),
+        *("campaign", *WINES, "--variant", "relu", "--variant", out, "--variant", "ranger"),
         *("--ber", "1e-2", "--trials", "5", "--out", tmp_path / "out"),
     )
     plain, loaded, chosen = (cell["accuracy"] for cell in document["cells"])
@@ -149,7 +160,7 @@ def test_thresholds_go_from_protect_to_campaign(
     # They fit the network that they were chosen for, and are refused by another.
     (tmp_path / "large.py").write_text(LARGE)
     other = ["--model", f"{tmp_path}/large.py:network", "--data", f"{OWN}:data"]
-    refused = ["campaign", *other, "--method", str(out), "--out", str(tmp_path / "other")]
+    refused = ["campaign", *other, "--variant", str(out), "--out", str(tmp_path / "other")]
     assert main(refused) == 2
     assert "was saved for other weights" in capsys.readouterr().err
 
@@ -283,12 +294,12 @@ def test_help_waits_for_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["campain"], "got 'campain': did you mean 'campaign'?"),
+        (["campain"], "got 'campain'; did you mean 'campaign'?"),
         (["campaign", "--encodng", "int8"], "no option '--encodng'; did you mean '--encoding'?"),
         (["campaign", "--trials", "few"], "--trials"),
         (["campaign", "--trials", "0"], "--trials: expected an integer in [1, 2^32), got 0"),
-        (["campaign", "--method", "rangr"], "did you mean 'ranger'?"),
-        (["campaign", "--method", "ranger:mod=zero"], "no option 'mod'; did you mean 'mode'?"),
+        (["campaign", "--variant", "rangr"], "did you mean 'ranger'?"),
+        (["campaign", "--variant", "ranger:mod=zero"], "no option 'mod'; did you mean 'mode'?"),
         (["campaign", "--model", "resnet21"], "did you mean"),
         (["campaign", "--data", "digit"], "did you mean 'digits'?"),
         (["campaign", "--data", "imagefolder"], "an imagefolder needs its folder"),
@@ -296,15 +307,15 @@ def test_help_waits_for_nothing_heavy() -> None:
         (["campaign", "--encoding", "float64"], "float64"),
         (["campaign", "--ber", "1e-6,2"], "--ber: a bit error rate lies in [0, 1]"),
         (["campaign", "--fault", "{'kind'"], "--fault: expected a fault such as"),
-        (["campaign", "--margin", "0"], "--margin: expected a number in (0, 1], got 0"),
-        (["campaign", "--images", "few"], "--images: expected a number"),
+        (["campaign", "--margin", "0"], "--margin: expected a finite number above 0, got 0"),
+        (["campaign", "--images-per-trial", "few"], "--images-per-trial: expected a number"),
         (["campaign", "--sweep", "layers"], "--sweep: a sweep is one of layer, bit"),
         (["campaign", "none.yaml"], "there is no file none.yaml"),
         (["campaign", "experiment.json"], "*.yaml"),
-        (["campaign", "newer.yaml"], "newer.yaml: proact: the file has form 9"),
+        (["campaign", "newer.yaml"], "newer.yaml: proact: expected a form up to 1, got 9"),
         (["campaign", "typo.yaml"], "typo.yaml: variants.ranger.mod: ranger has no option 'mod'"),
         (["campaign", "--workers", "1", "--scheduler", "tcp://x:1"], "not both"),
-        (["campaign", "--method", "none.safetensors"], "there is no file none.safetensors"),
+        (["campaign", "--variant", "none.safetensors"], "there is no file none.safetensors"),
         (["campaign", "--model", "typo.yaml:x"], "no module 'typo.yaml'"),
         (["protect", "--method", "relu"], "expected a method of protection"),
         (["profile", "--shape", "3x"], "as in 3x32x32"),
@@ -357,7 +368,7 @@ def test_folders_and_files_that_cannot_be_written(
     assert not (tmp_path / "experiment.yaml").exists()
 
 
-def test_a_fault_of_ours_is_told_and_written_down(
+def test_an_internal_error_is_reported_and_written_to_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -372,7 +383,7 @@ def test_a_fault_of_ours_is_told_and_written_down(
         monkeypatch.setattr(faults, "verify", broken)
         assert main(["verify", "--seed", "11"]) == 1
         (sentence,) = capsys.readouterr().err.splitlines()
-        assert f"a fault of proact's own ({kind}" in sentence
+        assert f"an internal error of proact ({kind}" in sentence
         assert "CONTRIBUTING.md" in sentence
         found = re.search(r"report it with (\S+),", sentence)
         assert found is not None
@@ -380,7 +391,7 @@ def test_a_fault_of_ours_is_told_and_written_down(
         assert "Traceback" in text
         assert kind in text
         assert "'--seed', '11'" in text
-    assert "## Reporting a fault" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert "## Reporting a bug" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_what_her_network_raises_later_is_her_traceback(

@@ -13,16 +13,17 @@ from proact import protect
 from proact.config.experiment import Experiment
 from proact.config.progress import Stage, on_standard_error
 from proact.config.protecting import protect_into
+from proact.config.reading import read_options
 from proact.config.runner import Outcome, run
 from proact.errors import ProactError
 
 OWN = Path(__file__).parents[2] / "docs" / "own_network.py"
-WINES = {"network": f"{OWN}:network", "data": f"{OWN}:data", "ber": [1e-2], "trials": 5}
+WINES = {"model": f"{OWN}:network", "data": f"{OWN}:data", "ber": [1e-2], "trials": 5}
 PROACT = "proact:epochs=1,decays=(1.0,0.1)"
 
 
 def ran(folder: Path, **keys: Any) -> Outcome:
-    return run(Experiment.read({**WINES, **keys}), folder, on_standard_error())
+    return run(read_options(Experiment, {**WINES, **keys}), folder, on_standard_error())
 
 
 def test_thresholds_are_chosen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +52,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_an_interrupted_method_goes_on_behind_its_finished_sites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = Experiment.read({**WINES, "variants": ["relu", PROACT]})
+    experiment = read_options(Experiment, {**WINES, "variants": ["relu", PROACT]})
     whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
     lines: list[str] = []
     monkeypatch.setattr(Stage, "line", lambda self, text: lines.append(text))
