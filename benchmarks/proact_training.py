@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from proact import ProactError, data, models
-from proact.protect.prefix_cache import Continuation
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect.proact import ProactOptions, train_threshold
 from proact.protect.threshold_trainer import FromSite, Loss, Student, Whole
 
@@ -43,7 +43,7 @@ class UncachedStudent(Student):
         self._unclipped.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def gradient(
-        self, forward: Continuation, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
     ) -> list[Tensor]:
         images, labels = self.train.images[batch], self.train.labels[batch]
         with torch.no_grad():
@@ -105,7 +105,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         for name, student in students.items():
             start = time.perf_counter()
             cached = name == CACHED
-            behind = FromSite(student, site, chosen.cache_bytes) if cached else Whole(student)
+            budget = MemoryBudget(chosen.cache_bytes)
+            behind = FromSite(student, site, budget) if cached else Whole(student)
             found[name], kept[name] = [], []
             for decay in chosen.decays:
                 student.set_threshold(site, bounds[site])

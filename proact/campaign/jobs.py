@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from proact.campaign.trial_runner import Answers, Bench
 from proact.encodings import Encoding
 from proact.faults import Fault
 from proact.results.store import Row
+
+#: Memory, in bytes, that the prefix caches of a campaign may take: all variants in all workers.
+CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,12 @@ class Done:
 @dataclass(eq=False)
 class Job:
     """All that a worker needs, the same for every unit of a campaign. Models are encoded, in eval
-    mode, and the worker's own to fault."""
+    mode, and the worker's own to fault.
+
+    Attributes:
+        cache_bytes: memory that the prefix caches of this job may take; each variant gets the same
+            share of it.
+    """
 
     models: Sequence[nn.Module]
     answers: Sequence[Answers]
@@ -51,6 +59,7 @@ class Job:
     policy: Policy
     seed: int
     shortcuts: bool = True
+    cache_bytes: int = CACHE_BYTES
     _benches: dict[int, Bench] = field(default_factory=dict, init=False, repr=False)
 
     def bench(self, variant: int) -> Bench:
@@ -64,8 +73,19 @@ class Job:
                 self.policy,
                 self.seed,
                 self.shortcuts,
+                self.cache_bytes // len(self.models),
             )
         return self._benches[variant]
+
+    def for_workers(self, workers: int) -> Job:
+        """The job to send to one of so many workers, with its share of the memory for caches."""
+        return replace(self, cache_bytes=self.cache_bytes // workers)
+
+    def close(self) -> None:
+        """Frees what trials keep in this process; a later unit builds it again."""
+        for bench in self._benches.values():
+            bench.close()
+        self._benches.clear()
 
     def run(self, unit: Unit) -> Done:
         """Runs a unit. A trial that raises is left out and reported; the others go on."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from proact.data import Data
 from proact.nn import Site
+from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.checkpointing import Session
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
@@ -51,9 +52,10 @@ class ProactOptions(TrainedOptions):
 def proact(model: nn.Module, data: Data, options: ProactOptions, session: Session) -> Clips:
     bounds = options.profiled(model, data, options.granularity)
     student = Student(model, session.resumed(bounds), data, options)
+    budget = MemoryBudget(options.cache_bytes)
     # Usually the second decay or so is accepted.
     for site in session.unfinished(reversed(bounds), student.expected_seconds(2)):
-        behind = FromSite(student, site, options.cache_bytes)
+        behind = FromSite(student, site, budget)
         for decay in options.decays if can_train(student, site, behind, session) else ():
             kept = train_threshold(student, site, behind, decay, options)
             accepted = kept >= student.least
@@ -63,7 +65,7 @@ def proact(model: nn.Module, data: Data, options: ProactOptions, session: Sessio
                 break
             student.set_threshold(site, bounds[site])
         session.finish(site, student.clip(site).threshold)
-        del behind  # or its cache would live until the next is built
+        behind.close()
     return student.deployed()
 
 

@@ -16,6 +16,7 @@ from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip
 from proact.nn import Site, replace_sites
+from proact.nn.prefix_cache import MemoryBudget
 from proact.ops.plan import checked_ber
 from proact.protect.checkpointing import Session
 from proact.protect.fault_scoring import UnderFaults
@@ -82,8 +83,9 @@ def resilience_aware_proact(
         options.images_per_pattern,
         options.seed,
     )
+    budget = MemoryBudget(options.cache_bytes)
     for site in session.unfinished(reversed(start), student.expected_seconds(len(options.decays))):
-        behind = FromSite(student, site, options.cache_bytes)
+        behind = FromSite(student, site, budget)
         best, best_threshold = -1.0, start[site]
         trains = can_train(student, site, behind, session)
         for what in _candidates(student, site, behind, start, untrained, options, trains):
@@ -100,7 +102,7 @@ def resilience_aware_proact(
         student.set_threshold(site, best_threshold)
         faulty.set_threshold(site, best_threshold)
         session.finish(site, best_threshold)
-        del behind  # or its cache would live until the next is built
+        behind.close()
     return student.deployed()
 
 

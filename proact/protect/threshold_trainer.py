@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
 from proact.models.evaluation import logits
 from proact.nn import HyReLU, Site, replace_sites
-from proact.nn.graph_cut import cut_at
+from proact.nn.graph_cut import TracedModel
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect.distributed import Ranks
 from proact.protect.options import TrainedOptions
-from proact.protect.prefix_cache import Continuation
 
 #: What takes the place of each activation, in execution order.
 Clips = dict[Site, HyReLU]
@@ -112,6 +113,11 @@ class Student:
             for site, when in reached.items()
         }
 
+    @cached_property
+    def traced(self) -> TracedModel:
+        """The network, traced once for all sites."""
+        return TracedModel(self.network)
+
     @property
     def steps(self) -> int:
         """Of one pass over the training images."""
@@ -122,7 +128,7 @@ class Student:
         yield from torch.randperm(self._images, generator=generator).split(self.options.batch)
 
     def gradient(
-        self, forward: Continuation, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
     ) -> list[Tensor]:
         """Of the mean loss over the batch, in the thresholds; over all processes."""
         own = self.ranks.own(batch)
@@ -130,7 +136,9 @@ class Student:
         if len(own):
             for threshold in thresholds:
                 threshold.requires_grad_(True)
-            total = loss(forward(own), self.train.labels[own], self.teacher[own]) / len(batch)
+            total = loss(forward.outputs_at(own), self.train.labels[own], self.teacher[own]) / len(
+                batch
+            )
             if total.requires_grad:
                 found = torch.autograd.grad(total, thresholds, allow_unused=True)
                 parts = [p if g is None else g for p, g in zip(parts, found, strict=True)]
@@ -138,20 +146,20 @@ class Student:
                 threshold.requires_grad_(False)
         return [self.ranks.summed(part) for part in parts]
 
-    def decides(self, forward: Continuation, threshold: Tensor) -> bool:
+    def decides(self, forward: PrefixCache, threshold: Tensor) -> bool:
         """Whether autograd finds a way from the logits back to ``threshold``."""
         threshold.requires_grad_(True)
-        output = forward(torch.arange(1))
+        output = forward.outputs_at(torch.arange(1))
         found = None
         if output.requires_grad:
             (found,) = torch.autograd.grad(output.sum(), threshold, allow_unused=True)
         threshold.requires_grad_(False)
         return found is not None
 
-    def accuracy(self, forward: Continuation) -> float:
+    def accuracy(self, forward: PrefixCache) -> float:
         """Of the validation images, in [0, 1]; over all processes."""
         with torch.no_grad():
-            return self._accuracy(forward.all())
+            return self._accuracy(forward.outputs())
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
@@ -166,7 +174,7 @@ class Student:
                 clip.mode = "soft"
 
     def _check_start(self, clean: float) -> None:
-        forward = Continuation(self.network, None, self.validation.images, 0)
+        forward = PrefixCache(self.network, None, self.validation.images, MemoryBudget(0))
         with self.in_mode(self.options.mode):
             kept = self.accuracy(forward)
         if kept < self.least:
@@ -190,10 +198,10 @@ class Student:
 class _Judged:
     """A student that is trained on images, and judged in the soft form and in the deployed one."""
 
-    train: Continuation
+    train: PrefixCache
     _student: Student
-    _soft: Continuation
-    _deployed: Continuation
+    _soft: PrefixCache
+    _deployed: PrefixCache
 
     def accuracy(self) -> float:
         """The lower of the validation accuracies in the soft and in the deployed form: where
@@ -212,8 +220,9 @@ class Whole(_Judged):
 
     def __init__(self, student: Student) -> None:
         self._student = student
-        self.train = Continuation(student.network, None, student.train.images, 0)
-        self._soft = Continuation(student.network, None, student.validation.images, 0)
+        nothing = MemoryBudget(0)
+        self.train = PrefixCache(student.network, None, student.train.images, nothing)
+        self._soft = PrefixCache(student.network, None, student.validation.images, nothing)
         self._deployed = self._soft
 
 
@@ -221,24 +230,27 @@ class FromSite(_Judged):
     """A student from one site on, whose thresholds before the site do not move.
 
     Args:
-        budget: bytes that may be kept of what leads to the site, in all.
+        budget: pays for what is kept of the way to the site.
 
     Attributes:
         is_cut: whether the network could be cut there; else it runs whole in each step.
     """
 
-    def __init__(self, student: Student, site: Site, budget: int) -> None:
+    def __init__(self, student: Student, site: Site, budget: MemoryBudget) -> None:
         self._student = student
         examples = student.train.images[:2]
-        cut = cut_at(student.network, student.clip(site), examples)
+        cut = student.traced.cut_at(student.clip(site), examples)
         self.is_cut = cut is not None
         network, mode = student.network, student.options.mode
-        self.train = Continuation(network, cut, student.train.images, budget, fold=True)
-        left = budget - self.train.bytes
-        self._soft = Continuation(network, cut, student.validation.images, left)
-        left -= self._soft.bytes
+        self.train = PrefixCache(network, cut, student.train.images, budget, fold=True)
+        self._soft = PrefixCache(network, cut, student.validation.images, budget)
         with student.in_mode(mode):
-            self._deployed = Continuation(network, cut, student.validation.images, left)
+            self._deployed = PrefixCache(network, cut, student.validation.images, budget)
+
+    def close(self) -> None:
+        """Frees what leads to the site."""
+        for cache in (self.train, self._soft, self._deployed):
+            cache.close()
 
 
 def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> Clips:

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from proact import models, protect
 from proact.data import Data, Split
 from proact.nn import HyReLU, Site
-from proact.protect import prefix_cache as continuation
+from proact.nn.graph_cut import TracedModel
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect import proact as proact_module
-from proact.protect import threshold_trainer
 from proact.protect.proact import ProactOptions, train_threshold
 from proact.protect.threshold_trainer import FromSite, Student
 
@@ -92,13 +92,13 @@ def test_a_step_runs_the_student_once(
     trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = {"steps": 0, "passes": 0}
-    gradient, forward = Student.gradient, continuation.Continuation.__call__
+    gradient, forward = Student.gradient, PrefixCache.outputs_at
 
     def counted_gradient(*args: Any) -> Any:
         calls["steps"] += 1
-        monkeypatch.setattr(continuation.Continuation, "__call__", counted_forward)
+        monkeypatch.setattr(PrefixCache, "outputs_at", counted_forward)
         found = gradient(*args)
-        monkeypatch.setattr(continuation.Continuation, "__call__", forward)
+        monkeypatch.setattr(PrefixCache, "outputs_at", forward)
         return found
 
     def counted_forward(self: Any, indices: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def test_caches_change_speed_only(
 
     kept = trained()
     recomputed = trained(cache_bytes=1)
-    monkeypatch.setattr(threshold_trainer, "cut_at", lambda *_: None)
+    monkeypatch.setattr(TracedModel, "cut_at", lambda *_: None)
     whole = trained()
     assert "cannot cut the network" in whole[0].pop(0)
     for lines, found in (recomputed, whole):
@@ -204,9 +204,52 @@ def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Da
     site = trainee.sites[1]
     needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
     room = needs * len(digits.train)
-    behind = FromSite(trainee, site, room)
-    assert behind.train.bytes == room
-    assert FromSite(trainee, site, room - 1).train.bytes == 0
+    budget = MemoryBudget(room)
+    behind = FromSite(trainee, site, budget)
+    assert (behind.train.bytes, budget.left) == (room, 0)
+    behind.close()
+    assert (behind.train.bytes, budget.left) == (0, room)
+    assert FromSite(trainee, site, MemoryBudget(room - 1)).train.bytes == 0
+
+
+def test_each_site_returns_its_memory(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caches of one site are freed before those of the next are built."""
+    budgets: list[MemoryBudget] = []
+
+    class Watched(MemoryBudget):
+        def __init__(self, limit: int) -> None:
+            super().__init__(limit)
+            self.limit, self.most = limit, 0
+            if limit:
+                budgets.append(self)
+
+        def reserve(self, wanted: int) -> bool:
+            had_enough = super().reserve(wanted)
+            self.most = max(self.most, self.limit - self.left)
+            return had_enough
+
+    monkeypatch.setattr(proact_module, "MemoryBudget", Watched)
+    needs = 8 * 8 * 8 * 4 * (len(digits.train) + 2 * len(digits.validation))  # at the first site
+    protect.protect(trained_cnn, "proact", digits, cache_bytes=needs, **FAST)
+    (budget,) = budgets
+    assert budget.left == needs == budget.most  # type: ignore[attr-defined]
+
+
+def test_the_model_is_traced_once_for_all_sites(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces: list[nn.Module] = []
+    trace = fx.Tracer.trace
+
+    def counted(self: fx.Tracer, root: nn.Module, *rest: Any) -> fx.Graph:
+        traces.append(root)
+        return trace(self, root, *rest)
+
+    monkeypatch.setattr(fx.Tracer, "trace", counted)
+    protect.protect(trained_cnn, "proact", digits, **FAST)
+    assert len(traces) == 1
 
 
 def test_few_samples_have_the_same_share_of_every_class(
@@ -229,7 +272,7 @@ def test_the_gradient_is_that_of_the_plain_formula(trained_cnn: nn.Module, digit
     threshold = trainee.clip(site).threshold
     threshold.data.mul_(0.5)
     batch = torch.arange(64)
-    behind = FromSite(trainee, site, 1 << 30)
+    behind = FromSite(trainee, site, MemoryBudget(1 << 30))
     (found,) = trainee.gradient(behind.train, [threshold], batch, proact_module.distilled)
 
     plain = copy.deepcopy(trainee.network).requires_grad_(True)
@@ -255,7 +298,7 @@ def test_training_is_that_of_a_plain_loop(
     site = trainee.sites[number]
     start = trainee.clip(site).threshold.detach().clone()
     bounds = {s.name: trainee.clip(s).threshold.detach().clone() for s in trainee.sites}
-    train_threshold(trainee, site, FromSite(trainee, site, 1 << 30), decay, options)
+    train_threshold(trainee, site, FromSite(trainee, site, MemoryBudget(1 << 30)), decay, options)
     found = trainee.clip(site).threshold
 
     relative = torch.ones_like(start, requires_grad=True)
