@@ -90,9 +90,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     bounds = chosen.profiled(model, images, options.granularity)
     given = (bounds, images, chosen)
     students = {
-        CACHED: Student(model, *given),
-        CAREFUL: UncachedStudent(model, False, *given),
-        FIRST: UncachedStudent(model, True, *given),
+        CACHED: Student(copy.deepcopy(model), *given),
+        CAREFUL: UncachedStudent(copy.deepcopy(model), False, *given),
+        FIRST: UncachedStudent(copy.deepcopy(model), True, *given),
     }
     total = dict.fromkeys(students, 0.0)
     table = Table(title=f"{options.model}: times over proact's, {options.threads} threads")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from proact.nn.activations import Activation, of_call, of_module
+from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
 
@@ -30,7 +31,7 @@ class CannotTrace(Exception):  # noqa: N818
 
 def activation_positions(module: nn.Module) -> list[int]:
     """Where in its traced forward ``module`` calls an activation, in execution order."""
-    copied = copy.deepcopy(module)  # tracing may leave something behind
+    copied = copy_sharing_parameters(module)  # tracing may add attributes
     return [
         position
         for position, node in enumerate(_trace(copied).nodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -171,7 +170,7 @@ def with_folded_batch_norm(model: fx.GraphModule) -> fx.GraphModule:
         if pair is not None:
             convolution, norm = pair
             (read,) = node.all_input_nodes
-            fused = fuse_conv_bn_eval(copy.deepcopy(convolution), norm).requires_grad_(False)
+            fused = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
             # The containers of a graph module are its own; only the leaves are shared.
             parent, _, child = str(read.target).rpartition(".")
             setattr(folded.get_submodule(parent), child, fused)

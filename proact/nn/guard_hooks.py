@@ -52,9 +52,12 @@ def remove_weight_range(model: nn.Module) -> None:
 
 
 def without_weight_range(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` without its guard; ``model`` itself where it has none."""
-    if weight_range_of(model) is None:
-        return model
+    """A copy of ``model`` without its guard, or ``model`` itself if it has no guard."""
+    return model if weight_range_of(model) is None else unguarded_copy(model)
+
+
+def unguarded_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of ``model``, without the guard if it has one."""
     copied = copy.deepcopy(model)
     remove_weight_range(copied)
     return copied

@@ -24,6 +24,7 @@ from proact.nn.activations import KINDS, of_module
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
+from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.outputs import logits_of
 from proact.nn.site import Site, evaluating
 from proact.nn.site_tracer import track
@@ -71,13 +72,24 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    The copy's modules have the names and tensors of the given ones, and their classes or subclasses
-    of them. Where a forward was rewritten, what it read from plain attributes stays as it is now,
-    branches on ``self.training`` (functional dropout) as in eval mode, and ``torch.no_grad`` inside
-    it is gone. Hooks of a replaced module are not taken along.
+    `place_at_sites` on a deep copy, with the same errors.
+    """
+    return place_at_sites(copy.deepcopy(model), replacements)
+
+
+def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
+    """Changes ``model`` so that each site calls its own module.
+
+    Modules keep their names and tensors, and their classes, or become subclasses of them. Hooks of
+    a replaced module are lost. A forward that has to be rewritten is traced once: values that it
+    reads from plain attributes are fixed, branches on ``self.training`` (functional dropout) are
+    those of eval mode, and ``torch.no_grad`` inside it is lost.
+
+    Returns:
+        ``model``, or the replacement if ``model`` itself is the activation.
 
     Raises:
-        ValueError: a network under weight-range, whose bounds do not know the new tensors.
+        ValueError: ``model`` has a weight-range guard, which has no bounds for the new tensors.
     """
     if any(isinstance(module, WeightRange) for module in model.modules()):
         raise ValueError(
@@ -85,7 +97,6 @@ def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> n
             "modules' tensors: replace sites in proact.nn.without_weight_range(model), and apply "
             "weight-range last"
         )
-    result = copy.deepcopy(model)
     rewritten: dict[str, dict[int, str]] = {}
     for site in replacements:
         if site.name == "":
@@ -93,17 +104,17 @@ def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> n
         if site.caller is not None:
             local = site.name[len(site.caller) + 1 :] if site.caller else site.name
             rewritten.setdefault(site.caller, {})[site.call] = local
-    with evaluating(result):
+    with evaluating(model):
         for caller, calls in rewritten.items():
-            module = result.get_submodule(caller)
+            module = model.get_submodule(caller)
             positions = activation_positions(module)
             rewrite_calls(module, {positions[call]: name for call, name in calls.items()})
     for site, module in replacements.items():
         for place in site.places:
             parent, _, child = place.rpartition(".")
-            result.get_submodule(parent).add_module(child, module)
-    _keep_off_fused_layers(result, set(replacements.values()))
-    return result
+            model.get_submodule(parent).add_module(child, module)
+    _keep_off_fused_layers(model, set(replacements.values()))
+    return model
 
 
 def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
@@ -118,11 +129,14 @@ def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
 def observed(
     model: nn.Module, sites: list[Site], observe: Callable[[Site, Tensor], None]
 ) -> nn.Module:
-    """A copy of ``model`` that computes the same and calls ``observe(site, output)`` whenever a
-    site has run; without its guard by weight-range."""
+    """A copy of ``model`` that calls ``observe(site, output)`` whenever a site has run.
+
+    The copy computes the same, shares its parameters with ``model``, and has no weight-range guard.
+    """
     model = without_weight_range(model)
-    return replace_sites(
-        model, {site: _Observer(site, _original(model, site), observe) for site in sites}
+    return place_at_sites(
+        copy_sharing_parameters(model),
+        {site: _Observer(site, _original(model, site), observe) for site in sites},
     )
 
 
@@ -154,7 +168,7 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
     def changes_the_output(replaced: list[Site]) -> bool:
         clips = {site: _neutral(model, site, dtype) for site in replaced}
         runs: Counter[nn.Module] = Counter()
-        copied = replace_sites(model, clips)
+        copied = place_at_sites(copy_sharing_parameters(model), clips)
         with ExitStack() as hooks:
             for clip in clips.values():
                 hooks.callback(clip.register_forward_hook(lambda m, _, __: runs.update([m])).remove)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from proact.data import Data
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, Student, Whole, wide_copy
+from proact.protect.threshold_trainer import Student, Whole, wide_copy
 
 
 @dataclass(frozen=True)

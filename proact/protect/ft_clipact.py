@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip, Where
-from proact.nn import Site, replace_sites
+from proact.nn import Site
 from proact.nn.site import evaluating
+from proact.nn.sites import place_at_sites
 from proact.ops.plan import SEEDS, checked_integer
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips, clips_at
 from proact.protect.fault_scoring import UnderFaults
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
-from proact.protect.threshold_trainer import Clips, clips
 
 #: Bit error rates, per bit, that are set at equal steps on the score's axis.
 RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)
@@ -66,7 +67,7 @@ class FtClipactOptions(ClipOptions):
 def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, session: Session) -> Clips:
     bounds = options.profiled(model, data, options.granularity)
     thresholds = session.resumed(bounds)
-    network = replace_sites(model, clips(thresholds, options.mode))
+    network = place_at_sites(model, clips_at(thresholds, options.mode))
     faulty = UnderFaults(
         network,
         encoding_named(options.encoding),
@@ -85,7 +86,7 @@ def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, session:
         share = float(thresholds[site] / bounds[site])
         session.tell(f"{site.name}: {share:.3f} of the profile's maximum ({session.place})")
         session.finish(site, thresholds[site])
-    return clips(thresholds, options.mode)
+    return clips_at(thresholds, options.mode)
 
 
 def _searched(faulty: UnderFaults, site: Site, highest: Tensor, tensors: tuple[str, ...]) -> Tensor:

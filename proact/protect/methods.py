@@ -16,9 +16,12 @@ from proact.data.dataset import PairOrData, as_data
 from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.models.evaluation import check_takes
-from proact.nn import Site, replace_sites, without_weight_range
+from proact.nn import Site
+from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.sites import place_at_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips
 from proact.protect.fingerprint import fingerprint, whole_fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
@@ -27,7 +30,6 @@ from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
 from proact.protect.serialization import Protection, protection_of, remember
-from proact.protect.threshold_trainer import Clips
 from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
 
 
@@ -125,18 +127,18 @@ def protect(
     images = as_data(data)
     check_takes(model, images.train)
     check_takes(model, images.validation)
-    bare = without_weight_range(model)
     before = protection_of(model)
     network = fingerprint(model)
     if method == _WEIGHT_RANGE:
-        result = weight_range(bare, chosen, progress or _silent)
+        result = weight_range(unguarded_copy(model), chosen, progress or _silent)
         sites = before.sites if before is not None else ()
     else:
         file = None if resume is None else Path(resume)
-        identity = "" if file is None else _identity(method, chosen, bare, images)
+        working = unguarded_copy(model)
+        identity = "" if file is None else _identity(method, chosen, working, images)
         with Session(progress or _silent, identity, file) as session:
-            clips = _CLIPS[method].run(bare, images, chosen, session)
-        result = replace_sites(bare, clips)
+            clips = _CLIPS[method].run(working, images, chosen, session)
+        result = place_at_sites(unguarded_copy(model), clips)
         guarded_like(model, result)
         sites = _merged(before.sites if before is not None else (), clips)
     applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))

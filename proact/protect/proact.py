@@ -16,9 +16,10 @@ from proact.data import Data
 from proact.nn import Site
 from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, FromSite, Student, Whole, wide_copy
+from proact.protect.threshold_trainer import FromSite, Student, Whole, wide_copy
 
 
 @dataclass(frozen=True)

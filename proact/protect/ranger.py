@@ -12,9 +12,9 @@ from torch import nn
 
 from proact.data import Data
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips, clips_at
 from proact.protect.options import ClipOptions, check_deployed_mode
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, clips
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class RangerOptions(ClipOptions):
 def ranger(model: nn.Module, data: Data, options: RangerOptions, session: Session) -> Clips:
     thresholds = options.profiled(model, data, options.granularity)
     session.tell(f"{len(thresholds)} sites profiled")
-    return clips(thresholds, options.mode)
+    return clips_at(thresholds, options.mode)

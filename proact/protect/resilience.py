@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip
-from proact.nn import Site, replace_sites
+from proact.nn import Site
+from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget
+from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_ber
 from proact.protect.checkpointing import Session
+from proact.protect.clips import Clips, clips_at
+from proact.protect.distributed import Ranks
 from proact.protect.fault_scoring import UnderFaults
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.profile import check_quantile, profile_quantiles
-from proact.protect.threshold_trainer import Clips, FromSite, Student
+from proact.protect.threshold_trainer import FromSite, Student
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,19 @@ def resilience_aware_proact(
         (options.quantile, *options.quantiles),
         kinds=options.activations,
     )
-    student = Student(model, session.resumed(start), data, options)
+    thresholds = Ranks.current().from_first(lambda: session.resumed(start))
+    # Before the trainer puts the weights into another order in memory.
     faulty = UnderFaults(
-        replace_sites(model, student.deployed()),
+        place_at_sites(
+            copy_sharing_parameters(model), clips_at(thresholds, options.mode, options.slope)
+        ),
         encoding_named(options.encoding),
         data.validation,
         options.patterns,
         options.images_per_pattern,
         options.seed,
     )
+    student = Student(model, thresholds, data, options)
     budget = MemoryBudget(options.cache_bytes)
     for site in session.unfinished(reversed(start), student.expected_seconds(len(options.decays))):
         behind = FromSite(student, site, budget)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
 from proact.models.evaluation import logits
-from proact.nn import HyReLU, Site, replace_sites
+from proact.nn import HyReLU, Site
 from proact.nn.graph_cut import TracedModel
+from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
+from proact.nn.sites import place_at_sites
+from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import Ranks
 from proact.protect.options import TrainedOptions
 
-#: What takes the place of each activation, in execution order.
-Clips = dict[Site, HyReLU]
 #: Of outputs, labels and the unclipped network's probabilities; summed over the images.
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -30,10 +30,11 @@ class Student:
     """A copy of ``model`` with a soft clip at every site, in which nothing but thresholds moves,
     beside the unclipped network's answers.
 
-    Batch norm and dropout stay in eval mode, and no weight takes part in autograd. It is a working
-    copy: what `deployed` gives is put on the user's network itself.
+    Batch norm and dropout stay in eval mode, and no weight takes part in autograd.
 
     Args:
+        model: a working copy. Its weights are shared, put into another order in memory, and do not
+            require grad any more.
         bounds: a threshold for each site, to start from.
 
     Attributes:
@@ -60,11 +61,10 @@ class Student:
                 f"for training and {self._validation_images} for validation"
             )
         self.train, self.validation = self._own(chosen), self._own(data.validation)
-        self.network = replace_sites(model, clips(bounds, "soft", options.slope))
-        self.network.eval().requires_grad_(False)
-        unclipped = copy.deepcopy(model).eval()
-        for network in (self.network, unclipped):
-            _prefer_channels_last(network, self.train.images[:1])
+        unclipped = model.eval().requires_grad_(False)
+        soft = clips_at(bounds, "soft", options.slope)
+        self.network = place_at_sites(copy_sharing_parameters(unclipped), soft)
+        _prefer_channels_last((unclipped, self.network), self.train.images[:1])
         self.teacher = logits(unclipped, self.train.images).softmax(1)
         clean = self._accuracy([logits(unclipped, self.validation.images)])
         self.least = clean - options.tolerance
@@ -83,7 +83,7 @@ class Student:
     def deployed(self) -> Clips:
         """Clips with the thresholds as they are now, in the form to be deployed."""
         thresholds = {site: self.clip(site).threshold for site in self.sites}
-        return clips(thresholds, self.options.mode, self.options.slope)
+        return clips_at(thresholds, self.options.mode, self.options.slope)
 
     def expected_seconds(self, trainings: int) -> dict[Site, float]:
         """What each site will take with so many trainings of its threshold, from the time that one
@@ -253,29 +253,33 @@ class FromSite(_Judged):
             cache.close()
 
 
-def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> Clips:
-    """What takes the place of each activation."""
-    return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
-
-
 def wide_copy(threshold: Tensor) -> Tensor:
     """In float32 at least: halves have no room for Adam's squares."""
     wide = torch.promote_types(threshold.dtype, torch.float32)
     return threshold.detach().to(wide, copy=True)
 
 
-def _prefer_channels_last(network: nn.Module, image: Tensor) -> None:
-    """Puts convolutions' weights and activations into the order that CPUs like better, unless the
-    network views activations as only the usual order allows."""
-    weights = [t for t in (*network.parameters(), *network.buffers()) if t.dim() == 4]
+def _prefer_channels_last(networks: Sequence[nn.Module], image: Tensor) -> None:
+    """Puts convolutions' weights into the channels-last order, which is faster on CPUs.
+
+    Activations follow the weights. Nothing changes if one of the models runs only on activations
+    in the usual order.
+    """
+    weights = [
+        tensor
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers())
+        if tensor.dim() == 4
+    ]
     if image.dim() != 4 or not weights:
         return
     for weight in weights:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
-            network(image.contiguous(memory_format=torch.channels_last))
-            network(image)
+            for network in networks:
+                network(image.contiguous(memory_format=torch.channels_last))
+                network(image)
     except RuntimeError:
         for weight in weights:
             weight.data = weight.data.contiguous()

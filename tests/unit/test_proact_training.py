@@ -200,7 +200,7 @@ def test_caches_change_speed_only(
 def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:
     options = ProactOptions()
     bounds = options.profiled(trained_cnn, digits, "hybrid")
-    trainee = Student(trained_cnn, bounds, digits, options)
+    trainee = Student(copy.deepcopy(trained_cnn), bounds, digits, options)
     site = trainee.sites[1]
     needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
     room = needs * len(digits.train)
@@ -256,7 +256,9 @@ def test_few_samples_have_the_same_share_of_every_class(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
     options = ProactOptions(samples=200)
-    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "layer"), digits, options)
+    trainee = Student(
+        copy.deepcopy(trained_cnn), options.profiled(trained_cnn, digits, "layer"), digits, options
+    )
     shares = torch.bincount(trainee.train.labels) / len(trainee.train)
     whole = torch.bincount(digits.train.labels) / len(digits.train)
     assert 195 <= len(trainee.train) <= 205
@@ -267,7 +269,7 @@ def test_the_gradient_is_that_of_the_plain_formula(trained_cnn: nn.Module, digit
     """Of 0.8 CE + 0.1 KD by eager torch, weights free to move and nothing cached."""
     options = ProactOptions()
     bounds = options.profiled(trained_cnn, digits, "hybrid")
-    trainee = Student(trained_cnn, bounds, digits, options)
+    trainee = Student(copy.deepcopy(trained_cnn), bounds, digits, options)
     site = trainee.sites[-1]
     threshold = trainee.clip(site).threshold
     threshold.data.mul_(0.5)
@@ -294,7 +296,9 @@ def test_training_is_that_of_a_plain_loop(
     """AdamW on T in units of its start, a cosine, 0.8 CE + 0.1 KD, written out in eager torch
     through the plain formula of the soft clip, with no cache and no native operator."""
     options = ProactOptions(epochs=1)
-    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "hybrid"), digits, options)
+    trainee = Student(
+        copy.deepcopy(trained_cnn), options.profiled(trained_cnn, digits, "hybrid"), digits, options
+    )
     site = trainee.sites[number]
     start = trainee.clip(site).threshold.detach().clone()
     bounds = {s.name: trainee.clip(s).threshold.detach().clone() for s in trainee.sites}
