@@ -71,14 +71,14 @@ _MODULES = {
 }
 
 
-def of_module(module: nn.Module) -> Activation | None:
+def activation_of_module(module: nn.Module) -> Activation | None:
     """The activation that the module is; None for anything else.
 
     Subclasses are none: they may compute something else.
     """
     found = _MODULES.get(type(module))
     if type(module) is ClippedActivation:
-        found = of_module(module.function)
+        found = activation_of_module(module.function)
     elif type(module) is HyReLU:
         found = Activation("relu", module.ceiling)
     elif type(module) is nn.Hardtanh and module.min_val == 0:
@@ -90,7 +90,9 @@ def of_module(module: nn.Module) -> Activation | None:
     return found
 
 
-def of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Activation | None:
+def activation_of_call(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Activation | None:
     """The same for a call of a torch function, method or ATen operator of that name."""
     name = name.strip("_")
     if name == "gelu":

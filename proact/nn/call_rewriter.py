@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from proact.nn.activations import Activation, of_call, of_module
+from proact.nn.activations import Activation, activation_of_call, activation_of_module
 from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
 
 
-class CannotTrace(Exception):  # noqa: N818
+class TraceError(Exception):
     """The forward depends on the values that run through it, or does what fx cannot follow."""
 
 
@@ -51,10 +51,10 @@ def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
         node.replace_all_uses_with(replacement)
         graph.erase_node(node)
     code = graph.python_code("self")
-    _become(module, _origin(module), _Forward(code.src, _portable(code.globals)))
+    _set_forward(module, _origin(module), _ForwardSource(code.src, _portable(code.globals)))
 
 
-class _OneForward(fx.Tracer):
+class _SingleForwardTracer(fx.Tracer):
     """Follows one forward and looks into no child."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -63,27 +63,27 @@ class _OneForward(fx.Tracer):
 
 def _trace(module: nn.Module) -> fx.Graph:
     if "forward" in vars(module) or isinstance(module, fx.GraphModule):
-        raise CannotTrace("its forward was made at run time")
+        raise TraceError("its forward was made at run time")
     before = dict(vars(module))
     try:
-        graph = _OneForward().trace(module)
+        graph = _SingleForwardTracer().trace(module)
     except Exception as error:
         # Tracing runs the user's forward on stand-ins for tensors: anything may be raised.
-        raise CannotTrace(str(error)) from error
+        raise TraceError(str(error)) from error
     for name, value in vars(module).items():
         # fx keeps the constants that it meets; whatever else changed was done by the forward.
         if not name.startswith("_tensor_constant") and before.get(name) is not value:
-            raise CannotTrace(f"it assigns self.{name}")
+            raise TraceError(f"it assigns self.{name}")
     return graph
 
 
 def _activation(module: nn.Module, node: fx.Node) -> Activation | None:
     if node.op == "call_module":
-        return of_module(module.get_submodule(str(node.target)))
+        return activation_of_module(module.get_submodule(str(node.target)))
     if node.op == "call_method":
-        return of_call(str(node.target), node.args, node.kwargs)
+        return activation_of_call(str(node.target), node.args, node.kwargs)
     if node.op == "call_function" and _is_of_torch(node.target):
-        return of_call(getattr(node.target, "__name__", ""), node.args, node.kwargs)
+        return activation_of_call(getattr(node.target, "__name__", ""), node.args, node.kwargs)
     return None
 
 
@@ -96,7 +96,7 @@ def _input(node: fx.Node) -> Any:
 
 
 @dataclass(frozen=True)
-class _Forward:
+class _ForwardSource:
     """A forward as source, and the names in it: what it takes to make it again elsewhere. (Tracing
     again would find another forward where the module has changed meanwhile.)"""
 
@@ -104,7 +104,7 @@ class _Forward:
     names: dict[str, Any]
 
 
-def _become(module: nn.Module, origin: type[nn.Module], forward: _Forward) -> None:
+def _set_forward(module: nn.Module, origin: type[nn.Module], forward: _ForwardSource) -> None:
     module.__class__ = type(
         origin.__name__,
         (origin,),
@@ -120,7 +120,7 @@ def _become(module: nn.Module, origin: type[nn.Module], forward: _Forward) -> No
     )
 
 
-def _compiled(forward: _Forward) -> Callable[..., Any]:
+def _compiled(forward: _ForwardSource) -> Callable[..., Any]:
     file = f"<proact rewritten forward {next(_numbers)}>"
     # Tracebacks and compilers that read source find it here.
     linecache.cache[file] = (
@@ -130,7 +130,7 @@ def _compiled(forward: _Forward) -> Callable[..., Any]:
         file,
     )
     namespace: dict[str, Any] = {
-        name: importlib.import_module(value.name) if isinstance(value, _Module) else value
+        name: importlib.import_module(value.name) if isinstance(value, _ModuleName) else value
         for name, value in forward.names.items()
     }
     exec(compile(forward.source, file, "exec"), namespace)
@@ -138,7 +138,7 @@ def _compiled(forward: _Forward) -> Callable[..., Any]:
     return made
 
 
-class _Module(NamedTuple):
+class _ModuleName(NamedTuple):
     """Modules are not pickled; their names are."""
 
     name: str
@@ -146,7 +146,7 @@ class _Module(NamedTuple):
 
 def _portable(names: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: _Module(value.__name__) if isinstance(value, ModuleType) else value
+        name: _ModuleName(value.__name__) if isinstance(value, ModuleType) else value
         for name, value in names.items()
     }
 
@@ -166,10 +166,10 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _reduce(self: Any, protocol: int) -> Any:
     # The class exists in this process alone.
-    return _rebuilt, self._proact_origin, self.__dict__
+    return _unpickled, self._proact_origin, self.__dict__
 
 
-def _rebuilt(origin: type[nn.Module], forward: _Forward) -> nn.Module:
+def _unpickled(origin: type[nn.Module], forward: _ForwardSource) -> nn.Module:
     module = origin.__new__(origin)
-    _become(module, origin, forward)
+    _set_forward(module, origin, forward)
     return module

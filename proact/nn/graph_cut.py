@@ -16,7 +16,7 @@ from proact.nn.outputs import logits_of
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class GraphCut:
     """Two graph modules that compute, one after the other, what the whole model computes.
 
     Both call the modules of the model itself, so a change of a parameter shows in both.
@@ -48,7 +48,7 @@ class TracedModel:
             # Tracing runs the user's forward on proxies, so it can raise anything.
             self._graph = None
 
-    def cut_at(self, module: nn.Module, examples: Tensor) -> Cut | None:
+    def cut_at(self, module: nn.Module, examples: Tensor) -> GraphCut | None:
         """The model cut at ``module``, or None where torch.fx does not reproduce the model.
 
         Args:
@@ -76,7 +76,7 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
 
-def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
+def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | None:
     calls = [
         node
         for node in graph.nodes
@@ -108,7 +108,7 @@ def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
             known[node] = after.node_copy(node, known.__getitem__)
     if not any(node.op == "output" for node in after.nodes):
         return None  # the output does not depend on the module
-    cut = Cut(fx.GraphModule(model, before), fx.GraphModule(model, after))
+    cut = GraphCut(fx.GraphModule(model, before), fx.GraphModule(model, after))
     cut.before.graph.eliminate_dead_code()
     cut.before.recompile()
     return cut
@@ -141,7 +141,7 @@ def _is_size(node: fx.Node) -> bool:
     return is_arithmetic and bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
 
 
-def _reproduces(model: nn.Module, cut: Cut, examples: Tensor) -> bool:
+def _reproduces(model: nn.Module, cut: GraphCut, examples: Tensor) -> bool:
     with torch.no_grad():
         expected = logits_of(model(examples.clone()))
         crossing = cut.before(examples.clone())

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from proact.nn.graph_cut import Cut, TracedModel, with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.outputs import logits_of
 from proact.nn.tensor_inventory import stored_tensors
 
@@ -64,7 +64,7 @@ class PrefixCache:
     def __init__(
         self,
         model: nn.Module,
-        cut: Cut | None,
+        cut: GraphCut | None,
         inputs: Tensor,
         budget: MemoryBudget,
         *,
@@ -120,7 +120,7 @@ class PrefixCache:
         self._budget.release(self.bytes)
         self._kept = []
 
-    def _fill(self, cut: Cut) -> None:
+    def _fill(self, cut: GraphCut) -> None:
         with torch.no_grad():
             one = cut.before(self._inputs[:1].clone())
             wanted = len(self._inputs) * sum(tensor.nbytes for tensor in one)

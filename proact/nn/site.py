@@ -51,7 +51,7 @@ class Site:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; each module's own mode outside, also where they differ."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from proact.nn.activations import KINDS, of_module
+from proact.nn.activations import KINDS, activation_of_module
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.outputs import logits_of
-from proact.nn.site import Site, evaluating
-from proact.nn.site_tracer import track
+from proact.nn.site import Site, eval_mode
+from proact.nn.site_tracer import trace_sites
 from proact.nn.weight_range import WeightRange
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
@@ -49,10 +49,12 @@ def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu"
     """
     check_kinds(kinds)
     model = without_weight_range(model)
-    sites = track(model, example, kinds)
+    sites = trace_sites(model, example, kinds)
     if not sites:
         wanted = " or ".join(_SPELLED[kind] for kind in kinds)
-        others = {found.kind for found in map(of_module, model.modules()) if found is not None}
+        others = {
+            found.kind for found in map(activation_of_module, model.modules()) if found is not None
+        }
         hint = f"; it has {', '.join(sorted(others))}, on request" if others - set(kinds) else ""
         raise ValueError(
             f"{type(model).__name__} has no {wanted}: there is no activation to clip{hint}"
@@ -104,7 +106,7 @@ def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> 
         if site.caller is not None:
             local = site.name[len(site.caller) + 1 :] if site.caller else site.name
             rewritten.setdefault(site.caller, {})[site.call] = local
-    with evaluating(model):
+    with eval_mode(model):
         for caller, calls in rewritten.items():
             module = model.get_submodule(caller)
             positions = activation_positions(module)
@@ -202,7 +204,7 @@ def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         output = model(example.clone())
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return tensors or [logits_of(output)]

@@ -77,7 +77,7 @@ class WeightRange(nn.Identity):
         # Plain attributes tell networks apart; this one tells what a network went through.
         self._repairs = 0
         self._last: list[int] = []
-        self._running = _Running()
+        self._running = _ActiveForwards()
         #: Of the hooks in the network.
         self.handles: tuple[RemovableHandle, ...] = ()
         tensors = self._tensors(model)
@@ -175,7 +175,7 @@ class WeightRange(nn.Identity):
                 self._running.finish()
 
 
-class _Running:
+class _ActiveForwards:
     """What forwards that are going on wrote over. A copy or a pickle starts with none."""
 
     def __init__(self) -> None:
@@ -216,7 +216,7 @@ class _Running:
             self.changed.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Running, ()
+        return _ActiveForwards, ()
 
 
 def lowest(tensor: Tensor, shape: Sequence[int]) -> Tensor:

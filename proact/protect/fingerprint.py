@@ -22,7 +22,7 @@ def fingerprint(model: nn.Module) -> str:
     return _digest(model, added)
 
 
-def whole_fingerprint(model: nn.Module) -> str:
+def full_fingerprint(model: nn.Module) -> str:
     """`fingerprint` with thresholds and bounds."""
     return _digest(model, set())
 

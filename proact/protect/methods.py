@@ -20,20 +20,20 @@ from proact.nn import Site
 from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.sites import place_at_sites
 from proact.nn.tensor_inventory import stored_tensors
-from proact.protect.checkpointing import Session
+from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
-from proact.protect.fingerprint import fingerprint, whole_fingerprint
+from proact.protect.fingerprint import fingerprint, full_fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
 from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
-from proact.protect.serialization import Protection, protection_of, remember
-from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
+from proact.protect.serialization import Protection, attach, protection_of
+from proact.protect.weight_range import WeightRangeOptions, copy_guard, weight_range
 
 
-class _Clips(NamedTuple):
+class _ClipMethod(NamedTuple):
     """A method that clips activations."""
 
     run: Callable[..., Clips]
@@ -41,18 +41,18 @@ class _Clips(NamedTuple):
     resumes: bool = False  #: whether finished sites are kept when it is interrupted
 
 
-_CLIPS = {
-    "ranger": _Clips(ranger, RangerOptions),
-    "ft-clipact": _Clips(ft_clipact, FtClipactOptions, resumes=True),
-    "fitact": _Clips(fitact, FitactOptions),
-    "proact": _Clips(proact, ProactOptions, resumes=True),
-    "resilience-aware-proact": _Clips(
+_CLIP_METHODS = {
+    "ranger": _ClipMethod(ranger, RangerOptions),
+    "ft-clipact": _ClipMethod(ft_clipact, FtClipactOptions, resumes=True),
+    "fitact": _ClipMethod(fitact, FitactOptions),
+    "proact": _ClipMethod(proact, ProactOptions, resumes=True),
+    "resilience-aware-proact": _ClipMethod(
         resilience_aware_proact, ResilienceAwareOptions, resumes=True
     ),
 }
 _WEIGHT_RANGE = "weight-range"
 _OPTIONS: dict[str, type[Any]] = {
-    **{name: method.options for name, method in _CLIPS.items()},
+    **{name: method.options for name, method in _CLIP_METHODS.items()},
     _WEIGHT_RANGE: WeightRangeOptions,
 }
 
@@ -69,7 +69,7 @@ def trained_methods() -> list[str]:
 
 def resumable_methods() -> list[str]:
     """Those that go site by site, and can be interrupted: ``resume`` of `protect` is for them."""
-    return [name for name, method in _CLIPS.items() if method.resumes]
+    return [name for name, method in _CLIP_METHODS.items() if method.resumes]
 
 
 def protect(
@@ -130,19 +130,19 @@ def protect(
     before = protection_of(model)
     network = fingerprint(model)
     if method == _WEIGHT_RANGE:
-        result = weight_range(unguarded_copy(model), chosen, progress or _silent)
+        result = weight_range(unguarded_copy(model), chosen, progress or _ignore)
         sites = before.sites if before is not None else ()
     else:
         file = None if resume is None else Path(resume)
         working = unguarded_copy(model)
         identity = "" if file is None else _identity(method, chosen, working, images)
-        with Session(progress or _silent, identity, file) as session:
-            clips = _CLIPS[method].run(working, images, chosen, session)
+        with MethodRun(progress or _ignore, identity, file) as run:
+            clips = _CLIP_METHODS[method].run(working, images, chosen, run)
         result = place_at_sites(unguarded_copy(model), clips)
-        guarded_like(model, result)
+        copy_guard(model, result)
         sites = _merged(before.sites if before is not None else (), clips)
     applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))
-    remember(result, Protection(applied, sites, network))
+    attach(result, Protection(applied, sites, network))
     return result.eval()
 
 
@@ -169,7 +169,7 @@ def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
     facts = {
         "method": method,
         "options": _as_json(options),
-        "network": whole_fingerprint(model),
+        "network": full_fingerprint(model),
         "modules": [f"{name} {type(m).__qualname__}" for name, m in model.named_modules()],
         "images": [images.train.digest, images.validation.digest],
     }
@@ -186,5 +186,5 @@ def _named(option: Any) -> str:
     return option.name if isinstance(option, Encoding) else str(option)
 
 
-def _silent(line: str) -> None:
+def _ignore(line: str) -> None:
     """Where nobody listens."""

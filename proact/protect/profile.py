@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.nn import Site, find_sites, observed
-from proact.nn.site import evaluating
+from proact.nn.site import eval_mode
 
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 
@@ -88,7 +88,7 @@ def profile_quantiles(
         largest[site].see(_reduced(output, granularities[site], samples=True))
 
     watched = observed(model, sites, observe)
-    with evaluating(watched), torch.no_grad():
+    with eval_mode(watched), torch.no_grad():
         for part in images.split(batch):
             watched(part)
     for site, kept in largest.items():

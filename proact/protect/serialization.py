@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, replace_sites, weight_range_of, without_weight_range
-from proact.nn.activations import Activation, of_module
+from proact.nn.activations import Activation, activation_of_module
 from proact.protect.fingerprint import fingerprint
-from proact.protect.weight_range import guard_all
+from proact.protect.weight_range import add_guard
 
 FORMAT = 1
 _HEADER = "proact.protection"
@@ -47,7 +47,7 @@ def protection_of(model: nn.Module) -> Protection | None:
     return getattr(model, _ATTRIBUTE, None)
 
 
-def remember(model: nn.Module, protection: Protection) -> None:
+def attach(model: nn.Module, protection: Protection) -> None:
     """Has ``model`` carry it."""
     setattr(model, _ATTRIBUTE, protection)
 
@@ -122,11 +122,11 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         )
     result = replace_sites(model, clips) if clips else copy.deepcopy(without_weight_range(model))
     if header["guard"] is not None:
-        guard = guard_all(result, header["guard"]["granularity"], header["guard"]["action"])
+        guard = add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
         guard.low.copy_(tensors["weight_range.low"])
         guard.high.copy_(tensors["weight_range.high"])
     applied = tuple((each["method"], each["options"]) for each in header["applied"])
-    remember(result, Protection(applied, tuple(clips), header["fingerprint"]))
+    attach(result, Protection(applied, tuple(clips), header["fingerprint"]))
     return result.eval()
 
 
@@ -158,7 +158,9 @@ def _site(described: dict[str, Any]) -> Site:
 def _check_has(model: nn.Module, site: Site, path: Path) -> None:
     names = dict(model.named_modules(remove_duplicate=False))
     if site.caller is None:
-        fits = all(p in names and of_module(names[p]) == site.activation for p in site.places)
+        fits = all(
+            p in names and activation_of_module(names[p]) == site.activation for p in site.places
+        )
     else:
         fits = site.caller in names
     if not fits:

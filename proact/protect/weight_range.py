@@ -44,12 +44,12 @@ def weight_range(
     model: nn.Module, options: WeightRangeOptions, tell: Callable[[str], None]
 ) -> nn.Module:
     """Guards ``model`` itself, which has no guard yet, and returns it."""
-    guard = guard_all(model, options.granularity, options.action)
+    guard = add_guard(model, options.granularity, options.action)
     tell(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
     return model
 
 
-def guard_all(model: nn.Module, granularity: str, action: str) -> WeightRange:
+def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
     """Guards every stored floating-point tensor of ``model`` itself, thresholds too, but bounds."""
     names = [
         stored.name
@@ -59,9 +59,9 @@ def guard_all(model: nn.Module, granularity: str, action: str) -> WeightRange:
     return add_weight_range(model, names, granularity, action)
 
 
-def guarded_like(model: nn.Module, result: nn.Module) -> nn.Module:
+def copy_guard(model: nn.Module, result: nn.Module) -> nn.Module:
     """``result``, itself guarded as ``model`` is: with bounds of the tensors that it has now."""
     guard = weight_range_of(model)
     if guard is not None:
-        guard_all(result, guard.granularity, guard.action)
+        add_guard(result, guard.granularity, guard.action)
     return result

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from proact import models
 from proact.nn import HyReLU, find_sites, replace_sites
-from proact.nn.graph_cut import Cut, TracedModel, with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 
 
 def clipped(model: nn.Module, images: Tensor) -> tuple[nn.Module, list[HyReLU]]:
@@ -35,7 +35,7 @@ def settled(name: str) -> tuple[nn.Module, Tensor]:
     return model.eval(), images
 
 
-def halves(cut: Cut | None, images: Tensor) -> Tensor:
+def halves(cut: GraphCut | None, images: Tensor) -> Tensor:
     assert cut is not None
     output: Tensor = cut.after(*cut.before(images))
     return output

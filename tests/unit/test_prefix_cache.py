@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from proact import campaign, models, protect
 from proact.campaign import jobs
+from proact.campaign.identity import Policy
 from proact.campaign.jobs import Job
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, StuckAt, inject
@@ -32,19 +33,31 @@ FAULTS: list[Fault] = [
 
 
 def rows(
-    model: nn.Module, data: object, faults: list[Fault], *, shortcuts: bool
+    model: nn.Module,
+    data: object,
+    faults: list[Fault],
+    *,
+    shortcuts: bool,
+    channels_last: bool = True,
 ) -> list[tuple[object, ...]]:
+    # Activations are faulted batch by batch, and a warm-up may measure another batch each time.
+    policy = Policy(None, 128, channels_last)
     result = campaign.run(
-        {"m": model}, data, faults, trials=25, images_per_trial="all", encoding="q15.16",
-        shortcuts=shortcuts,
+        {"m": model}, data, faults, trials=25, encoding="q15.16",
+        shortcuts=shortcuts, policy=policy,
     )  # fmt: skip
     return [row[:-1] for fault in faults for row in result.rows["m", fault]]
 
 
-def test_rows_are_the_same_with_and_without(trained_cnn: nn.Module, digits: Data) -> None:
-    assert rows(trained_cnn, digits, FAULTS, shortcuts=True) == rows(
-        trained_cnn, digits, FAULTS, shortcuts=False
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_are_the_same_with_and_without(
+    trained_cnn: nn.Module, digits: Data, channels_last: bool
+) -> None:
+    found, expected = (
+        rows(trained_cnn, digits, FAULTS, shortcuts=shortcuts, channels_last=channels_last)
+        for shortcuts in (True, False)
     )
+    assert found == expected
 
 
 @pytest.mark.parametrize("method", ["ranger", "weight-range"])
