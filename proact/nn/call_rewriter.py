@@ -1,9 +1,8 @@
-"""Giving calls inside a module's forward modules of their own, on a module that stays what it is.
+"""Rewrite a module's forward so that chosen activation calls become calls of child modules.
 
-A module whose forward applies ReLU as a function, or one ReLU module several times, is traced by
-torch.fx: its own forward alone, its children as they are. The traced forward, with the chosen calls
-turned into calls of new children, becomes the forward of a subclass made for the instance: class
-name, tensors, their names and all other attributes stay.
+torch.fx traces the forward of one module and treats its children as leaves. The traced forward,
+with the chosen calls replaced, becomes the forward of a subclass that is made for this instance.
+The class name, tensors, their names and all other attributes stay.
 """
 
 from __future__ import annotations
@@ -26,11 +25,17 @@ _numbers = itertools.count()
 
 
 class TraceError(Exception):
-    """The forward depends on the values that run through it, or does what fx cannot follow."""
+    """The forward branches on values, or does something else that torch.fx cannot follow."""
 
 
 def activation_positions(module: nn.Module) -> list[int]:
-    """Where in its traced forward ``module`` calls an activation, in execution order."""
+    """The positions of the activation calls among the nodes of the traced forward of ``module``.
+
+    They are in execution order.
+
+    Raises:
+        TraceError: torch.fx cannot follow the forward.
+    """
     copied = copy_sharing_parameters(module)  # tracing may add attributes
     return [
         position
@@ -40,8 +45,15 @@ def activation_positions(module: nn.Module) -> list[int]:
 
 
 def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
-    """Changes ``module`` so that the operation at each position calls the child of that name, which
-    the caller adds."""
+    """Changes ``module`` so that the call at each position becomes a call of a child module.
+
+    Args:
+        module: changed in place. The caller adds the children.
+        children: the name of the child for each position that `activation_positions` gave.
+
+    Raises:
+        TraceError: torch.fx cannot follow the forward.
+    """
     graph = _trace(module)
     nodes = list(graph.nodes)
     for position, name in children.items():
@@ -55,7 +67,7 @@ def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
 
 
 class _SingleForwardTracer(fx.Tracer):
-    """Follows one forward and looks into no child."""
+    """Traces one forward and treats every child module as a leaf."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -63,15 +75,15 @@ class _SingleForwardTracer(fx.Tracer):
 
 def _trace(module: nn.Module) -> fx.Graph:
     if "forward" in vars(module) or isinstance(module, fx.GraphModule):
-        raise TraceError("its forward was made at run time")
+        raise TraceError("its forward was created at run time")
     before = dict(vars(module))
     try:
         graph = _SingleForwardTracer().trace(module)
     except Exception as error:
-        # Tracing runs the user's forward on stand-ins for tensors: anything may be raised.
+        # Tracing runs the user's forward on proxies, so it can raise anything.
         raise TraceError(str(error)) from error
     for name, value in vars(module).items():
-        # fx keeps the constants that it meets; whatever else changed was done by the forward.
+        # fx adds the constants that it meets; the forward made every other change.
         if not name.startswith("_tensor_constant") and before.get(name) is not value:
             raise TraceError(f"it assigns self.{name}")
     return graph
@@ -97,8 +109,10 @@ def _input(node: fx.Node) -> Any:
 
 @dataclass(frozen=True)
 class _ForwardSource:
-    """A forward as source, and the names in it: what it takes to make it again elsewhere. (Tracing
-    again would find another forward where the module has changed meanwhile.)"""
+    """The source of a forward and the values of the names in it, from which it can be rebuilt.
+
+    Another process cannot trace again instead: the module may have changed since.
+    """
 
     source: str
     names: dict[str, Any]
@@ -122,7 +136,7 @@ def _set_forward(module: nn.Module, origin: type[nn.Module], forward: _ForwardSo
 
 def _compiled(forward: _ForwardSource) -> Callable[..., Any]:
     file = f"<proact rewritten forward {next(_numbers)}>"
-    # Tracebacks and compilers that read source find it here.
+    # Tracebacks and compilers read the source from here.
     linecache.cache[file] = (
         len(forward.source),
         None,
@@ -139,7 +153,7 @@ def _compiled(forward: _ForwardSource) -> Callable[..., Any]:
 
 
 class _ModuleName(NamedTuple):
-    """Modules are not pickled; their names are."""
+    """The name of a Python module, in place of the module, which cannot be pickled."""
 
     name: str
 
@@ -152,7 +166,7 @@ def _portable(names: dict[str, Any]) -> dict[str, Any]:
 
 
 def _origin(module: nn.Module) -> type[nn.Module]:
-    """The class that the user wrote."""
+    """The user's class."""
     origin: type[nn.Module] = getattr(type(module), "_proact_origin", (type(module),))[0]
     return origin
 
@@ -165,7 +179,7 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _reduce(self: Any, protocol: int) -> Any:
-    # The class exists in this process alone.
+    # The subclass exists in this process only, so that pickles rebuild it.
     return _unpickled, self._proact_origin, self.__dict__
 
 

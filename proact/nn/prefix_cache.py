@@ -1,10 +1,10 @@
-"""Prefix caches: run a model from a cut on, with everything before the cut computed once.
+"""Prefix caches: run a model from a cut on, with the activations at the cut computed only once.
 
-Two users repeat forward passes over fixed inputs and change only what comes late in the model.
-Threshold training moves the threshold of one site: `PrefixCache` keeps what crosses the cut at this
-site. Fault injection hits some tensors in each trial: `MultiCutCache` keeps several cuts and
-continues at the last one that lies before every faulted tensor. A `MemoryBudget` bounds what all
-caches that share it keep.
+Threshold training and fault injection repeat forward passes over fixed inputs while the first
+layers stay the same. Training changes the threshold of one site, so a `PrefixCache` keeps the
+activations at this site. A trial changes the tensors that faults hit, so a `MultiCutCache` keeps
+several cuts, and continues at the last cut before all of these tensors. Caches that share a
+`MemoryBudget` together keep no more than its limit.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class MemoryBudget:
 class PrefixCache:
     """The outputs of a model for fixed inputs, computed from a cut on.
 
-    Whatever crosses the cut is computed once and kept if it fits into the budget; otherwise it is
-    computed again for each call. The part of the model before the cut must not change meanwhile.
+    The tensors that cross the cut are computed once and kept if the budget suffices; otherwise
+    each call computes them again. The part of the model before the cut must not change.
 
     Args:
         model: in eval mode.
         cut: where to continue; None runs the whole model in each call.
         inputs: (samples, ...).
-        budget: pays for what is kept, until `close`.
+        budget: the memory of the kept tensors is reserved from it until `close`.
         batch: the number of samples that run at a time, when the cache is filled and in `outputs`.
-            (A matrix product of another batch size may sum in another order.)
+            (Another batch size may sum in another order.)
         fold: whether batch norms behind the cut are folded into convolutions, which is faster, and
             equal up to rounding.
     """
@@ -116,7 +116,7 @@ class PrefixCache:
                 yield logits_of(self._after(*crossing))
 
     def close(self) -> None:
-        """Frees what is kept and returns its bytes to the budget; later calls compute it again."""
+        """Frees the kept tensors and their budget; later calls compute them again."""
         self._budget.release(self.bytes)
         self._kept = []
 
@@ -147,7 +147,7 @@ class MultiCutCache:
         model: in eval mode. A model with hooks, or one that torch.fx cannot follow, has no cuts
             and always runs whole.
         inputs: (samples, ...).
-        budget: pays for what is kept, until `close`.
+        budget: the memory of the kept tensors is reserved from it until `close`.
         batch: the number of samples that run at a time.
     """
 
@@ -190,10 +190,7 @@ class MultiCutCache:
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     def close(self) -> None:
-        """Frees what is kept and returns its bytes to the budget.
-
-        Later calls run the whole model.
-        """
+        """Frees the kept tensors and their budget; later calls run the whole model."""
         for cache, _ in self._caches:
             cache.close()
         self._caches = []

@@ -1,4 +1,4 @@
-"""Watching one forward pass: which module calls which activation, in which order."""
+"""Trace one forward pass: which module calls which activation, in which order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from proact.nn.site import Site, eval_mode
 
 @dataclass(eq=False)
 class _ActivationCall:
-    """Of an activation: a module's, or a function's where ``module`` is None."""
+    """A call of an activation module, or of a function if ``module`` is None."""
 
     caller: nn.Module | None
     module: nn.Module | None
     shape: tuple[int, ...]
     activation: Activation
-    is_site: bool = True  # what is not asked for is no site; nor are clamped indices and numbers
+    is_site: bool = True  # false for other kinds, and for clamped indices and scalars
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Recording:
 
 
 def trace_sites(model: nn.Module, example: Tensor, kinds: Collection[str]) -> list[Site]:
-    """The sites, in execution order; errors as `proact.nn.find_sites` states them."""
+    """The sites in execution order; raises the errors that `proact.nn.find_sites` documents."""
     names = {module: name for name, module in model.named_modules()}
     recording = _record(model, example, names, kinds)
     by_caller: dict[nn.Module | None, list[_ActivationCall]] = {}
@@ -48,8 +48,8 @@ def trace_sites(model: nn.Module, example: Tensor, kinds: Collection[str]) -> li
         if is_wanted and caller is not None and recording.runs[caller] > 1:
             raise ValueError(
                 f"the module {names[caller] or type(model).__name__!r} runs more than once in a "
-                "forward pass, and one threshold cannot serve two sites: give each run a module of "
-                "its own"
+                "forward pass, so its activations cannot have a threshold each: use a separate "
+                "module for each run"
             )
         sites.update(_sites_in_forward(model, caller, calls, names, times_called))
     return [sites[call] for call in recording.calls if call.is_site]
@@ -80,8 +80,8 @@ def _record(
             place = call.module or call.caller
             assert place is not None
             raise ValueError(
-                f"the activations at {names[place]!r} are not finite on the example: the network "
-                "is broken or its input out of range"
+                f"the activations at {names[place]!r} are not finite on the example: check the "
+                "model's parameters and the range of the input"
             )
 
     class _CallRecorder(TorchDispatchMode):
@@ -90,7 +90,7 @@ def _record(
         ) -> Any:
             output = func(*args, **(kwargs or {}))
             found = activation_of_call(func.overloadpacket.__name__, args, kwargs or {})
-            # Nothing runs where a hook of the whole network does.
+            # No module is running while a hook of the whole model does.
             if found is not None and running and activation_of_module(running[-1]) is None:
                 note(_ActivationCall(running[-1], None, tuple(output.shape[1:]), found), output)
             return output
@@ -111,8 +111,11 @@ def _sites_in_forward(
     names: dict[nn.Module, str],
     times_called: Counter[nn.Module | None],
 ) -> dict[_ActivationCall, Site]:
-    """Of the calls in one forward. Replacing a module is enough where the network calls it once, or
-    where this forward does and reaches it as a child of its own; else the forward is rewritten."""
+    """The sites of the calls in one forward.
+
+    It is enough to replace a module if the model calls it once, or if this forward calls it once
+    and it is a direct child. Otherwise the forward has to be rewritten.
+    """
     called_here = Counter(call.module for call in calls)
     runs_so_far: Counter[nn.Module | None] = Counter()
     sites: dict[_ActivationCall, Site] = {}
@@ -132,7 +135,7 @@ def _sites_in_forward(
             if called_here[call.module] == 1:
                 places = children
             elif type(caller).forward is nn.Sequential.forward:
-                # It runs its children in their order: the k-th run is the k-th name.
+                # Children run in their order, so the k-th run belongs to the k-th name.
                 places = (children[run],)
         if places:
             sites[call] = Site(places[0], call.shape, call.activation, places)
@@ -159,8 +162,8 @@ def _rewritten_sites(
         found, reason = -1, str(error).strip().partition("\n")[0]
     if found != len(calls):
         raise ValueError(
-            f"the activation calls in the forward of {place} cannot be told apart ({reason}): give "
-            "each a module of its own"
+            f"the activation calls in the forward of {place} cannot be told apart ({reason}): "
+            "use a separate module for each call"
         )
     sites: dict[_ActivationCall, Site] = {}
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""`protect`: one interface to every method."""
+"""`protect`, the interface to all protection methods."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from proact.protect.weight_range import WeightRangeOptions, copy_guard, weight_r
 
 
 class _ClipMethod(NamedTuple):
-    """A method that clips activations."""
+    """A method that clips activations, and the type of its options."""
 
     run: Callable[..., Clips]
     options: type[ClipOptions]
-    resumes: bool = False  #: whether finished sites are kept when it is interrupted
+    resumes: bool = False  #: whether an interrupted run can be resumed
 
 
 _CLIP_METHODS = {
@@ -58,17 +58,17 @@ _OPTIONS: dict[str, type[Any]] = {
 
 
 def methods() -> list[str]:
-    """The names that `protect` knows."""
+    """The names of all methods."""
     return list(_OPTIONS)
 
 
 def trained_methods() -> list[str]:
-    """Those that train a soft clip, and harden it in the end."""
+    """The names of the methods that train a soft clip and harden it at the end."""
     return [name for name, options in _OPTIONS.items() if issubclass(options, TrainedOptions)]
 
 
 def resumable_methods() -> list[str]:
-    """Those that go site by site, and can be interrupted: ``resume`` of `protect` is for them."""
+    """The names of the methods that can be resumed: they go from site to site."""
     return [name for name, method in _CLIP_METHODS.items() if method.resumes]
 
 
@@ -81,49 +81,49 @@ def protect(
     resume: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of ``model`` whose activations are clipped by the method's thresholds; by
-    ``"weight-range"`` one whose stored values are held in their range.
+    """Protects a copy of ``model`` by one method and returns it; ``model`` is untouched.
 
-    The given model keeps every byte. Methods see training and validation images only, and the same
-    ones, so that they compare fairly. Weight-range composes with the others, in either order: what
-    is applied to a guarded network works without its guard, which then covers thresholds too. A
-    method for activations that are clipped already profiles the network with those clips, and puts
-    its own in their place.
+    Methods clip activations at thresholds that they choose; ``"weight-range"`` keeps stored values
+    in their range instead. All methods use the same training and validation images and no test
+    images, so that they compare fairly. Weight-range composes with the other methods in either
+    order: the other method works without the guard, which then covers the new thresholds too. If
+    activations are clipped already, the method profiles the model with these clips and replaces
+    them by its own.
 
     Args:
-        model: a network on the CPU; its activations are found by `proact.nn.find_sites`.
+        model: a model on the CPU; `proact.nn.find_sites` finds its activations.
         method: one of `methods`.
-        data: what `proact.data.load` returns; or a pair (images, labels) or `Dataset` of training
-            images, a fifth of which is held out for validation.
-        progress: called with a line of text at each step of the method; those that go site by site
-            estimate the time left.
-        resume: of methods that go site by site, a safetensors file for the sites that are done.
-            Where it exists the method goes on behind them, and ends in the same thresholds; it is
-            deleted at the end.
-        options: the method's own, such as ``granularity``: the attributes of
+        data: the result of `proact.data.load`; or a pair (images, labels) or a `Dataset` of
+            training images, and a fifth of them is held out for validation.
+        progress: called with a line of text at each step of the method. Methods that go from site
+            to site estimate the time left.
+        resume: a safetensors file for the thresholds of finished sites, for the methods in
+            `resumable_methods`. If it exists, the method continues with the next site and ends in
+            the same thresholds. It is deleted at the end.
+        options: the options of the method, such as ``granularity``: the attributes of
             `proact.protect.ranger.RangerOptions`, `proact.protect.ft_clipact.FtClipactOptions`,
             `proact.protect.fitact.FitactOptions`, `proact.protect.proact.ProactOptions`,
             `proact.protect.resilience.ResilienceAwareOptions` and
             `proact.protect.weight_range.WeightRangeOptions`.
 
     Returns:
-        The protected network in eval mode, thresholds as parameters named ``<site>.threshold``,
-        bounds of stored values as buffers ``weight_range.low`` and ``weight_range.high``.
+        The protected model in eval mode. Thresholds are parameters named ``<site>.threshold``;
+        the bounds of weight-range are the buffers ``weight_range.low`` and ``weight_range.high``.
 
     Raises:
-        ValueError: an unknown method, no ReLU (weight-range needs none), no parameters, unsuitable
-            data or options.
-        TypeError: no network, or an option that the method does not have.
+        ValueError: an unknown method, a model without parameters or (except for weight-range)
+            without activations, unsuitable data or options.
+        TypeError: ``model`` is not a torch module, or the method lacks an option.
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
     chosen = check_options(method, options)
     if resume is not None and method not in resumable_methods():
         able = ", ".join(resumable_methods())
-        raise ValueError(f"resume is for methods that go site by site ({able}); got {method!r}")
+        raise ValueError(f"resume is for the methods {able}; got {method!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
-        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
+        raise ValueError(f"{type(model).__name__} has no parameters to protect")
     images = as_data(data)
     check_takes(model, images.train)
     check_takes(model, images.validation)
@@ -147,14 +147,21 @@ def protect(
 
 
 def _merged(before: Iterable[Site], now: Iterable[Site]) -> tuple[Site, ...]:
-    """The sites of all clips. One that was put in another's place is at home where the first one
-    was in the bare network."""
+    """The sites of all clips.
+
+    If a clip replaced another clip, the site is that of the first one, in the unprotected model.
+    """
     merged = {site.name: site for site in now}
     return tuple((merged | {site.name: site for site in before}).values())
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:
-    """The method's options, checked; ValueError or TypeError name what is wrong with them."""
+    """The options of a method as its dataclass.
+
+    Raises:
+        ValueError: an unknown method, or an invalid value.
+        TypeError: an option that the method does not have, or a value of the wrong type.
+    """
     if not isinstance(method, str) or method not in _OPTIONS:
         raise unknown("method", method, _OPTIONS)
     known = [field.name for field in fields(_OPTIONS[method])]
@@ -165,7 +172,7 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
 
 
 def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
-    """Of all that determines the thresholds."""
+    """A digest of everything that determines the thresholds."""
     facts = {
         "method": method,
         "options": _as_json(options),
@@ -177,7 +184,7 @@ def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
 
 
 def _as_json(options: Any) -> dict[str, Any]:
-    """As a file gives them back; encodings by their names."""
+    """The options as JSON returns them, with encodings by name."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(options), default=_named))
     return plain
 
@@ -187,4 +194,4 @@ def _named(option: Any) -> str:
 
 
 def _ignore(line: str) -> None:
-    """Where nobody listens."""
+    """Discards a line of progress."""
