@@ -3,7 +3,7 @@
 
 At every few sites of a network the same decays are trained three times from the same start: by
 proact (what leads to the site and the unclipped network's answers are computed once, batch norms
-behind the site are folded into convolutions), by a careful loop without caches (both networks run
+part the site are folded into convolutions), by a careful loop without caches (both networks run
 whole in each step, weights are frozen, so that autograd goes back to the site only), and by the
 loop that one writes first (weights are left as they are, so that autograd goes through everything).
 Caches are counted in full. Prints the ratios, and how far the thresholds lie apart.
@@ -25,15 +25,16 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from proact import ProactError, data, models
-from proact.protect.prefix_cache import Continuation
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
+from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.threshold_trainer import FromSite, Loss, Student, Whole
+from proact.protect.threshold_trainer import Loss, ThresholdTrainer
 
 GOAL = 5.0
 CACHED, CAREFUL, FIRST = "proact", "careful loop", "first loop"
 
 
-class UncachedStudent(Student):
+class UncachedTrainer(ThresholdTrainer):
     """Runs itself and the unclipped network whole in each step."""
 
     def __init__(self, model: nn.Module, free_weights: bool, *rest: Any) -> None:
@@ -43,15 +44,15 @@ class UncachedStudent(Student):
         self._unclipped.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def gradient(
-        self, forward: Continuation, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
     ) -> list[Tensor]:
         images, labels = self.train.images[batch], self.train.labels[batch]
         with torch.no_grad():
             teacher = self._unclipped(images).softmax(1)
-        moving = list(self.network.parameters()) if self._free_weights else thresholds
+        moving = list(self.model.parameters()) if self._free_weights else thresholds
         for parameter in moving:
             parameter.requires_grad_(True)
-        (loss(self.network(images), labels, teacher) / len(batch)).backward()
+        (loss(self.model(images), labels, teacher) / len(batch)).backward()
         gradients = [threshold.grad for threshold in thresholds if threshold.grad is not None]
         for parameter in moving:
             parameter.requires_grad_(False)
@@ -89,12 +90,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
     bounds = chosen.profiled(model, images, options.granularity)
     given = (bounds, images, chosen)
-    students = {
-        CACHED: Student(model, *given),
-        CAREFUL: UncachedStudent(model, False, *given),
-        FIRST: UncachedStudent(model, True, *given),
+    trainers = {
+        CACHED: ThresholdTrainer(copy.deepcopy(model), *given),
+        CAREFUL: UncachedTrainer(copy.deepcopy(model), False, *given),
+        FIRST: UncachedTrainer(copy.deepcopy(model), True, *given),
     }
-    total = dict.fromkeys(students, 0.0)
+    total = dict.fromkeys(trainers, 0.0)
     table = Table(title=f"{options.model}: times over proact's, {options.threads} threads")
     for heading in ("site", CAREFUL, FIRST, "thresholds apart by", "accuracies apart by"):
         table.add_column(heading, justify="left" if heading == "site" else "right")
@@ -102,18 +103,19 @@ def run(options: argparse.Namespace, console: Console) -> None:
         seconds: dict[str, float] = {}
         found: dict[str, list[Tensor]] = {}
         kept: dict[str, list[float]] = {}
-        for name, student in students.items():
+        for name, trainer in trainers.items():
             start = time.perf_counter()
             cached = name == CACHED
-            behind = FromSite(student, site, chosen.cache_bytes) if cached else Whole(student)
+            budget = MemoryBudget(chosen.cache_bytes)
+            part = ModelSuffix(trainer, site, budget) if cached else WholeModel(trainer)
             found[name], kept[name] = [], []
             for decay in chosen.decays:
-                student.set_threshold(site, bounds[site])
-                kept[name].append(train_threshold(student, site, behind, decay, chosen))
-                found[name].append(student.clip(site).threshold.detach().clone())
+                trainer.set_threshold(site, bounds[site])
+                kept[name].append(train_threshold(trainer, site, part, decay, chosen))
+                found[name].append(trainer.clip(site).threshold.detach().clone())
             seconds[name] = time.perf_counter() - start
             total[name] += seconds[name]
-            student.set_threshold(site, bounds[site])
+            trainer.set_threshold(site, bounds[site])
         apart = max(_apart(*pair) for pair in zip(found[CACHED], found[CAREFUL], strict=True))
         judged = max(abs(a - b) for a, b in zip(kept[CACHED], kept[CAREFUL], strict=True))
         table.add_row(

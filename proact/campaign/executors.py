@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,7 +65,7 @@ class InProcess(WorkerPool):
         return future
 
     def close(self) -> None:
-        """Holds nothing."""
+        self._job.close()
 
 
 class LocalProcesses(WorkerPool):
@@ -82,7 +81,7 @@ class LocalProcesses(WorkerPool):
     """
 
     def __init__(self, job: Job, processes: int, threads: int) -> None:
-        pickled = _pickled(job)
+        pickled = _pickled(job.for_workers(processes))
         self._folder = tempfile.TemporaryDirectory(prefix="proact-")
         self._file = Path(self._folder.name) / "job"
         self._file.write_bytes(pickled)
@@ -167,7 +166,8 @@ class ExecutorPool(WorkerPool):
 
     def __init__(self, job: Job, executor: Executor, workers: int | None = None) -> None:
         self._executor = executor
-        self._job: Any = _pickled(job)
+        self.workers = workers or _workers_of(executor)
+        self._job: Any = _pickled(job.for_workers(self.workers))
         self._digest = hashlib.sha256(self._job).hexdigest()
         client = getattr(executor, "_client", None)
         if client is not None and hasattr(client, "scatter"):
@@ -176,7 +176,6 @@ class ExecutorPool(WorkerPool):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 self._job = client.submit(worker_functions.itself, self._job, pure=False)
-        self.workers = workers or _workers_of(executor)
         # Processes of a pool would take all cores each; threads share this process's already, and
         # others have a machine of their own, or somebody who knows it.
         is_pool = isinstance(executor, ProcessPoolExecutor)
@@ -245,8 +244,7 @@ def worker_pool(job: Job, executor: Executor | int | None) -> WorkerPool:
     """The crew that a checked executor stands for; None: a process for each core."""
     if executor == 1:
         return InProcess(job)
-    # What this process has made of the job is not for sending.
-    job = replace(job)
+    job.close()  # what this process has made of the job is not sent
     if isinstance(executor, Executor):
         return ExecutorPool(job, executor)
     if executor is not None:

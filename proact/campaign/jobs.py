@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from proact.encodings import Encoding
 from proact.faults import Fault
 from proact.results.policy import Policy
 from proact.results.store import Row
+
+#: Memory, in bytes, that the prefix caches of a campaign may take: all variants in all workers.
+CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Job:
     """Everything that a worker needs, the same for all units of a campaign.
 
     Models are encoded, in eval mode, and belong to the worker, which injects faults into them.
+
+    Attributes:
+        cache_bytes: memory that the prefix caches of this job may take; each variant gets the same
+            share of it.
     """
 
     models: Sequence[nn.Module]
@@ -54,6 +61,7 @@ class Job:
     policy: Policy
     seed: int
     prefix_cache: bool = True
+    cache_bytes: int = CACHE_BYTES
     _runners: dict[int, TrialRunner] = field(default_factory=dict, init=False, repr=False)
 
     def runner(self, variant: int) -> TrialRunner:
@@ -68,8 +76,19 @@ class Job:
                 self.policy,
                 self.seed,
                 self.prefix_cache,
+                self.cache_bytes // len(self.models),
             )
         return self._runners[variant]
+
+    def for_workers(self, workers: int) -> Job:
+        """The job to send to one of so many workers, with its share of the memory for caches."""
+        return replace(self, cache_bytes=self.cache_bytes // workers)
+
+    def close(self) -> None:
+        """Frees what trials keep in this process; a later unit builds it again."""
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
 
     def run(self, unit: WorkUnit) -> UnitResult:
         """Runs a unit. A trial that raises is reported as failed; the others go on."""

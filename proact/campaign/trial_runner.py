@@ -19,11 +19,11 @@ from proact.campaign.metrics import (
     reference_of,
     value_from,
 )
-from proact.campaign.prefix_cache import Prefixes
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.faults.record import Record
 from proact.nn.outputs import logits_of
+from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
 from proact.results.policy import Policy
 from proact.results.store import Row
 
@@ -46,6 +46,7 @@ class TrialRunner:
         clean_outputs: on the device of the inputs, as everything here.
         prefix_cache: whether trials whose flips are late in the model continue from cached
             activations.
+        cache_bytes: memory that the cached activations may take.
     """
 
     model: nn.Module
@@ -56,15 +57,24 @@ class TrialRunner:
     policy: Policy
     seed: int
     prefix_cache: bool = True
+    cache_bytes: int = 0
     injector: Injector = field(init=False)
 
     def __post_init__(self) -> None:
         self.injector = Injector(self.model, self.encoding, is_private=True)
         # Images that change from trial to trial leave nothing to keep.
-        keeps = self.prefix_cache and self.policy.images is None
-        self._prefixes = Prefixes(self.model, self.batches(None)) if keeps else None
+        self._cache: MultiCutCache | None = None
+        if self.prefix_cache and self.policy.images is None:
+            inputs, budget = laid_out(self.data.inputs, self.policy), MemoryBudget(self.cache_bytes)
+            cache = MultiCutCache(self.model, inputs, budget, self.policy.batch)
+            self._cache = cache if cache.cuts else None
         is_classes = are_classes(self.clean_outputs.outputs, self.data, self.metric)
         self._reference = reference_of(self.clean_outputs.outputs) if is_classes else None
+
+    def close(self) -> None:
+        """Frees the kept activations."""
+        if self._cache is not None:
+            self._cache.close()
 
     def run(self, fault: Fault, trial: int) -> Row:
         """One trial: the fault pattern and the images that (seed, trial) name."""
@@ -103,8 +113,8 @@ class TrialRunner:
         return torch.tensor(numbers, device=self.data.inputs.device)
 
     def _outputs(self, chosen: Tensor | None, fault: Fault, record: Record) -> Tensor:
-        if self._prefixes is not None and not isinstance(fault, ActivationFlip):
-            return self._prefixes.outputs(record)
+        if self._cache is not None and not isinstance(fault, ActivationFlip):
+            return self._cache.outputs(record.counts("tensor").keys())
         return outputs(self.model, self.batches(chosen))
 
     @staticmethod

@@ -47,6 +47,9 @@ def run_elsewhere(
             return Missing()
         known = cloudpickle.loads(job)
         with _LOCK:
+            # A worker keeps the activations of the job that it works on, and of no other.
+            for other in [_JOBS[k] for k in _JOBS if k[1] == key[1]]:
+                other.close()
             while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
                 del _JOBS[next(iter(_JOBS))]
             _JOBS[key] = known

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from proact.data import Split
 from proact.nn.outputs import logits_of
-from proact.nn.site import evaluating
+from proact.nn.site import eval_mode
 
 
 def logits(model: nn.Module, images: Tensor, batch: int = 512) -> Tensor:
@@ -34,7 +34,7 @@ def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None
 def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> Tensor:
     """The logits for the images, in eval mode; ValueError where ``model`` does not run on them."""
     try:
-        with evaluating(model):
+        with eval_mode(model):
             return logits(model, images)
     except (RuntimeError, IndexError) as error:
         raise ValueError(

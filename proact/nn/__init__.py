@@ -1,4 +1,4 @@
-"""HyReLU as a module; activation calls, found and replaced; WeightRange, a guard on parameters."""
+"""HyReLU as a module, activation sites (found and replaced), and guards on parameters."""
 
 from proact.nn.guard_hooks import (
     add_weight_range,

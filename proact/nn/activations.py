@@ -1,7 +1,7 @@
-"""What counts as an activation: modules, functions and methods.
+"""Recognise activations in modules, functions and methods.
 
-ReLU is whatever cuts at 0, with or without a ceiling. GELU, SiLU and Hardswish are known too, and
-are sites where they are asked for.
+ReLU is every function that cuts at 0, with or without a ceiling (ReLU6, clamp, hardtanh). GELU,
+SiLU and Hardswish are recognised too; they are sites on request.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from proact.nn.hyrelu import ClippedActivation, HyReLU
 
-#: What can be asked for.
+#: The kinds of activation that can be sites.
 KINDS = ("relu", "gelu", "silu", "hardswish")
 
 
 class Activation(NamedTuple):
-    """Which function it is.
+    """An activation function.
 
     Attributes:
         kind: one of `KINDS`.
-        ceiling: where it stops growing: inf for plain ReLU.
-        is_tanh: GELU's approximation by tanh.
+        ceiling: the largest value of a ReLU: 6 for ReLU6, inf for plain ReLU.
+        is_tanh: whether it is the tanh approximation of GELU.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Activation(NamedTuple):
     is_tanh: bool = False
 
     def module(self) -> nn.Module:
-        """Computes it, and changes no input in place."""
+        """A module that computes the function and never writes to its input."""
         if self.kind == "gelu":
             return nn.GELU("tanh" if self.is_tanh else "none")
         if self.kind == "silu":
@@ -42,7 +42,7 @@ class Activation(NamedTuple):
         return nn.ReLU() if math.isinf(self.ceiling) else nn.Hardtanh(0.0, self.ceiling)
 
     def clip(self, threshold: Tensor | float, mode: str, slope: float) -> HyReLU:
-        """Computes it, clipped."""
+        """A module that computes the function and clips it; the arguments are those of `HyReLU`."""
         if self.kind == "relu":
             return HyReLU(threshold, mode, slope, self.ceiling)
         return ClippedActivation(self.module(), threshold, mode, slope)
@@ -50,7 +50,7 @@ class Activation(NamedTuple):
 
 RELU = Activation("relu")
 
-# Where each function's and method's bounds stand: position, keyword, default.
+# The arguments that hold the bounds of each function or method: position, keyword, default.
 _LOW: dict[str, tuple[int, str, Any]] = {
     "clamp": (1, "min", None),
     "clamp_min": (1, "min", None),
@@ -71,14 +71,14 @@ _MODULES = {
 }
 
 
-def of_module(module: nn.Module) -> Activation | None:
-    """The activation that the module is; None for anything else.
+def activation_of_module(module: nn.Module) -> Activation | None:
+    """The activation that ``module`` computes, or None.
 
-    Subclasses are none: they may compute something else.
+    Subclasses of torch's modules give None, because they may compute something else.
     """
     found = _MODULES.get(type(module))
     if type(module) is ClippedActivation:
-        found = of_module(module.function)
+        found = activation_of_module(module.function)
     elif type(module) is HyReLU:
         found = Activation("relu", module.ceiling)
     elif type(module) is nn.Hardtanh and module.min_val == 0:
@@ -90,8 +90,15 @@ def of_module(module: nn.Module) -> Activation | None:
     return found
 
 
-def of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Activation | None:
-    """The same for a call of a torch function, method or ATen operator of that name."""
+def activation_of_call(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Activation | None:
+    """The activation that a call computes, or None.
+
+    Args:
+        name: of a torch function, a tensor method or an ATen operator.
+        args, kwargs: of the call.
+    """
     name = name.strip("_")
     if name == "gelu":
         approximate = args[1] if len(args) > 1 else kwargs.get("approximate", "none")
@@ -103,7 +110,7 @@ def of_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Activa
 
 
 def _ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-    """Of what cuts at 0; None for what does not."""
+    """The ceiling of a function that cuts at 0, or None for any other function."""
     if name == "relu":
         return math.inf
     if name == "relu6":
@@ -116,12 +123,12 @@ def _ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float
     high = _argument(_HIGH[name], args, kwargs) if name in _HIGH else None
     if high is None:
         return math.inf
-    # A ceiling that is computed is a clamp of some other kind.
+    # A clamp with a computed ceiling is not an activation.
     return float(high) if isinstance(high, (int, float)) else None
 
 
-def _argument(place: tuple[int, str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    position, keyword, default = place
+def _argument(bound: tuple[int, str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    position, keyword, default = bound
     return args[position] if len(args) > position else kwargs.get(keyword, default)
 
 

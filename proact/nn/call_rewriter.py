@@ -1,9 +1,8 @@
-"""Giving calls inside a module's forward modules of their own, on a module that stays what it is.
+"""Rewrite a module's forward so that chosen activation calls become calls of child modules.
 
-A module whose forward applies ReLU as a function, or one ReLU module several times, is traced by
-torch.fx: its own forward alone, its children as they are. The traced forward, with the chosen calls
-turned into calls of new children, becomes the forward of a subclass made for the instance: class
-name, tensors, their names and all other attributes stay.
+torch.fx traces the forward of one module and treats its children as leaves. The traced forward,
+with the chosen calls replaced, becomes the forward of a subclass that is made for this instance.
+The class name, tensors, their names and all other attributes stay.
 """
 
 from __future__ import annotations
@@ -19,18 +18,25 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from proact.nn.activations import Activation, of_call, of_module
+from proact.nn.activations import Activation, activation_of_call, activation_of_module
+from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
 
 
-class CannotTrace(Exception):  # noqa: N818
-    """The forward depends on the values that run through it, or does what fx cannot follow."""
+class TraceError(Exception):
+    """The forward branches on values, or does something else that torch.fx cannot follow."""
 
 
 def activation_positions(module: nn.Module) -> list[int]:
-    """Where in its traced forward ``module`` calls an activation, in execution order."""
-    copied = copy.deepcopy(module)  # tracing may leave something behind
+    """The positions of the activation calls among the nodes of the traced forward of ``module``.
+
+    They are in execution order.
+
+    Raises:
+        TraceError: torch.fx cannot follow the forward.
+    """
+    copied = copy_sharing_parameters(module)  # tracing may add attributes
     return [
         position
         for position, node in enumerate(_trace(copied).nodes)
@@ -39,8 +45,15 @@ def activation_positions(module: nn.Module) -> list[int]:
 
 
 def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
-    """Changes ``module`` so that the operation at each position calls the child of that name, which
-    the caller adds."""
+    """Changes ``module`` so that the call at each position becomes a call of a child module.
+
+    Args:
+        module: changed in place. The caller adds the children.
+        children: the name of the child for each position that `activation_positions` gave.
+
+    Raises:
+        TraceError: torch.fx cannot follow the forward.
+    """
     graph = _trace(module)
     nodes = list(graph.nodes)
     for position, name in children.items():
@@ -50,11 +63,11 @@ def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
         node.replace_all_uses_with(replacement)
         graph.erase_node(node)
     code = graph.python_code("self")
-    _become(module, _origin(module), _Forward(code.src, _portable(code.globals)))
+    _set_forward(module, _origin(module), _ForwardSource(code.src, _portable(code.globals)))
 
 
-class _OneForward(fx.Tracer):
-    """Follows one forward and looks into no child."""
+class _SingleForwardTracer(fx.Tracer):
+    """Traces one forward and treats every child module as a leaf."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -62,27 +75,27 @@ class _OneForward(fx.Tracer):
 
 def _trace(module: nn.Module) -> fx.Graph:
     if "forward" in vars(module) or isinstance(module, fx.GraphModule):
-        raise CannotTrace("its forward was made at run time")
+        raise TraceError("its forward was created at run time")
     before = dict(vars(module))
     try:
-        graph = _OneForward().trace(module)
+        graph = _SingleForwardTracer().trace(module)
     except Exception as error:
-        # Tracing runs the user's forward on stand-ins for tensors: anything may be raised.
-        raise CannotTrace(str(error)) from error
+        # Tracing runs the user's forward on proxies, so it can raise anything.
+        raise TraceError(str(error)) from error
     for name, value in vars(module).items():
-        # fx keeps the constants that it meets; whatever else changed was done by the forward.
+        # fx adds the constants that it meets; the forward made every other change.
         if not name.startswith("_tensor_constant") and before.get(name) is not value:
-            raise CannotTrace(f"it assigns self.{name}")
+            raise TraceError(f"it assigns self.{name}")
     return graph
 
 
 def _activation(module: nn.Module, node: fx.Node) -> Activation | None:
     if node.op == "call_module":
-        return of_module(module.get_submodule(str(node.target)))
+        return activation_of_module(module.get_submodule(str(node.target)))
     if node.op == "call_method":
-        return of_call(str(node.target), node.args, node.kwargs)
+        return activation_of_call(str(node.target), node.args, node.kwargs)
     if node.op == "call_function" and _is_of_torch(node.target):
-        return of_call(getattr(node.target, "__name__", ""), node.args, node.kwargs)
+        return activation_of_call(getattr(node.target, "__name__", ""), node.args, node.kwargs)
     return None
 
 
@@ -95,15 +108,17 @@ def _input(node: fx.Node) -> Any:
 
 
 @dataclass(frozen=True)
-class _Forward:
-    """A forward as source, and the names in it: what it takes to make it again elsewhere. (Tracing
-    again would find another forward where the module has changed meanwhile.)"""
+class _ForwardSource:
+    """The source of a forward and the values of the names in it, from which it can be rebuilt.
+
+    Another process cannot trace again instead: the module may have changed since.
+    """
 
     source: str
     names: dict[str, Any]
 
 
-def _become(module: nn.Module, origin: type[nn.Module], forward: _Forward) -> None:
+def _set_forward(module: nn.Module, origin: type[nn.Module], forward: _ForwardSource) -> None:
     module.__class__ = type(
         origin.__name__,
         (origin,),
@@ -119,9 +134,9 @@ def _become(module: nn.Module, origin: type[nn.Module], forward: _Forward) -> No
     )
 
 
-def _compiled(forward: _Forward) -> Callable[..., Any]:
+def _compiled(forward: _ForwardSource) -> Callable[..., Any]:
     file = f"<proact rewritten forward {next(_numbers)}>"
-    # Tracebacks and compilers that read source find it here.
+    # Tracebacks and compilers read the source from here.
     linecache.cache[file] = (
         len(forward.source),
         None,
@@ -129,7 +144,7 @@ def _compiled(forward: _Forward) -> Callable[..., Any]:
         file,
     )
     namespace: dict[str, Any] = {
-        name: importlib.import_module(value.name) if isinstance(value, _Module) else value
+        name: importlib.import_module(value.name) if isinstance(value, _ModuleName) else value
         for name, value in forward.names.items()
     }
     exec(compile(forward.source, file, "exec"), namespace)
@@ -137,21 +152,21 @@ def _compiled(forward: _Forward) -> Callable[..., Any]:
     return made
 
 
-class _Module(NamedTuple):
-    """Modules are not pickled; their names are."""
+class _ModuleName(NamedTuple):
+    """The name of a Python module, in place of the module, which cannot be pickled."""
 
     name: str
 
 
 def _portable(names: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: _Module(value.__name__) if isinstance(value, ModuleType) else value
+        name: _ModuleName(value.__name__) if isinstance(value, ModuleType) else value
         for name, value in names.items()
     }
 
 
 def _origin(module: nn.Module) -> type[nn.Module]:
-    """The class that the user wrote."""
+    """The user's class."""
     origin: type[nn.Module] = getattr(type(module), "_proact_origin", (type(module),))[0]
     return origin
 
@@ -164,11 +179,11 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _reduce(self: Any, protocol: int) -> Any:
-    # The class exists in this process alone.
-    return _rebuilt, self._proact_origin, self.__dict__
+    # The subclass exists in this process only, so that pickles rebuild it.
+    return _unpickled, self._proact_origin, self.__dict__
 
 
-def _rebuilt(origin: type[nn.Module], forward: _Forward) -> nn.Module:
+def _unpickled(origin: type[nn.Module], forward: _ForwardSource) -> nn.Module:
     module = origin.__new__(origin)
-    _become(module, origin, forward)
+    _set_forward(module, origin, forward)
     return module

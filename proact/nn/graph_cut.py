@@ -1,8 +1,7 @@
-"""A network cut at one module: what leads to it, and what depends on it."""
+"""Cut a model at one of its modules: the part before the cut, and the part that depends on it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,43 +15,59 @@ from proact.nn.hyrelu import HyReLU
 from proact.nn.outputs import logits_of
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Two networks that, one after the other, compute what the whole one does.
+@dataclass(frozen=True, eq=False)
+class GraphCut:
+    """Two graph modules that compute, one after the other, what the whole model computes.
 
-    They call the very modules of the whole network, so that a change in one shows in the other.
+    Both call the modules of the model itself, so a change of a parameter shows in both.
 
     Attributes:
-        before: an input batch in, a tuple of tensors out, the samples first: the module's input,
-            and all else that is computed without the module and read behind it (shortcuts).
-        after: these tensors in, the network's output out.
+        before: maps an input batch to a tuple of tensors, each (samples, ...): the input of the
+            module at the cut, and every other tensor that is computed without this module and
+            read after it (shortcuts).
+        after: maps these tensors to the output of the model.
     """
 
     before: fx.GraphModule
     after: fx.GraphModule
 
 
-def cut_at(network: nn.Module, module: nn.Module, examples: Tensor) -> Cut | None:
-    """``network`` cut at its ``module``; None where torch.fx does not follow it faithfully.
+class TracedModel:
+    """A model that torch.fx has traced once, ready to be cut at any of its modules.
 
     Args:
-        network: in eval mode, with weights that nothing draws at random.
-        module: runs once in a forward pass.
-        examples: two or more inputs, (samples, ...). The two halves have to give the whole
-            network's outputs for them, and for one of them, to the bit.
+        model: in eval mode and deterministic. Parameters may change later; the modules and their
+            order of execution may not.
     """
-    try:
-        graph = _WholeNetwork().trace(network)
-    except Exception:
-        # Tracing runs the user's forward on stand-ins for tensors: anything may be raised.
-        return None
-    cut = _cut(network, graph, module)
-    if cut is None or not all(_agrees(network, cut, part) for part in (examples, examples[:1])):
-        return None
-    return cut
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        try:
+            self._graph: fx.Graph | None = _Tracer().trace(model)
+        except Exception:
+            # Tracing runs the user's forward on proxies, so it can raise anything.
+            self._graph = None
+
+    def cut_at(self, module: nn.Module, examples: Tensor) -> GraphCut | None:
+        """The model cut at ``module``, or None where torch.fx does not reproduce the model.
+
+        Args:
+            module: a submodule that runs exactly once in a forward pass.
+            examples: two or more inputs, (samples, ...). The two parts must reproduce the model's
+                outputs for all of them, and for the first one alone, bit by bit.
+        """
+        if self._graph is None:
+            return None
+        cut = _cut(self._model, self._graph, module)
+        if cut is None:
+            return None
+        batches = (examples, examples[:1])
+        return cut if all(_reproduces(self._model, cut, batch) for batch in batches) else None
 
 
-class _WholeNetwork(fx.Tracer):
+class _Tracer(fx.Tracer):
+    """Traces into every module that contains a clip; the clips themselves stay calls."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, HyReLU):
             return True
@@ -61,11 +76,11 @@ class _WholeNetwork(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
 
-def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
+def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | None:
     calls = [
         node
         for node in graph.nodes
-        if node.op == "call_module" and network.get_submodule(str(node.target)) is module
+        if node.op == "call_module" and model.get_submodule(str(node.target)) is module
     ]
     if len(calls) != 1:
         return None
@@ -73,7 +88,7 @@ def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
     for node in graph.nodes:
         if any(read in behind for read in node.all_input_nodes):
             behind[node] = None
-    again = _computed_again(behind)
+    again = _recomputed_sizes(behind)
     crossing = {
         read: None
         for node in (*behind, *again)
@@ -92,16 +107,19 @@ def _cut(network: nn.Module, graph: fx.Graph, module: nn.Module) -> Cut | None:
         if node in behind or node in again or is_read:
             known[node] = after.node_copy(node, known.__getitem__)
     if not any(node.op == "output" for node in after.nodes):
-        return None  # the module decides nothing
-    cut = Cut(fx.GraphModule(network, before), fx.GraphModule(network, after))
+        return None  # the output does not depend on the module
+    cut = GraphCut(fx.GraphModule(model, before), fx.GraphModule(model, after))
     cut.before.graph.eliminate_dead_code()
     cut.before.recompile()
     return cut
 
 
-def _computed_again(behind: Iterable[fx.Node]) -> set[fx.Node]:
-    """The sizes that are read behind the cut: numbers, which cannot be kept sample by sample, so
-    that what they are sizes of crosses in their place."""
+def _recomputed_sizes(behind: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes that compute sizes which are read behind the cut.
+
+    Sizes are numbers and cannot be stored sample by sample. The tensors that they are read from
+    cross the cut instead, and the sizes are computed again.
+    """
     again: set[fx.Node] = set()
     pending = [read for node in behind for read in node.all_input_nodes]
     while pending:
@@ -123,33 +141,37 @@ def _is_size(node: fx.Node) -> bool:
     return is_arithmetic and bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
 
 
-def _agrees(network: nn.Module, cut: Cut, examples: Tensor) -> bool:
+def _reproduces(model: nn.Module, cut: GraphCut, examples: Tensor) -> bool:
     with torch.no_grad():
-        expected = logits_of(network(examples.clone()))
+        expected = logits_of(model(examples.clone()))
         crossing = cut.before(examples.clone())
         if not all(isinstance(t, Tensor) and t.shape[:1] == examples.shape[:1] for t in crossing):
             return False
         try:
-            given = logits_of(cut.after(*(tensor.clone() for tensor in crossing)))
-        except RuntimeError:  # what was traced fits other inputs than these
+            found = logits_of(cut.after(*(tensor.clone() for tensor in crossing)))
+        except RuntimeError:  # the traced graph may fit other input shapes only
             return False
-    return torch.equal(expected, given)
+    return torch.equal(expected, found)
 
 
-def with_folded_batch_norm(network: fx.GraphModule) -> fx.GraphModule:
-    """A network that computes the same up to rounding: batch norm behind a convolution goes into
-    its weights, as it can in eval mode. All other modules are shared with ``network``."""
+def with_folded_batch_norm(model: fx.GraphModule) -> fx.GraphModule:
+    """A graph module that folds each batch norm into the convolution before it.
+
+    It computes what ``model`` computes in eval mode, up to rounding, and shares all other modules
+    with it. A batch norm stays where the convolution's output is read elsewhere, or where either
+    module has hooks.
+    """
     graph = fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(network.graph, known))
-    folded = fx.GraphModule(network, graph)
+    graph.output(graph.graph_copy(model.graph, known))
+    folded = fx.GraphModule(model, graph)
     for node in list(graph.nodes):
         pair = _convolution_and_norm(folded, node)
         if pair is not None:
             convolution, norm = pair
             (read,) = node.all_input_nodes
-            fused = fuse_conv_bn_eval(copy.deepcopy(convolution), norm).requires_grad_(False)
-            # A graph module has containers of its own; only what they hold is shared.
+            fused = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
+            # The containers of a graph module are its own; only the leaves are shared.
             parent, _, child = str(read.target).rpartition(".")
             setattr(folded.get_submodule(parent), child, fused)
             node.replace_all_uses_with(read)
@@ -159,16 +181,16 @@ def with_folded_batch_norm(network: fx.GraphModule) -> fx.GraphModule:
     return folded
 
 
-def _convolution_and_norm(network: nn.Module, node: fx.Node) -> tuple[_ConvNd, _BatchNorm] | None:
+def _convolution_and_norm(model: nn.Module, node: fx.Node) -> tuple[_ConvNd, _BatchNorm] | None:
     if node.op != "call_module" or len(node.all_input_nodes) != 1:
         return None
-    norm = network.get_submodule(str(node.target))
+    norm = model.get_submodule(str(node.target))
     (read,) = node.all_input_nodes
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
         return None
     if read.op != "call_module" or len(read.users) != 1:
         return None
-    convolution = network.get_submodule(str(read.target))
+    convolution = model.get_submodule(str(read.target))
     calls = [other for other in node.graph.nodes if other.target == read.target]
     plain = type(convolution) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (convolution, norm))

@@ -1,4 +1,4 @@
-"""Putting a `WeightRange` on a network and taking it off: a submodule, and hooks of the network."""
+"""Attach a `WeightRange` guard to a model, and remove it: a submodule and two forward hooks."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ from torch import nn
 from proact.errors import ProactError
 from proact.nn.weight_range import WeightRange
 
-#: The guard's name in the network that it guards.
+#: The name of the guard as a submodule of the model that it guards.
 NAME = "weight_range"
 
-_is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 cannot tell
+_is_exporting = getattr(torch.compiler, "is_exporting", bool)  # absent from torch 2.6
 
 
 def add_weight_range(
     model: nn.Module, names: Sequence[str], granularity: str = "tensor", action: str = "zero"
 ) -> WeightRange:
-    """Guards ``model`` itself, in place of a guard that it has; the arguments are `WeightRange`'s.
+    """Attaches a guard to ``model`` itself and returns it; an existing guard is replaced.
 
-    ValueError also where something else in the network has the name ``weight_range``.
+    The arguments are those of `WeightRange`.
+
+    Raises:
+        ValueError: as `WeightRange`, and if another attribute of ``model`` is named
+            ``weight_range``.
     """
     if weight_range_of(model) is None and hasattr(model, NAME):
         raise ValueError(
-            f"{type(model).__name__} has a {NAME!r} of its own: there is no name for the guard"
+            f"{type(model).__name__} has an attribute {NAME!r}, which is the name of the guard: "
+            "rename the attribute"
         )
     guard = WeightRange(model, names, granularity, action)
     remove_weight_range(model)
     model.add_module(NAME, guard)
-    # A handle keeps its number when it is loaded from a file, so that no later hook takes it.
+    # The handles are stored, because a handle reserves its number when it is unpickled: otherwise
+    # a later hook could take the same number.
     guard.handles = (
         model.register_forward_pre_hook(_before_forward, prepend=True),
         model.register_forward_hook(_after_forward, always_call=True),
@@ -42,7 +48,7 @@ def add_weight_range(
 
 
 def remove_weight_range(model: nn.Module) -> None:
-    """Takes the guard off ``model`` itself, where it has one."""
+    """Removes the guard from ``model`` itself, if it has one."""
     guard = weight_range_of(model)
     if guard is not None:
         guard.finish()
@@ -52,16 +58,19 @@ def remove_weight_range(model: nn.Module) -> None:
 
 
 def without_weight_range(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` without its guard; ``model`` itself where it has none."""
-    if weight_range_of(model) is None:
-        return model
+    """A copy of ``model`` without its guard, or ``model`` itself if it has no guard."""
+    return model if weight_range_of(model) is None else unguarded_copy(model)
+
+
+def unguarded_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of ``model``, without the guard if it has one."""
     copied = copy.deepcopy(model)
     remove_weight_range(copied)
     return copied
 
 
 def weight_range_of(model: nn.Module) -> WeightRange | None:
-    """The guard of ``model`` itself; those of its submodules are their own."""
+    """The guard of ``model`` itself, or None; guards of its submodules do not count."""
     guard = model._modules.get(NAME)
     return guard if isinstance(guard, WeightRange) else None
 
@@ -80,7 +89,7 @@ def _after_forward(model: nn.Module, inputs: Any, output: Any) -> None:
 
 
 def _uncompiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Keeps what repairs memory out of compiled graphs, and loads no compiler, which takes long."""
+    """Excludes the guard from compiled graphs, without importing the compiler, which is slow."""
     if "torch._dynamo" not in sys.modules:
         return function
     uncompiled: Callable[..., None] = torch.compiler.disable(function)
@@ -90,6 +99,6 @@ def _uncompiled(function: Callable[..., None]) -> Callable[..., None]:
 def _refuse_export() -> None:
     if _is_exporting() or torch._C._get_tracing_state() is not None:
         raise ProactError(
-            "an exported network has no weight-range guard, which repairs memory before each "
-            "forward: export proact.nn.without_weight_range(model), or guard where it runs"
+            "a model with a weight-range guard cannot be exported, because the guard repairs "
+            "memory before each forward: export proact.nn.without_weight_range(model)"
         )

@@ -1,4 +1,4 @@
-"""Clips as modules, with a threshold that is stored, saved and faulted like any parameter."""
+"""Clips as modules; the threshold is a parameter, and is saved and faulted like any other."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ class HyReLU(nn.Module):
     """Clipped ReLU with a stored threshold; `proact.ops.hyrelu` gives the equations.
 
     Args:
-        threshold: a number or tensor that broadcasts against one sample: 0-dimensional for a whole
-            layer, one value per channel or per neuron. Copied into a parameter that does not
-            require grad until a training method asks for it.
+        threshold: a number or tensor that broadcasts against one sample: () for a layer,
+            (channels, 1, 1) for channels, or the shape of a sample for neurons. It is copied into
+            a parameter that does not require grad. Integers become torch's default dtype.
         mode: ``"zero"`` (deployment), ``"soft"`` (training) or ``"saturate"`` (Ranger).
-        slope: the steepness k of ``soft``.
-        ceiling: of the activation that it stands for: inputs above it count as the ceiling (6 for
-            ReLU6), so that saturating at T gives min(x, ceiling, T).
+        slope: the steepness k of ``"soft"``, per unit of activation.
+        ceiling: the largest value of the activation that is replaced (6 for ReLU6). Inputs above it
+            count as the ceiling, so saturating at T gives min(x, ceiling, T).
 
     Shape:
         (samples, ...) in, the same out.
+
+    Raises:
+        ValueError: an unknown mode, or a slope that is not a finite number above 0.
     """
 
     threshold: nn.Parameter
@@ -57,13 +60,15 @@ class HyReLU(nn.Module):
 
 
 class ClippedActivation(HyReLU):
-    """GELU, SiLU or another function that is at least 0 where it is large, clipped where it is
-    positive: HyReLU of what it gives, and below 0 what it gives. NaN gives 0.
+    """GELU, SiLU or a similar function, clipped where its value is positive.
+
+    The result is HyReLU of the function's value where this is above 0, and the value itself
+    elsewhere. NaN gives 0.
 
     Args:
-        function: computes the activation element by element; it has no parameters. Not a child
-            module: what it gives before the clip is no layer of its own.
-        threshold, mode, slope: as for `HyReLU`, of the function's value.
+        function: computes the activation element by element and has no parameters. It is not
+            registered as a child module, so its output before the clip is not a fault target.
+        threshold, mode, slope: as for `HyReLU`; they apply to the function's value.
 
     Shape:
         (samples, ...) in, the same out.
@@ -77,7 +82,7 @@ class ClippedActivation(HyReLU):
         slope: float = 20.0,
     ) -> None:
         super().__init__(threshold, mode, slope)
-        self._function = (function,)  # a tuple hides it from torch
+        self._function = (function,)  # a tuple, so that torch does not register it
 
     @property
     def function(self) -> nn.Module:
@@ -85,7 +90,7 @@ class ClippedActivation(HyReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         value = self.function(x)
-        # The minimum of each of these functions is finite, and so is all that it gives below 0.
+        # Each of these functions has a finite minimum, so values below 0 need no clip.
         return torch.where(value <= 0, value, super().forward(value))
 
     def extra_repr(self) -> str:

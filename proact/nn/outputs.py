@@ -1,4 +1,4 @@
-"""What counts as a classifier's output where a network returns more than a tensor."""
+"""Find the logits in the output of a model that returns more than a tensor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from torch import Tensor
 
 
 def logits_of(output: Any) -> Tensor:
-    """The tensor that classifies: the output itself, its ``logits`` (an attribute or a key, as
-    Hugging Face's networks name it) or key ``out`` (as torchvision's segmentation networks do), or
-    the first of a tuple or list.
+    """The logits in a model's output.
+
+    They are the output itself if it is a tensor; otherwise its attribute or key ``logits``
+    (Hugging Face), its key ``out`` (torchvision's segmentation models), or the first item of a
+    tuple or list.
 
     Raises:
-        TypeError: none of these.
+        TypeError: the output has none of these.
     """
     if isinstance(output, Tensor):
         return output
@@ -26,6 +28,6 @@ def logits_of(output: Any) -> Tensor:
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return output[0]
     raise TypeError(
-        "a network returns a tensor, something with logits, or a tuple that starts with a tensor; "
+        "a model returns a tensor, an object with logits, or a tuple that starts with a tensor; "
         f"got {type(output).__name__}"
     )

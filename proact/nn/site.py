@@ -1,4 +1,4 @@
-"""What a site is, and the mode in which networks are looked at."""
+"""`Site`, an activation call in a model, and a context manager for eval mode."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from proact.nn.hyrelu import HyReLU
 
 @dataclass(frozen=True)
 class Site:
-    """One activation call.
+    """One activation call of a model.
 
     Attributes:
-        name: the qualified name of the module that serves this call alone in what `replace_sites`
-            returns. A module that is called once keeps its name; the calls of one that is called
-            more often in a forward are numbered (``relu_1``, ``relu_2``), as those of functions.
-        shape: of one sample there.
-        activation: which function is called.
-        places: all qualified names under which the clip is put.
-        caller: the module whose forward is rewritten for this site; None where replacing a module
-            is enough.
-        call: which of the caller's activation calls it is, from 0.
+        name: the qualified name of the module that serves this call, and no other, in the model
+            that `replace_sites` returns. A module that is called once keeps its name. Calls of a
+            function, or of a module that is called more often, are numbered (``relu_1``).
+        shape: the shape of one sample at the site.
+        activation: the function that is called.
+        places: all qualified names under which the replacement is registered.
+        caller: the qualified name of the module whose forward is rewritten for this site; None if
+            it is enough to replace a module.
+        call: the index of this call among the caller's activation calls, from 0.
     """
 
     name: str
@@ -38,21 +38,22 @@ class Site:
 
     @property
     def neurons(self) -> int:
+        """The number of activations of one sample at the site."""
         return torch.Size(self.shape).numel()
 
     @property
     def ceiling(self) -> float:
-        """Where the activation stops growing: 6 for ReLU6, inf for ReLU."""
+        """The largest value of the activation: 6 for ReLU6, inf for ReLU."""
         return self.activation.ceiling
 
     def clip(self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0) -> HyReLU:
-        """What takes this activation's place; the arguments are `HyReLU`'s."""
+        """A clip that can replace this activation; the arguments are those of `HyReLU`."""
         return self.activation.clip(threshold, mode, slope)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each module's own mode outside, also where they differ."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Runs the block with ``model`` in eval mode, then restores the mode of each module."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Watching one forward pass: which module calls which activation, in which order."""
+"""Trace one forward pass: which module calls which activation, in which order."""
 
 from __future__ import annotations
 
@@ -12,127 +12,130 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from proact.nn.activations import Activation, of_call, of_module
-from proact.nn.call_rewriter import CannotTrace, activation_positions
-from proact.nn.site import Site, evaluating
+from proact.nn.activations import Activation, activation_of_call, activation_of_module
+from proact.nn.call_rewriter import TraceError, activation_positions
+from proact.nn.site import Site, eval_mode
 
 
 @dataclass(eq=False)
-class _Call:
-    """Of an activation: a module's, or a function's where ``module`` is None."""
+class _ActivationCall:
+    """A call of an activation module, or of a function if ``module`` is None."""
 
     caller: nn.Module | None
     module: nn.Module | None
     shape: tuple[int, ...]
     activation: Activation
-    is_site: bool = True  # what is not asked for is no site; nor are clamped indices and numbers
+    is_site: bool = True  # false for other kinds, and for clamped indices and scalars
 
 
 @dataclass
-class _Watched:
-    calls: list[_Call] = field(default_factory=list)
+class _Recording:
+    calls: list[_ActivationCall] = field(default_factory=list)
     runs: Counter[nn.Module] = field(default_factory=Counter)
 
 
-def track(model: nn.Module, example: Tensor, kinds: Collection[str]) -> list[Site]:
-    """The sites, in execution order; errors as `proact.nn.find_sites` states them."""
+def trace_sites(model: nn.Module, example: Tensor, kinds: Collection[str]) -> list[Site]:
+    """The sites in execution order; raises the errors that `proact.nn.find_sites` documents."""
     names = {module: name for name, module in model.named_modules()}
-    watched = _watch(model, example, names, kinds)
-    by_caller: dict[nn.Module | None, list[_Call]] = {}
-    for call in watched.calls:
+    recording = _record(model, example, names, kinds)
+    by_caller: dict[nn.Module | None, list[_ActivationCall]] = {}
+    for call in recording.calls:
         by_caller.setdefault(call.caller, []).append(call)
-    sites: dict[_Call, Site] = {}
-    times_called = Counter(call.module for call in watched.calls)
+    sites: dict[_ActivationCall, Site] = {}
+    times_called = Counter(call.module for call in recording.calls)
     for caller, calls in by_caller.items():
         is_wanted = any(call.is_site for call in calls)
-        if is_wanted and caller is not None and watched.runs[caller] > 1:
+        if is_wanted and caller is not None and recording.runs[caller] > 1:
             raise ValueError(
                 f"the module {names[caller] or type(model).__name__!r} runs more than once in a "
-                "forward pass, and one threshold cannot serve two sites: give each run a module of "
-                "its own"
+                "forward pass, so its activations cannot have a threshold each: use a separate "
+                "module for each run"
             )
-        sites.update(_sites_of(model, caller, calls, names, times_called))
-    return [sites[call] for call in watched.calls if call.is_site]
+        sites.update(_sites_in_forward(model, caller, calls, names, times_called))
+    return [sites[call] for call in recording.calls if call.is_site]
 
 
-def _watch(
+def _record(
     model: nn.Module, example: Tensor, names: dict[nn.Module, str], kinds: Collection[str]
-) -> _Watched:
-    watched = _Watched()
+) -> _Recording:
+    recording = _Recording()
     running: list[nn.Module] = []
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        watched.runs[module] += 1
+        recording.runs[module] += 1
         running.append(module)
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         running.pop()
-        found = of_module(module)
+        found = activation_of_module(module)
         if found is not None:
             caller = running[-1] if running else None
-            note(_Call(caller, module, tuple(output.shape[1:]), found), output)
+            note(_ActivationCall(caller, module, tuple(output.shape[1:]), found), output)
 
-    def note(call: _Call, output: Tensor) -> None:
-        watched.calls.append(call)
+    def note(call: _ActivationCall, output: Tensor) -> None:
+        recording.calls.append(call)
         is_batch = output.is_floating_point() and output.dim() > 0
         call.is_site = is_batch and call.activation.kind in kinds
         if call.is_site and not torch.isfinite(output).all():
             place = call.module or call.caller
             assert place is not None
             raise ValueError(
-                f"the activations at {names[place]!r} are not finite on the example: the network "
-                "is broken or its input out of range"
+                f"the activations at {names[place]!r} are not finite on the example: check the "
+                "model's parameters and the range of the input"
             )
 
-    class Watch(TorchDispatchMode):
+    class _CallRecorder(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             output = func(*args, **(kwargs or {}))
-            found = of_call(func.overloadpacket.__name__, args, kwargs or {})
-            # Nothing runs where a hook of the whole network does.
-            if found is not None and running and of_module(running[-1]) is None:
-                note(_Call(running[-1], None, tuple(output.shape[1:]), found), output)
+            found = activation_of_call(func.overloadpacket.__name__, args, kwargs or {})
+            # No module is running while a hook of the whole model does.
+            if found is not None and running and activation_of_module(running[-1]) is None:
+                note(_ActivationCall(running[-1], None, tuple(output.shape[1:]), found), output)
             return output
 
-    with evaluating(model), torch.no_grad(), ExitStack() as hooks:
+    with eval_mode(model), torch.no_grad(), ExitStack() as hooks:
         for module in names:
             hooks.callback(module.register_forward_pre_hook(enter).remove)
             hooks.callback(module.register_forward_hook(leave).remove)
-        with Watch():  # type: ignore[no-untyped-call]
+        with _CallRecorder():  # type: ignore[no-untyped-call]
             model(example.clone())
-    return watched
+    return recording
 
 
-def _sites_of(
+def _sites_in_forward(
     model: nn.Module,
     caller: nn.Module | None,
-    calls: list[_Call],
+    calls: list[_ActivationCall],
     names: dict[nn.Module, str],
     times_called: Counter[nn.Module | None],
-) -> dict[_Call, Site]:
-    """Of the calls in one forward. Replacing a module is enough where the network calls it once, or
-    where this forward does and reaches it as a child of its own; else the forward is rewritten."""
+) -> dict[_ActivationCall, Site]:
+    """The sites of the calls in one forward.
+
+    It is enough to replace a module if the model calls it once, or if this forward calls it once
+    and it is a direct child. Otherwise the forward has to be rewritten.
+    """
     called_here = Counter(call.module for call in calls)
     runs_so_far: Counter[nn.Module | None] = Counter()
-    sites: dict[_Call, Site] = {}
-    rewritten: list[tuple[int, _Call]] = []
+    sites: dict[_ActivationCall, Site] = {}
+    rewritten: list[tuple[int, _ActivationCall]] = []
     for number, call in enumerate(calls):
         run = runs_so_far[call.module]
         runs_so_far[call.module] += 1
         if not call.is_site:
             continue
         if call.module is not None and times_called[call.module] == 1:
-            everywhere = _places(model, call.module)
+            everywhere = _names_of(model, call.module)
             sites[call] = Site(names[call.module], call.shape, call.activation, everywhere)
             continue
         places: tuple[str, ...] = ()
         if call.module is not None and caller is not None:
-            children = _children(caller, call.module, names)
+            children = _child_names(caller, call.module, names)
             if called_here[call.module] == 1:
                 places = children
             elif type(caller).forward is nn.Sequential.forward:
-                # It runs its children in their order: the k-th run is the k-th name.
+                # Children run in their order, so the k-th run belongs to the k-th name.
                 places = (children[run],)
         if places:
             sites[call] = Site(places[0], call.shape, call.activation, places)
@@ -145,27 +148,27 @@ def _sites_of(
 
 def _rewritten_sites(
     caller: nn.Module,
-    calls: list[_Call],
-    rewritten: list[tuple[int, _Call]],
+    calls: list[_ActivationCall],
+    rewritten: list[tuple[int, _ActivationCall]],
     names: dict[nn.Module, str],
-) -> dict[_Call, Site]:
+) -> dict[_ActivationCall, Site]:
     qualified = names[caller]
     place = repr(qualified) if qualified else type(caller).__name__
     try:
-        with evaluating(caller):
+        with eval_mode(caller):
             found = len(activation_positions(caller))
         reason = f"{len(calls)} calls ran and {found} were found in it"
-    except CannotTrace as error:
+    except TraceError as error:
         found, reason = -1, str(error).strip().partition("\n")[0]
     if found != len(calls):
         raise ValueError(
-            f"the activation calls in the forward of {place} cannot be told apart ({reason}): give "
-            "each a module of its own"
+            f"the activation calls in the forward of {place} cannot be told apart ({reason}): "
+            "use a separate module for each call"
         )
-    sites: dict[_Call, Site] = {}
+    sites: dict[_ActivationCall, Site] = {}
     taken: set[str] = set()
     for number, call in rewritten:
-        stem = _children(caller, call.module, names)[:1] if call.module is not None else ()
+        stem = _child_names(caller, call.module, names)[:1] if call.module is not None else ()
         local = _free_name(
             caller, stem[0].rpartition(".")[2] if stem else call.activation.kind, taken
         )
@@ -182,10 +185,12 @@ def _free_name(caller: nn.Module, stem: str, taken: set[str]) -> str:
     return f"{stem}_{number}"
 
 
-def _places(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
+def _names_of(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
     return tuple(n for n, m in model.named_modules(remove_duplicate=False) if m is module)
 
 
-def _children(caller: nn.Module, module: nn.Module, names: dict[nn.Module, str]) -> tuple[str, ...]:
+def _child_names(
+    caller: nn.Module, module: nn.Module, names: dict[nn.Module, str]
+) -> tuple[str, ...]:
     prefix = f"{names[caller]}." if names[caller] else ""
     return tuple(f"{prefix}{name}" for name, child in caller._modules.items() if child is module)

@@ -1,11 +1,10 @@
-"""Activation sites: where a network applies ReLU or its like, in the order in which it does so.
+"""Activation sites: find the activation calls of a model, and replace them.
 
-A site is a call: of an `nn.ReLU` module (one module can serve many sites), a function, a method or
-an in-place form, of `clamp` at 0, or of one with a ceiling (ReLU6, hardtanh and clamp from 0). What
-cannot be told apart is an error that names the place, so that no ReLU stays unprotected without a
-word. GELU, SiLU and Hardswish are sites where they are asked for; others, and ReLU spelled as a
-product or maximum, are not looked for.
-The network's output has no site: what the last layer computes is not clipped.
+A site is a call of an `nn.ReLU` module (one module can serve many sites), of a function, a method
+or an in-place form, of `clamp` at 0, or of a ReLU with a ceiling (ReLU6, hardtanh and clamp from
+0). GELU, SiLU and Hardswish are sites on request. Other activations, and ReLU written as a product
+or maximum, are not found. Calls that cannot be told apart raise an error that names them, so that
+no ReLU stays unprotected silently. The output of the last layer is not a site.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from proact.nn.activations import KINDS, of_module
+from proact.nn.activations import KINDS, activation_of_module
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
+from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.outputs import logits_of
-from proact.nn.site import Site, evaluating
-from proact.nn.site_tracer import track
+from proact.nn.site import Site, eval_mode
+from proact.nn.site_tracer import trace_sites
 from proact.nn.weight_range import WeightRange
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
@@ -36,56 +36,68 @@ def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu"
     """The activation sites of ``model`` in execution order.
 
     Args:
-        model: any network; it runs on ``example`` in eval mode and is left as it was.
+        model: any model; it runs on ``example`` in eval mode and is left as it was.
         example: an input batch, (samples, ...); one sample is enough.
-        kinds: the activations to look for: ``"relu"`` (with all of its forms and ceilings),
-            ``"gelu"``, ``"silu"``, ``"hardswish"``.
+        kinds: the activations to find: ``"relu"`` (all forms and ceilings), ``"gelu"``, ``"silu"``,
+            ``"hardswish"``.
 
     Raises:
-        ValueError: an unknown kind; no site; an activation in a forward that cannot be followed, or
-            in a module that runs more than once, named by the module; activations that are not
-            finite on the example; an in-place change that the network reads elsewhere.
+        ValueError: an unknown kind; no site; an activation in a forward that cannot be traced, or
+            in a module that runs more than once; activations that are not finite on the example;
+            an in-place change that the model reads elsewhere.
     """
     check_kinds(kinds)
     model = without_weight_range(model)
-    sites = track(model, example, kinds)
+    sites = trace_sites(model, example, kinds)
     if not sites:
         wanted = " or ".join(_SPELLED[kind] for kind in kinds)
-        others = {found.kind for found in map(of_module, model.modules()) if found is not None}
-        hint = f"; it has {', '.join(sorted(others))}, on request" if others - set(kinds) else ""
+        others = {
+            found.kind for found in map(activation_of_module, model.modules()) if found is not None
+        }
+        found = f"; found {', '.join(sorted(others))}" if others - set(kinds) else ""
         raise ValueError(
-            f"{type(model).__name__} has no {wanted}: there is no activation to clip{hint}"
+            f"{type(model).__name__} has no {wanted}, so there is no activation to clip{found}"
         )
     _refuse_irreplaceable(model, sites, example)
     return sites
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """ValueError unless each is the kind of an activation, and there is one."""
+    """Raises ValueError unless ``kinds`` is a filled tuple or list of known kinds."""
     listed = isinstance(kinds, (tuple, list)) and len(kinds) > 0
     if not listed or any(kind not in KINDS for kind in kinds):
         known = ", ".join(KINDS)
-        raise ValueError(f"activations are a tuple of {known}, such as ('relu',); got {kinds!r}")
+        raise ValueError(f"activations is a tuple of {known}, such as ('relu',); got {kinds!r}")
 
 
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    The copy's modules have the names and tensors of the given ones, and their classes or subclasses
-    of them. Where a forward was rewritten, what it read from plain attributes stays as it is now,
-    branches on ``self.training`` (functional dropout) as in eval mode, and ``torch.no_grad`` inside
-    it is gone. Hooks of a replaced module are not taken along.
+    `place_at_sites` on a deep copy, with the same errors.
+    """
+    return place_at_sites(copy.deepcopy(model), replacements)
+
+
+def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
+    """Changes ``model`` so that each site calls its own module.
+
+    Modules keep their names and tensors, and their classes, or become subclasses of them. Hooks of
+    a replaced module are lost. A forward that has to be rewritten is traced once: values that it
+    reads from plain attributes are fixed, branches on ``self.training`` (functional dropout) are
+    those of eval mode, and ``torch.no_grad`` inside it is lost.
+
+    Returns:
+        ``model``, or the replacement if ``model`` itself is the activation.
 
     Raises:
-        ValueError: a network under weight-range, whose bounds do not know the new tensors.
+        ValueError: ``model`` has a weight-range guard, which has no bounds for the new tensors.
     """
     if any(isinstance(module, WeightRange) for module in model.modules()):
         raise ValueError(
-            f"{type(model).__name__} is guarded by weight-range, whose bounds do not know the new "
+            f"{type(model).__name__} has a weight-range guard, which has no bounds for the new "
             "modules' tensors: replace sites in proact.nn.without_weight_range(model), and apply "
             "weight-range last"
         )
-    result = copy.deepcopy(model)
     rewritten: dict[str, dict[int, str]] = {}
     for site in replacements:
         if site.name == "":
@@ -93,22 +105,24 @@ def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> n
         if site.caller is not None:
             local = site.name[len(site.caller) + 1 :] if site.caller else site.name
             rewritten.setdefault(site.caller, {})[site.call] = local
-    with evaluating(result):
+    with eval_mode(model):
         for caller, calls in rewritten.items():
-            module = result.get_submodule(caller)
+            module = model.get_submodule(caller)
             positions = activation_positions(module)
             rewrite_calls(module, {positions[call]: name for call, name in calls.items()})
     for site, module in replacements.items():
         for place in site.places:
             parent, _, child = place.rpartition(".")
-            result.get_submodule(parent).add_module(child, module)
-    _keep_off_fused_layers(result, set(replacements.values()))
-    return result
+            model.get_submodule(parent).add_module(child, module)
+    _keep_off_fused_layers(model, set(replacements.values()))
+    return model
 
 
 def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
-    """torch computes an encoder layer in one kernel in eval mode, past its activation module, where
-    it takes that for ReLU or GELU."""
+    """Turns off the fused kernel of encoder layers, which bypasses the activation module.
+
+    torch uses it in eval mode for activations that it recognises as ReLU or GELU.
+    """
     for module in model.modules():
         is_encoder = isinstance(module, nn.TransformerEncoderLayer)
         if is_encoder and not replaced.isdisjoint(module.modules()):
@@ -118,11 +132,14 @@ def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
 def observed(
     model: nn.Module, sites: list[Site], observe: Callable[[Site, Tensor], None]
 ) -> nn.Module:
-    """A copy of ``model`` that computes the same and calls ``observe(site, output)`` whenever a
-    site has run; without its guard by weight-range."""
+    """A copy of ``model`` that calls ``observe(site, output)`` whenever a site has run.
+
+    The copy computes the same, shares its parameters with ``model``, and has no weight-range guard.
+    """
     model = without_weight_range(model)
-    return replace_sites(
-        model, {site: _Observer(site, _original(model, site), observe) for site in sites}
+    return place_at_sites(
+        copy_sharing_parameters(model),
+        {site: _Observer(site, _original(model, site), observe) for site in sites},
     )
 
 
@@ -146,15 +163,18 @@ def _original(model: nn.Module, site: Site) -> nn.Module:
 
 
 def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) -> None:
-    """A clip that never bites must change nothing. It does where a network relies on an in-place
-    ReLU having changed its input, and where a forward was not followed faithfully."""
+    """Raises ValueError if clips with an infinite threshold change the output.
+
+    They do if the model reads the input that an in-place ReLU has changed, or if a forward was not
+    traced faithfully.
+    """
     expected = _outputs(model, example)
     dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
 
     def changes_the_output(replaced: list[Site]) -> bool:
         clips = {site: _neutral(model, site, dtype) for site in replaced}
         runs: Counter[nn.Module] = Counter()
-        copied = replace_sites(model, clips)
+        copied = place_at_sites(copy_sharing_parameters(model), clips)
         with ExitStack() as hooks:
             for clip in clips.values():
                 hooks.callback(clip.register_forward_hook(lambda m, _, __: runs.update([m])).remove)
@@ -163,8 +183,8 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
             except Exception as error:
                 names = ", ".join(site.name for site in replaced)
                 raise ValueError(
-                    f"a forward with the activations {names} cannot be followed ({error}): give "
-                    "each a module of its own"
+                    f"a forward with the activations {names} cannot be traced ({error}): use a "
+                    "separate module for each call"
                 ) from error
         if any(runs[clip] != 1 for clip in clips.values()):
             return True
@@ -173,14 +193,14 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
     if changes_the_output(sites):
         culprit = next((site for site in sites if changes_the_output([site])), sites[0])
         raise ValueError(
-            f"the network uses the activation {culprit.name!r} for more than the value it returns "
-            "(an in-place change that is read elsewhere, a hook that changes it, or a forward that "
-            "draws at random?), so it cannot be replaced"
+            f"the activation {culprit.name!r} cannot be replaced, because a replacement changes "
+            "the model's output: possible reasons are an in-place change that is read elsewhere, "
+            "a hook that changes the activation, and a forward that draws at random"
         )
 
 
 def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
-    """What computes the same as a value, and changes no input in place."""
+    """A module that returns the same value and never writes to its input."""
     original = _original(model, site)
     if isinstance(original, HyReLU):
         return copy.deepcopy(original)
@@ -188,7 +208,7 @@ def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
 
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         output = model(example.clone())
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return tensors or [logits_of(output)]

@@ -1,4 +1,4 @@
-"""What a network stores: its tensors by name, layer and kind, each memory once."""
+"""List the tensors that a model stores, by name, layer and kind, each memory once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch._subclasses import FakeTensor
 from proact.nn.hyrelu import HyReLU
 from proact.nn.weight_range import WeightRange
 
-#: What a stored tensor can be.
+#: The kinds of stored tensors.
 KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "other")
 
-#: Integers of these types are stored numbers of a quantised network. Wider ones and booleans are
-#: counters, indices and masks, which are no parameters.
+#: Integer buffers of these types store the numbers of a quantised model. Wider integers and
+#: booleans are counters, indices and masks, and are left out.
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32)
 
 _NORMALISATIONS = (
@@ -30,16 +30,16 @@ _NORMALISATIONS = (
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """One memory of a network.
+    """A parameter or buffer of a model.
 
     Attributes:
-        name: its first qualified name, which also decides the faults that it gets.
-        names: all of its names; more than one for tied parameters.
-        tensor: the memory itself, detached: any shape and dtype.
-        layer: the qualified name of the module that holds it; ``""`` for the network.
-        layer_types: the names of that module's class and its base classes.
+        name: the first qualified name. It also determines the faults that hit the tensor.
+        names: all qualified names; tied parameters have several.
+        tensor: the memory itself, detached, of any shape and dtype.
+        layer: the qualified name of the module that holds it; ``""`` for the model itself.
+        layer_types: the names of the class of this module and of its base classes.
         kind: one of `KINDS`.
-        is_buffer: whether it is a buffer, not a parameter.
+        is_buffer: whether it is a buffer and not a parameter.
     """
 
     name: str
@@ -52,21 +52,23 @@ class StoredTensor:
 
 
 def checked_network(model: nn.Module) -> nn.Module:
-    """``model``; TypeError for anything else than a network."""
+    """Returns ``model``, or raises TypeError unless it is a torch module."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"faults go into a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(
+            f"expected a torch.nn.Module to inject faults into, got {type(model).__name__}"
+        )
     return model
 
 
 def activation(name: str, tensor: Tensor) -> StoredTensor:
-    """An activation as an encoding sees it."""
+    """An activation, described as encodings expect it."""
     return StoredTensor(name, (name,), tensor, name, (), "activation", True)
 
 
 def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """(name, tensor, is it a buffer) of all that a network stores, tied tensors under each name.
+    """Yields (name, tensor, whether it is a buffer) for each tensor that ``model`` stores.
 
-    Parameters first, then the buffers that hold numbers.
+    Parameters come first, then the buffers that hold numbers. Tied tensors appear under each name.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, parameter, False
@@ -76,7 +78,9 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 def stored_tensors(model: nn.Module) -> list[StoredTensor]:
-    """Every memory of a network once, in the order of `named_memories`; empty tensors are left out.
+    """Every stored tensor of ``model`` once, in the order of `named_memories`.
+
+    Empty tensors are left out.
 
     Raises:
         ValueError: tensors that share a part of their memory.
@@ -93,7 +97,7 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     stored = []
     for key, (name, tensor, is_buffer) in found.items():
         layer, _, leaf = name.rpartition(".")
-        # What a weight is computed from belongs to the layer that computes it.
+        # Tensors of a parametrization belong to the layer whose weight is computed from them.
         layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")
         module = modules[layer]
         types = types_of(module)
@@ -103,19 +107,19 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
 
 
 def types_of(module: nn.Module) -> tuple[str, ...]:
-    """The names of a module's class and of its base classes, the class first."""
+    """The names of the class of ``module`` and of its base classes, the class first."""
     return tuple(c.__name__ for c in type(module).__mro__ if issubclass(c, nn.Module))
 
 
 def _identity(tensor: Tensor) -> tuple[object, ...]:
     if not has_memory(tensor):
-        return (id(tensor),)  # refused later, by name
+        return (id(tensor),)  # an error that names it follows later
     return (tensor.device, tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 
 def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
     if leaf.startswith("original") and ".parametrizations." in f".{name}":
-        leaf = name.split(".")[-2]  # weight_norm and its like keep a weight's parts there
+        leaf = name.split(".")[-2]  # parametrizations such as weight_norm store parts of a weight
     if leaf in ("running_mean", "running_var"):
         return "statistics"
     if isinstance(module, WeightRange):
@@ -138,13 +142,13 @@ def _refuse_partly_shared(tensors: list[tuple[str, Tensor]]) -> None:
     for (device, _, end, before), (other, begin, _, after) in pairwise(extents):
         if device == other and begin < end and begin != 0:
             raise ValueError(
-                f"{before} and {after} share a part of their memory, so that their bits cannot be "
-                "told apart"
+                f"{before} and {after} share a part of their memory, and faults need tensors that "
+                "share all of it or none"
             )
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor has plain memory: not sparse, not on meta, not fake."""
+    """Whether ``tensor`` has plain memory, unlike sparse, meta and fake tensors."""
     return (
         tensor.layout == torch.strided
         and tensor.device.type != "meta"

@@ -1,4 +1,4 @@
-"""A guard on what a network stores: bounds of its trained values, and a sweep before a forward."""
+"""A guard on stored values: bounds of the trained values, and a sweep before each forward."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ from torch.utils.hooks import RemovableHandle
 from proact.errors import ProactError
 from proact.ops.range_plan import RangeLog, RangePlan, checked_action
 
-#: What has bounds of its own: a tensor, or an output channel.
+#: The unit that has its own bounds: a tensor, or an output channel.
 GRANULARITIES = ("tensor", "channel")
 
-#: Threads may share a network: sweeps and their undoing take turns.
+#: Threads may share a model, so sweeps and their rollbacks exclude each other.
 _LOCK = threading.RLock()
 
 
 class WeightRange(nn.Identity):
-    """The smallest and largest trained value of a network's tensors, and the repair of what leaves
-    them.
+    """The smallest and largest trained values of a model's tensors, and a repair of other values.
 
-    A submodule of the network that it guards, named ``weight_range`` (in an `nn.Sequential` it
-    hands on what it gets). Before each forward of that network one sweep replaces every stored
-    number that is not finite or outside its bounds, as `proact.ops.restrict_range_` says; after it,
-    also where it raised, the replaced words are put back: the guard shields what is computed, and
-    changes nothing that others (fault injection, checkpoints) find in memory. Bounds are stored in
-    the same memory as the rest, so faults hit them too.
+    The guard is a submodule of the model, named ``weight_range``. (As part of an `nn.Sequential`
+    it returns its input.) Before each forward of the model, one sweep replaces every stored number
+    that is not finite or is outside its bounds, as `proact.ops.restrict_range_` does. After the
+    forward, even if it raised, the replaced words are restored. So the guard protects what is
+    computed, and fault injection and checkpoints find memory unchanged. Bounds are stored in the
+    same memory as everything else, so faults hit them too.
 
-    Tensors are looked up by name in each forward, so copies guard their own. Tensors that came
-    later are not guarded. Nothing happens where a forward does not pass the network's hooks:
-    ``model.forward(x)``, a call of a submodule alone, and what torch.fx traces. Under torch.compile
-    the sweep runs outside of the graphs; torch.export and torch.jit.trace are refused, and so is a
-    forward in training mode with autograd. Where a forward with autograd met a number to replace,
-    torch refuses its backward (a tensor was modified in place).
+    Tensors are looked up by name in each forward, so a copy of a model guards its own tensors.
+    Tensors that were added later are not guarded. The guard needs the hooks of the model: it does
+    nothing for ``model.forward(x)``, for a submodule that is called alone, and in a model that
+    torch.fx has traced. With torch.compile the sweep runs outside the graphs. torch.export,
+    torch.jit.trace, and a forward in training mode with autograd raise an error. If a forward with
+    autograd replaced a number, torch raises an error in backward (a tensor was modified in place).
 
     Args:
-        model: the network.
-        names: of its floating-point tensors that shall be guarded.
-        granularity: ``"tensor"``, two bounds for each, or ``"channel"``, two for each output
-            channel of tensors with two dimensions or more.
-        action: ``"zero"`` (the number nearest to 0 that the bounds allow) or ``"saturate"``.
+        model: the model to guard.
+        names: the floating-point tensors of the model that are guarded.
+        granularity: ``"tensor"`` for two bounds for each tensor, or ``"channel"`` for two bounds
+            for each output channel of tensors with two dimensions or more.
+        action: ``"zero"`` (the number nearest to 0 within the bounds) or ``"saturate"``.
 
     Attributes:
-        low, high: (bounds,), buffers of one dtype that holds the tensors' numbers exactly.
+        low, high: (bounds,), buffers of one dtype that represents the tensors' numbers exactly.
 
     Raises:
-        ValueError: an unknown granularity or action, no name, a tensor with NaN or infinity.
+        ValueError: an unknown granularity or action, no names, or a tensor with NaN or infinity.
     """
 
     low: Tensor
@@ -67,21 +66,24 @@ class WeightRange(nn.Identity):
         super().__init__()
         if granularity not in GRANULARITIES:
             raise ValueError(
-                f"weight-range's granularity is {' or '.join(GRANULARITIES)}; got {granularity!r}"
+                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, "
+                f"got {granularity!r}"
             )
         if not names:
-            raise ValueError("weight-range guards floating-point tensors, and there are none")
+            raise ValueError(
+                "weight-range needs at least one floating-point tensor to guard, got none"
+            )
         self.names = tuple(names)
         self.granularity = granularity
         self.action = checked_action(action)
-        # Plain attributes tell networks apart; this one tells what a network went through.
+        # Private, because public attributes are part of a model's identity and this is history.
         self._repairs = 0
         self._last: list[int] = []
-        self._running = _Running()
-        #: Of the hooks in the network.
+        self._running = _ActiveForwards()
+        #: The handles of the hooks on the model.
         self.handles: tuple[RemovableHandle, ...] = ()
         tensors = self._tensors(model)
-        #: For each tensor the shape of its bounds.
+        #: The shape of the bounds of each tensor.
         self._shapes = [
             _bounds_shape(model, name, tensor) if granularity == "channel" else (1,) * tensor.dim()
             for name, tensor in zip(names, tensors, strict=True)
@@ -93,15 +95,16 @@ class WeightRange(nn.Identity):
         self.measure(model)
 
     def measure(self, model: nn.Module) -> None:
-        """Takes the bounds from the values that ``model`` has now, as after more training.
+        """Sets the bounds to the range of the current values of ``model``, as after training.
 
-        ValueError for NaN or infinity; the bounds are then as before.
+        Raises:
+            ValueError: a tensor with NaN or infinity; the bounds are unchanged.
         """
         tensors = self._tensors(model)
         for name, tensor in zip(self.names, tensors, strict=True):
             if not torch.isfinite(tensor).all():
                 raise ValueError(
-                    f"{name} holds NaN or infinity, which no range of trained values has"
+                    f"{name} holds NaN or infinity, and weight-range needs finite values"
                 )
         by_tensor = self.by_tensor(self.low, self.high)
         for name, tensor in zip(self.names, tensors, strict=True):
@@ -110,8 +113,14 @@ class WeightRange(nn.Identity):
             high.copy_(highest(tensor, high.shape))
 
     def by_tensor(self, low: Tensor, high: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """The bounds of each tensor, by name: views of ``low`` and ``high``, both like the buffers,
-        in shapes that broadcast against the tensor."""
+        """The bounds of each tensor by name, as views of ``low`` and ``high``.
+
+        Args:
+            low, high: (bounds,), such as the buffers.
+
+        Returns:
+            For each tensor a pair of views in a shape that broadcasts against the tensor.
+        """
         views = {}
         begin = 0
         for name, shape in zip(self.names, self._shapes, strict=True):
@@ -125,16 +134,16 @@ class WeightRange(nn.Identity):
 
     @property
     def repairs(self) -> int:
-        """How many numbers all forwards so far found outside, each forward anew."""
+        """The count of numbers outside their bounds, summed over all forwards so far."""
         return self._repairs
 
     @property
     def last_repairs(self) -> dict[str, int]:
-        """How many numbers the last forward found outside, by tensor, where there are any."""
+        """The count of numbers that the last forward found outside their bounds, by tensor."""
         return {n: count for n, count in zip(self.names, self._last, strict=False) if count}
 
     def finish(self) -> None:
-        """Puts back what forwards wrote over that never ended, such as one that Ctrl-C cut off."""
+        """Restores the words that unfinished forwards replaced, such as one ended by Ctrl-C."""
         with _LOCK:
             self._running.finish()
 
@@ -148,14 +157,14 @@ class WeightRange(nn.Identity):
         return [_tensor(model, name) for name in self.names]
 
     def begin(self, model: nn.Module) -> None:
-        """Sweeps ``model`` for a forward that is about to run; `end` belongs to it."""
+        """Sweeps ``model`` before a forward; each call needs a call of `end`."""
         with _LOCK:
             running = self._running
             running.depth += 1
             _refuse_training(model)
             tensors = self._tensors(model)
             if not all(map(_has_memory, (*tensors, self.low, self.high))):
-                return  # shapes alone are computed
+                return  # the forward computes shapes only
             plan = running.plan_of(self, tensors)
             log = RangeLog(plan)
             running.logs.append(log)
@@ -168,15 +177,15 @@ class WeightRange(nn.Identity):
                 ]
 
     def end(self) -> None:
-        """A forward is over: the last of those that run at once puts everything back."""
+        """Ends a forward; the last of the concurrent forwards restores all replaced words."""
         with _LOCK:
             self._running.depth = max(0, self._running.depth - 1)
             if self._running.depth == 0:
                 self._running.finish()
 
 
-class _Running:
-    """What forwards that are going on wrote over. A copy or a pickle starts with none."""
+class _ActiveForwards:
+    """The words that running forwards replaced. A copy or a pickle starts empty."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -186,7 +195,7 @@ class _Running:
         self._layout: list[object] = []
 
     def plan_of(self, guard: WeightRange, tensors: list[Tensor]) -> RangePlan:
-        """Kept while the tensors stay where they are."""
+        """The plan of the sweep, reused while the tensors stay at their addresses."""
         layout: list[object] = [
             (t.data_ptr(), t.dtype, t.shape, t.stride()) for t in (guard.low, guard.high, *tensors)
         ]
@@ -209,41 +218,41 @@ class _Running:
             self.logs[-1].restore()
             self.logs.pop()
         if self.changed:
-            # What autograd saved has been changed back: a backward shall notice, not use it.
+            # Autograd saved the replaced values, and they are gone: make a backward raise.
             torch.autograd.graph.increment_version(
                 [t for t in self.changed if not t.is_inference()]
             )
             self.changed.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Running, ()
+        return _ActiveForwards, ()
 
 
 def lowest(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The smallest of the numbers that share a bound, in the bounds' shape."""
+    """The smallest of the numbers that share a bound, in the shape of the bounds."""
     dims = [dim for dim, size in enumerate(shape) if size == 1]
     return tensor.detach().amin(dims, keepdim=True) if dims else tensor.detach()
 
 
 def highest(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The largest of the numbers that share a bound, in the bounds' shape."""
+    """The largest of the numbers that share a bound, in the shape of the bounds."""
     return -lowest(-tensor.detach(), shape)
 
 
 def _refuse_training(model: nn.Module) -> None:
     if model.training and torch.is_grad_enabled():
         raise ProactError(
-            "a network under weight-range is not trained: its bounds are those of the values that "
-            "it has. Call eval(), or train proact.nn.without_weight_range(model)"
+            "a model with a weight-range guard cannot be trained, because its bounds are those of "
+            "its current values: call eval(), or train proact.nn.without_weight_range(model)"
         )
 
 
 def _bounds_shape(model: nn.Module, name: str, tensor: Tensor) -> tuple[int, ...]:
-    """One bound an output channel; one in all for vectors, of which bounds would be a copy."""
+    """The shape of one bound for each output channel; vectors have a single bound."""
     shape = [1] * tensor.dim()
     if tensor.dim() >= 2:
         layer = f".{name.rpartition('.')[0]}".partition(".parametrizations")[0].removeprefix(".")
-        # Transposed convolutions have the output channel (of each group) second.
+        # The output channels (of each group) are the second dimension of transposed convolutions.
         axis = int(isinstance(model.get_submodule(layer), nn.modules.conv._ConvTransposeNd))
         shape[axis] = tensor.shape[axis]
     return tuple(shape)
@@ -260,15 +269,15 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
             if tensor is not None:
                 return tensor
     raise ProactError(
-        f"weight-range guards {name}, which the network does not have any more: apply weight-range "
-        "after whatever replaces tensors"
+        f"weight-range guards {name}, which the model no longer has: apply weight-range after "
+        "every change that replaces tensors"
     )
 
 
 def _has_memory(tensor: Tensor) -> bool:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         raise ProactError(
-            "weight-range repairs memory, and a tensor inside torch.func's transforms has none of "
-            "its own: transform proact.nn.without_weight_range(model)"
+            "weight-range repairs memory, and tensors inside torch.func transforms have no "
+            "memory of their own: transform proact.nn.without_weight_range(model)"
         )
     return not tensor.is_meta and not isinstance(tensor, FakeTensor)

@@ -1,6 +1,6 @@
-"""Clipped activations and guarded parameters: one file a method, and what they cost.
+"""Protection methods for trained models, one module for each method, and their cost.
 
-Deviations from the papers are listed in README.md beside this file.
+README.md in this directory lists where the methods depart from their papers.
 """
 
 from proact.protect.cost import Cost, cost, latency_ratio

@@ -1,4 +1,4 @@
-"""One run of a method: who is told how far it is, and the file from which it goes on."""
+"""One run of a protection method: progress messages, and a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -12,64 +12,77 @@ from torch import Tensor
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import Site
-from proact.protect.distributed import Ranks
+from proact.protect.distributed import DistributedContext
 
 _HEADER = "proact.protecting"
 
 
-class Session:
-    """Sites that are done are kept, in ``resume`` too where it is given: a run that was interrupted
-    goes on behind its last whole site, and ends in the same thresholds.
+class MethodRun:
+    """One run of a method that may go from site to site, and can then be resumed.
+
+    The thresholds of finished sites are written to ``resume`` after each site. A run that finds
+    this file continues with the next site and ends in the same thresholds. The file is deleted
+    when the ``with`` block ends without an exception.
 
     Args:
-        report: called with a line of text.
-        identity: digest of all that determines the thresholds.
-        resume: a safetensors file of the finished sites' thresholds; deleted at the block's end.
+        report: called with a line of text, in rank 0 only.
+        identity: a digest of everything that determines the thresholds.
+        resume: a safetensors file for the thresholds of finished sites, or None.
+
+    Attributes:
+        position: the current site out of all sites and the estimated time left, as text.
 
     Raises:
-        ProactError: ``resume`` holds something else, or cannot be written.
+        ProactError: ``resume`` belongs to another run, is no checkpoint, or cannot be written.
     """
 
     def __init__(
         self, report: Callable[[str], None], identity: str = "", resume: Path | None = None
     ) -> None:
         self._report, self._identity, self._resume = report, identity, resume
-        self._ranks = Ranks.current()
+        self._context = DistributedContext.current()
         self._finished: dict[str, Tensor] = {}
+        self.position = ""
         if resume is not None:
-            # What one process takes as done has to be done for all.
-            self._finished = self._ranks.from_first(lambda: _loaded(resume, identity))
-            self._write()  # a file that cannot be written is found now and not after an hour
-        #: Where the run is, and how long it may still take.
-        self.place = ""
+            # All processes must skip the same sites.
+            self._finished = self._context.broadcast(lambda: _loaded(resume, identity))
+            self._write()  # a path that cannot be written fails now, not after an hour
 
-    def tell(self, line: str) -> None:
-        if self._ranks.writes:
+    def report(self, line: str) -> None:
+        """Reports a line of progress."""
+        if self._context.is_first:
             self._report(line)
 
-    def resumed(self, bounds: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-        """``bounds``, and the thresholds of sites that an earlier run has finished."""
-        return {site: self._finished.get(site.name, bound) for site, bound in bounds.items()}
+    def with_finished(self, thresholds: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+        """``thresholds``, replaced at the sites that an earlier run has finished."""
+        return {site: self._finished.get(site.name, value) for site, value in thresholds.items()}
 
     def unfinished(self, sites: Iterable[Site], seconds: Mapping[Site, float]) -> Iterator[Site]:
-        """The sites that are still to be done, in their order; ``seconds``: what each costs,
-        relative to the others, for the estimate of the time left."""
+        """Yields the sites that are not finished, in their order.
+
+        Args:
+            sites: all sites, in the order in which the method treats them.
+            seconds: the cost of each site relative to the others, to estimate the time left.
+        """
         order = list(sites)
         todo = [site for site in order if site.name not in self._finished]
         begun, spent = time.monotonic(), 0.0
         for site in todo:
-            self.place = f"site {order.index(site) + 1} of {len(order)}"
+            self.position = f"site {order.index(site) + 1} of {len(order)}"
             if spent > 0:
                 left = sum(seconds[s] for s in todo[todo.index(site) :])
-                self.place += f", {_duration((time.monotonic() - begun) * left / spent)} left"
+                self.position += f", {_duration((time.monotonic() - begun) * left / spent)} left"
             yield site
             spent += seconds[site]
 
-    def tried(self, site: Site, what: str, kept: float, verdict: str) -> None:
-        """Reports what one candidate keeps of the validation accuracy."""
-        self.tell(f"{site.name}: {what} keeps {kept:.4f} of validation, {verdict} ({self.place})")
+    def report_candidate(self, site: Site, candidate: str, kept: float, verdict: str) -> None:
+        """Reports the validation accuracy, in [0, 1], that a candidate threshold keeps."""
+        self.report(
+            f"{site.name}: {candidate} keeps {kept:.4f} of validation, {verdict} ({self.position})"
+        )
 
     def finish(self, site: Site, threshold: Tensor) -> None:
+        """Records the final threshold of a site."""
         self._finished[site.name] = threshold.detach().clone()
         self._write()
 
@@ -77,14 +90,13 @@ class Session:
         resume = self._resume
         if resume is not None:
             header = {_HEADER: json.dumps({"identity": self._identity})}
-            self._ranks.from_first(lambda: checkpoint.write(resume, self._finished, header))
+            self._context.broadcast(lambda: checkpoint.write(resume, self._finished, header))
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> MethodRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Where the method has come to its end, nothing is left to resume."""
-        if kind is None and self._resume is not None and self._ranks.writes:
+        if kind is None and self._resume is not None and self._context.is_first:
             self._resume.unlink(missing_ok=True)
 
 
@@ -94,8 +106,8 @@ def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
     header, thresholds = checkpoint.read(path, _HEADER, "unfinished protection")
     if header["identity"] != identity:
         raise ProactError(
-            f"{path} belongs to another protection (network, data, method or options differ): "
-            "delete it, or name another file"
+            f"{path} belongs to another protection run (its model, data, method or options "
+            "differ): delete it, or name another file"
         )
     return thresholds
 

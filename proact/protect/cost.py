@@ -1,4 +1,4 @@
-"""What a protection costs in memory, in accuracy without faults and in time."""
+"""The cost of a protection: memory, clean accuracy and latency."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from proact.nn.tensor_inventory import stored_tensors
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one protected network.
+    """The cost of one protected model.
 
     Attributes:
-        thresholds: how many are stored.
-        bytes: what they and the bounds take in the encoding.
-        percent: their number, of the parameters' number.
-        clean: accuracy in [0, 1] without faults, in the encoding.
-        clean_soft: the same with the soft clip that is trained, before hardening; None unless asked
-            for.
-        bounds: of weight-range, how many are stored.
-        clean_before: accuracy of the unprotected network without faults, in the encoding.
-        latency: time of a forward pass over that of the unprotected network.
-
-    The last two are None where `cost` was not given the unprotected network.
+        thresholds: the number of stored thresholds.
+        bytes: the memory of thresholds and bounds in the encoding, in bytes.
+        percent: the number of thresholds and bounds, in percent of all other stored numbers.
+        clean: top-1 accuracy without faults in the encoding, in [0, 1].
+        clean_soft: the same with the soft clip of training; None unless requested.
+        bounds: the number of stored bounds of weight-range.
+        clean_before: the clean accuracy of the unprotected model in the encoding, in [0, 1]; None
+            if `cost` did not get this model.
+        latency: the time of a forward pass divided by that of the unprotected model; None if `cost`
+            did not get this model.
     """
 
     thresholds: int
@@ -54,13 +53,18 @@ def cost(
     soft: bool = False,
     unprotected: nn.Module | None = None,
 ) -> Cost:
-    """Measures `Cost`.
+    """Measures the `Cost` of a protection; ``model`` is untouched.
 
     Args:
-        images: to judge accuracy on: what `proact.data.load` returns (its test split), a pair
+        model: the protected model.
+        images: measures accuracy: the result of `proact.data.load` (its test split), a pair
             (images, labels), or a `Dataset`.
-        soft: whether to measure the soft form too.
-        unprotected: the network as it was, to compare with.
+        encoding: the stored form.
+        soft: whether to measure the accuracy with the soft clip too.
+        unprotected: the model before protection, to compare accuracy and latency.
+
+    Raises:
+        ValueError: an unknown encoding, or unsuitable images.
     """
     encoding, images = encoding_named(encoding), as_evaluation(images)
     stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
@@ -87,15 +91,20 @@ def cost(
 def latency_ratio(
     model: nn.Module, unprotected: nn.Module, images: Tensor, repeats: int = 15
 ) -> float:
-    """Median time of a forward pass of ``model`` over that of ``unprotected``, on all ``images`` at
-    once, in eval mode and without autograd. The two take turns; both run once before."""
-    contenders = [copy.deepcopy(network).eval() for network in (model, unprotected)]
+    """The median time of a forward pass of ``model``, divided by that of ``unprotected``.
+
+    Args:
+        model, unprotected: run in eval mode and without autograd, in turns; both warm up once.
+        images: (samples, ...); each pass takes all of them.
+        repeats: the number of timed passes of each model.
+    """
+    contenders = [copy.deepcopy(each).eval() for each in (model, unprotected)]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():
         for _ in range(repeats + 1):
-            for network, times in zip(contenders, seconds, strict=True):
+            for contender, times in zip(contenders, seconds, strict=True):
                 start = time.perf_counter()
-                network(images)
+                contender(images)
                 times.append(time.perf_counter() - start)
     first, second = (statistics.median(times[1:]) for times in seconds)
     return first / second

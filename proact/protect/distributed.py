@@ -1,9 +1,9 @@
-"""Training in several processes at once, as torchrun starts them.
+"""Protect a model in several processes at once, as torchrun starts them.
 
-Every process holds the whole network and works on its own images: number i belongs to process i
-modulo their number, whatever the batch. Sums over a batch are added up over the processes, so that
-each takes the step that a single one would take, up to the rounding of sums. (DDP as torch has it
-averages over processes, which is the same only where each has as many images of a batch.)
+Each process holds the whole model and works on its own images: image i belongs to process i modulo
+the number of processes, whatever the batch. Sums over a batch are added up over all processes, so
+each process takes the step that a single process would take, up to the rounding of sums. (torch's
+DDP averages over processes instead, which is the same only if each has as many images of a batch.)
 """
 
 from __future__ import annotations
@@ -15,62 +15,69 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-_Given = TypeVar("_Given")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among its like; alone where torch.distributed was not initialised.
+class DistributedContext:
+    """The rank of this process, and the collective operations that protection methods need.
+
+    Without an initialised torch.distributed there is one process and every operation is local.
+    Broadcast a value that depends on the process (a file, a clock) before branching on it:
+    processes that disagree wait for each other forever.
 
     Attributes:
-        rank: of this process, from 0.
-        world: how many there are.
+        rank: the number of this process, from 0.
+        world_size: the number of processes.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @staticmethod
-    def current() -> Ranks:
+    def current() -> DistributedContext:
+        """The context of the default process group."""
         if dist.is_available() and dist.is_initialized():
-            return Ranks(dist.get_rank(), dist.get_world_size())
-        return Ranks()
+            return DistributedContext(dist.get_rank(), dist.get_world_size())
+        return DistributedContext()
 
     @property
-    def writes(self) -> bool:
-        """Whether this is the one process that writes files and reports."""
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the only process that writes files and reports progress."""
         return self.rank == 0
 
-    def share(self, of_all: Tensor) -> Tensor:
-        """The images, labels or outputs that belong to this process."""
-        return of_all[self.rank :: self.world]
+    def shard(self, samples: Tensor) -> Tensor:
+        """The samples that belong to this process, out of all samples along the first dimension."""
+        return samples[self.rank :: self.world_size]
 
-    def own(self, indices: Tensor) -> Tensor:
-        """Which of all images (by index) belong to this process, by their index in its share."""
-        if self.world == 1:
+    def shard_indices(self, indices: Tensor) -> Tensor:
+        """Those of the global ``indices`` that belong to this process, as indices into `shard`."""
+        if self.world_size == 1:
             return indices
-        return indices[indices % self.world == self.rank] // self.world
+        return indices[indices % self.world_size == self.rank] // self.world_size
 
-    def summed(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same to the bit in each."""
-        if self.world > 1:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, equal in each of them bit by bit."""
+        if self.world_size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
-    def from_first(self, give: Callable[[], _Given]) -> _Given:
-        """What ``give`` returns in the first process, which alone calls it, in every process; what
-        it raises there is raised in every process."""
-        if self.world == 1:
-            return give()
-        parcel: list[Any] = [None, None]
+    def broadcast(self, compute: Callable[[], _Value]) -> _Value:
+        """Calls ``compute`` in rank 0 only and returns its value in every process.
+
+        An exception of ``compute`` is raised in every process.
+        """
+        if self.world_size == 1:
+            return compute()
+        message: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                parcel[0] = give()
+                message[0] = compute()
             except Exception as error:
-                parcel[1] = error
-        dist.broadcast_object_list(parcel, 0)
-        if parcel[1] is not None:
-            raise parcel[1]
-        given: _Given = parcel[0]
-        return given
+                message[1] = error
+        dist.broadcast_object_list(message, 0)
+        if message[1] is not None:
+            raise message[1]
+        value: _Value = message[0]
+        return value

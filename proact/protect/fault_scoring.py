@@ -1,4 +1,4 @@
-"""How accurate candidates for a threshold are under faults: each meets the same ones."""
+"""Score candidate thresholds by accuracy under faults; all candidates meet the same faults."""
 
 from __future__ import annotations
 
@@ -12,56 +12,65 @@ from proact.nn import Site
 from proact.nn.outputs import logits_of
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.seeds import derived_seed
-from proact.protect.distributed import Ranks
+from proact.protect.distributed import DistributedContext
 
 
-class UnderFaults:
-    """A copy of ``network`` in the encoding, whose thresholds can be exchanged.
+class FaultScorer:
+    """A copy of a model, stored in an encoding, whose thresholds can be exchanged and scored.
 
     Args:
-        network: as it is to be deployed.
-        images: what is judged on, ``images_per_pattern`` of them a pattern, drawn anew for each.
-        patterns: how many fault patterns; processes share them out.
-        seed: of patterns and draws. A campaign of the same seed meets other ones: what is chosen on
-            some faults must not be judged on them.
+        model: with clips in the mode that is deployed; untouched.
+        encoding: the stored form that faults hit.
+        images: validation images. Each pattern draws ``images_per_pattern`` of them.
+        patterns: the number of fault patterns; processes divide them among themselves.
+        images_per_pattern: the number of images that run under each pattern.
+        seed: determines patterns and drawn images, in [0, 2^63). A campaign of the same seed meets
+            other patterns, so thresholds are not evaluated on the faults that selected them.
+
+    Attributes:
+        model: the encoded copy, in eval mode.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        model: nn.Module,
         encoding: Encoding,
         images: Split,
         patterns: int,
         images_per_pattern: int,
         seed: int,
     ) -> None:
-        self.network = encode(network, encoding).eval()
+        self.model = encode(model, encoding).eval()
         self._encoding, self._seed = encoding, search_seed(seed)
-        self._injector = Injector(self.network, encoding)
-        self._stored = {stored.name: stored for stored in stored_tensors(self.network)}
-        self._ranks = Ranks.current()
+        self._injector = Injector(self.model, encoding)
+        self._stored = {stored.name: stored for stored in stored_tensors(self.model)}
+        self._context = DistributedContext.current()
         self._images = images
         self._patterns, self._images_per_pattern = patterns, min(images_per_pattern, len(images))
 
     def set_threshold(self, site: Site, value: Tensor) -> None:
-        """Stores ``value``, rounded to the encoding."""
+        """Stores ``value``, rounded to the encoding, as the threshold of ``site``."""
         stored = self._stored[f"{site.name}.threshold"]
         with torch.no_grad():
             stored.tensor.copy_(value)
             stored.tensor.copy_(self._encoding.word(stored).rounded(stored.tensor))
 
     def accuracy(self, fault: Fault) -> float:
-        """The mean over the patterns, in [0, 1]; an output with NaN or infinity is wrong."""
-        correct = torch.zeros((), dtype=torch.int64)
-        for trial in range(self._ranks.rank, self._patterns, self._ranks.world):
-            chosen = self._drawn(trial)
-            with self._injector.trial(fault, self._seed, trial), torch.no_grad():
-                output = logits_of(self.network(self._images.images[chosen]))
-            right = output.argmax(1) == self._images.labels[chosen]
-            correct += (right & torch.isfinite(output).all(1)).sum()
-        return int(self._ranks.summed(correct)) / (self._patterns * self._images_per_pattern)
+        """The mean top-1 accuracy over the patterns, in [0, 1].
 
-    def _drawn(self, trial: int) -> Tensor:
+        An output that contains NaN or infinity counts as wrong.
+        """
+        correct = torch.zeros((), dtype=torch.int64)
+        for trial in range(self._context.rank, self._patterns, self._context.world_size):
+            drawn = self._drawn_images(trial)
+            with self._injector.trial(fault, self._seed, trial), torch.no_grad():
+                output = logits_of(self.model(self._images.images[drawn]))
+            right = output.argmax(1) == self._images.labels[drawn]
+            correct += (right & torch.isfinite(output).all(1)).sum()
+        total = self._patterns * self._images_per_pattern
+        return int(self._context.all_reduce_sum(correct)) / total
+
+    def _drawn_images(self, trial: int) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "search-images", trial))
         return torch.randperm(len(self._images), generator=generator)[: self._images_per_pattern]
 

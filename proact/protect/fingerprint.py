@@ -1,4 +1,4 @@
-"""Which network it was: digests of what it stores, with and without what protections added."""
+"""Digests that identify a model, with and without the tensors that protections added."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from proact.nn import HyReLU, WeightRange
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, in hexadecimal;
-    thresholds and bounds of weight-range are left out."""
+    """The hexadecimal SHA-256 digest of a model without thresholds and weight-range bounds.
+
+    It covers names, dtypes, shapes and bytes of all other parameters and buffers.
+    """
     added = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
@@ -22,8 +24,8 @@ def fingerprint(model: nn.Module) -> str:
     return _digest(model, added)
 
 
-def whole_fingerprint(model: nn.Module) -> str:
-    """`fingerprint` with thresholds and bounds."""
+def full_fingerprint(model: nn.Module) -> str:
+    """The `fingerprint` of a model, including thresholds and bounds."""
     return _digest(model, set())
 
 

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.data import Data
-from proact.protect.checkpointing import Session
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips
+from proact.protect.model_suffix import WholeModel
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, Student, Whole, wide_copy
+from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
 
 @dataclass(frozen=True)
 class FitactOptions(TrainedOptions):
-    """Options of ``protect(model, "fitact", ...)``, beside those of `TrainedOptions`.
+    """Options of ``protect(model, "fitact", ...)``, in addition to those of `TrainedOptions`.
 
     Attributes:
         granularity: ``"neuron"`` (published), ``"layer"``, ``"channel"`` or ``"hybrid"``.
@@ -40,13 +42,14 @@ class FitactOptions(TrainedOptions):
         checked_positive("learning_rate", self.learning_rate)
 
 
-def fitact(model: nn.Module, data: Data, options: FitactOptions, session: Session) -> Clips:
+def fitact(model: nn.Module, data: Data, options: FitactOptions, run: MethodRun) -> Clips:
+    """The clips that FitAct chooses for ``model``, a working copy (arXiv 2112.13544)."""
     bounds = options.profiled(model, data, options.granularity)
-    student = Student(model, bounds, data, options)
-    network = Whole(student)
-    thresholds = [student.clip(site).threshold for site in student.sites]
-    # What does not decide the logits would only be shrunk by the penalty.
-    thresholds = [t for t in thresholds if student.decides(network.train, t)]
+    trainer = ThresholdTrainer(model, bounds, data, options)
+    whole = WholeModel(trainer)
+    thresholds = [trainer.clip(site).threshold for site in trainer.sites]
+    # The penalty alone would shrink a threshold that the logits do not depend on.
+    thresholds = [t for t in thresholds if trainer.has_gradient(whole.train, t)]
     count = sum(threshold.numel() for threshold in thresholds)
     masters = [wide_copy(threshold) for threshold in thresholds]
     optimizer = torch.optim.Adam(masters, lr=options.learning_rate)
@@ -54,26 +57,27 @@ def fitact(model: nn.Module, data: Data, options: FitactOptions, session: Sessio
 
     for epoch in range(1, options.epochs + 1):
         before = [threshold.detach().clone() for threshold in thresholds]
-        for batch in student.batches(generator):
-            gradients = student.gradient(network.train, thresholds, batch, cross_entropy)
+        for batch in trainer.batches(generator):
+            gradients = trainer.gradient(whole.train, thresholds, batch, cross_entropy)
             for master, gradient in zip(masters, gradients, strict=True):
-                # Of lambda times the mean of T^2 over all thresholds (arXiv 2112.13544).
+                # The penalty is lambda times the mean of T^2 over all thresholds.
                 master.grad = gradient.to(master.dtype) + 2 * options.penalty / count * master
             optimizer.step()
             for threshold, master in zip(thresholds, masters, strict=True):
                 threshold.data.copy_(master.clamp_(min=0.0))
-        kept = network.accuracy()
-        is_good = kept >= student.least
-        session.tell(
+        kept = whole.accuracy()
+        accepted = kept >= trainer.required_accuracy
+        run.report(
             f"epoch {epoch} of {options.epochs} keeps {kept:.4f} of validation, "
-            f"{'accepted' if is_good else 'costs too much: the epoch before is kept'}"
+            f"{'accepted' if accepted else 'costs too much: the epoch before is kept'}"
         )
-        if not is_good:
+        if not accepted:
             for threshold, value in zip(thresholds, before, strict=True):
                 threshold.data.copy_(value)
             break
-    return student.deployed()
+    return trainer.deployed_clips()
 
 
 def cross_entropy(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy summed over the images; the unclipped model's probabilities are not used."""
     return F.cross_entropy(output, labels, reduction="sum")

@@ -12,38 +12,40 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip, Where
 from proact.limits import SEEDS
-from proact.nn import Site, replace_sites
-from proact.nn.site import evaluating
+from proact.nn import Site
+from proact.nn.site import eval_mode
+from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_integer
-from proact.protect.checkpointing import Session
-from proact.protect.fault_scoring import UnderFaults
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips, clips_at
+from proact.protect.fault_scoring import FaultScorer
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
-from proact.protect.threshold_trainer import Clips, clips
 
-#: Bit error rates, per bit, that are set at equal steps on the score's axis.
+#: Bit error rates, per stored bit; the score places them at equal steps.
 RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)
 ROUNDS = 4  # N of the paper's algorithm
 ROUNDS_BEFORE_STOPPING = 3  # M
-CLOSE = 0.2  # delta: scores that differ by no more count as equal
+CLOSE = 0.2  # delta: scores that differ by at most this count as equal
 
 
 @dataclass(frozen=True)
 class FtClipactOptions(ClipOptions):
-    """Options of ``protect(model, "ft-clipact", ...)``, beside those of `ClipOptions`.
+    """Options of ``protect(model, "ft-clipact", ...)``, in addition to those of `ClipOptions`.
 
     Attributes:
         granularity: ``"layer"``.
         mode: ``"zero"`` (published) or ``"saturate"``.
-        patterns: fault patterns a rate, the same for every candidate (count).
-        images_per_pattern: validation images a pattern (count).
-        encoding: the stored form in which faults hit while thresholds are searched.
-        seed: of the fault patterns; in [0, 2^63).
+        patterns: the number of fault patterns at each rate, the same for every candidate.
+        images_per_pattern: the number of validation images that run under each pattern.
+        encoding: the stored form that faults hit during the search.
+        seed: determines the fault patterns and the images that they draw; in [0, 2^63).
     """
 
     granularity: str = "layer"
@@ -57,53 +59,54 @@ class FtClipactOptions(ClipOptions):
         super().__post_init__()
         check_deployed_mode(self.mode)
         if self.granularity != "layer":
-            raise ValueError(f"ft-clipact's granularity is layer; got {self.granularity!r}")
+            raise ValueError(f"the granularity of ft-clipact is 'layer', got {self.granularity!r}")
         checked_count("patterns", self.patterns)
         checked_count("images_per_pattern", self.images_per_pattern)
         encoding_named(self.encoding)
         checked_integer("seed", self.seed, SEEDS)
 
 
-def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, session: Session) -> Clips:
+def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, run: MethodRun) -> Clips:
+    """The clips that FT-ClipAct chooses for ``model``, a working copy (arXiv 1912.00941)."""
     bounds = options.profiled(model, data, options.granularity)
-    thresholds = session.resumed(bounds)
-    network = replace_sites(model, clips(thresholds, options.mode))
-    faulty = UnderFaults(
-        network,
+    thresholds = run.with_finished(bounds)
+    clipped = place_at_sites(model, clips_at(thresholds, options.mode))
+    scorer = FaultScorer(
+        clipped,
         encoding_named(options.encoding),
         data.validation,
         options.patterns,
         options.images_per_pattern,
         options.seed,
     )
-    layers = tensors_of_layers(network, bounds, data.train.images[:1])
-    for site in session.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
+    layers = tensors_of_layers(clipped, bounds, data.train.images[:1])
+    for site in run.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
         if not layers[site]:
-            session.tell(f"{site.name}: no tensor that could fail comes before it")
+            run.report(f"{site.name}: not searched, because its layer has no stored tensor")
         else:
-            thresholds[site] = _searched(faulty, site, bounds[site], layers[site])
-        faulty.set_threshold(site, thresholds[site])
+            thresholds[site] = _searched(scorer, site, bounds[site], layers[site])
+        scorer.set_threshold(site, thresholds[site])
         share = float(thresholds[site] / bounds[site])
-        session.tell(f"{site.name}: {share:.3f} of the profile's maximum ({session.place})")
-        session.finish(site, thresholds[site])
-    return clips(thresholds, options.mode)
+        run.report(f"{site.name}: {share:.3f} of the profile's maximum ({run.position})")
+        run.finish(site, thresholds[site])
+    return clips_at(thresholds, options.mode)
 
 
-def _searched(faulty: UnderFaults, site: Site, highest: Tensor, tensors: tuple[str, ...]) -> Tensor:
+def _searched(scorer: FaultScorer, site: Site, highest: Tensor, tensors: tuple[str, ...]) -> Tensor:
     where = Where(name=tensors)
 
     def score(threshold: float) -> float:
-        faulty.set_threshold(site, torch.full_like(highest, threshold))
-        return area([faulty.accuracy(BitFlip(rate, where=where)) for rate in RATES])
+        scorer.set_threshold(site, torch.full_like(highest, threshold))
+        return area([scorer.accuracy(BitFlip(rate, where=where)) for rate in RATES])
 
     return torch.full_like(highest, search(score, float(highest)))
 
 
 def search(score: Callable[[float], float], highest: float) -> float:
-    """The best of the points that are looked at in [0, highest] (arXiv 1912.00941, algorithm 1).
+    """The best of the points that the search visits in [0, highest].
 
-    Each round cuts the interval in thirds, scores its four points, and goes on between the
-    neighbours of the best one.
+    Each round divides the interval into thirds, scores its four points, and continues between the
+    neighbours of the best one (arXiv 1912.00941, algorithm 1). Of equal points the highest wins.
     """
     known: dict[float, float] = {}
     low, high = 0.0, highest
@@ -113,7 +116,7 @@ def search(score: Callable[[float], float], highest: float) -> float:
             if point not in known:
                 known[point] = score(point)
         scores = [known[point] for point in points]
-        best = max(range(4), key=lambda index: (scores[index], index))  # among equals the loosest
+        best = max(range(4), key=lambda index: (scores[index], index))
         low, high = points[max(best - 1, 0)], points[min(best + 1, 3)]
         if done >= ROUNDS_BEFORE_STOPPING and max(scores) - min(scores) <= CLOSE:
             break
@@ -121,25 +124,30 @@ def search(score: Callable[[float], float], highest: float) -> float:
 
 
 def area(accuracies: list[float]) -> float:
-    """Under accuracy over the rates at steps of 1; in [0, len(RATES) - 1]."""
-    return float(np.trapezoid(accuracies))
+    """The area under accuracy over the rates at steps of 1, in [0, len(RATES) - 1]."""
+    return float(trapezoid(accuracies))
 
 
 def tensors_of_layers(
-    network: nn.Module, sites: Iterable[Site], example: Tensor
+    model: nn.Module, sites: Iterable[Site], example: Tensor
 ) -> dict[Site, tuple[str, ...]]:
-    """What belongs to a site's layer: the tensors of the modules that begin to run after the site
-    before it and before itself; where there are none, those of the layer before.
+    """The names of the floating-point tensors that belong to the layer of each site.
 
-    A module that is never called as one (the output projection of nn.MultiheadAttention) belongs to
-    its parent.
+    They are the tensors of the modules that begin to run after the previous site and before this
+    one. Where no such module has tensors, the layer is that of the previous site. A module that is
+    never called as such (the output projection of nn.MultiheadAttention) belongs to its parent.
+
+    Args:
+        model: has a clip at each site; runs on ``example`` in eval mode.
+        sites: all sites of the model.
+        example: an input batch, (samples, ...).
     """
-    site_of = {network.get_submodule(site.name): site for site in sites}
+    site_of = {model.get_submodule(site.name): site for site in sites}
     called: set[nn.Module] = set()
-    _watch(network, example, called.add)
+    _run_with_hook(model, example, called.add)
     layers: dict[Site, tuple[str, ...]] = {}
     running: list[str] = []
-    names = {module: name for name, module in network.named_modules()}
+    names = {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module) -> None:
         if module in site_of:
@@ -149,7 +157,7 @@ def tensors_of_layers(
         else:
             running.extend(_own_tensors(module, names[module], called))
 
-    _watch(network, example, enter)
+    _run_with_hook(model, example, enter)
     return layers
 
 
@@ -164,10 +172,10 @@ def _own_tensors(module: nn.Module, name: str, called: set[nn.Module]) -> Iterat
             yield from _own_tensors(inner, prefix + child, called)
 
 
-def _watch(network: nn.Module, example: Tensor, enter: Callable[[nn.Module], None]) -> None:
-    """Runs the network and tells of each module that begins to run."""
-    with evaluating(network), torch.no_grad(), ExitStack() as hooks:
-        for module in network.modules():
+def _run_with_hook(model: nn.Module, example: Tensor, enter: Callable[[nn.Module], None]) -> None:
+    """Runs ``model`` and calls ``enter`` with each module that begins to run."""
+    with eval_mode(model), torch.no_grad(), ExitStack() as hooks:
+        for module in model.modules():
             hook = module.register_forward_pre_hook(lambda inner, _: enter(inner))
             hooks.callback(hook.remove)
-        network(example)
+        model(example)

@@ -1,4 +1,4 @@
-"""`protect`: one interface to every method."""
+"""`protect`, the interface to all protection methods."""
 
 from __future__ import annotations
 
@@ -16,58 +16,60 @@ from proact.data.dataset import PairOrData, as_data
 from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.models.evaluation import check_takes
-from proact.nn import Site, replace_sites, without_weight_range
+from proact.nn import Site
+from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.sites import place_at_sites
 from proact.nn.tensor_inventory import stored_tensors
-from proact.protect.checkpointing import Session
-from proact.protect.fingerprint import fingerprint, whole_fingerprint
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips
+from proact.protect.fingerprint import fingerprint, full_fingerprint
 from proact.protect.fitact import FitactOptions, fitact
 from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
 from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.proact import ProactOptions, proact
 from proact.protect.ranger import RangerOptions, ranger
 from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
-from proact.protect.serialization import Protection, protection_of, remember
-from proact.protect.threshold_trainer import Clips
-from proact.protect.weight_range import WeightRangeOptions, guarded_like, weight_range
+from proact.protect.serialization import Protection, attach, protection_of
+from proact.protect.weight_range import WeightRangeOptions, copy_guard, weight_range
 
 
-class _Clips(NamedTuple):
-    """A method that clips activations."""
+class _ClipMethod(NamedTuple):
+    """A method that clips activations, and the type of its options."""
 
     run: Callable[..., Clips]
     options: type[ClipOptions]
-    resumes: bool = False  #: whether finished sites are kept when it is interrupted
+    resumes: bool = False  #: whether an interrupted run can be resumed
 
 
-_CLIPS = {
-    "ranger": _Clips(ranger, RangerOptions),
-    "ft-clipact": _Clips(ft_clipact, FtClipactOptions, resumes=True),
-    "fitact": _Clips(fitact, FitactOptions),
-    "proact": _Clips(proact, ProactOptions, resumes=True),
-    "resilience-aware-proact": _Clips(
+_CLIP_METHODS = {
+    "ranger": _ClipMethod(ranger, RangerOptions),
+    "ft-clipact": _ClipMethod(ft_clipact, FtClipactOptions, resumes=True),
+    "fitact": _ClipMethod(fitact, FitactOptions),
+    "proact": _ClipMethod(proact, ProactOptions, resumes=True),
+    "resilience-aware-proact": _ClipMethod(
         resilience_aware_proact, ResilienceAwareOptions, resumes=True
     ),
 }
 _WEIGHT_RANGE = "weight-range"
 _OPTIONS: dict[str, type[Any]] = {
-    **{name: method.options for name, method in _CLIPS.items()},
+    **{name: method.options for name, method in _CLIP_METHODS.items()},
     _WEIGHT_RANGE: WeightRangeOptions,
 }
 
 
 def methods() -> list[str]:
-    """The names that `protect` knows."""
+    """The names of all methods."""
     return list(_OPTIONS)
 
 
 def trained_methods() -> list[str]:
-    """Those that train a soft clip, and harden it in the end."""
+    """The names of the methods that train a soft clip and harden it at the end."""
     return [name for name, options in _OPTIONS.items() if issubclass(options, TrainedOptions)]
 
 
 def resumable_methods() -> list[str]:
-    """Those that go site by site, and can be interrupted: ``resume`` of `protect` is for them."""
-    return [name for name, method in _CLIPS.items() if method.resumes]
+    """The names of the methods that can be resumed: they go from site to site."""
+    return [name for name, method in _CLIP_METHODS.items() if method.resumes]
 
 
 def protect(
@@ -79,80 +81,87 @@ def protect(
     resume: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of ``model`` whose activations are clipped by the method's thresholds; by
-    ``"weight-range"`` one whose stored values are held in their range.
+    """Protects a copy of ``model`` by one method and returns it; ``model`` is untouched.
 
-    The given model keeps every byte. Methods see training and validation images only, and the same
-    ones, so that they compare fairly. Weight-range composes with the others, in either order: what
-    is applied to a guarded network works without its guard, which then covers thresholds too. A
-    method for activations that are clipped already profiles the network with those clips, and puts
-    its own in their place.
+    Methods clip activations at thresholds that they choose; ``"weight-range"`` keeps stored values
+    in their range instead. All methods use the same training and validation images and no test
+    images, so that they compare fairly. Weight-range composes with the other methods in either
+    order: the other method works without the guard, which then covers the new thresholds too. If
+    activations are clipped already, the method profiles the model with these clips and replaces
+    them by its own.
 
     Args:
-        model: a network on the CPU; its activations are found by `proact.nn.find_sites`.
+        model: a model on the CPU; `proact.nn.find_sites` finds its activations.
         method: one of `methods`.
-        data: what `proact.data.load` returns; or a pair (images, labels) or `Dataset` of training
-            images, a fifth of which is held out for validation.
-        progress: called with a line of text at each step of the method; those that go site by site
-            estimate the time left.
-        resume: of methods that go site by site, a safetensors file for the sites that are done.
-            Where it exists the method goes on behind them, and ends in the same thresholds; it is
-            deleted at the end.
-        options: the method's own, such as ``granularity``: the attributes of
+        data: the result of `proact.data.load`; or a pair (images, labels) or a `Dataset` of
+            training images, and a fifth of them is held out for validation.
+        progress: called with a line of text at each step of the method. Methods that go from site
+            to site estimate the time left.
+        resume: a safetensors file for the thresholds of finished sites, for the methods in
+            `resumable_methods`. If it exists, the method continues with the next site and ends in
+            the same thresholds. It is deleted at the end.
+        options: the options of the method, such as ``granularity``: the attributes of
             `proact.protect.ranger.RangerOptions`, `proact.protect.ft_clipact.FtClipactOptions`,
             `proact.protect.fitact.FitactOptions`, `proact.protect.proact.ProactOptions`,
             `proact.protect.resilience.ResilienceAwareOptions` and
             `proact.protect.weight_range.WeightRangeOptions`.
 
     Returns:
-        The protected network in eval mode, thresholds as parameters named ``<site>.threshold``,
-        bounds of stored values as buffers ``weight_range.low`` and ``weight_range.high``.
+        The protected model in eval mode. Thresholds are parameters named ``<site>.threshold``;
+        the bounds of weight-range are the buffers ``weight_range.low`` and ``weight_range.high``.
 
     Raises:
-        ValueError: an unknown method, no ReLU (weight-range needs none), no parameters, unsuitable
-            data or options.
-        TypeError: no network, or an option that the method does not have.
+        ValueError: an unknown method, a model without parameters or (except for weight-range)
+            without activations, unsuitable data or options.
+        TypeError: ``model`` is not a torch module, or the method lacks an option.
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
     chosen = check_options(method, options)
     if resume is not None and method not in resumable_methods():
         able = ", ".join(resumable_methods())
-        raise ValueError(f"resume is for methods that go site by site ({able}); got {method!r}")
+        raise ValueError(f"resume is for the methods {able}; got {method!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
-        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to protect")
+        raise ValueError(f"{type(model).__name__} has no parameters to protect")
     images = as_data(data)
     check_takes(model, images.train)
     check_takes(model, images.validation)
-    bare = without_weight_range(model)
     before = protection_of(model)
     network = fingerprint(model)
     if method == _WEIGHT_RANGE:
-        result = weight_range(bare, chosen, progress or _silent)
+        result = weight_range(unguarded_copy(model), chosen, progress or _ignore)
         sites = before.sites if before is not None else ()
     else:
         file = None if resume is None else Path(resume)
-        identity = "" if file is None else _identity(method, chosen, bare, images)
-        with Session(progress or _silent, identity, file) as session:
-            clips = _CLIPS[method].run(bare, images, chosen, session)
-        result = replace_sites(bare, clips)
-        guarded_like(model, result)
+        working = unguarded_copy(model)
+        identity = "" if file is None else _identity(method, chosen, working, images)
+        with MethodRun(progress or _ignore, identity, file) as run:
+            clips = _CLIP_METHODS[method].run(working, images, chosen, run)
+        result = place_at_sites(unguarded_copy(model), clips)
+        copy_guard(model, result)
         sites = _merged(before.sites if before is not None else (), clips)
     applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))
-    remember(result, Protection(applied, sites, network))
+    attach(result, Protection(applied, sites, network))
     return result.eval()
 
 
 def _merged(before: Iterable[Site], now: Iterable[Site]) -> tuple[Site, ...]:
-    """The sites of all clips. One that was put in another's place is at home where the first one
-    was in the bare network."""
+    """The sites of all clips.
+
+    If a clip replaced another clip, the site is that of the first one, in the unprotected model.
+    """
     merged = {site.name: site for site in now}
     return tuple((merged | {site.name: site for site in before}).values())
 
 
 def check_options(method: str, options: dict[str, Any]) -> Any:
-    """The method's options, checked; ValueError or TypeError name what is wrong with them."""
+    """The options of a method as its dataclass.
+
+    Raises:
+        ValueError: an unknown method, or an invalid value.
+        TypeError: an option that the method does not have, or a value of the wrong type.
+    """
     if not isinstance(method, str) or method not in _OPTIONS:
         raise unknown("method", method, _OPTIONS)
     known = [field.name for field in fields(_OPTIONS[method])]
@@ -163,11 +172,11 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
 
 
 def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
-    """Of all that determines the thresholds."""
+    """A digest of everything that determines the thresholds."""
     facts = {
         "method": method,
         "options": _as_json(options),
-        "network": whole_fingerprint(model),
+        "network": full_fingerprint(model),
         "modules": [f"{name} {type(m).__qualname__}" for name, m in model.named_modules()],
         "images": [images.train.digest, images.validation.digest],
     }
@@ -175,7 +184,7 @@ def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
 
 
 def _as_json(options: Any) -> dict[str, Any]:
-    """As a file gives them back; encodings by their names."""
+    """The options as JSON returns them, with encodings by name."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(options), default=_named))
     return plain
 
@@ -184,5 +193,5 @@ def _named(option: Any) -> str:
     return option.name if isinstance(option, Encoding) else str(option)
 
 
-def _silent(line: str) -> None:
-    """Where nobody listens."""
+def _ignore(line: str) -> None:
+    """Discards a line of progress."""

@@ -1,4 +1,4 @@
-"""Options that several methods have in common, and their checks."""
+"""Options that several methods share, and checks of options."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from proact.protect.profile import check_quantile, profile_quantiles
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """Of every method that clips activations.
+    """Options of every method that clips activations.
 
     Attributes:
-        quantile: where thresholds start: at what this share of the training images does not exceed
-            anywhere in the layer, channel or neuron; 1, the profile's maximum, is published.
-        activations: which are clipped: ``"relu"`` (all of its forms), ``"gelu"``, ``"silu"``,
-            ``"hardswish"``.
+        quantile: the start of each threshold, as a quantile of the profile in (0, 1]: this share of
+            the training images does not exceed it anywhere in the layer, channel or neuron. The
+            papers use 1, the profile's maximum.
+        activations: the kinds of activation that are clipped: ``"relu"`` (all forms), ``"gelu"``,
+            ``"silu"``, ``"hardswish"``.
     """
 
     quantile: float = 1.0
@@ -35,7 +36,7 @@ class ClipOptions:
         check_kinds(self.activations)
 
     def profiled(self, model: nn.Module, data: Data, granularity: str) -> dict[Site, Tensor]:
-        """The thresholds to start from, in execution order."""
+        """The thresholds to start from, for each site in execution order."""
         images = data.train.images
         (thresholds,) = profile_quantiles(
             model, images, granularity, (self.quantile,), kinds=self.activations
@@ -45,19 +46,19 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class TrainedOptions(ClipOptions):
-    """Of every method that trains thresholds, beside those of `ClipOptions`.
+    """Options of every method that trains thresholds, in addition to those of `ClipOptions`.
 
     Attributes:
-        mode: what the result deploys: ``"zero"``, ``"saturate"``, or ``"soft"``, the trained form.
-        tolerance: the most validation accuracy, in [0, 1], that may be lost against the unclipped
-            network, in the soft form and in the deployed one; a gain is never held against a
-            threshold.
+        mode: the mode of the clips in the result: ``"zero"``, ``"saturate"``, or ``"soft"``, the
+            trained one.
+        tolerance: the validation accuracy, in [0, 1], that may be lost against the unclipped model,
+            in soft mode and in the deployed mode. A gain in accuracy is always accepted.
         slope: the steepness k of the soft clip, per unit of activation.
-        epochs: passes over the training images.
-        batch: images a step.
-        samples: at most so many training images, the same share of every class, are trained on;
-            None takes all. The profile always takes all.
-        seed: decides the order of the images.
+        epochs: the number of passes over the training images.
+        batch: the number of images in a step.
+        samples: the most training images that are used for training, the same share of every class;
+            None uses all. The profile always uses all.
+        seed: determines the order of the images; in [0, 2^63).
     """
 
     mode: str = "zero"
@@ -73,7 +74,7 @@ class TrainedOptions(ClipOptions):
         check_mode_and_slope(self.mode, self.slope)
         if not (is_number(self.tolerance) and 0.0 <= self.tolerance <= 1.0):
             raise ValueError(
-                f"tolerance is a share of the accuracy in [0, 1], got {self.tolerance!r}"
+                f"tolerance is a difference of accuracies in [0, 1], got {self.tolerance!r}"
             )
         counts = {"epochs": self.epochs, "batch": self.batch}
         if self.samples is not None:
@@ -84,30 +85,32 @@ class TrainedOptions(ClipOptions):
 
 
 def check_deployed_mode(mode: str) -> None:
-    """ValueError unless a method that trains nothing can deploy ``mode``."""
+    """Raises ValueError unless ``mode`` is one that a method without training can deploy."""
     if mode not in ("zero", "saturate"):
         raise ValueError(f"mode is 'zero' or 'saturate', got {mode!r}")
 
 
 def checked_count(name: str, count: int) -> None:
-    """ValueError or TypeError unless ``count`` is an integer of at least 1."""
+    """Raises ValueError or TypeError unless ``count`` is an integer of at least 1."""
     if checked_integer(name, count, 1 << 62) == 0:
         raise ValueError(f"{name} is at least 1, got 0")
 
 
 def checked_positive(name: str, value: float) -> None:
+    """Raises ValueError unless ``value`` is a finite number above 0."""
     if not (is_number(value) and 0.0 < value < math.inf):
         raise ValueError(f"{name} is a finite number above 0, got {value!r}")
 
 
 def checked_factors(name: str, values: tuple[float, ...]) -> None:
-    """ValueError unless ``values`` is a filled tuple or list of finite numbers of at least 0."""
+    """Raises ValueError unless ``values`` is a filled tuple or list of finite numbers >= 0."""
     if not isinstance(values, (tuple, list)) or not values:
         raise ValueError(f"{name} is a tuple of numbers, got {values!r}")
     for value in values:
         if not (is_number(value) and 0.0 <= value < math.inf):
-            raise ValueError(f"{name} are finite numbers of at least 0, got {value!r}")
+            raise ValueError(f"{name} takes finite numbers of at least 0, got {value!r}")
 
 
 def is_number(value: object) -> bool:
+    """Whether ``value`` is an int or a float and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -14,25 +14,28 @@ from torch.nn import functional as F
 
 from proact.data import Data
 from proact.nn import Site
-from proact.protect.checkpointing import Session
+from proact.nn.prefix_cache import MemoryBudget
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips
+from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, FromSite, Student, Whole, wide_copy
+from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
 
 @dataclass(frozen=True)
 class ProactOptions(TrainedOptions):
-    """Options of ``protect(model, "proact", ...)``, beside those of `TrainedOptions`.
+    """Options of ``protect(model, "proact", ...)``, in addition to those of `TrainedOptions`.
 
     Attributes:
         granularity: ``"hybrid"`` (published), ``"layer"``, ``"channel"`` or ``"neuron"``.
-        decays: weight decays of the threshold, tried from the first to the last, at each site until
-            one keeps within the tolerance; where none does, the threshold stays where it starts (at
-            the profile's maximum, unless ``quantile`` says otherwise).
-        learning_rate: of AdamW, as a share of the profile's maximum.
-        cache_bytes: what the activations that lead to a site may take in memory, so that they are
-            computed once; where they need more, they are computed anew in each step. The
-            thresholds are the same up to rounding.
+        decays: weight decays of the threshold, per unit of learning rate. Each site tries them in
+            this order and keeps the first that stays within the tolerance. If none does, the
+            threshold stays where it starts: at the profile's maximum, or at ``quantile`` of it.
+        learning_rate: of AdamW, as a share of the starting threshold.
+        cache_bytes: memory, in bytes for each process, for the activations that lead to the current
+            site, so that they are computed once. Activations that do not fit are computed in each
+            step; the thresholds are the same up to rounding.
     """
 
     granularity: str = "hybrid"
@@ -48,74 +51,87 @@ class ProactOptions(TrainedOptions):
         checked_count("cache_bytes", self.cache_bytes)
 
 
-def proact(model: nn.Module, data: Data, options: ProactOptions, session: Session) -> Clips:
+def proact(model: nn.Module, data: Data, options: ProactOptions, run: MethodRun) -> Clips:
+    """The clips that ProAct chooses for ``model``, a working copy (arXiv 2406.06313)."""
     bounds = options.profiled(model, data, options.granularity)
-    student = Student(model, session.resumed(bounds), data, options)
-    # Usually the second decay or so is accepted.
-    for site in session.unfinished(reversed(bounds), student.expected_seconds(2)):
-        behind = FromSite(student, site, options.cache_bytes)
-        for decay in options.decays if can_train(student, site, behind, session) else ():
-            kept = train_threshold(student, site, behind, decay, options)
-            accepted = kept >= student.least
+    trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options)
+    budget = MemoryBudget(options.cache_bytes)
+    # The estimate of the time left assumes that the second decay is accepted.
+    for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
+        suffix = ModelSuffix(trainer, site, budget)
+        for decay in options.decays if can_train(trainer, site, suffix, run) else ():
+            kept = train_threshold(trainer, site, suffix, decay, options)
+            accepted = kept >= trainer.required_accuracy
             verdict = "accepted" if accepted else "costs too much"
-            session.tried(site, f"decay {decay:g}", kept, verdict)
+            run.report_candidate(site, f"decay {decay:g}", kept, verdict)
             if accepted:
                 break
-            student.set_threshold(site, bounds[site])
-        session.finish(site, student.clip(site).threshold)
-        del behind  # or its cache would live until the next is built
-    return student.deployed()
+            trainer.set_threshold(site, bounds[site])
+        run.finish(site, trainer.clip(site).threshold)
+        suffix.close()
+    return trainer.deployed_clips()
 
 
-def can_train(student: Student, site: Site, behind: FromSite, session: Session) -> bool:
-    """Whether the threshold decides the logits at all; tells where not, and where it is slow."""
-    if not student.decides(behind.train, student.clip(site).threshold):
-        session.tell(
-            f"{site.name}: no gradient reaches it (it does not decide the logits, or runs under "
-            "torch.no_grad), so it is not trained"
+def can_train(trainer: ThresholdTrainer, site: Site, suffix: ModelSuffix, run: MethodRun) -> bool:
+    """Whether the threshold of ``site`` influences the logits.
+
+    Reports a threshold that does not, and a model that cannot be cut.
+    """
+    if not trainer.has_gradient(suffix.train, trainer.clip(site).threshold):
+        run.report(
+            f"{site.name}: no gradient reaches it (the logits do not depend on it, or it runs "
+            "under torch.no_grad), so it is not trained"
         )
         return False
-    if not behind.is_cut and site == student.sites[-1]:
-        session.tell(f"torch.fx cannot cut the network at {site.name}: it runs whole in each step")
+    if not suffix.is_cut and site == trainer.sites[-1]:
+        run.report(f"torch.fx cannot cut the model at {site.name}: each step runs the whole model")
     return True
 
 
 def train_threshold(
-    student: Student, site: Site, behind: Whole | FromSite, decay: float, options: ProactOptions
+    trainer: ThresholdTrainer,
+    site: Site,
+    part: WholeModel | ModelSuffix,
+    decay: float,
+    options: ProactOptions,
 ) -> float:
-    """Trains the one threshold, leaves it in its best state and returns that validation accuracy.
+    """Trains the threshold of one site and leaves it in its best state.
 
-    AdamW works on the threshold in units of where it starts: activations of different layers differ
-    by orders of magnitude, and one learning rate has to fit all of them.
+    AdamW works on the threshold relative to its start: activations of different layers differ by
+    orders of magnitude, and one learning rate has to suit all of them.
+
+    Returns:
+        The validation accuracy of the best state, in [0, 1].
     """
-    threshold = student.clip(site).threshold
+    threshold = trainer.clip(site).threshold
     unit = wide_copy(threshold)
     relative = torch.ones_like(unit, requires_grad=True)
-    steps = student.steps * options.epochs
+    steps = trainer.steps_per_epoch * options.epochs
     optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(options.seed)
 
     best, best_threshold = -1.0, threshold.detach().clone()
     for _ in range(options.epochs):
-        for batch in student.batches(generator):
-            (gradient,) = student.gradient(behind.train, [threshold], batch, distilled)
+        for batch in trainer.batches(generator):
+            (gradient,) = trainer.gradient(part.train, [threshold], batch, distillation_loss)
             relative.grad = gradient * unit
             optimizer.step()
             cosine.step()
             relative.data.clamp_(min=0.0)
-            student.set_threshold(site, relative.detach() * unit)
-        kept = behind.accuracy()
-        if kept >= best:  # among equals the latest: it is the tightest
+            trainer.set_threshold(site, relative.detach() * unit)
+        kept = part.accuracy()
+        if kept >= best:  # of equal epochs the latest has the tightest threshold
             best, best_threshold = kept, threshold.detach().clone()
-    student.set_threshold(site, best_threshold)
+    trainer.set_threshold(site, best_threshold)
     return best
 
 
-def distilled(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """0.8 CE + 0.1 KD (arXiv 2406.06313, section III; the decay is AdamW's), summed over images.
+def distillation_loss(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+    """0.8 CE + 0.1 KD, summed over the images (arXiv 2406.06313, section III).
 
-    KD is the cross-entropy to the unclipped network's soft targets at temperature 1.
+    KD is the cross-entropy to the unclipped model's probabilities at temperature 1. The third term,
+    the decay of the thresholds, is AdamW's.
     """
     return 0.8 * F.cross_entropy(output, labels, reduction="sum") + 0.1 * F.cross_entropy(
         output, teacher, reduction="sum"

@@ -1,4 +1,4 @@
-"""The profile: how large activations get at every site over the training images."""
+"""The profile: maxima and quantiles of the activations at each site over training images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from proact.nn import Site, find_sites, observed
-from proact.nn.site import evaluating
+from proact.nn.site import eval_mode
 
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 
 _MOST_BYTES = 4 << 30
-#: For a number that is kept: twice as many are gathered, copied, and sorted with their indices.
+#: Peak memory for each kept number, in bytes: twice as many numbers are gathered, copied, and
+#: sorted with their indices.
 _PEAK_BYTES = 28
 
 
@@ -24,15 +25,15 @@ def profile(
 
     Args:
         model: runs in eval mode, without autograd; left as it was.
-        images: (samples, ...), transformed as for a test. ``batch`` of them run at a time, which
-            changes speed and memory only.
-        kinds: of activations, as for `proact.nn.find_sites`.
+        images: (samples, ...), preprocessed as for a test.
+        batch: the number of images that run at a time; it changes speed and memory only.
+        kinds: the kinds of activation, as for `proact.nn.find_sites`.
 
     Returns:
-        For each site a tensor of the shape of one sample there.
+        For each site a tensor with the shape of one sample at the site.
 
     Raises:
-        ValueError: what `proact.nn.find_sites` refuses, and activations that are not finite.
+        ValueError: as `proact.nn.find_sites`; activations that are not finite.
     """
     (maxima,) = profile_quantiles(model, images, "neuron", (1.0,), batch, kinds)
     return maxima
@@ -46,24 +47,32 @@ def profile_quantiles(
     batch: int = 256,
     kinds: Sequence[str] = ("relu",),
 ) -> list[dict[Site, Tensor]]:
-    """For each quantile, thresholds that this share of the images does not exceed anywhere in the
-    layer, channel or neuron that each is for. Exact, in one pass, whatever the batch.
+    """Thresholds at quantiles of the activations, exact and in one pass.
 
-    Of n images the floor((1 - quantile) n) with the largest activations exceed it, images that tie
-    with the threshold aside. As many numbers a threshold are kept on the way.
+    The share ``quantile`` of the images does not exceed a threshold anywhere in the layer, channel
+    or neuron that it belongs to. Out of n images, the floor((1 - quantile) n) with the largest
+    activations exceed it, unless they are equal to it. As many numbers are kept for each threshold.
 
     Args:
+        model: runs in eval mode, without autograd; left as it was.
+        images: (samples, ...), preprocessed as for a test.
         granularity: ``"layer"``, ``"channel"``, ``"neuron"`` or ``"hybrid"``.
         quantiles: in (0, 1]; 1 gives the maximum.
+        batch: the number of images that run at a time; it changes speed and memory only.
+        kinds: the kinds of activation, as for `proact.nn.find_sites`.
+
+    Returns:
+        For each quantile the threshold of each site, in execution order: (), (channels, 1, 1) or
+        the shape of one sample.
 
     Raises:
-        ValueError: as `profile`; a quantile out of range, or so low that what is kept would take
-            more than 4 GiB.
+        ValueError: as `profile`; a quantile out of range, or so low that the kept numbers would
+            take more than 4 GiB.
     """
     check_granularity(granularity)
     for quantile in quantiles:
         check_quantile(quantile)
-    # The margin is for products such as (1 - 0.9) * 10, which come out just below the integer.
+    # The margin serves products such as (1 - 0.9) * 10, which round to just below an integer.
     ranks = [
         min(int((1.0 - quantile) * len(images) + 1e-9) + 1, len(images)) for quantile in quantiles
     ]
@@ -73,83 +82,93 @@ def profile_quantiles(
     if _PEAK_BYTES * max(ranks) * thresholds > _MOST_BYTES:
         raise ValueError(
             f"a quantile that {max(ranks) - 1} of {len(images)} images exceed needs more than "
-            f"{_MOST_BYTES >> 30} GiB for {thresholds} thresholds: take a higher quantile, fewer "
+            f"{_MOST_BYTES >> 30} GiB for {thresholds} thresholds: use a higher quantile, fewer "
             "images or a coarser granularity"
         )
-    largest = {site: _Largest(max(ranks)) for site in sites}
+    largest = {site: _LargestValues(max(ranks)) for site in sites}
 
     def observe(site: Site, output: Tensor) -> None:
         if granularities[site] != "layer" and output.shape[1:] != site.shape:
             raise ValueError(
-                f"the activations at {site.name!r} have shape {site.shape} a sample for one image "
-                f"and {tuple(output.shape[1:])} for several: where their first dimension is not "
-                "the batch, take the granularity 'layer'"
+                f"the activations at {site.name!r} have the shape {site.shape} for one image and "
+                f"{tuple(output.shape[1:])} for each of several: use the granularity 'layer' if "
+                "their first dimension is not the batch"
             )
-        largest[site].see(_reduced(output, granularities[site], samples=True))
+        largest[site].add(_reduced(output, granularities[site], samples=True))
 
     watched = observed(model, sites, observe)
-    with evaluating(watched), torch.no_grad():
+    with eval_mode(watched), torch.no_grad():
         for part in images.split(batch):
             watched(part)
     for site, kept in largest.items():
-        if not kept.has_seen:
+        if not kept.has_values:
             raise ValueError(
-                f"the activation {site.name!r} ran for one training image alone and for no batch "
-                "of them: the network branches on what it is given"
+                f"the activation {site.name!r} ran for the first training image but not for the "
+                "batches: the model branches on its input"
             )
     sorted_ones = {site: kept.descending() for site, kept in largest.items()}
     for site, values in sorted_ones.items():
         if not torch.isfinite(values).all():
             raise ValueError(
-                f"the activations at {site.name!r} are not finite on the training images: the "
-                "network is broken or its input out of range"
+                f"the activations at {site.name!r} are not finite on the training images: check "
+                "the model's parameters and the range of the images"
             )
     return [{s: values[rank - 1].clone() for s, values in sorted_ones.items()} for rank in ranks]
 
 
-class _Largest:
-    """The ``count`` largest values along the first dimension of all that was seen, for each
-    position behind it; NaN counts as larger than any number."""
+class _LargestValues:
+    """The ``count`` largest of all added values, at each position of the trailing dimensions.
+
+    NaN counts as larger than any number.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._parts: list[Tensor] = []
-        self._seen = 0
+        self._count_added = 0
 
     @property
-    def has_seen(self) -> bool:
+    def has_values(self) -> bool:
         return bool(self._parts)
 
-    def see(self, values: Tensor) -> None:
+    def add(self, values: Tensor) -> None:
         if self._count == 1:
             values = values.amax(0, keepdim=True)
         self._parts.append(values)
-        self._seen += len(values)
-        # Seldom, because each sorts all that is kept.
-        if self._seen >= 2 * self._count and len(self._parts) > 1:
+        self._count_added += len(values)
+        # Rarely, because each call sorts all kept values.
+        if self._count_added >= 2 * self._count and len(self._parts) > 1:
             self.descending()
 
     def descending(self) -> Tensor:
+        """The largest values, (count, ...), the largest first."""
         values = torch.cat(self._parts)
         values = values.topk(min(self._count, len(values)), 0).values
-        self._parts, self._seen = [values], len(values)
+        self._parts, self._count_added = [values], len(values)
         return values
 
 
 def reduce_profile(maxima: dict[Site, Tensor], granularity: str) -> dict[Site, Tensor]:
-    """Thresholds at the profile's maxima: one a layer, channel or neuron, or one a layer and a
-    neuron-wise last site (``"hybrid"``, arXiv 2406.06313, section III-A)."""
+    """Thresholds at the profile's maxima, for each site.
+
+    Args:
+        maxima: of each neuron, as `profile` returns them.
+        granularity: ``"layer"``, ``"channel"``, ``"neuron"``, or ``"hybrid"``: one threshold for
+            each layer, and one for each neuron of the last site (arXiv 2406.06313, section III-A).
+    """
     check_granularity(granularity)
     granularities = _granularities(list(maxima), granularity)
     return {site: _reduced(maximum, granularities[site]) for site, maximum in maxima.items()}
 
 
 def check_granularity(granularity: str) -> None:
+    """Raises ValueError unless ``granularity`` is one of `GRANULARITIES`."""
     if granularity not in GRANULARITIES:
-        raise ValueError(f"a granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
+        raise ValueError(f"granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
 
 
 def check_quantile(quantile: float) -> None:
+    """Raises ValueError unless ``quantile`` is a number in (0, 1]."""
     is_number = isinstance(quantile, (int, float)) and not isinstance(quantile, bool)
     if not is_number or not 0.0 < quantile <= 1.0:
         raise ValueError(f"a quantile is a share of the images in (0, 1], got {quantile!r}")
@@ -162,7 +181,10 @@ def _granularities(sites: Sequence[Site], granularity: str) -> dict[Site, str]:
 
 
 def _reduced(activations: Tensor, granularity: str, samples: bool = False) -> Tensor:
-    """The largest in each layer or channel, or each neuron's own; for each sample, if there are."""
+    """The largest activation of each layer or channel, or the activations of all neurons.
+
+    ``samples`` says whether the first dimension counts samples, which are reduced one by one.
+    """
     first = int(samples)
     neurons = activations.dim() - first
     if granularity == "layer":

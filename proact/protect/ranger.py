@@ -1,4 +1,4 @@
-"""Ranger: thresholds at the profile's bounds.
+"""Ranger: thresholds at the bounds of the profile.
 
 Z. Chen, G. Li, K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range
 Restriction", arXiv 2003.13874.
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Data
-from proact.protect.checkpointing import Session
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips, clips_at
 from proact.protect.options import ClipOptions, check_deployed_mode
 from proact.protect.profile import check_granularity
-from proact.protect.threshold_trainer import Clips, clips
 
 
 @dataclass(frozen=True)
 class RangerOptions(ClipOptions):
-    """Options of ``protect(model, "ranger", ...)``, beside those of `ClipOptions`.
+    """Options of ``protect(model, "ranger", ...)``, in addition to those of `ClipOptions`.
 
     Attributes:
         granularity: ``"layer"`` (published), ``"channel"``, ``"neuron"`` or ``"hybrid"``.
-        mode: ``"saturate"`` (published: what is too large becomes the bound) or ``"zero"``.
+        mode: ``"saturate"`` (published: a value above the bound becomes the bound) or ``"zero"``.
     """
 
     granularity: str = "layer"
@@ -35,7 +35,8 @@ class RangerOptions(ClipOptions):
         check_deployed_mode(self.mode)
 
 
-def ranger(model: nn.Module, data: Data, options: RangerOptions, session: Session) -> Clips:
+def ranger(model: nn.Module, data: Data, options: RangerOptions, run: MethodRun) -> Clips:
+    """The clips that Ranger chooses for ``model`` (arXiv 2003.13874)."""
     thresholds = options.profiled(model, data, options.granularity)
-    session.tell(f"{len(thresholds)} sites profiled")
-    return clips(thresholds, options.mode)
+    run.report(f"{len(thresholds)} sites profiled")
+    return clips_at(thresholds, options.mode)

@@ -1,8 +1,9 @@
-"""Resilience-aware ProAct: at each site, of ProAct's trained thresholds and the profile's
-quantiles, those that keep most accuracy under faults; ours, after arXiv 2406.06313.
+"""Resilience-aware ProAct: the threshold that keeps most accuracy under faults, at each site.
 
-ProAct keeps the strongest decay that the tolerance admits. Clean accuracy says little of what a
-tighter threshold buys under faults, and past some point it costs more than it buys.
+This method is ours, after arXiv 2406.06313. ProAct keeps the strongest decay within the tolerance.
+But accuracy without faults does not show how much a tighter threshold gains under faults, and
+beyond some point it costs more than it gains. This method compares ProAct's trained thresholds and
+the profile's quantiles under faults instead.
 """
 
 from __future__ import annotations
@@ -15,33 +16,40 @@ from torch import Tensor, nn
 from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip
-from proact.nn import Site, replace_sites
+from proact.nn import Site
+from proact.nn.module_copy import copy_sharing_parameters
+from proact.nn.prefix_cache import MemoryBudget
+from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_ber
-from proact.protect.checkpointing import Session
-from proact.protect.fault_scoring import UnderFaults
+from proact.protect.checkpointing import MethodRun
+from proact.protect.clips import Clips, clips_at
+from proact.protect.distributed import DistributedContext
+from proact.protect.fault_scoring import FaultScorer
+from proact.protect.model_suffix import ModelSuffix
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.profile import check_quantile, profile_quantiles
-from proact.protect.threshold_trainer import Clips, FromSite, Student
+from proact.protect.threshold_trainer import ThresholdTrainer
 
 
 @dataclass(frozen=True)
 class ResilienceAwareOptions(ProactOptions):
-    """Options of ``protect(model, "resilience-aware-proact", ...)``, beside those of
+    """Options of ``protect(model, "resilience-aware-proact", ...)``, in addition to those of
     `ProactOptions`.
 
-    Attributes:
-        quantiles: candidates that are not trained, as shares of the training images that do not
-            exceed them (see `proact.protect.profile_quantiles`).
-        decays: of the candidates that are trained, all from the option ``quantile``'s thresholds.
-        ber: bit error rate, per stored bit, at which candidates are compared: flips in all stored
-            tensors, thresholds included.
-        encoding: the stored form meanwhile.
-        patterns: fault patterns, the same for every candidate (count).
-        images_per_pattern: validation images a pattern (count).
+    Candidates that cost more than the tolerance are left out. If all do, the threshold stays where
+    it starts.
 
-    Candidates that cost more than the tolerance are left out; where all do, the threshold stays
-    where it starts.
+    Attributes:
+        decays: weight decays of the trained candidates; each is trained from the start that
+            ``quantile`` sets.
+        quantiles: untrained candidates, as quantiles of the profile in (0, 1] (see
+            `proact.protect.profile_quantiles`).
+        ber: bit error rate, per stored bit, at which candidates are compared. Flips hit all stored
+            tensors, thresholds included.
+        encoding: the stored form that these flips hit.
+        patterns: the number of fault patterns, the same for every candidate.
+        images_per_pattern: the number of validation images that run under each pattern.
     """
 
     decays: tuple[float, ...] = (1.0, 0.3)
@@ -54,7 +62,7 @@ class ResilienceAwareOptions(ProactOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.quantiles, (tuple, list)):
-            raise ValueError(f"quantiles is a tuple of shares, got {self.quantiles!r}")
+            raise ValueError(f"quantiles is a tuple of shares in (0, 1], got {self.quantiles!r}")
         for quantile in self.quantiles:
             check_quantile(quantile)
         checked_ber(self.ber)
@@ -64,8 +72,9 @@ class ResilienceAwareOptions(ProactOptions):
 
 
 def resilience_aware_proact(
-    model: nn.Module, data: Data, options: ResilienceAwareOptions, session: Session
+    model: nn.Module, data: Data, options: ResilienceAwareOptions, run: MethodRun
 ) -> Clips:
+    """The clips that resilience-aware ProAct chooses for ``model``, a working copy."""
     start, *untrained = profile_quantiles(
         model,
         data.train.images,
@@ -73,51 +82,55 @@ def resilience_aware_proact(
         (options.quantile, *options.quantiles),
         kinds=options.activations,
     )
-    student = Student(model, session.resumed(start), data, options)
-    faulty = UnderFaults(
-        replace_sites(model, student.deployed()),
+    thresholds = DistributedContext.current().broadcast(lambda: run.with_finished(start))
+    clips = clips_at(thresholds, options.mode, options.slope)
+    # The scorer is made first, because the trainer changes the memory order of the weights.
+    scorer = FaultScorer(
+        place_at_sites(copy_sharing_parameters(model), clips),
         encoding_named(options.encoding),
         data.validation,
         options.patterns,
         options.images_per_pattern,
         options.seed,
     )
-    for site in session.unfinished(reversed(start), student.expected_seconds(len(options.decays))):
-        behind = FromSite(student, site, options.cache_bytes)
+    trainer = ThresholdTrainer(model, thresholds, data, options)
+    budget = MemoryBudget(options.cache_bytes)
+    for site in run.unfinished(reversed(start), trainer.expected_seconds(len(options.decays))):
+        suffix = ModelSuffix(trainer, site, budget)
         best, best_threshold = -1.0, start[site]
-        trains = can_train(student, site, behind, session)
-        for what in _candidates(student, site, behind, start, untrained, options, trains):
-            kept = behind.accuracy()
-            if kept < student.least:
-                session.tried(site, what, kept, "costs too much")
+        trains = can_train(trainer, site, suffix, run)
+        for name in _candidates(trainer, site, suffix, start, untrained, options, trains):
+            kept = suffix.accuracy()
+            if kept < trainer.required_accuracy:
+                run.report_candidate(site, name, kept, "costs too much")
                 continue
-            threshold = student.clip(site).threshold.detach().clone()
-            faulty.set_threshold(site, threshold)
-            found = faulty.accuracy(BitFlip(options.ber))
-            session.tried(site, what, kept, f"{found:.4f} under faults")
-            if found > best:
-                best, best_threshold = found, threshold
-        student.set_threshold(site, best_threshold)
-        faulty.set_threshold(site, best_threshold)
-        session.finish(site, best_threshold)
-        del behind  # or its cache would live until the next is built
-    return student.deployed()
+            threshold = trainer.clip(site).threshold.detach().clone()
+            scorer.set_threshold(site, threshold)
+            score = scorer.accuracy(BitFlip(options.ber))
+            run.report_candidate(site, name, kept, f"{score:.4f} under faults")
+            if score > best:
+                best, best_threshold = score, threshold
+        trainer.set_threshold(site, best_threshold)
+        scorer.set_threshold(site, best_threshold)
+        run.finish(site, best_threshold)
+        suffix.close()
+    return trainer.deployed_clips()
 
 
 def _candidates(
-    student: Student,
+    trainer: ThresholdTrainer,
     site: Site,
-    behind: FromSite,
+    suffix: ModelSuffix,
     start: dict[Site, Tensor],
     untrained: list[dict[Site, Tensor]],
     options: ResilienceAwareOptions,
     trains: bool,
 ) -> Iterator[str]:
-    """Puts one after the other into the student, and says which it is."""
+    """Sets the threshold of ``site`` to each candidate in turn and yields the candidate's name."""
     for quantile, thresholds in zip(options.quantiles, untrained, strict=True):
-        student.set_threshold(site, thresholds[site])
+        trainer.set_threshold(site, thresholds[site])
         yield f"quantile {quantile:g}"
     for decay in options.decays if trains else ():
-        student.set_threshold(site, start[site])
-        train_threshold(student, site, behind, decay, options)
+        trainer.set_threshold(site, start[site])
+        train_threshold(trainer, site, suffix, decay, options)
         yield f"decay {decay:g}"

@@ -1,8 +1,8 @@
-"""Thresholds and bounds as a file: safetensors with a JSON header that says where they belong.
+"""Save thresholds and bounds to a safetensors file, and load them onto the unprotected model.
 
-The header (metadata key ``proact.protection``) holds the format's version, what was applied with
-which options, each site with its activation and clip, and the fingerprint of the network; the
-tensors are named as in the protected network (``<site>.threshold``, ``weight_range.low``).
+The metadata key ``proact.protection`` holds a JSON header: the version of the format, the applied
+methods with their options, each site with its activation and clip, and the fingerprint of the
+model. Tensors have their names in the protected model (``<site>.threshold``, ``weight_range.low``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, replace_sites, weight_range_of, without_weight_range
-from proact.nn.activations import Activation, of_module
+from proact.nn.activations import Activation, activation_of_module
 from proact.protect.fingerprint import fingerprint
-from proact.protect.weight_range import guard_all
+from proact.protect.weight_range import add_guard
 
 FORMAT = 1
 _HEADER = "proact.protection"
@@ -29,12 +29,12 @@ _ATTRIBUTE = "proact_protection"
 
 @dataclass(frozen=True)
 class Protection:
-    """What was done to a network; copies of it carry it along.
+    """The methods that were applied to a model. It is an attribute of the model, so copies keep it.
 
     Attributes:
-        applied: each method with its options as JSON has them, in the order of application.
-        sites: of the clips; those of one method in execution order.
-        fingerprint: of the network without protection.
+        applied: the name and the options (as JSON) of each method, in the order of application.
+        sites: the sites of the clips; those of one method are in execution order.
+        fingerprint: of the model without protection.
     """
 
     applied: tuple[tuple[str, dict[str, Any]], ...]
@@ -43,43 +43,44 @@ class Protection:
 
 
 def protection_of(model: nn.Module) -> Protection | None:
-    """What `proact.protect.protect` did to ``model``; None where it did nothing."""
+    """The `Protection` of ``model``, or None if `proact.protect.protect` did not make it."""
     return getattr(model, _ATTRIBUTE, None)
 
 
-def remember(model: nn.Module, protection: Protection) -> None:
-    """Has ``model`` carry it."""
+def attach(model: nn.Module, protection: Protection) -> None:
+    """Records ``protection`` as an attribute of ``model``."""
     setattr(model, _ATTRIBUTE, protection)
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Writes what protects ``model``, and nothing of the network itself.
+    """Writes the thresholds and bounds of ``model`` to a file, without the model's weights.
 
     Args:
-        model: what `protect` or `load` returned. It may have been moved since; its weights have to
-            be as they were, to the bit.
-        path: usually ``something.safetensors``; replaced where it exists.
+        model: the result of `protect` or `load`. Its device may differ; its weights must be equal
+            bit by bit.
+        path: usually ``something.safetensors``; an existing file is replaced.
 
     Raises:
-        ValueError: a network that nothing protects, or whose weights have changed. ProactError: the
-            file cannot be written; an older one is then as it was.
+        ValueError: ``model`` is not protected, or its weights have changed.
+        ProactError: the file cannot be written; an existing one is unchanged.
     """
     protection = protection_of(model)
     if protection is None:
         raise ValueError(
-            f"{type(model).__name__} is not what proact.protect.protect returned: there is nothing "
-            "to save"
+            f"expected a model that proact.protect.protect returned, got {type(model).__name__} "
+            "without a protection"
         )
     if fingerprint(model) != protection.fingerprint:
         raise ValueError(
-            f"{type(model).__name__} has other weights than when it was protected: protect it anew"
+            f"the weights of {type(model).__name__} have changed since it was protected: "
+            "protect it again"
         )
     clips = {site: model.get_submodule(site.name) for site in protection.sites}
     tensors: dict[str, Tensor] = {}
     sites = []
     for site, clip in clips.items():
         if not isinstance(clip, HyReLU):
-            raise ValueError(f"{site.name} is no clip any more, but {type(clip).__name__}")
+            raise ValueError(f"expected a clip at {site.name}, got {type(clip).__name__}")
         tensors[f"{site.name}.threshold"] = clip.threshold.detach()
         sites.append({**asdict(site), "mode": clip.mode, "slope": clip.slope})
     guard = weight_range_of(model)
@@ -96,19 +97,22 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(model: nn.Module, path: str | Path) -> nn.Module:
-    """A protected copy of ``model``, in eval mode, as it was when `save` wrote ``path``.
+    """A protected copy of ``model``, in eval mode, equal to the model that `save` was called with.
 
     Args:
-        model: the unprotected network with the weights that were protected; untouched.
+        model: the unprotected model, with the weights that it was protected with; untouched.
+        path: a file that `save` wrote.
 
     Raises:
-        ValueError: a network that has no such sites, has other weights, or is protected already.
-        ProactError: a file that is none of `save`'s, or a newer proact's.
+        ValueError: ``model`` lacks a site, has other weights, or is protected already.
+        ProactError: ``path`` is not a file that `save` wrote, or a newer proact wrote it.
     """
     path = Path(path)
     header, tensors = _read(path)
     if weight_range_of(model) is not None or protection_of(model) is not None:
-        raise ValueError(f"{type(model).__name__} is protected already: load onto the bare network")
+        raise ValueError(
+            f"{type(model).__name__} is protected already: load onto the unprotected model"
+        )
     clips: dict[Site, nn.Module] = {}
     for described in header["sites"]:
         mode, slope = described.pop("mode"), described.pop("slope")
@@ -117,16 +121,16 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         clips[site] = site.clip(tensors[f"{site.name}.threshold"], mode, slope)
     if fingerprint(model) != header["fingerprint"]:
         raise ValueError(
-            f"{path} was saved for other weights than {type(model).__name__} has: thresholds fit "
-            "the network that they were chosen for"
+            f"{path} was saved for other weights than those of {type(model).__name__}: load it "
+            "onto the model that was protected"
         )
     result = replace_sites(model, clips) if clips else copy.deepcopy(without_weight_range(model))
     if header["guard"] is not None:
-        guard = guard_all(result, header["guard"]["granularity"], header["guard"]["action"])
+        guard = add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
         guard.low.copy_(tensors["weight_range.low"])
         guard.high.copy_(tensors["weight_range.high"])
     applied = tuple((each["method"], each["options"]) for each in header["applied"])
-    remember(result, Protection(applied, tuple(clips), header["fingerprint"]))
+    attach(result, Protection(applied, tuple(clips), header["fingerprint"]))
     return result.eval()
 
 
@@ -135,7 +139,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     version = header.get("format", FORMAT)
     if version > FORMAT:
         raise ProactError(
-            f"{path} has format {version}, and this proact reads up to {FORMAT}: update it"
+            f"{path} has format {version}, and this version of proact reads up to format "
+            f"{FORMAT}: update proact"
         )
     missing = {"format", "applied", "sites", "guard", "fingerprint"} - header.keys()
     missing |= {f"{site['name']}.threshold" for site in header.get("sites", ())} - tensors.keys()
@@ -158,11 +163,13 @@ def _site(described: dict[str, Any]) -> Site:
 def _check_has(model: nn.Module, site: Site, path: Path) -> None:
     names = dict(model.named_modules(remove_duplicate=False))
     if site.caller is None:
-        fits = all(p in names and of_module(names[p]) == site.activation for p in site.places)
+        fits = all(
+            p in names and activation_of_module(names[p]) == site.activation for p in site.places
+        )
     else:
         fits = site.caller in names
     if not fits:
         raise ValueError(
             f"{path} has a threshold for the {site.activation.kind} {site.name!r}, which "
-            f"{type(model).__name__} does not have: it was saved for another network"
+            f"{type(model).__name__} does not have: it was saved for another model"
         )

@@ -1,4 +1,4 @@
-"""How many thresholds each granularity stores, before any is chosen."""
+"""The number of thresholds that each granularity stores."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from proact.protect.profile import GRANULARITIES
 
 
 def threshold_counts(sites: Sequence[Site]) -> dict[str, int]:
-    """Thresholds by granularity, for sites in execution order.
+    """The number of thresholds for each granularity, for sites in execution order.
 
-    ``"hybrid"`` is a scalar a layer and a threshold a neuron at the last site (arXiv 2406.06313,
-    section III-A); how many times fewer it takes than ``"neuron"`` is the paper's claim on memory.
+    ``"hybrid"`` has one threshold for each layer, and one for each neuron of the last site (arXiv
+    2406.06313, section III-A). The ratio of ``"neuron"`` to ``"hybrid"`` is the memory saving that
+    the paper claims.
     """
     neurons = [site.neurons for site in sites]
     counts = {

@@ -1,11 +1,11 @@
-"""The clipped network while its thresholds are trained, and how it is judged."""
+"""Train the thresholds of a clipped model, and evaluate it on validation images."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,31 +13,43 @@ from torch import Tensor, nn
 from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
 from proact.models.evaluation import logits
-from proact.nn import HyReLU, Site, replace_sites
-from proact.nn.graph_cut import cut_at
-from proact.protect.distributed import Ranks
+from proact.nn import HyReLU, Site
+from proact.nn.graph_cut import TracedModel
+from proact.nn.module_copy import copy_sharing_parameters
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
+from proact.nn.sites import place_at_sites
+from proact.protect.clips import Clips, clips_at
+from proact.protect.distributed import DistributedContext
 from proact.protect.options import TrainedOptions
-from proact.protect.prefix_cache import Continuation
 
-#: What takes the place of each activation, in execution order.
-Clips = dict[Site, HyReLU]
-#: Of outputs, labels and the unclipped network's probabilities; summed over the images.
+#: A loss, summed over the images, of logits (images, classes), labels (images,) and the unclipped
+#: model's probabilities (images, classes).
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Student:
-    """A copy of ``model`` with a soft clip at every site, in which nothing but thresholds moves,
-    beside the unclipped network's answers.
+class ThresholdTrainer:
+    """A model with a soft clip at every site, whose thresholds alone are trained.
 
-    Batch norm and dropout stay in eval mode, and no weight takes part in autograd. It is a working
-    copy: what `deployed` gives is put on the user's network itself.
+    Batch norm and dropout stay in eval mode, and no weight requires grad. The probabilities that
+    the unclipped model gives to the training images are computed once.
 
     Args:
-        bounds: a threshold for each site, to start from.
+        model: a working copy. The clipped model shares its weights, which the trainer puts into
+            the channels-last order and excludes from autograd.
+        bounds: the threshold of each site to start from, in execution order.
+        data: training and validation images are used, test images are not.
+        options: of the method.
 
     Attributes:
-        teacher: the unclipped network's probabilities for this process's training images.
-        least: the validation accuracy that the tolerance leaves.
+        model: the clipped model, in soft mode.
+        sites: the sites, in execution order.
+        train, validation: the images of this process.
+        teacher: the unclipped model's probabilities for ``train``, (images, classes).
+        required_accuracy: the lowest validation accuracy within the tolerance.
+
+    Raises:
+        ValueError: fewer images than processes, or thresholds that exceed the tolerance before any
+            training.
     """
 
     def __init__(
@@ -48,49 +60,51 @@ class Student:
         options: TrainedOptions,
     ) -> None:
         self.options = options
-        self.ranks = Ranks.current()
-        bounds = self.ranks.from_first(lambda: dict(bounds))
+        self.context = DistributedContext.current()
+        bounds = self.context.broadcast(lambda: dict(bounds))
         self.sites = list(bounds)
-        chosen = _few(data.train, options.samples)
+        chosen = _subset(data.train, options.samples)
         self._images, self._validation_images = len(chosen), len(data.validation)
-        if min(self._images, self._validation_images) < self.ranks.world:
+        if min(self._images, self._validation_images) < self.context.world_size:
             raise ValueError(
-                f"{self.ranks.world} processes need an image each, and there are {self._images} "
-                f"for training and {self._validation_images} for validation"
+                f"each of the {self.context.world_size} processes needs a training and a "
+                f"validation image, got {self._images} and {self._validation_images} images in all"
             )
-        self.train, self.validation = self._own(chosen), self._own(data.validation)
-        self.network = replace_sites(model, clips(bounds, "soft", options.slope))
-        self.network.eval().requires_grad_(False)
-        unclipped = copy.deepcopy(model).eval()
-        for network in (self.network, unclipped):
-            _prefer_channels_last(network, self.train.images[:1])
+        self.train, self.validation = self._shard(chosen), self._shard(data.validation)
+        unclipped = model.eval().requires_grad_(False)
+        soft = clips_at(bounds, "soft", options.slope)
+        self.model = place_at_sites(copy_sharing_parameters(unclipped), soft)
+        _prefer_channels_last((unclipped, self.model), self.train.images[:1])
         self.teacher = logits(unclipped, self.train.images).softmax(1)
         clean = self._accuracy([logits(unclipped, self.validation.images)])
-        self.least = clean - options.tolerance
+        self.required_accuracy = clean - options.tolerance
         if options.quantile < 1.0:
             self._check_start(clean)
 
     def clip(self, site: Site) -> HyReLU:
-        """What clips at ``site``."""
-        module = self.network.get_submodule(site.name)
+        """The clip at ``site``."""
+        module = self.model.get_submodule(site.name)
         assert isinstance(module, HyReLU)
         return module
 
     def set_threshold(self, site: Site, value: Tensor) -> None:
+        """Overwrites the threshold of ``site``."""
         self.clip(site).threshold.data.copy_(value)
 
-    def deployed(self) -> Clips:
-        """Clips with the thresholds as they are now, in the form to be deployed."""
+    def deployed_clips(self) -> Clips:
+        """New clips with the current thresholds, in the mode that is deployed."""
         thresholds = {site: self.clip(site).threshold for site in self.sites}
-        return clips(thresholds, self.options.mode, self.options.slope)
+        return clips_at(thresholds, self.options.mode, self.options.slope)
 
     def expected_seconds(self, trainings: int) -> dict[Site, float]:
-        """What each site will take with so many trainings of its threshold, from the time that one
-        batch takes to the site and from there: forward and backward are taken for three forwards.
+        """The time that each site takes if its threshold is trained ``trainings`` times.
+
+        It follows from the time that one batch takes to reach the site and to go on from it, where
+        forward and backward count as three forward passes.
         """
         reached: dict[Site, float] = {}
 
-        def reach(site: Site) -> Callable[..., None]:
+        def note_time(site: Site) -> Callable[..., None]:
             def hook(*_: object) -> None:
                 reached[site] = time.perf_counter()
 
@@ -99,178 +113,137 @@ class Student:
         batch = self.train.images[: self.options.batch]
         with torch.no_grad(), ExitStack() as hooks:
             for site in self.sites:
-                hooks.callback(self.clip(site).register_forward_pre_hook(reach(site)).remove)
-            for _ in range(2):  # the first warms up
+                hooks.callback(self.clip(site).register_forward_pre_hook(note_time(site)).remove)
+            for _ in range(2):  # the first pass warms up
                 start = time.perf_counter()
-                self.network(batch)
+                self.model(batch)
                 end = time.perf_counter()
-        judged = 2 * len(self.validation)
-        to_site = len(self.train) + judged
-        behind = trainings * self.options.epochs * (3 * len(self.train) + judged)
+        evaluated = 2 * len(self.validation)
+        to_site = len(self.train) + evaluated
+        from_site = trainings * self.options.epochs * (3 * len(self.train) + evaluated)
         return {
-            site: (to_site * (when - start) + behind * (end - when)) / len(batch)
+            site: (to_site * (when - start) + from_site * (end - when)) / len(batch)
             for site, when in reached.items()
         }
 
+    @cached_property
+    def traced(self) -> TracedModel:
+        """The clipped model, traced once for all sites."""
+        return TracedModel(self.model)
+
     @property
-    def steps(self) -> int:
-        """Of one pass over the training images."""
+    def steps_per_epoch(self) -> int:
+        """The number of optimiser steps in one pass over the training images."""
         return -(-self._images // self.options.batch)
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Indices of one pass over the training images, in an order that the generator draws."""
+        """Index batches of one pass over the training images, in an order drawn by ``generator``.
+
+        The indices are those of all processes together.
+        """
         yield from torch.randperm(self._images, generator=generator).split(self.options.batch)
 
     def gradient(
-        self, forward: Continuation, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
     ) -> list[Tensor]:
-        """Of the mean loss over the batch, in the thresholds; over all processes."""
-        own = self.ranks.own(batch)
+        """The gradient of the mean loss over ``batch`` for each threshold, over all processes."""
+        own = self.context.shard_indices(batch)
         parts = [torch.zeros_like(threshold) for threshold in thresholds]
         if len(own):
             for threshold in thresholds:
                 threshold.requires_grad_(True)
-            total = loss(forward(own), self.train.labels[own], self.teacher[own]) / len(batch)
+            output = forward.outputs_at(own)
+            total = loss(output, self.train.labels[own], self.teacher[own]) / len(batch)
             if total.requires_grad:
                 found = torch.autograd.grad(total, thresholds, allow_unused=True)
                 parts = [p if g is None else g for p, g in zip(parts, found, strict=True)]
             for threshold in thresholds:
                 threshold.requires_grad_(False)
-        return [self.ranks.summed(part) for part in parts]
+        return [self.context.all_reduce_sum(part) for part in parts]
 
-    def decides(self, forward: Continuation, threshold: Tensor) -> bool:
-        """Whether autograd finds a way from the logits back to ``threshold``."""
+    def has_gradient(self, forward: PrefixCache, threshold: Tensor) -> bool:
+        """Whether autograd finds a path from the logits back to ``threshold``."""
         threshold.requires_grad_(True)
-        output = forward(torch.arange(1))
+        output = forward.outputs_at(torch.arange(1))
         found = None
         if output.requires_grad:
             (found,) = torch.autograd.grad(output.sum(), threshold, allow_unused=True)
         threshold.requires_grad_(False)
         return found is not None
 
-    def accuracy(self, forward: Continuation) -> float:
-        """Of the validation images, in [0, 1]; over all processes."""
+    def accuracy(self, forward: PrefixCache) -> float:
+        """The accuracy on all validation images, in [0, 1], over all processes."""
         with torch.no_grad():
-            return self._accuracy(forward.all())
+            return self._accuracy(forward.outputs())
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
-        """All clips in that mode inside, soft outside."""
-        own = [module for module in self.network.modules() if isinstance(module, HyReLU)]
-        for clip in own:
+        """Switches all clips to ``mode`` inside the block, and back to soft behind it."""
+        clips = [module for module in self.model.modules() if isinstance(module, HyReLU)]
+        for clip in clips:
             clip.mode = mode
         try:
             yield
         finally:
-            for clip in own:
+            for clip in clips:
                 clip.mode = "soft"
 
     def _check_start(self, clean: float) -> None:
-        forward = Continuation(self.network, None, self.validation.images, 0)
+        forward = PrefixCache(self.model, None, self.validation.images, MemoryBudget(0))
         with self.in_mode(self.options.mode):
             kept = self.accuracy(forward)
-        if kept < self.least:
+        if kept < self.required_accuracy:
             raise ValueError(
-                f"at the quantile {self.options.quantile:g}, before any training, {kept:.4f} of "
-                f"validation is right, of {clean:.4f} without clips: more than the tolerance of "
-                f"{self.options.tolerance:g} is lost; take a higher quantile"
+                f"quantile {self.options.quantile:g} lowers the validation accuracy from "
+                f"{clean:.4f} to {kept:.4f} before any training, more than the tolerance of "
+                f"{self.options.tolerance:g}: use a higher quantile"
             )
 
     def _accuracy(self, outputs: Iterable[Tensor]) -> float:
-        answers = torch.cat([output.argmax(1) for output in outputs])
-        correct = (answers == self.validation.labels).sum()
-        return int(self.ranks.summed(correct)) / self._validation_images
+        predicted = torch.cat([output.argmax(1) for output in outputs])
+        correct = (predicted == self.validation.labels).sum()
+        return int(self.context.all_reduce_sum(correct)) / self._validation_images
 
-    def _own(self, split: Split) -> Split:
-        if self.ranks.world == 1:
+    def _shard(self, split: Split) -> Split:
+        if self.context.world_size == 1:
             return split
-        return Split(self.ranks.share(split.images), self.ranks.share(split.labels))
-
-
-class _Judged:
-    """A student that is trained on images, and judged in the soft form and in the deployed one."""
-
-    train: Continuation
-    _student: Student
-    _soft: Continuation
-    _deployed: Continuation
-
-    def accuracy(self) -> float:
-        """The lower of the validation accuracies in the soft and in the deployed form: where
-        activations are small against 1/slope, a soft threshold can shrink unpunished and cut
-        everything once it is hard."""
-        soft = self._student.accuracy(self._soft)
-        mode = self._student.options.mode
-        if mode == "soft":
-            return soft
-        with self._student.in_mode(mode):
-            return min(soft, self._student.accuracy(self._deployed))
-
-
-class Whole(_Judged):
-    """The whole student, where all of its thresholds move."""
-
-    def __init__(self, student: Student) -> None:
-        self._student = student
-        self.train = Continuation(student.network, None, student.train.images, 0)
-        self._soft = Continuation(student.network, None, student.validation.images, 0)
-        self._deployed = self._soft
-
-
-class FromSite(_Judged):
-    """A student from one site on, whose thresholds before the site do not move.
-
-    Args:
-        budget: bytes that may be kept of what leads to the site, in all.
-
-    Attributes:
-        is_cut: whether the network could be cut there; else it runs whole in each step.
-    """
-
-    def __init__(self, student: Student, site: Site, budget: int) -> None:
-        self._student = student
-        examples = student.train.images[:2]
-        cut = cut_at(student.network, student.clip(site), examples)
-        self.is_cut = cut is not None
-        network, mode = student.network, student.options.mode
-        self.train = Continuation(network, cut, student.train.images, budget, fold=True)
-        left = budget - self.train.bytes
-        self._soft = Continuation(network, cut, student.validation.images, left)
-        left -= self._soft.bytes
-        with student.in_mode(mode):
-            self._deployed = Continuation(network, cut, student.validation.images, left)
-
-
-def clips(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) -> Clips:
-    """What takes the place of each activation."""
-    return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
+        return Split(self.context.shard(split.images), self.context.shard(split.labels))
 
 
 def wide_copy(threshold: Tensor) -> Tensor:
-    """In float32 at least: halves have no room for Adam's squares."""
+    """A detached copy in float32 or wider: Adam's squared gradients underflow in float16."""
     wide = torch.promote_types(threshold.dtype, torch.float32)
     return threshold.detach().to(wide, copy=True)
 
 
-def _prefer_channels_last(network: nn.Module, image: Tensor) -> None:
-    """Puts convolutions' weights and activations into the order that CPUs like better, unless the
-    network views activations as only the usual order allows."""
-    weights = [t for t in (*network.parameters(), *network.buffers()) if t.dim() == 4]
+def _prefer_channels_last(models: Sequence[nn.Module], image: Tensor) -> None:
+    """Puts convolution weights into the channels-last order, which is faster on CPUs.
+
+    Activations follow the weights. Nothing changes if one of the models runs only on activations
+    in the usual order.
+    """
+    weights = [
+        tensor
+        for model in models
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.dim() == 4
+    ]
     if image.dim() != 4 or not weights:
         return
     for weight in weights:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
-            network(image.contiguous(memory_format=torch.channels_last))
-            network(image)
+            for model in models:
+                model(image.contiguous(memory_format=torch.channels_last))
+                model(image)
     except RuntimeError:
         for weight in weights:
             weight.data = weight.data.contiguous()
 
 
-def _few(split: Split, samples: int | None) -> Split:
-    """The same share of every class, as far as that goes."""
+def _subset(split: Split, samples: int | None) -> Split:
+    """At most ``samples`` images, the same share of every class as far as possible."""
     if samples is None or samples >= len(split):
         return split
     chosen, _ = stratified_parts(split.labels, (samples / len(split),), seed=0)

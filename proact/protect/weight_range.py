@@ -1,12 +1,11 @@
-"""weight-range: bounds of the stored values themselves; ours, after Ranger's bounds of activations.
+"""weight-range: bounds of the stored values. The method is ours, after Ranger's activation bounds.
 
 Z. Chen, G. Li, K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range
-Restriction", arXiv 2003.13874, restricts activations.
+Restriction", arXiv 2003.13874, bounds activations.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,10 +22,10 @@ class WeightRangeOptions:
     """Options of ``protect(model, "weight-range", ...)``.
 
     Attributes:
-        granularity: ``"tensor"``: two bounds for each stored tensor; ``"channel"``: two for each
-            output channel of tensors with two dimensions or more.
-        action: ``"zero"`` (what lies outside becomes the number nearest to 0 that the bounds allow:
-            0, unless all trained values are on one side of it) or ``"saturate"`` (the bound).
+        granularity: ``"tensor"`` for two bounds for each stored tensor, or ``"channel"`` for two
+            bounds for each output channel of tensors with two dimensions or more.
+        action: ``"zero"`` (a value outside becomes the number nearest to 0 within the bounds, which
+            is 0 unless all trained values have one sign) or ``"saturate"`` (it becomes the bound).
     """
 
     granularity: str = "tensor"
@@ -35,24 +34,23 @@ class WeightRangeOptions:
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise ValueError(
-                f"weight-range's granularity is {' or '.join(GRANULARITIES)}; "
+                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, "
                 f"got {self.granularity!r}"
             )
         checked_action(self.action)
 
 
 def weight_range(
-    model: nn.Module, options: WeightRangeOptions, tell: Callable[[str], None]
+    model: nn.Module, options: WeightRangeOptions, report: Callable[[str], None]
 ) -> nn.Module:
-    """A copy under a guard, in place of the one that the network has; the images do not matter."""
-    result = copy.deepcopy(model)
-    guard = guard_all(result, options.granularity, options.action)
-    tell(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
-    return result
+    """Guards ``model`` itself, which has no guard yet, and returns it."""
+    guard = add_guard(model, options.granularity, options.action)
+    report(f"{len(guard.names)} tensors guarded by {2 * guard.low.numel()} bounds")
+    return model
 
 
-def guard_all(model: nn.Module, granularity: str, action: str) -> WeightRange:
-    """Guards every stored floating-point tensor of ``model`` itself, thresholds too, but bounds."""
+def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
+    """Guards every floating-point tensor that ``model`` stores, thresholds too, except bounds."""
     names = [
         stored.name
         for stored in stored_tensors(model)
@@ -61,9 +59,9 @@ def guard_all(model: nn.Module, granularity: str, action: str) -> WeightRange:
     return add_weight_range(model, names, granularity, action)
 
 
-def guarded_like(model: nn.Module, result: nn.Module) -> nn.Module:
-    """``result``, itself guarded as ``model`` is: with bounds of the tensors that it has now."""
+def copy_guard(model: nn.Module, result: nn.Module) -> nn.Module:
+    """Guards ``result`` as ``model`` is guarded, with bounds of its own values, and returns it."""
     guard = weight_range_of(model)
     if guard is not None:
-        guard_all(result, guard.granularity, guard.action)
+        add_guard(result, guard.granularity, guard.action)
     return result

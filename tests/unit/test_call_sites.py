@@ -349,7 +349,7 @@ class Careless(nn.Module):
     ("trouble", "words"),
     [
         ("attribute", "it assigns self.features"),
-        ("mask", "cannot be followed .unsupported operand"),
+        ("mask", "cannot be traced .unsupported operand"),
         ("tensor", "cannot be told apart .2 calls ran and 1 were found"),
     ],
 )
@@ -375,7 +375,7 @@ def test_clamped_indices_and_single_numbers_are_no_activations(trouble: str) -> 
 def test_a_forward_on_the_instance_is_named() -> None:
     model = Calls(F.relu)
     model.forward = types.MethodType(lambda self, x: F.relu(self.linear(x)), model)  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="its forward was made at run time"):
+    with pytest.raises(ValueError, match="its forward was created at run time"):
         find_sites(model, torch.ones(1, 3))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from proact import protect
 from proact.data import Data
 from proact.faults import BitFlip, Where
 from proact.nn import HyReLU, find_sites, replace_sites
-from proact.protect.fault_scoring import UnderFaults
+from proact.protect.fault_scoring import FaultScorer
 from proact.protect.ft_clipact import RATES, area, search, tensors_of_layers
 
 
@@ -48,6 +50,14 @@ def test_among_equal_points_the_loosest_is_taken() -> None:
 def test_the_area_has_the_rates_at_equal_steps() -> None:
     assert area([1.0] * len(RATES)) == len(RATES) - 1
     assert area([1.0, 0.8, 0.6, 0.4, 0.2]) == pytest.approx(4 * 0.6)
+
+
+def test_the_area_does_not_need_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy 1.26, the oldest allowed version, has no trapezoid."""
+    monkeypatch.delattr(np, "trapezoid", raising=False)
+    accuracies = np.random.default_rng(0).random(len(RATES)).tolist()
+    expected = sum((a + b) / 2 for a, b in pairwise(accuracies))
+    assert area(accuracies) == pytest.approx(expected, rel=1e-15)
 
 
 def test_a_layer_is_what_runs_between_two_sites() -> None:
@@ -91,14 +101,14 @@ def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -
 
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
-    faulty = UnderFaults(network, encoding_named("q15.16"), digits.validation, 20, 50, 0)
+    scorer = FaultScorer(network, encoding_named("q15.16"), digits.validation, 20, 50, 0)
     fault = BitFlip(1e-3, where=Where(name="conv2.*"))
-    before = faulty.accuracy(fault)
-    faulty.set_threshold(sites[1], torch.tensor(0.1))
-    assert faulty.accuracy(fault) != before
-    faulty.set_threshold(sites[1], torch.tensor(3.0))
-    assert faulty.accuracy(fault) == before
-    assert faulty.accuracy(BitFlip(0.0)) > before
+    before = scorer.accuracy(fault)
+    scorer.set_threshold(sites[1], torch.tensor(0.1))
+    assert scorer.accuracy(fault) != before
+    scorer.set_threshold(sites[1], torch.tensor(3.0))
+    assert scorer.accuracy(fault) == before
+    assert scorer.accuracy(BitFlip(0.0)) > before
 
 
 def test_thresholds_are_stored_as_the_encoding_stores_them(
@@ -108,9 +118,9 @@ def test_thresholds_are_stored_as_the_encoding_stores_them(
 
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
-    faulty = UnderFaults(network, encoding_named("q3.4"), digits.validation, 1, 10, 0)
-    faulty.set_threshold(sites[0], torch.tensor(1.0 / 3.0))
-    stored = faulty.network.get_submodule(sites[0].name).get_parameter("threshold")
+    scorer = FaultScorer(network, encoding_named("q3.4"), digits.validation, 1, 10, 0)
+    scorer.set_threshold(sites[0], torch.tensor(1.0 / 3.0))
+    stored = scorer.model.get_submodule(sites[0].name).get_parameter("threshold")
     assert float(stored) == 5 / 16
 
 

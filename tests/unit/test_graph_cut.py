@@ -1,4 +1,4 @@
-"""Does a network that is cut at a module compute what it did?"""
+"""Do the two parts of a cut model compute what the whole model computes?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from proact import models
 from proact.nn import HyReLU, find_sites, replace_sites
-from proact.nn.graph_cut import Cut, cut_at, with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 
 
 def clipped(model: nn.Module, images: Tensor) -> tuple[nn.Module, list[HyReLU]]:
@@ -35,7 +35,7 @@ def settled(name: str) -> tuple[nn.Module, Tensor]:
     return model.eval(), images
 
 
-def halves(cut: Cut | None, images: Tensor) -> Tensor:
+def halves(cut: GraphCut | None, images: Tensor) -> Tensor:
     assert cut is not None
     output: Tensor = cut.after(*cut.before(images))
     return output
@@ -56,8 +56,9 @@ def test_every_site_of_a_network_can_be_cut(name: str) -> None:
     network, clips = clipped(model, images)
     with torch.no_grad():
         expected = network(images)
+        traced = TracedModel(network)
         for clip in clips:
-            cut = cut_at(network, clip, images[:2])
+            cut = traced.cut_at(clip, images[:2])
             assert torch.equal(halves(cut, images), expected)
             folded = with_folded_batch_norm(cut.after)  # type: ignore[union-attr]
             found = folded(*cut.before(images))  # type: ignore[union-attr]
@@ -67,7 +68,7 @@ def test_every_site_of_a_network_can_be_cut(name: str) -> None:
 def test_a_change_of_a_threshold_shows_in_both_halves() -> None:
     model, images = settled("resnet20")
     network, clips = clipped(model, images)
-    cut = cut_at(network, clips[9], images[:2])
+    cut = TracedModel(network).cut_at(clips[9], images[:2])
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     before = halves(cut, images)
@@ -84,7 +85,7 @@ def test_folding_changes_nothing_of_the_network_itself() -> None:
     model, images = settled("resnet20")
     network, clips = clipped(model, images)
     before = copy.deepcopy(network.state_dict())
-    cut = cut_at(network, clips[0], images[:2])
+    cut = TracedModel(network).cut_at(clips[0], images[:2])
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -108,7 +109,7 @@ def test_batch_norm_whose_convolution_is_read_elsewhere_is_not_folded() -> None:
     model, images = Both(), torch.randn(4, 1, 3, 3)
     model(images)
     network, (clip,) = clipped(model.eval(), images)
-    cut = cut_at(network, clip, images[:2])
+    cut = TracedModel(network).cut_at(clip, images[:2])
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     assert any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -147,7 +148,7 @@ def test_what_cannot_be_cut_faithfully_is_not_cut(forward: Callable[..., Any]) -
     of all samples at once, which cannot be kept sample by sample."""
     network = Functional(forward).eval()
     network.act = HyReLU(1.0)  # type: ignore[assignment]
-    assert cut_at(network, network.act, torch.ones(2, 6)) is None
+    assert TracedModel(network).cut_at(network.act, torch.ones(2, 6)) is None
 
 
 def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
@@ -161,7 +162,7 @@ def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
     clip = HyReLU(1.0)
     network.act = clip  # type: ignore[assignment]
     x = torch.randn(5, 6)
-    assert torch.equal(halves(cut_at(network, clip, x[:2]), x), network(x))
+    assert torch.equal(halves(TracedModel(network).cut_at(clip, x[:2]), x), network(x))
 
 
 @pytest.mark.parametrize("hook", ["pre", "post"])
@@ -175,7 +176,7 @@ def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
     else:
         network[layer].register_forward_hook(lambda _, args, output: output * 3)
     x = torch.randn(4, 1, 3, 3)
-    cut = cut_at(network, network[0], x[:2])
+    cut = TracedModel(network).cut_at(network[0], x[:2])
     assert cut is not None
     torch.testing.assert_close(with_folded_batch_norm(cut.after)(*cut.before(x)), network(x))
 
@@ -183,7 +184,7 @@ def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
 def test_a_module_that_runs_twice_is_no_place_to_cut() -> None:
     network = Functional(lambda net, x: net.act(net.linear(net.act(x)))).eval()
     network.act = HyReLU(1.0)  # type: ignore[assignment]
-    assert cut_at(network, network.act, torch.ones(2, 6)) is None
+    assert TracedModel(network).cut_at(network.act, torch.ones(2, 6)) is None
 
 
 def test_prefix_cache_around_the_module_are_carried_along() -> None:
@@ -191,7 +192,7 @@ def test_prefix_cache_around_the_module_are_carried_along() -> None:
     clip = HyReLU(1.0)
     network.act = clip  # type: ignore[assignment]
     x = torch.randn(5, 6)
-    cut = cut_at(network, clip, x[:2])
+    cut = TracedModel(network).cut_at(clip, x[:2])
     assert cut is not None
     assert len(cut.before(x)) == 2
     assert torch.equal(halves(cut, x), network(x))

@@ -1,15 +1,23 @@
-"""Do trials that skip work give the very rows of those that do not?"""
+"""Do trials that skip the unchanged part of a model give the rows of those that run all of it?"""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from proact import campaign, models, protect
-from proact.campaign.prefix_cache import Prefixes
+from proact.campaign import jobs
+from proact.campaign.jobs import Job
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, StuckAt, inject
+from proact.faults.record import Record
+from proact.nn.graph_cut import TracedModel
+from proact.nn.prefix_cache import MemoryBudget, MultiCutCache, PrefixCache
 from proact.results import Policy, Row
 
 FAULTS: list[Fault] = [
@@ -24,20 +32,31 @@ FAULTS: list[Fault] = [
 
 
 def rows(
-    model: nn.Module, data: object, faults: list[Fault], *, prefix_cache: bool
+    model: nn.Module,
+    data: object,
+    faults: list[Fault],
+    *,
+    prefix_cache: bool,
+    channels_last: bool = True,
 ) -> list[tuple[object, ...]]:
+    # Activations are faulted batch by batch, and a warm-up may measure another batch each time.
+    policy = Policy(None, 128, channels_last)
     result = campaign.run(
-        {"m": model}, data, faults, trials=25, encoding="q15.16", prefix_cache=prefix_cache,
-        # What a clock chose could differ, and decides where activations flip.
-        policy=Policy(images=None, batch=64, channels_last=False),
+        {"m": model}, data, faults, trials=25, encoding="q15.16",
+        prefix_cache=prefix_cache, policy=policy,
     )  # fmt: skip
     return [row[:-1] for fault in faults for row in result.rows("m", fault)]
 
 
-def test_rows_are_the_same_with_and_without(trained_cnn: nn.Module, digits: Data) -> None:
-    assert rows(trained_cnn, digits, FAULTS, prefix_cache=True) == rows(
-        trained_cnn, digits, FAULTS, prefix_cache=False
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_are_the_same_with_and_without(
+    trained_cnn: nn.Module, digits: Data, channels_last: bool
+) -> None:
+    found, expected = (
+        rows(trained_cnn, digits, FAULTS, prefix_cache=prefix_cache, channels_last=channels_last)
+        for prefix_cache in (True, False)
     )
+    assert found == expected
 
 
 @pytest.mark.parametrize("method", ["ranger", "weight-range"])
@@ -57,6 +76,14 @@ def test_rows_of_a_residual_network() -> None:
     )
 
 
+def cached(model: nn.Module, inputs: Tensor, batch: int) -> MultiCutCache:
+    return MultiCutCache(model.eval(), inputs, MemoryBudget(1 << 30), batch)
+
+
+def outputs(cache: MultiCutCache, record: Record) -> Tensor:
+    return cache.outputs(record.counts("tensor").keys())
+
+
 class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -71,18 +98,18 @@ class Counting(nn.Module):
 def test_what_lies_before_the_first_fault_does_not_run() -> None:
     torch.manual_seed(0)
     model = Counting().eval()
-    batches = [torch.randn(16, 8), torch.randn(4, 8)]
-    prefixes = Prefixes(model, batches)
-    assert prefixes.cuts == 2
+    inputs = torch.randn(20, 8)
+    cache = cached(model, inputs, 16)
+    assert cache.cuts == 2
     for name in ("first", "second", "third"):
         model.get_submodule(name).register_forward_hook(lambda *_, n=name: model.calls.append(n))
     ran = {}
     for name in ("first", "second", "third"):
         model.calls.clear()
         with inject(model, ExactFlips(5, where=f"{name}.*")) as record, torch.no_grad():
-            found = prefixes.outputs(record)
+            found = outputs(cache, record)
             ran[name] = list(dict.fromkeys(model.calls))
-            assert torch.equal(found, torch.cat([model(batch) for batch in batches]))
+            assert torch.equal(found, torch.cat([model(batch) for batch in inputs.split(16)]))
     assert ran == {
         "first": ["first", "second", "third"],
         "second": ["second", "third"],
@@ -93,23 +120,140 @@ def test_what_lies_before_the_first_fault_does_not_run() -> None:
 def test_kept_activations_survive_in_place_functions() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
-    batches = [torch.randn(16, 8)]
-    prefixes = Prefixes(model.eval(), batches)
+    inputs = torch.randn(16, 8)
+    cache = cached(model, inputs, 16)
     with inject(model, ExactFlips(1, where="1.*")) as record, torch.no_grad():
-        first, second = prefixes.outputs(record), prefixes.outputs(record)
+        first, second = outputs(cache, record), outputs(cache, record)
         assert torch.equal(first, second)
-        assert torch.equal(first, model(batches[0]))
+        assert torch.equal(first, model(inputs))
 
 
 def test_tied_weights_count_where_they_come_first() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     model[2].weight = model[0].weight
-    batches = [torch.randn(16, 8)]
-    prefixes = Prefixes(model.eval(), batches)
+    inputs = torch.randn(16, 8)
+    cache = cached(model, inputs, 16)
     for trial in range(10):
         with inject(model, ExactFlips(1), trial=trial) as record, torch.no_grad():
-            assert torch.equal(prefixes.outputs(record), model(batches[0]))
+            assert torch.equal(outputs(cache, record), model(inputs))
+
+
+class Strides(nn.Module):
+    """Records the strides that its second layer sees."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
+        self.change = change
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.change(self.first(x))).sum((2, 3))
+
+
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "transposed": lambda x: x.transpose(2, 3),
+    "samples last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "expanded": lambda x: x[:, :, :1].expand(-1, -1, 6, -1),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("change", CHANGES)
+def test_kept_batches_have_the_values_and_strides_of_fresh_ones(
+    change: str, layout: torch.memory_format
+) -> None:
+    """A kernel may depend on strides and on the batch size, and so may the last bit of a sum."""
+    torch.manual_seed(0)
+    model = Strides(CHANGES[change]).eval()
+    inputs = torch.randn(10, 3, 5, 6).contiguous(memory_format=layout)
+    cut = TracedModel(model).cut_at(model.second, inputs[:2])
+    assert cut is not None
+    cache = PrefixCache(model, cut, inputs, MemoryBudget(1 << 20), batch=4)
+    assert cache.bytes > 0
+    seen: list[tuple[torch.Size, tuple[int, ...]]] = []
+    model.second.register_forward_pre_hook(lambda _, a: seen.append((a[0].shape, a[0].stride())))
+    with torch.no_grad():
+        found = list(cache.outputs())
+        from_cache = seen.copy()
+        seen.clear()
+        for batch in inputs.split(4):
+            model.second(CHANGES[change](model.first(batch)).clone())
+        assert from_cache == seen
+        assert torch.equal(torch.cat(found), torch.cat([model(batch) for batch in inputs.split(4)]))
+
+
+def test_indices_and_batches_give_the_same_outputs(trained_cnn: nn.Module, digits: Data) -> None:
+    images = digits.test.images[:50]
+    layer = trained_cnn.get_submodule("conv3")
+    cut = TracedModel(trained_cnn).cut_at(layer, images[:2])
+    with torch.no_grad():
+        expected = trained_cnn(images)
+        for where in (cut, None):
+            for limit in (1 << 30, 0):
+                cache = PrefixCache(trained_cnn, where, images, MemoryBudget(limit), batch=20)
+                assert (cache.bytes > 0) == (where is not None and limit > 0)
+                order = torch.randperm(50)
+                torch.testing.assert_close(cache.outputs_at(order), expected[order])
+                torch.testing.assert_close(torch.cat(list(cache.outputs())), expected)
+
+
+def test_caches_share_one_budget_and_return_it() -> None:
+    torch.manual_seed(0)
+    models_ = [nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).eval() for _ in range(3)]
+    inputs = torch.randn(16, 8)
+    each = 16 * 8 * 4
+    budget = MemoryBudget(5 * each)
+    caches = [MultiCutCache(model, inputs, budget, 16) for model in models_]
+    assert [cache.cuts for cache in caches] == [3, 2, 0]
+    assert [cache.bytes for cache in caches] == [3 * each, 2 * each, 0]
+    assert budget.left == 0
+    for cache, model in zip(caches, models_, strict=True):
+        cache.close()
+        assert torch.equal(cache.outputs([]), model(inputs))
+    assert budget.left == 5 * each
+    assert MultiCutCache(models_[2], inputs, budget, 16).cuts == 3
+
+
+def test_a_shape_that_depends_on_the_batch_is_not_kept() -> None:
+    class Gram(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.second((x @ x.T) @ x)
+
+    torch.manual_seed(0)
+    model, inputs, budget = Gram().eval(), torch.randn(10, 8), MemoryBudget(1 << 20)
+    for batch in (4, 10):
+        with torch.no_grad():
+            found = MultiCutCache(model, inputs, budget, batch).outputs([])
+            assert torch.equal(found, torch.cat([model(part) for part in inputs.split(batch)]))
+
+
+def test_a_campaign_divides_its_memory_among_variants_and_workers_and_frees_it(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[Job, int, int]] = []
+    bench = Job.bench
+
+    def watched(self: Job, variant: int) -> Any:
+        found = bench(self, variant)
+        assert found._cache is not None
+        built.append((self, found.cache_bytes, found._cache.bytes))
+        return found
+
+    monkeypatch.setattr(Job, "bench", watched)
+    variants = {"one": trained_cnn, "two": copy.deepcopy(trained_cnn)}
+    campaign.run(variants, digits, [ExactFlips(1)], trials=25, images_per_trial="all", executor=1)
+    job = built[0][0]
+    assert all(0 < kept <= share == jobs.CACHE_BYTES // 2 for _, share, kept in built)
+    assert not job._benches
+    assert job.for_workers(4).cache_bytes == jobs.CACHE_BYTES // 4
 
 
 def test_a_trial_that_changes_nothing_is_not_run(digits: Data) -> None:

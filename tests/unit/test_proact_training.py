@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from proact import models, protect
 from proact.data import Data, Split
 from proact.nn import HyReLU, Site
-from proact.protect import prefix_cache as continuation
+from proact.nn.graph_cut import TracedModel
+from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect import proact as proact_module
-from proact.protect import threshold_trainer
+from proact.protect.model_suffix import ModelSuffix
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.threshold_trainer import FromSite, Student
+from proact.protect.threshold_trainer import ThresholdTrainer
 
 FAST: dict[str, Any] = {"epochs": 2, "decays": (1.0, 0.1)}
 
@@ -71,11 +72,15 @@ def test_a_frozen_threshold_does_not_move_by_a_bit(
     kept: dict[str, Tensor] = {}
 
     def watched(
-        trainee: Student, site: Site, behind: FromSite, decay: float, options: ProactOptions
+        trainer: ThresholdTrainer,
+        site: Site,
+        suffix: ModelSuffix,
+        decay: float,
+        options: ProactOptions,
     ) -> float:
-        before = thresholds(trainee.network)
-        reached = train_threshold(trainee, site, behind, decay, options)
-        after = thresholds(trainee.network)
+        before = thresholds(trainer.model)
+        reached = train_threshold(trainer, site, suffix, decay, options)
+        after = thresholds(trainer.model)
         assert all(torch.equal(after[n], before[n]) for n in before if n != site.name)
         assert not torch.equal(after[site.name], before[site.name])
         order.append(site.name)
@@ -92,20 +97,20 @@ def test_a_step_runs_the_student_once(
     trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = {"steps": 0, "passes": 0}
-    gradient, forward = Student.gradient, continuation.Continuation.__call__
+    gradient, forward = ThresholdTrainer.gradient, PrefixCache.outputs_at
 
     def counted_gradient(*args: Any) -> Any:
         calls["steps"] += 1
-        monkeypatch.setattr(continuation.Continuation, "__call__", counted_forward)
+        monkeypatch.setattr(PrefixCache, "outputs_at", counted_forward)
         found = gradient(*args)
-        monkeypatch.setattr(continuation.Continuation, "__call__", forward)
+        monkeypatch.setattr(PrefixCache, "outputs_at", forward)
         return found
 
     def counted_forward(self: Any, indices: Tensor) -> Tensor:
         calls["passes"] += 1
         return forward(self, indices)
 
-    monkeypatch.setattr(Student, "gradient", counted_gradient)
+    monkeypatch.setattr(ThresholdTrainer, "gradient", counted_gradient)
     protect.protect(trained_cnn, "proact", digits, **FAST)
     assert calls["steps"] == calls["passes"] > 0
 
@@ -188,9 +193,9 @@ def test_caches_change_speed_only(
 
     kept = trained()
     recomputed = trained(cache_bytes=1)
-    monkeypatch.setattr(threshold_trainer, "cut_at", lambda *_: None)
+    monkeypatch.setattr(TracedModel, "cut_at", lambda *_: None)
     whole = trained()
-    assert "cannot cut the network" in whole[0].pop(0)
+    assert "cannot cut the model" in whole[0].pop(0)
     for lines, found in (recomputed, whole):
         assert lines == kept[0]
         for name, value in found.items():
@@ -200,23 +205,68 @@ def test_caches_change_speed_only(
 def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:
     options = ProactOptions()
     bounds = options.profiled(trained_cnn, digits, "hybrid")
-    trainee = Student(trained_cnn, bounds, digits, options)
-    site = trainee.sites[1]
+    trainer = ThresholdTrainer(copy.deepcopy(trained_cnn), bounds, digits, options)
+    site = trainer.sites[1]
     needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
     room = needs * len(digits.train)
-    behind = FromSite(trainee, site, room)
-    assert behind.train.bytes == room
-    assert FromSite(trainee, site, room - 1).train.bytes == 0
+    budget = MemoryBudget(room)
+    suffix = ModelSuffix(trainer, site, budget)
+    assert (suffix.train.bytes, budget.left) == (room, 0)
+    suffix.close()
+    assert (suffix.train.bytes, budget.left) == (0, room)
+    assert ModelSuffix(trainer, site, MemoryBudget(room - 1)).train.bytes == 0
+
+
+def test_each_site_returns_its_memory(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caches of one site are freed before those of the next are built."""
+    budgets: list[MemoryBudget] = []
+
+    class Watched(MemoryBudget):
+        def __init__(self, limit: int) -> None:
+            super().__init__(limit)
+            self.limit, self.most = limit, 0
+            if limit:
+                budgets.append(self)
+
+        def reserve(self, wanted: int) -> bool:
+            had_enough = super().reserve(wanted)
+            self.most = max(self.most, self.limit - self.left)
+            return had_enough
+
+    monkeypatch.setattr(proact_module, "MemoryBudget", Watched)
+    needs = 8 * 8 * 8 * 4 * (len(digits.train) + 2 * len(digits.validation))  # at the first site
+    protect.protect(trained_cnn, "proact", digits, cache_bytes=needs, **FAST)
+    (budget,) = budgets
+    assert budget.left == needs == budget.most  # type: ignore[attr-defined]
+
+
+def test_the_model_is_traced_once_for_all_sites(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces: list[nn.Module] = []
+    trace = fx.Tracer.trace
+
+    def counted(self: fx.Tracer, root: nn.Module, *rest: Any) -> fx.Graph:
+        traces.append(root)
+        return trace(self, root, *rest)
+
+    monkeypatch.setattr(fx.Tracer, "trace", counted)
+    protect.protect(trained_cnn, "proact", digits, **FAST)
+    assert len(traces) == 1
 
 
 def test_few_samples_have_the_same_share_of_every_class(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
     options = ProactOptions(samples=200)
-    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "layer"), digits, options)
-    shares = torch.bincount(trainee.train.labels) / len(trainee.train)
+    trainer = ThresholdTrainer(
+        copy.deepcopy(trained_cnn), options.profiled(trained_cnn, digits, "layer"), digits, options
+    )
+    shares = torch.bincount(trainer.train.labels) / len(trainer.train)
     whole = torch.bincount(digits.train.labels) / len(digits.train)
-    assert 195 <= len(trainee.train) <= 205
+    assert 195 <= len(trainer.train) <= 205
     assert (shares - whole).abs().max() < 0.01
 
 
@@ -224,15 +274,15 @@ def test_the_gradient_is_that_of_the_plain_formula(trained_cnn: nn.Module, digit
     """Of 0.8 CE + 0.1 KD by eager torch, weights free to move and nothing cached."""
     options = ProactOptions()
     bounds = options.profiled(trained_cnn, digits, "hybrid")
-    trainee = Student(trained_cnn, bounds, digits, options)
-    site = trainee.sites[-1]
-    threshold = trainee.clip(site).threshold
+    trainer = ThresholdTrainer(copy.deepcopy(trained_cnn), bounds, digits, options)
+    site = trainer.sites[-1]
+    threshold = trainer.clip(site).threshold
     threshold.data.mul_(0.5)
     batch = torch.arange(64)
-    behind = FromSite(trainee, site, 1 << 30)
-    (found,) = trainee.gradient(behind.train, [threshold], batch, proact_module.distilled)
+    suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
+    (found,) = trainer.gradient(suffix.train, [threshold], batch, proact_module.distillation_loss)
 
-    plain = copy.deepcopy(trainee.network).requires_grad_(True)
+    plain = copy.deepcopy(trainer.model).requires_grad_(True)
     images, labels = digits.train.images[batch], digits.train.labels[batch]
     output = plain(images)
     soft = trained_cnn(images).detach().softmax(1)
@@ -251,12 +301,16 @@ def test_training_is_that_of_a_plain_loop(
     """AdamW on T in units of its start, a cosine, 0.8 CE + 0.1 KD, written out in eager torch
     through the plain formula of the soft clip, with no cache and no native operator."""
     options = ProactOptions(epochs=1)
-    trainee = Student(trained_cnn, options.profiled(trained_cnn, digits, "hybrid"), digits, options)
-    site = trainee.sites[number]
-    start = trainee.clip(site).threshold.detach().clone()
-    bounds = {s.name: trainee.clip(s).threshold.detach().clone() for s in trainee.sites}
-    train_threshold(trainee, site, FromSite(trainee, site, 1 << 30), decay, options)
-    found = trainee.clip(site).threshold
+    trainer = ThresholdTrainer(
+        copy.deepcopy(trained_cnn), options.profiled(trained_cnn, digits, "hybrid"), digits, options
+    )
+    site = trainer.sites[number]
+    start = trainer.clip(site).threshold.detach().clone()
+    bounds = {s.name: trainer.clip(s).threshold.detach().clone() for s in trainer.sites}
+    train_threshold(
+        trainer, site, ModelSuffix(trainer, site, MemoryBudget(1 << 30)), decay, options
+    )
+    found = trainer.clip(site).threshold
 
     relative = torch.ones_like(start, requires_grad=True)
     optimizer = torch.optim.AdamW([relative], lr=0.01, weight_decay=decay)

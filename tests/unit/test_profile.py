@@ -139,5 +139,7 @@ def test_a_site_that_never_runs_on_the_training_images_is_named() -> None:
             out: Tensor = self.linear(self.act(x) if len(x) == 1 else x)
             return out
 
-    with pytest.raises(ValueError, match="'act' ran for one training image alone"):
+    with pytest.raises(
+        ValueError, match="'act' ran for the first training image but not for the batches"
+    ):
         protect.profile(Branching(), torch.randn(10, 3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from conftest import bits_of, same_bits
 from proact import models, protect
 from proact.data import Data, Split
 from proact.nn import HyReLU
+from proact.protect import ranger
 from proact.protect.profile import reduce_profile
 
 FAST = {"epochs": 1, "decays": (1.0, 0.1)}
@@ -184,6 +187,61 @@ def test_a_pair_of_tensors_is_split_for_validation(mlp: nn.Module) -> None:
     images, labels = torch.randn(100, 6), torch.arange(100) % 3
     hardened = protect.protect(mlp, "proact", (images, labels), tolerance=1.0, **FAST)
     assert len(thresholds(hardened)) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "copies"),
+    [
+        # One working copy and one that is returned.
+        ("ranger", 2),
+        ("fitact", 2),
+        ("proact", 2),
+        # Candidates are compared under faults in a copy that is stored in the encoding.
+        ("ft-clipact", 3),
+        ("resilience-aware-proact", 3),
+        ("weight-range", 1),
+    ],
+)
+@pytest.mark.parametrize("is_functional", [False, True])
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_the_weights_are_copied_no_more_often_than_needed(
+    method: str, copies: int, is_functional: bool, is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Functional(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self[1](self[0](x).relu())
+            return out
+
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(6, 5), nn.Linear(5, 3)]
+    model = Functional(*layers) if is_functional else nn.Sequential(layers[0], nn.ReLU(), layers[1])
+    data = (torch.randn(50, 6), torch.arange(50) % 3)
+    if is_guarded:
+        model = protect.protect(model, "weight-range", data)  # type: ignore[assignment]
+    few = {"patterns": 1, "images_per_pattern": 5}
+    options: dict[str, dict[str, Any]] = {
+        "fitact": {"epochs": 1, "tolerance": 1.0},
+        "proact": {**FAST, "tolerance": 1.0},
+        "ft-clipact": few,
+        "resilience-aware-proact": {"epochs": 1, "tolerance": 1.0, **few},
+    }
+    copied: list[torch.Size] = []
+    copy_parameter = nn.Parameter.__deepcopy__
+
+    def counted(self: nn.Parameter, memo: dict[int, Any]) -> Any:
+        copied.append(self.shape)
+        return copy_parameter(self, memo)
+
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", counted)
+    protect.protect(model, method, data, **options.get(method, {}))
+    assert copied.count(torch.Size((5, 6))) == copied.count(torch.Size((3, 5))) == copies
+
+
+def test_ranger_does_not_load_the_trainer() -> None:
+    """It trains nothing."""
+    source = Path(ranger.__file__).read_text()
+    assert "threshold_trainer" not in source
+    assert "graph_cut" not in source
 
 
 def test_cost_counts_what_is_stored(

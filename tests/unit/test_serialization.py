@@ -147,7 +147,7 @@ def test_another_network_is_refused(trained_cnn: nn.Module, digits: Data, tmp_pa
     retrained = copy.deepcopy(trained_cnn)
     with torch.no_grad():
         retrained.get_submodule("conv2").get_parameter("bias")[0] += 1e-3
-    with pytest.raises(ValueError, match="saved for other weights than Sequential has"):
+    with pytest.raises(ValueError, match="saved for other weights than those of Sequential"):
         protect.load(retrained, path)
     with pytest.raises(ValueError, match="protected already"):
         protect.load(hardened, path)
@@ -156,12 +156,12 @@ def test_another_network_is_refused(trained_cnn: nn.Module, digits: Data, tmp_pa
 def test_what_cannot_be_saved(trained_cnn: nn.Module, digits: Data, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     path.write_text("precious")
-    with pytest.raises(ValueError, match="nothing to save"):
+    with pytest.raises(ValueError, match="got Sequential without a protection"):
         protect.save(trained_cnn, path)
     hardened = protect.protect(trained_cnn, "ranger", digits)
     with torch.no_grad():
         hardened.get_submodule("conv2").get_parameter("bias")[0] += 1e-3
-    with pytest.raises(ValueError, match="other weights than when it was protected"):
+    with pytest.raises(ValueError, match="have changed since it was protected"):
         protect.save(hardened, path)
     assert path.read_text() == "precious"
     (tmp_path / "folder").mkdir()
@@ -191,5 +191,7 @@ def test_other_files_are_refused(trained_cnn: nn.Module, digits: Data, tmp_path:
         protect.load(trained_cnn, newer)
     header["format"] = 2
     save_file(load_file(newer), newer, {"proact.protection": json.dumps(header)})
-    with pytest.raises(ProactError, match="format 2, and this proact reads up to 1"):
+    with pytest.raises(
+        ProactError, match="format 2, and this version of proact reads up to format 1"
+    ):
         protect.load(trained_cnn, newer)

@@ -318,7 +318,7 @@ def test_training_inside_is_refused() -> None:
     model = network().train()
     before = bits_of(model)
     with (
-        pytest.raises(ProactError, match="not trained"),
+        pytest.raises(ProactError, match="cannot be trained"),
         inject(model, BitFlip(0.01), allow_training=True),
     ):
         model(IMAGES)

@@ -159,7 +159,7 @@ def test_a_campaign_tells_guards_apart(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"granularity": "layer"}, ValueError, "tensor or channel; got 'layer'"),
+        ({"granularity": "layer"}, ValueError, "tensor or channel, got 'layer'"),
         ({"action": "clip"}, ValueError, "zero, saturate; got 'clip'"),
         ({"mode": "zero"}, TypeError, "granularity, action; got 'mode'"),
     ],

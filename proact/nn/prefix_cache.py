@@ -1,0 +1,278 @@
+"""Prefix caches: run a model from a cut on, with the activations at the cut computed only once.
+
+Threshold training and fault injection repeat forward passes over fixed inputs while the first
+layers stay the same. Training changes the threshold of one site, so a `PrefixCache` keeps the
+activations at this site. A trial changes the tensors that faults hit, so a `MultiCutCache` keeps
+several cuts, and continues at the last cut before all of these tensors. Caches that share a
+`MemoryBudget` together keep no more than its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
+from proact.nn.outputs import logits_of
+from proact.nn.tensor_inventory import stored_tensors
+
+#: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.
+_CUTS = 6
+
+
+class MemoryBudget:
+    """A number of bytes that several caches share.
+
+    Args:
+        limit: the most bytes that the caches may hold at a time, 0 or more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def reserve(self, wanted: int) -> bool:
+        """Takes ``wanted`` bytes if as many are left; returns whether it did."""
+        if wanted > self.left:
+            return False
+        self.left -= wanted
+        return True
+
+    def release(self, taken: int) -> None:
+        """Returns bytes that were reserved."""
+        self.left += taken
+
+
+class PrefixCache:
+    """The outputs of a model for fixed inputs, computed from a cut on.
+
+    The tensors that cross the cut are computed once and kept if the budget suffices; otherwise
+    each call computes them again. The part of the model before the cut must not change.
+
+    Args:
+        model: in eval mode.
+        cut: where to continue; None runs the whole model in each call.
+        inputs: (samples, ...).
+        budget: the memory of the kept tensors is reserved from it until `close`.
+        batch: the number of samples that run at a time, when the cache is filled and in `outputs`.
+            (Another batch size may sum in another order.)
+        fold: whether batch norms behind the cut are folded into convolutions, which is faster, and
+            equal up to rounding.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cut: GraphCut | None,
+        inputs: Tensor,
+        budget: MemoryBudget,
+        *,
+        batch: int = 256,
+        fold: bool = False,
+    ) -> None:
+        self._model, self._cut, self._inputs, self._batch = model, cut, inputs, batch
+        self._budget = budget
+        self._kept: list[_KeptTensor] = []
+        if cut is not None:
+            self._after = with_folded_batch_norm(cut.after) if fold else cut.after
+            self._fill(cut)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that are kept; 0 if the budget did not suffice."""
+        return sum(kept.memory.nbytes for kept in self._kept)
+
+    def outputs_at(self, indices: Tensor) -> Tensor:
+        """The logits of the inputs at ``indices``, (indices, classes).
+
+        Gradients flow back to the cut, and through the whole model where it was not cut.
+        """
+        if self._cut is None:
+            return logits_of(self._model(self._inputs[indices]))
+        if self._kept:
+            crossing = [kept.at(indices) for kept in self._kept]
+        else:
+            with torch.no_grad():
+                crossing = list(self._cut.before(self._inputs[indices]))
+        return logits_of(self._after(*crossing))
+
+    def outputs(self) -> Iterator[Tensor]:
+        """The logits of all inputs in order, one batch at a time.
+
+        The batches are those in which the cache was filled, and the kept tensors enter the model
+        with the strides that they had then: without folding, the outputs equal those of the whole
+        model bit by bit.
+        """
+        for number, batch in enumerate(self._inputs.split(self._batch)):
+            # The model gets copies, because activation functions may write to their inputs.
+            if self._cut is None:
+                yield logits_of(self._model(batch.clone()))
+            elif self._kept:
+                yield logits_of(self._after(*(kept.batch(number) for kept in self._kept)))
+            else:
+                with torch.no_grad():
+                    crossing = self._cut.before(batch.clone())
+                yield logits_of(self._after(*crossing))
+
+    def close(self) -> None:
+        """Frees the kept tensors and their budget; later calls compute them again."""
+        self._budget.release(self.bytes)
+        self._kept = []
+
+    def _fill(self, cut: GraphCut) -> None:
+        with torch.no_grad():
+            one = cut.before(self._inputs[:1].clone())
+            wanted = len(self._inputs) * sum(tensor.nbytes for tensor in one)
+            if not self._budget.reserve(wanted):
+                return
+            for batch in self._inputs.split(self._batch):
+                crossing = cut.before(batch.clone())
+                if not self._kept:
+                    self._kept = [_KeptTensor(t, len(self._inputs)) for t in crossing]
+                if not all(map(_KeptTensor.fits, self._kept, crossing)):
+                    self._kept = []  # a shape depends on the batch
+                    self._budget.release(wanted)
+                    return
+                for kept, tensor in zip(self._kept, crossing, strict=True):
+                    kept.append(tensor)
+
+
+class MultiCutCache:
+    """The outputs of a model for fixed inputs, continued behind the last tensor that is unchanged.
+
+    The model is cut before some of its layers, the last layers first as long as the budget lasts.
+
+    Args:
+        model: in eval mode. A model with hooks, or one that torch.fx cannot follow, has no cuts
+            and always runs whole.
+        inputs: (samples, ...).
+        budget: the memory of the kept tensors is reserved from it until `close`.
+        batch: the number of samples that run at a time.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, budget: MemoryBudget, batch: int) -> None:
+        self._whole = PrefixCache(model, None, inputs, budget, batch=batch)
+        #: Each cache with the names of the stored tensors that lie before its cut.
+        self._caches: list[tuple[PrefixCache, frozenset[str]]] = []
+        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+            return
+        names = {name: stored.name for stored in stored_tensors(model) for name in stored.names}
+        examples = inputs[: min(batch, 2)]
+        layers = _spread_layers(model, examples)
+        traced = TracedModel(model) if layers else None
+        for layer in layers:
+            cut = traced.cut_at(layer, examples) if traced is not None else None
+            if cut is not None:
+                cache = PrefixCache(model, cut, inputs, budget, batch=batch)
+                if cache.bytes:
+                    self._caches.append((cache, _stored_in(cut.before, names)))
+
+    @property
+    def cuts(self) -> int:
+        """The number of cuts whose activations are kept."""
+        return len(self._caches)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that are kept."""
+        return sum(cache.bytes for cache, _ in self._caches)
+
+    def outputs(self, changed: Collection[str]) -> Tensor:
+        """The logits of all inputs, (samples, classes), equal to the whole model's bit by bit.
+
+        Args:
+            changed: the names of all stored tensors (`proact.nn.tensor_inventory`) that differ now
+                from their values when the cache was built.
+        """
+        usable = (cache for cache, before in self._caches if before.isdisjoint(changed))
+        batches = list(next(usable, self._whole).outputs())
+        return batches[0] if len(batches) == 1 else torch.cat(batches)
+
+    def close(self) -> None:
+        """Frees the kept tensors and their budget; later calls run the whole model."""
+        for cache, _ in self._caches:
+            cache.close()
+        self._caches = []
+
+
+class _KeptTensor:
+    """One of the tensors that cross a cut, for all samples.
+
+    Memory is in the order that the model produced: channels last if the tensor had them last.
+    """
+
+    def __init__(self, first: Tensor, samples: int) -> None:
+        self._is_channels_last = (
+            first.dim() == 4
+            and not first.is_contiguous()
+            and first.is_contiguous(memory_format=torch.channels_last)
+        )
+        shape = self._to_memory(first).shape[1:]
+        self.memory = torch.empty((samples, *shape), dtype=first.dtype, device=first.device)
+        self._filled = 0
+        self._batches: list[tuple[int, int, tuple[int, ...]]] = []  # start, end, strides
+
+    def fits(self, batch: Tensor) -> bool:
+        return self._to_memory(batch).shape[1:] == self.memory.shape[1:]
+
+    def append(self, batch: Tensor) -> None:
+        start, self._filled = self._filled, self._filled + len(batch)
+        self.memory[start : self._filled] = self._to_memory(batch)
+        # Overlapping tensors get the strides that a copy of them has.
+        self._batches.append((start, self._filled, torch.empty_like(batch).stride()))
+
+    def at(self, indices: Tensor) -> Tensor:
+        return self._from_memory(self.memory[indices])
+
+    def batch(self, number: int) -> Tensor:
+        """A copy of a batch that was appended, with its strides."""
+        start, end, strides = self._batches[number]
+        kept = self._from_memory(self.memory[start:end])
+        return torch.empty_strided(kept.shape, strides, dtype=kept.dtype, device=kept.device).copy_(
+            kept
+        )
+
+    def _to_memory(self, tensor: Tensor) -> Tensor:
+        return tensor.permute(0, 2, 3, 1) if self._is_channels_last else tensor
+
+    def _from_memory(self, tensor: Tensor) -> Tensor:
+        return tensor.permute(0, 3, 1, 2) if self._is_channels_last else tensor
+
+
+def _spread_layers(model: nn.Module, examples: Tensor) -> list[nn.Module]:
+    """Layers with parameters, evenly spread over the order of execution, the last one first."""
+    order: list[nn.Module] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: order.append(module))
+        for module in model.modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    try:
+        with torch.no_grad():
+            model(examples.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Nothing is saved by a cut before the first layer.
+    once = [module for module in order if order.count(module) == 1][1:]
+    step = max(len(once) / _CUTS, 1.0)
+    chosen = [once[int(i * step)] for i in range(min(_CUTS, len(once)))]
+    if once and chosen[-1] is not once[-1]:
+        chosen.append(once[-1])
+    return chosen[::-1]
+
+
+def _stored_in(graph: fx.GraphModule, names: dict[str, str]) -> frozenset[str]:
+    """The stored tensors that a graph reads, by the names that fault records use."""
+    found = set()
+    for node in graph.graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        target = str(node.target)
+        found |= {
+            stored
+            for name, stored in names.items()
+            if name == target or name.startswith(f"{target}.")
+        }
+    return frozenset(found)
