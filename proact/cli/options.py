@@ -102,10 +102,10 @@ def _on_command_line(model: type[Any], names: Sequence[str] | None) -> dict[str,
 
 def _typer_option(model: type[Any], name: str, declared: Option) -> Any:
     flag = flag_of(name, declared)
-    default = default_of(model, name)
     text = declared.default_text
-    if text is None and default is not None and default is not False and default != ():
-        text = str(default)
+    if text is None:  # the default may take long to make where its text is declared
+        default = default_of(model, name)
+        text = None if default is None or default is False or default == () else str(default)
     return typer.Option(
         f"{flag}/--no-{flag[2:]}" if declared.plain_type is bool else flag,
         metavar=declared.metavar,

@@ -3,17 +3,24 @@
 README.md in this directory lists where the methods depart from their papers.
 """
 
-from proact.protect.cost import Cost, cost, latency_ratio
-from proact.protect.methods import (
-    check_options,
-    methods,
-    protect,
-    resumable_methods,
-    trained_methods,
-)
-from proact.protect.profile import GRANULARITIES, profile, profile_quantiles
-from proact.protect.serialization import Protection, load, protection_of, save
-from proact.protect.threshold_counts import threshold_counts
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proact.lazy_imports import lazy_names
+
+if TYPE_CHECKING:
+    from proact.protect.activation_profile import GRANULARITIES, profile, profile_quantiles
+    from proact.protect.interface import (
+        check_options,
+        methods,
+        protect,
+        resumable_methods,
+        trained_methods,
+    )
+    from proact.protect.protection_cost import Cost, cost, latency_ratio
+    from proact.protect.serialization import Protection, load, protection_of, save
+    from proact.protect.threshold_memory import threshold_counts
 
 __all__ = [
     "GRANULARITIES",
@@ -33,3 +40,25 @@ __all__ = [
     "threshold_counts",
     "trained_methods",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "GRANULARITIES": "activation_profile",
+        "Cost": "protection_cost",
+        "Protection": "serialization",
+        "check_options": "interface",
+        "cost": "protection_cost",
+        "latency_ratio": "protection_cost",
+        "load": "serialization",
+        "methods": "interface",
+        "profile": "activation_profile",
+        "profile_quantiles": "activation_profile",
+        "protect": "interface",
+        "protection_of": "serialization",
+        "resumable_methods": "interface",
+        "save": "serialization",
+        "threshold_counts": "threshold_memory",
+        "trained_methods": "interface",
+    },
+)

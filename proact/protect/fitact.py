@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.data import Data
+from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
+from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import WholeModel
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
-from proact.protect.profile import check_granularity
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
 
@@ -81,3 +82,6 @@ def fitact(model: nn.Module, data: Data, options: FitactOptions, run: MethodRun)
 def cross_entropy(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     """Cross-entropy summed over the images; the unclipped model's probabilities are not used."""
     return F.cross_entropy(output, labels, reduction="sum")
+
+
+METHOD = ClipMethod(fitact, FitactOptions)

@@ -26,6 +26,7 @@ from proact.ops.plan import checked_integer
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.fault_scoring import FaultScorer
+from proact.protect.method import ClipMethod
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
 
 #: Bit error rates, per stored bit; the score places them at equal steps.
@@ -179,3 +180,6 @@ def _run_with_hook(model: nn.Module, example: Tensor, enter: Callable[[nn.Module
             hook = module.register_forward_pre_hook(lambda inner, _: enter(inner))
             hooks.callback(hook.remove)
         model(example)
+
+
+METHOD = ClipMethod(ft_clipact, FtClipactOptions, resumes=True)

@@ -13,7 +13,7 @@ from proact.nn import Site
 from proact.nn.sites import check_kinds
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import checked_integer
-from proact.protect.profile import check_quantile, profile_quantiles
+from proact.protect.activation_profile import check_quantile, profile_quantiles
 
 
 @dataclass(frozen=True)

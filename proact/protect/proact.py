@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from proact.data import Data
 from proact.nn import Site
 from proact.nn.prefix_cache import MemoryBudget
+from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
+from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
-from proact.protect.profile import check_granularity
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
 
@@ -136,3 +137,6 @@ def distillation_loss(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor
     return 0.8 * F.cross_entropy(output, labels, reduction="sum") + 0.1 * F.cross_entropy(
         output, teacher, reduction="sum"
     )
+
+
+METHOD = ClipMethod(proact, ProactOptions, resumes=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.data import Data
+from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
+from proact.protect.method import ClipMethod
 from proact.protect.options import ClipOptions, check_deployed_mode
-from proact.protect.profile import check_granularity
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,6 @@ def ranger(model: nn.Module, data: Data, options: RangerOptions, run: MethodRun)
     thresholds = options.profiled(model, data, options.granularity)
     run.report(f"{len(thresholds)} sites profiled")
     return clips_at(thresholds, options.mode)
+
+
+METHOD = ClipMethod(ranger, RangerOptions)

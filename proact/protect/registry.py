@@ -1,14 +1,16 @@
-"""The names of the methods of protection; nothing heavy is imported, so that help pages can list
-them."""
+"""The names of the protection methods.
+
+Nothing heavy is imported, so that help pages can list the names.
+"""
 
 from __future__ import annotations
 
-#: `proact.protect.methods` says what each does.
-METHODS = (
-    "ranger",
-    "ft-clipact",
-    "fitact",
-    "proact",
-    "resilience-aware-proact",
-    "weight-range",
-)
+#: By name, the module in this package that defines the method as its `METHOD`.
+METHODS = {
+    "ranger": "ranger",
+    "ft-clipact": "ft_clipact",
+    "fitact": "fitact",
+    "proact": "proact",
+    "resilience-aware-proact": "resilience",
+    "weight-range": "weight_range",
+}

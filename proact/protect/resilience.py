@@ -21,14 +21,15 @@ from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget
 from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_ber
+from proact.protect.activation_profile import check_quantile, profile_quantiles
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
 from proact.protect.fault_scoring import FaultScorer
+from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
-from proact.protect.profile import check_quantile, profile_quantiles
 from proact.protect.threshold_trainer import ThresholdTrainer
 
 
@@ -134,3 +135,6 @@ def _candidates(
         trainer.set_threshold(site, start[site])
         train_threshold(trainer, site, suffix, decay, options)
         yield f"decay {decay:g}"
+
+
+METHOD = ClipMethod(resilience_aware_proact, ResilienceAwareOptions, resumes=True)

@@ -15,6 +15,7 @@ from proact.nn import WeightRange, add_weight_range, weight_range_of
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
 from proact.ops.range_plan import checked_action
+from proact.protect.method import GuardMethod
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,6 @@ def copy_guard(model: nn.Module, result: nn.Module) -> nn.Module:
     if guard is not None:
         add_guard(result, guard.granularity, guard.action)
     return result
+
+
+METHOD = GuardMethod(weight_range, WeightRangeOptions)

@@ -118,7 +118,7 @@ def test_flags_stand_over_the_file(
 ) -> None:
     document = as_json(
         capsys,
-        *("campaign", finished / "experiment.yaml", "--out", tmp_path, "--method", "relu"),
+        *("campaign", finished / "experiment.yaml", "--out", tmp_path, "--variant", "relu"),
         *("--ber", "1e-3", "--fault", '{"kind": "ExactFlips", "n": 2}', "--trials", "5"),
         *("--encoding", "float32", "--metric", "loss", "--seed", "3"),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from proact import protect
 from proact.nn import Site
-from proact.protect.profile import profile_quantiles, reduce_profile
+from proact.protect.activation_profile import profile_quantiles, reduce_profile
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from proact import models, protect
 from proact.data import Data, Split
 from proact.nn import HyReLU
 from proact.protect import ranger
-from proact.protect.profile import reduce_profile
+from proact.protect.activation_profile import reduce_profile
 
 FAST = {"epochs": 1, "decays": (1.0, 0.1)}
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -21,55 +22,37 @@ from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.sites import place_at_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import MethodRun
-from proact.protect.clips import Clips
 from proact.protect.fingerprint import fingerprint, full_fingerprint
-from proact.protect.fitact import FitactOptions, fitact
-from proact.protect.ft_clipact import FtClipactOptions, ft_clipact
-from proact.protect.options import ClipOptions, TrainedOptions
-from proact.protect.proact import ProactOptions, proact
-from proact.protect.ranger import RangerOptions, ranger
-from proact.protect.resilience import ResilienceAwareOptions, resilience_aware_proact
+from proact.protect.method import ClipMethod, GuardMethod
+from proact.protect.options import TrainedOptions
+from proact.protect.registry import METHODS
 from proact.protect.serialization import Protection, attach, protection_of
-from proact.protect.weight_range import WeightRangeOptions, copy_guard, weight_range
-
-
-class _ClipMethod(NamedTuple):
-    """A method that clips activations, and the type of its options."""
-
-    run: Callable[..., Clips]
-    options: type[ClipOptions]
-    resumes: bool = False  #: whether an interrupted run can be resumed
-
-
-_CLIP_METHODS = {
-    "ranger": _ClipMethod(ranger, RangerOptions),
-    "ft-clipact": _ClipMethod(ft_clipact, FtClipactOptions, resumes=True),
-    "fitact": _ClipMethod(fitact, FitactOptions),
-    "proact": _ClipMethod(proact, ProactOptions, resumes=True),
-    "resilience-aware-proact": _ClipMethod(
-        resilience_aware_proact, ResilienceAwareOptions, resumes=True
-    ),
-}
-_WEIGHT_RANGE = "weight-range"
-_OPTIONS: dict[str, type[Any]] = {
-    **{name: method.options for name, method in _CLIP_METHODS.items()},
-    _WEIGHT_RANGE: WeightRangeOptions,
-}
+from proact.protect.weight_range import copy_guard
 
 
 def methods() -> list[str]:
     """The names of all methods."""
-    return list(_OPTIONS)
+    return list(METHODS)
 
 
 def trained_methods() -> list[str]:
     """The names of the methods that train a soft clip and harden it at the end."""
-    return [name for name, options in _OPTIONS.items() if issubclass(options, TrainedOptions)]
+    return [name for name in METHODS if issubclass(_method(name).options, TrainedOptions)]
 
 
 def resumable_methods() -> list[str]:
     """The names of the methods that can be resumed: they go from site to site."""
-    return [name for name, method in _CLIP_METHODS.items() if method.resumes]
+    return [name for name in METHODS if _resumes(_method(name))]
+
+
+def _method(name: str) -> ClipMethod | GuardMethod:
+    """Loads the module of a method."""
+    method: ClipMethod | GuardMethod = import_module(f"proact.protect.{METHODS[name]}").METHOD
+    return method
+
+
+def _resumes(method: ClipMethod | GuardMethod) -> bool:
+    return isinstance(method, ClipMethod) and method.resumes
 
 
 def protect(
@@ -117,7 +100,8 @@ def protect(
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
     chosen = check_options(method, options)
-    if resume is not None and method not in resumable_methods():
+    found = _method(method)
+    if resume is not None and not _resumes(found):
         able = ", ".join(resumable_methods())
         raise ValueError(f"resume is for the methods {able}; got {method!r}")
     if not isinstance(model, nn.Module):
@@ -129,15 +113,15 @@ def protect(
     check_takes(model, images.validation)
     before = protection_of(model)
     network = fingerprint(model)
-    if method == _WEIGHT_RANGE:
-        result = weight_range(unguarded_copy(model), chosen, progress or _ignore)
+    if isinstance(found, GuardMethod):
+        result = found.run(unguarded_copy(model), chosen, progress or _ignore)
         sites = before.sites if before is not None else ()
     else:
         file = None if resume is None else Path(resume)
         working = unguarded_copy(model)
         identity = "" if file is None else _identity(method, chosen, working, images)
         with MethodRun(progress or _ignore, identity, file) as run:
-            clips = _CLIP_METHODS[method].run(working, images, chosen, run)
+            clips = found.run(working, images, chosen, run)
         result = place_at_sites(unguarded_copy(model), clips)
         copy_guard(model, result)
         sites = _merged(before.sites if before is not None else (), clips)
@@ -162,13 +146,14 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
         ValueError: an unknown method, or an invalid value.
         TypeError: an option that the method does not have, or a value of the wrong type.
     """
-    if not isinstance(method, str) or method not in _OPTIONS:
-        raise unknown("method", method, _OPTIONS)
-    known = [field.name for field in fields(_OPTIONS[method])]
+    if not isinstance(method, str) or method not in METHODS:
+        raise unknown("method", method, METHODS)
+    kind = _method(method).options
+    known = [field.name for field in fields(kind)]
     for name in options:
         if name not in known:
             raise TypeError(f"{method} has the options {', '.join(known)}; got {name!r}")
-    return _OPTIONS[method](**options)
+    return kind(**options)
 
 
 def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proact.nn import Site
-from proact.protect.profile import GRANULARITIES
+from proact.protect.activation_profile import GRANULARITIES
 
 
 def threshold_counts(sites: Sequence[Site]) -> dict[str, int]:
