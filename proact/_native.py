@@ -6,6 +6,7 @@ and Python are used instead.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from types import ModuleType
 
@@ -20,7 +21,7 @@ module: ModuleType | None = None
 reason = ""
 
 try:
-    from proact import _proact as module  # type: ignore[no-redef]
+    module = importlib.import_module("proact._proact")
 except ImportError as error:
     reason = str(error)
     warnings.warn(

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from proact.cli.options import AsJson, completing, given_values, takes_options
-from proact.config.experiment import USER_CODE, Experiment
+from proact.config.experiment import Experiment
+from proact.config.names import USER_CODE
 from proact.data.registry import names as data_names
 from proact.models.registry import names as model_names
 

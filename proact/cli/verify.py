@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from proact.cli.options import AsJson, completing
-from proact.config.experiment import USER_CODE
+from proact.config.names import USER_CODE
 from proact.encodings.names import ENCODING_NAMES
 from proact.models.registry import names as model_names
 

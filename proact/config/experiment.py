@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proact.campaign.options import CampaignOptions
 from proact.config.config_errors import ConfigError
+from proact.config.names import UNPROTECTED, USER_CODE, check_data_name, check_model_name
 from proact.data.registry import names as data_names
 from proact.errors import unknown
 from proact.models.registry import names as model_names
@@ -27,27 +28,9 @@ if TYPE_CHECKING:
 
 #: The version of the form of experiment files that this proact writes, and the newest it reads.
 FORM = 1
-#: The name of a variant without protection where variants are given by their methods alone.
-UNPROTECTED = "relu"
 #: The variants and rates where none are given.
 DEFAULT_VARIANTS = (UNPROTECTED, "ranger", "proact", "weight-range")
 DEFAULT_BERS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-
-USER_CODE = "file.py:attribute or module:attribute of your own"
-
-
-def _check_model(value: Any) -> object:
-    from proact.config.user_code import check_model_name
-
-    check_model_name(value)
-    return value
-
-
-def _check_data(value: Any) -> object:
-    from proact.config.user_code import check_data_name
-
-    check_data_name(value)
-    return value
 
 
 def _variants(value: Any) -> Mapping[str, VariantRecipe]:
@@ -126,7 +109,7 @@ class SetupOptions(CampaignOptions):
         str,
         metavar="NAME",
         names=tuple(model_names()),
-        check=_check_model,
+        check=check_model_name,
     )
     data: str = option(
         "digits",
@@ -135,7 +118,7 @@ class SetupOptions(CampaignOptions):
         str,
         metavar="NAME",
         names=tuple(data_names()),
-        check=_check_data,
+        check=check_data_name,
     )
     data_folder: str | None = option(
         None,

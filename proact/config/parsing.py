@@ -11,7 +11,7 @@ from typing import Any
 
 from proact import faults, protect
 from proact.config.config_errors import ConfigError
-from proact.config.experiment import UNPROTECTED
+from proact.config.names import UNPROTECTED
 from proact.encodings import Encoding
 from proact.errors import closest, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict

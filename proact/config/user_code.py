@@ -23,10 +23,10 @@ import cloudpickle
 from torch import nn
 
 from proact import data, models
-from proact.config.experiment import USER_CODE
+from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
 from proact.data.dataset import parts_of
-from proact.errors import ProactError, unknown
+from proact.errors import ProactError
 
 # A network and data in one file are one module: it runs once.
 _files: dict[Path, ModuleType] = {}
@@ -47,32 +47,16 @@ def dataset(
 ) -> Data:
     """The named data set (`proact.data.load` explains the other arguments), or the user's own: a
     pair or `Dataset` is cut into 65 % training, 15 % validation and 20 % test images."""
-    if not is_own(text):
+    if not is_user_code(text):
         return data.load(text, folder, download=download, image_size=image_size)
     given = own(text)
     return given if isinstance(given, Data) else parts_of(given)
 
 
-def is_own(text: str) -> bool:
-    return ":" in text
-
-
-def check_model_name(text: str) -> None:
-    """ValueError unless ``text`` names a network or can be one of the user's own."""
-    if not is_own(text) and text not in models.names():
-        raise unknown("model", text, [*models.names(), USER_CODE])
-
-
-def check_data_name(text: str) -> None:
-    """ValueError unless ``text`` names a data set or can be one of the user's own."""
-    if not is_own(text) and text not in data.names():
-        raise unknown("data set", text, [*data.names(), USER_CODE])
-
-
 def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
     """The named network, untrained, or the user's own as it is."""
     check_model_name(text)
-    if not is_own(text):
+    if not is_user_code(text):
         return models.create(text, num_classes, in_channels)
     given = own(text)
     if not isinstance(given, nn.Module):

@@ -17,9 +17,9 @@ from torch import nn
 
 from proact import models, protect
 from proact.config.experiment import Experiment
+from proact.config.names import is_user_code
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stage, Stages
-from proact.config.user_code import is_own
 from proact.data import Data
 from proact.errors import ProactError
 from proact.protect import Cost
@@ -34,7 +34,7 @@ def trained(
     Args:
         named: how the data set is called where progress is shown.
     """
-    if is_own(text):
+    if is_user_code(text):
         return given
     return stages.run(
         f"{text} on {named}: train",
