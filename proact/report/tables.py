@@ -25,10 +25,12 @@ class Column:
     Attributes:
         heading: its title.
         is_text: whether it is aligned to the left.
+        footer: below its last row.
     """
 
     heading: str
     is_text: bool = False
+    footer: str = ""
 
 
 def make_table(
@@ -52,8 +54,12 @@ def make_table(
     for each in columns:
         column = Column(each) if isinstance(each, str) else each
         table.add_column(
-            column.heading, justify="left" if column.is_text else "right", overflow="fold"
+            column.heading,
+            column.footer,
+            justify="left" if column.is_text else "right",
+            overflow="fold",
         )
+        table.show_footer |= bool(column.footer)
     for first, group in groupby(rows, key=lambda row: row[0] if grouped else None):
         for index, row in enumerate(group):
             cells = list(map(str, row))
