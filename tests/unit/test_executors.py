@@ -314,8 +314,8 @@ def test_an_executor_shut_down_under_way(
     path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "none")
     pool = ThreadPoolExecutor(1)
 
-    def close(done: int, total: int) -> None:
-        if done:
+    def close(progress: campaign.CampaignProgress) -> None:
+        if progress.done:
             pool.shutdown(wait=False, cancel_futures=True)
 
     # More units than can be under way.
@@ -337,9 +337,9 @@ def test_workers_end_with_the_campaign(digits: Data, tmp_path: Path) -> None:
 
     pids: list[int] = []
 
-    def stop(done: int, total: int) -> None:
+    def stop(progress: campaign.CampaignProgress) -> None:
         pids.extend(child.pid or 0 for child in multiprocessing.active_children())
-        if done:
+        if progress.done:
             raise Stopped
 
     model = Witness(tmp_path, "none")

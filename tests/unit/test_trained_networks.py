@@ -134,5 +134,5 @@ def test_other_dtypes_train_as_float32_does(
 def test_a_start_that_costs_too_much_is_refused(
     trained_cnn: nn.Module, digits: Data, method: str
 ) -> None:
-    with pytest.raises(ValueError, match="more than the tolerance of 0.015 is lost; take a higher"):
+    with pytest.raises(ValueError, match="more than the tolerance of 0.015: use a higher quantile"):
         protect.protect(trained_cnn, method, digits, quantile=0.2, **METHODS[method])

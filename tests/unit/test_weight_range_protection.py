@@ -160,7 +160,7 @@ def test_a_campaign_tells_guards_apart(
     ("options", "error", "words"),
     [
         ({"granularity": "layer"}, ValueError, "tensor or channel, got 'layer'"),
-        ({"action": "clip"}, ValueError, "zero, saturate; got 'clip'"),
+        ({"action": "clip"}, ValueError, "zero, saturate, got 'clip'"),
         ({"mode": "zero"}, TypeError, "granularity, action; got 'mode'"),
     ],
 )
