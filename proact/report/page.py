@@ -59,7 +59,7 @@ def _title(analysis: Analysis) -> str:
     if isinstance(experiment, Mapping) and "network" in experiment:
         told = str(experiment["network"])
         return f"{told} on {experiment['data']}" if "data" in experiment else told
-    return run.name or " and ".join(dict.fromkeys(variant.network for variant in run.variants))
+    return run.name or " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
 
 
 def _cost(analysis: Analysis, variant: str) -> VariantCost:

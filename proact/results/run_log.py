@@ -37,14 +37,14 @@ class Variant:
 
     Attributes:
         name: in tables.
-        network: the name of the model's class.
+        model_class: the name of the model's class.
         clean: the metric without faults, in the encoding, on all images.
         digest: SHA-256 of the model's content, in hexadecimal.
         memory: what it stores, by kind (`proact.nn.tensor_inventory.KINDS`).
     """
 
     name: str
-    network: str
+    model_class: str
     clean: float
     digest: str
     memory: Mapping[str, MemoryUse]
@@ -149,6 +149,8 @@ def facts_digest(facts: Mapping[str, Any]) -> str:
 
 def _variant(described: dict[str, Any]) -> Variant:
     memory = {kind: MemoryUse(**amount) for kind, amount in described.pop("memory").items()}
+    if "network" in described:  # the key of older versions
+        described["model_class"] = described.pop("network")
     return Variant(**described, memory=memory)
 
 

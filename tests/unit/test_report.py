@@ -137,7 +137,7 @@ def test_the_page_says_how_it_was_measured(page: Page, stored: Result) -> None:
     # Three families: 4 variants of 12 trials at 3, 1 and 1 rates.
     for trials in ("12 trials at each rate, 144 in all", "12 trials at each rate, 48 in all"):
         assert trials in text
-    assert f"judged on 16 of {stored.run.images:,} evaluation images" in text
+    assert f"judged on 16 of {stored.spec.images:,} evaluation images" in text
     flips = sum(c.flips * c.trials for c in stored.cells if c.fault.startswith("BitFlip"))
     assert f"In all {flips:,.0f} bits were flipped, where " in text
     assert "the outputs of layers of networks" in text
