@@ -34,7 +34,7 @@ class _TimeLeft(TimeRemainingColumn):
     """The remaining time: the task's field ``seconds_left`` where it has one. rich estimates the
     time from the speed, and forgets the speed whenever the total changes, as in campaigns."""
 
-    max_refresh = None  # a kept text would hide the first times
+    max_refresh = 0.0  # a kept text would hide the first times
 
     def render(self, task: Task) -> Text:
         seconds = task.fields.get("seconds_left")

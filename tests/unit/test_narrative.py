@@ -85,15 +85,15 @@ def plain(text: str) -> str:
 
 def test_a_verdict_of_the_baseline() -> None:
     assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu", NO_COST)) == (
-        "is shown to lose at most 5.0 points of its 90.0 % without faults up to a bit error rate "
-        "of 1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
+        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu", NO_COST)) == (
-        "is shown to lose at most 5.0 points of its 90.0 % without faults up to a bit error rate "
-        "of 1e-5, where it is 89.0 % (85.1 to 90.0), the highest rate that was tried."
+        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
     )
     assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu", NO_COST)) == (
-        "is shown at none of the rates to lose at most 5.0 points of its 90.0 % without faults: "
+        "is not shown to stay within 5.0 points of its fault-free 90.0 % at any tested rate: "
         "at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     missing = replace(LINE[0], trials=0, is_finished=False)
@@ -120,19 +120,19 @@ def test_a_verdict_of_another_variant() -> None:
     cost = VariantCost(10, 4, 56.0, 0.0512, 0.88, None, 1.237)
     said = plain(verdict(analysis_of(lines, gains), "new", cost))
     assert said.endswith(
-        "; gains most over relu at 1e-5: 12.3 points (+10.0 to +15.0); is worse than relu at 1e-6; "
-        "it costs 2.0 points without faults, 56 bytes (0.051 % more numbers to store) and 1.24 "
-        "times the time of a forward pass."
+        "; its largest gain over relu is 12.3 points (+10.0 to +15.0), at 1e-5; it is worse than "
+        "relu at 1e-6; it costs 2.0 points of the fault-free top-1 accuracy, 56 bytes (0.051 % "
+        "more numbers to store) and 1.24 times the time of a forward pass."
     )
     unshown = {"new": {LINE[0].fault: Interval(0.1, -0.1, 0.3)}}
     said = plain(verdict(analysis_of(lines, unshown), "new", NO_COST))
-    assert said.endswith("; no gain over relu is shown at any rate.")
+    assert said.endswith("; no gain over relu is shown at any tested rate.")
     many = replace(cost, percent=1234.5, clean=0.9, latency=None)
     said = plain(verdict(analysis_of(lines, gains), "new", many))
     assert said.endswith("it costs 56 bytes (1,234 % more numbers to store).")
     better = replace(NO_COST, clean=0.91)
     said = plain(verdict(analysis_of(lines, gains), "new", better))
-    assert said.endswith("it costs -1.0 points without faults.")
+    assert said.endswith("it costs -1.0 points of the fault-free top-1 accuracy.")
 
 
 def test_a_verdict_in_nats() -> None:
@@ -142,9 +142,9 @@ def test_a_verdict_in_nats() -> None:
     analysis = analysis_of(lines, gains, MetricUnits("loss", False, False), 20.0)
     cost = replace(NO_COST, clean=0.3)
     assert plain(verdict(analysis, "new", cost)) == (
-        "is shown to lose at most 1 nats of its 0.25 nats without faults up to a bit error rate of "
-        "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest rate that was tried; gains most over "
-        "relu at 1e-5: 0.3 nats (-0.4 to -0.2); it costs 0.05 nats without faults."
+        "is shown to stay within 1 nats of its fault-free 0.25 nats up to a bit error rate of "
+        "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain over "
+        "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free cross-entropy."
     )
 
 

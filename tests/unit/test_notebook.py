@@ -183,7 +183,7 @@ def test_a_result_shows_its_table_and_figure(executed: Recorder) -> None:
     assert len(rows) == len(frame) == 6
     for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
         if len(row) == 8:  # the first of a variant
-            assert row.pop(0) == f"{expected.variant}{100 * expected.clean:.1f} without faults"
+            assert row.pop(0) == f"{expected.variant}{100 * expected.clean:.1f} fault-free"
         assert row == [
             expected.fault,
             f"{expected.ber:g}",
@@ -296,8 +296,8 @@ def test_cells_without_trials_are_not_zero() -> None:
     tried, missing = rows_of(campaign_html(result_of([CELL, lost])))
     assert tried[3:] == ["50.0", "25.0 to 75.0", "3.5", "10", "0"]
     assert missing[2:] == ["no trials", "0.0 to 100.0", "\u2013", "\u2013", "3"]
-    assert "what is known without" in campaign_html(result_of([lost]))
-    assert "what is known without" not in campaign_html(result_of([CELL]))
+    assert "known in advance" in campaign_html(result_of([lost]))
+    assert "known in advance" not in campaign_html(result_of([CELL]))
 
 
 def test_values_that_are_no_shares_are_shown_as_they_are() -> None:
@@ -344,7 +344,7 @@ def test_a_sweep_shows_its_strata(trained_cnn: nn.Module, digits: Data) -> None:
         ]
     losses = [loss for loss in frame["loss"] if loss > 0]
     assert bars(html) == pytest.approx([100 * loss / losses[0] for loss in losses], abs=0.05)
-    assert f"all together: {100 * sweep.whole.estimate:.2f}" in html
+    assert f"whole model: {100 * sweep.whole.estimate:.2f}" in html
 
 
 class Shown:

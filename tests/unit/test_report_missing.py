@@ -152,7 +152,7 @@ def test_trials_that_could_not_be_run_are_listed(digits: Data, tmp_path: Path) -
     shown = page.table("variant", "fault", "trial")
     reason = "ArithmeticError: <b>no such bias</b>"
     assert shown == [["m", str(fault), f"{trial}", reason] for trial, _ in failed[:20]]
-    assert f"{len(failed)} trials could not be run" in page.text
+    assert f"{len(failed)} trials failed" in page.text
     assert len(failed) > 20
     assert "the first 20" in page.text
 
@@ -171,11 +171,11 @@ def test_a_store_of_an_older_version(begun: Path, tmp_path: Path) -> None:
     with Store(path) as opened:
         opened.execute("DELETE FROM session")
         opened.execute("DELETE FROM run")
-    with pytest.raises(NoTrialsError, match="trials of an older proact alone"):
+    with pytest.raises(NoTrialsError, match="only trials of an older version of proact"):
         write_report(path, tmp_path / "report")
     page = Page(tmp_path / "report" / "report.html")
     assert "holds no trial" not in page.text
-    assert "nothing is run twice" in page.text
+    assert "are not run again" in page.text
 
 
 def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
@@ -183,7 +183,9 @@ def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
     path.write_bytes(begun.read_bytes())
     with Store(path) as opened:
         opened.execute("DELETE FROM row")
-    with pytest.raises(NoTrialsError, match="nothing to say .*: it has no trial yet"):
+    with pytest.raises(
+        NoTrialsError, match="holds no result of this campaign: it has no trial yet"
+    ):
         write_report(path, tmp_path / "report")
     page = Page(tmp_path / "report" / "report.html")
     assert "No trial is stored yet" in page.text
@@ -207,7 +209,7 @@ def test_sweeps_are_shown_under_the_campaign_s_names(
                  **OPTIONS)  # fmt: skip
     page = Page(write_report(path, tmp_path / "report")["html"])
     captions = re.findall(r"(.*): loss in points by layer", page.text)
-    assert captions == ["ranger", "relu (another network)"]
+    assert captions == ["ranger", "relu (another model)"]
 
 
 def test_a_sweep_is_shown_in_its_own_unit(
