@@ -144,7 +144,8 @@ def test_a_verdict_in_nats() -> None:
     assert plain(verdict(analysis, "new", cost)) == (
         "is shown to stay within 1 nats of its fault-free 0.25 nats up to a bit error rate of "
         "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain over "
-        "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free cross-entropy."
+        "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free "
+        "cross-entropy."
     )
 
 

@@ -5,8 +5,8 @@ Fixed-width intervals by purely sequential sampling: Y. Chow and H. Robbins, Ann
 stopping keeps its coverage but for the chance that mean and spread are off together. That is what
 rare failures do, and `mean_interval` answers it: it counts one of them in before any was seen, and
 is not narrow before enough trials had the chance to meet them. What is left costs about half a
-percent of coverage, for which the interval is made at a confidence slightly higher than specified. How
-this compares with group sequential and anytime-valid rules was measured: docs/statistics.md.
+percent of coverage, for which the interval is made at a confidence slightly higher than specified.
+docs/statistics.md compares this with group sequential and anytime-valid rules.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _shift_of_stopping(trials: Trials, prior: Prior) -> float:
 
 
 def _normal_half_width(trials: Trials, prior: Prior, confidence: float) -> float:
-    """Half the width of the normal interval, which takes microseconds; 0 for less than two trials."""
+    """Half the width of the normal interval, a quick check; 0 for less than two trials."""
     values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 2:
