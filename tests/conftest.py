@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from proact import _native, data, models
 from proact.data import Data
 from proact.encodings import UniformEncoding
-from proact.results import Result, Row
 
 # Tiny networks gain nothing from threads, and lose much where other programs want the cores.
 torch.set_num_threads(1)
@@ -72,10 +71,3 @@ def bits_of(model: nn.Module) -> dict[str, Tensor]:
 def same_bits(before: dict[str, Tensor], model: nn.Module) -> bool:
     now = bits_of(model)
     return before.keys() == now.keys() and all(torch.equal(before[k], now[k]) for k in before)
-
-
-def rows_of(result: Result) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each (variant, fault), without their times."""
-    return {
-        cell: [row._replace(seconds=0.0) for row in result.rows(*cell)] for cell in result.states
-    }

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from conftest import bits_of, rows_of, same_bits
+from conftest import bits_of, same_bits
 from proact import ProactError, campaign, models, protect, results
 from proact.campaign import CampaignProgress
 from proact.campaign.trial_runner import TrialRunner
@@ -25,6 +25,7 @@ from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 from proact.results import Policy
 from proact.results.store import Row, Store
+from result_rows import rows_of
 
 FAULTS = [BitFlip(1e-4), BitFlip(1e-3, bits="sign")]
 

@@ -21,11 +21,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import rows_of
 from proact import ProactError, campaign, results
 from proact.campaign import executors
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from result_rows import rows_of
 
 FAULTS = [BitFlip(1e-3), BitFlip(1e-2, bits="sign")]
 OPTIONS: dict[str, Any] = {"trials": 60, "images_per_trial": 16, "seed": 5}
