@@ -61,7 +61,7 @@ class CampaignBars:
     """A progress callback of `proact.campaign.run`: one bar for all trials, and one per cell.
 
     A terminal clears the bars when the campaign ends. A notebook keeps them, with a sentence that
-    says how the campaign ended; the rounds of a sweep share one output.
+    says how the campaign ended.
     """
 
     def __init__(self, console: Console) -> None:
@@ -69,7 +69,6 @@ class CampaignBars:
         self._progress: Progress | None = None
         self._total = TaskID(0)
         self._bars: dict[int, TaskID] = {}
-        self._last_line: Any = None
 
     def __call__(self, progress: Any) -> None:
         """Shows a `proact.campaign.CampaignProgress`."""
@@ -87,10 +86,12 @@ class CampaignBars:
         if is_notebook:
             self._progress.refresh()  # in a notebook, stop() does not
         self._progress.stop()
+        self._progress, self._bars = None, {}
         if is_notebook:
-            self._show_last_line(final_line(progress))
-        else:
-            self._progress, self._bars = None, {}
+            from IPython.display import display
+
+            line = {"text/plain": final_line(progress)}
+            display(line, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def _update(self, bars: Progress, progress: Any) -> None:
         failed = f"{progress.failed:,} failed" if progress.failed else ""
@@ -119,18 +120,6 @@ class CampaignBars:
             else:
                 description = f"{cell.spec.variant} {cell.spec.fault}"
                 self._bars[index] = bars.add_task(description, **values)
-
-    def _show_last_line(self, line: str) -> None:
-        """Shows a sentence below the bars, in the place of the one of the round before."""
-        from IPython.display import display
-
-        shown = {"text/plain": line}
-        if self._last_line is None:
-            self._last_line = display(  # type: ignore[no-untyped-call]
-                shown, raw=True, display_id=True
-            )
-        else:
-            self._last_line.update(shown, raw=True)
 
 
 def so_far(cell: CellState, units: MetricUnits) -> str:
