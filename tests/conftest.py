@@ -21,6 +21,17 @@ from proact.encodings import UniformEncoding
 torch.set_num_threads(1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which tests of the page were left out: a skipped browser must not look like a pass."""
+    reports = terminalreporter.stats.get("skipped", [])
+    left_out = [report for report in reports if report.nodeid.startswith("tests/browser/")]
+    if left_out:
+        reason = left_out[0].longrepr[2].removeprefix("Skipped: ")
+        terminalreporter.write_line(
+            f"{len(left_out)} tests of the report page were not run: {reason}", yellow=True
+        )
+
+
 @pytest.fixture(scope="session")
 def digits() -> Data:
     return data.load("digits")
