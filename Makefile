@@ -104,7 +104,7 @@ $(ECOSYSTEM)/.installed: constraints-ecosystem.txt $(SOURCES) $(PACKAGING)
 $(OLDEST)/.installed: constraints-oldest.txt $(SOURCES) $(PACKAGING)
 	$(PYTHON) -m venv $(OLDEST)
 	PIP_CONSTRAINT=$(abspath constraints-oldest.txt) PROACT_CUDA=off $(OLDEST)/bin/pip install --quiet \
-	  hypothesis ipykernel markdown-it-py nbclient nbformat pytest --editable '.[dask,data]'
+	  hypothesis ipykernel ipywidgets markdown-it-py nbclient nbformat pytest --editable '.[dask,data]'
 	@touch $@
 
 $(VENV)/.created:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conftest import bits_of, same_bits
 from proact import models, protect
 from proact.data import Data, Split
-from proact.nn import HyReLU
+from proact.nn import HyReLU, Site
 from proact.protect import ranger
-from proact.protect.activation_profile import reduce_profile
+from proact.protect.activation_profile import profile_quantiles
 
 FAST = {"epochs": 1, "decays": (1.0, 0.1)}
 
@@ -45,19 +45,20 @@ def test_profile_is_the_exact_maximum_for_any_batch(
 
 
 def test_granularities_reduce_the_profile_once(trained_cnn: nn.Module, digits: Data) -> None:
-    maxima = protect.profile(trained_cnn, digits.train.images[:300])
-    shapes = {
-        g: [tuple(t.shape) for t in reduce_profile(maxima, g).values()]
-        for g in protect.GRANULARITIES
-    }
+    def reduced(granularity: str) -> dict[Site, Tensor]:
+        (found,) = profile_quantiles(trained_cnn, digits.train.images[:300], granularity, (1.0,))
+        return found
+
+    shapes = {g: [tuple(t.shape) for t in reduced(g).values()] for g in protect.GRANULARITIES}
     assert shapes == {
         "layer": [(), (), (), ()],
         "channel": [(8, 1, 1), (16, 1, 1), (16, 1, 1), (64,)],
         "neuron": [(8, 8, 8), (16, 4, 4), (16, 4, 4), (64,)],
         "hybrid": [(), (), (), (64,)],
     }
-    for site, neuron in reduce_profile(maxima, "neuron").items():
-        assert torch.equal(neuron.amax(), reduce_profile(maxima, "layer")[site])
+    layers = reduced("layer")
+    for site, neuron in reduced("neuron").items():
+        assert torch.equal(neuron.amax(), layers[site])
         assert len(neuron.unique()) > 1
 
 
