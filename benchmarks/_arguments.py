@@ -111,7 +111,7 @@ def accepted(
         try:
             value = convert(text)
         except ValueError:
-            value = text  # the check says what it expects instead
+            value = text  # the check refuses it
         try:
             if check is not None:
                 check(value)
@@ -174,7 +174,7 @@ def run_script(
     Args:
         run: gets the parsed arguments.
         arguments: without the script's name; those of the process by default.
-        after_interrupt: states what became of the work, as the end of a sentence.
+        after_interrupt: ends the sentence that Ctrl-C prints: the state of the work.
     """
     options = parser.parse_args(arguments)
 

@@ -191,7 +191,7 @@ def _numpy_script(memory: ParameterMemory, ber: float, seed: int, draw: by_numpy
 def _floor(
     memory: ParameterMemory, plan: FlipPlan, ber: float, seed: int, cache_bytes: int
 ) -> Call:
-    """Cycles through the lists of so many trials that their words do not stay in the cache."""
+    """Cycles through the lists of several trials, enough that their words leave the cache."""
     lines = max(1.0, min(ber * memory.bits, memory.words.size / _LINE_WORDS))
     lists = []
     for trial in range(min(256, 1 + int(2 * cache_bytes / (64 * lines)))):

@@ -1,8 +1,7 @@
 """How much memory do inject + restore take at their peak? As a program, this file measures one
 case.
 
-Each case gets a fresh process: memory that an earlier case gave back would hide what the next one
-takes.
+Each case gets a fresh process: memory that an earlier case freed would serve the next one unseen.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class PeakMemory:
         model_bytes: size of the model's parameters.
         flips: flipped bits (count).
         threads: threads of the plan (count).
-        extra_bytes: peak during inject + restore, less what the process held before.
+        extra_bytes: peak during inject + restore, less the resident memory before.
     """
 
     model_bytes: int
@@ -74,7 +73,7 @@ def _measure_here(words: int, ber: float, threads: int) -> PeakMemory:
     model = torch.full((words,), 0.5)  # written, hence resident
     plan = FlipPlan()
     plan.add(model, 1, (1 << 32) - 1, None)
-    plan.flip(1e-6, 0, 0, threads).restore(threads)  # allocates what only a first call allocates
+    plan.flip(1e-6, 0, 0, threads).restore(threads)  # the first call allocates buffers that stay
     _process_memory.reset_peak()
     before = _process_memory.peak_bytes()
     log = plan.flip(ber, 0, 1, threads)

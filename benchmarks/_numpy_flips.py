@@ -17,7 +17,7 @@ Words = NDArray[np.uint32]
 Positions = NDArray[Any]
 #: Draws (generator, population, count): ``count`` distinct positions in [0, population), rising.
 Draw = Callable[[np.random.Generator, int, int], Positions]
-#: An array, the indices of its faulted words (each once), and what they were XORed with.
+#: An array, the indices of its faulted words (each once), and the masks that flipped them.
 Flipped = tuple[Words, NDArray[np.intp], Words]
 
 
@@ -47,7 +47,7 @@ def distinct_by_sorting(random: np.random.Generator, population: int, count: int
 def inject(
     arrays: list[Words], ber: float, random: np.random.Generator, draw: Draw
 ) -> list[Flipped]:
-    """Flips each bit of the arrays with probability ``ber``; `restore` takes what this returns."""
+    """Flips each bit of the arrays with probability ``ber``; `restore` takes the returned list."""
     flipped = []
     counts = random.binomial([32 * array.size for array in arrays], ber).tolist()
     for array, count in zip(arrays, counts, strict=True):

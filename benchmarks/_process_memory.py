@@ -20,7 +20,7 @@ def is_measurable() -> bool:
 
 
 def reset_peak() -> None:
-    """Sets the peak to what is resident now."""
+    """Sets the peak to the resident memory of now."""
     # Some containers forbid it: the peak of the imports then hides a few megabytes.
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")

@@ -2,9 +2,9 @@
 """How long until an accuracy under faults is known to a margin, and where does the time go?
 
 The reference is a careful script: numpy flips in place, the whole test set for every fault pattern,
-and trials until its own Student interval is as narrow. Further measured are the overhead of a trial
-over its bare forward pass, two workers against one, the share of time that storing takes on the
-smallest model, and the memory of many trials.
+and trials until its own Student interval is as narrow. The benchmark also measures the overhead of
+a trial over its bare forward pass, two workers against one, the share of time that storing takes on
+the smallest model, and the memory of many trials.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def by_script(
         "ber": ber,
         "accuracy": float(np.mean(accuracies)),
         "deviation": deviation,
-        "seconds_a_trial": seconds,
+        "seconds_per_trial": seconds,
         "trials": max(needed, FEWEST_TRIALS),
         "trials_by_its_interval": needed,
         "seconds": max(needed, FEWEST_TRIALS) * seconds,
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> None:
     theirs = [by_script(model, images.test, ber, options) for ber in options.ber]
     ratios = [t["seconds"] / o["seconds"] for t, o in zip(theirs, ours, strict=True)]
     trusting = [
-        t["trials_by_its_interval"] * t["seconds_a_trial"] / o["seconds"]
+        t["trials_by_its_interval"] * t["seconds_per_trial"] / o["seconds"]
         for t, o in zip(theirs, ours, strict=True)
     ]
     together = geometric_mean(ratios)

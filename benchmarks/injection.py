@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""What does an injection cost in each encoding, and what do activation faults add to a forward?
+"""How long does an injection take in each encoding, and how much do activation faults add to a
+forward pass?
 
 Prints the ratio for each question beside its goal. All contenders of a question take turns in one
 process. Times depend on the machine: only ratios are judged, and a missed goal is no failure.

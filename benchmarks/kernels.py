@@ -52,7 +52,7 @@ def make_parser() -> _arguments.Parser:
         nargs="+",
         choices=list(MODELS),
         metavar="NAME",
-        help=f"Models whose parameters get flips: {', '.join(MODELS)}; all by default",
+        help=f"Models in which bits are flipped: {', '.join(MODELS)}; all by default",
     )
     add(
         "--ber",

@@ -46,7 +46,7 @@ LOOKS = 16
 #: Tolerance for the rounding of sums: an interval of width 0 at the true mean covers it.
 ROUNDING = 1e-9
 #: The largest share of the capital that one bet may lose.
-LARGEST_STAKE = 0.9
+MAX_STAKE = 0.9
 Numbers = NDArray[np.float64]
 Rule = Callable[[Stream, Prior, float, float], tuple[int, Interval]]
 
@@ -161,9 +161,7 @@ def betting_sequence(right: Numbers, control: Numbers, clean: float, alpha: floa
             low, high = -1.0, 0.0
         for _ in range(25):
             m = 0.5 * (low + high)
-            capital = np.log1p(
-                np.minimum(stakes, LARGEST_STAKE / (m - bottom)) * (values - m)
-            ).sum()
+            capital = np.log1p(np.minimum(stakes, MAX_STAKE / (m - bottom)) * (values - m)).sum()
             low, high = (m, high) if capital >= math.log(2.0 / alpha) else (low, m)
         return low
 
@@ -268,30 +266,16 @@ def check_margin(value: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = _arguments.Parser(__doc__)
-    add = parser.add_argument
-    add(
-        "--campaigns",
-        type=_arguments.COUNT,
-        default=300,
-        metavar="COUNT",
-        help="Campaigns of each rule on each distribution (count)",
-    )
-    add(
-        "--images",
-        type=_arguments.accepted(int, integer(1, 1001)),
-        default=16,
-        metavar="COUNT",
-        help="Images per trial, in [1, 1000]",
-    )
-    add(
-        "--margin",
-        type=_arguments.accepted(float, check_margin),
-        default=0.01,
-        metavar="MARGIN",
-        help="Half the width of the interval, in (0, 0.5)",
-    )
+    count_images = _arguments.accepted(int, integer(1, 1001))
+    below_half = _arguments.accepted(float, check_margin)
+    for name, kind, default, text in (
+        ("--campaigns", _arguments.COUNT, 300, "Campaigns of a rule on a distribution (count)"),
+        ("--images", count_images, 16, "Images per trial, in [1, 1000]"),
+        ("--margin", below_half, 0.01, "Half the width of the interval, in (0, 0.5)"),
+    ):
+        parser.add_argument(name, type=kind, default=default, metavar="NUMBER", help=text)
     parser.add_campaign_options(confidence=0.95, seed=0)
-    add(
+    parser.add_argument(
         "--cells",
         nargs="+",
         default=list(CELLS),

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Does weight-range's sweep over a model's parameters cost what reading them costs, and what does
-the forward pass of a guarded model cost?
+"""Is weight-range's sweep over a model's parameters as fast as reading them, and how much does it
+add to a forward pass?
 
 Prints the ratio for each question beside its goal. All contenders of a question take turns in one
 process. Times depend on the machine: only ratios are judged, and a missed goal is no failure.
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--model",
         default="ResNet-50",
         choices=list(MODELS),
-        help="Model whose parameter shapes are swept",
+        help="Model that gives the shapes of the swept parameters",
     )
     parser.add_campaign_options(threads=1, seed=0)
     parser.add_repeats()
