@@ -1,4 +1,4 @@
-"""Where a campaign's time and memory go: parts of the engine, measured alone."""
+"""Parts of a campaign's time and memory, each measured alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,71 +29,73 @@ from proact.results.policy import Policy
 from proact.results.store import Row, Store
 
 _RATE = 1e-6
-_SOME_IMAGES = 512
-_TURNS, _TRIALS_A_TURN = 6, 160
+_IMAGES = 512
+_TURNS, _TRIALS_PER_TURN, _TRIALS_PER_UNIT = 6, 160, 8
 
 
 def _job(model: nn.Module, images: Split, images_per_trial: int) -> Job:
     encoding = encoding_named("float32")
     encoded = encode(model, encoding).eval()
     policy = Policy(images_per_trial, 64, False)
-    evaluation = evaluation_of((images.images[:_SOME_IMAGES], images.labels[:_SOME_IMAGES]))
+    evaluation = evaluation_of((images.images[:_IMAGES], images.labels[:_IMAGES]))
     clean, _ = clean_outputs_of(encoded, evaluation, METRICS["top-1"], policy)
     faults = [BitFlip(_RATE)]
     return Job([encoded], [clean], faults, encoding, evaluation, METRICS["top-1"], policy, 0)
 
 
 def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
-    """Seconds of a trial over those of its bare forward pass, on one thread, by images a trial."""
+    """The time of a trial over that of its forward pass, on one thread, by images per trial."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
-    for count in (16, 64):
-        runner: TrialRunner = _job(model, images, count).runner(0)
-        trials = iter(range(1 << 32))
-        batch = runner.data.inputs[:count].clone()
+    for size in (16, 64):
+        runner: TrialRunner = _job(model, images, size).runner(0)
+        trials = count()
+        batch = runner.data.inputs[:size].clone()
 
         def forward(runner: TrialRunner = runner, batch: torch.Tensor = batch) -> None:
             with torch.inference_mode():
                 outputs(runner.model, [batch])
 
-        def trial(runner: TrialRunner = runner, trials: Any = trials) -> None:
+        def trial(runner: TrialRunner = runner, trials: Iterator[int] = trials) -> None:
             runner.run(BitFlip(_RATE), next(trials))
 
         times = interleave({"trial": trial, "forward": forward}, repeats)
-        ratio, low, high, noisy = compare(times, "trial", "forward", faster=False)
-        # The difference of medians is steadier than their ratio where the machine is not.
-        extra = float(np.median(times["trial"] - times["forward"]))
-        found[str(count)] = {
-            "ratio": ratio, "low": low, "high": high, "noisy": noisy, "extra_seconds": extra,
+        ratio = compare(times, "trial", "forward")
+        found[str(size)] = {
+            "ratio": ratio.value,
+            "low": ratio.low,
+            "high": ratio.high,
+            "noisy": ratio.is_noisy,
+            # On a noisy machine this is steadier than the ratio.
+            "extra_seconds": float(np.median(times["trial"] - times["forward"])),
             "forward_seconds": float(np.median(times["forward"])),
-        }  # fmt: skip
+        }
     torch.set_num_threads(threads)
     return found
 
 
-def workers_rates(model: nn.Module, images: Split, seed: int) -> dict[str, Any]:
-    """Trials a second of one and of two worker processes of one thread each, in turns."""
+def workers_rates(model: nn.Module, images: Split) -> dict[str, Any]:
+    """Trials per second of one and of two worker processes of one thread each, in turns."""
     job = _job(model, images, 64)
     rates: dict[int, list[float]] = {1: [], 2: []}
-    crews = {count: LocalProcesses(job, count, 1) for count in rates}
+    pools = {workers: LocalProcesses(job, workers, 1) for workers in rates}
     try:
-        for crew in crews.values():
-            crew.processes()
+        for pool in pools.values():
+            pool.processes()
         for turn in range(_TURNS):
-            for count in (1, 2) if turn % 2 else (2, 1):
+            for workers in (1, 2) if turn % 2 else (2, 1):
                 start = time.perf_counter()
-                portion = 8
                 futures = [
-                    crews[count].submit(WorkUnit(0, 0, first, first + portion))
-                    for first in range(0, _TRIALS_A_TURN, portion)
+                    pools[workers].submit(WorkUnit(0, 0, first, first + _TRIALS_PER_UNIT))
+                    for first in range(0, _TRIALS_PER_TURN, _TRIALS_PER_UNIT)
                 ]
                 for future in futures:
                     future.result()
-                rates[count].append(_TRIALS_A_TURN / (time.perf_counter() - start))
+                rates[workers].append(_TRIALS_PER_TURN / (time.perf_counter() - start))
     finally:
-        for crew in crews.values():
-            crew.close()
+        for pool in pools.values():
+            pool.close()
     ratios = np.array(rates[2]) / np.array(rates[1])
     return {
         "one": float(np.median(rates[1])),
@@ -102,7 +106,7 @@ def workers_rates(model: nn.Module, images: Split, seed: int) -> dict[str, Any]:
 
 
 def store_share(seed: int) -> dict[str, float]:
-    """The share of a campaign's time that writing rows takes, on the network that ships."""
+    """The share of a campaign's time that writing rows takes, on the smallest model."""
     digits = data.load("digits")
     model = models.trained("small-cnn", digits, 0)
     threads = torch.get_num_threads()
@@ -121,7 +125,7 @@ def store_share(seed: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             campaign.run(
-                {"network": model}, digits, [BitFlip(1e-4)], encoding="q15.16", trials=5000,
+                {"model": model}, digits, [BitFlip(1e-4)], encoding="q15.16", trials=5000,
                 images_per_trial=16, seed=seed, store=Path(folder) / "rows.sqlite", executor=1,
                 progress=False,
             )  # fmt: skip
@@ -149,12 +153,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def growth(trials: int = 5000) -> dict[str, float]:
-    """The coordinator's largest memory at so many trials, and what ten times as many add."""
+    """The coordinator's peak memory for some trials, and its growth for ten times as many."""
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
-        for count in (trials, 10 * trials):
+        for number in (trials, 10 * trials):
             done = subprocess.run(
-                [sys.executable, "-c", _MANY_TRIALS, str(count), f"{folder}/{count}.sqlite"],
+                [sys.executable, "-c", _MANY_TRIALS, str(number), f"{folder}/{number}.sqlite"],
                 check=True,
                 capture_output=True,
                 text=True,

@@ -1,4 +1,5 @@
-"""Inject + restore through the native plan, against numpy scripts and against the floor."""
+"""Inject + restore through the native plan, against numpy scripts and against a lower bound, the
+floor: XORing a list of flips twice that was drawn beforehand."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from itertools import count, cycle
 import _numpy_flips as by_numpy
 import numpy as np
 import torch
-from _network_shapes import NETWORKS, Shapes
+from _model_shapes import MODELS, Shapes
 from _numpy_flips import Words
-from _timing import Call, Goal, Row, compare, interleave, threads_text
+from _timing import Call, Goal, Row, Times, compare, interleave, threads_text
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,10 +23,10 @@ from proact.ops.seeds import stream_of
 RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 OURS, OURS_ALONE, FLOOR = "proact", "proact, 1 thread", "floor"
 SORTING, UNIQUE = "numpy, sorting", "numpy, np.unique"
-#: The script that draws by np.unique takes ten seconds a trial above this.
+#: Above this rate the script that draws by np.unique takes ten seconds per trial.
 HIGHEST_UNIQUE_RATE = 1e-3
 LOWEST_FLOOR_RATE = 1e-5
-#: Goals are stated for these; on ResNet-20 a trial is a handful of flips.
+#: Goals are stated for these models; in ResNet-20 a trial has few flips.
 LARGE = ("VGG-16", "ResNet-50")
 
 NUMPY_GOALS = {
@@ -41,15 +42,15 @@ FLOOR_GOAL = Goal(
 GOALS = (*NUMPY_GOALS.values(), FLOOR_GOAL)
 
 _ALL_BITS = (1 << 32) - 1
-#: torch's allocator starts every tensor at a cache line.
+#: Every tensor starts at a cache line, as with torch's allocator.
 _LINE_WORDS = 16
 
 
 class ParameterMemory:
-    """A network's parameters: random float32 tensors in one allocation.
+    """A model's parameters: random float32 tensors in one allocation.
 
-    One allocation, so that the floor is one call and its loop, not a call a tensor. Everybody
-    else sees the tensors alone.
+    One allocation lets the floor be a single call instead of one call per tensor. All other
+    contenders get the separate tensors.
     """
 
     def __init__(self, shapes: Shapes, seed: int) -> None:
@@ -80,9 +81,9 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 class XorList:
-    """The flips of one trial as a drawn list: XORing it twice is the least that any injection does.
+    """The flips of one trial as a list, one entry per flip in the order of the plan.
 
-    One entry a flip, in the order in which the plan flipped.
+    Every injection takes at least the time of XORing this list twice.
     """
 
     def __init__(self, memory: ParameterMemory, log: FlipLog) -> None:
@@ -112,23 +113,26 @@ class XorList:
 
 
 def floor_is_native() -> bool:
+    """Whether the floor is native code; numpy's is slower than the plan."""
     return hasattr(_native.module, "xor_list")
 
 
 @dataclass(frozen=True)
 class Case:
-    network: str
+    """One measured case: a model, a bit error rate per stored bit, and threads (count)."""
+
+    model: str
     ber: float
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.network}, BER {self.ber:g}, {threads_text(self.threads)}"
+        return f"{self.model}, BER {self.ber:g}, {threads_text(self.threads)}"
 
 
-def cases(networks: list[str], rates: list[float], threads: int) -> list[Case]:
+def cases(models: list[str], rates: list[float], threads: int) -> list[Case]:
     return [
-        Case(network, ber, n)
-        for network in networks
+        Case(model, ber, n)
+        for model in models
         for ber in rates
         for n in dict.fromkeys((1, threads))
     ]
@@ -137,12 +141,13 @@ def cases(networks: list[str], rates: list[float], threads: int) -> list[Case]:
 def measure(
     wanted: list[Case], repeats: int, seed: int, cache_bytes: int, budget_seconds: float
 ) -> Iterator[list[Row]]:
-    """The rows of one case after the other."""
-    network = ""
+    """Yields the rows of each case. One model is in memory at a time: cases of a model are
+    neighbours."""
+    model = ""
     for case in wanted:
-        if case.network != network:  # neighbours share a network: one is in memory at a time
-            network = case.network
-            memory = ParameterMemory(NETWORKS[network](), seed)
+        if case.model != model:
+            model = case.model
+            memory = ParameterMemory(MODELS[model](), seed)
         contenders = _contenders(case, memory, seed, cache_bytes)
         times = interleave(contenders, repeats, seed, budget_seconds)
         yield _rows(case, times, case.ber * memory.bits)
@@ -155,7 +160,7 @@ def _contenders(
     if case.threads > 1:
         return {
             OURS: _inject_and_restore(plan, case, seed),
-            OURS_ALONE: _inject_and_restore(plan, Case(case.network, case.ber, 1), seed),
+            OURS_ALONE: _inject_and_restore(plan, Case(case.model, case.ber, 1), seed),
         }
     contenders = {
         OURS: _inject_and_restore(plan, case, seed),
@@ -172,7 +177,7 @@ def _inject_and_restore(plan: FlipPlan, case: Case, seed: int) -> Call:
     trials = count()
 
     def run() -> None:
-        # Every call is a trial of its own: other words, so that they are as cold as in a campaign.
+        # Each call is another trial, so that its words are as cold in the cache as in a campaign.
         plan.flip(case.ber, seed, next(trials), case.threads).restore(case.threads)
 
     return run
@@ -186,7 +191,7 @@ def _numpy_script(memory: ParameterMemory, ber: float, seed: int, draw: by_numpy
 def _floor(
     memory: ParameterMemory, plan: FlipPlan, ber: float, seed: int, cache_bytes: int
 ) -> Call:
-    """The lists of so many trials that their words do not wait in the cache for the next turn."""
+    """Cycles through the lists of several trials, enough that their words leave the cache."""
     lines = max(1.0, min(ber * memory.bits, memory.words.size / _LINE_WORDS))
     lists = []
     for trial in range(min(256, 1 + int(2 * cache_bytes / (64 * lines)))):
@@ -197,33 +202,29 @@ def _floor(
     return lambda: next(turns).flip_and_flip_back()
 
 
-def _rows(case: Case, times: dict[str, NDArray[np.float64]], flips: float) -> list[Row]:
+def _rows(case: Case, times: Times, flips: float) -> list[Row]:
     rows = []
     for other in times:
         if other == OURS:
             continue
         faster = other != FLOOR
-        ratio, low, high, noisy = compare(times, OURS, other, faster=faster)
         goal = None
-        if case.network in LARGE and case.threads == 1:
+        if case.model in LARGE and case.threads == 1:
             goal = NUMPY_GOALS.get((other, case.ber))
             if other == FLOOR and floor_is_native():
                 goal = FLOOR_GOAL
         rows.append(
             Row(
                 question=f"faster than {other}" if faster else f"time over the {other}",
-                where=str(case),
+                case=str(case),
                 unit="flip",
                 nanoseconds=1e9 * float(np.median(times[OURS])) / flips,
-                ratio=ratio,
-                low=low,
-                high=high,
-                noisy=noisy,
+                ratio=compare(times, OURS, other, faster=faster),
                 goal=goal,
                 labels={
                     "part": "flips",
                     "against": other,
-                    "network": case.network,
+                    "model": case.model,
                     "ber": case.ber,
                     "threads": case.threads,
                     "expected_flips": flips,

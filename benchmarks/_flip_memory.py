@@ -1,34 +1,39 @@
-"""How much memory inject + restore takes at its peak. Run as a program, it measures one case.
+"""How much memory do inject + restore take at their peak? As a program, this file measures one
+case.
 
-A fresh process for each: memory that an earlier case gave back would hide what the next one takes.
-Python's own tools do not see native memory, so the kernel's high-water mark is read (Linux).
+Each case gets a fresh process: memory that an earlier case freed would serve the next one unseen.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+import _process_memory
 import torch
 
 from proact import ProactError
 from proact.ops.plan import FlipPlan
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-
 
 @dataclass(frozen=True)
 class PeakMemory:
+    """One measured case.
+
+    Attributes:
+        model_bytes: size of the model's parameters.
+        flips: flipped bits (count).
+        threads: threads of the plan (count).
+        extra_bytes: peak during inject + restore, less the resident memory before.
+    """
+
     model_bytes: int
     flips: int
     threads: int
-    extra_bytes: int  #: peak during inject + restore, over what the process held before
+    extra_bytes: int
 
     @property
     def bytes_per_flip(self) -> float:
@@ -36,19 +41,20 @@ class PeakMemory:
 
 
 def measure(quick: bool, threads: int) -> list[PeakMemory]:
-    """A case, one with four times the flips, and one with these flips in a model four times as
-    large, which several ``threads`` repeat unless ``quick``.
+    """Three cases, or none where the kernel does not report memory.
 
-    Nothing where the kernel does not tell.
+    The second case has four times the flips of the first; the third has the flips of the second in
+    a model of four times the size. Unless ``quick``, the third is repeated with several threads.
     """
-    if not _STATUS.exists():
+    if not _process_memory.is_measurable():
         return []
     words, ber = (1 << 22 if quick else 1 << 24), 0.01
     cases = [(words, ber / 4, 1), (words, ber, 1), (4 * words, ber / 4, 1)]
     if threads > 1 and not quick:
         cases.append((4 * words, ber / 4, threads))
-    with ThreadPoolExecutor() as together:  # a high-water mark belongs to its process alone
-        return list(together.map(lambda case: _in_a_fresh_process(*case), cases))
+    # Cases can run at once, because each process has a peak of its own.
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda case: _in_a_fresh_process(*case), cases))
 
 
 def _in_a_fresh_process(words: int, ber: float, threads: int) -> PeakMemory:
@@ -59,7 +65,7 @@ def _in_a_fresh_process(words: int, ber: float, threads: int) -> PeakMemory:
         check=False,
     )
     if done.returncode != 0:
-        raise ProactError(f"the memory measurement failed: {done.stderr.strip()[-300:]}")
+        raise ProactError(f"the measurement of memory failed: {done.stderr.strip()[-300:]}")
     return PeakMemory(**json.loads(done.stdout))
 
 
@@ -67,26 +73,12 @@ def _measure_here(words: int, ber: float, threads: int) -> PeakMemory:
     model = torch.full((words,), 0.5)  # written, hence resident
     plan = FlipPlan()
     plan.add(model, 1, (1 << 32) - 1, None)
-    plan.flip(1e-6, 0, 0, threads).restore(threads)  # whatever a first call allocates once
-    _forget_the_peak()
-    before = _peak_bytes()
+    plan.flip(1e-6, 0, 0, threads).restore(threads)  # the first call allocates buffers that stay
+    _process_memory.reset_peak()
+    before = _process_memory.peak_bytes()
     log = plan.flip(ber, 0, 1, threads)
     log.restore(threads)
-    return PeakMemory(4 * words, len(log), threads, _peak_bytes() - before)
-
-
-def _forget_the_peak() -> None:
-    """Sets the high-water mark back to what is resident now (proc(5), clear_refs)."""
-    # Some containers forbid it: the peak of the imports then hides a few megabytes.
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text("5")
-
-
-def _peak_bytes() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    raise ProactError(f"{_STATUS} has no VmHWM")
+    return PeakMemory(4 * words, len(log), threads, _process_memory.peak_bytes() - before)
 
 
 if __name__ == "__main__":

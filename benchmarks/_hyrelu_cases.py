@@ -1,4 +1,4 @@
-"""Which sizes, dtypes, thresholds and threads HyReLU is measured at."""
+"""The sizes, dtypes, thresholds and threads at which HyReLU is measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def last_level_cache_bytes() -> int:
-    """As sysfs tells, else 32 MiB."""
+    """The size that sysfs reports; 32 MiB where it reports none."""
     sizes = [0]
     for index in _CACHES.glob("index*/size"):
         text = index.read_text().strip()
@@ -25,12 +25,25 @@ def last_level_cache_bytes() -> int:
 
 @dataclass(frozen=True)
 class Case:
-    work: str  #: "zero forward", "zero in place", "soft forward" or "soft fwd+bwd"
+    """One measured case.
+
+    Attributes:
+        work: ``"zero forward"``, ``"zero in place"``, ``"soft forward"`` or ``"soft fwd+bwd"``.
+        elements: size of the tensor (count).
+        threads: threads of torch (count).
+        placement: of the threshold T: ``"tail"`` (at the maximum of the data), ``"1%"`` (1 % of the
+            elements lie in the soft band or above) or ``"bulk"`` (at the median of positive ones).
+        granularity: one T for the ``"layer"``, for each ``"channel"`` or for each ``"neuron"``.
+        eager: whether the formula in eager torch is a contender.
+        compiled: whether the compiled formula is one.
+    """
+
+    work: str
     elements: int
     dtype: torch.dtype
     threads: int
-    placement: str = "tail"  #: of T: "tail" (at the maximum), "1%" (in the band or above), "bulk"
-    granularity: str = "layer"  #: one T in all, one per "channel", one per "neuron"
+    placement: str = "tail"
+    granularity: str = "layer"
     eager: bool = False
     compiled: bool = False
 
@@ -68,7 +81,7 @@ def default(threads: int, quick: bool) -> list[Case]:
     if quick:
         return [
             *_grid([1 << 14], torch.float32, 1),
-            # Each compiled formula takes seconds: only the one that has a goal.
+            # Compiling a formula takes seconds: only the one with a goal is compiled.
             *(
                 replace(case, compiled=case.is_step and case.eager)
                 for case in _grid([1 << 18], torch.float32, 1)
@@ -77,7 +90,7 @@ def default(threads: int, quick: bool) -> list[Case]:
             *_granularities([1 << 18]),
             *(_grid([1 << 20], torch.float32, threads) if threads > 1 else ()),
         ]
-    # From the first-level cache to what no cache holds, where everybody waits for memory.
+    # From the first-level cache to tensors that fit no cache, where all contenders wait for memory.
     beyond = min(max(64 << 20, 4 * last_level_cache_bytes()), 512 << 20) // 4
     sizes = sorted({1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, beyond})
     few = [1 << 16, 1 << 20, 1 << 24]
@@ -91,7 +104,7 @@ def default(threads: int, quick: bool) -> list[Case]:
 
 
 def of_sizes(sizes: list[int], threads: int) -> list[Case]:
-    """The float32 questions at sizes that the user names (elements)."""
+    """The cases in float32 at given sizes (elements)."""
     cases = []
     for n in dict.fromkeys((1, threads)):
         cases += _grid(sizes, torch.float32, n, compiled=sizes)
@@ -108,8 +121,8 @@ def _grid(
     cases = []
     for n in sizes:
         also = n in (compiled or ())
-        # A call of the eager formula takes most of a second on the largest tensors, and is no
-        # better there.
+        # A call of the eager formula takes most of a second on the largest tensors, and its ratio
+        # is no better there.
         eager, eager_elsewhere = (n * dtype.itemsize <= most << 20 for most in (64, 16))
         cases += [
             Case("zero forward", n, dtype, threads, "tail", "layer", eager, also),

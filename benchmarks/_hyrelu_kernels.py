@@ -20,7 +20,7 @@ OURS, RELU, EAGER, COMPILED, COPY = (
     "copy",
 )
 SLOPE = 20.0
-#: Beyond |x - T| = BAND the sigmoid is 1 in float32, or the value is as good as clipped.
+#: Where |x - T| exceeds this, the sigmoid is 1 or 0 up to the precision of float32.
 BAND = 17.0 / SLOPE
 SMALLEST_ZERO_FORWARD = 64 << 10
 
@@ -39,15 +39,15 @@ GOALS = (ZERO, SOFT_SPARSE, SOFT_BULK, SOFT_EAGER, SOFT_COMPILED)
 def measure(
     wanted: list[Case], repeats: int, seed: int, budget_seconds: float
 ) -> Iterator[list[Row]]:
-    """The rows of one case after the other."""
+    """Yields the rows of each case."""
     previous: tuple[object, ...] = ()
     for case in wanted:
         group = (case.elements, case.dtype, case.granularity, case.threads)
         if group != previous:
             previous = group
             torch.set_num_threads(case.threads)
-            # A graph serves one size and one number of threads. Beyond eight versions of one
-            # function dynamo would give up.
+            # A graph serves one size and one number of threads, and dynamo gives up after eight
+            # versions of one function.
             torch._dynamo.reset()
             data = _data(case, seed)
         contenders = _contenders(case, data)
@@ -56,8 +56,8 @@ def measure(
         yield _rows(case, times)
 
 
-def compiler_fault() -> str:
-    """Why torch.compile does not work here; empty where it does."""
+def compiler_error() -> str:
+    """The error of torch.compile on this machine; empty where it works."""
     try:
         torch.compile(_zero_formula, fullgraph=True, dynamic=False)(torch.ones(3), torch.ones(()))
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def _zero_formula(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _data(case: Case, seed: int) -> Tensor:
-    """Samples from a standard normal law; half of them are negative, as before a ReLU."""
+    """Samples of a standard normal distribution: half are negative, as before a ReLU."""
     shape: tuple[int, ...] = (case.elements,)
     if case.granularity != "layer":
         shape = (16, 16, case.elements // 256)  # samples, channels, neurons of a channel
@@ -82,7 +82,7 @@ def _data(case: Case, seed: int) -> Tensor:
 
 
 def _threshold(case: Case, x: Tensor) -> Tensor:
-    """All channels or neurons get the same T, so that the placement means what it says."""
+    """The threshold; all channels or neurons get the same, so that the placement holds for each."""
     values = x.flatten().float()
     if case.placement == "tail":
         t = values.max()
@@ -95,17 +95,17 @@ def _threshold(case: Case, x: Tensor) -> Tensor:
 
 
 def _contenders(case: Case, x: Tensor) -> dict[str, Call]:
-    """The functional calls as users write them: each allocates its outputs.
+    """Functional calls as users write them: each allocates its outputs.
 
-    Where the allocator takes fresh pages from the kernel for large tensors, their faults are part
-    of every call, and alike for HyReLU and torch.relu: the same tensors are allocated. The copy
-    writes to memory that is there.
+    For large tensors the allocator may take fresh pages from the kernel in every call; HyReLU and
+    torch.relu allocate the same tensors and pay the same for them. The copy writes to memory that
+    is allocated already.
     """
     x, t = x.detach(), _threshold(case, x)
     target = torch.empty_like(x)
     contenders: dict[str, Call] = {COPY: lambda: target.copy_(x)}
     if case.work == "zero in place":
-        # Written over and over: after the first call both find what they would leave.
+        # Later calls change nothing, because both functions are idempotent.
         ours, theirs = x.clone(), x.clone()
         contenders[OURS] = lambda: hyrelu_(ours, t, "zero")
         contenders[RELU] = lambda: torch.relu_(theirs)
@@ -167,18 +167,14 @@ def _rows(case: Case, times: Times) -> list[Row]:
         if other not in times:
             continue
         faster = other != RELU
-        ratio, low, high, noisy = compare(times, OURS, other, faster=faster)
         rows.append(
             Row(
                 question=f"{case.work}, "
                 + (f"faster than {other}" if faster else f"time over {other}"),
-                where=str(case),
+                case=str(case),
                 unit="element",
                 nanoseconds=1e9 * ours / case.elements,
-                ratio=ratio,
-                low=low,
-                high=high,
-                noisy=noisy,
+                ratio=compare(times, OURS, other, faster=faster),
                 goal=_goal(case, other),
                 gigabytes_per_second=moved / ours / 1e9,
                 share_of_copy=moved / ours / copied,

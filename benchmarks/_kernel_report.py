@@ -1,9 +1,8 @@
-"""What benchmarks/kernels.py leaves: tables, one line a goal, JSON and a plot."""
+"""The output of benchmarks/kernels.py: tables, one line per goal, JSON and a figure."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,54 +16,56 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from proact.report.tables import Column, make_table
+
 GOALS = (*hyrelu.GOALS, *flips.GOALS)
-# M. Okabe and K. Ito's palette, which colour-blind readers can tell apart; markers differ as well.
+# The palette of M. Okabe and K. Ito is safe for colour-blind readers; markers differ as well.
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = "osD^vPX"
 
 
 def hyrelu_table(rows: Sequence[Row]) -> Table:
-    table = _table("HyReLU", rows, [("GB/s", "of a copy's")])
-    for row in rows:
-        speed, share = row.gigabytes_per_second, row.share_of_copy
-        _add(table, row, [] if speed is None or share is None else [f"{speed:.1f}, {share:.0%}"])
-    return table
+    traffic = [
+        ""
+        if row.gigabytes_per_second is None or row.share_of_copy is None
+        else f"{row.gigabytes_per_second:.1f}, {row.share_of_copy:.0%}"
+        for row in rows
+    ]
+    return _table("HyReLU", rows, {"GB/s,\nof a copy's": traffic})
 
 
 def flips_table(rows: Sequence[Row]) -> Table:
-    table = _table("inject + restore, float32 parameters, every bit exposed", rows, [])
-    for row in rows:
-        _add(table, row, [])
-    return table
+    return _table("inject + restore, float32 parameters, every bit exposed", rows, {})
 
 
-def _table(title: str, rows: Sequence[Row], more: list[tuple[str, str]]) -> Table:
-    table = Table(title=title)
-    table.add_column("question", overflow="fold")
-    table.add_column("where", overflow="fold")
-    table.add_column(f"ours\nns/{rows[0].unit}" if rows else "ours", justify="right")
-    for first, second in more:
-        table.add_column(f"{first},\n{second}", justify="right")
-    table.add_column("ratio (quartiles)", justify="right")
-    table.add_column("goal", justify="right")
-    table.add_column("reached")
-    return table
-
-
-def _add(table: Table, row: Row, more: list[str]) -> None:
-    table.add_row(
-        row.question,
-        row.where,
-        f"{row.nanoseconds:.3g}",
+def _table(title: str, rows: Sequence[Row], more: Mapping[str, Sequence[str]]) -> Table:
+    """One row per comparison; ``more`` are further columns by heading."""
+    columns: list[Column | str] = [
+        Column("question", is_text=True),
+        Column("case", is_text=True),
+        f"proact\nns/{rows[0].unit}" if rows else "proact",
         *more,
-        f"{'~' if row.noisy else ''}{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})",
-        "" if row.goal is None else str(row.goal),
-        {None: "", True: "yes", False: "NO"}[row.reached],
-    )
+        "ratio (quartiles)",
+        "goal",
+        Column("reached", is_text=True),
+    ]
+    shown = [
+        (
+            row.question,
+            row.case,
+            f"{row.nanoseconds:.3g}",
+            *(column[index] for column in more.values()),
+            row.ratio,
+            row.goal or "",
+            "" if row.goal is None else row.goal.verdict(row.ratio.value),
+        )
+        for index, row in enumerate(rows)
+    ]
+    return make_table(columns, shown, title)
 
 
 def verdict(goal: Goal, rows: Sequence[Row]) -> str:
-    """One line: reached or missed, and the worst ratio."""
+    """One line: whether all rows reach the goal, and the worst ratio."""
     mine = [row for row in rows if row.goal == goal]
     if not mine:
         return f"not measured  {goal.name}"
@@ -72,41 +73,41 @@ def verdict(goal: Goal, rows: Sequence[Row]) -> str:
     reached = sum(bool(row.reached) for row in mine)
     return (
         f"{'reached     ' if reached == len(mine) else 'MISSED      '}  {goal.name}: "
-        f"{reached} of {len(mine)} rows, worst {worst.ratio:.2f} ({worst.where})"
+        f"{reached} of {len(mine)} rows, worst {worst.ratio.value:.2f} ({worst.case})"
     )
 
 
 def memory_lines(peaks: Sequence[PeakMemory]) -> list[str]:
     if not peaks:
-        return ["peak memory: not measured, it needs Linux' /proc"]
+        return ["peak memory: not measured (it needs /proc of Linux)"]
     return [
-        f"peak memory of inject + restore: {peak.bytes_per_flip:.1f} bytes a flip "
-        f"({peak.flips:,} flips, {peak.extra_bytes / 1e6:.1f} MB more than before, in a model of "
+        f"peak memory of inject + restore: {peak.bytes_per_flip:.1f} bytes per flip "
+        f"({peak.flips:,} flips, {peak.extra_bytes / 1e6:.1f} MB beside a model of "
         f"{peak.model_bytes / 1e6:.1f} MB, {threads_text(peak.threads)})"
         for peak in peaks
     ]
 
 
 def noise_line(rows: Sequence[Row]) -> str:
-    noisy = sum(row.noisy for row in rows)
+    noisy = sum(row.ratio.is_noisy for row in rows)
     if not noisy:
         return ""
     return (
-        f"warning: a noisy machine: in {noisy} of {len(rows)} rows (marked ~) the quartiles of the "
-        f"times lie more than {NOISY:.0%} of the median apart"
+        f"warning: the machine is noisy: in {noisy} of {len(rows)} rows (marked ~) the quartiles "
+        f"of the times lie more than {NOISY:.0%} of the median apart"
     )
 
 
-def write_json(
-    path: Path, rows: Sequence[Row], peaks: Sequence[PeakMemory], settings: dict[str, Any]
-) -> None:
-    document = {
+def document(
+    rows: Sequence[Row], peaks: Sequence[PeakMemory], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All results as JSON values."""
+    return {
         "settings": settings,
         "rows": [_as_dict(row) for row in rows],
         "goals": [_verdict_dict(goal, rows) for goal in GOALS],
         "peak_memory": [{**asdict(peak), "bytes_per_flip": peak.bytes_per_flip} for peak in peaks],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
@@ -115,9 +116,9 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "question": row.question,
         "unit": row.unit,
         "nanoseconds": row.nanoseconds,
-        "ratio": row.ratio,
-        "quartiles": [row.low, row.high],
-        "noisy": row.noisy,
+        "ratio": row.ratio.value,
+        "quartiles": [row.ratio.low, row.ratio.high],
+        "noisy": row.ratio.is_noisy,
         "goal": None if row.goal is None else row.goal.name,
         "reached": row.reached,
         "gigabytes_per_second": row.gigabytes_per_second,
@@ -133,12 +134,12 @@ def _verdict_dict(goal: Goal, rows: Sequence[Row]) -> dict[str, Any]:
         "at_most": goal.at_most,
         "rows": len(mine),
         "reached": all(row.reached for row in mine) if mine else None,
-        "worst": goal.worst(mine).ratio if mine else None,
+        "worst": goal.worst(mine).ratio.value if mine else None,
     }
 
 
 def write_plot(path: Path, rows: Sequence[Row]) -> None:
-    """Ratios over size and over BER, the goals as dashed lines; the ending decides the format."""
+    """Draws ratios over size and over BER, with the goals as dashed lines."""
     panels = [
         (draw, mine)
         for draw, belongs in (
@@ -161,7 +162,7 @@ def write_plot(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _is_over_size(row: Row) -> bool:
-    """One T for the whole tensor, float32, one thread: the rows that share a size axis."""
+    """Whether the row belongs on the axis of sizes: one T per layer, float32, one thread."""
     label = row.labels
     return (
         label["against"] == hyrelu.RELU
@@ -183,7 +184,7 @@ def _draw_hyrelu(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_numpy(axes: Axes, rows: Sequence[Row]) -> None:
-    _draw_lines(axes, _by_network(rows), "ber")
+    _draw_lines(axes, _by_model(rows), "ber")
     for (_, ber), goal in flips.NUMPY_GOALS.items():
         axes.plot([ber / 1.6, ber * 1.6], [goal.limit] * 2, "k--", linewidth=0.8)
     axes.set_xlabel("bit error rate (probability per stored bit), 1 thread")
@@ -191,29 +192,29 @@ def _draw_numpy(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_floor(axes: Axes, rows: Sequence[Row]) -> None:
-    _draw_lines(axes, _by_network(rows), "ber")
+    _draw_lines(axes, _by_model(rows), "ber")
     _draw_goal(axes, flips.FLOOR_GOAL)
     axes.set_xlabel("bit error rate (probability per stored bit), 1 thread")
     axes.set_ylabel("time over XORing a drawn list twice")
 
 
-def _by_network(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        lines.setdefault(f"{row.labels['network']}, {row.labels['against']}", []).append(row)
+        lines.setdefault(f"{row.labels['model']}, {row.labels['against']}", []).append(row)
     return lines
 
 
 def _draw_lines(axes: Axes, lines: dict[str, list[Row]], over: str) -> None:
     for index, (name, mine) in enumerate(lines.items()):
-        # Quartiles of the ratios round by round need not enclose the ratio of medians.
+        # The quartiles of the ratios round by round need not enclose the ratio of medians.
         spread = [
-            [max(0.0, row.ratio - row.low) for row in mine],
-            [max(0.0, row.high - row.ratio) for row in mine],
+            [max(0.0, row.ratio.value - row.ratio.low) for row in mine],
+            [max(0.0, row.ratio.high - row.ratio.value) for row in mine],
         ]
         axes.errorbar(
             [float(row.labels[over]) for row in mine],
-            [row.ratio for row in mine],
+            [row.ratio.value for row in mine],
             yerr=spread,
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
@@ -223,7 +224,7 @@ def _draw_lines(axes: Axes, lines: dict[str, list[Row]], over: str) -> None:
 
 
 def _draw_goal(axes: Axes, goal: Goal, label: Literal["top", "bottom"] = "bottom") -> None:
-    """``label`` is the side of the text that touches the line."""
+    """Draws a goal; ``label`` is the side of its text that touches the line."""
     axes.axhline(goal.limit, color="black", linestyle="--", linewidth=0.8)
     axes.annotate(
         f"goal {goal}",

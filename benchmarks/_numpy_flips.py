@@ -1,8 +1,8 @@
-"""The script that a careful numpy user would write without proact: flip, and flip back.
+"""Injection as a careful numpy user would write it without proact: flip bits, then flip them back.
 
-Two ways to draw distinct positions. `distinct_by_unique` is the obvious one. `distinct_by_sorting`
-knows that numpy 2.3 and later hash in `numpy.unique`, which is several times slower than sorting
-once a tensor has many flips, and that 32-bit positions sort faster than 64-bit ones.
+There are two ways to draw distinct positions. `distinct_by_unique` is the obvious one.
+`distinct_by_sorting` is faster for many flips: since version 2.3 `numpy.unique` hashes, which takes
+several times as long as sorting, and 32-bit positions sort faster than 64-bit ones.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint32]
 Positions = NDArray[Any]
-#: (generator, size of the population, how many) -> that many distinct positions in rising order
+#: Draws (generator, population, count): ``count`` distinct positions in [0, population), rising.
 Draw = Callable[[np.random.Generator, int, int], Positions]
-#: An array, the indices of its faulted words (each once), and what they were XORed with.
+#: An array, the indices of its faulted words (each once), and the masks that flipped them.
 Flipped = tuple[Words, NDArray[np.intp], Words]
 
 
 def distinct_by_unique(random: np.random.Generator, population: int, count: int) -> Positions:
-    """Whatever was drawn before is drawn again, which leaves all sets of ``count`` alike likely."""
+    """Draws again until there are ``count`` positions; every set of them is equally likely."""
     drawn = np.unique(random.integers(0, population, count))
     while drawn.size < count:
         more = random.integers(0, population, count - drawn.size)
@@ -31,7 +31,7 @@ def distinct_by_unique(random: np.random.Generator, population: int, count: int)
 
 
 def distinct_by_sorting(random: np.random.Generator, population: int, count: int) -> Positions:
-    """The same law: what comes twice is dropped, and as many are drawn again."""
+    """Drops repeated positions and draws as many again; the distribution is the same."""
     dtype = np.uint32 if population <= 1 << 32 else np.uint64
     drawn = random.integers(0, population, count, dtype=dtype)
     drawn.sort()
@@ -40,14 +40,14 @@ def distinct_by_sorting(random: np.random.Generator, population: int, count: int
         more = random.integers(0, population, count - kept.size, dtype=dtype)
         more.sort()
         drawn = np.concatenate((kept, more))
-        drawn.sort(kind="stable")  # merges two sorted runs, where the default would start over
+        drawn.sort(kind="stable")  # merges two sorted runs, which the default does not
     return drawn
 
 
 def inject(
     arrays: list[Words], ber: float, random: np.random.Generator, draw: Draw
 ) -> list[Flipped]:
-    """Flips every bit of the arrays with probability ``ber``; returns what `restore` needs."""
+    """Flips each bit of the arrays with probability ``ber``; `restore` takes the returned list."""
     flipped = []
     counts = random.binomial([32 * array.size for array in arrays], ber).tolist()
     for array, count in zip(arrays, counts, strict=True):
@@ -56,7 +56,7 @@ def inject(
         position = draw(random, 32 * array.size, count)
         word = (position >> 5).astype(np.intp)
         mask = np.left_shift(np.uint32(1), (position & 31).astype(np.uint32))
-        # `array[word] ^= mask` is fast, and right only where no word comes twice.
+        # `array[word] ^= mask` is fast, but it is correct only if no word is repeated.
         is_first = np.ones(count, dtype=bool)
         np.not_equal(word[1:], word[:-1], out=is_first[1:])
         if not is_first.all():

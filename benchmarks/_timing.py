@@ -1,7 +1,7 @@
-"""Interleaved timing, ratios of it, and the goals they are held against.
+"""Interleaved timing, ratios of times, and goals for them.
 
-Nothing is pinned and nothing is asserted. The contenders of one comparison take turns, so that a
-machine that slows down or is shared slows all of them, and only their ratio is judged.
+Nothing is pinned and no time is asserted. The contenders of one comparison take turns, so that a
+machine that slows down or is shared slows all of them, and only their ratios are judged.
 """
 
 from __future__ import annotations
@@ -10,26 +10,45 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Shorter samples would measure the clock and the interpreter's loop.
 SAMPLE_SECONDS = 200e-6
-#: Quartiles of fewer rounds say nothing; a budget does not cut below this.
+#: A budget leaves at least this many rounds: quartiles of fewer say nothing.
 FEWEST_ROUNDS = 5
-#: Quartile range over median, above which a row is marked as noisy.
+#: A ratio is noisy if the quartile range of one of its times exceeds this share of the median.
 NOISY = 0.2
 
 Call = Callable[[], object]
 Times = Mapping[str, NDArray[np.float64]]
 
 
+class Ratio(NamedTuple):
+    """A ratio of two contenders' times.
+
+    Attributes:
+        value: ratio of the medians.
+        low, high: first and third quartile of the ratios round by round.
+        is_noisy: whether the times of one contender spread widely (`NOISY`).
+    """
+
+    value: float
+    low: float
+    high: float
+    is_noisy: bool
+
+    def __str__(self) -> str:
+        return f"{'~' if self.is_noisy else ''}{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio shall be: of times (at most), or how many times faster (at least)."""
+    """A bound on a ratio: ``at_most`` for times, at least for how many times faster."""
 
     name: str
     limit: float
@@ -41,40 +60,52 @@ class Goal:
     def reached(self, ratio: float) -> bool:
         return ratio <= self.limit if self.at_most else ratio >= self.limit
 
-    def worst(self, rows: list[Row]) -> Row:
-        return (max if self.at_most else min)(rows, key=lambda row: row.ratio)
+    def verdict(self, ratio: float) -> str:
+        """As a table shows it."""
+        return "yes" if self.reached(ratio) else "NO"
+
+    def worst(self, rows: Sequence[Row]) -> Row:
+        return (max if self.at_most else min)(rows, key=lambda row: row.ratio.value)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question and its answer."""
+    """The answer to one question in one case.
+
+    Attributes:
+        question: such as ``"time over torch.relu"``.
+        case: size and all else that distinguishes the rows of a question.
+        unit: the unit of work that ``nanoseconds`` refers to.
+        nanoseconds: median time of proact for a unit of work.
+        ratio: of proact and another contender.
+        goal: None where none is stated for the case.
+        gigabytes_per_second: memory traffic of proact.
+        share_of_copy: memory traffic of proact over that of a copy.
+        labels: size, dtype, threads and so on, for programs that read the JSON file.
+    """
 
     question: str
-    where: str  #: the size and everything else that tells the rows of a question apart
-    unit: str  #: what `nanoseconds` is per
-    nanoseconds: float  #: ours, median
-    ratio: float  #: of medians
-    low: float  #: first quartile of the ratios round by round
-    high: float  #: third quartile of them
-    noisy: bool
+    case: str
+    unit: str
+    nanoseconds: float
+    ratio: Ratio
     goal: Goal | None = None
     gigabytes_per_second: float | None = None
     share_of_copy: float | None = None
-    #: size, dtype, threads and so on, for programs
     labels: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
-        return None if self.goal is None else self.goal.reached(self.ratio)
+        return None if self.goal is None else self.goal.reached(self.ratio.value)
 
 
 def interleave(
     contenders: Mapping[str, Call], repeats: int, seed: int = 0, budget_seconds: float = math.inf
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds per call of each contender, one entry a round.
+    """Seconds per call of each contender, one entry per round.
 
-    Each round runs every contender once, in an order of its own, so that nobody always finds the
-    cache as the same neighbour left it. A slow comparison gets fewer rounds than ``repeats``.
+    Each round runs every contender once, in random order, so that no contender always finds the
+    cache in the same state. A slow comparison gets fewer rounds than ``repeats``.
     """
     calls = {name: _calls_per_sample(call) for name, call in contenders.items()}
     order = list(contenders)
@@ -111,17 +142,12 @@ def _calls_per_sample(call: Call) -> int:
     return calls
 
 
-def compare(
-    times: Times, ours: str, other: str, *, faster: bool
-) -> tuple[float, float, float, bool]:
-    """The ratio of medians, its quartiles over the rounds, and whether the machine was noisy.
-
-    The ratio is ours over theirs; with ``faster``, theirs over ours.
-    """
+def compare(times: Times, ours: str, other: str, *, faster: bool = False) -> Ratio:
+    """The time of ``ours`` over that of ``other``; with ``faster``, the inverse."""
     above, below = (times[other], times[ours]) if faster else (times[ours], times[other])
     low, high = np.quantile(above / below, (0.25, 0.75))
     ratio = float(np.median(above) / np.median(below))
-    return ratio, float(low), float(high), is_noisy(times[ours]) or is_noisy(times[other])
+    return Ratio(ratio, float(low), float(high), is_noisy(times[ours]) or is_noisy(times[other]))
 
 
 def is_noisy(seconds: NDArray[np.float64]) -> bool:

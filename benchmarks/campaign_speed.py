@@ -1,23 +1,23 @@
 #!/usr/bin/env python
 """How long until an accuracy under faults is known to a margin, and where does the time go?
 
-Against the careful script: numpy flips in place, the whole test set for every fault pattern, trials
-until its own Student interval is as narrow. Then the engine's overhead over bare forward passes,
-two workers against one, the store's share on the smallest network, and the memory of many trials.
+The reference is a careful script: numpy flips in place, the whole test set for every fault pattern,
+and trials until its own Student interval is as narrow. The benchmark also measures the overhead of
+a trial over its bare forward pass, two workers against one, the share of time that storing takes on
+the smallest model, and the memory of many trials.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+import _arguments
 import numpy as np
 import torch
 from _campaign_parts import growth, overhead, store_share, workers_rates
@@ -28,12 +28,15 @@ from rich.table import Table
 from scipy.stats import t as student
 from torch import nn
 
-from proact import ProactError, campaign, data, models
+from proact import campaign
 from proact.data import Split
 from proact.faults import BitFlip
+from proact.options import integer
+from proact.report.tables import Column, make_table
+from proact.results import Result
 
 BERS = (1e-7, 3e-7, 1e-6, 3e-6, 1e-5)
-#: A script that trusts a spread seen on fewer trials is not careful.
+#: A careful script does not trust a standard deviation of fewer trials.
 FEWEST_TRIALS = 30
 FASTER = Goal("faster than the careful script, geometric mean", 50.0, at_most=False)
 OVERHEAD = Goal("trial over its forward pass, 64 images", 1.05, at_most=True)
@@ -42,46 +45,15 @@ STORING = Goal("share of the time that storing takes", 0.02, at_most=True)
 MEMORY = Goal("MiB more for ten times the trials", 5.0, at_most=True)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", default="resnet20", help=f"network: {', '.join(models.names())}")
-    add("--data", default="fashion-mnist", help=f"data set: {', '.join(data.names())}")
-    add("--data-folder", type=Path, help="where its files are, unless in the usual places")
-    add(
-        "--networks",
-        type=Path,
-        default=Path("runs/networks"),
-        help="folder of trained networks (benchmarks/training.py); trained there if missing",
-    )
-    add("--ber", nargs="+", type=float, default=list(BERS), help="bit error rates, in [0, 1]")
-    add("--margin", type=float, default=0.01, help="half the width of the interval, in (0, 1]")
-    add("--confidence", type=float, default=0.95, help="of the interval, in (0, 1)")
-    add(
-        "--script-trials",
-        type=int,
-        default=FEWEST_TRIALS,
-        help="of the careful script that are run; the others are extrapolated (count, 2 or more)",
-    )
-    add("--threads", type=int, default=2, help="of torch, for the script; ours shares them out")
-    add("--seed", type=int, default=0, help="of faults and images; the network's is 0")
-    add("--repeats", type=int, default=25, help="rounds of the overhead's timing (count)")
-    add("--json", type=Path, help="file for all figures")
-    return parser.parse_args(arguments)
-
-
-def ours(
+def by_proact(
     model: nn.Module, images: Split, options: argparse.Namespace
-) -> tuple[list[dict[str, Any]], float, campaign.Result]:
-    """A figure for each rate, the seconds of the whole campaign, and its result."""
-    faults = [BitFlip(ber) for ber in options.ber]
+) -> tuple[list[dict[str, Any]], float, Result]:
+    """Figures for each rate, the seconds of the whole campaign, and its result."""
     start = time.perf_counter()
     result = campaign.run(
         {"model": model},
         images,
-        faults,
+        [BitFlip(ber) for ber in options.ber],
         margin=options.margin,
         confidence=options.confidence,
         seed=options.seed,
@@ -90,8 +62,8 @@ def ours(
     cells = result.cells
     seconds = time.perf_counter() - start
     work = [sum(row.seconds for row in result.rows(*cell)) for cell in result.states]
-    # What workers did at the same time counts once; what came before the trials (encoding, clean
-    # answers, warm-up, pilot, starting workers) is shared out.
+    # Time that workers spent in parallel counts once. The time before the trials (encoding, clean
+    # outputs, warm-up, pilot, starting workers) is shared out evenly.
     workers = max(sum(work) / seconds, 1.0)
     before = seconds - sum(work) / workers
     figures = [
@@ -99,17 +71,18 @@ def ours(
             "ber": ber,
             "accuracy": cell.accuracy._asdict(),
             "trials": cell.trials,
-            "seconds": mine / workers + before / len(cells),
+            "seconds": busy / workers + before / len(cells),
         }
-        for ber, cell, mine in zip(options.ber, cells, work, strict=True)
+        for ber, cell, busy in zip(options.ber, cells, work, strict=True)
     ]
     return figures, seconds, result
 
 
-def script(
+def by_script(
     model: nn.Module, images: Split, ber: float, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The careful script's trials at one rate, and how many it would need."""
+    """Figures of the careful script at one rate; trials beyond ``--script-trials`` are
+    extrapolated."""
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     arrays = [tensor.detach().numpy().reshape(-1).view(np.uint32) for tensor in tensors]
     random = np.random.default_rng(options.seed)
@@ -133,7 +106,7 @@ def script(
         "ber": ber,
         "accuracy": float(np.mean(accuracies)),
         "deviation": deviation,
-        "seconds_a_trial": seconds,
+        "seconds_per_trial": seconds,
         "trials": max(needed, FEWEST_TRIALS),
         "trials_by_its_interval": needed,
         "seconds": max(needed, FEWEST_TRIALS) * seconds,
@@ -141,79 +114,91 @@ def script(
 
 
 def trials_by_student(deviation: float, margin: float, confidence: float) -> int:
-    """The least number, 2 or more, at which a Student interval of this deviation is as narrow."""
+    """The fewest trials, at least 2, whose Student interval is as narrow as the margin."""
     n = 2
     while student.ppf(0.5 + 0.5 * confidence, n - 1) * deviation / math.sqrt(n) > margin:
         n = math.ceil(1.01 * n) if n > 200 else n + 1
     return n
 
 
-def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    torch.set_num_threads(options.threads)
-    images = data.load(options.data, options.data_folder)
-    model = models.trained(options.model, images, 0, options.networks).eval()
-    figures, seconds, result = ours(model, images.test, options)
+def time_table(
+    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], title: str, caption: str
+) -> Table:
+    rows = []
+    for mine, other in zip(ours, theirs, strict=True):
+        mean, low, high = (100 * end for end in mine["accuracy"].values())
+        rows.append(
+            (
+                f"{mine['ber']:g}",
+                f"{mean:.1f} ({low:.1f} to {high:.1f})",
+                f"{mine['trials']:,}",
+                f"{mine['seconds']:.1f}",
+                f"{100 * other['accuracy']:.1f}",
+                f"{other['trials']:,}",
+                f"{other['seconds']:,.0f}",
+                f"{other['seconds'] / mine['seconds']:.0f}",
+            )
+        )
+    columns = ["BER", "accuracy %", "trials", "s", "script's %", "trials", "s", "ratio"]
+    return make_table(columns, rows, title, caption)
+
+
+def goal_table(measured: list[tuple[Goal, float, Callable[[float], str]]]) -> Table:
+    rows = [(goal.name, shown(x), goal, goal.verdict(x)) for goal, x, shown in measured]
+    return make_table([Column("", is_text=True), "measured", "goal", "reached"], rows, "Goals")
+
+
+def run(options: argparse.Namespace) -> None:
+    console = Console()
+    images = _arguments.load_data(options)
+    model = _arguments.trained_model(options, images).eval()
+    ours, seconds, result = by_proact(model, images.test, options)
     console.print(result.table())
-    theirs = [script(model, images.test, ber, options) for ber in options.ber]
-    ratios = [t["seconds"] / o["seconds"] for t, o in zip(theirs, figures, strict=True)]
-    unheld = [
-        t["trials_by_its_interval"] * t["seconds_a_trial"] / o["seconds"]
-        for t, o in zip(theirs, figures, strict=True)
+    theirs = [by_script(model, images.test, ber, options) for ber in options.ber]
+    ratios = [t["seconds"] / o["seconds"] for t, o in zip(theirs, ours, strict=True)]
+    trusting = [
+        t["trials_by_its_interval"] * t["seconds_per_trial"] / o["seconds"]
+        for t, o in zip(theirs, ours, strict=True)
     ]
     together = geometric_mean(ratios)
-    table = Table(
-        title=f"Seconds to +-{100 * options.margin:g} points at {100 * options.confidence:g} %",
-        caption=f"{seconds:.0f} s for all rates, {result.images_per_trial or 'all'} images a "
-        f"trial; the script's {options.script_trials} trials a rate are extrapolated",
+    title = f"Seconds to +-{100 * options.margin:g} points at {100 * options.confidence:g} %"
+    caption = (
+        f"{seconds:.0f} s for all rates, {result.images_per_trial or 'all'} images per trial; the "
+        f"script's {options.script_trials} trials per rate are extrapolated"
     )
-    for heading in ("BER", "accuracy %", "trials", "s", "script's %", "trials", "s", "ratio"):
-        table.add_column(heading, justify="right")
-    for o, t, ratio in zip(figures, theirs, ratios, strict=True):
-        mean, low, high = (100 * end for end in o["accuracy"].values())
-        table.add_row(
-            f"{o['ber']:g}",
-            f"{mean:.1f} ({low:.1f} to {high:.1f})",
-            f"{o['trials']:,}",
-            f"{o['seconds']:.1f}",
-            f"{100 * t['accuracy']:.1f}",
-            f"{t['trials']:,}",
-            f"{t['seconds']:,.0f}",
-            f"{ratio:.0f}",
-        )
-    console.print(table)
+    console.print(time_table(ours, theirs, title, caption))
     parts = {
         "overhead": overhead(model, images.test, options.repeats),
-        "workers": workers_rates(model, images.test, options.seed),
+        "workers": workers_rates(model, images.test),
         "storing": store_share(options.seed),
         "memory": growth(),
     }
-    goals = Table(title="Goals")
-    for heading in ("", "measured", "goal", "reached"):
-        goals.add_column(heading, justify="left" if heading == "" else "right")
-    told: list[tuple[Goal, float, Callable[[float], str]]] = [
-        (FASTER, together, lambda x: f"{x:.0f}"),
-        (OVERHEAD, parts["overhead"]["64"]["ratio"], lambda x: f"{x:.3f}"),
-        (WORKERS, parts["workers"]["ratio"], lambda x: f"{x:.2f}"),
-        (STORING, parts["storing"]["share"], lambda x: f"{x:.4f}"),
-        (MEMORY, parts["memory"]["growth_mib"], lambda x: f"{x:.1f}"),
-    ]
-    for goal, value, shown in told:
-        goals.add_row(goal.name, shown(value), str(goal), "yes" if goal.reached(value) else "no")
-    console.print(goals)
     console.print(
-        f"Were the script to trust its interval from two trials on: {geometric_mean(unheld):.0f}x.",
+        goal_table(
+            [
+                (FASTER, together, lambda x: f"{x:.0f}"),
+                (OVERHEAD, parts["overhead"]["64"]["ratio"], lambda x: f"{x:.3f}"),
+                (WORKERS, parts["workers"]["ratio"], lambda x: f"{x:.2f}"),
+                (STORING, parts["storing"]["share"], lambda x: f"{x:.4f}"),
+                (MEMORY, parts["memory"]["growth_mib"], lambda x: f"{x:.1f}"),
+            ]
+        )
+    )
+    console.print(
+        f"If the script trusted its interval from two trials on: {geometric_mean(trusting):.0f}x.",
         highlight=False,
     )
-    return {
-        "ours": figures,
+    figures = {
+        "ours": ours,
         "seconds": seconds,
         "script": theirs,
         "ratios": ratios,
         "geometric_mean": together,
-        "geometric_mean_from_two_trials": geometric_mean(unheld),
-        "settled": asdict(result.settled),
+        "geometric_mean_from_two_trials": geometric_mean(trusting),
+        "policy": asdict(result.policy),
         **parts,
     }
+    _arguments.write_json(options.json, figures)
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -221,25 +206,27 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    if options.script_trials < 2 or options.threads < 1 or options.repeats < 1:
-        print(
-            "error: --script-trials takes 2 or more, --threads and --repeats 1 or more",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        figures = run(options, Console())
-        if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(figures, indent=1))
-    except (ValueError, TypeError, OSError, ProactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    parser = _arguments.Parser(__doc__)
+    parser.add_model_and_data()
+    parser.add_argument(
+        "--ber",
+        nargs="+",
+        type=_arguments.BIT_ERROR_RATE,
+        default=list(BERS),
+        metavar="BER",
+        help="Bit error rates, probabilities per stored bit in [0, 1]",
+    )
+    parser.add_campaign_options(margin=0.01, confidence=0.95, seed=0)
+    parser.add_argument(
+        "--script-trials",
+        type=_arguments.accepted(int, integer(2)),
+        default=FEWEST_TRIALS,
+        metavar="COUNT",
+        help="Trials of the careful script that are run, at least 2 (count)",
+    )
+    parser.add_repeats()
+    parser.add_json()
+    return _arguments.run_script(run, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Are proact's kernels as fast as stated? HyReLU against torch.relu, and bit flips against numpy.
 
-Prints a ratio for each question beside its goal. All contenders of a question take turns in this
-one process; times depend on the machine, so only ratios are judged, and nothing fails by being
-slow.
+Prints the ratio for each question beside its goal. All contenders of a question take turns in one
+process. Times depend on the machine: only ratios are judged, and a missed goal is no failure.
 """
 
 from __future__ import annotations
@@ -12,134 +11,98 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import _arguments
+import _flip_kernels as flips
+import _flip_memory as memory
+import _hyrelu_cases as hyrelu_cases
+import _hyrelu_kernels as hyrelu
+import _kernel_report as report
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from _model_shapes import MODELS
+from _timing import Row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import proact
-from proact import ProactError
-
-try:
-    import _flip_kernels as flips
-    import _flip_memory as memory
-    import _hyrelu_cases as hyrelu_cases
-    import _hyrelu_kernels as hyrelu
-    import _kernel_report as report
-    from _network_shapes import NETWORKS
-    from _timing import Row
-except ProactError as unusable:  # PROACT_ISA names what this machine lacks
-    print(f"error: {unusable}", file=sys.stderr)
-    sys.exit(2)
+from proact.options import above_0
 
 PARTS = ("hyrelu", "flips")
-QUICK_NETWORKS = ("VGG-16",)
+QUICK_MODELS = ("VGG-16",)
 QUICK_RATES = (1e-6, 1e-4, 1e-3)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def make_parser() -> _arguments.Parser:
+    parser = _arguments.Parser(__doc__)
     add = parser.add_argument
-    add("--only", choices=PARTS, help="one of the two halves; both without it")
-    add("--quick", action="store_true", help="few sizes, dtypes and rates: under a minute")
+    add("--only", choices=PARTS, help="One of the two halves; both by default")
+    add("--quick", action="store_true", help="Few sizes, dtypes and rates: under a minute")
     add(
         "--sizes",
         nargs="+",
-        type=int,
+        type=_arguments.accepted(int, check_size),
         metavar="ELEMENTS",
-        help="of the HyReLU tensors, multiples of 256 (elements), float32 alone; by default from "
-        "the first-level cache to four times the last, and other dtypes at some of them",
+        help="Sizes of the HyReLU tensors, multiples of 256 (elements), in float32 alone; by "
+        "default from the first-level cache to four times the last, some in other dtypes too",
     )
-    add("--no-compile", action="store_true", help="leave torch.compile out: it takes half a minute")
+    add("--no-compile", action="store_true", help="Leave torch.compile out: it takes half a minute")
     add(
-        "--networks",
+        "--models",
         nargs="+",
-        choices=list(NETWORKS),
-        metavar="NETWORK",
-        help=f"whose parameters get flips: {', '.join(NETWORKS)}; all by default",
+        choices=list(MODELS),
+        metavar="NAME",
+        help=f"Models in which bits are flipped: {', '.join(MODELS)}; all by default",
     )
     add(
         "--ber",
         nargs="+",
-        type=float,
+        type=_arguments.accepted(float, check_rate),
         metavar="BER",
-        help="bit error rates, probabilities per stored bit in (0, 0.1]; by default "
+        help="Bit error rates, probabilities per stored bit in (0, 0.1]; by default "
         + " ".join(f"{ber:g}" for ber in flips.RATES),
     )
-    add(
-        "--repeats",
-        type=int,
-        default=15,
-        help="rounds of a question (count); by default %(default)s",
-    )
+    parser.add_repeats(15)
     add(
         "--budget",
-        type=float,
+        type=_arguments.accepted(float, above_0),
         default=1.0,
-        help="a question that takes longer gets fewer rounds, but at least 5 (seconds); by default "
-        "%(default)s",
+        metavar="SECONDS",
+        help="Time of a question, above 0 (seconds); one that takes longer gets fewer rounds, but "
+        "at least 5",
     )
     add(
         "--threads",
-        type=int,
+        type=_arguments.COUNT,
         default=torch.get_num_threads(),
-        help="of the rows with several threads (count), 1 leaves them out; by default %(default)s",
+        metavar="COUNT",
+        help="Threads in the rows with several threads (count); 1 leaves these rows out",
     )
+    parser.add_campaign_options(seed=0)
+    parser.add_json()
     add(
-        "--seed", type=int, default=0, help="integer in [0, 2^63) for data and faults; by default 0"
+        "--plot",
+        type=_arguments.figure_file,
+        metavar="PATH",
+        help="File for a figure of the ratios: .png, .svg or .pdf",
     )
-    add("--json", type=Path, metavar="PATH", help="writes every row and goal")
-    add("--plot", type=Path, metavar="PATH", help="writes the ratios as a .png, .svg or .pdf")
-    return parser.parse_args(arguments)
+    return parser
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raises before anything is measured or written."""
-    if not proact.build_info()["native"]:
-        raise ProactError(f"the native module is missing: {proact.build_info()['native_error']}")
-    for size in options.sizes or ():
-        if size < 256 or size % 256 or size > 1 << 30:
-            raise ValueError(f"--sizes are multiples of 256 up to 2^30, got {size}")
-    for ber in options.ber or ():
-        if not 0 < ber <= 0.1:
-            raise ValueError(f"--ber lies in (0, 0.1], got {ber}")
-    for name in ("repeats", "threads"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} takes 1 or more, got {getattr(options, name)}")
-    if not options.budget > 0:
-        raise ValueError(f"--budget takes seconds above 0, got {options.budget}")
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"--seed lies in [0, 2^63), got {options.seed}")
-    check_outputs(options.json, options.plot)
+def check_size(size: Any) -> None:
+    if not isinstance(size, int) or size < 256 or size % 256 or size > 1 << 30:
+        raise ValueError(f"expected multiples of 256 up to 2^30, got {size}")
 
 
-def check_outputs(json: Path | None, plot: Path | None) -> None:
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if plot is not None and plot.suffix[1:].lower() not in formats:
-        raise ValueError(f"--plot ends in one of {', '.join(sorted(formats))}, got {plot}")
-    for path in (json, plot):
-        if path is not None:
-            check_writable(path)
-
-
-def check_writable(path: Path) -> None:
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise ProactError(f"{path} cannot be written: {error.strerror}") from None
+def check_rate(ber: Any) -> None:
+    if not isinstance(ber, float) or not 0 < ber <= 0.1:
+        raise ValueError(f"expected a rate in (0, 0.1], got {ber}")
 
 
 def measure_all(
     console: Console, title: str, cases: int, batches: Iterator[list[Row]]
 ) -> list[Row]:
-    """The rows of all cases, with a progress bar where somebody watches."""
+    """The rows of all cases; a terminal shows a progress bar."""
     if not console.is_terminal:
         console.print(f"{title}: {cases} cases")
         return [row for batch in batches for row in batch]
@@ -164,10 +127,10 @@ def measure_hyrelu(options: argparse.Namespace, console: Console) -> list[Row]:
         cases = hyrelu_cases.of_sizes(options.sizes, options.threads)
     else:
         cases = hyrelu_cases.default(options.threads, options.quick)
-    fault = "" if options.no_compile else hyrelu.compiler_fault()
-    if fault:
-        console.print(f"torch.compile does not work here and is left out: {fault}", markup=False)
-    if fault or options.no_compile:
+    error = "" if options.no_compile else hyrelu.compiler_error()
+    if error:
+        console.print(f"torch.compile is left out because it fails here: {error}", markup=False)
+    if error or options.no_compile:
         cases = hyrelu_cases.without_compiled(cases)
     batches = hyrelu.measure(cases, options.repeats, options.seed, options.budget)
     rows = measure_all(console, "HyReLU", len(cases), batches)
@@ -178,22 +141,27 @@ def measure_hyrelu(options: argparse.Namespace, console: Console) -> list[Row]:
 def measure_flips(
     options: argparse.Namespace, console: Console
 ) -> tuple[list[Row], list[memory.PeakMemory]]:
-    networks = options.networks or (QUICK_NETWORKS if options.quick else list(NETWORKS))
+    models = options.models or (QUICK_MODELS if options.quick else list(MODELS))
     rates = options.ber or (QUICK_RATES if options.quick else flips.RATES)
-    cases = flips.cases(list(networks), sorted(set(rates)), options.threads)
+    cases = flips.cases(list(models), sorted(set(rates)), options.threads)
     cache = hyrelu_cases.last_level_cache_bytes()
     batches = flips.measure(cases, options.repeats, options.seed, cache, options.budget)
     rows = measure_all(console, "inject + restore", len(cases), batches)
     console.print(report.flips_table(rows))
     if not flips.floor_is_native():
-        console.print("warning: no native xor_list: the floor was numpy's, and is no floor")
+        console.print(
+            "warning: there is no native xor_list, so the floor was measured with slower numpy"
+        )
     peaks = memory.measure(options.quick, options.threads)
     for line in report.memory_lines(peaks):
         console.print(line, highlight=False)
     return rows, peaks
 
 
-def run(options: argparse.Namespace, console: Console) -> None:
+def run(options: argparse.Namespace) -> None:
+    _arguments.require_native()
+    # In a file or a pipe, tables get the width that they need.
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 170)
     rows: list[Row] = []
     peaks: list[memory.PeakMemory] = []
     if options.only != "flips":
@@ -205,16 +173,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
         print(report.verdict(goal, rows))
     if noise := report.noise_line(rows):
         print(noise)
-    if options.json is not None:
-        report.write_json(options.json, rows, peaks, settings(options))
-        print(f"rows: {options.json}")
+    _arguments.write_json(options.json, report.document(rows, peaks, settings(options)))
     if options.plot is not None:
         report.write_plot(options.plot, rows)
         print(f"plot: {options.plot}")
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What a reader of the JSON file needs to know of the run."""
+    """The conditions of the run, for the JSON file."""
     return {
         **proact.build_info(),
         "torch": torch.__version__,
@@ -227,23 +193,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    # Where nobody watches, in a file or a pipe, the tables get the width that they need.
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 170)
-    try:
-        check(options)
-    except (ValueError, ProactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        run(options, console)
-    except ProactError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return _arguments.run_script(run, make_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 #!/usr/bin/env python
 """How much faster does ProAct train its thresholds with cached prefixes than without?
 
-At every few sites of a network the same decays are trained three times from the same start: by
-proact (what leads to the site and the unclipped network's answers are computed once, batch norms
-part the site are folded into convolutions), by a careful loop without caches (both networks run
-whole in each step, weights are frozen, so that autograd goes back to the site only), and by the
-loop that one writes first (weights are left as they are, so that autograd goes through everything).
-Caches are counted in full. Prints the ratios, and how far the thresholds lie apart.
+At every n-th site of a model, three contenders train the same decays from the same start:
+
+* proact computes the activations before the site and the unclipped model's outputs once, and folds
+  batch norms after the site into convolutions;
+* the careful loop runs both models whole in each step; weights are frozen, so that autograd goes
+  back to the site only;
+* the first loop is the obvious one: weights are not frozen, and autograd goes through the whole
+  model.
+
+The time to fill caches is counted. Prints the ratios and the distances between the thresholds.
 """
 
 from __future__ import annotations
@@ -16,26 +20,25 @@ import copy
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import _arguments
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from proact import ProactError, data, models
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.proact import ProactOptions, train_threshold
 from proact.protect.threshold_trainer import Loss, ThresholdTrainer
+from proact.report.tables import Column, make_table
 
 GOAL = 5.0
 CACHED, CAREFUL, FIRST = "proact", "careful loop", "first loop"
 
 
 class UncachedTrainer(ThresholdTrainer):
-    """Runs itself and the unclipped network whole in each step."""
+    """Runs the whole clipped model and the whole unclipped model in each step."""
 
     def __init__(self, model: nn.Module, free_weights: bool, *rest: Any) -> None:
         super().__init__(model, *rest)
@@ -60,28 +63,9 @@ class UncachedTrainer(ThresholdTrainer):
         return gradients
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", default="resnet20", help=f"network: {', '.join(models.names())}")
-    add("--data", default="fashion-mnist", help=f"data set: {', '.join(data.names())}")
-    add("--data-folder", type=Path, help="where its files are, unless in the usual places")
-    add("--granularity", default="hybrid", help="of the thresholds")
-    add("--samples", type=int, default=10_000, help="training images (count)")
-    add("--epochs", type=int, default=2, help="a decay (count)")
-    add("--decays", nargs="+", type=float, default=[1.0, 0.1], help="trained at each site")
-    add("--every", type=int, default=3, help="of so many sites one is trained (count)")
-    add("--threads", type=int, default=2, help="of torch (count)")
-    add("--networks", type=Path, default=Path("runs/networks"), help="folder of trained networks")
-    return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace, console: Console) -> None:
-    torch.set_num_threads(options.threads)
-    images = data.load(options.data, options.data_folder)
-    model = models.trained(options.model, images, 0, options.networks)
+def run(options: argparse.Namespace) -> None:
+    images = _arguments.load_data(options)
+    model = _arguments.trained_model(options, images)
     chosen = ProactOptions(
         granularity=options.granularity,
         samples=options.samples,
@@ -96,9 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         FIRST: UncachedTrainer(copy.deepcopy(model), True, *given),
     }
     total = dict.fromkeys(trainers, 0.0)
-    table = Table(title=f"{options.model}: times over proact's, {options.threads} threads")
-    for heading in ("site", CAREFUL, FIRST, "thresholds apart by", "accuracies apart by"):
-        table.add_column(heading, justify="left" if heading == "site" else "right")
+    rows = []
     for site in list(reversed(bounds))[:: options.every]:
         seconds: dict[str, float] = {}
         found: dict[str, list[Tensor]] = {}
@@ -116,33 +98,52 @@ def run(options: argparse.Namespace, console: Console) -> None:
             seconds[name] = time.perf_counter() - start
             total[name] += seconds[name]
             trainer.set_threshold(site, bounds[site])
-        apart = max(_apart(*pair) for pair in zip(found[CACHED], found[CAREFUL], strict=True))
-        judged = max(abs(a - b) for a, b in zip(kept[CACHED], kept[CAREFUL], strict=True))
-        table.add_row(
-            site.name,
-            *(f"{seconds[name] / seconds[CACHED]:.1f}" for name in (CAREFUL, FIRST)),
-            f"{100 * apart:.2f} %",
-            f"{100 * judged:.2f} points",
+        apart = max(_distance(*pair) for pair in zip(found[CACHED], found[CAREFUL], strict=True))
+        points = max(abs(a - b) for a, b in zip(kept[CACHED], kept[CAREFUL], strict=True))
+        rows.append(
+            (
+                site.name,
+                *(f"{seconds[name] / seconds[CACHED]:.1f}" for name in (CAREFUL, FIRST)),
+                f"{100 * apart:.2f} %",
+                f"{100 * points:.2f} points",
+            )
         )
+    title = f"{options.model}: times over proact's, {options.threads} threads"
+    site_column = Column("site", is_text=True)
+    distances = ("thresholds apart by", "accuracies apart by")
+    table = make_table([site_column, CAREFUL, FIRST, *distances], rows, title)
     table.add_section()
     ratios = {name: total[name] / total[CACHED] for name in (CAREFUL, FIRST)}
-    table.add_row("all of these", *(f"{ratio:.2f}" for ratio in ratios.values()))
-    console.print(table)
+    table.add_row("all sites", *(f"{ratio:.2f}" for ratio in ratios.values()))
+    Console().print(table)
     print(f"goal: {GOAL:g} times faster than without caches")
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The mean distance, over the mean threshold."""
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The mean distance of thresholds, over the mean threshold."""
     return float((one - other).abs().mean() / other.abs().mean())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments), Console())
-    except (ValueError, TypeError, ProactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser = _arguments.Parser(__doc__)
+    parser.add_model_and_data()
+    add = parser.add_argument
+    add("--granularity", default="hybrid", metavar="NAME", help="Granularity of the thresholds")
+    for name, default, text in (
+        ("--samples", 10_000, "Training images (count)"),
+        ("--epochs", 2, "Passes over the training images for each decay (count)"),
+        ("--every", 3, "Distance of the sites that are trained: 1 trains all (count)"),
+    ):
+        add(name, type=_arguments.COUNT, default=default, metavar="COUNT", help=text)
+    add(
+        "--decays",
+        nargs="+",
+        type=float,
+        default=[1.0, 0.1],
+        metavar="DECAY",
+        help="Weight decays of the threshold that are trained at each site",
+    )
+    return _arguments.run_script(run, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -12,32 +12,26 @@ import subprocess
 import sys
 import time
 
+import _arguments
+
 GOAL_SECONDS = 0.5
+COMMANDS = (["--help"], ["campaign", "--help"], ["--version"])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=15, help="processes a command (count)")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        print(f"error: --repeats takes 1 or more, got {options.repeats}", file=sys.stderr)
-        return 2
-    bare = measured(["-c", "pass"], options.repeats)
+def run(options: argparse.Namespace) -> None:
+    bare = quartiles(["-c", "pass"], options.repeats)
     print(f"python alone: {bare[1]:.3f} s")
-    for command in (["--help"], ["campaign", "--help"], ["--version"]):
-        low, median, high = measured(["-m", "proact", *command], options.repeats)
+    for command in COMMANDS:
+        low, median, high = quartiles(["-m", "proact", *command], options.repeats)
         verdict = "reached" if median < GOAL_SECONDS else "MISSED"
         print(
             f"proact {' '.join(command)}: {median:.3f} s (quartiles {low:.3f} to {high:.3f}), goal "
             f"< {GOAL_SECONDS:g} s {verdict}"
         )
-    return 0
 
 
-def measured(arguments: list[str], repeats: int) -> tuple[float, float, float]:
-    """The quartiles of the wall time of new processes, in seconds; the first does not count."""
+def quartiles(arguments: list[str], repeats: int) -> tuple[float, float, float]:
+    """Quartiles of the wall time of new processes, in seconds; the first process does not count."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -47,6 +41,12 @@ def measured(arguments: list[str], repeats: int) -> tuple[float, float, float]:
         return (seconds[1],) * 3
     low, median, high = statistics.quantiles(seconds[1:], n=4, method="inclusive")
     return low, median, high
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _arguments.Parser(__doc__)
+    parser.add_repeats(15)
+    return _arguments.run_script(run, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ and prints coverage and trials for each rule. All rules see the same trials.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import _arguments
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -22,11 +23,13 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student
 
+from proact.options import integer
+from proact.report.tables import Column, make_table
 from proact.results.statistics import Interval, Prior, StoppingRule, Trials, mean_interval
 from proact.results.statistics.estimators import adjusted
 from proact.results.statistics.planning import normal_quantile
 
-# The simulation is the one that the tests are made of, so that both measure the same thing.
+# The tests use the same simulation, so that both measure the same thing.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "statistical"))
 from campaigns import (  # type: ignore[import-not-found]
     CELLS,
@@ -36,14 +39,14 @@ from campaigns import (  # type: ignore[import-not-found]
     variance_oracle,
 )
 
-#: Where looks end, whatever an interval says.
+#: The number of trials after which a campaign ends, however wide its interval is.
 MOST = 60_000
-#: Group sequential looks, from the fewest trials that can do to those that the worst case takes.
+#: Group sequential looks: from the fewest trials that may suffice to those of the worst case.
 LOOKS = 16
-#: An interval without width about the true mean covers it, though sums round.
+#: Tolerance for the rounding of sums: an interval of width 0 at the true mean covers it.
 ROUNDING = 1e-9
 #: The largest share of the capital that one bet may lose.
-BOLDEST = 0.9
+MAX_STAKE = 0.9
 Numbers = NDArray[np.float64]
 Rule = Callable[[Stream, Prior, float, float], tuple[int, Interval]]
 
@@ -57,7 +60,7 @@ def ours(stream: Stream, prior: Prior, margin: float, confidence: float) -> tupl
 def students(
     stream: Stream, prior: Prior, margin: float, confidence: float
 ) -> tuple[int, Interval]:
-    """Student's t interval at the same looks, as though nothing could be unseen."""
+    """Student's t interval at the same looks, without room for failures that were not seen."""
 
     def at(n: int) -> Interval:
         mean, error = mean_and_error(stream.grouped(n), prior)
@@ -70,7 +73,7 @@ def students(
 def group_sequential(
     stream: Stream, prior: Prior, margin: float, confidence: float
 ) -> tuple[int, Interval]:
-    """`mean_interval` at few looks, which share alpha evenly (Bonferroni)."""
+    """`mean_interval` at few looks that share alpha evenly (Bonferroni)."""
     each = 1.0 - (1.0 - confidence) / LOOKS
     first = StoppingRule(margin, each).first(prior)
     last = (normal_quantile(each) / margin) ** 2 / 4 * 1.05
@@ -90,7 +93,7 @@ def betting(stream: Stream, prior: Prior, margin: float, confidence: float) -> t
 
     def at(n: int) -> Interval:
         mean, error = mean_and_error(stream.grouped(n), prior)
-        if z * error > margin:  # a plain normal interval is narrower than any that always holds
+        if z * error > margin:  # the normal interval is narrower than any that holds at all looks
             return Interval(mean, mean - z * error, mean + z * error)
         right, control = stream.first(n)
         return betting_sequence(right, control, prior.clean, 1.0 - confidence)
@@ -107,7 +110,7 @@ RULES: dict[str, Rule] = {
 
 
 def looks(prior: Prior, margin: float, confidence: float) -> list[int]:
-    """The numbers of trials at which our rule may look."""
+    """The numbers of trials at which `StoppingRule` may look."""
     rule = StoppingRule(margin, confidence, MOST)
     numbers = [rule.first(prior)]
     while numbers[-1] < MOST:
@@ -134,8 +137,8 @@ def mean_and_error(trials: Trials, prior: Prior) -> tuple[float, float]:
 
 
 def betting_sequence(right: Numbers, control: Numbers, clean: float, alpha: float) -> Interval:
-    """The interval after all of (n,) trials, of a sequence that covers the mean at every n at once
-    with a chance of 1 - alpha.
+    """The interval after (n,) trials of a sequence that, with probability 1 - alpha, covers the
+    mean at all n at once.
 
     Args:
         right, control: accuracy with faults and without, in [0, 1], in the order of trials.
@@ -143,7 +146,7 @@ def betting_sequence(right: Numbers, control: Numbers, clean: float, alpha: floa
     """
     slope = earlier_slopes(right, control, clean)
     x = right - slope * (control - clean)
-    # Before a trial is seen, all that is known is that both accuracies lie in [0, 1].
+    # Before a trial is seen, both accuracies may be anywhere in [0, 1].
     lowest, highest = -slope * (1.0 - clean), 1.0 + slope * clean
     seen = np.arange(1, len(x) + 1)
     mean = (0.5 + np.cumsum(x)) / (seen + 1)
@@ -152,13 +155,13 @@ def betting_sequence(right: Numbers, control: Numbers, clean: float, alpha: floa
     stakes = np.sqrt(2.0 * math.log(2.0 / alpha) / (before * seen * np.log(seen + 1)))
 
     def end(values: Numbers, bottom: Numbers) -> float:
-        """The smallest mean that is not given up; the capital falls as the mean rises."""
+        """The smallest mean that is not rejected; the capital falls as the mean rises."""
         low, high = 0.0, 1.0
         if bottom.max() <= -1.0:
             low, high = -1.0, 0.0
         for _ in range(25):
             m = 0.5 * (low + high)
-            capital = np.log1p(np.minimum(stakes, BOLDEST / (m - bottom)) * (values - m)).sum()
+            capital = np.log1p(np.minimum(stakes, MAX_STAKE / (m - bottom)) * (values - m)).sum()
             low, high = (m, high) if capital >= math.log(2.0 / alpha) else (low, m)
         return low
 
@@ -166,7 +169,7 @@ def betting_sequence(right: Numbers, control: Numbers, clean: float, alpha: floa
 
 
 def earlier_slopes(right: Numbers, control: Numbers, clean: float) -> Numbers:
-    """(n,), for each trial the slope in [0, 1] of the trials before it; 0 for the first ten."""
+    """(n,): for each trial the slope, in [0, 1], of the trials before it; 0 for the first ten."""
     n = np.arange(1, len(right) + 1)
     off = control - clean
     covariance = np.cumsum(off * right) - np.cumsum(off) * np.cumsum(right) / n
@@ -178,13 +181,13 @@ def earlier_slopes(right: Numbers, control: Numbers, clean: float) -> Numbers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one rule's campaigns on one cell.
+    """The campaigns of one rule on one cell.
 
     Attributes:
-        coverage: share of intervals that hold the true mean.
-        trials: mean number.
-        over_oracle: trials over those of one who knows the variance and fears the unseen.
-        over_variance_oracle: over (z sd / margin)^2; infinite for what never changes.
+        coverage: share of intervals that cover the true mean.
+        trials: mean number of trials.
+        over_oracle: trials over those of the guarded oracle (docs/statistics.md).
+        over_variance_oracle: trials over (z sd / margin)^2; infinite where all trials are equal.
     """
 
     cell: str
@@ -203,7 +206,7 @@ def measure(options: argparse.Namespace, name: str, label: str, show: bool) -> O
     for number in track(
         range(options.campaigns), f"{name}, {label}", transient=True, disable=not show
     ):
-        # Each rule meets the same campaigns.
+        # The seed does not depend on the rule: all rules see the same campaigns.
         stream = Stream(cell, options.images, np.random.default_rng([options.seed, number]))
         n, interval = RULES[label](stream, cell.prior, options.margin, options.confidence)
         trials += n
@@ -223,18 +226,9 @@ def measure(options: argparse.Namespace, name: str, label: str, show: bool) -> O
     )
 
 
-def table(outcomes: list[Outcome], options: argparse.Namespace) -> Table:
-    result = Table(
-        title=f"{options.campaigns} campaigns each, {options.images} images a trial, margin "
-        f"{options.margin:g} at {options.confidence:g}, seed {options.seed}",
-        caption=f"betting and Student's t are cut off after {MOST:,} trials, narrow or not",
-    )
-    for heading in ("distribution", "rule"):
-        result.add_column(heading)
-    for heading in ("coverage %", "mean trials", "/ oracle", "/ variance oracle"):
-        result.add_column(heading, justify="right")
-    for outcome in outcomes:
-        result.add_row(
+def outcome_table(outcomes: list[Outcome], options: argparse.Namespace) -> Table:
+    rows = [
+        (
             outcome.cell,
             outcome.rule,
             f"{100 * outcome.coverage:.1f}",
@@ -242,45 +236,55 @@ def table(outcomes: list[Outcome], options: argparse.Namespace) -> Table:
             f"{outcome.over_oracle:.2f}",
             f"{outcome.over_variance_oracle:.2f}",
         )
-    return result
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        for outcome in outcomes
+    ]
+    columns = [Column("distribution", is_text=True), Column("rule", is_text=True)]
+    return make_table(
+        [*columns, "coverage %", "mean trials", "/ guarded oracle", "/ variance oracle"],
+        rows,
+        f"{options.campaigns} campaigns each, {options.images} images per trial, margin "
+        f"{options.margin:g} at {options.confidence:g}, seed {options.seed}",
+        f"betting and Student's t end after {MOST:,} trials, narrow or not",
     )
-    add = parser.add_argument
-    add("--campaigns", type=int, default=300, help="of each rule and distribution (count)")
-    add("--seed", type=int, default=0, help="of trials and images, an integer in [0, 2^63)")
-    add("--images", type=int, default=16, help="of a trial, in [1, 1000]")
-    add("--margin", type=float, default=0.01, help="half the width of the interval, in (0, 0.5)")
-    add("--confidence", type=float, default=0.95, help="in (0, 1)")
-    add("--cells", nargs="+", default=list(CELLS), choices=list(CELLS), metavar="NAME",
-        help=f"distributions: {', '.join(CELLS)}")  # fmt: skip
-    add("--json", type=Path, metavar="PATH", help="where to write the figures as well")
-    options = parser.parse_args(arguments)
-    fits = 0 < options.margin < 0.5 and 0 < options.confidence < 1 and 1 <= options.images <= 1000
-    if options.campaigns < 1 or not 0 <= options.seed < 2**63 or not fits:
-        parser.error("--campaigns, --seed, --images, --margin or --confidence is out of its range")
-    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    console = Console()
+    outcomes = [
+        measure(options, name, label, console.is_terminal)
+        for name in options.cells
+        for label in RULES
+    ]
+    console.print(outcome_table(outcomes, options))
+    _arguments.write_json(options.json, [asdict(outcome) for outcome in outcomes])
+
+
+def check_margin(value: Any) -> None:
+    if not isinstance(value, float) or not 0.0 < value < 0.5:
+        raise ValueError(f"expected a number in (0, 0.5), got {value!r}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    console = Console()
-    try:
-        outcomes = [
-            measure(options, name, label, console.is_terminal)
-            for name in options.cells
-            for label in RULES
-        ]
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    console.print(table(outcomes, options))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
-    return 0
+    parser = _arguments.Parser(__doc__)
+    count_images = _arguments.accepted(int, integer(1, 1001))
+    below_half = _arguments.accepted(float, check_margin)
+    for name, kind, default, text in (
+        ("--campaigns", _arguments.COUNT, 300, "Campaigns of a rule on a distribution (count)"),
+        ("--images", count_images, 16, "Images per trial, in [1, 1000]"),
+        ("--margin", below_half, 0.01, "Half the width of the interval, in (0, 0.5)"),
+    ):
+        parser.add_argument(name, type=kind, default=default, metavar="NUMBER", help=text)
+    parser.add_campaign_options(confidence=0.95, seed=0)
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=list(CELLS),
+        choices=list(CELLS),
+        metavar="NAME",
+        help=f"Distributions: {', '.join(CELLS)}".replace("%", "%%"),
+    )
+    parser.add_json()
+    return _arguments.run_script(run, parser, arguments)
 
 
 if __name__ == "__main__":

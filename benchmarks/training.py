@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Does the training recipe reach its accuracy in time?
 
-Trains one network on one data set and prints its test accuracy, the time it took, and the goal:
-ResNet-20 reaches 92 % on Fashion-MNIST in at most 10 minutes on two cores.
+Trains one model on one data set and prints its test accuracy, the time that training took, and the
+goal: ResNet-20 reaches 92 % on Fashion-MNIST in at most 10 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import argparse
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import torch
+import _arguments
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,35 +22,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from proact import ProactError, data, models
+from proact import models
 
 GOAL_ACCURACY, GOAL_MINUTES = 0.92, 10.0
 GOAL_RUN = ("resnet20", "fashion-mnist", 2)
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", default=GOAL_RUN[0], help=f"network: {', '.join(models.names())}")
-    add("--data", default=GOAL_RUN[1], help=f"data set: {', '.join(data.names())}")
-    add("--data-folder", type=Path, help="where its files are, unless in the usual places")
-    add("--epochs", type=int, help="passes over the training images; by default the recipe's")
-    add("--seed", type=int, default=0, help="of weights, order and augmentation")
-    add("--threads", type=int, default=GOAL_RUN[2], help="of torch (count)")
-    add(
-        "--out",
-        type=Path,
-        default=Path("runs/networks"),
-        help="folder for the trained network; an interrupted training goes on from its last epoch",
-    )
-    return parser.parse_args(arguments)
-
-
 def run(options: argparse.Namespace) -> None:
-    torch.set_num_threads(options.threads)
-    images = data.load(options.data, options.data_folder)
+    images = _arguments.load_data(options)
     channels = images.train.images.shape[1]
     untrained = models.create(options.model, images.num_classes, channels)
     recipe = models.recipe_for(images, untrained)
@@ -66,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
             options.model,
             images,
             options.seed,
-            options.out,
+            options.model_folder,
             lambda done, total: progress.update(bar, completed=done, total=total),
             recipe,
         )
@@ -80,15 +58,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except (ValueError, TypeError, ProactError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: finished epochs are kept; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    parser = _arguments.Parser(__doc__)
+    parser.add_model_and_data(*GOAL_RUN)
+    parser.add_campaign_options(seed=0)
+    parser.add_argument(
+        "--epochs",
+        type=_arguments.COUNT,
+        metavar="COUNT",
+        help="Passes over the training images (count); by default those of the recipe",
+    )
+    finished = "finished epochs are kept, and the same command continues"
+    return _arguments.run_script(run, parser, arguments, after_interrupt=finished)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_it_prints_tables_and_writes_json(tmp_path: Path) -> None:
     done = run(
-        "--model", "small-cnn", "--data", "digits", "--networks", tmp_path, "--ber", "1e-5", "1e-4",
-        "--margin", "0.1", "--script-trials", "3", "--repeats", "5", "--threads", "1",
-        "--json", tmp_path / "new" / "figures.json",
+        "--model", "small-cnn", "--data", "digits", "--model-folder", tmp_path,
+        "--ber", "1e-5", "1e-4", "--margin", "0.1", "--script-trials", "3",
+        "--repeats", "5", "--threads", "1", "--json", tmp_path / "figures.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "geometric mean" in done.stdout
-    figures = json.loads((tmp_path / "new" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "figures.json").read_text())
     ratios = [
         t["seconds"] / o["seconds"] for t, o in zip(figures["script"], figures["ours"], strict=True)
     ]
@@ -43,18 +43,3 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path) -> None:
         assert theirs["trials"] >= 30
     assert figures["workers"]["ratio"] > 0
     assert 0 < figures["storing"]["share"] < 1
-
-
-def test_bad_input_is_one_sentence() -> None:
-    for arguments, words in (
-        (["--script-trials", "1"], "--script-trials takes 2 or more"),
-        (
-            ["--margin", "0", "--data", "digits", "--model", "small-cnn"],
-            "margin: expected a finite number above 0",
-        ),
-        (["--data", "nothing"], "nothing"),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert done.stderr.count("\n") == 1

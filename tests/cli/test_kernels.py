@@ -22,16 +22,17 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as Python does for a script that lies there
 
+arguments_of = importlib.import_module("_arguments")
 kernels = importlib.import_module("kernels")
 cases_of_hyrelu = importlib.import_module("_hyrelu_cases")
 flips = importlib.import_module("_flip_kernels")
 by_numpy = importlib.import_module("_numpy_flips")
 report = importlib.import_module("_kernel_report")
-shapes = importlib.import_module("_network_shapes")
+shapes = importlib.import_module("_model_shapes")
 timing = importlib.import_module("_timing")
 
 TINY = ["--sizes", "4096", "16384", "--no-compile", "--repeats", "2", "--threads", "2", "--quick"]
-TINY += ["--networks", "ResNet-20", "--ber", "1e-4", "1e-3"]
+TINY += ["--models", "ResNet-20", "--ber", "1e-4", "1e-3"]
 DRAWS = [by_numpy.distinct_by_unique, by_numpy.distinct_by_sorting]
 
 
@@ -112,7 +113,7 @@ def test_goals_are_asked_where_they_are_stated(document: dict[str, Any]) -> None
     for row in document["rows"]:
         asked = row["goal"] is not None
         if row["part"] == "flips":
-            assert not asked, "the goals are stated for the larger networks"
+            assert not asked, "the goals are stated for the larger models"
         elif row["work"] == "soft fwd+bwd":
             assert asked
             assert ("<= 2x" in row["goal"]) == (
@@ -178,7 +179,7 @@ def test_help_explains_the_units(capsys: pytest.CaptureFixture[str]) -> None:
         (["--ber", "0"], "(0, 0.1]"),
         (["--ber", "nan"], "nan"),
         (["--ber", "0.5"], "0.5"),
-        (["--networks", "AlexNet"], "AlexNet"),
+        (["--models", "AlexNet"], "AlexNet"),
         (["--only", "speed"], "speed"),
         (["--repeats", "0"], "--repeats"),
         (["--threads", "-1"], "--threads"),
@@ -187,6 +188,7 @@ def test_help_explains_the_units(capsys: pytest.CaptureFixture[str]) -> None:
         (["--plot", "ratios.txt"], "--plot"),
         (["--json", "missing/rows.json"], "missing/rows.json cannot be written"),
         (["--plot", "missing/ratios.png"], "missing/ratios.png cannot be written"),
+        (["--plot", "missing/ratios.txt"], "ends in one of"),
         (["--speed", "11"], "--speed"),
     ],
 )
@@ -212,7 +214,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_measured(
 
 def test_looking_whether_a_file_can_be_written_leaves_it_alone(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("{}")
-    kernels.check_outputs(tmp_path / "old.json", tmp_path / "new.png")
+    arguments_of.output_file(str(tmp_path / "old.json"))
+    arguments_of.figure_file(str(tmp_path / "new.png"))
     assert (tmp_path / "old.json").read_text() == "{}"
     assert not (tmp_path / "new.png").exists()
 
@@ -222,7 +225,7 @@ def test_looking_whether_a_file_can_be_written_leaves_it_alone(tmp_path: Path) -
     [("ResNet-20", 269_722), ("VGG-16", 14_728_266), ("ResNet-50", 25_557_032)],
 )
 def test_parameter_counts_are_the_published_ones(network: str, parameters: int) -> None:
-    assert sum(math.prod(shape) for shape in shapes.NETWORKS[network]().values()) == parameters
+    assert sum(math.prod(shape) for shape in shapes.MODELS[network]().values()) == parameters
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -323,7 +326,8 @@ def test_ratios_quartiles_and_noise() -> None:
     assert low == pytest.approx(3.0)
     assert 3.0 < high < 6 / 1.1
     assert noisy, "their quartiles lie far apart"
-    assert timing.compare(times, "ours", "theirs", faster=False)[0] == pytest.approx(1 / 3)
+    assert timing.compare(times, "ours", "theirs").value == pytest.approx(1 / 3)
+    assert str(timing.Ratio(3.0, 2.5, 4.0, True)) == "~3.00 (2.50 to 4.00)"
     assert not timing.is_noisy(times["ours"])
 
 
@@ -331,13 +335,13 @@ def test_ratios_quartiles_and_noise() -> None:
 def test_a_goal_knows_its_worst_row(at_most: bool, reached: float, worst: float) -> None:
     goal = timing.Goal("as fast as stated", 3.0, at_most)
     rows = [
-        timing.Row("what", f"at {ratio}", "flip", 1.0, ratio, ratio, ratio, False, goal)
-        for ratio in (1.0, 2.0, 4.0)
+        timing.Row("what", f"at {x}", "flip", 1.0, timing.Ratio(x, x, x, False), goal)
+        for x in (1.0, 2.0, 4.0)
     ]
     assert goal.reached(reached)
     assert goal.reached(3.0)
     assert not goal.reached(worst)
-    assert goal.worst(rows).ratio == worst
+    assert goal.worst(rows).ratio.value == worst
     assert report.verdict(goal, rows).startswith("MISSED")
     assert report.verdict(goal, [row for row in rows if row.reached]).startswith("reached")
     assert report.verdict(goal, []).startswith("not measured")

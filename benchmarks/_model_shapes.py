@@ -1,4 +1,4 @@
-"""Parameter shapes of the networks that the flips are measured on, by name of the tensor."""
+"""Parameter shapes of the models in which flips are measured, by name of the tensor."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _add_linear(shapes: Shapes, name: str, inputs: int, outputs: int) -> None:
     shapes[f"{name}.bias"] = (outputs,)
 
 
-NETWORKS: dict[str, Callable[[], Shapes]] = {
+MODELS: dict[str, Callable[[], Shapes]] = {
     "ResNet-20": resnet20,
     "VGG-16": vgg16,
     "ResNet-50": resnet50,
