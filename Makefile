@@ -16,8 +16,10 @@ CLEAN_TREE := build/package
 
 # An environment with third-party model libraries and the newest torch they support (5.5 GB).
 ECOSYSTEM := .venv-ecosystem
+# The oldest versions that pyproject.toml allows; takes 6 GB.
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-ecosystem lint types unit native sanitize docs packages dist format clean
+.PHONY: demo test test-all test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -32,6 +34,10 @@ test-all: lint types native sanitize
 
 test-ecosystem: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python -m pytest -m '' tests/ecosystem
+
+# Old releases warn of how new Pythons and the packages below them have changed: no error here.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -W default tests/unit
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -77,7 +83,7 @@ format: $(VENV)/.installed
 	find csrc -name '*.?pp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build dist $(VENV) $(ECOSYSTEM) runs *.egg-info proact/*.so
+	rm -rf build dist $(VENV) $(ECOSYSTEM) $(OLDEST) runs *.egg-info proact/*.so
 
 $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
 	$(CONFIGURE) -B $(BUILD)
@@ -92,6 +98,13 @@ $(ECOSYSTEM)/.installed: constraints-ecosystem.txt $(SOURCES) $(PACKAGING)
 	$(PYTHON) -m venv $(ECOSYSTEM)
 	PROACT_CUDA=off $(ECOSYSTEM)/bin/pip install --quiet --constraint constraints-ecosystem.txt \
 	  pytest torchvision timm transformers --editable '.[data]'
+	@touch $@
+
+# Built with the oldest tools too. What the tests alone need is as new as pip finds it.
+$(OLDEST)/.installed: constraints-oldest.txt $(SOURCES) $(PACKAGING)
+	$(PYTHON) -m venv $(OLDEST)
+	PIP_CONSTRAINT=$(abspath constraints-oldest.txt) PROACT_CUDA=off $(OLDEST)/bin/pip install --quiet \
+	  hypothesis ipykernel ipywidgets markdown-it-py nbclient nbformat pytest --editable '.[dask,data]'
 	@touch $@
 
 $(VENV)/.created:

@@ -3,6 +3,7 @@ store, and the workers."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -72,7 +73,7 @@ class CampaignRun:
         check_outputs(dict(zip(self._names, models, strict=True)), self._data, self.metric)
         if options.policy is not None:
             check_policy(options.policy, self._data)
-        self._callback = callback_for(options.progress)
+        self._announcer = Announcer(callback_for(options.progress), self._progress)
         self._store = Store(options.store)
         try:
             self._prepare(models)
@@ -121,6 +122,11 @@ class CampaignRun:
         )
 
     def __enter__(self) -> CampaignRun:
+        try:
+            self._announcer.update()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -136,6 +142,9 @@ class CampaignRun:
             stack.callback(self._record_end, error)
             if self._pool is not None:
                 stack.callback(self._pool.close)
+            if isinstance(error, KeyboardInterrupt):
+                print(self._how_to_resume(), file=sys.stderr)
+            self._announcer.end(error)
 
     @property
     def stored(self) -> int:
@@ -151,25 +160,13 @@ class CampaignRun:
             return goal if isinstance(goal, int) else goal(cell)
 
         pool = self._pool_for(goal)
-
-        def progress(is_running: bool, error: BaseException | None) -> CampaignProgress:
-            return CampaignProgress(
-                list(self.cells.values()),
-                pool.workers,
-                self.spec,
-                self._options.store,
-                is_running,
-                error,
-            )
-
-        with Announcer(self._callback, progress) as announcer:
-            coordinator = Coordinator(
-                self._store, self.cells, pool, announcer.update, isinstance(goal, StoppingRule)
-            )
-            try:
-                coordinator.work(target)
-            finally:
-                coordinator.keep_what_is_done()
+        coordinator = Coordinator(
+            self._store, self.cells, pool, self._announcer.update, isinstance(goal, StoppingRule)
+        )
+        try:
+            coordinator.work(target)
+        finally:
+            coordinator.keep_what_is_done()
 
     def finished(self) -> Result:
         """Records that every cell has what was asked for, and reads the result."""
@@ -177,6 +174,24 @@ class CampaignRun:
         self._log.close("finished", self.stored - self._stored_before, stopped)
         self._is_done = True
         return next(each for each in read(self._store) if each.number == self._log.number)
+
+    def _progress(self, is_running: bool, error: BaseException | None) -> CampaignProgress:
+        return CampaignProgress(
+            list(self.cells.values()),
+            1 if self._pool is None else self._pool.workers,
+            self.spec,
+            self._options.store,
+            is_running,
+            error,
+        )
+
+    def _how_to_resume(self) -> str:
+        if self._options.store is None:
+            return "Interrupted: the rows were in memory and are lost; store=... keeps them."
+        return (
+            f"Interrupted: {self.stored} trials are kept in {self._options.store}; the same call "
+            "continues from there."
+        )
 
     def prior(self, cell: CellState) -> Prior:
         """What is known of a cell before its first trial."""

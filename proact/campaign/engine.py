@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, Protocol
@@ -75,23 +74,10 @@ def run(
         chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
     )
     with CampaignRun(checked_variants(variants), data, checked_faults(faults), chosen) as campaign:
-        try:
-            campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
-        except KeyboardInterrupt:
-            print(_how_to_resume(campaign, chosen), file=sys.stderr)
-            raise
+        campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
         return campaign.finished()
 
 
 def _fixed(trials: int | None) -> int:
     assert trials is not None
     return trials
-
-
-def _how_to_resume(campaign: CampaignRun, options: RunOptions) -> str:
-    if options.store is None:
-        return "Interrupted: the rows were in memory and are lost; store=... keeps them."
-    return (
-        f"Interrupted: {campaign.stored} trials are kept in {options.store}; the same call "
-        "continues from there."
-    )

@@ -71,8 +71,3 @@ class ModelDigest:
             mean = clean.mean(dtype=torch.float64).float()
             digest.update(f"{float(mean):.3g}".encode())
         return digest.hexdigest()
-
-
-def model_digest(model: nn.Module, clean: Tensor) -> str:
-    """See `ModelDigest.with_outputs`."""
-    return ModelDigest(model).with_outputs(clean)

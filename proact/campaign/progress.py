@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TypeAlias
 
 from proact.limits import TRIALS
@@ -75,7 +74,7 @@ def callback_for(progress: ProgressCallback | bool | None) -> ProgressCallback |
 
 
 class Announcer:
-    """Calls a progress callback. A context manager for the time of the trials.
+    """Calls a progress callback.
 
     Args:
         callback: None announces nothing.
@@ -89,23 +88,15 @@ class Announcer:
     ) -> None:
         self._callback, self._progress = callback, progress
 
-    def __enter__(self) -> Announcer:
-        self.update()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._callback is None:
-            return
-        # The error may be the callback's own.
-        with suppress(Exception) if error is not None else nullcontext():
-            self._callback(self._progress(False, error))
-
     def update(self) -> None:
-        """Called whenever a unit was stored."""
+        """Called before the first trial, and whenever a unit was stored."""
         if self._callback is not None:
             self._callback(self._progress(True, None))
+
+    def end(self, error: BaseException | None) -> None:
+        """Called once, with the error that ended the run."""
+        if self._callback is None:
+            return
+        # The error may be the callback's own, and must not be hidden by another one.
+        with nullcontext() if error is None else suppress(BaseException):
+            self._callback(self._progress(False, error))

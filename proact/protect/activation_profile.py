@@ -148,19 +148,6 @@ class _LargestValues:
         return values
 
 
-def reduce_profile(maxima: dict[Site, Tensor], granularity: str) -> dict[Site, Tensor]:
-    """Thresholds at the profile's maxima, for each site.
-
-    Args:
-        maxima: of each neuron, as `profile` returns them.
-        granularity: ``"layer"``, ``"channel"``, ``"neuron"``, or ``"hybrid"``: one threshold for
-            each layer, and one for each neuron of the last site (arXiv 2406.06313, section III-A).
-    """
-    check_granularity(granularity)
-    granularities = _granularities(list(maxima), granularity)
-    return {site: _reduced(maximum, granularities[site]) for site, maximum in maxima.items()}
-
-
 def check_granularity(granularity: str) -> None:
     """Raises ValueError unless ``granularity`` is one of `GRANULARITIES`."""
     if granularity not in GRANULARITIES:

@@ -1,4 +1,4 @@
-"""What a page says of a campaign: its cells by family of faults, its gains, its verdicts."""
+"""The analysis of a campaign for a page: cells by family of faults, paired gains, costs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from proact.results.cells import CellResult, CellSpec
 from proact.results.run_log import Variant
 from proact.results.statistics import Interval
 
-#: A loss of more than this, of the metric's range, is what a verdict looks for.
+#: Verdicts give the BER up to which the loss is at most this part of the metric's range.
 LIMIT = 0.05
 
 
 @dataclass(frozen=True)
 class Family:
-    """Faults that differ in their rate alone.
+    """Faults that differ only in their rate.
 
     Attributes:
-        name: what they have in common.
+        name: the fault without its rate.
         faults: their names by expected BER (per exposed bit), from the lowest.
-        cells: by variant and fault.
-        gains: over the baseline, by variant and fault, paired.
+        cells: by (variant, fault).
+        gains: paired gains over the baseline, by variant and fault.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Family:
     gains: Mapping[str, Mapping[str, Interval]]
 
     def line(self, variant: str) -> list[CellResult]:
-        """The variant's cells with trials, from the lowest BER."""
+        """The cells of a variant that have trials, from the lowest BER."""
         cells = [
             self.cells[variant, fault] for fault in self.faults if (variant, fault) in self.cells
         ]
@@ -42,15 +42,15 @@ class Family:
 
     @property
     def has_line(self) -> bool:
-        """Whether there are two rates to draw a line between."""
+        """Whether at least two rates can be joined by a line."""
         return len({ber for ber in self.faults.values() if ber > 0}) > 1
 
 
 class Analysis:
-    """A campaign as a page tells it.
+    """The cells of a campaign in the order and the groups in which a page shows them.
 
     Args:
-        result: of a campaign, not of a sweep.
+        result: the result of a campaign, not of a sweep.
         baseline: the variant that the others are compared with; by default the first.
 
     Raises:
@@ -71,7 +71,7 @@ class Analysis:
 
     @cached_property
     def families(self) -> list[Family]:
-        """Those with most rates first."""
+        """The families of faults; those with the most rates come first."""
         gains = {
             variant: self.result.difference(variant, self.baseline)
             for variant in self.variants
@@ -109,22 +109,22 @@ class Analysis:
 
     @property
     def trials(self) -> int:
-        """Of all cells."""
+        """The number of trials of all cells."""
         return sum(cell.trials for cell in self.result.cells)
 
     @property
     def failed(self) -> int:
-        """Trials that could not be run, of all cells."""
+        """The number of failed trials of all cells."""
         return sum(cell.failed for cell in self.result.cells)
 
     def realised_ber(self, cell: CellResult) -> float | None:
-        """Flips per exposed bit; None where nobody knows how many bits passed."""
+        """Flips per exposed bit; None where the number of exposed bits is unknown."""
         bits = self.specs[cell.variant, cell.fault].bits
         return None if not bits or not cell.trials else cell.flips / bits
 
     def most_divided(self) -> str | None:
-        """The fault under which the baseline's trials differ most: where a mean says least; None
-        where it has none."""
+        """The fault under which the values of the baseline's trials have the largest variance; None
+        where the baseline has no trials."""
         spreads = {}
         for fault in self.families[0].faults:
             if self.families[0].cells[self.baseline, fault].trials:
@@ -140,7 +140,7 @@ def holds_until(
     cells: Sequence[CellResult], limit: float, is_better_higher: bool
 ) -> CellResult | None:
     """The last of the cells, from the lowest BER, up to which each interval excludes a loss of more
-    than ``limit`` against the same network without faults."""
+    than ``limit`` against the same variant without faults."""
     last = None
     for cell in cells:
         worst = cell.clean - cell.value.low if is_better_higher else cell.value.high - cell.clean
@@ -153,8 +153,8 @@ def holds_until(
 def largest_gain(
     gains: Mapping[str, Interval], is_better_higher: bool
 ) -> tuple[str, Interval] | None:
-    """The fault under which the gain is largest and its interval excludes 0; None where there is
-    none."""
+    """The fault with the largest gain among those whose interval excludes 0, and that gain; None
+    where no interval does."""
     sign = 1.0 if is_better_higher else -1.0
     shown = {f: gain for f, gain in gains.items() if sign * gain.estimate > 0 and _excludes_0(gain)}
     if not shown:
@@ -164,7 +164,7 @@ def largest_gain(
 
 
 def losses(gains: Mapping[str, Interval], is_better_higher: bool) -> list[str]:
-    """The faults under which the variant is worse than the baseline, by the interval."""
+    """The faults under which the interval shows the variant to be worse than the baseline."""
     sign = 1.0 if is_better_higher else -1.0
     return [f for f, gain in gains.items() if sign * gain.estimate < 0 and _excludes_0(gain)]
 
@@ -175,15 +175,16 @@ def _excludes_0(interval: Interval) -> bool:
 
 @dataclass(frozen=True)
 class VariantCost:
-    """What a variant takes beyond its weights.
+    """The cost of a variant's protection.
 
     Attributes:
-        thresholds, bounds: numbers stored.
-        bytes: that they take in the encoding.
-        percent: their number, of the other numbers' number.
+        thresholds, bounds: how many of them are stored.
+        bytes: their size in the encoding.
+        percent: their number in percent of the number of other stored values.
         clean: the metric without faults.
-        soft, latency: accuracy before hardening, and time of a forward pass over the unprotected
-            network's, where the run's notes have them.
+        soft: accuracy in [0, 1] before hardening, where the run's notes have it.
+        latency: time of a forward pass divided by that of the unprotected model, where the run's
+            notes have it.
     """
 
     thresholds: int
@@ -196,7 +197,8 @@ class VariantCost:
 
 
 def cost_of(variant: Variant, notes: Mapping[str, object]) -> VariantCost:
-    """From what a variant stores; ``notes`` are the fields of a `proact.protect.Cost`, or empty."""
+    """The cost of a variant from its stored values; ``notes`` are the fields of a
+    `proact.protect.Cost`, or empty."""
     added = {
         kind: variant.memory[kind] for kind in ("threshold", "bound") if kind in variant.memory
     }

@@ -1,4 +1,4 @@
-"""A campaign's cells for other programs: CSV, and tables for LaTeX and Markdown."""
+"""Exports the cells of a campaign: CSV, and tables for LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ _LATEX = {
 
 
 def as_csv(analysis: Analysis) -> str:
-    """One row a cell, as `proact.campaign.Result.to_pandas`, with what was expected and realised;
-    a cell without trials has no values."""
+    """One row per cell: the columns of `proact.results.Result.to_pandas`, the number of exposed
+    bits, the realised BER, and whether the cell is finished. A cell without trials has no values.
+    """
     cells = analysis.result.cells
     frame = cells_frame(analysis.result)
     frame["bits"] = [analysis.specs[cell.variant, cell.fault].bits for cell in cells]
     frame["realised_ber"] = [analysis.realised_ber(cell) for cell in cells]
     frame["finished"] = [cell.is_finished for cell in cells]
     missing = [cell.is_missing for cell in cells]
-    said = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
-    frame[said] = frame[said].astype(object)
-    frame.loc[missing, said] = None
-    # What is known without a trial is no mean over trials.
+    measured = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
+    frame[measured] = frame[measured].astype(object)
+    frame.loc[missing, measured] = None
+    # A cell that needs no trial has a value, but no means over trials.
     frame.loc[[not cell.trials for cell in cells], ["flips", "non_finite"]] = None
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
@@ -42,7 +43,8 @@ _KNOWN_WITHOUT_TRIALS = ("variant", "fault", "ber", "clean", "trials", "failed",
 
 
 def as_latex(analysis: Analysis) -> str:
-    """Tables for the package booktabs, one a family of faults: a row a rate, a column a variant."""
+    """Tables for the package booktabs, one per family of faults: a row per rate, a column per
+    variant."""
     return "\n".join(_latex_table(analysis, family) for family in analysis.families)
 
 
@@ -76,14 +78,14 @@ def _latex_cell(analysis: Analysis) -> Callable[[CellResult | None], str]:
             return "--"
         value = cell.value
         ends = f"{analysis.units.value(value.low)}--{analysis.units.value(value.high)}"
-        told = f"{analysis.units.value(value.estimate)} ({ends})"
-        return told if cell.is_finished else f"{told}*"
+        text = f"{analysis.units.value(value.estimate)} ({ends})"
+        return text if cell.is_finished else f"{text}*"
 
     return written
 
 
 def as_markdown(analysis: Analysis) -> str:
-    """The same tables, and those of paired gains."""
+    """The same tables in Markdown, with those of paired gains."""
     parts = []
     for family in analysis.families:
         parts += [f"### {markdown(family.name)}, {analysis.run.encoding}", ""]
@@ -95,9 +97,9 @@ def as_markdown(analysis: Analysis) -> str:
 def _markdown_table(analysis: Analysis, family: Family) -> list[str]:
     units = analysis.units
     unit = f" in {units.unit}" if units.unit else ""
-    told = f"{units.name}{unit} with its {100 * analysis.run.confidence:g} % interval:"
+    heading = f"{units.name}{unit} with its {100 * analysis.run.confidence:g} % interval:"
     rows = _rows(analysis, family, lambda cell: cell_text(analysis, cell))
-    return [told, "", *_grid(["BER per bit", *analysis.variants], rows), ""]
+    return [heading, "", *_grid(["BER per bit", *analysis.variants], rows), ""]
 
 
 def _markdown_gains(analysis: Analysis, family: Family) -> list[str]:
@@ -109,21 +111,21 @@ def _markdown_gains(analysis: Analysis, family: Family) -> list[str]:
         for fault, ber in family.faults.items()
     ]
     unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
-    told = f"Paired difference to {markdown(analysis.baseline)}{unit}:"
-    return [told, "", *_grid(["BER per bit", *others], rows), ""]
+    heading = f"Paired difference to {markdown(analysis.baseline)}{unit}:"
+    return [heading, "", *_grid(["BER per bit", *others], rows), ""]
 
 
 def cell_text(analysis: Analysis, cell: CellResult | None) -> str:
-    """``94.8 (93.8 to 95.2)``, or that there is nothing."""
+    """``94.8 (93.8 to 95.2)``, or ``no trials``."""
     if cell is None or cell.is_missing:
         return "no trials"
     value, units = cell.value, analysis.units
-    told = f"{units.value(value.estimate)} ({units.interval(value)})"
-    return told if cell.is_finished else f"{told}, unfinished"
+    text = f"{units.value(value.estimate)} ({units.interval(value)})"
+    return text if cell.is_finished else f"{text}, unfinished"
 
 
 def gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> str:
-    """``+15.1 (+11.4 to +19.0)``, or that there is nothing."""
+    """``+15.1 (+11.4 to +19.0)``, or ``no trials``."""
     gain = family.gains[variant].get(fault)
     if gain is None:
         return "no trials"
@@ -149,10 +151,10 @@ def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX sets it letter by letter."""
+    """Escapes text for LaTeX."""
     return "".join(_LATEX.get(sign, sign) for sign in text).replace("--", "-{}-")
 
 
 def markdown(text: str) -> str:
-    """Text as Markdown shows it letter by letter."""
+    """Escapes text for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|$&~])", r"\\\1", text)

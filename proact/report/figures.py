@@ -1,4 +1,4 @@
-"""The figures of a page: which there are, how they are named, what they show."""
+"""Builds the figures of a page, with their names and labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proact.results import Result
 from proact.results.stratum import Stratum
 
 _REM_PER_INCH = 7.0
-#: Rates that differ by less, relatively, are the same to whoever types one.
+#: Rates with a smaller relative difference count as equal: users type rounded ones.
 _SAME_RATE = 5e-3
 
 
@@ -28,9 +28,9 @@ class PageFigure:
     """A figure on the page.
 
     Attributes:
-        name: of its files.
-        label: what it shows, for who does not see it.
-        width: at which its text is as large as the page's, in rem.
+        name: the stem of its files' names.
+        label: a text alternative for screen readers.
+        width: in rem; its text is then as large as the page's.
     """
 
     name: str
@@ -41,7 +41,7 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class FamilyFigures:
-    """What is drawn over BER of one family of faults; None where there is nothing to draw."""
+    """The figures over BER of one family of faults; None where there is nothing to draw."""
 
     family: Family
     accuracy: PageFigure | None
@@ -50,7 +50,7 @@ class FamilyFigures:
 
 @dataclass(frozen=True)
 class TrialsFigure:
-    """How the trials under one fault are distributed."""
+    """The distribution of the trials under one fault."""
 
     fault: str
     ber: str
@@ -60,13 +60,13 @@ class TrialsFigure:
 
 @dataclass(frozen=True)
 class SweepFigure:
-    """Where networks are vulnerable.
+    """The loss by layer or by bit.
 
     Attributes:
-        sweep: one of those that are drawn.
+        sweep: one of the sweeps in the figure.
         strata: by variant.
-        units: of what they lose, which need not be the campaign's metric.
-        is_finished: whether all of them are.
+        units: of the sweeps' metric, which may differ from the campaign's.
+        is_finished: whether all sweeps in the figure are finished.
     """
 
     sweep: Result
@@ -77,17 +77,19 @@ class SweepFigure:
 
 
 class PageFigures:
-    """All of a page.
+    """All figures of a page.
 
     Args:
         analysis: of the campaign.
-        sweeps: over layers and bits, in the order in which they were worked on; of two of the same
-            network and fault the last counts.
-        at: the BER at which the distribution of trials is shown first; None chooses.
+        sweeps: over layers and bits, from the oldest; of two sweeps with the same model and fault
+            the last one is shown.
+        at: the BER whose distribution of trials is shown first; None chooses one.
 
     Attributes:
-        figures: those that become files, by name.
-        lines, trials, parts: what is drawn.
+        figures: the figures that become files, by name.
+        lines: over BER, one element per family of faults.
+        trials: distributions of trials, one element per fault of the first family.
+        parts: losses by layer and by bit.
 
     Raises:
         ValueError: the campaign has no trials at this rate.
@@ -170,12 +172,12 @@ class PageFigures:
         raise ValueError(f"the campaign has trials at the bit error rates {known}; got {at:g}")
 
     def _of_parts(self, sweeps: Sequence[Result]) -> list[SweepFigure]:
-        """A map for each kind of sweep, of all variants that have one on these images."""
+        """One figure per kind of sweep, with all variants that have one on these images."""
         groups: dict[tuple[str, str, str, str], dict[str, Result]] = {}
         for sweep in sweeps:
             run = sweep.spec
             if run.facts["data"] == self._analysis.run.facts["data"]:
-                # What else they differ in makes them no other measurement.
+                # Sweeps that differ only in their goal measure the same.
                 key = (run.kind, run.cells[0].family, run.encoding, run.metric)
                 groups.setdefault(key, {})[self._name_here(sweep)] = sweep
         names: set[str] = set()
@@ -193,17 +195,17 @@ class PageFigures:
         return shown
 
     def _name_here(self, sweep: Result) -> str:
-        """What the campaign calls a sweep's network. In another encoding nobody can tell whether it
-        is the one that the campaign has by its name."""
-        (network,) = sweep.spec.variants
+        """The campaign's name for the model of a sweep. Digests of different encodings cannot be
+        compared: there the name decides."""
+        (model,) = sweep.spec.variants
         run = self._analysis.run
-        same = [variant.name for variant in run.variants if variant.digest == network.digest]
-        if network.name in same or (network.name not in self._analysis.variants and not same):
-            return network.name
+        same = [variant.name for variant in run.variants if variant.digest == model.digest]
+        if model.name in same or (model.name not in self._analysis.variants and not same):
+            return model.name
         if same:
             return same[0]
-        is_told_apart = sweep.spec.encoding == run.encoding
-        return f"{network.name} (another network)" if is_told_apart else network.name
+        is_other = sweep.spec.encoding == run.encoding
+        return f"{model.name} (another model)" if is_other else model.name
 
     def _map(
         self,

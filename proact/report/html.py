@@ -1,4 +1,4 @@
-"""HTML from templates, and figures as parts of it: no scripts, and nothing from elsewhere."""
+"""Renders templates and inline figures: HTML without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _IDS = re.compile(r'(\bid="|xlink:href="#|url\(#)')
 
 
 def rendered(template: str, **values: object) -> str:
-    """A template of this room; values are escaped."""
+    """Renders a template of this package; values are escaped."""
     return _templates().get_template(template).render(**values)
 
 
 def inline_svg(figure: Figure, name: str = "proact") -> Markup:
     """A figure as an SVG element in the page's colours.
 
-    Black and white are the page's own: ``currentColor`` and ``--proact-paper``; the palette's
-    colours can be set as ``--proact-colour-0`` and so on. Text stays text, and the same figure
-    gives the same element.
+    Black becomes ``currentColor`` and white ``--proact-paper``; the page can set the palette's
+    other colours as ``--proact-colour-1`` and so on. Text stays text. The same figure gives the
+    same element.
 
     Args:
-        name: that no other figure of the page has.
+        name: a prefix of its ids, unique on the page.
     """
     import matplotlib
 
@@ -44,15 +44,15 @@ def inline_svg(figure: Figure, name: str = "proact") -> Markup:
     ):
         figure.savefig(written, format="svg", metadata=no_metadata)
     svg = written.getvalue()
-    # What stands before the element belongs to files; its style would hold for the whole page.
+    # The XML prolog is for files; the style element would apply to the whole page.
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)
     return Markup(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
 
 
 def _of_page(tag: str, name: str) -> str:
-    """A tag in the page's colours, with ids of its own. Black fills are not written: the style
-    sets them."""
+    """A tag in the page's colours, with prefixed ids. matplotlib omits black fills: the page's
+    style sets them."""
     from proact.report.style import COLOURS
 
     tag = _IDS.sub(rf"\1{name}-", tag)

@@ -1,4 +1,4 @@
-"""Sentences of a page: a verdict for each variant, and how it was measured."""
+"""Sentences of a page: a verdict for each variant, and the method of measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proact.report.analysis import (
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellResult
 
-#: What happens in each kind of fault, as a paper would say it.
+#: The model of each kind of fault.
 _KINDS = {
     "BitFlip": "each exposed bit flips independently, with the bit error rate as its probability",
     "ExactFlips": "a fixed number of distinct bits flips, drawn uniformly from the exposed ones",
@@ -30,7 +30,7 @@ _KINDS = {
 
 
 def verdict(analysis: Analysis, variant: str, cost: VariantCost) -> str:
-    """One sentence: up to which BER the variant holds, what it gains, what it costs."""
+    """One sentence: the BER up to which the variant holds, its gain and its cost."""
     family, units = analysis.families[0], analysis.units
     if not family.line(variant):
         return "has no trials yet."
@@ -45,21 +45,21 @@ def _holding(analysis: Analysis, family: Family, variant: str) -> str:
     units, line = analysis.units, family.line(variant)
     limit = LIMIT * (analysis.run.highest - analysis.run.lowest)
     last = holds_until(line, limit, analysis.run.is_better_higher)
-    whole = f"its {units.with_unit(line[0].clean)} without faults"
+    within = f"within {units.amount(limit)} of its fault-free {units.with_unit(line[0].clean)}"
     if last is None:
         first = line[0]
         return (
-            f"is shown at none of the rates to lose at most {units.amount(limit)} of {whole}: "
-            f"at {rate(first.ber)} it is {_value(units, first)}"
+            f"is not shown to stay {within} at any tested rate: at {rate(first.ber)} it is "
+            f"{_value(units, first)}"
         )
-    told = (
-        f"is shown to lose at most {units.amount(limit)} of {whole} up to a bit error rate of "
-        f"{rate(last.ber)}, where it is {_value(units, last)}"
+    text = (
+        f"is shown to stay {within} up to a bit error rate of {rate(last.ber)}, where it is "
+        f"{_value(units, last)}"
     )
     following = [cell for cell in line if cell.ber > last.ber]
     if not following:
-        return f"{told}, the highest rate that was tried"
-    return f"{told}; at {rate(following[0].ber)} it is {_value(units, following[0])}"
+        return f"{text}, the highest tested rate"
+    return f"{text}; at {rate(following[0].ber)} it is {_value(units, following[0])}"
 
 
 def _value(units: MetricUnits, cell: CellResult) -> str:
@@ -69,52 +69,49 @@ def _value(units: MetricUnits, cell: CellResult) -> str:
 def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:
     units, gains = analysis.units, family.gains.get(variant, {})
     better = analysis.run.is_better_higher
-    told = []
+    parts = []
     largest = largest_gain(gains, better)
     if largest is None:
-        told.append(f"no gain over {analysis.baseline} is shown at any rate")
+        parts.append(f"no gain over {analysis.baseline} is shown at any tested rate")
     else:
         fault, gain = largest
-        told.append(
-            f"gains most over {analysis.baseline} at {rate(family.faults[fault])}: "
-            f"{units.amount(gain.estimate)} ({units.interval_of_difference(gain)})"
+        parts.append(
+            f"its largest gain over {analysis.baseline} is {units.amount(gain.estimate)} "
+            f"({units.interval_of_difference(gain)}), at {rate(family.faults[fault])}"
         )
     worse = [rate(family.faults[fault]) for fault in losses(gains, better)]
     if worse:
-        told.append(f"is worse than {analysis.baseline} at {_listed(worse)}")
-    return told
+        parts.append(f"it is worse than {analysis.baseline} at {_listed(worse)}")
+    return parts
 
 
 def _costing(analysis: Analysis, variant: str, cost: VariantCost, units: MetricUnits) -> str:
     clean = analysis.run.variant(analysis.baseline).clean
     lost = clean - cost.clean if analysis.run.is_better_higher else cost.clean - clean
-    told = []
+    parts = []
     if units.value(cost.clean) != units.value(clean):
-        told.append(f"{'-' if lost < 0 else ''}{units.amount(lost)} without faults")
+        sign = "-" if lost < 0 else ""
+        parts.append(f"{sign}{units.amount(lost)} of the fault-free {units.name}")
     if cost.thresholds or cost.bounds:
-        told.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
+        parts.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
     if cost.latency is not None:
-        told.append(f"{cost.latency:.2f} times the time of a forward pass")
-    return f"it costs {_listed(told)}" if told else ""
+        parts.append(f"{cost.latency:.2f} times the time of a forward pass")
+    return f"it costs {_listed(parts)}" if parts else ""
 
 
 def _percent(value: float) -> str:
-    """Two digits, or all before the point."""
+    """Two significant digits, and at least all digits before the point."""
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def how_measured(analysis: Analysis, family: Family) -> str:
-    """A paragraph that can be pasted into a paper."""
+    """A paragraph on the method of measurement, for a paper."""
     run, environment = analysis.run, _environment(analysis)
     kind = family.name.partition("(")[0]
     narrowed = f" ({family.name})" if family.name != kind else ""
-    hit = (
-        "the outputs of layers of networks"
-        if kind == "ActivationFlip"
-        else "parameters and buffers"
-    )
+    target = "the outputs of layers" if kind == "ActivationFlip" else "parameters and buffers"
     judged = (
-        f"{run.images_per_trial} of {run.images:,} evaluation images, drawn anew for each trial"
+        f"{run.images_per_trial} of {run.images:,} evaluation images, drawn for each trial"
         if run.images_per_trial
         else f"all {run.images:,} evaluation images"
     )
@@ -126,7 +123,7 @@ def how_measured(analysis: Analysis, family: Family) -> str:
     return " ".join(
         [
             f"Faults were injected with proact {environment.get('proact', '')} (PyTorch "
-            f"{environment.get('torch', '')}) into {hit} stored as {run.encoding}{narrowed}: "
+            f"{environment.get('torch', '')}) into {target} stored as {run.encoding}{narrowed}: "
             f"{_KINDS.get(kind, kind)}.",
             f"A trial is one fault pattern, drawn as a function of the seed ({run.seed}), the "
             "trial's number and each tensor's name (Philox 4x32-10), and judged on "
@@ -134,7 +131,8 @@ def how_measured(analysis: Analysis, family: Family) -> str:
             _stopping(analysis, min(trials), max(trials), sum(trials)),
             f"Intervals ({100 * run.confidence:g} %, two-sided, for each cell alone) are for the "
             f"mean {analysis.units.name} over fault patterns, with the trial as the unit of "
-            "replication: Gaffke's bound for bounded variables with room for what was not seen, "
+            "replication: Gaffke's bound for bounded variables, which allows for failures that "
+            "no trial has met yet, "
             "trials without a flip counted with their exact probability, and the fault-free "
             "result on the same images as control variate. Differences are of the same trials, "
             "paired. An output with NaN or infinity counts as wrong.",
@@ -145,14 +143,14 @@ def how_measured(analysis: Analysis, family: Family) -> str:
 
 def _stopping(analysis: Analysis, fewest: int, most: int, total: int) -> str:
     run = analysis.run
-    told = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
+    trials = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
     if run.margin is None:
-        return f"Each variant was run for {told} trials at each rate, {total:,} in all."
+        return f"Each variant was run for {trials} trials at each rate, {total:,} in all."
     margin = analysis.units.amount(run.margin)
     return (
         f"Trials were run until half the width of the interval was {margin} (Chow-Robbins "
-        "sequential sampling, with the interval made at a higher confidence to pay for the looks "
-        f"at the data): {told} trials for a variant at a rate, {total:,} in all."
+        "sequential sampling; the interval has a higher confidence, which corrects for the interim "
+        f"analyses): {trials} trials for a variant at a rate, {total:,} in all."
     )
 
 
@@ -168,7 +166,7 @@ def _realised(analysis: Analysis, family: Family) -> str:
 
 
 def _environment(analysis: Analysis) -> Mapping[str, object]:
-    """Of the last session that ran a trial."""
+    """The environment of the last session that stored a trial."""
     worked = [session for session in analysis.result.sessions if session.rows]
     return (worked or list(analysis.result.sessions))[-1].environment
 

@@ -1,6 +1,6 @@
-"""What a notebook shows of results: HTML without scripts.
+"""Renders results for notebooks: HTML without scripts.
 
-Every output brings its own style, whose names all begin with ``proact-``, and loads nothing.
+Every output contains its own style, whose class names begin with ``proact-``, and loads nothing.
 Colours are those of the notebook where it defines them, else those of the system.
 """
 
@@ -23,7 +23,7 @@ def campaign_html(result: Result) -> str:
         variants=[(name, list(mine)) for name, mine in groupby(cells, lambda cell: cell.variant)],
         units=MetricUnits.of(result.spec),
         confidence=result.confidence,
-        has_untried=any(not cell.trials for cell in cells),
+        has_cells_without_trials=any(not cell.trials for cell in cells),
         figure=_figure(result),
     )
 
@@ -51,5 +51,5 @@ def sweep_html(result: Result) -> str:
         rows=rows,
         largest=max(stratum.loss.estimate for stratum in strata),
         units=MetricUnits.of(result.spec),
-        has_untried=any(not cell.trials for cell in result.cells),
+        has_cells_without_trials=any(not cell.trials for cell in result.cells),
     )

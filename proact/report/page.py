@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no network, no script and no other file."""
+"""Renders the page: one HTML file without scripts, which loads nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from proact.report.narrative import how_measured, verdict
 from proact.report.units import rate
 from proact.results.run_log import facts_digest
 
-#: Trials that could not be run are listed up to this number.
+#: The most failed trials that are listed.
 _MOST_FAILURES = 20
 _RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
 def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[int]) -> str:
-    """A campaign as HTML; ``store`` is what the page says it was read from, ``others`` the numbers
-    of the other campaigns in it."""
+    """A campaign as HTML; ``store`` names the store on the page, ``others`` are the numbers of the
+    other campaigns in it."""
     run = analysis.run
     costs = {name: _cost(analysis, name) for name in analysis.variants}
     return rendered(
@@ -48,7 +48,7 @@ def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[
 
 
 def empty_page(store: str, is_older: bool) -> str:
-    """Of a store without a campaign; an older one may hold rows that nothing explains."""
+    """The page of a store without a campaign; an older store may hold rows without a run."""
     title = "Nothing to report yet"
     return rendered("report_empty.html", title=title, store=store, is_older=is_older)
 
@@ -57,9 +57,9 @@ def _title(analysis: Analysis) -> str:
     run = analysis.run
     experiment = run.notes.get("experiment")
     if isinstance(experiment, Mapping) and "network" in experiment:
-        told = str(experiment["network"])
-        return f"{told} on {experiment['data']}" if "data" in experiment else told
-    return run.name or " and ".join(dict.fromkeys(variant.network for variant in run.variants))
+        model = str(experiment["network"])
+        return f"{model} on {experiment['data']}" if "data" in experiment else model
+    return run.name or " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
 
 
 def _cost(analysis: Analysis, variant: str) -> VariantCost:
@@ -77,12 +77,12 @@ def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:
 
 
 def _whole(text: str) -> Markup:
-    """Text in which no line is broken inside a rate, such as after the ``-`` of ``1e-5``."""
+    """Escapes text and forbids line breaks inside rates, such as after the ``-`` of ``1e-5``."""
     return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', str(escape(text))))
 
 
 def _repeating(analysis: Analysis) -> str | None:
-    """The experiment file that would repeat the run, with the number of images that was chosen."""
+    """The experiment file that repeats the run, with the chosen number of images per trial."""
     run = analysis.run
     experiment = run.notes.get("experiment")
     if isinstance(experiment, Mapping) and "images_per_trial" in experiment:

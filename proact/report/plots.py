@@ -1,4 +1,4 @@
-"""Lines over the bit error rate: what a metric is, and what a variant gains over another."""
+"""Figures over the bit error rate: the metric of each variant, and gains over a baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proact.report.units import MetricUnits
 from proact.results.cells import CellResult
 from proact.results.statistics import Interval
 
-#: What is drawn as a gap.
+#: Drawn as a gap.
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 __all__ = ["NOTHING", "accuracy_figure", "gain_figure", "save_figure"]
@@ -23,10 +23,10 @@ __all__ = ["NOTHING", "accuracy_figure", "gain_figure", "save_figure"]
 def accuracy_figure(
     cells: Sequence[CellResult], confidence: float, units: MetricUnits | None = None
 ) -> Figure:
-    """The metric over BER, one line a variant, the interval as a band.
+    """The metric over BER: one line per variant, the interval as a band.
 
-    A line has a gap at a cell without trials. Cells with a BER of 0 are left out: they have no
-    place on the logarithmic axis. Of cells that are not finished the marker is hollow.
+    A line has a gap at a cell without trials. Cells with a BER of 0 are left out, as the axis is
+    logarithmic. Unfinished cells have hollow markers.
     """
     units = units or MetricUnits(cells[0].metric if cells else "top-1")
     figure, axes = new_axes(7.0, 4.5)
@@ -52,10 +52,10 @@ def gain_figure(
     confidence: float,
     units: MetricUnits,
 ) -> Figure:
-    """Paired gains over the baseline by BER, one line a variant, the interval as a band.
+    """Paired gains over the baseline by BER: one line per variant, the interval as a band.
 
     Args:
-        gains: by variant and BER; `NOTHING` where there is none makes a gap.
+        gains: by variant and BER; `NOTHING` makes a gap.
         variants: all of the campaign in their order: a variant looks as in its other figures.
     """
     figure, axes = new_axes(7.0, 3.8)

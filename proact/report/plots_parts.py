@@ -1,4 +1,4 @@
-"""Where a network is vulnerable: what is lost when faults hit one layer, or one bit, alone."""
+"""Figures of vulnerable layers and bits: the loss when faults hit one layer or one bit alone."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from proact.report.style import Look, add_legend, as_text, looks, new_axes, wide
 from proact.report.units import MetricUnits
 from proact.results.stratum import Stratum
 
-#: How far the marks of several variants stand apart, in parts of the room that a layer or bit has.
-_ROOM = 0.6
-#: Above the marks, for the names of fields, in parts of the marks' room.
-_ROOM_FOR_NAMES = 0.16
+#: The distance between the first and the last variant's marks, as a part of that between layers.
+_SPREAD = 0.6
+#: The space for the names of fields above the marks, as a part of the axis.
+_SPACE_FOR_NAMES = 0.16
 
 
 def layers_figure(
     sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str], label: str, units: MetricUnits
 ) -> Figure:
-    """Loss by layer with its interval, layers from the input down, one mark a variant.
+    """Loss by layer with its interval, from the input down, one mark per variant.
 
     Args:
-        sweeps: by variant; a layer that only some have (thresholds) stands where the first one that
-            has it puts it.
+        sweeps: by variant; a layer that only some have (thresholds) keeps its place in the first of
+            them.
         variants: all of the page in their order: a variant looks as in its other figures.
         label: of the loss: metric, unit and confidence.
     """
@@ -56,7 +56,7 @@ def bits_figure(
     """Loss by bit of a word with its interval, the highest bit on the left, as words are written.
 
     Args:
-        fields: by bit, the field of the encoding, whose name stands below.
+        fields: by bit, the name of its field in the encoding; None where it has none.
         sweeps, variants, label: as for `layers_figure`.
     """
     bits = sorted({int(part.name) for parts in sweeps.values() for part in parts}, reverse=True)
@@ -72,9 +72,9 @@ def bits_figure(
     axes.set_xlim(-0.7, len(bits) - 0.3)
     axes.grid(visible=False, axis="x")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + _ROOM_FOR_NAMES * (high - low))
+    axes.set_ylim(low, high + _SPACE_FOR_NAMES * (high - low))
     _name_fields(axes, bits, fields)
-    axes.set_xlabel("bit of the stored word (0 the lowest)")
+    axes.set_xlabel("bit of the stored word (0 is the lowest)")
     axes.set_ylabel(label)
     add_legend(figure, axes)
     return figure
@@ -83,9 +83,9 @@ def bits_figure(
 def _apart(
     sweeps: Mapping[str, Sequence[Stratum]], variants: Sequence[str]
 ) -> list[tuple[float, str, Look]]:
-    step = _ROOM / len(sweeps)
+    step = _SPREAD / len(sweeps)
     return [
-        ((index + 0.5) * step - 0.5 * _ROOM, variant, looks(variants)[variant])
+        ((index + 0.5) * step - 0.5 * _SPREAD, variant, looks(variants)[variant])
         for index, variant in enumerate(sweeps)
     ]
 
@@ -132,7 +132,7 @@ def _name_fields(axes: Axes, bits: Sequence[int], fields: Mapping[int, str | Non
 
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
-    """All names in an order that keeps each of the given ones, as far as they agree."""
+    """All names in one order that keeps the given orders as far as they agree."""
     merged: list[str] = []
     for order in orders:
         place = 0

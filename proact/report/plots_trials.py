@@ -1,4 +1,4 @@
-"""How a metric is distributed over trials: most faults do nothing, some destroy the network."""
+"""Figures of the distribution of a metric over trials."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from proact.results.statistics import Interval
 
 _MOST_BINS = 30
 
-#: Values and how many trials had each.
+#: Values, and the number of trials with each.
 Distribution = Sequence[tuple[float, int]]
 Edges = NDArray[np.float64]
 
 
 def bin_edges(lowest: float, highest: float, images: int | None) -> Edges:
-    """Of a histogram of a metric whose values are shares of so many images; None for one that has
-    any values in its range. Each bin holds as many of the shares that there are as any other, or
-    the histogram would have steps that the trials have not."""
+    """The edges of a histogram's bins.
+
+    Args:
+        lowest, highest: the ends of the metric's range.
+        images: the number of images, where values are shares of them. Each bin then holds the same
+            number of possible shares; otherwise the histogram would show steps that the trials do
+            not have. None for a metric that takes any values in its range.
+    """
     if images is None:
         return np.linspace(lowest, highest, _MOST_BINS + 1)
     step = (highest - lowest) / images
@@ -42,16 +47,16 @@ def trials_figure(
     edges: Edges,
     units: MetricUnits,
 ) -> Figure:
-    """One mirrored histogram a variant: the width is the share of trials, the line across is the
+    """One mirrored histogram per variant: the width is the share of trials, the line across is the
     mean with its interval.
 
-    No kernel smooths it: with two humps at the ends of the range, a kernel would draw trials
-    between and beyond, where there are none.
+    It is not smoothed by a kernel, which would show trials between and beyond two modes at the
+    ends of the range.
 
     Args:
         distributions, means: by variant; those without trials are left out.
         variants: all of the campaign in their order.
-        edges: of the histogram's bins; see `bin_edges`.
+        edges: see `bin_edges`.
     """
     n = len(distributions)
     width = max(min(max(9.0 / n, 0.45), 1.1) * n + 1.5, 7.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,10 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from proact.report.units import MetricUnits
 
@@ -23,6 +26,21 @@ if TYPE_CHECKING:
 
 #: Cells that are shown at the same time, unfinished ones first.
 _MOST_CELLS = 12
+#: A notebook redraws all bars in every refresh.
+_NOTEBOOK_REFRESHES_PER_SECOND = 2.0
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The remaining time: the task's field ``seconds_left`` where it has one. rich estimates the
+    time from the speed, and forgets the speed whenever the total changes, as in campaigns."""
+
+    max_refresh = 0.0  # a kept text would hide the first times
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("seconds_left")
+        if seconds is None:
+            return super().render(task)
+        return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
 
 
 def make_progress(console: Console, *, transient: bool = False) -> Progress:
@@ -31,15 +49,20 @@ def make_progress(console: Console, *, transient: bool = False) -> Progress:
         TextColumn("{task.description:<34}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=transient,
+        refresh_per_second=_NOTEBOOK_REFRESHES_PER_SECOND if console.is_jupyter else 10.0,
     )
 
 
 class CampaignBars:
-    """A progress callback of `proact.campaign.run`: one bar for all trials, and one per cell."""
+    """A progress callback of `proact.campaign.run`: one bar for all trials, and one per cell.
+
+    A terminal clears the bars when the campaign ends. A notebook keeps them, with a sentence that
+    says how the campaign ended.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,35 +72,54 @@ class CampaignBars:
 
     def __call__(self, progress: Any) -> None:
         """Shows a `proact.campaign.CampaignProgress`."""
+        is_notebook = self._console.is_jupyter
         if self._progress is None:
-            self._progress = make_progress(self._console, transient=not self._console.is_jupyter)
-            self._progress.start()
-            self._total = self._progress.add_task("all trials", total=None, note="")
+            self._progress = make_progress(self._console, transient=not is_notebook)
+            cells = "cell" if len(progress.cells) == 1 else "cells"
+            self._total = self._progress.add_task(
+                f"{len(progress.cells):,} {cells}, all trials", total=None, note=""
+            )
+        self._progress.start()
         self._update(self._progress, progress)
-        if not progress.is_running:
-            self._progress.stop()
-            self._progress, self._bars = None, {}
-            if self._console.is_jupyter:
-                self._console.print(final_line(progress), markup=False, highlight=False)
+        if progress.is_running:
+            return
+        if is_notebook:
+            self._progress.refresh()  # in a notebook, stop() does not
+        self._progress.stop()
+        self._progress, self._bars = None, {}
+        if is_notebook:
+            from IPython.display import display
+
+            line = {"text/plain": final_line(progress)}
+            display(line, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def _update(self, bars: Progress, progress: Any) -> None:
         failed = f"{progress.failed:,} failed" if progress.failed else ""
-        bars.update(self._total, completed=progress.done, total=progress.total or None, note=failed)
-        cells = progress.cells
+        bars.update(
+            self._total,
+            completed=progress.done,
+            total=progress.total or None,
+            note=failed,
+            seconds_left=progress.seconds_left,
+        )
+        cells, units = progress.cells, MetricUnits.of(progress.spec)
         unfinished_first = sorted(range(len(cells)), key=lambda index: cells[index].is_finished)
         shown = set(unfinished_first[:_MOST_CELLS])
         for index, cell in enumerate(cells):
-            if index in shown and index not in self._bars:
-                description = f"{cell.spec.variant} {cell.spec.fault}"
-                self._bars[index] = bars.add_task(description, total=None, note="")
+            if index not in shown and index not in self._bars:
+                continue
+            values: dict[str, Any] = {
+                "completed": cell.done,
+                # A finished cell may need no trial; of others the number may be unknown yet.
+                "total": cell.expected if cell.expected or cell.is_finished else None,
+                "note": so_far(cell, units),
+                "seconds_left": (cell.expected - cell.done) * cell.seconds / progress.workers,
+            }
             if index in self._bars:
-                bars.update(
-                    self._bars[index],
-                    completed=cell.done,
-                    total=cell.expected or None,
-                    note=so_far(cell, MetricUnits.of(progress.spec)),
-                    visible=index in shown,
-                )
+                bars.update(self._bars[index], visible=index in shown, **values)
+            else:
+                description = f"{cell.spec.variant} {cell.spec.fault}"
+                self._bars[index] = bars.add_task(description, **values)
 
 
 def so_far(cell: CellState, units: MetricUnits) -> str:
@@ -89,10 +131,11 @@ def so_far(cell: CellState, units: MetricUnits) -> str:
 
 
 def final_line(progress: Any) -> str:
-    """A sentence that says how a campaign ended."""
+    """A sentence that says how a campaign ended, and where its trials are kept."""
     if progress.error is None:
         failed = f"; {progress.failed:,} failed" if progress.failed else ""
-        return f"Finished: {progress.done:,} trials{failed}."
+        kept = "" if progress.store is None else f", kept in {progress.store}"
+        return f"Finished: {progress.done:,} trials{failed}{kept}."
     is_interrupt = isinstance(progress.error, KeyboardInterrupt)
     ended = "Interrupted" if is_interrupt else f"Stopped by {type(progress.error).__name__}"
     if progress.store is None:

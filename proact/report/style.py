@@ -1,7 +1,7 @@
-"""How every figure looks: colours that colour-blind readers can tell apart, and shapes besides.
+"""The style of figures: colours that colour-blind readers can distinguish, with marker shapes.
 
-matplotlib draws them, not plotly: one figure serves PNG, SVG and PDF, it needs neither a browser
-nor a megabyte of scripts in each page, and what it draws can be printed.
+Figures are made with matplotlib and not with plotly: one figure gives PNG, SVG and PDF, needs no
+browser and no megabyte of scripts in each page, and can be printed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ COLOURS = ("#000000", "#CF8300", "#0072B2", "#00936B", "#C04A00", "#CC79A7", "#3
 _MARKERS = "osD^vPX"
 _LINES: Sequence[str | tuple[int, tuple[int, ...]]] = ("-", "--", ":")
 
-#: Of a name in a figure; tables have it whole.
+#: The most letters of a name in a figure; tables have it whole.
 MOST_LETTERS = 48
-#: What a letter of a figure's text takes on average.
+#: The average width of a letter in a figure.
 LETTER_INCHES = 0.085
-#: What stands before a name in a legend, and how many lines of names stand above a figure.
+#: The width of a legend's handle, and the most rows of a legend above a figure.
 _HANDLE_INCHES = 0.85
 _MOST_ROWS = 3
 
@@ -38,7 +38,7 @@ BER_LABEL = "bit error rate (probability per stored bit)"
 
 @dataclass(frozen=True)
 class Look:
-    """Of one variant, the same in every figure of a page."""
+    """The look of one variant, the same in every figure of a page."""
 
     colour: str
     marker: str
@@ -61,7 +61,7 @@ class ShownFigure(Figure):
     """A figure that notebooks show without pyplot and its magic."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
-        """Twice as fine as it is wide and high on the page, in CSS pixels of 1/96 inch."""
+        """The image at twice the resolution of CSS pixels (1/96 inch), and its size in these."""
         written = io.BytesIO()
         with unknown_signs():
             self.savefig(written, format="png", dpi=192)
@@ -70,9 +70,8 @@ class ShownFigure(Figure):
 
 
 def as_text(name: str, most: int = MOST_LETTERS) -> str:
-    """A name as matplotlib shows it letter by letter: ``$`` sets no mathematics, and ``_`` at the
-    start does not hide it from legends. Of a name of more than ``most`` letters, what is in the
-    middle is left out: the figure would have no room for itself."""
+    """A name for matplotlib: ``$`` starts no mathematics, and ``_`` at the start does not hide it
+    from legends. A name of more than ``most`` letters is shortened in the middle."""
     if len(name) > most:
         kept = most - 1
         name = f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
@@ -81,12 +80,12 @@ def as_text(name: str, most: int = MOST_LETTERS) -> str:
 
 
 def widest(names: Iterable[str]) -> float:
-    """How many inches the longest of some names takes as a figure shows it, roughly."""
+    """The approximate width in inches of the longest name in a figure."""
     return LETTER_INCHES * max((min(len(name), MOST_LETTERS) for name in names), default=0)
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many inches with its axes."""
+    """A figure of this width and height, in inches, with its axes."""
     figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -97,8 +96,8 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Names what is drawn: above the axes, or beside them where there is much. The figure grows by
-    what that takes."""
+    """Adds a legend above the axes, or beside them where it is long. The figure grows by
+    its size."""
     handles, labels = axes.get_legend_handles_labels()
     width, height = figure.get_size_inches()
     column = widest(labels) + _HANDLE_INCHES
@@ -127,8 +126,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def unknown_signs() -> Iterator[None]:
-    """Inside, names may hold signs that matplotlib's font lacks: files show a box for each, pages
-    the sign in a font of the reader's."""
+    """Silences the warning of matplotlib that its font lacks a sign. Files show a box for the sign;
+    pages show it in a font of the reader's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield

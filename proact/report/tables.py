@@ -1,4 +1,4 @@
-"""Tables for the terminal (rich) and data frames (pandas)."""
+"""Makes tables for the terminal (rich) and data frames (pandas)."""
 
 from __future__ import annotations
 
@@ -205,8 +205,8 @@ def gains_table(result: Result, baseline: str) -> Table:
 def _fault_column(
     faults: Sequence[tuple[str, float]],
 ) -> tuple[str, Callable[[str, float], str]]:
-    """The heading and text of what distinguishes the rows of a variant: rates, where every fault
-    flips any bit, else the faults."""
+    """The heading and the text of the column that distinguishes the rows of a variant: the rates if
+    all faults are `BitFlip` on all bits, else the faults."""
     if all(re.fullmatch(r"BitFlip\([^,{]*\)", fault) for fault, _ in faults):
         return "BER per bit", lambda fault, ber: rate(ber)
     return "fault", lambda fault, ber: fault
@@ -236,8 +236,8 @@ def strata_table(result: Result, title: str | None = None) -> Table:
         "trials",
     ]
     caption = (
-        f"all together: {units.fine(whole.estimate)} ({units.fine(whole.low)} to "
-        f"{units.fine(whole.high)}), {units.fine(clean)} without faults"
+        f"whole model: {units.fine(whole.estimate)} ({units.fine(whole.low)} to "
+        f"{units.fine(whole.high)}), {units.fine(clean)} fault-free"
     )
     return make_table(columns, rows, title or f"Loss by {kind}", caption)
 

@@ -34,6 +34,15 @@ class MetricUnits:
         return self.metric if info is None else info.label
 
     @property
+    def accuracy_of(self) -> str:
+        """The metric as the beginning of a title: ``Accuracy`` for shares of correct images."""
+        return (
+            "Accuracy"
+            if self.metric in ("top-1", "top-5")
+            else self.name[:1].upper() + self.name[1:]
+        )
+
+    @property
     def unit(self) -> str:
         """The unit of a value; empty where it is unknown."""
         info = BUILT_IN_METRICS.get(self.metric)
@@ -44,7 +53,7 @@ class MetricUnits:
         return "points" if self.is_share else self.unit
 
     def shown(self, value: float) -> float:
-        """The number that is shown."""
+        """A value in the unit that is shown."""
         return 100.0 * value if self.is_share else value
 
     def value(self, value: float) -> str:
@@ -78,7 +87,7 @@ class MetricUnits:
 
 
 def rate(ber: float) -> str:
-    """A bit error rate as it is written: ``1e-5``, ``3e-7``, ``0.01`` as ``1e-2``, ``0``."""
+    """A bit error rate as text: ``1e-5``, ``3e-7``, ``0.01`` as ``1e-2``, ``0``."""
     if ber == 0.0:
         return "0"
     mantissa, _, exponent = f"{ber:.5e}".partition("e")

@@ -1,4 +1,4 @@
-"""A report: a page that needs nothing else, its figures and tables as files."""
+"""Writes a report: one self-contained page, and its figures and tables as files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proact.results.store import Store
 
 
 class NoTrialsError(ProactError):
-    """There is nothing to report; the page that says so was written."""
+    """The store holds no trial to report. The page that says so was written."""
 
 
 def write_report(
@@ -34,25 +34,25 @@ def write_report(
     run: int | None = None,
     at: float | None = None,
 ) -> dict[str, Path]:
-    """Writes what a store holds as ``report.html``, figures and tables.
+    """Writes a campaign of a store as ``report.html``, figures and tables.
 
     Args:
-        store: as `proact.campaign.run` left it; it is only read, and no network is needed.
-        folder: for the files; made where it does not exist.
+        store: a store of `proact.campaign.run`. It is only read; no model is needed.
+        folder: for the files; created where it does not exist.
         baseline: the variant that the others are compared with; by default the first.
-        run: the number of a campaign in the store; by default the one last worked on. Sweeps over
-            layers and bits are shown where the store has some.
-        at: the bit error rate (per exposed bit) at which the distribution of trials is shown first;
-            by default the one where those of the baseline differ most.
+        run: the number of a campaign in the store; by default the last one. Sweeps over
+            layers and bits of the same data are shown too.
+        at: the bit error rate (per exposed bit) whose distribution of trials is shown first; by
+            default the one at which the trials of the baseline vary most.
 
     Returns:
-        The files by what they are: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
+        The paths by kind: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
         ``.png`` and ``.svg``, such as ``accuracy.png``.
 
     Raises:
-        ValueError: no such variant, run or rate. ProactError: a store that cannot be read, a folder
-            that cannot be written; nothing was written. NoTrialsError: no trial is stored; the page
-            that says so was written.
+        ValueError: an unknown variant, run or rate. ProactError: the store cannot be read or the
+            folder cannot be written; nothing was written. NoTrialsError: no trial is stored; the
+            page that says so was written.
     """
     name = _name_of(store)
     runs = read(store)
@@ -60,10 +60,12 @@ def write_report(
     if chosen is None:
         is_older = has_unexplained_rows(store)
         written = _write(Path(folder), {PAGE: empty_page(name, is_older).encode()})
-        told = "no trial of a campaign yet: run one first"
+        reason = "no trial of a campaign yet: run a campaign first"
         if is_older:
-            told = "trials of an older proact alone: give the same command again to explain them"
-        raise NoTrialsError(f"{name} holds {told} ({written[PAGE]})")
+            reason = (
+                "only trials of an older version of proact: rerun the same command to describe them"
+            )
+        raise NoTrialsError(f"{name} holds {reason} ({written[PAGE]})")
     analysis = Analysis(chosen, baseline)
     figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
     campaigns = [each.number for each in runs if each.spec.kind == "campaign"]
@@ -76,8 +78,8 @@ def write_report(
     files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
     written = _write(Path(folder), files)
     if not analysis.has_trials:
-        told = "none of its trials could be run" if analysis.failed else "it has no trial yet"
-        raise NoTrialsError(f"{name} has nothing to say of this campaign: {told} ({written[PAGE]})")
+        reason = "all of its trials failed" if analysis.failed else "it has no trial yet"
+        raise NoTrialsError(f"{name} holds no result of this campaign: {reason} ({written[PAGE]})")
     kinds = {PAGE: "html", "cells.csv": "csv", "cells.tex": "latex", "cells.md": "markdown"}
     return {kinds.get(file, file): path for file, path in written.items()}
 
@@ -106,7 +108,7 @@ def _drawn(figure: Figure, ending: str) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
-    """All files or none: what they replace stays until all of them are there."""
+    """Writes all files or none: existing files are replaced when all new ones are complete."""
     parts = {folder / name: folder / f".{name}.part" for name in files}
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
@@ -124,6 +126,6 @@ def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:
         for made in missing:
             with suppress(OSError):
                 made.rmdir()
-        told = f"{error.filename or folder}: {error.strerror}"
-        raise ProactError(f"the report cannot be written to {folder}: {told}") from None
+        reason = f"{error.filename or folder}: {error.strerror}"
+        raise ProactError(f"the report cannot be written to {folder}: {reason}") from None
     return {name: folder / name for name in files}

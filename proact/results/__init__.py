@@ -1,6 +1,6 @@
-"""What a campaign leaves: the store, its cells, their statistics, and the result objects.
+"""The results of campaigns: the store, cells, statistics and result objects.
 
-Nothing here imports torch or draws anything.
+This package imports neither torch nor matplotlib.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class CellReader:
 
     Args:
         store: open, with the rows.
-        run: what was asked for.
+        run: the specification of the run.
     """
 
     def __init__(self, store: Store, run: RunSpec) -> None:

@@ -1,6 +1,6 @@
 """A cell is one variant under one fault: its specification, its state and its result.
 
-`CellSpec` says what was asked for, `CellState` how far the trials are, `CellResult` what they say.
+`CellSpec` identifies the cell, `CellState` counts its trials, `CellResult` holds its statistics.
 `proact.results.cell_reader` computes results from stored rows.
 """
 
@@ -16,7 +16,7 @@ from proact.results.store import CellKey
 
 @dataclass(frozen=True)
 class CellSpec:
-    """What was asked for, and what is known before the first trial.
+    """The specification of a cell, and the knowledge before its first trial.
 
     Attributes:
         variant, fault: their names.
@@ -53,7 +53,7 @@ class CellState:
         stored: numbers of the trials in the store, failed ones included.
         target: the result uses the trials below this number; while the cell runs, the number of
             trials that it needs before the next interim analysis.
-        is_finished: whether the cell has what was asked for.
+        is_finished: whether the cell has all trials that it needs.
         failed: number of failed trials.
         seconds: duration of a trial, a moving mean; 0 while unknown.
         issued: numbers of the trials that workers have or had.
@@ -90,15 +90,14 @@ class CellState:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What the trials of a cell say.
+    """The statistics of a cell's trials.
 
     Attributes:
         variant, fault: their names; ``ber`` is the fault's expected bit error rate, per exposed
             bit.
-        metric: the quantity of ``value`` and ``clean``: top-1 accuracy unless another was asked
-            for.
+        metric: the quantity of ``value`` and ``clean``: top-1 accuracy by default.
         value: its mean over fault patterns and all images, with its interval.
-        sdc: mean share of predictions that differ from those of the same variant without faults
+        sdc: mean share of predictions that differ from those of the fault-free variant
             (silent data corruption), with its interval; outputs that are not finite count here too.
             None where outputs are not classes.
         clean: the metric without faults on all images.
@@ -106,7 +105,8 @@ class CellResult:
         failed: number of trials that failed; the intervals are wider by their share.
         flips: mean number of flipped bits per trial.
         non_finite: mean share of images whose output held NaN or infinity.
-        is_finished: whether the cell has what was asked for; cells of an interrupted run may not.
+        is_finished: whether the cell has all trials that it needs; cells of an interrupted
+            run may not.
     """
 
     variant: str

@@ -30,9 +30,9 @@ class Database:
     """An open store. Use as a context manager, or `close` it.
 
     Args:
-        path: a file, made where it does not exist; None keeps the rows in memory.
-        read_only: changes nothing in the file, which has to exist; it may be one that nobody can
-            write.
+        path: a file, created where it does not exist; None keeps the rows in memory.
+        read_only: changes nothing in the file, which has to exist; it may be
+            one without write permission.
 
     Raises:
         ProactError: a file that is no proact store or another version's, or that cannot be written
@@ -121,10 +121,10 @@ class Database:
             return sqlite3.connect(self.path, isolation_level=None, timeout=_PATIENCE_SECONDS)
         if not self.path.exists():
             raise ProactError(f"there is no store {self.path}")
-        # Who may write leaves nothing behind beside the file. Who may not can read a log that
-        # nobody has merged only with the index beside it; where there can be none, nobody is
-        # writing, and a store without a log can be read as it is. One with a log would lack the
-        # rows in there.
+        # With write permission, SQLite removes its files beside the store. Without it, a log (WAL)
+        # can be read only with an index beside it. Where no file can be created, no process is
+        # writing, and a store without a log can be read as immutable. A store with a log would
+        # lack the rows of the log.
         for mode in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
             if "immutable" in mode and _holds_something(log := Path(f"{self.path}-wal")):
                 raise ProactError(

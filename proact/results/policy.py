@@ -1,4 +1,4 @@
-"""How trials run, as far as that decides the last digits of their outputs."""
+"""The part of the execution of trials that determines the last digits of their outputs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How results are shown: by a renderer that is installed from above.
+"""The interface to the renderer of results.
 
-Results hold data and know nothing of tables and figures. `proact` installs `proact.report` as the
+Results hold data and do not depend on tables and figures. `proact` installs `proact.report` as the
 renderer; `Result.table` and its like pass themselves to it.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Renderer(Protocol):
-    """What a module has to offer that shows results; see `proact.report.render`."""
+    """The functions of a renderer; see `proact.report.render`."""
 
     def result_frame(self, result: Any, with_details: bool) -> pd.DataFrame: ...
     def result_table(self, result: Any) -> Table: ...
@@ -34,7 +34,7 @@ _loaders: list[Callable[[], Renderer]] = []
 
 
 def install_renderer(load: Callable[[], Renderer]) -> None:
-    """Sets the renderer; ``load`` is called when something is to be shown."""
+    """Sets the renderer; ``load`` is called when a result is shown for the first time."""
     _loaders[:] = [load]
 
 

@@ -35,7 +35,7 @@ class Result:
 
     Attributes:
         number: of the run in its store.
-        spec: what was asked for, and what is known before the first trial.
+        spec: the specification, and the knowledge before the first trial.
         sessions: each time that a process worked on it.
     """
 
@@ -84,13 +84,13 @@ class Result:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every cell has what was asked for."""
+        """Whether every cell has all trials that it needs."""
         return all(state.is_finished for state in self.states.values())
 
     @cached_property
     def cells(self) -> list[CellResult]:
-        """One per variant and fault, variants together. A cell without trials holds what is known
-        before the first one."""
+        """One per variant and fault, variants together. A cell without trials holds the prior
+        knowledge."""
         with self._store.again() as store:
             reader = CellReader(store, self.spec)
             return [reader.result(state) for state in self.states.values()]

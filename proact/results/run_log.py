@@ -1,4 +1,4 @@
-"""What was asked for and who worked on it, as the store keeps it beside the rows.
+"""The specifications of runs and the sessions that worked on them, stored beside the rows.
 
 A run is one call of `proact.campaign.run`, `per_layer` or `per_bit`. The same call again is the
 same run and finds its rows; each time that a process works on it is a session. Tables and reports
@@ -37,14 +37,14 @@ class Variant:
 
     Attributes:
         name: in tables.
-        network: the name of the model's class.
+        model_class: the name of the model's class.
         clean: the metric without faults, in the encoding, on all images.
         digest: SHA-256 of the model's content, in hexadecimal.
         memory: what it stores, by kind (`proact.nn.tensor_inventory.KINDS`).
     """
 
     name: str
-    network: str
+    model_class: str
     clean: float
     digest: str
     memory: Mapping[str, MemoryUse]
@@ -52,7 +52,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What was asked for, and what is known before the first trial.
+    """The specification of a run, and the knowledge before its first trial.
 
     Attributes:
         kind: a campaign, or a sweep over layers or bits.
@@ -103,7 +103,7 @@ class RunSpec:
         return next(variant for variant in self.variants if variant.name == name)
 
     def prior(self, cell: CellSpec) -> Prior:
-        """What is known of a cell before its first trial."""
+        """The prior knowledge of a cell."""
         return Prior(
             self.variant(cell.variant).clean,
             cell.unflipped,
@@ -114,17 +114,17 @@ class RunSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was asked for, in hexadecimal."""
-        asked = [self.kind, self.name, self.margin, self.trials, self.confidence]
+        """SHA-256 of the specification, in hexadecimal."""
+        goal = [self.kind, self.name, self.margin, self.trials, self.confidence]
         cells = [[*cell.key, cell.part] for cell in self.cells]
-        return hashlib.sha256(json.dumps([asked, cells]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([goal, cells]).encode()).hexdigest()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> RunSpec:
-        """What `to_json` wrote in this version of proact or an older one."""
+        """Reads the output of `to_json` of this version of proact or an older one."""
         values = json.loads(text)
         variants, cells = values.pop("variants"), values.pop("cells")
         # Older versions kept the number of trials with each cell.
@@ -149,6 +149,8 @@ def facts_digest(facts: Mapping[str, Any]) -> str:
 
 def _variant(described: dict[str, Any]) -> Variant:
     memory = {kind: MemoryUse(**amount) for kind, amount in described.pop("memory").items()}
+    if "network" in described:  # the key of older versions
+        described["model_class"] = described.pop("network")
     return Variant(**described, memory=memory)
 
 

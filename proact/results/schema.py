@@ -1,12 +1,12 @@
-"""The tables of a store, and what tells a store from other files.
+"""The tables of a store, and how a store is distinguished from other files.
 
-    task      what all rows of a campaign share, by content digest
-    variant   one network of a task, by content digest, and what it does without faults
-    fault     what was injected, as text and as JSON
+    task      the identity that all rows of a campaign share, by digest
+    variant   one model of a task, by digest, and its fault-free result
+    fault     an injected fault, as text and as JSON
     row       one trial of one variant under one fault
-    failure   trials that could not be run, and why
-    choice    what the warm-up and `images_per_trial="auto"` settled on, for resumed runs to keep
-    campaign  names that users gave, and the variants of each
+    failure   failed trials with their reasons
+    choice    the execution policy that the pilot chose, which resumed runs keep
+    campaign  names given by users, and the variants of each
 
 The columns of ``row`` are those of `proact.results.store.Row`.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from proact.errors import ProactError
 
-APPLICATION_ID = 0x70726163  # "prac": tells a proact store from any other SQLite file
+APPLICATION_ID = 0x70726163  # "prac": distinguishes a store from other SQLite files
 SCHEMA_VERSION = 3
 
 SCHEMA = """
@@ -45,7 +45,7 @@ CREATE TABLE campaign (
     PRIMARY KEY (name, variant)) WITHOUT ROWID;
 """
 
-#: What was asked for (see `proact.results.run_log`), and each time that somebody worked on it.
+#: Specifications of runs (see `proact.results.run_log`), and the sessions that worked on them.
 _RUNS = """
 CREATE TABLE run (
     id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, description TEXT NOT NULL);
@@ -61,7 +61,7 @@ LATER_TABLES = {2: _RUNS}
 
 
 def refuse_strangers(path: Path) -> None:
-    """Looks before SQLite does: it would write into an empty file and lock a foreign one."""
+    """Raises ProactError for a file of another kind, before SQLite would lock or change it."""
     try:
         with path.open("rb") as file:
             head = file.read(16)

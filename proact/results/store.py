@@ -1,9 +1,9 @@
 """The rows of campaigns in one SQLite file, readable with sqlite3 and pandas alone.
 
 `schema` describes the tables, `database` opens the file. Rows are written in portions as they are
-done, each portion in one transaction (WAL): several processes can use one file, and one that is
-killed leaves whole portions. What is asked of many rows is summed up by SQLite, so that a
-campaign's memory does not grow with its trials.
+done, each portion in one transaction (WAL): several processes can use one file, and a killed one
+leaves whole portions. SQLite aggregates the rows, so that a campaign's memory does not grow
+with its trials.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Row(NamedTuple):
     Attributes:
         trial: its number, which with the seed names the fault pattern and the images.
         flips: bits flipped.
-        images: how many the trial was judged on.
+        images: number of images on which the trial was judged.
         value, clean: the mean of the metric over them, under faults and without.
         correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite: see
-            `proact.campaign.metrics.Counts`; None where they make no sense.
-        seconds: of wall time; 0 where nothing had to be run.
+            `proact.campaign.metrics.Counts`; None where outputs are not classes.
+        seconds: wall time; 0 where nothing had to be run.
     """
 
     trial: int
@@ -77,7 +77,7 @@ class Store(Database):
         return json.loads(found[0][0]), {variant: digest for _, variant, digest in found}
 
     def name(self, name: str, variant: int) -> None:
-        """Makes a variant one of a named campaign's."""
+        """Adds a variant to a named campaign."""
         self.execute("INSERT OR IGNORE INTO campaign VALUES (?, ?)", (name, variant))
 
     def variant(
@@ -111,12 +111,12 @@ class Store(Database):
         return self.number("SELECT id FROM fault WHERE description = ?", text)
 
     def choice(self, subject: str) -> dict[str, Any] | None:
-        """What was chosen for the subject, or None."""
+        """The choice that is stored for a subject, or None."""
         found = self.execute("SELECT made FROM choice WHERE subject = ?", (subject,))
         return json.loads(found[0][0]) if found else None
 
     def choose(self, subject: str, made: Mapping[str, Any]) -> dict[str, Any]:
-        """Keeps a choice and returns it; where there is one already, that one."""
+        """Stores a choice and returns it; an existing one is kept and returned instead."""
         self.execute(
             "INSERT OR IGNORE INTO choice VALUES (?, ?)", (subject, json.dumps(dict(made)))
         )
@@ -133,7 +133,7 @@ class Store(Database):
             )
 
     def fail(self, cell: CellKey, trial: int, attempts: int, error: str) -> None:
-        """Records a trial that could not be run (here: another process may have its row)."""
+        """Records a failed trial. Another process may still store its row."""
         self.execute(
             "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?)",
             (*cell, trial, attempts, error),
@@ -144,7 +144,7 @@ class Store(Database):
         self.execute(f"DELETE FROM failure WHERE {_CELL}", cell)
 
     def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
-        """(trial, error) of those among the first ``trials`` that could not be run."""
+        """(trial, error) of the failed ones among the first ``trials``."""
         return self.execute(
             f"SELECT trial, error FROM failure AS f WHERE {_CELL} AND trial < ? AND NOT EXISTS ("
             "  SELECT 1 FROM row WHERE row.variant = f.variant AND row.fault = f.fault"

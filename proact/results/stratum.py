@@ -1,4 +1,4 @@
-"""The strata of a sweep: parts of the fault space, and what is lost when a fault hits one alone."""
+"""The strata of a sweep: parts of the fault space, and the loss when a fault hits one alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stratum(
 
 
 def sweep_confidence(margin: float | None, confidence: float) -> float:
-    """The level of a sweep's intervals: a little above the asked one where a margin stopped it."""
+    """The level of a sweep's intervals: slightly above ``confidence`` where a margin stopped it."""
     return confidence if margin is None else StoppingRule(margin, confidence).confidence_at_stop
 
 

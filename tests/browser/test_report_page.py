@@ -128,7 +128,7 @@ def test_names_are_shown_and_do_not_run(light: Watched) -> None:
     page = light.page
     assert page.title() == f"{HOSTILE} – proact"  # noqa: RUF001
     assert page.locator("script").count() == 0
-    assert page.locator("h1").inner_text() == f"What faults leave of {HOSTILE}"
+    assert page.locator("h1").inner_text() == f"Accuracy of {HOSTILE} under faults"
     assert HOSTILE in page.locator(".verdicts").inner_text()
     assert HOSTILE in page.locator("table").first.inner_text()
     legend = page.locator("#family-1 svg").first

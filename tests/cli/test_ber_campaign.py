@@ -104,7 +104,8 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         "--out",
     ):
         assert flag in text
-    for unit in ("probabilities per stored bit", "count", "probability in (0, 1)"):
+    text = " ".join(text.split())
+    for unit in ("probabilities per stored bit", "(count)", "probability in (0, 1)"):
         assert unit in text
 
 

@@ -48,7 +48,10 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path) -> None:
 def test_bad_input_is_one_sentence() -> None:
     for arguments, words in (
         (["--script-trials", "1"], "--script-trials takes 2 or more"),
-        (["--margin", "0", "--data", "digits", "--model", "small-cnn"], "margin lies in (0, 1]"),
+        (
+            ["--margin", "0", "--data", "digits", "--model", "small-cnn"],
+            "margin: expected a finite number above 0",
+        ),
         (["--data", "nothing"], "nothing"),
     ):
         done = run(*arguments)

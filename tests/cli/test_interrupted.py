@@ -49,8 +49,8 @@ def test_a_campaign_goes_on_and_ends_in_the_same_table(
     (tmp_path / "unhurried.py").write_text(UNHURRIED)
     command = [
         *("campaign", "--model", f"{tmp_path}/unhurried.py:network", "--data", f"{OWN}:data"),
-        *("--ber", "1e-3,1e-2", "--method", "relu", "--method", "ranger", "--trials", "400"),
-        *("--images", "all", "--workers", "1"),
+        *("--ber", "1e-3,1e-2", "--variant", "relu", "--variant", "ranger", "--trials", "400"),
+        *("--images-per-trial", "all", "--workers", "1"),
     ]
     stopped = tmp_path / "stopped"
     running = subprocess.Popen(

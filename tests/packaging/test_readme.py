@@ -69,6 +69,6 @@ def test_from_the_wheel_to_an_open_page_in_four_commands(folder: Path) -> None:
     ):
         (page,) = give(block, folder)
         assert page == folder / out / "report.html"
-        assert f"What faults leave of {told}" in page.read_text(encoding="utf-8")
+        assert f"Accuracy of {told} under faults" in page.read_text(encoding="utf-8")
         assert (folder / out / "accuracy.svg").stat().st_size > 0
         assert (folder / out / "experiment.yaml").exists()

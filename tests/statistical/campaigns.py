@@ -27,8 +27,8 @@ _PORTION = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """A cell of which everything is known.
+class KnownCell:
+    """A cell whose distribution of trials is known.
 
     Attributes:
         tables: (k, 4) counts of images: right with and without faults, lost, gained, neither.
@@ -84,7 +84,7 @@ class Cell:
 class Stream:
     """One campaign's trials of a cell, drawn as far as they are asked for."""
 
-    def __init__(self, cell: Cell, images: int, rng: np.random.Generator) -> None:
+    def __init__(self, cell: KnownCell, images: int, rng: np.random.Generator) -> None:
         self._cell, self._images, self._rng = cell, images, rng
         self._right = np.zeros((2, 0), dtype=np.int64)
 
@@ -119,10 +119,10 @@ def recorded() -> dict[str, NDArray[np.int64]]:
     return {name: np.array(rows) for name, rows in tables.items()}
 
 
-def _mixed(collapsed: float) -> Cell:
+def _mixed(collapsed: float) -> KnownCell:
     """Trials that collapse with this probability, and else stay intact."""
     whole, broken = recorded()["intact"], recorded()["collapsed"]
-    return Cell(
+    return KnownCell(
         np.concatenate([whole, broken]),
         np.concatenate(
             [
@@ -133,18 +133,18 @@ def _mixed(collapsed: float) -> Cell:
     )
 
 
-def _alike(tables: NDArray[np.int64]) -> Cell:
-    return Cell(tables, np.full(len(tables), 1.0 / len(tables)))
+def _alike(tables: NDArray[np.int64]) -> KnownCell:
+    return KnownCell(tables, np.full(len(tables), 1.0 / len(tables)))
 
 
-def _unchanged() -> Cell:
+def _unchanged() -> KnownCell:
     whole = recorded()["intact"]
     return _alike(whole[(whole[:, 1] == 0) & (whole[:, 2] == 0)])
 
 
 #: Cells by name: "constant" never changes an image, "rare" has 1 % of collapsed trials, "rare 3 %"
 #: three, and of "rare survivors" 98 % collapse.
-CELLS: dict[str, Callable[[], Cell]] = {
+CELLS: dict[str, Callable[[], KnownCell]] = {
     "collapsed": lambda: _alike(recorded()["collapsed"]),
     "half-collapsed": lambda: _alike(recorded()["half-collapsed"]),
     "rare": lambda: _mixed(0.01),
@@ -165,7 +165,7 @@ def stopped(rule: StoppingRule, prior: Prior, stream: Stream) -> tuple[int, Inte
     return enough, rule.interval(stream.grouped(enough), prior)
 
 
-def variance_oracle(cell: Cell, images: int, margin: float, confidence: float = 0.95) -> float:
+def variance_oracle(cell: KnownCell, images: int, margin: float, confidence: float = 0.95) -> float:
     """Trials of one who knows the variance and trusts the normal interval: (z sd / margin)^2."""
     z = float(norm.ppf(0.5 + 0.5 * confidence))
     return z**2 * cell.variance(images) / margin**2
@@ -177,7 +177,7 @@ def zero_failure_trials(margin: float, confidence: float = 0.95) -> float:
     return math.log(0.5 * (1.0 - confidence)) / math.log1p(-2.0 * margin)
 
 
-def guarded_oracle(cell: Cell, images: int, margin: float, confidence: float = 0.95) -> float:
+def guarded_oracle(cell: KnownCell, images: int, margin: float, confidence: float = 0.95) -> float:
     """Trials of one who knows the variance, and yet stops no earlier than somebody could who saw
     no failure at all and wants to exclude that there are any."""
     return max(

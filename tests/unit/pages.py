@@ -1,4 +1,4 @@
-"""Reading what reports say, and names that test what they do with them."""
+"""Parsers of report pages, and names that try to break them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from torch import nn
 
 from proact import protect
+from proact.campaign import CampaignProgress
 from proact.data import Data
 
 HOSTILE = ["<script>alert(1)</script>", "$x$ & 50 % #_{}~^\\", "_hidden", "néfaste 網絡 | *b* `c`"]
@@ -18,7 +19,7 @@ OPTIONS: dict[str, Any] = {"encoding": "q15.16", "images_per_trial": 16, "execut
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its texts, tables and tags."""
+    """The texts, tables and tags of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -56,13 +57,13 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
     def table(self, *heading: str) -> list[list[str]]:
-        """The rows of the table whose head begins so."""
+        """The rows of the table whose heading begins with ``heading``."""
         (found,) = [t for t in self.tables if t and t[0][: len(heading)] == list(heading)]
         return found[1:]
 
 
 def tables_of(text: str) -> list[list[list[str]]]:
-    """The tables of a Markdown document, as they are shown."""
+    """The tables of a Markdown document, rendered."""
     html = MarkdownIt("commonmark").enable("table").render(text)
     found = []
     for table in ElementTree.fromstring(f"<page>{html}</page>").iter("table"):
@@ -76,11 +77,19 @@ def checked(page: Page) -> list[str | None]:
 
 
 def hostile_variants(model: nn.Module, data: Data) -> dict[str, nn.Module]:
-    """A network and a protected one, twice, by names that try what pages do with them."""
+    """A model and a protected one, twice, under the hostile names."""
     ranger = protect.protect(model, "ranger", data, mode="zero")
     return dict(zip(HOSTILE, [model, ranger, model, ranger], strict=True))
 
 
-def interrupt(done: int, total: int) -> None:
-    """Of the progress of a campaign: Ctrl-C at once."""
-    raise KeyboardInterrupt
+class Interrupt:
+    """A progress callback: Ctrl-C as soon as the run has stored something."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+
+    def __call__(self, progress: CampaignProgress) -> None:
+        if self._before is None:
+            self._before = progress.stored
+        elif progress.is_running and progress.stored > self._before:
+            raise KeyboardInterrupt

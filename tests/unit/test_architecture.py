@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import grimp
 import pytest
+
+grimp = pytest.importorskip("grimp", reason="import-linter brings it: pip install 'proact[dev]'")
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "proact"

@@ -25,12 +25,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import rows_of
 from proact import campaign, results
 from proact.campaign import coordinator, trial_runner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 from proact.results.store import Store
+from result_rows import rows_of
 
 TRIALS = 250
 PATIENCE_SECONDS = 60

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from conftest import rows_of
 from proact import campaign, results
 from proact.data import Data
 from proact.faults import BitFlip, ExactFlips, FaultSpace
+from result_rows import rows_of
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_pairs_and_datasets_are_data_too() -> None:
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match="imagefolder; got 'mnits': did you mean 'mnist'."
+        ValueError, match="imagefolder; got 'mnits'; did you mean 'mnist'."
     ) as error:
         data.load("mnits")
     assert all(name in str(error.value) for name in data.names())

@@ -21,11 +21,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import rows_of
 from proact import ProactError, campaign, results
 from proact.campaign import executors
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from result_rows import rows_of
 
 FAULTS = [BitFlip(1e-3), BitFlip(1e-2, bits="sign")]
 OPTIONS: dict[str, Any] = {"trials": 60, "images_per_trial": 16, "seed": 5}
@@ -314,8 +314,8 @@ def test_an_executor_shut_down_under_way(
     path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "none")
     pool = ThreadPoolExecutor(1)
 
-    def close(done: int, total: int) -> None:
-        if done:
+    def close(progress: campaign.CampaignProgress) -> None:
+        if progress.done:
             pool.shutdown(wait=False, cancel_futures=True)
 
     # More units than can be under way.
@@ -337,9 +337,9 @@ def test_workers_end_with_the_campaign(digits: Data, tmp_path: Path) -> None:
 
     pids: list[int] = []
 
-    def stop(done: int, total: int) -> None:
+    def stop(progress: campaign.CampaignProgress) -> None:
         pids.extend(child.pid or 0 for child in multiprocessing.active_children())
-        if done:
+        if progress.done:
             raise Stopped
 
     model = Witness(tmp_path, "none")

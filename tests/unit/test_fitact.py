@@ -26,12 +26,13 @@ def test_every_neurons_threshold_moves_and_nothing_else(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
     start = thresholds(protect.protect(trained_cnn, "ranger", digits, granularity="neuron"))
-    hardened = fitted(trained_cnn, digits)
+    # A penalty that outweighs the loss, whose gradient grows with T no faster.
+    hardened = fitted(trained_cnn, digits, penalty=1e3)
     for found, before in zip(thresholds(hardened), start, strict=True):
         assert found.shape == before.shape
         alive = before > 0.05
-        assert (found[alive] < before[alive]).float().mean() > 0.5
-        assert len(found.unique()) > found.numel() // 2
+        assert (found[alive] < before[alive]).all()
+        assert len(found[alive].unique()) > alive.sum() // 2
     for name, parameter in trained_cnn.named_parameters():
         assert torch.equal(parameter, hardened.get_parameter(name))
 
@@ -39,16 +40,22 @@ def test_every_neurons_threshold_moves_and_nothing_else(
 def test_a_stronger_penalty_gives_smaller_thresholds(trained_cnn: nn.Module, digits: Data) -> None:
     means = [
         torch.cat([t.flatten() for t in thresholds(fitted(trained_cnn, digits, penalty=p))]).mean()
-        for p in (0.0, 1.0, 1000.0)
+        for p in (0.0, 1e-4, 1.0)
     ]
     assert means[2] < means[1] < means[0]
 
 
-def test_a_step_follows_the_papers_loss(trained_cnn: nn.Module, digits: Data) -> None:
+def test_a_step_follows_the_papers_loss(double_cnn: nn.Module, double_digits: Data) -> None:
     """One step of plain Adam on CE + lambda mean(T^2), everything in eager torch."""
-    few = Data("few", digits.train.take(torch.arange(64)), digits.validation, digits.test, 10)
-    plain = protect.protect(trained_cnn, "ranger", few, granularity="neuron")
-    hardened = fitted(trained_cnn, few, penalty=3.0, batch=64, learning_rate=0.01)
+    few = Data(
+        "few",
+        double_digits.train.take(torch.arange(64)),
+        double_digits.validation,
+        double_digits.test,
+        10,
+    )
+    plain = protect.protect(double_cnn, "ranger", few, granularity="neuron")
+    hardened = fitted(double_cnn, few, penalty=3.0, batch=64, learning_rate=0.01)
     clips = [module for module in plain.modules() if isinstance(module, HyReLU)]
     for clip in clips:
         clip.mode = "soft"
@@ -61,7 +68,7 @@ def test_a_step_follows_the_papers_loss(trained_cnn: nn.Module, digits: Data) ->
     (loss + 3.0 * penalty).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     for found, expected in zip(thresholds(hardened), mine, strict=True):
-        torch.testing.assert_close(found, expected.detach().clamp(min=0), rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(found, expected.detach().clamp(min=0), rtol=1e-7, atol=1e-9)
 
 
 def test_the_guard_takes_the_epoch_before(trained_cnn: nn.Module, digits: Data) -> None:

@@ -11,8 +11,8 @@ from built_cells import LINE, cell
 
 from proact.report.analysis import (
     Analysis,
-    Cost,
     Family,
+    VariantCost,
     cost_of,
     holds_until,
     largest_gain,
@@ -21,7 +21,7 @@ from proact.report.analysis import (
 from proact.report.narrative import verdict
 from proact.report.units import MetricUnits
 from proact.results.cells import CellResult
-from proact.results.run_log import Memory, Variant
+from proact.results.run_log import MemoryUse, Variant
 from proact.results.statistics import Interval
 
 
@@ -53,10 +53,10 @@ def test_gains_and_losses_are_those_that_intervals_show() -> None:
     assert (largest_gain({}, True), losses({}, True)) == (None, [])
 
 
-NO_COST = Cost(0, 0, 0.0, 0.0, 0.9, None, None)
+NO_COST = VariantCost(0, 0, 0.0, 0.0, 0.9, None, None)
 
 
-def findings_of(
+def analysis_of(
     lines: Mapping[str, Sequence[CellResult]],
     gains: Mapping[str, Mapping[str, Interval]],
     units: MetricUnits | None = None,
@@ -70,41 +70,41 @@ def findings_of(
     run = SimpleNamespace(
         lowest=0.0, highest=highest, is_better_higher=units.is_better_higher, variant=variants.get
     )
-    found = SimpleNamespace(
+    analysis = SimpleNamespace(
         families=[Family("BitFlip", faults, cells, gains)],
         units=units,
         run=run,
         baseline=next(iter(lines)),
     )
-    return cast(Analysis, found)
+    return cast(Analysis, analysis)
 
 
-def told(text: str) -> str:
+def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_verdict_of_the_baseline() -> None:
-    assert told(verdict(findings_of({"relu": LINE}, {}), "relu", NO_COST)) == (
-        "is shown to lose at most 5.0 points of its 90.0 % without faults up to a bit error rate "
-        "of 1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
+    assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu", NO_COST)) == (
+        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
-    assert told(verdict(findings_of({"relu": LINE[:2]}, {}), "relu", NO_COST)) == (
-        "is shown to lose at most 5.0 points of its 90.0 % without faults up to a bit error rate "
-        "of 1e-5, where it is 89.0 % (85.1 to 90.0), the highest rate that was tried."
+    assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu", NO_COST)) == (
+        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
     )
-    assert told(verdict(findings_of({"relu": LINE[2:]}, {}), "relu", NO_COST)) == (
-        "is shown at none of the rates to lose at most 5.0 points of its 90.0 % without faults: "
+    assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu", NO_COST)) == (
+        "is not shown to stay within 5.0 points of its fault-free 90.0 % at any tested rate: "
         "at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     missing = replace(LINE[0], trials=0, is_finished=False)
-    assert verdict(findings_of({"relu": [missing]}, {}), "relu", NO_COST) == "has no trials yet."
+    assert verdict(analysis_of({"relu": [missing]}, {}), "relu", NO_COST) == "has no trials yet."
 
 
 def test_a_verdict_skips_no_rate_in_silence() -> None:
     """Between rates that hold, one without trials is no rate that was tried."""
     gap = replace(LINE[1], trials=0, is_finished=False)
     held = [LINE[0], gap, LINE[3]]
-    said = told(verdict(findings_of({"relu": held}, {}), "relu", NO_COST))
+    said = plain(verdict(analysis_of({"relu": held}, {}), "relu", NO_COST))
     assert "up to a bit error rate of 1e-3" in said
     assert "1e-5" not in said
 
@@ -117,47 +117,48 @@ def test_a_verdict_of_another_variant() -> None:
             LINE[1].fault: Interval(0.123, 0.1, 0.15),
         }
     }
-    cost = Cost(10, 4, 56.0, 0.0512, 0.88, None, 1.237)
-    said = told(verdict(findings_of(lines, gains), "new", cost))
+    cost = VariantCost(10, 4, 56.0, 0.0512, 0.88, None, 1.237)
+    said = plain(verdict(analysis_of(lines, gains), "new", cost))
     assert said.endswith(
-        "; gains most over relu at 1e-5: 12.3 points (+10.0 to +15.0); is worse than relu at 1e-6; "
-        "it costs 2.0 points without faults, 56 bytes (0.051 % more numbers to store) and 1.24 "
-        "times the time of a forward pass."
+        "; its largest gain over relu is 12.3 points (+10.0 to +15.0), at 1e-5; it is worse than "
+        "relu at 1e-6; it costs 2.0 points of the fault-free top-1 accuracy, 56 bytes (0.051 % "
+        "more numbers to store) and 1.24 times the time of a forward pass."
     )
     unshown = {"new": {LINE[0].fault: Interval(0.1, -0.1, 0.3)}}
-    said = told(verdict(findings_of(lines, unshown), "new", NO_COST))
-    assert said.endswith("; no gain over relu is shown at any rate.")
+    said = plain(verdict(analysis_of(lines, unshown), "new", NO_COST))
+    assert said.endswith("; no gain over relu is shown at any tested rate.")
     many = replace(cost, percent=1234.5, clean=0.9, latency=None)
-    said = told(verdict(findings_of(lines, gains), "new", many))
+    said = plain(verdict(analysis_of(lines, gains), "new", many))
     assert said.endswith("it costs 56 bytes (1,234 % more numbers to store).")
     better = replace(NO_COST, clean=0.91)
-    said = told(verdict(findings_of(lines, gains), "new", better))
-    assert said.endswith("it costs -1.0 points without faults.")
+    said = plain(verdict(analysis_of(lines, gains), "new", better))
+    assert said.endswith("it costs -1.0 points of the fault-free top-1 accuracy.")
 
 
 def test_a_verdict_in_nats() -> None:
     line = [replace(cell(1e-5, (0.5, 0.4, 0.9), 0.25), metric="loss")]
     lines = {"relu": line, "new": line}
     gains = {"new": {line[0].fault: Interval(-0.3, -0.4, -0.2)}}
-    found = findings_of(lines, gains, MetricUnits("loss", False, False), 20.0)
+    analysis = analysis_of(lines, gains, MetricUnits("loss", False, False), 20.0)
     cost = replace(NO_COST, clean=0.3)
-    assert told(verdict(found, "new", cost)) == (
-        "is shown to lose at most 1 nats of its 0.25 nats without faults up to a bit error rate of "
-        "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest rate that was tried; gains most over "
-        "relu at 1e-5: 0.3 nats (-0.4 to -0.2); it costs 0.05 nats without faults."
+    assert plain(verdict(analysis, "new", cost)) == (
+        "is shown to stay within 1 nats of its fault-free 0.25 nats up to a bit error rate of "
+        "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain over "
+        "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free "
+        "cross-entropy."
     )
 
 
 def test_costs_are_counted_from_what_a_variant_stores() -> None:
     memory = {
-        "weight": Memory(900, 900 * 32),
-        "bias": Memory(100, 3200),
-        "threshold": Memory(6, 96),
-        "bound": Memory(4, 128),
+        "weight": MemoryUse(900, 900 * 32),
+        "bias": MemoryUse(100, 3200),
+        "threshold": MemoryUse(6, 96),
+        "bound": MemoryUse(4, 128),
     }
     variant = Variant("new", "Net", 0.88, "0" * 64, memory)
-    assert cost_of(variant, {}) == Cost(6, 4, 28.0, 1.0, 0.88, None, None)
+    assert cost_of(variant, {}) == VariantCost(6, 4, 28.0, 1.0, 0.88, None, None)
     noted = cost_of(variant, {"clean_soft": 0.9, "latency": 1.5, "thresholds": 7, "bytes": None})
     assert (noted.soft, noted.latency, noted.thresholds) == (0.9, 1.5, 6)
-    bare = cost_of(replace(variant, memory={"weight": Memory(9, 288)}), {"latency": None})
-    assert bare == Cost(0, 0, 0.0, 0.0, 0.88, None, None)
+    bare = cost_of(replace(variant, memory={"weight": MemoryUse(9, 288)}), {"latency": None})
+    assert bare == VariantCost(0, 0, 0.0, 0.0, 0.88, None, None)

@@ -239,20 +239,20 @@ def test_a_campaign_divides_its_memory_among_variants_and_workers_and_frees_it(
     trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[Job, int, int]] = []
-    bench = Job.bench
+    runner = Job.runner
 
     def watched(self: Job, variant: int) -> Any:
-        found = bench(self, variant)
+        found = runner(self, variant)
         assert found._cache is not None
         built.append((self, found.cache_bytes, found._cache.bytes))
         return found
 
-    monkeypatch.setattr(Job, "bench", watched)
+    monkeypatch.setattr(Job, "runner", watched)
     variants = {"one": trained_cnn, "two": copy.deepcopy(trained_cnn)}
     campaign.run(variants, digits, [ExactFlips(1)], trials=25, images_per_trial="all", executor=1)
     job = built[0][0]
     assert all(0 < kept <= share == jobs.CACHE_BYTES // 2 for _, share, kept in built)
-    assert not job._benches
+    assert not job._runners
     assert job.for_workers(4).cache_bytes == jobs.CACHE_BYTES // 4
 
 

@@ -85,6 +85,11 @@ def test_the_same_store_gives_the_same_bytes(
         assert path.read_bytes() == written[what].read_bytes(), what
 
 
+def test_a_telephone_gets_the_page_in_its_own_width(page: Page) -> None:
+    (viewport,) = [a["content"] for tag, a in page.tags if a.get("name") == "viewport"]
+    assert viewport == "width=device-width, initial-scale=1"
+
+
 def test_names_are_text(page: Page, written: dict[str, Path]) -> None:
     for name in HOSTILE:
         assert name in page.text
@@ -137,12 +142,12 @@ def test_the_page_says_how_it_was_measured(page: Page, stored: Result) -> None:
     # Three families: 4 variants of 12 trials at 3, 1 and 1 rates.
     for trials in ("12 trials at each rate, 144 in all", "12 trials at each rate, 48 in all"):
         assert trials in text
-    assert f"judged on 16 of {stored.run.images:,} evaluation images" in text
+    assert f"judged on 16 of {stored.spec.images:,} evaluation images" in text
     flips = sum(c.flips * c.trials for c in stored.cells if c.fault.startswith("BitFlip"))
     assert f"In all {flips:,.0f} bits were flipped, where " in text
-    assert "the outputs of layers of networks" in text
+    assert "into the outputs of layers stored as" in text
     assert "network: small-cnn data: <digits> seed: 3" in text
-    assert "What faults leave of small-cnn on <digits>" in text
+    assert "Accuracy of small-cnn on <digits> under faults" in text
     rows = page.table("variant", "thresholds")
     assert rows[0][0] == HOSTILE[0]
     assert rows[0][-2:] == ["not measured"] * 2

@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from pages import HOSTILE, OPTIONS, Page, checked, hostile_variants, interrupt, tables_of
+from pages import HOSTILE, OPTIONS, Interrupt, Page, checked, hostile_variants, tables_of
 from torch import nn
 
 from proact import campaign
-from proact.campaign import read
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report import NoTrialsError, write_report
 from proact.report.units import rate
+from proact.results import read
 from proact.results.store import Store
 
 
@@ -41,7 +41,7 @@ def begun(
     with pytest.raises(KeyboardInterrupt):
         campaign.run(
             {**two, "third": two[HOSTILE[0]]}, digits, faults, trials=12, store=path,
-            progress=interrupt, **OPTIONS,
+            progress=Interrupt(), **OPTIONS,
         )  # fmt: skip
     return path
 
@@ -53,7 +53,7 @@ def test_cells_without_trials_are_missing_and_never_zero(begun: Path, tmp_path: 
     assert missing
     assert partly
     assert any(c.is_finished for c in stored.cells)
-    names = [variant.name for variant in stored.run.variants]
+    names = [variant.name for variant in stored.spec.variants]
     written = write_report(begun, tmp_path)
     page = Page(written["html"])
     for ber, *values in page.table("BER per bit", *names)[1:]:
@@ -123,7 +123,7 @@ def test_the_first_distribution_is_of_trials_that_there_are(
     with pytest.raises(KeyboardInterrupt):
         campaign.run(
             {"a": variants[HOSTILE[0]], **b}, digits, faults, trials=200, store=path,
-            progress=interrupt, **OPTIONS,
+            progress=Interrupt(), **OPTIONS,
         )  # fmt: skip
     with Store(path) as opened:
         opened.execute("DELETE FROM row WHERE fault <> 1 OR variant <> 1")
@@ -152,7 +152,7 @@ def test_trials_that_could_not_be_run_are_listed(digits: Data, tmp_path: Path) -
     shown = page.table("variant", "fault", "trial")
     reason = "ArithmeticError: <b>no such bias</b>"
     assert shown == [["m", str(fault), f"{trial}", reason] for trial, _ in failed[:20]]
-    assert f"{len(failed)} trials could not be run" in page.text
+    assert f"{len(failed)} trials failed" in page.text
     assert len(failed) > 20
     assert "the first 20" in page.text
 
@@ -171,11 +171,11 @@ def test_a_store_of_an_older_version(begun: Path, tmp_path: Path) -> None:
     with Store(path) as opened:
         opened.execute("DELETE FROM session")
         opened.execute("DELETE FROM run")
-    with pytest.raises(NoTrialsError, match="trials of an older proact alone"):
+    with pytest.raises(NoTrialsError, match="only trials of an older version of proact"):
         write_report(path, tmp_path / "report")
     page = Page(tmp_path / "report" / "report.html")
     assert "holds no trial" not in page.text
-    assert "nothing is run twice" in page.text
+    assert "are not run again" in page.text
 
 
 def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
@@ -183,7 +183,9 @@ def test_a_campaign_without_trials(begun: Path, tmp_path: Path) -> None:
     path.write_bytes(begun.read_bytes())
     with Store(path) as opened:
         opened.execute("DELETE FROM row")
-    with pytest.raises(NoTrialsError, match="nothing to say .*: it has no trial yet"):
+    with pytest.raises(
+        NoTrialsError, match="holds no result of this campaign: it has no trial yet"
+    ):
         write_report(path, tmp_path / "report")
     page = Page(tmp_path / "report" / "report.html")
     assert "No trial is stored yet" in page.text
@@ -207,7 +209,7 @@ def test_sweeps_are_shown_under_the_campaign_s_names(
                  **OPTIONS)  # fmt: skip
     page = Page(write_report(path, tmp_path / "report")["html"])
     captions = re.findall(r"(.*): loss in points by layer", page.text)
-    assert captions == ["ranger", "relu (another network)"]
+    assert captions == ["ranger", "relu (another model)"]
 
 
 def test_a_sweep_is_shown_in_its_own_unit(
@@ -241,7 +243,7 @@ def test_an_unfinished_sweep_says_so(
     with pytest.raises(KeyboardInterrupt):
         campaign.per_layer(
             model, digits, encoding="q15.16", images_per_trial=16, store=path, trials=200,
-            progress=interrupt,
+            progress=Interrupt(),
         )  # fmt: skip
     campaign.run({"a": model}, digits, [BitFlip(1e-4)], trials=2, store=path, **OPTIONS)
     page = Page(write_report(path, tmp_path / "report")["html"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from proact import ProactError, models
 from proact.data import Augmentation, Data, Split
-from proact.models import registry
+from proact.models import small_cnn
 from proact.models.evaluation import check_takes
 from proact.models.recipe import Recipe, augmented, recipe_for
 
@@ -214,7 +214,7 @@ def test_the_cache_knows_the_initial_weights(
 ) -> None:
     once = Recipe(epochs=1, batch=32, peak=0.05)
     models.trained("small-cnn", few, cache=tmp_path, recipe=once)
-    build = registry._BUILDERS["small-cnn"]
+    build = small_cnn.small_cnn
 
     def halved(classes: int, channels: int) -> nn.Module:
         model = build(classes, channels)
@@ -222,6 +222,6 @@ def test_the_cache_knows_the_initial_weights(
             model.get_submodule("output").weight.mul_(0.5)  # type: ignore[operator, union-attr]
         return model
 
-    monkeypatch.setitem(registry._BUILDERS, "small-cnn", halved)
+    monkeypatch.setattr(small_cnn, "small_cnn", halved)
     models.trained("small-cnn", few, cache=tmp_path, recipe=once)
     assert len(list(tmp_path.iterdir())) == 2

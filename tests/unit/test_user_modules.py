@@ -70,7 +70,7 @@ def test_a_model_class_reaches_spawned_workers(name: str, is_local: bool, tmp_pa
         result = campaign.run(
             {"m": model}, data, [BitFlip(1e-2)], trials=8, images_per_trial=30, executor=executor
         )
-        (mine,) = result.rows.values()
+        mine = result.rows("m", BitFlip(1e-2))
         return [tuple(row._replace(seconds=0.0)) for row in mine]
 
     if is_local:

@@ -10,7 +10,7 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import campaign, models, protect
-from proact.campaign.identity import model_digest
+from proact.campaign.identity import ModelDigest
 from proact.data import Data
 from proact.faults import BitFlip, Injector, Where, encode
 from proact.nn import HyReLU, WeightRange, weight_range_of, without_weight_range
@@ -31,10 +31,12 @@ def guard_of(model: nn.Module) -> WeightRange:
 
 
 def faulty_accuracy(model: nn.Module, data: Data, ber: float, encoding: str, trials: int) -> float:
+    """Average over so many patterns, which spare the guard's own bounds."""
     injector = Injector(encode(model, encoding), encoding)
+    fault = BitFlip(ber, where=Where(exclude=Where(kind="bound")))
     total = 0.0
     for trial in range(trials):
-        with injector.trial(BitFlip(ber), seed=0, trial=trial):
+        with injector.trial(fault, seed=0, trial=trial):
             total += models.accuracy(injector.model, data.test)
     return total / trials
 
@@ -60,11 +62,15 @@ def test_the_given_network_is_untouched_and_the_copy_computes_the_same(
 def test_it_keeps_accuracy_under_faults(
     trained_cnn: nn.Module, guarded: nn.Module, digits: Data, encoding: str
 ) -> None:
-    """Averages over 8 patterns, the same for both: without a guard a tenth or more is lost."""
+    """Averages over 24 patterns, the same for both: without a guard a tenth or more is lost.
+
+    In float32 2.5 top exponent bits flip on average, and about half of the accuracy is lost with a
+    deviation of at most 0.5 a pattern: a tenth is nearly four deviations of the average away.
+    """
     clean = models.accuracy(trained_cnn, digits.test)
-    bare = faulty_accuracy(trained_cnn, digits, 1e-4, encoding, 8)
+    bare = faulty_accuracy(trained_cnn, digits, 3e-4, encoding, 24)
     assert bare < clean - 0.1
-    assert faulty_accuracy(guarded, digits, 1e-4, encoding, 8) > clean - 0.02
+    assert faulty_accuracy(guarded, digits, 3e-4, encoding, 24) > clean - 0.02
 
 
 @pytest.mark.parametrize("options", [{}, {"granularity": "channel", "action": "saturate"}])
@@ -143,7 +149,8 @@ def test_a_campaign_tells_guards_apart(
     saturating = protect.protect(trained_cnn, "weight-range", digits, action="saturate")
     assert same_bits(bits_of(guarded), saturating)
     clean = models.logits(guarded, digits.test.images).argmax(1)
-    assert model_digest(guarded, clean) != model_digest(saturating, clean)
+    one, other = ModelDigest(guarded), ModelDigest(saturating)
+    assert one.with_outputs(clean) != other.with_outputs(clean)
     result = campaign.run(
         {"bare": trained_cnn, "zero": guarded, "saturate": saturating},
         (digits.test.images[:100], digits.test.labels[:100]),
@@ -160,7 +167,7 @@ def test_a_campaign_tells_guards_apart(
     ("options", "error", "words"),
     [
         ({"granularity": "layer"}, ValueError, "tensor or channel, got 'layer'"),
-        ({"action": "clip"}, ValueError, "zero, saturate; got 'clip'"),
+        ({"action": "clip"}, ValueError, "zero, saturate, got 'clip'"),
         ({"mode": "zero"}, TypeError, "granularity, action; got 'mode'"),
     ],
 )

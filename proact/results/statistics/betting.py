@@ -1,4 +1,4 @@
-"""An interval that holds beyond doubt, for those who pay for it with twice the trials."""
+"""An interval with proved coverage, which needs about twice the trials."""
 
 from __future__ import annotations
 

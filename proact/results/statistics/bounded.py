@@ -16,7 +16,7 @@ from proact.results.statistics.interval import (
     checked_values,
 )
 
-#: The weight of the end of the range that nobody has seen, in trials.
+#: The weight, in trials, of the unobserved value at the end of the range.
 _UNSEEN = 0.7
 
 

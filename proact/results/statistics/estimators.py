@@ -1,4 +1,4 @@
-"""From the trials of a cell to its mean: strata, the clean network as control, what is missing."""
+"""Estimates the mean of a cell: strata, the clean result as control variate, failed trials."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from proact.results.statistics.interval import Interval, Numbers
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """What some trials of a cell measured: trials that measured the same stand together.
+    """The measurements of some trials of a cell; equal ones are grouped.
 
     Attributes:
         values: (k,), means over the images of a trial, of trials with a flip or more.
-        clean: (k,), the same of the network without faults, on the same images.
+        clean: (k,), the same of the fault-free model, on the same images.
         counts: (k,), how many trials each pair of them stands for.
         unflipped: how many trials flipped nothing.
-        failed: how many trials could not be run.
+        failed: number of failed trials.
     """
 
     values: Numbers
@@ -41,11 +41,11 @@ class Trials:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known of a cell without running a trial.
+    """The knowledge of a cell before its first trial.
 
     Attributes:
         clean: the mean over all images without faults.
-        unflipped: the probability that a trial flips nothing; None where nobody knows it.
+        unflipped: the probability that a trial flips nothing; None where it is unknown.
         lowest, highest: the ends of the range that a trial's value lies in.
         is_clean_without_flips: whether a trial that flips nothing gives the clean result. Faults in
             activations that an encoding rounds do not.
@@ -68,11 +68,11 @@ def trial_mean(trials: Trials, prior: Prior, confidence: float = 0.95) -> Interv
     * A trial without a flip gives the clean result, and how often that happens is known: q. The
       estimate is q clean + (1 - q) m, with m the mean of trials that flipped something
       (stratification with known weights, Cochran section 5.3).
-    * The clean network's result c_t on the images of trial t is known, and its mean over all images
+    * The fault-free result c_t on the images of trial t is known, and its mean over all images
       too: y_t - b (c_t - clean) has the mean of y_t and less variance, with the slope b of y_t on
       c_t (regression estimator, Cochran section 7.3), held in [0, 1].
 
-    Trials that could not be run may have held anything: they widen the interval by their share.
+    Failed trials may have had any value: they widen the interval by their share.
 
     Args:
         trials: at least none; without any the interval is what is known beforehand.

@@ -1,4 +1,4 @@
-"""What an interval is, and the checks that all of them share."""
+"""The type of an interval, and the checks that all estimators share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half of what lies between the ends; the estimate need not stand in their middle."""
+        """Half of what lies between the ends; the estimate need not be in their middle."""
         return 0.5 * (self.high - self.low)
 
 

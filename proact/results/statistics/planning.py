@@ -1,4 +1,4 @@
-"""How many trials, and of how many images: before anything runs, and from a pilot."""
+"""Plans the numbers of trials and of images per trial, in advance and from a pilot."""
 
 from __future__ import annotations
 

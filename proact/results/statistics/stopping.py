@@ -1,12 +1,12 @@
-"""When to look at a cell, and whether what is seen is narrow enough.
+"""The stopping rule: the times of interim analyses, and the decision that a cell is finished.
 
 Fixed-width intervals by purely sequential sampling: Y. Chow and H. Robbins, Ann. Math. Stat. 36
 (1965). The rule looks at the width alone, never at the estimate, so that an interval at the time of
 stopping keeps its coverage but for the chance that mean and spread are off together. That is what
 rare failures do, and `mean_interval` answers it: it counts one of them in before any was seen, and
 is not narrow before enough trials had the chance to meet them. What is left costs about half a
-percent of coverage, for which the interval is made at a confidence a little higher than asked. How
-this compares with group sequential and anytime-valid rules was measured: docs/statistics.md.
+percent of coverage, for which the interval is made at a confidence slightly higher than specified.
+docs/statistics.md compares this with group sequential and anytime-valid rules.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from proact.results.statistics.estimators import Prior, Trials, adjusted, trial_
 from proact.results.statistics.interval import Interval, checked_confidence, checked_margin
 from proact.results.statistics.planning import normal_quantile
 
-#: The share of alpha that is left for an interval at the time of stopping.
+#: The share of alpha that remains for the interval at the time of stopping.
 PRICE_OF_STOPPING = 0.9
 _STEP = 8
 _GROWTH = 1.02
-#: A cheap look puts off the next one until the interval may be within so much of the margin.
+#: The normal interval postpones the next analysis until it is within this factor of the margin.
 _NEARLY = 1.1
 
 
@@ -48,9 +48,9 @@ class StoppingRule:
     ran them or in which portions.
 
     Attributes:
-        margin: half the width that is asked for, in the metric's unit; for accuracies in (0, 1].
+        margin: half the intended width, in the metric's unit; for accuracies in (0, 1].
         confidence: in (0, 1), two-sided.
-        most: the trials that nothing goes beyond.
+        most: the largest number of trials.
     """
 
     margin: float
@@ -63,7 +63,7 @@ class StoppingRule:
 
     @property
     def confidence_at_stop(self) -> float:
-        """At which intervals are made, so that they hold the asked one after all looks."""
+        """The confidence of intervals at the stop, which corrects for the interim analyses."""
         return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
 
     def interval(self, trials: Trials, prior: Prior) -> Interval:
@@ -90,7 +90,7 @@ class StoppingRule:
         return self._look(math.floor(wanted))
 
     def next(self, trials: Trials, prior: Prior) -> int | None:
-        """The number of trials at which to look again; None: these are enough."""
+        """The number of trials at the next interim analysis; None: these are enough."""
         seen = trials.measured + trials.failed
         if seen >= self.most:
             return None
@@ -105,7 +105,7 @@ class StoppingRule:
         return self._look(seen + 1)
 
     def progress_estimate(self, trials: Trials, prior: Prior) -> ProgressEstimate:
-        """Where a cell stands, in microseconds: for people who watch."""
+        """The estimate that progress bars show; it takes microseconds."""
         seen = trials.measured + trials.failed
         values, counts = adjusted(trials, prior)
         share = 1.0 - (prior.unflipped or 0.0)
@@ -122,7 +122,7 @@ class StoppingRule:
         return ProgressEstimate(mean, math.hypot(spread, unseen), expected)
 
     def _look(self, trials: int) -> int:
-        """The first of the agreed numbers of trials that is at least ``trials``."""
+        """The number of trials of the first interim analysis at or after ``trials``."""
         n = _STEP
         while n < trials:
             n = max(n + _STEP, _STEP * math.ceil(_GROWTH * n / _STEP))
@@ -130,14 +130,13 @@ class StoppingRule:
 
 
 def _shift_of_stopping(trials: Trials, prior: Prior) -> float:
-    """What a mean at the time of stopping lacks.
+    """The correction of a mean for the bias of sequential stopping.
 
-    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the mean
-    go
-    together: cov(mean, S^2) = m3 / n, with m3 the third central moment. A run that met few failures
-    has a small S^2 and stops early, with too high a mean. Since N is in proportion to S^2, the mean
-    is off by -m3 / (sigma^2 n) on average. Of two values a distance d apart, of which one is rare,
-    that is d / n: one more failure.
+    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the
+    mean are correlated: cov(mean, S^2) = m3 / n, with m3 the third central moment. A run that
+    met few failures has a small S^2 and stops early, with too high a mean. Since N is in proportion
+    to S^2, the mean is off by -m3 / (sigma^2 n) on average. With two values a distance d apart, one
+    of them rare, that is d / n: one more failure.
     """
     values, counts = adjusted(trials, prior)
     n = counts.sum()
@@ -152,7 +151,7 @@ def _shift_of_stopping(trials: Trials, prior: Prior) -> float:
 
 
 def _normal_half_width(trials: Trials, prior: Prior, confidence: float) -> float:
-    """Of the plain normal interval, which takes microseconds; 0 where there is none."""
+    """Half the width of the normal interval, a quick check; 0 for less than two trials."""
     values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 2:

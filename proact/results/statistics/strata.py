@@ -1,4 +1,4 @@
-"""Stratified sampling: which part of a whole to try next, and what the parts say of the whole."""
+"""Stratified sampling: the allocation of trials to strata, and the mean of the whole."""
 
 from __future__ import annotations
 

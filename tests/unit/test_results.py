@@ -1,7 +1,8 @@
-"""Does a store alone tell what the campaign that filled it told, also where it was cut short?"""
+"""Does a store alone give the result of the campaign that filled it, also of an interrupted one?"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ import pytest
 import torch
 from torch import nn
 
-from proact import ProactError, campaign, protect, results
+from proact import ProactError, campaign, protect
+from proact.campaign import CampaignProgress
 from proact.campaign.coordinator import Coordinator
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips
 from proact.results import Result, read
+from proact.results.cells import CellSpec
+from proact.results.run_log import RunSpec
 from proact.results.schema import SCHEMA_VERSION
 from proact.results.statistics import Prior, Trials
 from proact.results.store import Store
@@ -55,13 +60,13 @@ def path(tmp_path: Path) -> Path:
 
 
 class Interrupt:
-    """Of the progress of a campaign: Ctrl-C once there are so many trials."""
+    """A progress callback: Ctrl-C once ``after`` trials are done."""
 
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.after:
+    def __call__(self, progress: CampaignProgress) -> None:
+        if progress.done >= self.after:
             raise KeyboardInterrupt
 
 
@@ -71,7 +76,7 @@ def run_and_interrupt(after: int, *arguments: Any, **options: Any) -> None:
 
 
 def python(script: str, *arguments: str) -> str:
-    """What a process of its own prints."""
+    """Runs a script in a new process and returns what it prints."""
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -81,33 +86,44 @@ def only(store: Path) -> Result:
     return stored
 
 
-def assert_same(stored: Result, live: results.Result) -> None:
-    """All that both of them say; of cells without trials a store tells less."""
-    names = {fault: str(fault) for _, fault in live.bers}
-    assert stored.number == live.run
+def replayed(result: Result) -> Result:
+    """The same run without the numbers of trials that were recorded when it was finished."""
+    return replace(result, spec=replace(result.spec, stopped=()))
+
+
+def rows_in(path: Path) -> dict[tuple[int, int], int]:
+    """The number of stored rows of each (variant, fault), counted by sqlite3 alone."""
+    with closing(sqlite3.connect(path)) as reader:
+        counted = reader.execute("SELECT variant, fault, count(*) FROM row GROUP BY 1, 2")
+        return {(variant, fault): count for variant, fault, count in counted}
+
+
+def assert_same(stored: Result, live: Result) -> None:
+    """Everything that both results hold is equal, and follows from the rows of a campaign alone."""
+    assert stored.number == live.number
+    assert stored.spec == live.spec
     assert stored.is_finished
     assert stored.cells == live.cells
     pd.testing.assert_frame_equal(stored.to_pandas(), live.to_pandas(), check_exact=True)
-    assert stored.details() == {
-        (variant, names[fault]): told
-        for (variant, fault), told in live.details().items()
-        if live.rows(variant, fault)
-    }
-    assert stored.failures() == {
-        (variant, names[fault]): told for (variant, fault), told in live.failures().items()
-    }
+    assert stored.details() == live.details()
+    assert stored.details().keys() == {names for names in live.states if live.rows(*names)}
+    assert stored.failures() == live.failures()
     baseline, *others = live.clean
     for other in others:
-        told = live.difference(other, baseline)
-        assert stored.difference(other, baseline) == {
-            names[fault]: told[fault]
-            for fault in told
-            if live.rows(other, fault) and live.rows(baseline, fault)
+        gains = stored.difference(other, baseline)
+        assert gains == live.difference(other, baseline)
+        assert gains.keys() == {
+            fault
+            for variant, fault in live.states
+            if variant == other and live.rows(other, fault) and live.rows(baseline, fault)
         }
-    for (variant, fault), rows in live.rows.items():
-        values = [row.value for row in rows]
-        found = dict(stored.values(variant, names[fault]))
-        assert found == {value: values.count(value) for value in values}
+    for names in live.states:
+        values = [row.value for row in live.rows(*names)]
+        assert dict(stored.values(*names)) == {value: values.count(value) for value in values}
+    if live.spec.kind == "campaign":
+        again = replayed(stored)
+        assert again.is_finished
+        assert again.cells == live.cells
 
 
 @pytest.mark.parametrize(
@@ -121,11 +137,11 @@ def assert_same(stored: Result, live: results.Result) -> None:
     ],
     ids=str,
 )
-def test_a_store_tells_what_its_campaign_told(
+def test_a_store_gives_the_result_of_its_campaign(
     goal: dict[str, Any], variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     live = campaign.run(variants, digits, FAULTS, store=path, **{**OPTIONS, **goal})
-    stored, run = only(path), only(path).run
+    stored, run = only(path), only(path).spec
     assert_same(stored, live)
     assert {variant.name: variant.clean for variant in run.variants} == live.clean
     assert (run.kind, run.margin, run.trials) == (
@@ -137,12 +153,10 @@ def test_a_store_tells_what_its_campaign_told(
     assert (run.encoding, run.seed, run.images) == ("q15.16", 3, len(digits.test.labels))
     assert run.images_per_trial == (None if "images_per_trial" in goal else 16)
     assert [session.outcome for session in stored.sessions] == ["finished"]
-    with closing(sqlite3.connect(path)) as reader:
-        (rows,) = reader.execute("SELECT count(*) FROM row").fetchone()
-    assert stored.sessions[0].rows == rows
+    assert stored.sessions[0].rows == sum(rows_in(path).values())
 
 
-def test_trials_that_could_not_be_run(digits: Data, path: Path) -> None:
+def test_failed_trials(digits: Data, path: Path) -> None:
     class Fails(nn.Sequential):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if not torch.equal(self[1].bias, torch.ones(10)):
@@ -158,11 +172,11 @@ def test_trials_that_could_not_be_run(digits: Data, path: Path) -> None:
     assert_same(only(path), live)
 
 
-def test_families_are_faults_but_for_their_rate(
+def test_a_family_is_a_fault_without_its_rate(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     campaign.run(variants, digits, FAULTS, trials=2, store=path, **OPTIONS)
-    cells = [cell for cell in only(path).run.cells if cell.variant == "relu"]
+    cells = [cell for cell in only(path).spec.cells if cell.variant == "relu"]
     assert {cell.fault: cell.family for cell in cells} == {
         str(FAULTS[0]): "BitFlip",
         str(FAULTS[1]): "BitFlip",
@@ -177,29 +191,33 @@ def test_families_are_faults_but_for_their_rate(
 
 
 @pytest.mark.parametrize("goal", [{"trials": 300}, {"margin": 0.08}], ids=str)
-def test_sweeps_tell_their_strata(
+def test_a_store_gives_the_strata_of_a_sweep(
     goal: dict[str, Any], trained_cnn: nn.Module, digits: Data, path: Path
 ) -> None:
     options = {"images_per_trial": 16, "encoding": "q15.16", "executor": 1, "store": path, **goal}
     by_layer = campaign.per_layer(trained_cnn, digits, name="cnn", **options)
     by_bit = campaign.per_bit(trained_cnn, digits, name="cnn", **options)
-    for stored, sweep in zip(read(path), (by_layer, by_bit), strict=True):
-        assert stored.strata() == (sweep.strata, sweep.whole)
-        assert (stored.run.kind, stored.run.variants[0].name) == (sweep.kind, "cnn")
-        assert {cell.family for cell in stored.run.cells} == {"ExactFlips(1)"}
-        assert sum(cell.share or 0.0 for cell in stored.run.cells) == pytest.approx(1.0)
-        assert_same(stored, sweep.result)
-    fields = {cell.part: cell.field for cell in read(path)[1].run.cells}
+    kinds = ("layer", "bit")
+    for kind, stored, sweep in zip(kinds, read(path), (by_layer, by_bit), strict=True):
+        assert (stored.strata, stored.whole) == (sweep.strata, sweep.whole)
+        assert (stored.spec.kind, stored.spec.variants[0].name) == (kind, "cnn")
+        assert {cell.family for cell in stored.spec.cells} == {"ExactFlips(1)"}
+        assert sum(cell.share or 0.0 for cell in stored.spec.cells) == pytest.approx(1.0)
+        assert_same(stored, sweep)
+        counted = [rows_in(path)[cell.key] for cell in stored.spec.cells]
+        assert counted == [part.trials for part in stored.strata]
+        assert counted == [cell.trials for cell in stored.cells]
+    fields = {cell.part: cell.field for cell in read(path)[1].spec.cells}
     assert (fields["31"], fields["16"], fields["15"]) == ("sign", "integer", "fraction")
 
 
-def test_reading_takes_no_torch(
+def test_reading_imports_no_torch(
     variants: dict[str, nn.Module], digits: Data, path: Path, tmp_path: Path
 ) -> None:
     campaign.run(variants, digits, FAULTS[:2], trials=3, store=path, **OPTIONS)
     script = """
 import sys
-from proact.campaign import read
+from proact.results import read
 (stored,) = read(sys.argv[1])
 stored.cells, stored.details(), stored.difference("ranger", "relu"), stored.failures()
 early = {"torch", "matplotlib"} & set(sys.modules)
@@ -210,23 +228,21 @@ print(sorted(early), "torch" in sys.modules)
     assert python(script, str(path), str(tmp_path / "report")) == "[] False\n"
 
 
-def test_an_interrupted_run_of_so_many_trials(
+def test_an_interrupted_run_with_a_number_of_trials(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     options = {"trials": 30, "store": path, **OPTIONS}
     run_and_interrupt(50, variants, digits, FAULTS[:2], **options)
     begun = only(path)
     assert not begun.is_finished
-    assert not begun.run.is_finished
-    with closing(sqlite3.connect(path)) as reader:
-        counted = reader.execute("SELECT variant, fault, count(*) FROM row GROUP BY 1, 2")
-        per_cell = {(variant, fault): count for variant, fault, count in counted}
+    assert begun.spec.stopped == ()
+    per_cell = rows_in(path)
     assert 50 <= sum(per_cell.values()) < 120
     for cell, planned in zip(begun.cells, _by_variant(begun), strict=True):
-        progress = begun.progress[planned.key]
+        state = begun.states[planned.variant, planned.fault]
         assert (cell.variant, cell.fault) == (planned.variant, planned.fault)
-        assert cell.trials == progress.trials == per_cell.get(tuple(planned.key), 0)
-        assert cell.is_finished == progress.is_finished == (cell.trials == 30)
+        assert cell.trials == state.target == state.trials == per_cell.get(planned.key, 0)
+        assert cell.is_finished == state.is_finished == (cell.trials == 30)
         assert cell.is_missing == (cell.trials == 0)
 
     live = campaign.run(variants, digits, FAULTS[:2], **options)
@@ -241,9 +257,9 @@ def test_an_interrupted_run_of_so_many_trials(
     assert first.started <= (first.ended or "") <= second.started <= (second.ended or "")
 
 
-def _by_variant(stored: Result) -> list[Any]:
-    names = [variant.name for variant in stored.run.variants]
-    return sorted(stored.run.cells, key=lambda cell: names.index(cell.variant))
+def _by_variant(stored: Result) -> list[CellSpec]:
+    names = [variant.name for variant in stored.spec.variants]
+    return sorted(stored.spec.cells, key=lambda cell: names.index(cell.variant))
 
 
 def test_the_stopping_rule_is_replayed(
@@ -253,25 +269,35 @@ def test_the_stopping_rule_is_replayed(
     options = {"margin": 0.05, "store": path, **OPTIONS}
     run_and_interrupt(100, variants, digits, faults, **options)
     begun = only(path)
-    finished = {key: told.trials for key, told in begun.progress.items() if told.is_finished}
+    finished = targets(begun, only_finished=True)
     live = campaign.run(variants, digits, faults, **options)
     stored = only(path)
     assert_same(stored, live)
-    in_the_end = {cell.key: cell.trials for cell in stored.run.cells}
-    # Some cells were done and some were not, and those that were have not moved.
+    names = [(cell.variant, cell.fault) for cell in stored.spec.cells]
+    in_the_end = dict(zip(names, stored.spec.stopped, strict=True))
+    # Some cells were finished and some were not; those that were keep their number of trials.
     assert 0 < len(finished) < len(in_the_end)
     assert finished.items() <= in_the_end.items()
-    # The rarest faults are known well enough without a trial: finished, with none, and not missing.
+    # The rarest faults need no trial: their cells are finished without one, and not missing.
     rarest = [cell for cell in begun.cells if cell.ber == 1e-9]
     assert [(c.trials, c.is_finished, c.is_missing) for c in rarest] == [(0, True, False)] * 2
-    # Without what the end noted, the rows alone say where each cell stopped.
+    # Without the numbers that the end recorded, the rows alone decide where each cell stopped.
     with closing(sqlite3.connect(path)) as writer, writer:
-        writer.execute("UPDATE run SET description = ?", (begun.run.to_json(),))
-    replayed = only(path)
-    assert not replayed.run.is_finished
-    assert replayed.is_finished
-    assert {key: told.trials for key, told in replayed.progress.items()} == in_the_end
-    assert replayed.cells == stored.cells
+        writer.execute("UPDATE run SET description = ?", (begun.spec.to_json(),))
+    from_rows = only(path)
+    assert from_rows.spec.stopped == ()
+    assert from_rows.is_finished
+    assert targets(from_rows) == in_the_end
+    assert from_rows.cells == stored.cells
+
+
+def targets(result: Result, only_finished: bool = False) -> dict[tuple[str, str], int]:
+    """The number of trials that each cell's result uses."""
+    return {
+        names: state.target
+        for names, state in result.states.items()
+        if state.is_finished or not only_finished
+    }
 
 
 def test_a_sweep_that_is_interrupted(trained_cnn: nn.Module, digits: Data, path: Path) -> None:
@@ -280,17 +306,17 @@ def test_a_sweep_that_is_interrupted(trained_cnn: nn.Module, digits: Data, path:
         campaign.per_layer(trained_cnn, digits, trials=300, progress=Interrupt(60), **options)
     begun = only(path)
     assert not begun.is_finished
-    parts, _ = begun.strata()
+    parts = begun.strata
     assert 60 <= sum(part.trials for part in parts) < 300
-    # Of a layer that nobody tried, all is possible.
+    # A layer without trials may have any value.
     assert {(part.value.low, part.value.high) for part in parts if not part.trials} <= {(0, 1)}
     sweep = campaign.per_layer(trained_cnn, digits, trials=300, **options)
     stored = only(path)
-    assert stored.strata() == (sweep.strata, sweep.whole)
+    assert (stored.strata, stored.whole) == (sweep.strata, sweep.whole)
     assert [session.outcome for session in stored.sessions] == ["interrupted", "finished"]
 
 
-def test_what_was_finished_stays_so(
+def test_a_finished_run_stays_finished(
     trained_cnn: nn.Module, digits: Data, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"images_per_trial": 16, "encoding": "q15.16", "executor": 1, "store": path}
@@ -304,7 +330,7 @@ def test_what_was_finished_stays_so(
         campaign.per_layer(trained_cnn, digits, trials=60, **options)
     stored = only(path)
     assert stored.is_finished
-    assert stored.strata() == (sweep.strata, sweep.whole)
+    assert (stored.strata, stored.whole) == (sweep.strata, sweep.whole)
     assert [session.outcome for session in stored.sessions] == ["finished", "interrupted"]
 
 
@@ -321,7 +347,7 @@ def test_a_part_in_which_every_trial_failed_is_missing() -> None:
 
 
 def test_an_error_ends_a_session(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
-    def refuse(done: int, total: int) -> None:
+    def refuse(progress: CampaignProgress) -> None:
         raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
@@ -341,7 +367,7 @@ from proact.faults import BitFlip
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-kill = lambda done, total: done >= 10 and os.kill(os.getpid(), signal.SIGKILL)
+kill = lambda progress: progress.done >= 10 and os.kill(os.getpid(), signal.SIGKILL)
 campaign.run(
     {"a": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, data.load("digits"), [BitFlip(1e-4)],
     trials=5000, store=sys.argv[1], images_per_trial=16, executor=1, progress=kill,
@@ -356,7 +382,7 @@ campaign.run(
     assert 10 <= stored.cells[0].trials < 5000
 
 
-def test_sessions_tell_who_ran_them(
+def test_sessions_record_their_environment(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **OPTIONS)
@@ -369,7 +395,7 @@ def test_sessions_tell_who_ran_them(
     assert environment.keys() >= others
 
 
-def test_what_was_asked_for_tells_runs_apart(
+def test_runs_differ_by_their_specification(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     options = {"store": path, **OPTIONS}
@@ -382,17 +408,17 @@ def test_what_was_asked_for_tells_runs_apart(
     # The first was worked on again, after the fourth.
     assert [stored.number for stored in runs] == [2, 3, 4, 1, 5, 6]
     assert [len(stored.sessions) for stored in runs] == [1, 1, 1, 2, 1, 1]
-    assert [stored.run.confidence for stored in runs] == [0.95] * 4 + [0.9, 0.95]
-    assert runs[-1].run.name == "named"
+    assert [stored.spec.confidence for stored in runs] == [0.95] * 4 + [0.9, 0.95]
+    assert runs[-1].spec.name == "named"
     # They share rows: most of the later ones found all of theirs.
     assert [session.rows for session in runs[3].sessions] == [8, 0]
 
 
-def test_notes_are_the_caller_s(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
+def test_notes_are_kept(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
     notes = {"experiment": {"network": "small-cnn", "data": "digits"}, "mine": [1, None, "é"]}
-    for told in (None, notes):
-        campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, notes=told, **OPTIONS)
-    assert only(path).run.notes == notes, "what was said last"
+    for given in ({}, notes):
+        campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, notes=given, **OPTIONS)
+    assert only(path).spec.notes == notes, "the last ones"
     with pytest.raises(TypeError, match="JSON"):
         campaign.run(variants, digits, FAULTS[:1], trials=2, notes={"a": {1, 2}}, **OPTIONS)
 
@@ -401,7 +427,7 @@ def test_memory_is_counted_by_kind(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **OPTIONS)
-    relu, ranger = only(path).run.variants
+    relu, ranger = only(path).spec.variants
     assert sum(kind.numbers for kind in relu.memory.values()) == sum(
         parameter.numel() for parameter in variants["relu"].parameters()
     )
@@ -412,7 +438,7 @@ def test_memory_is_counted_by_kind(
 
 
 def make_older(path: Path) -> None:
-    """What a store of version 2 was: without runs and sessions."""
+    """Makes a store of version 2, which had no runs and sessions."""
     with closing(sqlite3.connect(path)) as writer, writer:
         for table in ("session", "run"):
             writer.execute(f"DROP TABLE {table}")
@@ -437,8 +463,32 @@ def test_a_store_of_an_older_version(
         assert reader.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
+def older_json(spec: RunSpec) -> str:
+    """The description of a run as the first stores of version 3 hold it."""
+    values = json.loads(spec.to_json())
+    for described, trials in zip(values["cells"], values.pop("stopped") or [], strict=False):
+        described["trials"] = trials
+    for described in values["cells"]:
+        described.setdefault("trials", None)
+    for described in values["variants"]:
+        described["network"] = described.pop("model_class")
+    return json.dumps(values)
+
+
+def test_a_run_that_an_older_version_described(
+    variants: dict[str, nn.Module], digits: Data, path: Path
+) -> None:
+    live = campaign.run(variants, digits, FAULTS[:2], margin=0.2, store=path, **OPTIONS)
+    for spec in (live.spec, replayed(live).spec):
+        with closing(sqlite3.connect(path)) as writer, writer:
+            writer.execute("UPDATE run SET description = ?", (older_json(spec),))
+        stored = only(path)
+        assert stored.spec == spec
+        assert stored.cells == live.cells
+
+
 @pytest.mark.parametrize("version", [1, SCHEMA_VERSION + 1])
-def test_stores_of_versions_that_nobody_reads(version: int, path: Path) -> None:
+def test_stores_of_unknown_versions(version: int, path: Path) -> None:
     Store(path).close()
     with closing(sqlite3.connect(path)) as writer, writer:
         writer.execute(f"PRAGMA user_version = {version}")
@@ -459,7 +509,7 @@ def test_no_store(tmp_path: Path) -> None:
     assert read(tmp_path / "empty") == []
 
 
-def test_names_that_addresses_have_signs_for(
+def test_paths_with_special_characters(
     variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:
     path = tmp_path / "a b?mode=memory#x%20ü.sqlite"
@@ -478,16 +528,14 @@ def reachable() -> Iterator[Path]:
 
 
 def read_as_nobody(path: Path) -> str:
-    """What a process that may write nothing reads: trials by cell, or the error."""
+    """Reads a store in a process that may write nothing: its trials by cell, or the error."""
     script = """
 import os, sys
 import numpy, scipy.optimize, scipy.special, scipy.stats
-from proact.campaign import read
-from proact.results import cells
-from proact.results import stored_run
-from proact.results import store
+from proact.results import read
+from proact.results import result, statistics, store
 if not os.getuid():
-    # Python itself may be where nobody else can read: all is imported by now.
+    # Python itself may lie where other users cannot read: everything is imported by now.
     os.setuid(65534)
 try:
     (stored,) = read(sys.argv[1])
@@ -524,10 +572,10 @@ def test_a_log_that_nobody_merged_where_nothing_may_be_written(
             (reachable / file.name).chmod(0o444)
         assert held.number("SELECT count(*) FROM row") == 10
     reachable.chmod(0o555)
-    told = read_as_nobody(reachable / "rows.sqlite")
+    output = read_as_nobody(reachable / "rows.sqlite")
     # Never left out in silence.
-    assert told.startswith(f"ProactError: the store {reachable}/rows.sqlite has rows in "), told
-    assert "copy both" in told
+    assert output.startswith(f"ProactError: the store {reachable}/rows.sqlite has rows in "), output
+    assert "copy both" in output
 
 
 def test_a_store_that_is_being_written(
@@ -536,17 +584,17 @@ def test_a_store_that_is_being_written(
     seen: list[int] = []
     script = """
 import sys
-from proact.campaign import read
+from proact.results import read
 (stored,) = read(sys.argv[1])
 assert not stored.is_finished
 print(sum(cell.trials for cell in stored.cells), stored.sessions[0].outcome)
 """
 
-    def look(done: int, total: int) -> None:
-        if done >= 20 * (len(seen) + 1) and len(seen) < 2:
-            told = python(script, str(path)).split()  # fmt: skip
-            assert told[1] == "None"
-            seen.append(int(told[0]))
+    def look(progress: CampaignProgress) -> None:
+        if progress.done >= 20 * (len(seen) + 1) and len(seen) < 2:
+            trials, outcome = python(script, str(path)).split()
+            assert outcome == "None"
+            seen.append(int(trials))
 
     live = campaign.run(
         variants, digits, FAULTS[:2], trials=30, store=path, progress=look, **OPTIONS
@@ -568,3 +616,18 @@ def test_unknown_names(variants: dict[str, nn.Module], digits: Data, path: Path)
     for names in (("fitact", "relu"), ("relu", "fitact")):
         with pytest.raises(ValueError, match="relu, ranger; got 'fitact'"):
             stored.difference(*names)
+    fault = str(FAULTS[0])
+    with pytest.raises(ValueError, match="relu, ranger; got 'fitact'"):
+        stored.cell("fitact", fault)
+    with pytest.raises(ValueError, match=r"BitFlip\(1e-05\).*got 'BitFlip\(0.1\)'"):
+        stored.cell("relu", BitFlip(0.1))
+    assert stored.cell("relu", FAULTS[0]) == stored.cell("relu", fault) == stored.cells[0]
+    assert stored.rows("relu", FAULTS[0]) == stored.rows("relu", fault)
+
+
+def test_a_campaign_has_no_strata(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
+    campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **OPTIONS)
+    stored = only(path)
+    for read_strata in (lambda: stored.strata, lambda: stored.whole):
+        with pytest.raises(ValueError, match="strata"):
+            read_strata()
