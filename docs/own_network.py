@@ -1,9 +1,8 @@
-"""A network and data of one's own, for ``--model`` and ``--data``.
+"""An example of your own model and data, for ``--model`` and ``--data``.
 
     proact campaign --model docs/own_network.py:network --data docs/own_network.py:data
 
-Nothing in it knows of proact: a function that returns a trained network, and one that returns
-labelled images.
+It does not import proact. One function returns a trained model, the other one labelled inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 @cache
 def data() -> tuple[Tensor, Tensor]:
-    """178 wines, 13 measurements each, of three cultivars."""
+    """178 wines of three cultivars, each with 13 measurements."""
     measured, cultivars = load_wine(return_X_y=True)
     inputs = torch.tensor(measured, dtype=torch.float32)
     return (inputs - inputs.mean(0)) / inputs.std(0), torch.tensor(cultivars)
@@ -37,8 +36,8 @@ class Wines(nn.Module):
 
 
 def network() -> nn.Module:
-    """Trained on the spot, on all wines; yours would load a checkpoint, of a training that has not
-    seen the test images."""
+    """Trains a model on all wines. Yours would load a checkpoint instead, from a training that did
+    not use the test images."""
     torch.manual_seed(0)
     model, (inputs, cultivars) = Wines(), data()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -1,6 +1,6 @@
-"""Python blocks of the documentation's pages, run in order, as a reader would run them.
+"""Finds and runs the Python blocks of the documentation's pages.
 
-The blocks of a page share one namespace and one temporary folder. A block is left out only where a
+The blocks of a page share one namespace and one temporary folder. A block is skipped only if a
 comment right before it gives the reason: ``<!-- not executed: needs two machines -->``.
 """
 
@@ -24,7 +24,14 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """Code of a page, its first line's number, and why it is not executed (None: it is)."""
+    """A block of code in a page.
+
+    Attributes:
+        page: the file.
+        line: the number of the block's first line in the file.
+        code: its source.
+        reason: why it is not executed; None if it is.
+    """
 
     page: Path
     line: int
@@ -32,7 +39,7 @@ class Block:
     reason: str | None
 
     def run(self, namespace: dict[str, Any]) -> None:
-        """Line numbers are the page's, where tracebacks and `inspect` find the code again."""
+        """Executes the code with the line numbers of the page, for tracebacks and `inspect`."""
         code = "\n" * (self.line - 1) + self.code
         exec(compile(code, str(self.page), "exec"), namespace)
 
@@ -49,9 +56,9 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def run_page(page: Path, folder: Path) -> dict[str, Any]:
-    """Runs what is to be run in ``folder`` and returns the namespace at the end."""
+    """Runs the blocks of a page in ``folder`` and returns the namespace at the end."""
     module = ModuleType(f"page_{page.stem}")
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[module.__name__] = module  # dataclasses look up their module
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,4 +1,4 @@
-"""Do the commands of the page run, in order, and is its experiment file one?"""
+"""Runs the commands of the page in order, and reads its experiment file."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from blocks import DOCS
 
 from proact.cli import main
 from proact.config.experiment import Experiment
+from proact.config.reading import read_experiment
+from proact.options import options_of
 
 PAGE = DOCS / "howto" / "command_line.md"
 
 
-def described() -> str:
+def experiment_file() -> str:
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     return str(block)
 
 
 def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("experiment.yaml").write_text(described())
+    Path("experiment.yaml").write_text(experiment_file())
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines]
@@ -43,8 +45,8 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_it_explains_every_key(tmp_path: Path) -> None:
     file = tmp_path / "experiment.yaml"
-    file.write_text(described())
-    assert Experiment.read_file(file).baseline == "relu"
+    file.write_text(experiment_file())
+    assert read_experiment(file).baseline == "relu"
     rows = re.findall(r"^\| (`.*?`) \|", PAGE.read_text(), re.MULTILINE)
     keys = set(re.findall(r"`(\w+)`", " ".join(rows)))
-    assert keys == {*Experiment.model_fields, "ber"}
+    assert keys == options_of(Experiment).keys()

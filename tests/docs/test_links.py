@@ -1,4 +1,4 @@
-"""Do the repository's own pages lead somewhere? MkDocs checks the links of the site's."""
+"""Checks the links of Markdown files outside docs/; MkDocs checks those of the site."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_named_files_exist(page: Path) -> None:
     named = re.findall(r"`[^`\n]*?\b((?:benchmarks|tests|proact)/[\w/]+\.\w+)", page.read_text())
-    example = "proact/protect/scaled.py"  # would be written by the reader
+    example = "proact/protect/scaled.py"  # a reader of the page writes it
     assert [name for name in named if not (ROOT / name).exists() and name != example] == []

@@ -1,4 +1,4 @@
-"""Do the pages' blocks run, in order, as a reader would run them?"""
+"""Runs the Python blocks of the pages in order, as a reader would."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from blocks import DOCS, blocks_of, run_page
 
-from proact.campaign import Result
+from proact.results import Result
 
 TUTORIAL = DOCS / "tutorial.md"
 OWN = DOCS / "your_network.md"
@@ -20,11 +20,11 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in (TUTORIAL, OWN)], ids=name_of)
-def test_a_how_to_runs(page: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
 
 
-def test_your_own_network_takes_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_your_own_model_takes_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(DOCS / "own_network.py", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (block,) = blocks_of(OWN)
@@ -34,7 +34,7 @@ def test_your_own_network_takes_ten_lines(tmp_path: Path, monkeypatch: pytest.Mo
     assert {cell.variant for cell in result.cells} == {"mine", "hardened"}
 
 
-def test_blocks_are_found_and_left_out_with_a_reason_only(tmp_path: Path) -> None:
+def test_a_block_is_skipped_only_with_a_reason(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```python\na = 1\n```\n\ntext\n\n"

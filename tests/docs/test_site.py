@@ -1,4 +1,4 @@
-"""Does the site build without a warning, hold every public name, and fetch nothing?"""
+"""Builds the site without a warning; it documents every public name and fetches nothing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from urllib.parse import urlsplit
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = (
+PACKAGES = (
     "proact",
     "proact.campaign",
-    "proact.results.statistics",
     "proact.data",
+    "proact.encodings",
     "proact.faults",
     "proact.models",
     "proact.nn",
     "proact.ops",
     "proact.protect",
     "proact.report",
+    "proact.results",
+    "proact.results.statistics",
 )
-#: Elements that a browser fetches for, and their attribute.
+#: Elements for which a browser fetches a file, with the attribute that names it.
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source|audio|video|embed)\b[^>]*?\ssrc=[\"']?([^\"'\s>]+)"
     r"|<link\b(?![^>]*rel=[\"']?canonical)[^>]*?\shref=[\"']?([^\"'\s>]+)"
@@ -66,15 +68,15 @@ def test_style_sheets_and_scripts_fetch_nothing(site: Path) -> None:
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_the_reference_holds_every_public_name(site: Path, room: str) -> None:
-    module = importlib.import_module(room)
-    names = {f"{room}.{name}" for name in getattr(module, "__all__", ())}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_documents_every_public_name(site: Path, package: str) -> None:
+    module = importlib.import_module(package)
+    names = {f"{package}.{name}" for name in getattr(module, "__all__", ())}
     missing = {name for name in names if not _is_documented(site, name)}
     assert not missing, f"docs/reference lacks {sorted(missing)}"
 
 
-def test_no_module_stands_where_its_namesake_should(site: Path) -> None:
+def test_functions_are_not_mistaken_for_their_modules(site: Path) -> None:
     pages = list((site / "reference").glob("*.html"))
     assert pages
     for page in pages:
@@ -82,7 +84,10 @@ def test_no_module_stands_where_its_namesake_should(site: Path) -> None:
 
 
 def _is_documented(site: Path, name: str) -> bool:
-    """A name that its module has too (`proact.protect.cost`) stands under its full one."""
+    """Whether a page has an anchor for the name.
+
+    A function with the name of its module, such as `proact.ops.hyrelu`, has its full name there.
+    """
     known = _inventory(site)
     _, _, last = name.rpartition(".")
     is_module = (ROOT / f"{name.replace('.', '/')}.py").exists()
