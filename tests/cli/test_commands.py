@@ -312,7 +312,7 @@ def test_help_waits_for_nothing_heavy() -> None:
         (["campaign", "--sweep", "layers"], "--sweep: a sweep is one of layer, bit"),
         (["campaign", "none.yaml"], "there is no file none.yaml"),
         (["campaign", "experiment.json"], "*.yaml"),
-        (["campaign", "newer.yaml"], "newer.yaml: proact: expected a form up to 1, got 9"),
+        (["campaign", "newer.yaml"], "newer.yaml: proact: expected a version up to 1, got 9"),
         (["campaign", "typo.yaml"], "typo.yaml: variants.ranger.mod: ranger has no option 'mod'"),
         (["campaign", "--workers", "1", "--scheduler", "tcp://x:1"], "not both"),
         (["campaign", "--variant", "none.safetensors"], "there is no file none.safetensors"),
