@@ -302,7 +302,7 @@ def test_help_waits_for_nothing_heavy() -> None:
         (["campaign", "--variant", "ranger:mod=zero"], "no option 'mod'; did you mean 'mode'?"),
         (["campaign", "--model", "resnet21"], "did you mean"),
         (["campaign", "--data", "digit"], "did you mean 'digits'?"),
-        (["campaign", "--data", "imagefolder"], "an imagefolder needs its folder"),
+        (["campaign", "--data", "imagefolder"], "imagefolder: expected a folder, got none"),
         (["campaign", "--encoding", "int9"], "--encoding: an encoding is one of"),
         (["campaign", "--encoding", "float64"], "float64"),
         (["campaign", "--ber", "1e-6,2"], "--ber: a bit error rate lies in [0, 1]"),
