@@ -96,7 +96,7 @@ def test_networks_learn_and_copy(name: str) -> None:
 
 
 def test_bad_arguments_are_sentences() -> None:
-    with pytest.raises(ValueError, match="got 'ResNet-20': did you mean 'resnet20'") as error:
+    with pytest.raises(ValueError, match="got 'ResNet-20'; did you mean 'resnet20'") as error:
         models.create("ResNet-20")
     assert all(name in str(error.value) for name in models.names())
     with pytest.raises(ValueError, match="num_classes is at least 1, got 0"):
