@@ -146,8 +146,8 @@ def test_variants_answer_alike(trained_cnn: nn.Module, digits: Data, tmp_path: P
         ({"margin": 0.1, "confidence": 0.0}, ValueError, "confidence: expected a number in (0, 1)"),
         ({"images_per_trial": "some"}, ValueError, "'auto' or 'all'"),
         ({"metric": "f1"}, ValueError, "'f1'"),
-        ({"executor": 0}, ValueError, "1 or more, got 0"),
-        ({"executor": "two"}, TypeError, "executor is"),
+        ({"executor": 0}, ValueError, "at least 1 process, got 0"),
+        ({"executor": "two"}, TypeError, "executor: expected"),
     ],
 )
 def test_bad_input(
