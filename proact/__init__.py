@@ -1,4 +1,4 @@
-"""proact: fault injection and hardening for PyTorch networks in memory that fails."""
+"""proact: fault injection and hardening for PyTorch models in memory with bit errors."""
 
 from __future__ import annotations
 
@@ -44,16 +44,18 @@ install_renderer(lambda: importlib.import_module("proact.report.render"))
 
 
 def __getattr__(name: str) -> Any:
-    # Packages load when first used: a store can be read without waiting for torch.
+    # Packages load on first use, so that a store can be read without loading torch.
     if name in _PACKAGES:
         return importlib.import_module(f"proact.{name}")
     raise AttributeError(f"module 'proact' has no attribute {name!r}")
 
 
 def build_info() -> dict[str, Any]:
-    """The version, the compiler, the instruction sets (`isas`) and the chosen one (`isa`; the
+    """Return the version of proact and facts about its native code.
+
+    Among the keys are the compiler, the instruction sets (`isas`), the chosen one (`isa`; the
     environment variable PROACT_ISA forces one), the version of the CUDA runtime that was built in
-    (`cuda`: 13000 for 13.0, None without), torch's threads.
+    (`cuda`: 13000 for 13.0, or None) and the number of torch threads.
     """
     from proact.ops import native_info
 

@@ -1,6 +1,6 @@
-"""Packages whose public names load their modules when they are first used.
+"""Load the modules of a package when their public names are first used.
 
-A store can be read without waiting for torch, and a help page without waiting for anything.
+A store can then be read without loading torch, and a help page without loading heavy modules.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package (PEP 562).
+    """Make the ``__getattr__`` of a package (PEP 562).
 
     Args:
-        package: its ``__name__``.
-        modules: by public name, the module inside ``package`` that defines it.
+        package: the ``__name__`` of the package.
+        modules: the module inside ``package`` that defines each public name.
     """
 
     def find(name: str) -> Any:

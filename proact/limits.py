@@ -1,4 +1,4 @@
-"""The ranges of the numbers that name a fault pattern: the sampler's counter has room for these."""
+"""The ranges of seeds, trials and streams, which fit the key and counter of the sampler."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ STREAM_BITS = 48
 SEEDS = 1 << SEED_BITS
 #: Trials are the integers in [0, TRIALS).
 TRIALS = 1 << 32
-#: Streams, which stand for the names of tensors, are the integers in [0, STREAMS).
+#: Streams, which identify tensors by a hash of their names, are the integers in [0, STREAMS).
 STREAMS = 1 << STREAM_BITS

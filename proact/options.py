@@ -1,7 +1,7 @@
-"""How an option is declared: once, as a field of a frozen dataclass.
+"""Declare options once, as fields of a frozen dataclass.
 
 The command line (`proact.cli`), the schema of experiment files (`proact.config`) and the keyword
-arguments of Python functions are all made from these fields. Adding an option is adding a field:
+arguments of Python functions are all made from these fields. To add an option, add a field:
 
     @dataclass(frozen=True, kw_only=True)
     class CampaignOptions(Options):
@@ -10,7 +10,7 @@ arguments of Python functions are all made from these fields. Adding an option i
             check=between_0_and_1,
         )
 
-This module imports nothing heavy, so that help pages need not wait for torch.
+This module imports nothing heavy, so that help pages do not load torch.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ _METADATA = "proact.option"
 
 @dataclass(frozen=True)
 class Option:
-    """What a field says about itself beside its name, type and default.
+    """The declaration of an option beyond the name, type and default of its field.
 
     Attributes:
         help: one or two sentences with the unit and the ends of the range.
         plain_type: the type of the value in a file and on the command line; None for an option
-            that exists in Python alone.
+            that exists in Python only.
         metavar: the placeholder of the value in a help page.
-        flag: the option's name on the command line, where it is not the field's name.
-        default_text: describes the default in a help page, where its value does not.
+        flag: the name on the command line, if it differs from the field's name; the empty string
+            for an option of files only.
+        default_text: describes the default in a help page, if its value is not descriptive.
         names: the values that a shell completes.
         check: raises `ValueError` or `TypeError` for a value that is not accepted, with a sentence
-            that states what was expected and what was given.
+            that states the expected and the given value.
         parse: makes the value from its plain form; the identity by default.
-        from_text: makes the plain form from what was typed on the command line.
+        from_text: makes the plain form from the text on the command line.
     """
 
     help: str
@@ -58,15 +59,15 @@ def option(
     plain_type: Any = None,
     **more: Any,
 ) -> Any:
-    """A dataclass field with its `Option`; ``more`` are further attributes of `Option`.
+    """Make a dataclass field with its `Option`; ``more`` are further attributes of `Option`.
 
-    A default that is callable makes the value.
+    A callable default is called to make the value.
     """
     return _field(default, Option(help, plain_type, **more))
 
 
 def with_default(model: type[Any], name: str, default: Any) -> Any:
-    """The field ``name`` of another option model, with a default of its own."""
+    """Copy the field ``name`` of another option model with another default."""
     return _field(default, options_of(model)[name])
 
 
@@ -78,7 +79,7 @@ def _field(default: Any, declared: Option) -> Any:
 
 
 def options_of(model: type[Any]) -> dict[str, Option]:
-    """The options that a dataclass declares, by field name, in their order."""
+    """Return the options of a dataclass by field name, in the order of declaration."""
     return {
         field.name: field.metadata[_METADATA]
         for field in dataclasses.fields(model)
@@ -87,7 +88,7 @@ def options_of(model: type[Any]) -> dict[str, Option]:
 
 
 def default_of(model: type[Any], name: str) -> Any:
-    """The default of a field."""
+    """Return the default of a field."""
     (field,) = (field for field in dataclasses.fields(model) if field.name == name)
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
@@ -96,7 +97,7 @@ def default_of(model: type[Any], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of all option models: a value that is not accepted is refused by the field's name."""
+    """Base of all option models. An error about a value starts with the name of its field."""
 
     def __post_init__(self) -> None:
         for name, declared in options_of(type(self)).items():
@@ -109,7 +110,7 @@ class Options:
 
 
 def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
-    """A check: None, or an integer in [``least``, ``below``)."""
+    """Make a check: the value is None, or an integer in [``least``, ``below``)."""
     span = f"of at least {least}" if below is None else f"in [{least}, {_power(below)})"
 
     def check(value: Any) -> object:
@@ -125,21 +126,21 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
 
 
 def number(value: Any) -> float:
-    """A check: any int or float but a truth value."""
+    """Check that a value is an int or float, but not a bool; return it as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"expected a number, got {value!r}")
     return float(value)
 
 
 def above_0(value: Any) -> object:
-    """A check: None, or a finite number above 0."""
+    """Check that a value is None, or a finite number above 0."""
     if value is not None and not 0.0 < number(value) < float("inf"):
         raise ValueError(f"expected a finite number above 0, got {value!r}")
     return value
 
 
 def between_0_and_1(value: Any) -> object:
-    """A check: a number in (0, 1)."""
+    """Check that a value is a number in (0, 1)."""
     if not 0.0 < number(value) < 1.0:
         raise ValueError(f"expected a number in (0, 1), got {value!r}")
     return value

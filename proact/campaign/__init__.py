@@ -1,4 +1,4 @@
-"""Monte-Carlo campaigns: variants x faults x trials, stored as they are computed."""
+"""Run Monte-Carlo campaigns: variants x faults x trials, stored as they are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses how trials run on this machine, from short measurements before the first trial."""
+"""Choose memory layout, batch size and images per trial from short measurements on this machine."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from proact.results.statistics.planning import LARGEST_VARIANCE
 from proact.results.store import Store
 
 _BATCHES = (64, 256)
-#: A layout or batch size other than the plain one has to take at most this share of its time.
+#: Another layout or batch size replaces the default when it takes at most this share of the time.
 _WORTH_IT = 0.9
 _REPEATS = 7
-#: The pilot that measures variances runs a few trials of some cells, on a few images.
+#: The pilot measures variances on a few trials and images of some cells.
 _PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A policy and the measurements by which it was chosen.
+    """A policy and the measurements that led to it.
 
     Attributes:
-        policy: for all trials of a task.
-        cost: seconds of a trial of the first variant.
-        seconds: of a forward pass, by layout and batch.
+        policy: applies to all trials of a task.
+        cost: measured cost of a trial of the first variant, in seconds.
+        seconds: median duration of a forward pass in seconds, by layout and batch size.
     """
 
     policy: Policy
@@ -46,7 +46,7 @@ class Tuning:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """In terms of JSON."""
+        """Return the tuning as values that JSON can hold."""
         return asdict(self)
 
     @staticmethod
@@ -56,13 +56,16 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned.
+    """The task that `tune` measures.
 
     Attributes:
         facts: the identity of the task without its policy.
-        baseline_digest: of the first variant, on which costs are measured: another model in the
-            same store has its own tuning.
+        baseline_digest: digest of the first variant. Costs are measured on this model, so another
+            model in the same store gets its own tuning.
         injectors: one per variant.
+        data: the evaluation inputs and targets.
+        metric: the quantity that is averaged.
+        faults: the faults of the campaign; the first one is used to measure costs.
     """
 
     facts: Mapping[str, Any]
@@ -77,7 +80,7 @@ class Task:
         return facts_digest({**self.facts, "baseline": self.baseline_digest})
 
     def clean_outputs(self, policy: Policy) -> list[tuple[CleanOutputs, Counts]]:
-        """The fault-free outputs of each variant under a policy."""
+        """Compute the clean outputs and counts of each variant under a policy."""
         return [
             clean_outputs_of(injector.model, self.data, self.metric, policy)
             for injector in self.injectors
@@ -87,15 +90,15 @@ class Task:
 def tune(
     store: Store, task: Task, options: RunOptions
 ) -> tuple[Tuning, list[tuple[CleanOutputs, Counts]]]:
-    """The policy, and each variant's outputs without faults under it.
+    """Choose the policy and compute each variant's clean outputs under it.
 
-    Measurements are kept in the store and made once per task.
+    Measurements are made once per task and kept in the store.
     """
     seed = options.seed
     if options.policy is not None:
         cost = _cost(task.injectors[0], task.data, task.faults[0], seed, options.policy)
         return Tuning(options.policy, cost, {}), task.clean_outputs(options.policy)
-    # One layout serves all numbers of images, so that these differ in nothing else.
+    # All numbers of images share one layout, so that nothing else differs between them.
     subject = f"warm-up for {task.digest}"
     made = store.choice(subject)
     if made is None:
@@ -140,13 +143,14 @@ def _with_stored_choice(
 
 
 def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Tuning:
-    """Measures layouts and batch sizes on one model; its policy takes all images.
+    """Measure layouts and batch sizes on one model; the resulting policy uses all images.
 
-    The median of a few runs counts. Inputs of four dimensions are also tried in channels-last
-    order; stored parameters keep the order in which faults number their elements.
+    Each measurement is the median of a few runs. Four-dimensional inputs are also tried in
+    channels-last order. Stored parameters keep their layout, because faults number their elements
+    in it.
     """
     model = injector.model
-    # With one channel both orders are the same.
+    # With one channel both layouts are identical.
     has_layouts = data.inputs.dim() == 4 and data.inputs.shape[1] > 1
     layouts = [False, True] if has_layouts else [False]
     seconds: dict[str, float] = {}
@@ -157,17 +161,18 @@ def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Tu
             inputs = laid_out(data.inputs[:batch], Policy(None, batch, channels_last))
             seconds[_label(channels_last, batch)] = _median(partial(outputs, model, [inputs]))
 
-    def each(channels_last: bool, batch: int) -> float:
+    def seconds_per_image(channels_last: bool, batch: int) -> float:
         return seconds[_label(channels_last, batch)] / min(batch, len(data))
 
     small = _BATCHES[0]
-    channels_last = len(layouts) > 1 and each(True, small) < _WORTH_IT * each(False, small)
+    channels_last = len(layouts) > 1 and (
+        seconds_per_image(True, small) < _WORTH_IT * seconds_per_image(False, small)
+    )
     batch = small
     if len(data) >= _BATCHES[1]:
         large = _BATCHES[1]
-        batch = (
-            large if each(channels_last, large) < _WORTH_IT * each(channels_last, small) else small
-        )
+        limit = _WORTH_IT * seconds_per_image(channels_last, small)
+        batch = large if seconds_per_image(channels_last, large) < limit else small
     policy = Policy(None, batch, channels_last)
     return Tuning(policy, _cost(injector, data, fault, seed, policy), seconds)
 
@@ -179,9 +184,9 @@ def with_chosen_images(
     margin: float,
     confidence: float,
 ) -> Tuning:
-    """Chooses the number of images per trial from a pilot of some cells.
+    """Choose the number of images per trial from a pilot of some cells.
 
-    The trials of the pilot are not stored: they only measure how much trials and images vary.
+    The pilot measures the variance between trials and between images. Its trials are not stored.
     """
     cells = [(runner, fault) for runner in runners for fault in faults]
     step = max(len(cells) // _PILOT_CELLS, 1)
@@ -196,7 +201,7 @@ def with_chosen_images(
             try:
                 pairs.append(pilot.image_values(fault, trial))
             except Exception:
-                # The model's own forward raised; the campaign will record such trials as failed.
+                # The model's forward raised; the campaign records such trials as failed.
                 continue
         if not pairs:
             components.append(Components(LARGEST_VARIANCE, LARGEST_VARIANCE))

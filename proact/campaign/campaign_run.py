@@ -1,5 +1,7 @@
-"""One campaign from its arguments to its result: encoded models, their fault-free outputs, the
-store, and the workers."""
+"""Run one campaign from its arguments to its result.
+
+A `CampaignRun` owns the encoded models, their clean outputs, the store and the worker pool.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,17 @@ from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
 from proact.results.statistics import Prior, StoppingRule, Trials, trials_for_margin
 from proact.results.store import Store
 
-#: What ends a cell: a margin, a number of trials, or a number for each cell.
+#: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
 Goal = StoppingRule | int | Callable[[CellState], int]
 
 
 class CampaignRun:
-    """A campaign that is ready to run trials. Use as a context manager.
+    """A campaign that is ready to run trials. Use it as a context manager.
 
-    Everything is checked, and the models run without faults, before the store is opened.
+    All arguments are checked, and every model runs once on one input, before the store is opened.
 
     Attributes:
-        cells: by (variant, fault), their positions.
+        cells: the state of each cell, by the positions (variant, fault).
         metric: the quantity that cells average.
     """
 
@@ -67,7 +69,7 @@ class CampaignRun:
         self._injectors = [Injector(model, self._encoding) for model in models]
         for injector in self._injectors:
             for fault in self._faults:
-                injector.expected_ber(fault)  # raises where the fault does not fit the model
+                injector.expected_ber(fault)  # raises if the fault does not fit the model
         device = self._injectors[0].device
         self._data = _on_device(evaluation_of(data, is_built_in(self.metric)), device)
         check_outputs(dict(zip(self._names, models, strict=True)), self._data, self.metric)
@@ -138,7 +140,7 @@ class CampaignRun:
         with ExitStack() as stack:
             if self._store.path is not None:
                 stack.callback(self._store.close)
-            # The end of the session is recorded even where the pool cannot be closed.
+            # Record the end of the run even if the pool cannot be closed.
             stack.callback(self._record_end, error)
             if self._pool is not None:
                 stack.callback(self._pool.close)
@@ -148,11 +150,11 @@ class CampaignRun:
 
     @property
     def stored(self) -> int:
-        """Number of trials of this campaign in the store."""
+        """The number of trials of this campaign in the store."""
         return sum(cell.stored.count(1 << 32) for cell in self.cells.values())
 
     def run_trials(self, goal: Goal) -> None:
-        """Runs trials until every cell has what the goal asks for."""
+        """Run trials until every cell meets the goal."""
 
         def target(cell: CellState) -> int:
             if isinstance(goal, StoppingRule):
@@ -169,7 +171,7 @@ class CampaignRun:
             coordinator.keep_what_is_done()
 
     def finished(self) -> Result:
-        """Records that every cell has what was asked for, and reads the result."""
+        """Record that every cell met the goal, and read the result from the store."""
         stopped = [self.cells[position].target for position in self._positions()]
         self._log.close("finished", self.stored - self._stored_before, stopped)
         self._is_done = True
@@ -194,11 +196,11 @@ class CampaignRun:
         )
 
     def prior(self, cell: CellState) -> Prior:
-        """What is known of a cell before its first trial."""
+        """Return the prior knowledge of a cell, before its first trial."""
         return self.spec.prior(cell.spec)
 
     def trials(self, cell: CellState) -> Trials:
-        """A cell's trials up to its target."""
+        """Read the trials of a cell up to its target."""
         return trials_of(self._store, cell.spec.key, cell.target, self.prior(cell))
 
     def _positions(self) -> list[tuple[int, int]]:
@@ -210,7 +212,7 @@ class CampaignRun:
         variants: Sequence[Variant],
         counts: Sequence[tuple[int | None, int | None, float | None]],
     ) -> dict[tuple[int, int], tuple[int, int]]:
-        """Registers the task, its variants and faults; the keys of cells by position."""
+        """Register the task, its variants and faults; return the keys of cells by position."""
         store, images = self._store, len(self._data)
         task = store.task(facts_digest(facts), facts)
         numbers = [
@@ -275,7 +277,7 @@ class CampaignRun:
             return
         is_interrupted = error is None or isinstance(error, KeyboardInterrupt)
         outcome = "interrupted" if is_interrupted else f"{type(error).__name__}: {error}"
-        # The error that ends the run may be that the store cannot be written.
+        # The run may have ended because the store cannot be written.
         with suppress(ProactError):
             self._log.close(outcome, self.stored - self._stored_before)
 
@@ -301,13 +303,13 @@ class CampaignRun:
             )
             raise ProactError(
                 f"the store {self._store.path} has a campaign {name!r} of another task: {listed}; "
-                "give this one another name"
+                "choose another name for this campaign"
             )
         changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
         if changed:
             raise ProactError(
                 f"the store {self._store.path} has a campaign {name!r} whose variants "
-                f"{', '.join(changed)} are other models; give this one another name"
+                f"{', '.join(changed)} are other models; choose another name for this campaign"
             )
 
     @property
@@ -316,10 +318,11 @@ class CampaignRun:
 
     def _pool_for(self, goal: Goal) -> WorkerPool:
         is_on_gpu = self._data.inputs.device.type != "cpu"
-        # On one GPU workers would wait for each other.
+        # Workers that share one GPU would wait for each other.
         is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
-        asked = self._options.executor
-        executor = 1 if asked is None and is_quick else asked
+        executor = self._options.executor
+        if executor is None and is_quick:
+            executor = 1
         if self._pool is None or (isinstance(self._pool, InProcess) and executor != 1):
             self._pool = worker_pool(self._job, executor)
         return self._pool
@@ -329,7 +332,7 @@ class CampaignRun:
         for cell in self.cells.values():
             if isinstance(goal, StoppingRule):
                 width = self.metric.highest - self.metric.lowest
-                # A guess between the trials of an intact cell and of one that loses everything.
+                # A guess between the trials of an intact cell and those of a fully degraded one.
                 trials = trials_for_margin(min(goal.margin / width, 1.0), goal.confidence) // 4
                 trials = min(trials, goal.most)
             else:

@@ -1,8 +1,7 @@
-"""What functions and modules do, as text to tell them apart by: for identities that outlive a
-session.
+"""Digests of functions and modules, for identities that outlive a Python process.
 
-Addresses, line numbers and file names are left out, so that the same program has the same content
-tomorrow, also after other parts of its file changed.
+Digests leave out addresses, line numbers and file names. The same code therefore keeps its digest
+in a later process, and when other parts of its file change.
 """
 
 from __future__ import annotations
@@ -23,53 +22,56 @@ _DEEPEST = 4
 
 
 def content_of(function: Callable[..., Any]) -> str:
-    """A digest of a function's source (of its byte code, where there is none) and of what it holds:
-    defaults, variables of the functions around it, arguments of a `functools.partial`, attributes
-    of a callable object. What it calls is not looked into."""
-    return hashlib.sha256(_told(function, _DEEPEST).encode()).hexdigest()[:16]
+    """Return a digest of a function: 16 hexadecimal digits of SHA-256.
+
+    The digest covers the source text (the byte code if there is no source), default arguments,
+    closure variables, the arguments of a `functools.partial` and the attributes of a callable
+    object. It does not cover the functions that it calls.
+    """
+    return hashlib.sha256(_describe(function, _DEEPEST).encode()).hexdigest()[:16]
 
 
 def behaviour_of(model: nn.Module) -> str:
-    """The same of a network's forward methods, hooks and plain attributes."""
-    told = []
+    """Return a SHA-256 digest of a model's forward methods, hooks and plain attributes."""
+    parts = []
     for name, module in model.named_modules():
-        told += [name, type(module).__qualname__, _told(type(module).forward, _DEEPEST)]
+        parts += [name, type(module).__qualname__, _describe(type(module).forward, _DEEPEST)]
         for attribute, value in sorted(vars(module).items()):
             if attribute.endswith(("_hooks", "_pre_hooks")) and isinstance(value, dict):
-                told += [_told(hook, _DEEPEST) for hook in value.values()]
+                parts += [_describe(hook, _DEEPEST) for hook in value.values()]
             elif not attribute.startswith("_") and attribute != "training":
-                told.append(f"{attribute} {_told(value, _DEEPEST)}")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+                parts.append(f"{attribute} {_describe(value, _DEEPEST)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _told(value: Any, depth: int) -> str:
+def _describe(value: Any, depth: int) -> str:
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Tensor):
         return hashlib.sha256(content(value)).hexdigest()
-    # A handle's number counts the hooks that its process has ever seen; the hook itself is told.
+    # A handle's number counts all hooks of its process; the hook itself is described instead.
     if depth == 0 or isinstance(value, RemovableHandle):
         return type(value).__qualname__
     return _collection(value, depth) or _callable(value, depth)
 
 
 def _collection(value: Any, depth: int) -> str:
-    """Empty for anything else."""
+    """Describe a collection; the empty string for other values."""
     if isinstance(value, (list, tuple, set, frozenset)):
-        parts = [_told(item, depth - 1) for item in value]
+        parts = [_describe(item, depth - 1) for item in value]
         return f"[{', '.join(sorted(parts) if isinstance(value, (set, frozenset)) else parts)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_told(v, depth - 1)}' for key, v in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {_describe(v, depth - 1)}' for key, v in value.items())}}}"
     return ""
 
 
 def _callable(value: Any, depth: int) -> str:
-    """Also of objects that are none."""
+    """Describe a callable, or any other object by its type and attributes."""
     if isinstance(value, functools.partial):
-        parts = [_told(part, depth - 1) for part in (value.func, value.args, value.keywords)]
+        parts = [_describe(part, depth - 1) for part in (value.func, value.args, value.keywords)]
         return f"partial({', '.join(parts)})"
     if inspect.ismethod(value):
-        return f"{_told(value.__func__, depth)} of {_told(value.__self__, depth - 1)}"
+        return f"{_describe(value.__func__, depth)} of {_describe(value.__self__, depth - 1)}"
     if inspect.isfunction(value):
         return _function(value, depth)
     if inspect.isbuiltin(value) or isinstance(value, type):
@@ -78,7 +80,7 @@ def _callable(value: Any, depth: int) -> str:
     own = getattr(kind, "__call__", None)  # noqa: B004
     is_held = hasattr(value, "__dict__") and not isinstance(value, nn.Module)
     held = vars(value) if is_held else {}
-    parts = [f"{name} {_told(item, depth - 1)}" for name, item in sorted(held.items())]
+    parts = [f"{name} {_describe(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):
         parts.append(_function(own, depth))
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(parts)})"
@@ -97,4 +99,4 @@ def _function(function: Any, depth: int) -> str:
         except ValueError:  # not bound yet
             cells.append(None)
     held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return f"{function.__qualname__} {text} {[_told(item, depth - 1) for item in held]}"
+    return f"{function.__qualname__} {text} {[_describe(item, depth - 1) for item in held]}"

@@ -1,8 +1,8 @@
-"""Distributes work units until every cell has what it needs, and stores their results.
+"""Distribute work units until every cell has enough trials, and store their results.
 
-The coordinator alone writes to the store, and reads from it what decides how a cell continues. The
-next number of trials of a cell depends on its stored rows in the order of their numbers, so that
-the outcome is the same whichever worker ran them, in whatever order, with whatever interruptions.
+Only the coordinator writes to the store. The next number of trials of a cell depends on its stored
+rows in the order of their trial numbers. The outcome therefore does not depend on workers, on the
+order in which units end, or on interruptions.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from proact.limits import TRIALS
 from proact.results.cells import CellState
 from proact.results.store import Store
 
-#: The intended duration of a unit: rows are stored when it ends, and lost when it is killed.
+#: The intended duration of a unit. Its rows are stored when it ends, and lost if it is killed.
 _UNIT_SECONDS = 0.25
 _MOST_TRIALS = 512
 #: Trials per unit while their duration is unknown.
 _UNTIMED_TRIALS = 8
-#: A trial that fails this often is recorded as failed.
+#: A trial is recorded as failed after this many attempts.
 ATTEMPTS = 3
-#: A cell ends early once it has this many failures and most of its trials failed.
+#: A cell ends early when it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
-#: The number of trials that a cell is to have; its present target means that it has enough.
+#: Returns the number of trials that a cell needs; its current target means that it has enough.
 NextTarget = Callable[[CellState], int]
 
 
@@ -37,11 +37,11 @@ class Coordinator:
 
     Args:
         store: receives the rows.
-        cells: by (variant, fault), their positions in the job.
+        cells: the state of each cell, by its position (variant, fault) in the job.
         pool: runs the units.
-        announce: called after every unit and the interim analysis that may follow it.
-        runs_ahead: whether idle workers run trials beyond a cell's target, which helps where the
-            final number of trials is not known yet.
+        announce: called after every unit and any interim analysis that follows it.
+        runs_ahead: whether idle workers run trials beyond a cell's target. This helps if the final
+            number of trials is not known yet.
     """
 
     def __init__(
@@ -61,8 +61,10 @@ class Coordinator:
         self._attempts: Counter[tuple[int, int, int]] = Counter()
 
     def work(self, next_target: NextTarget) -> None:
-        """Runs until every cell has enough trials. Trials that idle workers ran beyond that are
-        stored too; no result uses them yet."""
+        """Run until every cell has enough trials.
+
+        Trials that idle workers ran beyond a target are stored too. No result uses them yet.
+        """
         for cell in self.cells:
             cell.is_finished = False
             self._look(cell, next_target)
@@ -78,7 +80,7 @@ class Coordinator:
                 self._announce()
 
     def keep_what_is_done(self) -> None:
-        """Stores units that have ended and cancels the others."""
+        """Store the units that have ended, and cancel the others."""
         for future in list(self._running):
             if not future.cancel() and future.done():
                 self._take(future)
@@ -88,8 +90,11 @@ class Coordinator:
             cell.issued = cell.stored.copy()
 
     def _next_unit(self) -> WorkUnit | None:
-        """Failed units come first, then the cell that is the furthest behind, so that all cells
-        become useful together. Idle workers run ahead of a cell's target."""
+        """Choose the next unit, or None if no work can start now.
+
+        Failed units come first, then the cell with the fewest issued trials, so that all cells
+        advance together. Idle workers run ahead of a cell's target.
+        """
         active = [cell for cell in self.cells if not cell.is_finished]
         while self._again:
             unit = self._again.pop()
@@ -109,15 +114,18 @@ class Coordinator:
         return unit
 
     def _unit(self, cell: CellState, end: int) -> WorkUnit:
-        """The next unit of a cell, which ends at ``end`` at the latest and leaves a share of the
-        trials for other workers."""
+        """Make the next unit of a cell.
+
+        The unit ends at trial ``end`` (excluded) at the latest, and leaves a share of the trials to
+        other workers.
+        """
         longest = int(_UNIT_SECONDS / cell.seconds) if cell.seconds else _UNTIMED_TRIALS
         share = math.ceil((end - cell.issued.upto()) / self._pool.workers)
         first, last = cell.issued.gap(max(1, min(longest, share, _MOST_TRIALS)))
         return WorkUnit(*self._position[cell], first, max(min(last, end), first + 1))
 
     def _take(self, future: Future[UnitResult]) -> CellState:
-        """Stores the rows of a unit; trials without a row go back into the queue."""
+        """Store the rows of a unit, and queue the trials without a row again."""
         unit = self._running.pop(future)
         cell = self._by_position[unit.variant, unit.fault]
         try:
@@ -150,7 +158,7 @@ class Coordinator:
         subject = (variant, fault, trial)
         self._attempts[subject] += 1
         if self._attempts[subject] < ATTEMPTS:
-            # It runs alone, so that it cannot take other trials down again.
+            # Run the trial alone, so that it cannot fail other trials again.
             self._again.append(WorkUnit(variant, fault, trial, trial + 1))
             return
         self._store.fail(cell.spec.key, trial, ATTEMPTS, reason)
@@ -159,7 +167,7 @@ class Coordinator:
         cell.stored.add(trial, trial + 1)
 
     def _look(self, cell: CellState, next_target: NextTarget) -> None:
-        """Makes the interim analyses that the stored trials allow."""
+        """Make the interim analyses for which enough trials are stored."""
         while not cell.is_finished and cell.trials >= cell.target:
             target = next_target(cell)
             is_hopeless = self._is_hopeless(cell)
@@ -169,6 +177,6 @@ class Coordinator:
     def _is_hopeless(self, cell: CellState) -> bool:
         if cell.failed < _MANY_FAILURES:
             return False
-        # Trials beyond the target, of an earlier run or of idle workers, must not decide.
+        # Trials beyond the target, from an earlier run or idle workers, must not decide.
         failed = len(self._store.failures(cell.spec.key, cell.target))
         return failed >= _MANY_FAILURES and 2 * failed > cell.target

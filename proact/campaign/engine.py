@@ -1,4 +1,4 @@
-"""Runs a campaign: every variant meets the same faults on the same images."""
+"""Run a campaign: every variant receives the same faults on the same images."""
 
 from __future__ import annotations
 
@@ -44,30 +44,37 @@ def run(
     faults: Sequence[Fault],
     **options: Any,
 ) -> Result:
-    """Measures the metric of each variant under each fault.
+    """Measure the metric of each variant under each fault.
 
-    A trial is one fault pattern, judged on some of the evaluation images. Trial t of every variant
-    has the same faults in the tensors that the variants share by name, and the same images, so that
-    differences between variants are paired. An image whose output holds NaN or infinity counts as
-    wrong.
+    A trial is one fault pattern, evaluated on some of the images. Trial t of every variant has the
+    same faults in the tensors that the variants share by name, and the same images. Differences
+    between variants are therefore paired. An image whose output holds NaN or infinity counts as
+    misclassified.
 
-    A cell (a variant under a fault) stops when its interval is as narrow as the margin. The number
-    of trials, and with it the table, depends only on the arguments that `CampaignOptions` lists and
-    on what ``"auto"`` chose: not on executors, interruptions, or what else is in the store. (Last
-    digits of outputs can differ between machines, as PyTorch's do.)
+    A cell (a variant under a fault) stops when half the width of its interval is at most the
+    margin. The number of trials, and so the table, depends only on the arguments that
+    `CampaignOptions` lists and on the number of images that ``"auto"`` chose. It does not depend on
+    the executor, on interruptions or on other content of the store. The last digits of model
+    outputs can differ between machines, as they do in PyTorch.
 
     Args:
-        variants: models by name; copies of them are encoded and faulted.
-        data: the evaluation images: a `proact.data.Data` (its test split), a pair (images, labels),
-            a `Dataset`, or for metrics of your own inputs with any targets, or inputs alone.
-        faults: of the kinds in `proact.faults`; each makes one cell per variant.
+        variants: one or more models by name. They are not modified: copies are encoded and faulted.
+        data: the evaluation images: a `proact.data.Data` (its test split is used), a pair (images
+            (n, c, h, w), labels (n,) int64) or a `Dataset`. A custom metric also accepts inputs
+            (n, ...) with any targets (n, ...), or inputs alone.
+        faults: one or more distinct faults of `proact.faults`; each makes one cell per variant.
         options: the fields of `proact.campaign.RunOptions`.
 
+    Returns:
+        The result, the same as one that is read back from the store.
+
     Raises:
-        ValueError, TypeError: an argument out of range, no variants, no faults, a model that the
-            encoding cannot store, outputs that do not fit the labels or each other; nothing is run
-            or written. ProactError: a store that cannot be used or belongs to another task, an
-            executor that takes no work. KeyboardInterrupt: after finished units were stored.
+        ValueError, TypeError: an argument is out of range, variants or faults are empty, the
+            encoding cannot store a model, or outputs do not fit the labels or each other. No trial
+            is run and nothing is written.
+        ProactError: the store cannot be used, or its campaign of this name is another task; the
+            executor does not accept work.
+        KeyboardInterrupt: the run was interrupted; finished units are stored.
     """
     chosen = RunOptions(**options)
     chosen = replace(

@@ -1,4 +1,4 @@
-"""What a campaign judges on: inputs, what is expected of them, and which of them a trial draws."""
+"""The evaluation data of a campaign: inputs, targets, and the images that each trial draws."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from proact.data import Split, as_evaluation
 from proact.data.dataset import PairOrData, content
 from proact.ops.seeds import derived_words
 
-#: What `proact.campaign.run` takes: also inputs with targets of any kind, or inputs alone.
+#: The data that `proact.campaign.run` accepts: labelled images, inputs with targets, or inputs.
 EvaluationData = PairOrData | tuple[Tensor, Tensor] | Tensor
 
-#: Raise it when the same (seed, trial) comes to draw other images.
+#: Increase this when the same (seed, trial) would draw other images.
 DRAW_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Inputs (n, ...) and targets (n, ...) or None; ``labels`` are the targets where they are
-    classes: (n,) int64."""
+    """Evaluation inputs and targets.
+
+    Attributes:
+        inputs: (n, ...), any dtype.
+        targets: (n, ...), or None.
+        labels: the targets if they are class numbers, (n,) int64 and not negative; else None.
+    """
 
     inputs: Tensor
     targets: Tensor | None
@@ -40,7 +45,7 @@ class Evaluation:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, shapes and dtypes, in hexadecimal."""
+        """SHA-256 of values, shapes and dtypes, in hexadecimal."""
         if self.labels is not None and self.inputs.is_floating_point():
             return Split(self.inputs, self.labels).digest
         digest = hashlib.sha256()
@@ -53,8 +58,16 @@ class Evaluation:
 
 
 def evaluation_of(data: EvaluationData, for_classes: bool = True) -> Evaluation:
-    """The images of ``data``; TypeError or ValueError for what is none, or, ``for_classes``, has
-    integer targets that are no classes."""
+    """Check ``data`` and return it as an `Evaluation`.
+
+    Args:
+        data: see `proact.campaign.run`.
+        for_classes: whether one-dimensional int64 targets must be valid class labels.
+
+    Raises:
+        TypeError, ValueError: ``data`` has another type, shapes that do not match, or values that
+            are not finite.
+    """
     if isinstance(data, Tensor):
         return _checked(data, None)
     if (
@@ -65,7 +78,7 @@ def evaluation_of(data: EvaluationData, for_classes: bool = True) -> Evaluation:
         inputs, targets = data
         if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
             raise TypeError(
-                "data is a pair of tensors (inputs, targets), got "
+                "data: expected a pair of tensors (inputs, targets), got "
                 f"({type(inputs).__name__}, {type(targets).__name__})"
             )
         return _checked(inputs, targets)
@@ -81,12 +94,12 @@ def _checked(inputs: Tensor, targets: Tensor | None) -> Evaluation:
     if not len(inputs) or (targets is not None and len(targets) != len(inputs)):
         shape = None if targets is None else tuple(targets.shape)
         raise ValueError(
-            "data takes one target an input and at least one input, got inputs of shape "
+            "data: expected at least one input and one target per input, got inputs of shape "
             f"{tuple(inputs.shape)} and targets of shape {shape}"
         )
     for tensor in (inputs, targets):
         if tensor is not None and not all(map(_is_finite, tensor.split(1024))):
-            raise ValueError("data takes finite numbers, and some are NaN or infinite")
+            raise ValueError("data: expected finite numbers, got some that are NaN or infinite")
     return Evaluation(inputs, targets)
 
 
@@ -94,13 +107,15 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def drawn(seed: int, trial: int, available: int, images: int) -> list[int]:
-    """The images of a trial: ``images`` different numbers in [0, available), the same for every
-    variant and fault; the first m of them are those of a trial with m images.
+def drawn_images(seed: int, trial: int, available: int, images: int) -> list[int]:
+    """Draw the images of a trial: ``images`` distinct numbers in [0, available).
 
-    The first steps of R. Fisher and F. Yates' shuffle, by words derived from (seed, trial), so that
-    no library's generator decides. Of 64 bits an index takes the remainder, which favours small
-    ones by less than 2^-40.
+    The numbers depend on (seed, trial) alone, not on the variant or fault. The first m of them are
+    the images of a trial with m images.
+
+    This is the beginning of a Fisher-Yates shuffle that is driven by 64-bit words derived from
+    (seed, trial), so that it does not depend on a library's generator. Each index is the remainder
+    of a word, which favours small indices by less than 2^-40.
     """
     moved: dict[int, int] = {}
     order = []

@@ -1,7 +1,8 @@
-"""Who does the work: this process, processes of this machine, or any executor.
+"""Worker pools: this process, local processes, or any `concurrent.futures.Executor`.
 
-A crew takes units and gives futures. What goes wrong inside a unit comes back in its result; what
-kills a worker is the future's exception, and costs the unit that it was working on.
+A worker pool runs work units and returns futures. An error inside a unit is part of the unit's
+result. The death of a worker is the exception of the future, and only the unit that it was running
+is lost.
 """
 
 from __future__ import annotations
@@ -29,32 +30,32 @@ from proact.errors import ProactError
 
 
 class NotStartedError(Exception):
-    """The worker died of another unit before it started this one."""
+    """The worker died while it ran another unit, before it started this one."""
 
 
-#: Less work than this is done in this process: starting others takes seconds.
+#: Shorter work runs in this process, because starting worker processes takes seconds.
 WORTH_PROCESSES_SECONDS = 20.0
 
 
 class WorkerPool(ABC):
-    """Runs units of one job, until it is closed."""
+    """Runs the units of one job until it is closed."""
 
-    #: How many units it takes at a time.
+    #: The number of units that may be submitted at a time.
     queue_depth: int = 1
-    #: How many of them it works on at once.
+    #: The number of units that run at the same time.
     workers: int = 1
 
     @abstractmethod
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
-        """Takes a unit on."""
+        """Submit a unit."""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of what the crew holds; units at work are given up."""
+        """Free the resources of the pool; units that still run are abandoned."""
 
 
 class InProcess(WorkerPool):
-    """Works on a unit when it is handed over."""
+    """Runs each unit in this process when it is submitted."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -69,15 +70,15 @@ class InProcess(WorkerPool):
 
 
 class LocalProcesses(WorkerPool):
-    """Processes of this machine, which share its threads out.
+    """Local worker processes.
 
-    Each has a pool of its own: a pool whose process dies is of no more use, and so only the unit
-    that killed it, or that it was working on, is lost.
+    Each process has its own `ProcessPoolExecutor`. A pool cannot be used after one of its processes
+    died, so separate pools limit the loss to the unit that was running.
 
     Args:
-        job: goes to each process once, through a file.
-        processes: how many, 1 or more.
-        threads: of each.
+        job: is sent to each process once, through a file.
+        processes: number of processes, at least 1.
+        threads: number of torch threads of each process.
     """
 
     def __init__(self, job: Job, processes: int, threads: int) -> None:
@@ -87,17 +88,17 @@ class LocalProcesses(WorkerPool):
         self._file.write_bytes(pickled)
         self._threads = threads
         self._pools = [self._pool() for _ in range(processes)]
-        #: What each has not done yet, in the order in which it will.
+        #: The unfinished futures of each process, in the order of execution.
         self._waiting: list[list[Future[UnitResult]]] = [[] for _ in range(processes)]
         self.workers = processes
-        # One more for each, so that nobody waits for the coordinator.
+        # One more unit for each process, so that no worker waits for the coordinator.
         self.queue_depth = 2 * processes
 
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         position = min(range(len(self._pools)), key=lambda p: len(self._waiting[p]))
         try:
             future = self._pools[position].submit(worker_functions.run_here, unit)
-        except RuntimeError:  # it is broken
+        except RuntimeError:  # the pool is broken
             self._pools[position].shutdown(wait=False, cancel_futures=True)
             self._pools[position], self._waiting[position] = self._pool(), []
             future = self._pools[position].submit(worker_functions.run_here, unit)
@@ -108,14 +109,14 @@ class LocalProcesses(WorkerPool):
         def finish(future: Future[UnitResult]) -> None:
             error = None if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
-                # The process works one unit at a time: those behind the first were not begun.
+                # A process runs one unit at a time: those after the first had not started.
                 if waiting[0] is not result:
                     error = NotStartedError()
             else:
                 waiting.remove(result)
-            # Whoever waited may have given up in the meantime.
+            # The coordinator may have cancelled the result in the meantime.
             if future.cancelled():
-                _called_off(result)
+                _cancel(result)
             elif not result.set_running_or_notify_cancel():
                 return
             elif error is not None:
@@ -127,16 +128,16 @@ class LocalProcesses(WorkerPool):
         return result
 
     def processes(self) -> list[int]:
-        """The numbers of the processes, which have read the job."""
+        """The process identifiers of the workers, after all have read the job."""
         return [pool.submit(worker_functions.ready).result() for pool in self._pools]
 
     def close(self) -> None:
         for pool in self._pools:
-            at_work = list((pool._processes or {}).values())
+            processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in at_work:
+            for process in processes:
                 process.terminate()
-            for process in at_work:
+            for process in processes:
                 process.join()
         self._folder.cleanup()
 
@@ -147,21 +148,22 @@ class LocalProcesses(WorkerPool):
             initializer=worker_functions.start_local,
             initargs=(self._file, self._threads),
         )
-        with _main_module_left_out(), _ctrl_c_held_back():
+        with _main_module_hidden(), _interrupts_blocked():
             pool.submit(worker_functions.ready)
         return pool
 
 
 class ExecutorPool(WorkerPool):
-    """Somebody's executor: a pool, Dask's `Client.get_executor()`, or another's.
+    """An executor of the caller, such as a process pool or Dask's `Client.get_executor()`.
 
     Args:
-        job: is sent to each worker once (to each thread, where threads share a process).
-        executor: stays open.
-        hands: how many units it can work on at once; what it says of itself by default.
+        job: is sent to each worker once (to each thread if threads share a process).
+        executor: runs the units, and stays open.
+        workers: number of units that the executor runs at the same time; by default the number
+            that the executor reports, or 1.
 
     Raises:
-        ProactError: an executor that takes no work.
+        ProactError: the job cannot be pickled.
     """
 
     def __init__(self, job: Job, executor: Executor, workers: int | None = None) -> None:
@@ -171,13 +173,13 @@ class ExecutorPool(WorkerPool):
         self._digest = hashlib.sha256(self._job).hexdigest()
         client = getattr(executor, "_client", None)
         if client is not None and hasattr(client, "scatter"):
-            # Dask hands results from worker to worker, and makes them again when their worker dies.
-            # Data that was scattered is lost then, and what waits for it waits for ever.
+            # Send the job as the result of a Dask task: Dask computes it again if its worker dies.
+            # Scattered data would be lost, and tasks that depend on it would wait forever.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 self._job = client.submit(worker_functions.itself, self._job, pure=False)
-        # Processes of a pool would take all cores each; threads share this process's already, and
-        # others have a machine of their own, or somebody who knows it.
+        # Each process of a pool would use all cores. Threads share this process's setting, and
+        # other executors run on machines that are configured elsewhere.
         is_pool = isinstance(executor, ProcessPoolExecutor)
         self._threads = threads_each(self.workers) if is_pool else None
         self.queue_depth = 2 * self.workers
@@ -187,11 +189,11 @@ class ExecutorPool(WorkerPool):
         try:
             self._send(unit, None, result)
         except Exception as error:
-            raise ProactError(f"the executor takes no more work: {error}") from error
+            raise ProactError(f"the executor does not accept more work: {error}") from error
         return result
 
     def close(self) -> None:
-        """The executor is its owner's."""
+        """Do nothing: the caller owns the executor."""
 
     def _send(self, unit: WorkUnit, job: Any, result: Future[UnitResult]) -> None:
         arguments = (self._digest, job, unit, self._threads)
@@ -201,7 +203,7 @@ class ExecutorPool(WorkerPool):
             if result.cancelled():
                 return
             if future.cancelled():
-                _called_off(result)
+                _cancel(result)
                 return
             error = future.exception()
             if error is None and isinstance(future.result(), worker_functions.Missing):
@@ -210,7 +212,7 @@ class ExecutorPool(WorkerPool):
                     return
                 except Exception as refused:
                     error = refused
-            # Whoever waited may have given up in the meantime.
+            # The coordinator may have cancelled the result in the meantime.
             if result.set_running_or_notify_cancel():
                 if error is None:
                     result.set_result(cast("UnitResult", future.result()))
@@ -221,30 +223,35 @@ class ExecutorPool(WorkerPool):
 
 
 def checked_executor(executor: Executor | int | None) -> Executor | int | None:
-    """``executor`` where it takes work; an error that says what is wrong otherwise."""
+    """Check that ``executor`` accepts work, and return it.
+
+    Raises:
+        ValueError, TypeError: not an executor, a number of processes of at least 1, or None.
+        ProactError: the executor failed to run a function.
+    """
     if executor is None:
         return None
     if isinstance(executor, int) and not isinstance(executor, bool):
         if executor < 1:
-            raise ValueError(f"executor is a number of processes, 1 or more, got {executor}")
+            raise ValueError(f"executor: expected at least 1 process, got {executor}")
         return executor
     if not isinstance(executor, Executor):
         raise TypeError(
-            "executor is a concurrent.futures.Executor, a number of processes or None, got "
+            "executor: expected a concurrent.futures.Executor, a number of processes or None, got "
             f"{type(executor).__name__}"
         )
     try:
         executor.submit(os.getpid).result()
     except Exception as error:
-        raise ProactError(f"the executor takes no work: {error}") from error
+        raise ProactError(f"the executor does not accept work: {error}") from error
     return executor
 
 
 def worker_pool(job: Job, executor: Executor | int | None) -> WorkerPool:
-    """The crew that a checked executor stands for; None: a process for each core."""
+    """Make the worker pool for a checked executor; None makes one process per core."""
     if executor == 1:
         return InProcess(job)
-    job.close()  # what this process has made of the job is not sent
+    job.close()  # do not send the trial runners of this process
     if isinstance(executor, Executor):
         return ExecutorPool(job, executor)
     if executor is not None:
@@ -256,12 +263,12 @@ def worker_pool(job: Job, executor: Executor | int | None) -> WorkerPool:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(processes: int) -> int:
-    """The threads of each of so many local processes."""
+    """The number of torch threads of each of ``processes`` local processes, at least 1."""
     return max(min(cores(), torch.get_num_threads()) // processes, 1)
 
 
@@ -270,31 +277,34 @@ def _workers_of(executor: Executor) -> int:
     if client is not None and hasattr(client, "nthreads"):
         threads: list[int] = list(client.nthreads().values())
         return max(sum(threads), 1)
-    hands: object = getattr(executor, "_max_workers", 1)
-    return hands if isinstance(hands, int) else 1
+    workers: object = getattr(executor, "_max_workers", 1)
+    return workers if isinstance(workers, int) else 1
 
 
 def _pickled(job: Job) -> bytes:
     try:
         pickled: bytes = cloudpickle.dumps(job)
-    except Exception as error:  # whatever a network's parts raise
+    except Exception as error:  # parts of a model may raise anything
         raise ProactError(
-            f"the networks cannot be sent to other workers ({error}): executor=1 runs them here"
+            f"the models cannot be sent to workers ({error}): use executor=1 to run in this process"
         ) from error
     return pickled
 
 
-def _called_off(result: Future[UnitResult]) -> None:
-    """Cancels a future in the way that those who wait for it notice."""
+def _cancel(result: Future[UnitResult]) -> None:
+    """Cancel a future and notify the threads that wait for it."""
     if result.cancel():
         result.set_running_or_notify_cancel()
 
 
 @contextmanager
-def _main_module_left_out() -> Iterator[None]:
-    """Starts processes that do not run the user's script again, as multiprocessing has them do:
-    scripts without ``if __name__ == "__main__"`` would start over. What it defines travels with the
-    job, by value."""
+def _main_module_hidden() -> Iterator[None]:
+    """Hide the main module while processes start.
+
+    multiprocessing would run the user's script again in each process, and a script without
+    ``if __name__ == "__main__"`` would start over. The job carries the script's definitions by
+    value.
+    """
     main = sys.modules["__main__"]
     hidden = ("__file__", "__spec__")
     kept = {name: vars(main).pop(name) for name in hidden if name in vars(main)}
@@ -306,9 +316,12 @@ def _main_module_left_out() -> Iterator[None]:
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Starts processes that do not hear Ctrl-C: one that still imports would die of it, aloud. Here
-    it comes a moment later."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT while processes start, so that they inherit the blocked signal.
+
+    A process that is interrupted during its imports would print a traceback. This process receives
+    a pending interrupt at the end of the block.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

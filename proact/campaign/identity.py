@@ -1,4 +1,4 @@
-"""The identity of a task: the content that determines a row, and its digest."""
+"""The identity of a task: the facts and model digests that determine a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proact.results.policy import Policy
 
 
 def laid_out(inputs: Tensor, policy: Policy) -> Tensor:
-    """The inputs in the memory order of the policy; a copy only where they are in another."""
+    """Return the inputs (n, ...) in the policy's memory layout; a copy only if theirs differs."""
     if inputs.dim() != 4:
         return inputs
     order = torch.channels_last if policy.channels_last else torch.contiguous_format
@@ -28,7 +28,7 @@ def laid_out(inputs: Tensor, policy: Policy) -> Tensor:
 
 
 def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) -> dict[str, Any]:
-    """The content that all rows of a campaign share, without its policy."""
+    """Return the facts that all rows of a campaign share, without the policy."""
     return {
         "data": data.digest,
         "draw": DRAW_VERSION,
@@ -40,13 +40,16 @@ def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) 
 
 
 def with_policy(facts: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    """All facts of a task."""
+    """Return all facts of a task."""
     return {**facts, "policy": asdict(policy)}
 
 
 class ModelDigest:
-    """SHA-256 of a model: its architecture as it prints, every parameter and buffer, and the source
-    of forward methods, hooks and plain attributes."""
+    """SHA-256 of a model.
+
+    The digest covers the model's `repr`, every parameter and buffer, and the code of forward
+    methods, hooks and plain attributes.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._content = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
@@ -60,9 +63,11 @@ class ModelDigest:
         return self._content.hexdigest()
 
     def with_outputs(self, clean: Tensor) -> str:
-        """The digest that identifies a variant: of the content and its fault-free outputs.
+        """Return the digest that identifies a variant, in hexadecimal.
 
-        Outputs count as classes, or rounded to three digits: last digits differ among machines.
+        It covers the model and its clean outputs (n, ...). Logits (n, classes) enter as predicted
+        classes, other outputs as their mean in three digits, because last digits differ between
+        machines.
         """
         digest = self._content.copy()
         if clean.dim() == 2:

@@ -1,4 +1,4 @@
-"""Work units, and how a worker computes one."""
+"""Jobs and work units: the input of a worker, and the computation of one unit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from proact.faults import Fault
 from proact.results.policy import Policy
 from proact.results.store import Row
 
-#: Memory, in bytes, that the prefix caches of a campaign may take: all variants in all workers.
+#: Memory budget of all prefix caches of a campaign, over all variants and workers, in bytes.
 CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Trials ``first`` to ``end`` - 1 of one variant under one fault, by their positions in the
-    job."""
+    """The trials [first, end) of one variant under one fault.
+
+    Attributes:
+        variant, fault: positions in the job.
+        first, end: trial numbers; ``end`` is excluded.
+    """
 
     variant: int
     fault: int
@@ -35,7 +39,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The rows of a unit, and (trial, reason) of the trials that failed."""
+    """The rows of a unit, and (trial, reason) for each trial that failed."""
 
     rows: Sequence[Row]
     failed: Sequence[tuple[int, str]] = ()
@@ -43,13 +47,12 @@ class UnitResult:
 
 @dataclass(eq=False)
 class Job:
-    """Everything that a worker needs, the same for all units of a campaign.
+    """The data that a worker needs for all units of a campaign.
 
-    Models are encoded, in eval mode, and belong to the worker, which injects faults into them.
+    Models are encoded and in eval mode. The worker owns them and injects faults into them.
 
     Attributes:
-        cache_bytes: memory that the prefix caches of this job may take; each variant gets the same
-            share of it.
+        cache_bytes: memory budget of the job's prefix caches, in bytes; variants share it equally.
     """
 
     models: Sequence[nn.Module]
@@ -65,7 +68,7 @@ class Job:
     _runners: dict[int, TrialRunner] = field(default_factory=dict, init=False, repr=False)
 
     def runner(self, variant: int) -> TrialRunner:
-        """The trial runner of a variant, made when it is first needed."""
+        """Return the trial runner of a variant; the first call makes it."""
         if variant not in self._runners:
             self._runners[variant] = TrialRunner(
                 self.models[variant],
@@ -81,17 +84,17 @@ class Job:
         return self._runners[variant]
 
     def for_workers(self, workers: int) -> Job:
-        """The job to send to one of so many workers, with its share of the memory for caches."""
+        """Return the job for one of ``workers`` workers, with its share of the cache budget."""
         return replace(self, cache_bytes=self.cache_bytes // workers)
 
     def close(self) -> None:
-        """Frees what trials keep in this process; a later unit builds it again."""
+        """Free the trial runners and their caches; a later unit makes them again."""
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
 
     def run(self, unit: WorkUnit) -> UnitResult:
-        """Runs a unit. A trial that raises is reported as failed; the others go on."""
+        """Run a unit. A trial that raises is reported as failed; the other trials still run."""
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
         runner, fault = self.runner(unit.variant), self.faults[unit.fault]
@@ -99,6 +102,6 @@ class Job:
             try:
                 rows.append(runner.run(fault, trial))
             except Exception as error:
-                # The model's own forward runs under faults: it may raise anything.
+                # The model's forward runs under faults and may raise anything.
                 failed.append((trial, f"{type(error).__name__}: {error}"))
         return UnitResult(rows, failed)

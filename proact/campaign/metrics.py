@@ -1,4 +1,4 @@
-"""What is measured of a trial: how right the outputs are, and how far from those without faults."""
+"""Metrics and counts of a trial: correctness of outputs, and deviation from clean outputs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from torch.nn import functional
 from proact.campaign.code_digest import content_of
 from proact.results.metric_info import BUILT_IN_METRICS, HIGHEST_LOSS
 
-#: Raise it when a column of a row comes to count something else.
+#: Increase this when a column of a row changes its meaning.
 COLUMNS_VERSION = 2
 _TOP = 5
 
-#: (logits, targets, clean logits) of some images to one value an image.
+#: Maps (outputs, targets, clean outputs) of m images to one value per image, (m,).
 ImageValues = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a cell's mean, interval and margin are about.
+    """The quantity that a cell averages: its mean, interval and margin are in this unit.
 
     Attributes:
-        name: for tables; in the store it is part of a task's identity.
-        function: of the outputs under faults (m, ...), the targets (m, ...) or None, and the
-            outputs without faults (m, ...); gives one number an image, (m,). Any outputs and
-            targets will do: segmentation maps, boxes, regressions.
-        lowest, highest: the range of its values. What lies outside is moved to the nearer end.
-        worst: what NaN counts as; the lowest by default. Where it is the highest, as for errors,
-            less is better.
+        name: shown in tables, and part of the identity of a task.
+        function: maps the outputs under faults (m, ...), the targets (m, ...) or None, and the
+            clean outputs (m, ...) to one number per image, (m,). Outputs and targets can be of any
+            kind: segmentation maps, boxes, regressions.
+        lowest, highest: finite ends of the closed range of values. Values outside are clamped.
+        worst: the value that replaces NaN, in [lowest, highest]; ``lowest`` by default. If it
+            equals ``highest``, as for errors, lower values are better.
         needs_targets: whether ``function`` reads its second argument.
-        version: raise it when the function comes to mean something else. Its source text is part of
-            the identity too, where Python can read it.
+        version: change it when the function changes its meaning. The source text of the function
+            is part of the identity too, if Python can read it.
+
+    Raises:
+        ValueError: a range that is empty or not finite, or ``worst`` outside it.
+        TypeError: ``function`` is not callable.
     """
 
     name: str
@@ -50,24 +54,29 @@ class Metric:
     def __post_init__(self) -> None:
         if not -math.inf < self.lowest < self.highest < math.inf:
             raise ValueError(
-                f"a metric's values lie in [lowest, highest], both finite, got [{self.lowest!r}, "
+                f"expected a metric with a finite range [lowest, highest], got [{self.lowest!r}, "
                 f"{self.highest!r}]"
             )
         if self.worst is not None and not self.lowest <= self.worst <= self.highest:
             raise ValueError(
-                f"a metric's worst value lies in [{self.lowest:g}, {self.highest:g}], got "
+                f"expected a metric's worst value in [{self.lowest:g}, {self.highest:g}], got "
                 f"{self.worst!r}"
             )
         if not callable(self.function):
-            raise TypeError(f"a metric's function is callable, got {self.function!r}")
+            raise TypeError(f"expected a callable as a metric's function, got {self.function!r}")
 
     def of(self, output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
-        """One float64 an image, (m,), inside the range."""
+        """Evaluate the metric: (m,) float64 in [lowest, highest], one value per image.
+
+        Raises:
+            ValueError: the function returned another shape.
+        """
         values = self.function(output, targets, clean)
         if not isinstance(values, Tensor) or values.shape != (len(output),):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
-                f"the metric {self.name} gives one number an image, ({len(output)},), got {shape}"
+                f"expected one number per image, ({len(output)},), from the metric {self.name}, "
+                f"got {shape}"
             )
         worst = self.lowest if self.worst is None else self.worst
         values = values.to(torch.float64)
@@ -75,7 +84,7 @@ class Metric:
 
     @property
     def identity(self) -> str:
-        """What tells it from other metrics."""
+        """A text that distinguishes this metric from all others."""
         return (
             f"{self.name} in [{self.lowest:g}, {self.highest:g}], NaN {self.worst}, version "
             f"{self.version}, {content_of(self.function)}"
@@ -83,26 +92,26 @@ class Metric:
 
     @property
     def is_better_higher(self) -> bool:
-        """Whether a network that is worse off has a lower value."""
+        """Whether higher values are better."""
         return self.worst != self.highest
 
 
 class Counts(NamedTuple):
-    """What is counted of one trial's outputs; None where the outputs are no classes or have no
-    labels.
+    """Counts over the images of one trial.
 
-    SDC counts are of outputs that silently or loudly differ from those without faults, by the
-    severities of G. Li et al., "Understanding error propagation in deep learning neural network
-    (DNN) accelerators and applications", SC 2017. An output that is not finite differs in all.
+    A field is None if the outputs are not logits of classes, or if it needs labels and there are no
+    labels. The SDC (silent data corruption) counts follow the severities of G. Li et al.,
+    "Understanding error propagation in deep learning neural network (DNN) accelerators and
+    applications", SC 2017. A non-finite output counts in every severity.
 
     Attributes:
-        correct, top5: images whose label is the highest, or among the five highest logits.
-        loss: mean cross-entropy in nats, at most 20 an image.
-        agreeing: images with the prediction that they have without faults; the others are SDC-1.
-        sdc5: images whose prediction without faults is not among the five highest any more.
-        sdc10, sdc20: images whose highest softmax value changes by more than 10 (20) percent of
-            what it is without faults.
-        non_finite: images whose output holds NaN or infinity: a failure that can be detected.
+        correct, top5: images whose label has the highest, or one of the five highest logits.
+        loss: mean cross-entropy in nats, with at most 20 nats per image.
+        agreeing: images whose prediction equals the clean one; the others are SDC-1.
+        sdc5: images whose clean prediction is not among the five highest logits.
+        sdc10, sdc20: images whose highest softmax value differs by more than 10 (20) percent from
+            the clean value.
+        non_finite: images whose output holds NaN or infinity, a failure that can be detected.
     """
 
     correct: int | None
@@ -116,25 +125,31 @@ class Counts(NamedTuple):
 
 
 def reference_of(clean: Tensor) -> Tensor:
-    """What `count` needs of outputs without faults (n, classes): (n, 3) float64 of the prediction,
-    the highest softmax value, and whether all is finite."""
+    """Summarise clean outputs (n, classes) for `count`.
+
+    Returns:
+        (n, 3) float64: the prediction, the highest softmax value, and 1 if all logits are finite,
+        else 0.
+    """
     confidence = clean.float().softmax(1).amax(1)
     columns = (clean.argmax(1), confidence, torch.isfinite(clean).all(1))
     return torch.stack([column.to(torch.float64) for column in columns], dim=1)
 
 
 def count(output: Tensor, labels: Tensor | None, reference: Tensor) -> Counts:
-    """Counts of the outputs (m, classes) beside the `reference_of` the clean ones; one transfer
-    from a GPU."""
+    """Count the outputs (m, classes) against ``reference``, the rows (m, 3) of `reference_of`.
+
+    Needs one transfer from a GPU.
+    """
     finite = torch.isfinite(output).all(1)
     top = output.topk(min(_TOP, output.shape[1])).indices
-    # topk and argmax may break ties in different ways, and argmax is what predicts.
+    # topk and argmax may break ties differently; argmax defines the prediction.
     predicted, expected = output.argmax(1), reference[:, 0]
     agrees = predicted == expected
     logarithms = output.float().log_softmax(1)
     change = (logarithms.amax(1).exp() / reference[:, 1] - 1.0).abs()
     columns = [
-        # An output that is not finite without faults either is no corruption.
+        # A non-finite output is not a corruption if the clean output is non-finite too.
         torch.where(finite, agrees, reference[:, 2] == 0.0),
         ~(finite & (agrees | (top == expected[:, None]).any(1))),
         ~(finite & (change <= 0.1)),
@@ -142,10 +157,11 @@ def count(output: Tensor, labels: Tensor | None, reference: Tensor) -> Counts:
         ~finite,
     ]
     if labels is not None:
-        right = finite & (predicted == labels)
+        correct_mask = finite & (predicted == labels)
         loss = -logarithms.gather(1, labels[:, None])[:, 0]
         loss = torch.where(finite, loss, HIGHEST_LOSS).clamp(max=HIGHEST_LOSS)
-        columns += [right, right | (finite & (top == labels[:, None]).any(1)), loss]
+        in_top5 = correct_mask | (finite & (top == labels[:, None]).any(1))
+        columns += [correct_mask, in_top5, loss]
     sums = torch.stack([column.to(torch.float64) for column in columns]).sum(1).tolist()
     agreeing, sdc5, sdc10, sdc20, non_finite = map(int, sums[:5])
     if labels is None:
@@ -156,13 +172,13 @@ def count(output: Tensor, labels: Tensor | None, reference: Tensor) -> Counts:
 
 
 def count_non_finite(output: Tensor) -> Counts:
-    """What can be counted of outputs (m, ...) that are no classes."""
+    """Count non-finite outputs among outputs (m, ...) that are not logits of classes."""
     finite = torch.isfinite(output).reshape(len(output), -1).all(1)
     return Counts(None, None, None, None, None, None, None, int((~finite).sum()))
 
 
 def value_from(counts: Counts, images: int, metric: Metric) -> float | None:
-    """The mean of a built-in metric over so many images; None for any other."""
+    """Return the mean of a built-in metric over ``images`` images; None for other metrics."""
     found = {
         "top-1": counts.correct,
         "top-5": counts.top5,
@@ -216,21 +232,25 @@ METRICS: Mapping[str, Metric] = {
 
 
 def metric_named(metric: str | Metric) -> Metric:
-    """A metric by its name, or itself; ValueError for an unknown name."""
+    """Return the built-in metric of a name, or a given `Metric` itself.
+
+    Raises:
+        ValueError: no built-in metric has this name.
+    """
     if isinstance(metric, Metric):
         return metric
     if metric not in METRICS:
         raise ValueError(
-            f"a metric is one of {', '.join(METRICS)}, or a proact.campaign.Metric; got {metric!r}"
+            f"expected one of {', '.join(METRICS)} or a proact.campaign.Metric, got {metric!r}"
         )
     return METRICS[metric]
 
 
 def is_built_in(metric: Metric) -> bool:
-    """Whether outputs have to be classes."""
+    """Whether a metric is built in, and so needs logits of classes."""
     return metric in METRICS.values()
 
 
 def describe(metric: Metric) -> dict[str, Any]:
-    """Its part of a task's identity."""
+    """Return the facts about a metric that are part of a task's identity."""
     return {"metric": metric.identity, "columns": COLUMNS_VERSION}

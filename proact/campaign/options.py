@@ -1,8 +1,8 @@
 """The options of a campaign: one model for Python, files and the command line.
 
-`CampaignOptions` determine the result. `RunOptions` add what exists in Python alone: where rows
-are kept, who computes them, who is told. `proact.config.experiment.Experiment` adds what a file
-needs instead: models and data by name. See `proact.options` for how an option is declared.
+`CampaignOptions` determine the result. `RunOptions` add the options that exist in Python alone:
+the store, the executor and the progress callback. `proact.config.experiment.Experiment` adds models
+and data by name for files and the command line. `proact.options` explains how to declare an option.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proact.encodings import Encoding
     from proact.results.policy import Policy
 
-#: Half the width of an interval where neither a margin nor a number of trials is given.
+#: The margin if neither a margin nor a number of trials is given.
 DEFAULT_MARGIN = 0.01
 
 
@@ -54,7 +54,7 @@ def _check_notes(value: Any) -> object:
     try:
         return json.dumps(dict(value))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"expected values that JSON can hold: {error}") from None
+        raise TypeError(f"expected values that JSON can hold, got {value!r}: {error}") from None
 
 
 def _count_or_word(text: Any) -> Any:
@@ -63,23 +63,27 @@ def _count_or_word(text: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOptions(Options):
-    """What determines the result of a campaign beside its models, data and faults.
+    """The options that determine the result of a campaign, besides models, data and faults.
 
     Attributes:
-        encoding: the stored form of the parameters.
+        encoding: the stored form of the parameters, by name or as a `proact.encodings.Encoding`.
         margin: a cell (a variant under a fault) stops when half the width of its interval is at
             most this, in the metric's unit; above 0, and at most the width of the metric's range.
-            0.01 where neither this nor ``trials`` is given.
-        trials: fault patterns per cell, in [1, 2^32); with a margin, the most.
+            0.01 if neither this nor ``trials`` is given.
+        trials: number of fault patterns per cell, in [1, 2^32); with a margin, the maximum.
         confidence: two-sided confidence level of the intervals, in (0, 1).
-        images_per_trial: the number of images on which a trial is judged, drawn for (seed, trial)
-            without replacement; ``"all"`` or None takes all. ``"auto"`` takes the number that
-            reaches the margin soonest by the variances and costs that a pilot measures on this
-            machine; the choice is kept in the store, for this margin.
+        images_per_trial: the number of images that evaluate a trial, drawn without replacement from
+            (seed, trial); ``"all"`` or None uses all. With ``"auto"``, a pilot measures variances
+            and costs on this machine and chooses the number that reaches the margin soonest. The
+            store keeps the choice for this margin.
         metric: the quantity that is averaged over images: ``"top-1"``, ``"top-5"``, ``"loss"``,
-            ``"sdc"`` (share of predictions that differ from the fault-free ones; needs no labels),
-            or a `proact.campaign.Metric`.
-        seed: names the experiment, in [0, 2^63). The same seed gives the same rows.
+            ``"sdc"`` (share of predictions that differ from the clean ones; needs no labels), or a
+            `proact.campaign.Metric`.
+        seed: determines the faults and images of each trial, in [0, 2^63). The same seed gives the
+            same rows.
+
+    Raises:
+        ValueError, TypeError: an option has a value that is not accepted.
     """
 
     encoding: str | Encoding = option(
@@ -103,7 +107,7 @@ class CampaignOptions(Options):
     )
     trials: int | None = option(
         None,
-        "Fault patterns per cell (count); with a margin, the most.",
+        "Fault patterns per cell (count); with a margin, the maximum.",
         int,
         metavar="COUNT",
         check=integer(1, TRIALS),
@@ -117,8 +121,8 @@ class CampaignOptions(Options):
     )
     images_per_trial: int | Literal["auto", "all"] | None = option(
         "auto",
-        "Images on which a trial is judged: a number, drawn anew for each trial, 'all', or 'auto' "
-        "for the number that a pilot finds to be the quickest.",
+        "Images that evaluate a trial: a number, drawn anew for each trial, 'all', or 'auto' "
+        "for the number that a pilot finds to be the fastest.",
         int | str,
         metavar="COUNT",
         names=("all", "auto"),
@@ -144,7 +148,7 @@ class CampaignOptions(Options):
 
     @property
     def margin_or_default(self) -> float | None:
-        """The margin that holds: the default where neither it nor the trials are given."""
+        """The margin that applies: `DEFAULT_MARGIN` if neither margin nor trials are given."""
         if self.margin is None and self.trials is None:
             return DEFAULT_MARGIN
         return self.margin
@@ -155,31 +159,33 @@ class RunOptions(CampaignOptions):
     """All keyword arguments of `proact.campaign.run`, `per_layer` and `per_bit`.
 
     Attributes:
-        store: SQLite file for the rows, written as they are computed; rows that it already holds
-            for this very content are not computed again. None keeps the rows in memory.
-        name: of the campaign, for people. A name stands for one task: the store refuses it for
-            another.
+        store: SQLite file for the rows, which are written as they are computed. Rows that it
+            already holds for the same task are not computed again. None keeps the rows in memory.
+        name: readable name of the campaign. A name belongs to one task, and the store refuses it
+            for another.
         executor: runs the trials: any `concurrent.futures.Executor`, such as Dask's
-            ``Client.get_executor()``; a number of processes; 1 for this process; None for
-            processes of this machine where several cores are free and the work is worth it.
-        progress: None shows progress bars in a notebook and where standard error is a terminal;
-            True always shows them, False never. A function is called with a
+            ``Client.get_executor()``; a number of local processes; 1 for this process. None chooses
+            local processes, or this process if the work is short or runs on a GPU.
+        progress: None shows progress bars in a notebook or if standard error is a terminal; True
+            always shows them, False never. A function is called with a
             `proact.campaign.progress.CampaignProgress`.
-        policy: how trials run, instead of what is measured here: `Result.policy` of another run,
-            to repeat that run to the last digit. It decides ``images_per_trial`` too.
-        prefix_cache: whether trials continue from cached activations where images are fixed and
-            all faults are late in the model. It changes no row.
-        retry_failed: runs trials again that an earlier run recorded as failed.
+        policy: the `Result.policy` of another run, to repeat that run to the last digit. It
+            replaces the measurements on this machine and ``images_per_trial``.
+        prefix_cache: whether trials reuse cached activations if the images are fixed and all faults
+            are late in the model. It changes no row.
+        retry_failed: whether to run trials again that an earlier run recorded as failed.
         notes: further values that JSON can hold, kept in the store with the run. Reports show
-            ``costs``, by variant the fields of a `proact.protect.Cost`, and ``experiment``, the
-            file that repeats the run.
+            ``costs`` (by variant, the fields of a `proact.protect.Cost`) and ``experiment`` (the
+            file that repeats the run).
     """
 
     store: str | Path | None = option(None, "SQLite file for the rows.")
     name: str | None = option(None, "Name of the campaign.")
-    executor: Executor | int | None = option(None, "Runs the trials.")
-    progress: ProgressCallback | bool | None = option(None, "Shows or receives the progress.")
-    policy: Policy | None = option(None, "How trials run.")
-    prefix_cache: bool = option(True, "Continue trials from cached activations.")
+    executor: Executor | int | None = option(None, "Executor that runs the trials.")
+    progress: ProgressCallback | bool | None = option(None, "Progress bars or a callback.")
+    policy: Policy | None = option(None, "Policy of another run, to repeat it.")
+    prefix_cache: bool = option(True, "Reuse cached activations.")
     retry_failed: bool = option(False, "Run failed trials again.")
-    notes: Mapping[str, Any] = option(dict, "Kept in the store with the run.", check=_check_notes)
+    notes: Mapping[str, Any] = option(
+        dict, "Values that the store keeps with the run.", check=_check_notes
+    )

@@ -1,4 +1,4 @@
-"""Announces the progress of a campaign through a callback; showing it is the callback's work."""
+"""Report the progress of a campaign to a callback, which may display it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from proact.results.run_log import RunSpec
 
 @dataclass(frozen=True)
 class CampaignProgress:
-    """How far a campaign is.
+    """The progress of a campaign.
 
     Attributes:
         cells: the state of each cell.
-        workers: number of trials that run at the same time.
-        spec: of the run: its metric and range.
-        store: where the rows are kept; None: in memory.
-        is_running: False in the last announcement.
-        error: what ended the campaign early, if anything.
+        workers: number of units that run at the same time.
+        spec: describes the run, with its metric and range.
+        store: the file of the rows; None if they are in memory.
+        is_running: False in the last call.
+        error: the exception that ended the campaign early, or None.
     """
 
     cells: Sequence[CellState]
@@ -36,27 +36,27 @@ class CampaignProgress:
 
     @property
     def done(self) -> int:
-        """Number of stored trials among the expected ones."""
+        """The number of stored trials among the expected ones."""
         return sum(cell.done for cell in self.cells)
 
     @property
     def total(self) -> int:
-        """Number of trials that the campaign will have had, as now expected."""
+        """The number of trials that the campaign is expected to need in total."""
         return sum(cell.expected for cell in self.cells)
 
     @property
     def failed(self) -> int:
-        """Number of failed trials."""
+        """The number of failed trials."""
         return sum(cell.failed for cell in self.cells)
 
     @property
     def stored(self) -> int:
-        """Number of trials in the store, with those that no result uses yet."""
+        """The number of trials in the store, including those that no result uses yet."""
         return sum(cell.stored.count(TRIALS) for cell in self.cells)
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds until the last trial."""
+        """The estimated time until the last trial ends, in seconds."""
         left = sum((cell.expected - cell.done) * cell.seconds for cell in self.cells)
         return left / self.workers
 
@@ -66,19 +66,18 @@ ProgressCallback: TypeAlias = Callable[[CampaignProgress], object]
 
 
 def callback_for(progress: ProgressCallback | bool | None) -> ProgressCallback | None:
-    """The callback that an option ``progress`` stands for: progress bars unless it is a function;
-    see `proact.campaign.RunOptions`."""
+    """Return the callback for the option ``progress`` of `proact.campaign.RunOptions`, or None."""
     if progress is None or isinstance(progress, bool):
         return None if progress is False else renderer().progress_bars(always=progress is True)
     return progress
 
 
 class Announcer:
-    """Calls a progress callback.
+    """Calls a progress callback at the start, after each unit and at the end of the trials.
 
     Args:
-        callback: None announces nothing.
-        progress: gives the progress as it is now, for (is it running, the error that ended it).
+        callback: receives the progress; None disables the calls.
+        progress: returns the current progress for (whether trials run, the error that ended them).
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Announcer:
         self._callback, self._progress = callback, progress
 
     def update(self) -> None:
-        """Called before the first trial, and whenever a unit was stored."""
+        """Report the current progress, before the first unit and after each stored one."""
         if self._callback is not None:
             self._callback(self._progress(True, None))
 

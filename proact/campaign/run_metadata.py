@@ -1,4 +1,4 @@
-"""What the store keeps of a live campaign beside its rows: cells, memory, machine and versions."""
+"""The metadata that the store keeps with the rows: cells, memory, machine and versions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from proact.results.run_log import MemoryUse, RunKind
 from proact.results.store import CellKey
 from proact.results.stratum import shares_of
 
-#: Fields of faults that state an amount.
+#: Fields of faults that state a rate or a number.
 _AMOUNTS = ("ber", "n")
 
 
 @dataclass(frozen=True)
 class SweepParts:
-    """How a sweep divides the fault space.
+    """The division of the fault space by a sweep.
 
     Attributes:
         kind: ``"layer"`` or ``"bit"``.
         fault: the fault whose space is divided.
-        names: of the parts, one per fault of the run.
+        names: the name of each part; there is one part per fault of the run.
         bits: number of exposed bits of each part.
-        fields: of a sweep over bits, the field of the encoding that holds each.
+        fields: for a sweep over bits, the field of the encoding that holds each bit.
     """
 
     kind: RunKind
@@ -53,9 +53,18 @@ def cell_spec(
     sweep: SweepParts | None,
     part: int,
 ) -> CellSpec:
-    """A cell before its first trial; ``part`` is its position in the sweep.
+    """Describe a cell before its first trial.
 
-    Raises what `Injector.exposed_bits` does.
+    Args:
+        variant: name of the variant.
+        injector: of the encoded variant.
+        fault: the fault of the cell.
+        key: of the cell in the store.
+        sweep: None unless the cell is a part of a sweep.
+        part: position of the cell in the sweep.
+
+    Raises:
+        The errors of `Injector.exposed_bits`.
     """
     is_transient = isinstance(fault, ActivationFlip)
     return CellSpec(
@@ -74,7 +83,7 @@ def cell_spec(
 
 
 def family_of(fault: Fault) -> str:
-    """The fault without its rate or number: what the points of a line over BER share."""
+    """Describe a fault without its rate or number; faults of one family form one curve over BER."""
     defaults = {f.name: f.default for f in fields(fault)}  # type: ignore[arg-type]
     described = fault.to_dict()
     kind = described.pop("kind")
@@ -88,21 +97,21 @@ def family_of(fault: Fault) -> str:
 
 
 def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, MemoryUse]:
-    """The memory that an encoded model takes, by kind, in the order in which kinds occur."""
+    """Return the memory of an encoded model by kind of tensor, in order of first occurrence."""
     amounts: dict[str, MemoryUse] = {}
     for stored in stored_tensors(model):
         numbers = stored.tensor.numel()
         before = amounts.get(stored.kind, MemoryUse(0, 0))
         try:
             word = encoding.word(stored).bits
-        except (TypeError, ValueError):  # this encoding cannot store it, and no fault hits it
+        except (TypeError, ValueError):  # the encoding cannot store it; no fault hits it
             word = 8 * stored.tensor.element_size()
         amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + word * numbers)
     return amounts
 
 
 def environment(device: torch.device) -> Mapping[str, Any]:
-    """Versions and machine of the process that runs the trials, in terms of JSON."""
+    """Return the versions and the machine of this process, as values that JSON can hold."""
     native = native_info()
     return {
         **{name: version(name) for name in ("proact", "torch", "numpy", "scipy")},

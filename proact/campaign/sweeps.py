@@ -1,8 +1,8 @@
-"""The layer, or the bit of a word, whose faults hurt most: stratified campaigns on one model.
+"""Sweeps: stratified campaigns that compare the layers, or the bit positions, of one model.
 
-The strata divide the fault space: the layers of a model, or the bits of its words. A trial hits one
-stratum alone. The number of trials of a stratum follows from its share of the fault space and from
-the spread of its trials, so that the interval of the whole is as narrow as possible.
+The strata divide the fault space by layer or by bit position. Each trial injects faults into one
+stratum. The number of trials of a stratum follows from its share of the fault space and from the
+standard deviation of its trials, so that the interval of the whole is as narrow as possible.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from proact.results.statistics import (
 from proact.results.stratum import shares_of, sweep_confidence
 
 _ONE_FLIP = ExactFlips(1)
-#: Trials of every stratum before its spread is known.
+#: Trials of every stratum before its standard deviation is known.
 _FIRST = 32
-#: The least standard deviation of a stratum, as a part of the metric's range: one in which nothing
-#: has happened yet is not taken for constant.
+#: The least standard deviation of a stratum, as a fraction of the metric's range. A stratum without
+#: any effect so far is not assumed to be constant.
 _LEAST_DEVIATION = 0.01
 #: A round has at most this many times the trials of the round before.
 _GROWTH = 2
@@ -68,22 +68,23 @@ def _typed(options: Callable[P, RunOptions]) -> Callable[[Callable[..., Result]]
 def per_layer(
     model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
 ) -> Result:
-    """Measures the loss when ``fault`` hits one layer alone, for every layer that stores something.
+    """Measure the loss caused by ``fault`` in one layer, for each layer that stores tensors.
 
     Args:
         model, data: as for `proact.campaign.run`.
-        fault: what happens in each layer: ``ExactFlips(1)``, a single flip, finds the layer that is
-            the most vulnerable per fault; ``BitFlip(ber)`` per bit error rate. Its ``where`` and
-            ``bits`` narrow the fault space.
-        options: the fields of `proact.campaign.RunOptions`. The margin is that of the whole, at
-            which the sweep ends; ``trials`` is the number for all layers together, with a margin
-            the most. ``name`` names the model in tables and reports.
+        fault: the fault in each layer. ``ExactFlips(1)``, a single flip, ranks layers by
+            vulnerability per fault; ``BitFlip(ber)`` ranks them at a bit error rate. Its ``where``
+            and ``bits`` narrow the fault space.
+        options: the fields of `proact.campaign.RunOptions`. The margin applies to the whole, and
+            ends the sweep. ``trials`` is the number for all layers together; with a margin, the
+            maximum. ``name`` names the model in tables and reports.
 
     Returns:
         A result with `Result.strata`, one per layer in the model's order, and `Result.whole`.
 
     Raises:
-        What `proact.campaign.run` does.
+        ValueError: ``trials`` is below the number of layers.
+        The other errors of `proact.campaign.run`.
     """
     chosen = _checked(options)
     names: dict[str, list[str]] = {}
@@ -104,10 +105,10 @@ def per_layer(
 def per_bit(
     model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
 ) -> Result:
-    """Measures the loss when ``fault`` hits one bit position of the words alone, for each position.
+    """Measure the loss caused by ``fault`` in one bit position, for each position of a word.
 
-    Arguments, result and errors are those of `per_layer`. Words with fewer bits than others (in a
-    mixed model) are not hit in the positions that they lack.
+    Arguments, result and errors are those of `per_layer`. In a model with words of several widths,
+    a position exposes only the words that have it.
     """
     chosen = _checked(options)
     space = _space(model, fault, chosen)
@@ -162,7 +163,7 @@ def _run(
         while True:
             campaign.run_trials(targets.__getitem__)
             found = [campaign.trials(cell) for cell in cells]
-            # Failed trials widen the intervals for good: more trials would not help.
+            # Ignore failed trials here: they widen the interval however many trials follow.
             reached = stratified_mean(
                 shares,
                 [
@@ -188,7 +189,7 @@ def _next_round(
     margin: float | None,
     trials: int | None,
 ) -> dict[CellState, int]:
-    """More trials where they help most; the same where there are enough or none are left."""
+    """Return the next targets; equal targets mean that the sweep ends."""
     # Cells in which nearly all trials failed have ended early.
     is_open = [cell.target == now for cell, now in targets.items()]
     least = _LEAST_DEVIATION * (campaign.metric.highest - campaign.metric.lowest)
@@ -201,7 +202,7 @@ def _next_round(
     given = sum(targets.values())
     total = _GROWTH * given
     if margin is not None:
-        # Spread falls with the root of the trials; a tenth more, so that rounds are few.
+        # The width falls with the root of the trials; 10 % more keeps the number of rounds low.
         total = min(total, int(1.1 * given * (half_width / margin) ** 2) + 1)
     if trials is not None:
         total = min(total, trials)
@@ -209,7 +210,7 @@ def _next_round(
         return dict(targets)
     wanted = optimal_allocation(shares, deviations, [1.0] * len(shares), total)
     more = [max(then - now, 0) for now, then in zip(targets.values(), wanted, strict=True)]
-    # Strata that had more than their share already leave less for the others.
+    # Strata that already have more than their share leave fewer trials for the others.
     scale = min((total - given) / max(sum(more), 1), 1.0)
     return {
         cell: min(now + int(scale * extra), TRIALS - 1)
@@ -223,6 +224,6 @@ def _field_of(exposed: ExposedTensor, bit: int) -> str | None:
 
 
 def _exactly(name: str) -> Where:
-    """A selector of one tensor, whatever characters its name holds."""
-    escaped = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+    """Make a selector of exactly one tensor; wildcards in its name are escaped."""
+    escaped = "".join(f"[{char}]" if char in "*?[" else char for char in name)
     return Where(escaped)

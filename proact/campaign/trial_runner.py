@@ -1,4 +1,4 @@
-"""Runs the trials of one variant."""
+"""Run the trials of one variant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from proact.campaign.evaluation import Evaluation, drawn
+from proact.campaign.evaluation import Evaluation, drawn_images
 from proact.campaign.identity import laid_out
 from proact.campaign.metrics import (
     Counts,
@@ -30,8 +30,12 @@ from proact.results.store import Row
 
 @dataclass(frozen=True, eq=False)
 class CleanOutputs:
-    """A model's outputs without faults for all inputs, (n, ...), and the metric of each, (n,)
-    float64."""
+    """The clean outputs of a model.
+
+    Attributes:
+        outputs: for all inputs, (n, ...).
+        values: the metric of each input, (n,) float64.
+    """
 
     outputs: Tensor
     values: Tensor
@@ -42,11 +46,11 @@ class TrialRunner:
     """Runs trials of one encoded model in eval mode.
 
     Attributes:
-        model: faults are injected into it, and removed after each trial.
-        clean_outputs: on the device of the inputs, as everything here.
-        prefix_cache: whether trials whose flips are late in the model continue from cached
-            activations.
-        cache_bytes: memory that the cached activations may take.
+        model: the runner injects faults into it, and removes them after each trial.
+        clean_outputs: on the device of the inputs, like all tensors here.
+        seed: determines faults and images together with the trial number, in [0, 2^63).
+        prefix_cache: whether trials with flips late in the model reuse cached activations.
+        cache_bytes: memory budget of the cached activations, in bytes.
     """
 
     model: nn.Module
@@ -62,7 +66,7 @@ class TrialRunner:
 
     def __post_init__(self) -> None:
         self.injector = Injector(self.model, self.encoding, is_private=True)
-        # Images that change from trial to trial leave nothing to keep.
+        # Cached activations are useless if the images change from trial to trial.
         self._cache: MultiCutCache | None = None
         if self.prefix_cache and self.policy.images is None:
             inputs, budget = laid_out(self.data.inputs, self.policy), MemoryBudget(self.cache_bytes)
@@ -72,16 +76,16 @@ class TrialRunner:
         self._reference = reference_of(self.clean_outputs.outputs) if is_classes else None
 
     def close(self) -> None:
-        """Frees the kept activations."""
+        """Free the cached activations."""
         if self._cache is not None:
             self._cache.close()
 
     def run(self, fault: Fault, trial: int) -> Row:
-        """One trial: the fault pattern and the images that (seed, trial) name."""
+        """Run one trial: the fault pattern and the images of (seed, trial)."""
         start = time.perf_counter()
-        chosen = self._drawn(trial)
+        chosen = self._image_numbers(trial)
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
-            # Where nothing changed the result is known; activations change while the network runs.
+            # Without flips the clean outputs hold, unless the fault hits activations.
             if record.flips == 0 and not isinstance(fault, ActivationFlip):
                 return self._row(trial, 0, chosen, self._of(self.clean_outputs.outputs, chosen))
             output = self._outputs(chosen, fault, record)
@@ -91,8 +95,8 @@ class TrialRunner:
         return row._replace(seconds=time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
-        """The metric of each image of a trial, (m,), under faults and without."""
-        chosen = self._drawn(trial)
+        """Return the metric of each image of a trial, (m,) float64, under faults and clean."""
+        chosen = self._image_numbers(trial)
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             output = self._outputs(chosen, fault, record)
             targets = self._of(self.data.targets, chosen)
@@ -101,15 +105,15 @@ class TrialRunner:
             return self.metric.of(output, targets, clean), values
 
     def batches(self, chosen: Tensor | None) -> list[Tensor]:
-        """The inputs of a trial in the portions in which they run."""
+        """Return the inputs of a trial in batches; None takes all inputs."""
         inputs = laid_out(self._of(self.data.inputs, chosen), self.policy)
         return list(inputs.split(self.policy.batch))
 
-    def _drawn(self, trial: int) -> Tensor | None:
+    def _image_numbers(self, trial: int) -> Tensor | None:
         images = self.policy.images
         if images is None:
             return None
-        numbers = drawn(self.seed, trial, len(self.data), images)
+        numbers = drawn_images(self.seed, trial, len(self.data), images)
         return torch.tensor(numbers, device=self.data.inputs.device)
 
     def _outputs(self, chosen: Tensor | None, fault: Fault, record: Record) -> Tensor:
@@ -119,7 +123,7 @@ class TrialRunner:
 
     @staticmethod
     def _of(tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
-        # A metric that needs no targets is never asked for them.
+        # Only a metric that needs no targets runs on data without them.
         if tensor is None:
             return None  # type: ignore[return-value]
         return tensor if chosen is None else tensor.index_select(0, chosen)
@@ -142,7 +146,7 @@ class TrialRunner:
 
 
 def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
-    """The outputs for inputs given in portions. The network gets copies: some write to them."""
+    """Run a model on batches. It receives copies, because some models write to their input."""
     parts = [logits_of(model(part.clone())) for part in batches]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -150,7 +154,7 @@ def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
 def clean_outputs_of(
     model: nn.Module, data: Evaluation, metric: Metric, policy: Policy
 ) -> tuple[CleanOutputs, Counts]:
-    """The outputs of a model in eval mode without faults, and their counts."""
+    """Compute the clean outputs of a model in eval mode, and their counts."""
     inputs = laid_out(data.inputs, policy)
     with torch.inference_mode():
         output = outputs(model, list(inputs.split(policy.batch)))
@@ -163,7 +167,7 @@ def clean_outputs_of(
 
 
 def are_classes(output: Tensor, data: Evaluation, metric: Metric) -> bool:
-    """Whether outputs are logits of classes: for a metric that says so, or with labels that fit."""
+    """Whether outputs are logits of classes: by a built-in metric, or by labels that fit them."""
     if output.dim() != 2 or is_built_in(metric):
         return output.dim() == 2
     return data.labels is not None and int(data.labels.max()) < output.shape[1]

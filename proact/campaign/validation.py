@@ -1,4 +1,4 @@
-"""Checks the arguments of a campaign before anything runs."""
+"""Check the arguments of a campaign before anything runs."""
 
 from __future__ import annotations
 
@@ -16,36 +16,44 @@ from proact.results.statistics import checked_margin
 
 
 def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Networks by name, one or more."""
+    """Return at least one model by name.
+
+    Raises:
+        TypeError, ValueError: a value is not a `torch.nn.Module`, or there are no variants.
+    """
     for name, model in variants.items():
         if not isinstance(model, nn.Module):
-            raise TypeError(f"variants are torch.nn.Module, and {name} is {type(model).__name__}")
+            raise TypeError(
+                f"variants: expected torch.nn.Module, got {type(model).__name__} for {name}"
+            )
     if not variants:
-        raise ValueError("a campaign needs at least one variant, got none")
+        raise ValueError("variants: expected at least one, got none")
     return dict(variants)
 
 
 def checked_faults(faults: Sequence[Fault]) -> list[Fault]:
-    """Different faults, one or more."""
+    """Return at least one fault; all differ.
+
+    Raises:
+        TypeError, ValueError: not a sequence of distinct `proact.faults.Fault`, or empty.
+    """
     if isinstance(faults, Fault):
-        raise TypeError(
-            f"faults is a sequence of faults, got one {type(faults).__name__}: put it into a list"
-        )
+        raise TypeError(f"faults: expected a list of faults, got a single {type(faults).__name__}")
     if not faults:
-        raise ValueError("a campaign needs at least one fault, got none")
+        raise ValueError("faults: expected at least one, got none")
     for fault in faults:
         if not isinstance(fault, Fault):
             raise TypeError(
-                "faults are of proact.faults' kinds, such as BitFlip(1e-5); got "
+                "faults: expected kinds of proact.faults, such as BitFlip(1e-5), got "
                 f"{type(fault).__name__}"
             )
     if len(set(faults)) != len(faults):
-        raise ValueError("each fault makes a cell of its own, and one was given twice")
+        raise ValueError("faults: expected distinct faults, got one twice")
     return list(faults)
 
 
 def check_margin(margin: float | None, metric: Metric) -> None:
-    """ValueError for a margin that the metric's range cannot have."""
+    """Raise ValueError for a margin that does not fit the metric's range."""
     if margin is None:
         return
     try:
@@ -55,27 +63,29 @@ def check_margin(margin: float | None, metric: Metric) -> None:
 
 
 def check_policy(policy: Policy, data: Evaluation) -> None:
-    """ValueError for a policy that the data cannot follow."""
+    """Raise ValueError for a policy that does not fit the data."""
     images = policy.images
     if images is not None and not 1 <= images <= len(data):
-        raise ValueError(f"a policy's images lie in [1, {len(data)}], got {images}")
+        raise ValueError(f"policy: expected images in [1, {len(data)}], got {images}")
     if policy.batch < 1:
-        raise ValueError(f"a policy's batch is 1 or more, got {policy.batch}")
+        raise ValueError(f"policy: expected a batch of at least 1, got {policy.batch}")
 
 
 def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Metric) -> None:
-    """ValueError unless all networks run on the inputs and give outputs of one shape, which the
-    metric can judge."""
+    """Run each model on one input and check that the metric accepts its output.
+
+    Raises:
+        ValueError: a model does not run on the inputs, outputs differ in shape between models, or
+            the metric needs other targets or outputs.
+    """
     if metric.needs_targets and data.targets is None:
-        raise ValueError(
-            f"the metric {metric.name} compares outputs with labels, and the data has none"
-        )
+        raise ValueError(f"data: expected labels for the metric {metric.name}, got none")
     is_own = not is_built_in(metric)
     if not is_own and metric.needs_targets and data.labels is None:
         targets = data.targets
         assert isinstance(targets, Tensor)
         raise ValueError(
-            f"the metric {metric.name} takes labels (n,) int64, got targets "
+            f"data: expected labels (n,) int64 for the metric {metric.name}, got targets "
             f"{tuple(targets.shape)} {targets.dtype}"
         )
     shapes: dict[tuple[int, ...], str] = {}
@@ -86,7 +96,5 @@ def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Met
             check_fit(output, labels, name)
         shapes.setdefault(tuple(output.shape[1:]), name)
     if len(shapes) > 1:
-        told = ", ".join(f"{name} gives {shape}" for shape, name in shapes.items())
-        raise ValueError(
-            f"variants are compared, and their outputs have one shape an image: {told}"
-        )
+        listed = ", ".join(f"{shape} from {name}" for shape, name in shapes.items())
+        raise ValueError(f"variants: expected outputs of one shape per image, got {listed}")

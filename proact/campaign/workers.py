@@ -1,8 +1,8 @@
-"""What runs in a worker: a process of this machine, or somebody else's executor.
+"""Functions that run in a worker: a local process, or a worker of the caller's executor.
 
-A job is large (networks, images) and the same for all units, so that it goes to a worker once:
-local processes read it from a file, others get it with the first unit that they turn back for want
-of it.
+A job is large (models, images) and the same for all units, so each worker receives it once. A local
+process reads it from a file. Another worker returns `Missing` for its first unit, and receives the
+job when the unit is submitted again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ import torch
 from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.malloc_tuning import keep_freed_memory
 
-#: Jobs by digest and thread: threads of one process each fault networks of their own.
+#: Jobs by digest and thread: each thread of a process injects faults into its own models.
 _JOBS: dict[tuple[str, int], Job] = {}
 _MOST_JOBS = 4
 _LOCK = threading.Lock()
 
 
 class Missing:
-    """A worker's answer to a unit of a job that it does not have."""
+    """The result of a unit whose job the worker does not have."""
 
 
 def itself(job: bytes) -> bytes:
-    """Makes a result of a job."""
+    """Return the job: the Dask task whose result is the job."""
     return job
 
 
 def run_elsewhere(
     digest: str, job: bytes | None, unit: WorkUnit, threads: int | None
 ) -> UnitResult | Missing:
-    """Runs a unit in an executor of any kind. ``job`` is the pickled job, where it has to be
-    sent."""
+    """Run a unit in a worker of any executor.
+
+    Args:
+        digest: SHA-256 of the pickled job.
+        job: the pickled job, or None if the worker should have it.
+        unit: the unit to run.
+        threads: number of torch threads; None leaves the setting unchanged.
+    """
     key = (digest, threading.get_ident())
     with _LOCK:
         known = _JOBS.get(key)
@@ -47,7 +53,7 @@ def run_elsewhere(
             return Missing()
         known = cloudpickle.loads(job)
         with _LOCK:
-            # A worker keeps the activations of the job that it works on, and of no other.
+            # A worker keeps cached activations of its current job only.
             for other in [_JOBS[k] for k in _JOBS if k[1] == key[1]]:
                 other.close()
             while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
@@ -66,8 +72,8 @@ class _Local:
 
 
 def start_local(path: Path, threads: int) -> None:
-    """The first thing that a local worker does."""
-    # Ctrl-C goes to all processes of a terminal; the coordinator decides what it means.
+    """Initialise a local worker."""
+    # A terminal sends Ctrl-C to all of its processes; only the coordinator handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -76,7 +82,7 @@ def start_local(path: Path, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A coordinator that is killed cannot end its workers, which would wait for ever."""
+    """Exit when the coordinator dies: a killed coordinator cannot end its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -84,7 +90,7 @@ def _end_with_parent() -> None:
 
 
 def ready() -> int:
-    """Reads the job; the number of the process."""
+    """Read the job, and return the process identifier."""
     if _Local.job is None:
         with _Local.path.open("rb") as file:
             _Local.job = cloudpickle.load(file)
@@ -92,7 +98,7 @@ def ready() -> int:
 
 
 def run_here(unit: WorkUnit) -> UnitResult:
-    """Runs a unit in a local worker."""
+    """Run a unit in a local worker."""
     ready()
     assert _Local.job is not None
     return _Local.job.run(unit)

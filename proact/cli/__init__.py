@@ -1,7 +1,7 @@
-"""The command line: one small file a command. Commands hold no logic; the rooms do the work.
+"""The command line: one module per command, without logic. See README.md beside this file.
 
-Nothing heavy is imported here or in the commands' files but inside their functions, so that help
-and completion answer at once. See README.md beside this file.
+Command modules import heavy modules inside their functions only, so that help and completion are
+fast.
 """
 
 from proact.cli.main import main

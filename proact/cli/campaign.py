@@ -1,4 +1,4 @@
-"""``proact campaign``: accuracy under faults, and what protections recover."""
+"""``proact campaign``: measures accuracy under faults, with and without protection."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def campaign(
         ),
     ] = Path("runs/campaign"),
     report: Annotated[
-        bool, typer.Option("--report", help="Write the report into the same folder too.")
+        bool, typer.Option("--report", help="Also write the report into the folder.")
     ] = False,
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """Measure accuracy under faults, and what protections recover.
+    """Measure accuracy under faults, with and without protection.
 
     Trains (or reads) a model, protects copies of it, and runs all of them under the same faults.
-    Without options: a small model on scikit-learn's digits. An interrupted command can be rerun;
+    The default is a small model on scikit-learn's digits. An interrupted command can be rerun;
     finished work is kept.
     """
     from proact.cli.output import print_json, print_tables

@@ -1,4 +1,4 @@
-"""Exit codes of commands, and the one sentence that explains an error."""
+"""Exit codes of commands, and one-sentence error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _ROOT = str(Path(__file__).parents[1])
 
 
 def exit_code(run: Callable[[], object], arguments: Sequence[str] | None) -> int:
-    """Runs a command. An exception becomes a sentence on standard error and an exit code."""
+    """Run a command; print one sentence on standard error for an exception.
+
+    Returns:
+        DONE, INTERNAL_ERROR, BAD_INPUT or INTERRUPTED, or the integer that ``run`` returns.
+    """
     try:
         with _warnings_as_sentences():
             answer = run()
@@ -40,7 +44,7 @@ def exit_code(run: Callable[[], object], arguments: Sequence[str] | None) -> int
 
 
 def _usage_error(error: Exception) -> str | None:
-    """A sentence for arguments that typer does not understand; None for other errors."""
+    """Explain an error of typer in one sentence; None for other errors."""
     explain = getattr(error, "format_message", None)
     if explain is None:
         return None
@@ -53,10 +57,10 @@ def _usage_error(error: Exception) -> str | None:
 
 
 def _input_error(error: Exception) -> str | None:
-    """The message of an error that concerns the input or the machine; None for an internal error.
+    """Return the message of an error about the input or the machine; None for an internal error.
 
-    proact refuses input with a ``raise`` of its own. A ValueError or TypeError that an operation or
-    a library raised is an internal error.
+    proact refuses input by a ``raise`` statement. A ValueError or TypeError from an operation or a
+    library is an internal error.
     """
     if isinstance(error, ProactError):
         return str(error)
@@ -65,7 +69,7 @@ def _input_error(error: Exception) -> str | None:
         return f"{place}{error.strerror or error}"
     if isinstance(error, (ValueError, TypeError)) and _is_raised_by_proact(error):
         return str(error)
-    # Only a command that loaded the user's code can have met an error of it.
+    # Errors of the user's code are possible only if a command loaded it.
     user_code = sys.modules.get("proact.config.user_code")
     users = user_code.users_error(error) if user_code is not None else None
     return None if users is None else str(users)
@@ -83,7 +87,7 @@ def _is_raised_by_proact(error: Exception) -> bool:
 
 
 def _internal_error(error: Exception, arguments: Sequence[str]) -> str:
-    """Writes a file for a bug report; the sentence that names it."""
+    """Write a file for a bug report, and return a sentence that names it."""
     from proact import __version__
 
     named = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

@@ -1,4 +1,4 @@
-"""``proact info``: versions, and the data sets that were found on this machine."""
+"""``proact info``: shows installed versions and available data sets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from proact.cli.options import AsJson
 def info(as_json: AsJson = False) -> None:
     """Show what is installed on this machine.
 
-    Versions, instruction sets, CUDA, the data sets that were found, models, methods, encodings, and
-    the folders that are used.
+    Lists versions, instruction sets, CUDA, available data sets, models, methods, encodings and the
+    folders in use.
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.system_info import system_info, system_table

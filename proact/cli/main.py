@@ -1,4 +1,4 @@
-"""``proact``: the list of its commands."""
+"""``proact``: the list of commands and the entry point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proact.errors import unknown
 
 
 class _Commands(TyperGroup):
-    """Lists the commands and suggests the closest for an unknown one."""
+    """Suggests the closest command for an unknown one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
@@ -41,8 +41,8 @@ for _command in (campaign, report, protect, profile, verify, info):
     app.command()(_command)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         from proact import __version__
 
         typer.echo(f"proact {__version__}")
@@ -65,13 +65,13 @@ def _every(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command.
 
     Args:
-        arguments: without the program's name; those of the process unless given.
+        arguments: the arguments without the program's name; None uses those of the process.
 
     Returns:
-        0: done. 1: an internal error, or a failed verification. 2: bad input. 130: Ctrl-C.
+        0: done. 1: an internal error, or a failed verification. 2: bad input. 130: interrupted.
     """
     command = typer.main.get_command(app)
     given = None if arguments is None else list(arguments)

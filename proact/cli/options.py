@@ -1,10 +1,11 @@
-"""Command-line options from option models: see `proact.options`.
+"""Make command-line options from option models; see `proact.options`.
 
 typer reads the options of a command from its signature. `takes_options` puts one parameter for each
 field of a model into it, so that an option is declared once for the command line, files and Python.
-typer stays the parser: cyclopts reads dataclasses by itself, but makes an instance with all
-defaults, in which options that were given cannot be told from those that a file may set;
-pydantic-settings would import pydantic before every help page, which takes longer than the rest.
+
+typer parses the command line. cyclopts reads dataclasses directly, but fills in all defaults, which
+hides whether an option was given or may come from a file. pydantic-settings would import pydantic
+for every help page, which takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ AsJson = Annotated[
 def takes_options(
     model: type[Any], names: Sequence[str] | None = None
 ) -> Callable[[Command], Command]:
-    """Adds the options of a model to a command, which gets them as ``**given``; None means that an
-    option was not given.
+    """Add the options of a model to a command, which receives them as ``**given``.
+
+    The value None means that an option was not given.
 
     Args:
-        names: of the options to add; by default all that have a plain form.
+        model: the option model.
+        names: the options to add; by default all with a plain form.
     """
 
     def decorate(command: Command) -> Command:
@@ -51,7 +54,7 @@ def takes_options(
             )
             for name, declared in _on_command_line(model, names).items()
         ]
-        # Arguments stand first in a help page, what all commands have in common last.
+        # A help page lists arguments first, and options that all commands share last.
         is_first = [isinstance(_info(p), typer.models.ArgumentInfo) for p in parameters]
         first = [p for p, before in zip(parameters, is_first, strict=True) if before]
         last = [p for p, before in zip(parameters, is_first, strict=True) if not before]
@@ -66,7 +69,7 @@ def takes_options(
 def given_values(
     model: type[Any], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The plain values of the options that were given, and the flag of each."""
+    """Return the plain values and the flags of the options that were given."""
     declared = options_of(model)
     values = {
         name: value if declared[name].from_text is None else declared[name].from_text(value)  # type: ignore[misc]
@@ -77,12 +80,12 @@ def given_values(
 
 
 def flag_of(name: str, declared: Option) -> str:
-    """``--images-per-trial``, unless the option has a flag of its own."""
+    """Return the flag of an option, such as ``--images-per-trial``."""
     return f"--{name.replace('_', '-')}" if declared.flag is None else declared.flag
 
 
 def completing(names: Sequence[str]) -> Callable[[str], list[str]]:
-    """Completes a name in a shell."""
+    """Make a function that completes a name in a shell."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -103,7 +106,7 @@ def _on_command_line(model: type[Any], names: Sequence[str] | None) -> dict[str,
 def _typer_option(model: type[Any], name: str, declared: Option) -> Any:
     flag = flag_of(name, declared)
     text = declared.default_text
-    if text is None:  # the default may take long to make where its text is declared
+    if text is None:  # making a default may be slow if its text is declared
         default = default_of(model, name)
         text = None if default is None or default is False or default == () else str(default)
     return typer.Option(
@@ -116,7 +119,7 @@ def _typer_option(model: type[Any], name: str, declared: Option) -> Any:
 
 
 def _typed(declared: Option) -> Any:
-    """The type that typer parses: numbers and truth values as such, everything else as text."""
+    """Return the type that typer parses: int, float and bool as such, everything else as text."""
     plain = declared.plain_type
     if plain in (int, float, bool):
         return plain

@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, or one JSON document for scripts."""
+"""Print the results of a command: tables for people, or one JSON document for scripts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import typer
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """One document on standard output; numbers that JSON has no word for become null."""
+    """Print one document on standard output; NaN and infinities become null."""
     import json
 
     typer.echo(json.dumps(_plain(document), indent=2, allow_nan=False, default=str))
 
 
 def print_tables(*tables: Any) -> None:
-    """Tables of rich on standard output."""
+    """Print tables of rich on standard output."""
     from rich.console import Console
 
     console = Console()

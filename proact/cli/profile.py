@@ -1,4 +1,4 @@
-"""``proact profile``: the activation sites of a model, and the memory that thresholds take."""
+"""``proact profile``: lists the activation sites of a model and the memory of thresholds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def profile(
         typer.Option(
             "--data",
             metavar="NAME",
-            help=f"Data set whose images and classes the model is for: {', '.join(data_names())}; "
+            help=f"Data set that sets image shape and classes: {', '.join(data_names())}; "
             f"or {USER_CODE}.",
             show_default=False,
             autocompletion=completing(data_names()),
@@ -47,10 +47,10 @@ def profile(
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """List activation sites, and the memory that thresholds take.
+    """List activation sites and the memory of thresholds.
 
-    Prints every site in execution order, and the number of thresholds that each granularity stores:
-    the memory of a protection, before any training.
+    Prints every site in execution order, and the number and size of the thresholds of each
+    granularity. No training is needed.
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.profiling import profile_of, profile_tables

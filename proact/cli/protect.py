@@ -31,7 +31,7 @@ def protect(
             "--method",
             metavar="METHOD",
             help=f"Method of protection: {', '.join(METHODS)}; with options as in "
-            "ranger:mode=zero,granularity=hybrid, several methods one after the other as in "
+            "ranger:mode=zero,granularity=hybrid; several methods, applied in order, as in "
             "proact+weight-range.",
             autocompletion=completing(METHODS),
         ),
@@ -41,8 +41,8 @@ def protect(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="File for the thresholds, *.safetensors, replaced where it exists; the trained "
-            "model is kept in networks/ beside it.",
+            help="File for the thresholds, *.safetensors; an existing file is replaced. The "
+            "trained model is kept in networks/ beside it.",
         ),
     ] = Path("runs/thresholds.safetensors"),
     as_json: AsJson = False,
@@ -50,8 +50,8 @@ def protect(
 ) -> None:
     """Choose thresholds and write them to a file.
 
-    Prints what they cost without faults. A model takes them by proact.protect.load, or as a variant
-    of a campaign: proact campaign --variant relu --variant runs/thresholds.safetensors.
+    Prints their cost without faults. Apply them to a model by proact.protect.load, or use the file
+    as a variant: proact campaign --variant relu --variant runs/thresholds.safetensors.
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.progress import on_standard_error

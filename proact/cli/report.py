@@ -1,4 +1,4 @@
-"""``proact report``: a store as a page, plots and tables."""
+"""``proact report``: writes a store as a page, figures and tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def report(
             "--baseline",
             metavar="VARIANT",
             show_default=False,
-            help="The variant that gains are counted from. [default: the campaign's first]",
+            help="Variant over which gains are computed. [default: the first of the campaign]",
         ),
     ] = None,
     run: Annotated[
@@ -43,8 +43,7 @@ def report(
             "--run",
             metavar="NUMBER",
             show_default=False,
-            help="Number of the run in the store, where it holds several. "
-            "[default: the last one worked on]",
+            help="Number of the run, if the store holds several. [default: the most recent one]",
         ),
     ] = None,
     at: Annotated[
@@ -54,15 +53,15 @@ def report(
             metavar="BER",
             show_default=False,
             help="Bit error rate, per stored bit, at which the distribution over trials is shown. "
-            "[default: one that tells the variants apart]",
+            "[default: one at which the variants differ]",
         ),
     ] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report from a store alone.
+    """Write a report from a store.
 
-    One HTML page that works offline, plots (PNG, SVG) and tables (CSV, LaTeX, Markdown).
+    Writes one HTML page that works offline, figures (PNG, SVG) and tables (CSV, LaTeX, Markdown).
     """
     from proact.cli.output import print_json
     from proact.report import write_report

@@ -1,4 +1,4 @@
-"""``proact verify``: is the sampler right on this machine?"""
+"""``proact verify``: tests the fault sampler on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def verify(
         typer.Option(
             "--model",
             metavar="NAME",
-            help=f"Network: {', '.join(model_names())}; or {USER_CODE}.",
+            help=f"Model: {', '.join(model_names())}; or {USER_CODE}.",
             autocompletion=completing(model_names()),
         ),
     ] = "small-cnn",
@@ -43,16 +43,19 @@ def verify(
         ),
     ] = None,
     trials: Annotated[
-        int, typer.Option("--trials", metavar="COUNT", help="Fault patterns (count), from 50 on.")
+        int, typer.Option("--trials", metavar="COUNT", help="Fault patterns (count), at least 50.")
     ] = 400,
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", metavar="INTEGER", help="Integer in [0, 2^63 - 1). Same seed, same verdict."
+            "--seed",
+            metavar="INTEGER",
+            help="Seed, an integer in [0, 2^63 - 1). The same seed gives the same outcome.",
         ),
     ] = 0,
     where: Annotated[
-        str, typer.Option("--where", metavar="PATTERN", help="Names of the exposed tensors.")
+        str,
+        typer.Option("--where", metavar="PATTERN", help="Pattern of the names of exposed tensors."),
     ] = "*",
     bits: Annotated[
         str | None,
@@ -60,13 +63,13 @@ def verify(
             "--bits",
             metavar="BITS",
             show_default=False,
-            help="Exposed field, such as exponent, or a mask such as 0xff.",
+            help="Exposed bit field, such as exponent, or a mask such as 0xff.",
         ),
     ] = None,
     alpha: Annotated[
         float,
         typer.Option(
-            "--alpha", metavar="SHARE", help="Probability that a right sampler fails, in (0, 1)."
+            "--alpha", metavar="SHARE", help="Probability that a correct sampler fails, in (0, 1)."
         ),
     ] = 1e-3,
     as_json: AsJson = False,
@@ -102,7 +105,7 @@ def verify(
 
 
 def field_or_mask(text: str | None) -> str | int | None:
-    """A mask where ``text`` is a number (0x for hexadecimal), else a field's name."""
+    """Return a mask if ``text`` is a number (0x for hexadecimal), else the name of a field."""
     if text is None:
         return None
     try:

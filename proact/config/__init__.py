@@ -1,4 +1,4 @@
-"""From a text that describes an experiment to its results. See README.md beside this file.
+"""Read, run and summarise experiments. See README.md beside this file.
 
-Nothing heavy is imported here: the command line reads `defaults` before anything else is loaded.
+This module imports nothing, so that the command line can load `experiment` and `names` quickly.
 """

@@ -1,4 +1,4 @@
-"""Errors of a configuration: a sentence, and the path to the key that is wrong."""
+"""Errors of a configuration: a sentence and the path to the invalid key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from proact.errors import closest
 
-#: Keys and positions, from the outside in.
+#: Keys and positions, the outermost first.
 KeyPath = tuple[str | int, ...]
 
 
@@ -15,8 +15,8 @@ class ConfigError(ValueError):
     """A value that is not accepted.
 
     Args:
-        sentence: what was expected, and what was given.
-        path: to the wrong value, from the value that is being read.
+        sentence: states the expected and the given value.
+        path: leads from the value that is being read to the invalid one.
     """
 
     def __init__(self, sentence: str, path: KeyPath = ()) -> None:
@@ -24,17 +24,19 @@ class ConfigError(ValueError):
         self.sentence, self.path = sentence, path
 
     def within(self, *outer: str | int) -> ConfigError:
-        """The same error with the path from further outside."""
+        """Return the same error with ``outer`` in front of its path."""
         return ConfigError(self.sentence, (*outer, *self.path))
 
 
 def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
-    """The whole message: ``experiment.yaml: variants.ranger.mod: ...``, or for a key that was given
-    on the command line ``--variant ranger: ...``.
+    """Return the full message, such as ``experiment.yaml: variants.ranger.mod: ...``.
+
+    The message for a key from the command line names its flag: ``--variant ranger: ...``.
 
     Args:
+        error: the error to describe.
         source: the name of the file.
-        flags: by key, the flag of each key that came from the command line.
+        flags: the flag of each key that came from the command line.
     """
     key = error.path[0] if error.path else None
     if isinstance(key, str) and key in flags:
@@ -44,7 +46,7 @@ def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
 
 
 def dotted(path: KeyPath) -> str:
-    """``variants.both[0].mode``."""
+    """Return a path as text, such as ``variants.both[0].mode``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -52,7 +54,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
-    """One of pydantic's errors in the project's words."""
+    """Convert an error of pydantic; ``keys`` are the known options, for a suggestion."""
     path: KeyPath = error["loc"]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
@@ -62,14 +64,14 @@ def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
     if error["type"] == "value_error":
         return ConfigError(str(cause), path)
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
-    # A union adds the type that it tried to the path.
+    # pydantic appends the member type of a union to the path.
     place = path[:-1] if len(path) > 1 and str(path[-1]).startswith(_UNION_PARTS) else path
     return ConfigError(f"expected {expected}, got {error['input']!r}", place)
 
 
 _UNION_PARTS = ("int", "str", "float", "bool", "list[", "dict[")
 
-#: By pydantic's name of the error.
+#: The expected value, by pydantic's name of the error.
 _EXPECTED = {
     "string_type": "a text",
     "bool_type": "true or false",

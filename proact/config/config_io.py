@@ -1,5 +1,7 @@
-"""YAML and TOML as plain values, and back. YAML is read by the rules of its version 1.2, in which
-``1e-6`` is a number and ``no`` is a word."""
+"""Read YAML and TOML files as plain values, and write YAML.
+
+YAML follows the core schema of version 1.2, in which ``1e-6`` is a number and ``no`` is a string.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from proact.errors import ProactError
 
 _YAML, _TOML = (".yaml", ".yml"), (".toml",)
 
-# YAML 1.2's core schema: what a word without quotes may be, by the letters that it begins with.
+# YAML 1.2's core schema: tag and pattern of plain scalars, and their possible first characters.
 _WORDS: list[tuple[str, str, str]] = [
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN"),
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -43,19 +45,19 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # PyYAML lets the last of two equal keys win, without a word.
+        # PyYAML silently keeps the last of two equal keys.
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = getattr(key_node, "value", None)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                    None, None, f"expected distinct keys, got {key!r} twice", key_node.start_mark
                 )
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        # No octal numbers by a leading zero, no sixtieths by a colon.
+        # YAML 1.2 has neither octal numbers by a leading zero nor base 60 by a colon.
         text = self.construct_scalar(node)
         return int(text, 16) if "x" in text else int(text)
 
@@ -70,7 +72,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would take for something else than text."""
+    """Quotes every string that YAML 1.1 or 1.2 would not read as a string."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *ours]
@@ -85,14 +87,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping that a .yaml, .yml or .toml file holds.
+    """Read the mapping in a .yaml, .yml or .toml file.
 
     Raises:
-        ValueError: another ending, text that is no YAML or TOML, or one that holds no mapping.
-            ProactError: a file that cannot be read.
+        ValueError: the file has another suffix, is not valid YAML or TOML, or holds no mapping.
+        ProactError: the file cannot be read.
     """
     if path.suffix.lower() not in (*_YAML, *_TOML):
-        raise ValueError(f"an experiment is a file *.yaml, *.yml or *.toml, got {str(path)!r}")
+        raise ValueError(f"expected a file *.yaml, *.yml or *.toml, got {str(path)!r}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -100,15 +102,18 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ProactError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 text") from None
     values = _toml(path, text) if path.suffix.lower() in _TOML else _yaml(path, text)
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no experiment: expected keys such as network and variants")
+        raise ValueError(f"{path} holds no experiment: expected keys such as model and variants")
     return values
 
 
 def dump(values: dict[str, Any]) -> str:
-    """As YAML, in the order of the keys; lists and mappings of plain values on one line each."""
+    """Format values as YAML in the order of their keys.
+
+    Lists and mappings of plain values take one line each.
+    """
     text: str = yaml.dump(
         values,
         Dumper=_Dumper,
@@ -129,7 +134,7 @@ def _yaml(path: Path, text: str) -> Any:
         hint = "" if "alias" not in str(error) else "; text that begins with * or & needs quotes"
         raise ValueError(f"{path}:{place} {error.problem}{hint}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _toml(path: Path, text: str) -> Any:
@@ -140,4 +145,4 @@ def _toml(path: Path, text: str) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is no TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None

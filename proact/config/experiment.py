@@ -1,4 +1,4 @@
-"""The options of an experiment: what is measured, on what, and how surely.
+"""The options of an experiment: model, data, variants, faults and precision.
 
 `Experiment` is the one model of a campaign from which the options of ``proact campaign``, the keys
 of an experiment file and their checks follow. It extends `proact.campaign.CampaignOptions` by the
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from proact.faults import Fault
     from proact.faults.kinds import StoredFault
 
-#: The version of the form of experiment files that this proact writes, and the newest it reads.
+#: The version of experiment files that this proact writes, and the newest that it reads.
 FORM = 1
-#: The variants and rates where none are given.
+#: The default variants and bit error rates.
 DEFAULT_VARIANTS = (UNPROTECTED, "ranger", "proact", "weight-range")
 DEFAULT_BERS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
@@ -100,7 +100,7 @@ def _json_list(texts: Any) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class SetupOptions(CampaignOptions):
-    """The model and the data, by name; common to all commands that load them."""
+    """The model and the data by name: options of every command that loads them."""
 
     model: str = option(
         "small-cnn",
@@ -141,8 +141,8 @@ class SetupOptions(CampaignOptions):
     )
     threads: int = option(
         1,
-        "Threads of torch (count). Small models gain nothing from more, and the last digits of "
-        "trained weights depend on it.",
+        "Threads of torch (count). Small models gain nothing from more threads. The last digits "
+        "of trained weights depend on the number.",
         int,
         metavar="COUNT",
         check=integer(1),
@@ -153,15 +153,18 @@ class SetupOptions(CampaignOptions):
 class Experiment(SetupOptions):
     """An experiment: a file, the options of ``proact campaign``, or both.
 
-    Every key has a default; `to_plain` lists them all. Relative paths are relative to the working
-    directory, not to the file.
+    Every key has a default; `to_plain` lists all keys. Relative paths are relative to the working
+    directory, not to the file. Each field is documented by its help text.
+
+    Raises:
+        ValueError, TypeError: an option has a value that is not accepted.
     """
 
     encoding: str = with_default(CampaignOptions, "encoding", "q15.16")
-    proact: int = option(FORM, "Version of the form of the file.", int, flag="")
+    proact: int = option(FORM, "Version of the file format.", int, flag="")
     variants: Mapping[str, VariantRecipe] = option(
         lambda: _variants(DEFAULT_VARIANTS),
-        f"A variant, the first being the baseline: {UNPROTECTED} (unprotected), "
+        f"A variant; the first is the baseline: {UNPROTECTED} (unprotected), "
         f"{', '.join(METHODS)}; with options as in ranger:mode=zero,granularity=hybrid, several "
         "methods as in proact+weight-range, or a file of thresholds (*.safetensors). Repeat the "
         "option for each variant.",
@@ -197,7 +200,7 @@ class Experiment(SetupOptions):
         "Processes that run trials (count).",
         int,
         metavar="COUNT",
-        default_text="one per core, where the work is worth it",
+        default_text="one per core, or none if the work is short",
         check=integer(1),
     )
     scheduler: str | None = option(
@@ -208,8 +211,8 @@ class Experiment(SetupOptions):
     )
     sweeps: tuple[Literal["layer", "bit"], ...] = option(
         tuple,
-        "Measure also the loss by layer or by bit when faults hit one at a time: layer or bit. The "
-        "option can be repeated.",
+        "Also measure the loss from faults in one layer or bit at a time: layer or bit. The option "
+        "can be repeated.",
         list[str] | str,
         flag="--sweep",
         metavar="KIND",
@@ -218,7 +221,7 @@ class Experiment(SetupOptions):
     )
     sweep_variants: tuple[str, ...] = option(
         tuple,
-        "Variant that is swept. The option can be repeated.",
+        "Variant to sweep. The option can be repeated.",
         list[str],
         flag="--sweep-variant",
         metavar="VARIANT",
@@ -239,7 +242,7 @@ class Experiment(SetupOptions):
         "Margin of all layers (bits) together.",
         float,
         metavar="MARGIN",
-        default_text="that of the cells, unless --sweep-trials is given",
+        default_text="the margin of the cells, unless --sweep-trials is given",
         check=above_0,
     )
     sweep_trials: int | None = option(
@@ -253,7 +256,7 @@ class Experiment(SetupOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers is not None and self.scheduler is not None:
-            raise ConfigError("expected workers or a scheduler, not both", ("scheduler",))
+            raise ConfigError("expected workers or a scheduler, got both", ("scheduler",))
         for index, name in enumerate(self.sweep_variants):
             if name not in self.variants:
                 error = unknown("variant", name, self.variants)
@@ -261,15 +264,15 @@ class Experiment(SetupOptions):
 
     @property
     def baseline(self) -> str:
-        """The variant with which the others are compared: the first."""
+        """The first variant, with which the others are compared."""
         return next(iter(self.variants))
 
     @property
     def all_faults(self) -> tuple[Fault, ...]:
-        """The flips at each rate, then the other faults; the default rates where neither is given.
+        """The flips at each rate, then the other faults; by default the flips at default rates.
 
         Raises:
-            ConfigError: a fault that is given twice.
+            ConfigError: a fault is given twice.
         """
         from proact.config.parsing import flips_at
 
@@ -284,14 +287,14 @@ class Experiment(SetupOptions):
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The bit error rates that hold: the default ones where no fault is given."""
+        """The bit error rates per stored bit; the default ones if no fault is given."""
         if self.ber is None and self.faults is None:
             return DEFAULT_BERS
         return self.ber or ()
 
     @property
     def swept(self) -> list[tuple[str, Literal["layer", "bit"]]]:
-        """The sweeps to run: variants and kinds."""
+        """The sweeps to run, as (variant, kind)."""
         names = self.sweep_variants or (self.baseline,)
         return [(name, kind) for name in names for kind in self.sweeps]
 
@@ -301,7 +304,7 @@ class Experiment(SetupOptions):
         return {field.name: getattr(self, field.name) for field in fields(CampaignOptions)}
 
     def to_plain(self) -> dict[str, Any]:
-        """In terms of JSON and YAML, with every default; reading it gives the same experiment."""
+        """Return all keys as values that JSON and YAML can hold; reading them is the inverse."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **plain,

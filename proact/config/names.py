@@ -1,4 +1,4 @@
-"""The names that an experiment uses for models, data and variants; nothing heavy is imported."""
+"""The names of models, data and variants in an experiment. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from proact.data.registry import names as data_names
 from proact.errors import unknown
 from proact.models.registry import names as model_names
 
-#: The name of a variant without protection where variants are given by their methods alone.
+#: The name of the unprotected variant in a list of methods.
 UNPROTECTED = "relu"
 
 USER_CODE = "file.py:attribute or module:attribute of your own"
 
 
 def is_user_code(text: str) -> bool:
-    """Whether a text names an attribute of the user's code, and not something that proact ships."""
+    """Whether a text names an attribute of the user's code instead of a built-in name."""
     return ":" in text
 
 
 def check_model_name(text: str) -> None:
-    """ValueError unless ``text`` names a model or an attribute of the user's code."""
+    """Raise ValueError unless ``text`` names a model or an attribute of the user's code."""
     if not is_user_code(text) and text not in model_names():
         raise unknown("model", text, [*model_names(), USER_CODE])
 
 
 def check_data_name(text: str) -> None:
-    """ValueError unless ``text`` names a data set or an attribute of the user's code."""
+    """Raise ValueError unless ``text`` names a data set or an attribute of the user's code."""
     if not is_user_code(text) and text not in data_names():
         raise unknown("data set", text, [*data_names(), USER_CODE])

@@ -1,4 +1,4 @@
-"""How variants and faults are written, as texts and as mappings, and what that stands for."""
+"""Parse variants and faults from texts and mappings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAIN = (UNPROTECTED, "unprotected")
 
 @dataclass(frozen=True)
 class MethodStep:
-    """One method with all of its options, defaults included."""
+    """One method of protection with all of its options, including defaults."""
 
     method: str
     options: Mapping[str, Any]
@@ -31,10 +31,10 @@ class MethodStep:
 
 @dataclass(frozen=True)
 class VariantRecipe:
-    """How a network is protected.
+    """Describes how to protect a model.
 
     Attributes:
-        steps: methods in the order of their application; none where the network is unprotected.
+        steps: methods in the order of their application; empty for an unprotected model.
         thresholds: a file of `proact.protect.save`, instead of steps.
     """
 
@@ -46,7 +46,7 @@ class VariantRecipe:
         return not self.steps and self.thresholds is None
 
     def to_plain(self) -> Any:
-        """As an experiment file has it."""
+        """Return the recipe as an experiment file states it."""
         if self.is_plain:
             return "unprotected"
         if self.thresholds is not None:
@@ -56,14 +56,14 @@ class VariantRecipe:
 
 
 def split_options(text: str) -> tuple[str, dict[str, Any]]:
-    """``"ranger:mode=zero"`` as a method and its options; numbers and tuples are read as such."""
+    """Split ``"ranger:mode=zero"`` into a method and its options; numbers and tuples are parsed."""
     method, _, listed = text.partition(":")
     options: dict[str, Any] = {}
     # Commas inside brackets belong to a tuple.
     for item in re.split(r",(?![^(]*\))", listed) if listed else ():
         name, equals, value = item.partition("=")
         if not equals:
-            raise ConfigError(f"an option of {method} reads name=value, got {item!r}")
+            raise ConfigError(f"expected an option name=value of {method}, got {item!r}")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -72,20 +72,34 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def variant_from_text(text: str) -> VariantRecipe:
-    """``"relu"`` (unprotected), ``"ranger:mode=zero,granularity=hybrid"``, several methods as in
-    ``"proact+weight-range"``, or a file of thresholds, ``"mine.safetensors"``."""
+    """Parse a variant.
+
+    Args:
+        text: ``"relu"`` (unprotected), a method with options such as
+            ``"ranger:mode=zero,granularity=hybrid"``, several methods such as
+            ``"proact+weight-range"``, or a file of thresholds such as ``"mine.safetensors"``.
+
+    Raises:
+        ConfigError: an unknown method or option, or a value that is not accepted.
+    """
     if text in _PLAIN:
         return VariantRecipe()
     if text.endswith(THRESHOLDS):
         return VariantRecipe(thresholds=text)
-    # The plus of a number, as in 1e+3, has a digit behind it.
+    # A plus sign in a number such as 1e+3 is followed by a digit.
     parts = re.split(r"\+(?=[a-z])", text)
     return VariantRecipe(tuple(_step(*split_options(part)) for part in parts))
 
 
 def variants_from(given: Any) -> dict[str, VariantRecipe]:
-    """Variants by name, from a mapping of names to what describes them, or from a list of texts,
-    which are names too."""
+    """Parse variants by name.
+
+    Args:
+        given: a mapping of names to descriptions, or a list of texts, which also serve as names.
+
+    Raises:
+        ConfigError: no variants, a name twice, or an invalid description.
+    """
     if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
         raise ConfigError(f"expected variants by name, got {given!r}")
     if not given:
@@ -98,13 +112,13 @@ def variants_from(given: Any) -> dict[str, VariantRecipe]:
             raise ConfigError(f"expected methods in a list, or variants by name, got {text!r}")
         name = Path(text).stem if text.endswith(THRESHOLDS) else text
         if name in found:
-            raise ConfigError("each variant is named once, and this one was given twice", (name,))
+            raise ConfigError("expected distinct variants, got this one twice", (name,))
         found[name] = _placed(name, text)
     return found
 
 
 def faults_from(given: Any) -> tuple[Fault, ...]:
-    """What `fault_from_dict` reads, in a list."""
+    """Parse a list of faults; `fault_from_dict` describes each. Raises ConfigError."""
     if not isinstance(given, (list, tuple)):
         raise ConfigError(f"expected a list of faults, got {given!r}")
     if not given:
@@ -116,15 +130,13 @@ def faults_from(given: Any) -> tuple[Fault, ...]:
         except ConfigError as error:
             raise error.within(index) from None
         if fault in found:
-            raise ConfigError(
-                f"each fault makes a cell of its own, and {fault} was given twice", (index,)
-            )
+            raise ConfigError(f"expected distinct faults, got {fault} twice", (index,))
         found.append(fault)
     return tuple(found)
 
 
 def fault_from(described: Any) -> Fault:
-    """One fault; `ConfigError` names the closest kind or field."""
+    """Parse one fault. The `ConfigError` of an unknown kind or field suggests the closest name."""
     if not isinstance(described, Mapping):
         raise ConfigError(
             f"expected a fault such as {{kind: BitFlip, ber: 1e-6}}, got {described!r}"
@@ -132,16 +144,16 @@ def fault_from(described: Any) -> Fault:
     kinds = _kinds()
     kind = described.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        listed = f"a fault's kind is one of {', '.join(kinds)}; got {kind!r}"
+        listed = f"expected a kind of fault out of {', '.join(kinds)}; got {kind!r}"
         raise ConfigError(f"{listed}{closest(kind, kinds)}", ("kind",))
     known = {f.name: f for f in fields(kinds[kind])}  # type: ignore[arg-type]
     for name in described:
         if name not in (*known, "kind"):
-            hint = closest(name, known) or f", but {', '.join(known)}"
-            raise ConfigError(f"a {kind} has no {name!r}{hint}", (str(name),))
+            hint = closest(name, known) or f"; expected one of {', '.join(known)}"
+            raise ConfigError(f"{kind} has no field {name!r}{hint}", (str(name),))
     for name, f in known.items():
         if name not in described and f.default is MISSING and f.default_factory is MISSING:
-            raise ConfigError(f"a {kind} needs {name!r}")
+            raise ConfigError(f"expected the field {name!r} of {kind}, got none")
     try:
         return fault_from_dict(described)
     except (ValueError, TypeError) as error:
@@ -149,7 +161,7 @@ def fault_from(described: Any) -> Fault:
 
 
 def stored_fault_from(described: Any) -> StoredFault:
-    """One fault in stored parameters."""
+    """Parse one fault in stored parameters. Raises ConfigError for other faults."""
     fault = described if isinstance(described, Fault) else fault_from(described)
     if not isinstance(fault, StoredFault):
         raise ConfigError(f"expected a fault in stored parameters, got {fault}")
@@ -157,7 +169,7 @@ def stored_fault_from(described: Any) -> StoredFault:
 
 
 def flips_at(rates: Any) -> list[Fault]:
-    """A `BitFlip` for each bit error rate, or for the one that is given."""
+    """Make a `BitFlip` for one bit error rate, or for each rate of a list. Raises ConfigError."""
     found: list[Fault] = []
     for index, rate in enumerate(rates if isinstance(rates, (list, tuple)) else [rates]):
         try:
@@ -198,10 +210,10 @@ def _variant(described: Any) -> VariantRecipe:
 def _saved(described: Mapping[str, Any]) -> VariantRecipe:
     for name in described:
         if name != "thresholds":
-            raise ConfigError(f"thresholds from a file have no {name!r} of their own", (str(name),))
+            raise ConfigError(f"expected thresholds alone, got {name!r} beside them", (str(name),))
     if not isinstance(described["thresholds"], str):
         raise ConfigError(
-            f"expected a file's name, got {described['thresholds']!r}", ("thresholds",)
+            f"expected the name of a file, got {described['thresholds']!r}", ("thresholds",)
         )
     return VariantRecipe(thresholds=described["thresholds"])
 
@@ -225,7 +237,9 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
             hint = closest(name, known)
             if hint:
                 raise ConfigError(f"{method} has no option {name!r}{hint}", (name,))
-            raise ConfigError(f"{method} has the options {', '.join(known)}; got {name!r}", (name,))
+            raise ConfigError(
+                f"expected an option of {method} out of {', '.join(known)}; got {name!r}", (name,)
+            )
     try:
         chosen = protect.check_options(method, options)
     except (ValueError, TypeError) as error:
@@ -236,7 +250,7 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"a variant's name is a text, got {name!r}")
+        raise ConfigError(f"expected a text as the name of a variant, got {name!r}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""A network's activation sites, and the memory of thresholds."""
+"""The activation sites of a model, and the memory of thresholds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BYTES = 4  # of a float32 threshold
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """What thresholds would take.
+    """The activation sites of a model and its number of thresholds.
 
     Attributes:
-        model: as it was named.
-        shape: of an image.
-        sites: in execution order.
-        thresholds: how many each granularity stores.
-        parameters: how many numbers the network trains.
+        model: the name, or the text that names the user's model.
+        shape: of an image, (channels, height, width).
+        sites: the activation sites in execution order.
+        thresholds: the number of thresholds by granularity.
+        parameters: the number of scalar parameters of the model.
     """
 
     model: str
@@ -39,7 +39,7 @@ class ModelProfile:
     parameters: int
 
     def document(self) -> dict[str, Any]:
-        """In terms of JSON."""
+        """Return the profile as values that JSON can hold."""
         return {
             "model": self.model,
             "shape": list(self.shape),
@@ -56,7 +56,7 @@ class ModelProfile:
 
 
 def profile_tables(profile: ModelProfile) -> list[Table]:
-    """The sites, and the memory by granularity."""
+    """Make a table of the sites and a table of the memory by granularity."""
     sites = [(site.name, _times(site.shape), f"{site.neurons:,}") for site in profile.sites]
     title = f"{profile.model} on {_times(profile.shape)}: activation sites in execution order"
     memory = [
@@ -83,21 +83,23 @@ def profile_tables(profile: ModelProfile) -> list[Table]:
 def profile_of(
     model: str, images: Data | None, shape: str = "3x32x32", classes: int = 10
 ) -> ModelProfile:
-    """The profile of a network by name, or of the user's own.
+    """Profile a named model, or a model of the user's.
 
     Args:
-        images: what the network is for; ``shape`` and ``classes`` count where there are none.
+        model: a name, ``file.py:attribute`` or ``module:attribute``.
+        images: determine image shape and number of classes; None uses ``shape`` and ``classes``.
         shape: of an image, channels x height x width.
+        classes: the number of classes.
 
     Raises:
-        ValueError: an unknown name, a shape that is none, a network that does not take the images.
+        ValueError: an unknown name, an invalid shape, or a model that does not accept the images.
     """
     if images is None:
         size = _shape(shape)
     else:
         size, classes = tuple(images.train.images.shape[1:]), images.num_classes
     made = network(model, classes, size[0])
-    # Noise: an image of one colour is where ReLUs of an untrained network all look alike.
+    # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
     example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     check_runs(made, example)
     sites = find_sites(made, example)
@@ -107,7 +109,9 @@ def profile_of(
 
 def _shape(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
-        raise ValueError(f"--shape reads channels x height x width, as in 3x32x32; got {text!r}")
+        raise ValueError(
+            f"--shape: expected channels x height x width, as in 3x32x32; got {text!r}"
+        )
     return tuple(map(int, text.split("x")))
 
 

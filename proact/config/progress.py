@@ -1,4 +1,4 @@
-"""Shows the stage of a long command: a progress bar on a terminal, a line elsewhere."""
+"""Show the stages of a long command: progress bars on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ class Stage:
         self._progress, self._bar = progress, bar
 
     def steps(self, done: int, total: int) -> None:
-        """Steps done, and steps in all."""
+        """Report the number of finished steps and the total."""
         if self._progress is not None:
             self._progress.update(self._bar, completed=done, total=total)
 
     def line(self, text: str) -> None:
-        """A line of text about the present step."""
+        """Show a line of text about the current step."""
         if self._progress is not None:
             self._progress.update(self._bar, note=text)
 
     def campaign(self, progress: CampaignProgress) -> None:
-        """The progress callback of a campaign."""
+        """Report the progress of a campaign; use it as the campaign's callback."""
         self.steps(progress.done, progress.total)
 
 
 class Stages:
-    """Shows one stage after the other on a console."""
+    """Shows stages one after the other on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def say(self, text: str) -> None:
-        """Prints a line as it is."""
+        """Print a line without formatting."""
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def run(self, title: str, work: Callable[[Stage], _T]) -> _T:
-        """Runs a stage and returns the result of ``work``."""
+        """Run a stage and return the result of ``work``."""
         if not self._console.is_terminal:
             self.say(title)
             return work(Stage(None, TaskID(0)))
@@ -55,5 +55,5 @@ class Stages:
 
 
 def on_standard_error() -> Stages:
-    """Stages on standard error, for programs that print results on standard output."""
+    """Make stages on standard error, for programs that print results on standard output."""
     return Stages(Console(stderr=True))

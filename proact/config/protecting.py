@@ -1,4 +1,4 @@
-"""Thresholds of one protection, as a file."""
+"""Protect one model and write its thresholds to a file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from proact.report.tables import cost_table
 
 @dataclass(frozen=True)
 class Protected:
-    """What was written.
+    """A protection that was written to a file.
 
     Attributes:
         path: the file of `proact.protect.save`.
-        variant: what was applied, with all options.
-        costs: of the unprotected and the protected network, by name.
+        variant: the applied methods with all options.
+        costs: of the unprotected and the protected model, by name.
+        encoding: the name of the encoding that the costs assume.
     """
 
     path: Path
@@ -38,7 +39,7 @@ class Protected:
     encoding: str
 
     def document(self) -> dict[str, Any]:
-        """In terms of JSON."""
+        """Return the protection as values that JSON can hold."""
         return {
             "thresholds": str(self.path),
             "variant": self.variant.to_plain(),
@@ -48,26 +49,26 @@ class Protected:
 
 
 def protected_table(protected: Protected) -> Table:
-    """The cost of the protection."""
+    """Make a table of the cost of the protection."""
     costs = {name: asdict(cost) for name, cost in protected.costs.items()}
     return cost_table(costs, protected.encoding)
 
 
 def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protected:
-    """Protects the network of ``experiment`` as its last variant says, and saves the thresholds.
+    """Protect the model of ``experiment`` by its last variant, and save the thresholds.
 
-    The trained network, and what an interrupted run has done, are kept beside ``path``.
+    The trained model and the progress of an interrupted run are kept beside ``path``.
 
     Raises:
-        ValueError, TypeError, ProactError: what `proact.protect.protect` raises, a variant that is
-            not protected, a file that cannot be written. KeyboardInterrupt: after a word on how to
-            go on.
+        ValueError, TypeError, ProactError: the errors of `proact.protect.protect`, an unprotected
+            variant, or a file that cannot be written.
+        KeyboardInterrupt: the run was interrupted; a message explains how to continue.
     """
     name, variant = list(experiment.variants.items())[-1]
     if not variant.steps:
-        raise ValueError(f"--method {name}: expected a method of protection")
+        raise ValueError(f"--method: expected a method of protection, got {name}")
     if path.suffix != THRESHOLDS:
-        raise ValueError(f"--out: thresholds are a file *{THRESHOLDS}, got {str(path)!r}")
+        raise ValueError(f"--out: expected a file *{THRESHOLDS}, got {str(path)!r}")
     torch.set_num_threads(experiment.threads)
     images, given = checked(experiment)
     _check_writable(path)
@@ -82,11 +83,13 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
             lambda stage: hardened(variant, plain, images, unfinished, stage),
         )
     except KeyboardInterrupt:
-        stages.say(f"interrupted: what is done is kept in {path.parent}; the same command goes on")
+        stages.say(
+            f"interrupted: finished work is kept in {path.parent}; rerun the command to continue"
+        )
         raise
     protect.save(model, path)
-    networks = {next(iter(experiment.variants)): plain, name: model}
-    found = costs(networks, plain, images, experiment.encoding)
+    models = {next(iter(experiment.variants)): plain, name: model}
+    found = costs(models, plain, images, experiment.encoding)
     return Protected(path, variant, found, experiment.encoding)
 
 

@@ -1,7 +1,7 @@
-"""Option models from plain values: files, command lines, and both.
+"""Build option models from the plain values of files and command lines.
 
-pydantic checks the types of plain values; the options' own checks, which Python callers meet too,
-check the rest.
+pydantic checks the types of plain values. The checks of the options, which also apply to Python
+callers, check ranges and names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proact.options import Option, default_of, options_of
 
 OptionModel = TypeVar("OptionModel")
 
-#: Rates and faults say the same thing in two ways: giving one on the command line replaces both.
+#: Both keys state faults, so either one on the command line replaces both keys of the file.
 _TOGETHER = ("ber", "faults")
 
 
@@ -31,27 +31,28 @@ def read_options(
     source: str = "",
     flags: Mapping[str, str] | None = None,
 ) -> OptionModel:
-    """An option model from plain values.
+    """Build an option model from plain values.
 
     Args:
-        model: such as `proact.config.experiment.Experiment`.
-        values: by option, as a file or a command line gives them.
-        source: the beginning of an error message, such as the file's name.
+        model: the class, such as `proact.config.experiment.Experiment`.
+        values: plain values by option, from a file or a command line.
+        source: the beginning of an error message, such as the name of the file.
         flags: the flag of each key that came from the command line.
 
     Raises:
-        ValueError: one sentence with the path to the first wrong key, what was expected, what was
-            given, and the closest name.
+        ValueError: a key is unknown or a value is not accepted. The message is one sentence with
+            the path to the first invalid key, the expected and the given value, and the closest
+            name.
     """
     names = [name for name, declared in options_of(model).items() if declared.plain_type]
     try:
         for key in values:
             if not isinstance(key, str):
-                raise ConfigError(f"expected a key that is a text, got {key!r}")
+                raise ConfigError(f"expected a text as a key, got {key!r}")
         try:
             checked = _schema(model).model_validate(dict(values))  # type: ignore[arg-type]
         except ValidationError as error:
-            # An unknown key may explain what is missing elsewhere, and comes first.
+            # An unknown key may cause other errors, so it comes first.
             found = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
             raise from_pydantic(found[0], names) from None
         return model(**{name: getattr(checked, name) for name in checked.model_fields_set})
@@ -64,16 +65,16 @@ def read_experiment(
     given: Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> Experiment:
-    """The experiment in a .yaml, .yml or .toml file, with the values of a command line over it.
+    """Read an experiment from a .yaml, .yml or .toml file and a command line.
 
     Args:
-        file: None: every key that is not given has its default.
-        given: plain values by key, in place of those in the file.
+        file: the file; None uses the default of every key that is not given.
+        given: plain values by key, which replace those of the file.
         flags: the flag of each key in ``given``, for error messages.
 
     Raises:
-        ValueError: what `read_options` raises. ProactError: a file that cannot be read, or whose
-            form is newer than this proact.
+        ValueError: the errors of `read_options`.
+        ProactError: the file cannot be read, or its version is newer than this proact supports.
     """
     values = config_io.read(file) if file is not None else {}
     given = dict(given or {})
@@ -90,7 +91,7 @@ def read_experiment(
 
 
 def write_experiment(experiment: Experiment, path: Path, remark: str = "") -> None:
-    """Writes a YAML file that repeats an experiment; ``remark`` becomes a comment.
+    """Write a YAML file that repeats an experiment; ``remark`` becomes a comment.
 
     Raises:
         ProactError: the file cannot be written.
@@ -104,7 +105,7 @@ def write_experiment(experiment: Experiment, path: Path, remark: str = "") -> No
 
 @cache
 def _schema(model: Any) -> type[BaseModel]:
-    """The plain form of an option model: the types of its values in a file."""
+    """Make the pydantic model of the plain values of an option model."""
     declared: dict[str, Any] = {}
     for name, each in options_of(model).items():
         if each.plain_type is not None:
@@ -135,8 +136,12 @@ def _converted(declared: Option) -> Any:
 
 def _check_form(form: Any, source: str) -> None:
     if isinstance(form, bool) or not isinstance(form, int) or form < 1:
-        error = ConfigError(f"expected the form of the file, such as 1, got {form!r}", ("proact",))
+        error = ConfigError(
+            f"expected the version of the file, such as 1, got {form!r}", ("proact",)
+        )
         raise ValueError(located(error, source, {}))
     if form > FORM:
-        newer = ConfigError(f"expected a form up to {FORM}, got {form}: update proact", ("proact",))
+        newer = ConfigError(
+            f"expected a version up to {FORM}, got {form}: update proact", ("proact",)
+        )
         raise ProactError(located(newer, source, {}))

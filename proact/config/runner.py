@@ -1,4 +1,4 @@
-"""Runs an experiment: everything checked first, then networks, faults, sweeps and files."""
+"""Run an experiment: check everything, then train, protect, inject, sweep and write files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ EXPERIMENT, STORE, NETWORKS = "experiment.yaml", "rows.sqlite", "networks"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found.
+    """The results of an experiment.
 
     Attributes:
-        experiment: as it was run.
-        folder: where its files are.
-        result: of the campaign.
-        costs: of each variant, without faults.
-        sweeps: by variant and kind.
-        images: how many evaluation images there are.
+        experiment: the experiment that was run.
+        folder: the folder of its files.
+        result: the result of the campaign.
+        costs: the fault-free cost of each variant.
+        sweeps: the result of each sweep, by (variant, kind).
+        images: the number of evaluation images.
     """
 
     experiment: Experiment
@@ -55,30 +55,34 @@ class Outcome:
 
     @property
     def file(self) -> Path:
-        """The experiment that repeats the run."""
+        """The experiment file that repeats the run."""
         return self.folder / EXPERIMENT
 
     def gains(self, baseline: str | None = None) -> list[Gain]:
-        """Over the baseline (the first variant unless given), of every other variant."""
+        """Return the gain of each other variant over ``baseline``, by default the first variant."""
         return gains_of(self.result, baseline or self.experiment.baseline)
 
 
 def run(
     experiment: Experiment, folder: Path, stages: Stages, extra_files: Sequence[str] = ()
 ) -> Outcome:
-    """Runs ``experiment`` and leaves its files in ``folder``.
+    """Run ``experiment`` and write its files into ``folder``.
 
-    The folder gets ``experiment.yaml``, which repeats the run; ``rows.sqlite``, the store; and
-    ``networks/`` with what was trained. An interrupted run goes on from there, and so does another
-    experiment with the same networks.
+    The folder receives ``experiment.yaml``, which repeats the run; ``rows.sqlite``, the store; and
+    ``networks/`` with trained weights and thresholds. An interrupted run continues from these
+    files, and another experiment with the same models reuses them.
 
     Args:
-        extra_files: other files of the folder that the caller is going to write.
+        experiment: the experiment.
+        folder: the output folder; it is made if it does not exist.
+        stages: show the progress.
+        extra_files: names of other files that the caller writes into the folder.
 
     Raises:
-        ValueError, TypeError, ProactError: before anything is trained or written, where something
-            is wrong with the experiment or the folder; later, what `proact.protect.protect` and
-            `proact.campaign.run` raise. KeyboardInterrupt: after a word on how to go on.
+        ValueError, TypeError, ProactError: the experiment or the folder is invalid; then nothing is
+            trained or written. Later, the errors of `proact.protect.protect` and
+            `proact.campaign.run`.
+        KeyboardInterrupt: the run was interrupted; a message explains how to continue.
     """
     torch.set_num_threads(experiment.threads)
     images, given = checked(experiment)
@@ -88,19 +92,23 @@ def run(
     try:
         outcome = _run(experiment, folder, stages, images, given)
     except KeyboardInterrupt:
-        stages.say(f"interrupted: what is done is kept in {folder}; the same command goes on")
+        stages.say(f"interrupted: finished work is kept in {folder}; rerun the command to continue")
         raise
-    # What "auto" chose by this machine's clock is part of what repeats the run.
+    # "auto" depends on this machine's speed; its choice is needed to repeat the run.
     chosen = replace(experiment, images_per_trial=outcome.result.images_per_trial or "all")
     write_experiment(chosen, folder / EXPERIMENT, _REMARK)
     return outcome
 
 
-_REMARK = "Repeats this run, from the folder in which it was started: proact campaign THIS_FILE"
+_REMARK = "Repeat this run from the folder in which it was started: proact campaign THIS_FILE"
 
 
 def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
-    """The images and the untrained network, or the user's own."""
+    """Load the images and the model (untrained if it is built in), and check all variants.
+
+    Raises:
+        ValueError, TypeError, ProactError: the model, data, encoding or a file is invalid.
+    """
     images = dataset(
         experiment.data,
         experiment.data_folder,
@@ -108,7 +116,7 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
         image_size=experiment.image_size,
     )
     given = network(experiment.model, images.num_classes, images.train.images.shape[1])
-    # Its parameters have the dtypes of the trained ones: can the encoding hold them?
+    # Check that the encoding can store the parameters: training keeps their dtypes.
     faults.FaultSpace(given, experiment.encoding)
     for name, variant in experiment.variants.items():
         if variant.thresholds is not None and not Path(variant.thresholds).is_file():
@@ -121,14 +129,14 @@ def _run(
 ) -> Outcome:
     kept = folder / NETWORKS
     plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
-    networks = built(experiment, plain, images, kept, stages)
+    variants = built(experiment, plain, images, kept, stages)
 
-    def on_test(network: nn.Module) -> float:
-        return models.accuracy(network, images.test)
+    def on_test(model: nn.Module) -> float:
+        return models.accuracy(model, images.test)
 
-    for name, model in networks.items():
+    for name, model in variants.items():
         stages.say(f"{name} in {faults.encoding_report(model, experiment.encoding, on_test)}")
-    cost = costs(networks, plain, images, experiment.encoding)
+    cost = costs(variants, plain, images, experiment.encoding)
     common: dict[str, Any] = {
         **experiment.campaign_options,
         "store": folder / STORE,
@@ -141,18 +149,18 @@ def _run(
     with _executor(experiment) as executor:
         common["executor"] = executor
         result = stages.run(
-            f"inject: {len(networks)} variants x {len(faults_of_all)} faults",
+            f"inject: {len(variants)} variants x {len(faults_of_all)} faults",
             lambda stage: campaign.run(
-                networks, images, faults_of_all, **common, progress=stage.campaign
+                variants, images, faults_of_all, **common, progress=stage.campaign
             ),
         )
-        sweeps = _sweeps(experiment, networks, images, common, stages)
+        sweeps = _sweeps(experiment, variants, images, common, stages)
     return Outcome(experiment, folder, result, cost, sweeps, len(images.test))
 
 
 def _sweeps(
     experiment: Experiment,
-    networks: Mapping[str, nn.Module],
+    variants: Mapping[str, nn.Module],
     images: Data,
     common: Mapping[str, Any],
     stages: Stages,
@@ -170,7 +178,7 @@ def _sweeps(
         return stages.run(
             f"sweep: {name}, each {kind}",
             lambda stage: functions[kind](
-                networks[name],
+                variants[name],
                 images,
                 experiment.sweep_fault,
                 **options,
@@ -183,7 +191,7 @@ def _sweeps(
 
 
 def _make_writable(folder: Path, files: Sequence[str]) -> None:
-    """Makes the folder, and finds whatever will be written in it writable."""
+    """Make the folder and check that all output files can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place in (folder, folder / NETWORKS):
@@ -202,14 +210,16 @@ def _make_writable(folder: Path, files: Sequence[str]) -> None:
 
 @contextmanager
 def _executor(experiment: Experiment) -> Iterator[Executor | int | None]:
-    """Who runs the trials."""
+    """Yield the executor of the experiment, and close it at the end."""
     if experiment.scheduler is None:
         yield experiment.workers
         return
     try:
         from distributed import Client
     except ImportError:
-        raise ProactError("a scheduler needs Dask: pip install 'proact[dask]'") from None
+        raise ProactError(
+            "scheduler: expected Dask to be installed: pip install 'proact[dask]'"
+        ) from None
     try:
         client = Client(experiment.scheduler, timeout="10s")
     except (OSError, ValueError) as error:

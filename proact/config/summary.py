@@ -1,4 +1,4 @@
-"""What an experiment found: as tables for people, and as a document for programs."""
+"""Summarise an experiment: tables for people, and a document for programs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proact.report.tables import cost_table, gains_table, strata_table
 
 
 def tables(outcome: Outcome) -> list[Table]:
-    """Accuracy, gains over the baseline, costs, and the sweeps."""
+    """Make tables of accuracy, gains over the baseline, costs and sweeps."""
     found = [outcome.result.table()]
     if len(outcome.experiment.variants) > 1:
         found.append(gains_table(outcome.result, outcome.experiment.baseline))
-    # Times differ from run to run; the report and the document have them.
+    # Latency differs between runs; only the report and the document state it.
     costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
     found.append(cost_table(costs, outcome.experiment.encoding))
     for (name, kind), sweep in outcome.sweeps.items():
@@ -27,7 +27,7 @@ def tables(outcome: Outcome) -> list[Table]:
 
 
 def conditions(outcome: Outcome) -> str:
-    """A line that says under which conditions the tables hold."""
+    """Return one line with the conditions of the measurement."""
     result, experiment = outcome.result, outcome.experiment
     return (
         f"{result.images_per_trial or outcome.images} test images per trial; all parameters stored "
@@ -36,7 +36,7 @@ def conditions(outcome: Outcome) -> str:
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """In terms of JSON; the columns are those of ``to_pandas``."""
+    """Return the outcome as values that JSON can hold; columns are those of ``to_pandas``."""
     return {
         "proact": proact.__version__,
         "folder": str(outcome.folder),

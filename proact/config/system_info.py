@@ -1,4 +1,4 @@
-"""What is installed on this machine, and which data sets are found on it."""
+"""Report installed versions and the data sets on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_GPU_YET = "CUDA code has been compiled and its source run on the CPU; it has 
 
 
 def system_info() -> dict[str, Any]:
-    """In terms of JSON; a data set's place is None where its files were not found."""
+    """Return the report as values that JSON can hold; a data set that is not found is None."""
     return {
         "build": proact.build_info(),
         "python": platform.python_version(),
@@ -45,7 +45,7 @@ def system_info() -> dict[str, Any]:
 
 
 def system_table(found: dict[str, Any]) -> Table:
-    """To print with rich."""
+    """Make a table of the report."""
     build, cuda = found["build"], found["cuda"]
     native = f"{build['compiler']}, {build['isa']} of {', '.join(build['isas'])}"
     data_sets = [f"{name}: {place or 'not found'}" for name, place in found["data_sets"].items()]
@@ -77,7 +77,7 @@ def _version(package: str) -> str | None:
 
 
 def _place(name: str) -> str | None:
-    """Where the first of a data set's files is; nothing is read."""
+    """Return the folder of a data set's first file, or None; the file is not read."""
     if name == "digits":
         return "with scikit-learn" if importlib.util.find_spec("sklearn") else None
     if name in cifar.SETS:
@@ -90,7 +90,7 @@ def _place(name: str) -> str | None:
         raw = [root / known.torchvision_class / "raw" for root in roots]
         first = next(iter(known.md5))
         return _text(file_lookup.find([*roots, *raw], (f"{first}.gz", first)))
-    return "wherever --data-folder says"
+    return "the folder of --data-folder"
 
 
 def _text(path: Path | None) -> str | None:

@@ -1,9 +1,9 @@
-"""Networks and data from a text: by name, or from a file of the user's own.
+"""Load models and data by name, or from the user's code.
 
-The text is a name, ``file.py:attribute`` or ``module:attribute``; files are looked for from the
-working directory. The attribute is the thing itself or a function without arguments that returns
-it. What a file defines is sent to worker processes by value, so that they do not need the file; the
-modules that it imports must be importable there.
+A text is a name, ``file.py:attribute`` or ``module:attribute``. File names are relative to the
+working directory. The attribute is a model or data, or a function without arguments that returns
+one. Definitions of a file are sent to worker processes by value, so workers do not need the file.
+Modules that the file imports must be importable in the workers.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from proact.data import Data
 from proact.data.dataset import parts_of
 from proact.errors import ProactError
 
-# A network and data in one file are one module: it runs once.
+# A file that defines both model and data is loaded, and runs, once.
 _files: dict[Path, ModuleType] = {}
-# The files of all modules that a text named.
+# The files of all user modules that were loaded.
 _named: set[str] = set()
 
 
 class UsersCodeError(ProactError):
-    """What a user's file raised, with her traceback and none of our frames."""
+    """An error of the user's code, with a traceback of the user's frames only."""
 
 
 def dataset(
@@ -45,8 +45,18 @@ def dataset(
     download: bool = False,
     image_size: int = 224,
 ) -> Data:
-    """The named data set (`proact.data.load` explains the other arguments), or the user's own: a
-    pair or `Dataset` is cut into 65 % training, 15 % validation and 20 % test images."""
+    """Load a named data set, or data of the user's code.
+
+    A pair of tensors or a `Dataset` is split into 65 % training, 15 % validation and 20 % test
+    images.
+
+    Args:
+        text: a name, ``file.py:attribute`` or ``module:attribute``.
+        folder, download, image_size: as for `proact.data.load`.
+
+    Raises:
+        ValueError, TypeError, ProactError: the errors of `proact.data.load` and `own`.
+    """
     if not is_user_code(text):
         return data.load(text, folder, download=download, image_size=image_size)
     given = own(text)
@@ -54,34 +64,39 @@ def dataset(
 
 
 def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
-    """The named network, untrained, or the user's own as it is."""
+    """Make a named model, untrained, or load a model of the user's code unchanged.
+
+    Raises:
+        ValueError, TypeError, ProactError: an unknown name, an attribute that is not a
+            `torch.nn.Module`, or the errors of `own`.
+    """
     check_model_name(text)
     if not is_user_code(text):
         return models.create(text, num_classes, in_channels)
     given = own(text)
     if not isinstance(given, nn.Module):
         raise TypeError(
-            f"{text} should be a torch.nn.Module or a function that returns one, and is "
+            f"{text}: expected a torch.nn.Module or a function that returns one, got "
             f"{type(given).__name__}"
         )
     return given
 
 
 def own(text: str) -> Any:
-    """The attribute that ``file.py:attribute`` or ``module:attribute`` names.
+    """Load ``file.py:attribute`` or ``module:attribute``; call it if it is a function.
 
     Raises:
-        ValueError: no such file, module or attribute. UsersCodeError: the file, or the function
-            that the attribute is, raised something.
+        ValueError: the file, module or attribute does not exist.
+        UsersCodeError: the file or the function raised an exception.
     """
     place, _, attribute = text.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"your own code reads {USER_CODE}, got {text!r}")
+        raise ValueError(f"expected {USER_CODE}, got {text!r}")
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
         raise ValueError(f"{place} has nothing named {attribute!r}")
     value = getattr(module, attribute)
-    # A network is callable too, and a class of networks is one that is not made yet.
+    # A model is callable too, but must not be called; a class of models is called to make one.
     if isinstance(value, (nn.Module, Data)) or not callable(value):
         return value
     return _users(text, value)
@@ -101,7 +116,7 @@ def _imported(place: str) -> ModuleType:
         return _files[file]
     if not file.is_file():
         raise ValueError(f"there is no file {place}")
-    # As for a script: what lies beside the file can be imported from it.
+    # As for a script, the file can import modules in its folder.
     sys.path.insert(0, str(file.parent))
     name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
@@ -114,7 +129,7 @@ def _imported(place: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    # A worker cannot import the file under this name, so pickles hold the definitions themselves.
+    # A worker cannot import the file by this name, so pickles must hold its definitions.
     cloudpickle.register_pickle_by_value(module)
     _files[file] = module
     _named.add(str(file))
@@ -122,8 +137,11 @@ def _imported(place: str) -> ModuleType:
 
 
 def _module_name(file: Path) -> str:
-    """The name under which ``file`` is loaded: its stem, unless another module has that name or
-    ``import`` could not spell it. A file ``json.py`` must not replace the standard ``json``."""
+    """Return the module name for ``file``.
+
+    This is the stem of the file, unless it is not an identifier or another module has the name. For
+    example, a file ``json.py`` must not replace the standard module ``json``.
+    """
     stem = file.stem
     if stem.isidentifier() and not _is_taken(stem, file):
         return stem
@@ -133,7 +151,7 @@ def _module_name(file: Path) -> str:
 
 
 def _is_taken(name: str, file: Path) -> bool:
-    """Whether ``name``, an identifier, is that of a module other than ``file``."""
+    """Whether a module other than ``file`` has the name ``name``, an identifier."""
     if name in sys.modules:
         return True
     spec = importlib.util.find_spec(name)
@@ -143,15 +161,17 @@ def _is_taken(name: str, file: Path) -> bool:
 def _spec_is_missing(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is None
-    except ModuleNotFoundError as error:  # a package on the way to it
+    except ModuleNotFoundError as error:  # a parent package is missing
         return error.name is not None and name.startswith(error.name)
-    except (ImportError, ValueError):  # no name of a module at all
+    except (ImportError, ValueError):  # not a module name
         return True
 
 
 def users_error(error: BaseException) -> UsersCodeError | None:
-    """The error as one of the user's code, with her traceback, where it came out of a file that was
-    named; None for any other."""
+    """Convert an error that a loaded user file raised; None for any other error.
+
+    The message holds the traceback from the user's first frame on.
+    """
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename not in _named:
         frames = frames.tb_next
@@ -171,12 +191,12 @@ def _users(what: str, call: Callable[[], Any]) -> Any:
     except (Exception, SystemExit) as error:
         frames = _users_frames(error.__traceback__)
         if frames is None and not isinstance(error, SyntaxError):
-            raise  # our own word on her argument
+            raise  # an error of proact about the user's argument
         raise _as_users(what, error, frames) from None
 
 
 def _users_frames(frames: TracebackType | None) -> TracebackType | None:
-    """From the first frame that is neither ours nor the importer's; None where there is none."""
+    """Skip the frames of this file and the importer; None if no frame is left."""
     while frames is not None:
         file = frames.tb_frame.f_code.co_filename
         if file != __file__ and "importlib" not in file:

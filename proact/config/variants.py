@@ -1,7 +1,7 @@
-"""The networks of an experiment: trained or fetched, protected, and what that cost.
+"""Build the variants of an experiment: train, protect and measure costs.
 
-Trained networks and chosen thresholds are kept as files, named by what determines them, so that an
-interrupted run goes on, and the same run again trains nothing.
+Trained weights and thresholds are kept as files. A digest of everything that determines them is
+part of the file name. An interrupted run therefore continues, and a repeated run trains nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ from proact.protect.fingerprint import fingerprint
 def trained(
     text: str, given: nn.Module, images: Data, seed: int, folder: Path, stages: Stages, named: str
 ) -> nn.Module:
-    """The named network, trained or read from ``folder``; the user's own as it was ``given``.
+    """Train the named model or read it from ``folder``; return a user's model unchanged.
 
     Args:
-        named: how the data set is called where progress is shown.
+        text: names the model.
+        given: the untrained model, or the user's model.
+        images: the training data.
+        seed: determines initial weights, order and augmentation of images.
+        folder: keeps the trained weights.
+        stages: show the progress.
+        named: the name of the data set in the progress.
     """
     if is_user_code(text):
         return given
@@ -45,26 +51,30 @@ def trained(
 def built(
     experiment: Experiment, plain: nn.Module, images: Data, folder: Path, stages: Stages
 ) -> dict[str, nn.Module]:
-    """The networks by name of the variant; ``plain`` is the unprotected one, which is untouched."""
-    networks: dict[str, nn.Module] = {}
+    """Build the model of each variant from ``plain``, which stays unprotected."""
+    variants: dict[str, nn.Module] = {}
     for name, variant in experiment.variants.items():
         if variant.is_plain:
-            networks[name] = plain
+            variants[name] = plain
         elif variant.thresholds is not None:
-            networks[name] = protect.load(plain, variant.thresholds)
+            variants[name] = protect.load(plain, variant.thresholds)
         else:
-            networks[name] = _protected(name, variant, plain, images, folder, stages)
-    return networks
+            variants[name] = _protected(name, variant, plain, images, folder, stages)
+    return variants
 
 
 def hardened(
     variant: VariantRecipe, plain: nn.Module, images: Data, unfinished: Path, stage: Stage
 ) -> nn.Module:
-    """``plain`` after all steps of the variant.
+    """Apply all steps of a variant to ``plain``, which is not modified.
 
     Args:
-        unfinished: a file for the sites that are done, of methods that go site by site; it is there
-            only while such a method runs, or after it was interrupted.
+        variant: the steps.
+        plain: the unprotected model.
+        images: the data for profiling, training and validation.
+        unfinished: a file with the finished sites of a resumable method. It exists only while the
+            method runs or after it was interrupted.
+        stage: shows the progress.
     """
     model = plain
     for number, step in enumerate(variant.steps):
@@ -81,11 +91,11 @@ def hardened(
 
 
 def costs(
-    networks: Mapping[str, nn.Module], plain: nn.Module, images: Data, encoding: str
+    variants: Mapping[str, nn.Module], plain: nn.Module, images: Data, encoding: str
 ) -> dict[str, Cost]:
-    """What each protection costs without faults, compared with the ``plain`` network."""
+    """Measure the fault-free cost of each variant, compared with the ``plain`` model."""
     found = {}
-    for name, model in networks.items():
+    for name, model in variants.items():
         protection = protect.protection_of(model)
         applied = protection.applied if protection is not None else ()
         soft = any(method in protect.trained_methods() for method, _ in applied)
@@ -114,12 +124,12 @@ def _kept(path: Path, plain: nn.Module) -> nn.Module:
         return protect.load(plain, path)
     except (ProactError, ValueError) as error:
         raise ProactError(
-            f"{path} does not hold the thresholds that it should ({error}): delete it"
+            f"{path} does not hold the expected thresholds ({error}): delete it"
         ) from None
 
 
 def _identity(variant: VariantRecipe, plain: nn.Module, images: Data) -> str:
-    """Of all that determines the thresholds."""
+    """Return a digest of everything that determines the thresholds."""
     facts = {
         "variant": variant.to_plain(),
         "network": fingerprint(plain),

@@ -1,4 +1,4 @@
-"""Data sets as tensors: decoded once, split once, identified by a digest of their content."""
+"""Load data sets as tensors: decoded and split once, identified by a digest of their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official archives, read in one pass, nothing executed.
+"""Read CIFAR-10 and CIFAR-100 from their official archives in one pass, without executing code.
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
@@ -25,10 +25,17 @@ _PIXELS = 3 * 32 * 32
 
 
 class CifarSet(NamedTuple):
-    """What is known of such a data set; ``md5`` is of its archives, by their names.
+    """Description of a CIFAR data set.
 
-    ``train``, ``test`` and ``meta`` are patterns of members' names; a binary record has
-    ``label_bytes`` before its pixels, the last of which counts.
+    Attributes:
+        torchvision_class: the class that downloads the data set.
+        classes: number of classes.
+        mean, deviation: of the normalisation, one value per channel.
+        md5: checksums of the archives by file name.
+        train, test, meta: regular expressions for the names of archive members.
+        labels_key, names_key: keys of labels and class names in pickled members.
+        label_bytes: number of label bytes before the pixels of a binary record; the last one is the
+            label.
     """
 
     torchvision_class: str
@@ -81,7 +88,11 @@ SETS = {
 
 
 def load_cifar(name: str, folder: Path | None = None, download: bool = False) -> Data:
-    """The official test part, and the official training part less a tenth for validation."""
+    """Load the official test part and training part; a tenth of the latter becomes validation.
+
+    Raises:
+        ProactError: files are missing or are not the official ones.
+    """
     known = SETS[name]
     archives = tuple(known.md5)
     looked_in = file_lookup.candidates(name, folder)
@@ -92,7 +103,7 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
     if path is None:
         how = (
             "put one of them there (https://www.cs.toronto.edu/~kriz/cifar.html), name its folder, "
-            "or ask for a download"
+            "or enable the download"
         )
         raise file_lookup.missing(name, looked_in, " or ".join(archives), how)
     file_lookup.check_md5(path, None, known.md5)
@@ -104,7 +115,7 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
         EOFError,
         zlib.error,
         pickle.UnpicklingError,
-        # What pickle raises besides, of bytes that are no pickle.
+        # pickle raises these, too, for bytes that are not a pickle.
         AttributeError,
         IndexError,
         KeyError,
@@ -112,7 +123,7 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
         ValueError,
     ) as error:
         raise ProactError(
-            f"{path} is no official archive of {name} ({error}): get it again"
+            f"{path} is not an official archive of {name} ({error}): download it again"
         ) from None
     return from_pixels(
         name, train, test, labels, known.mean, known.deviation, Augmentation(4, mirror=True)
@@ -126,7 +137,7 @@ def _read(path: Path, known: CifarSet) -> tuple[_Part, _Part, tuple[str, ...]]:
     train: dict[str, _Part] = {}
     test: list[_Part] = []
     labels: tuple[str, ...] = ()
-    # A stream: members come in any order, and each is unpacked once, into memory alone.
+    # Read a stream: members come in any order, and each is unpacked once, into memory only.
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
             name = Path(member.name).name
@@ -141,7 +152,7 @@ def _read(path: Path, known: CifarSet) -> tuple[_Part, _Part, tuple[str, ...]]:
                 labels = _labels(name, file.read(), known)
     if not train or len(test) != 1 or len(labels) != known.classes:
         raise ValueError(
-            f"{len(train)} training parts, {len(test)} test parts and {len(labels)} names inside"
+            f"got {len(train)} training parts, {len(test)} test parts and {len(labels)} names"
         )
     ordered = [train.pop(name) for name in sorted(train)]
     if len(ordered) == 1:
@@ -158,7 +169,7 @@ def _part(name: str, content: bytes, known: CifarSet) -> _Part:
         fields = _unpickled(content)
         pixels, labels = fields["data"], np.asarray(fields[known.labels_key], np.uint8)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-            raise ValueError(f"{name} holds other data than bytes")
+            raise ValueError(f"expected an array of bytes in {name}")
     if len(labels) != len(pixels) or not len(labels) or int(labels.max()) >= known.classes:
         raise ValueError(f"the labels of {name} do not fit")
     return pixels.reshape(-1, *_SHAPE), labels
@@ -171,7 +182,7 @@ def _labels(name: str, content: bytes, known: CifarSet) -> tuple[str, ...]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds arrays, lists, dictionaries and strings, and refuses to call anything else."""
+    """Builds arrays, lists, dictionaries and strings, and refuses every other class or function."""
 
     _ARRAYS = {  # noqa: RUF012
         ("_reconstruct", "numpy.core.multiarray"),
@@ -182,16 +193,16 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (name, module) not in self._ARRAYS:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         if name == "_reconstruct":
-            # The function that numpy itself names when it pickles an array.
+            # The function to which numpy refers when it pickles an array.
             return np.empty(0).__reduce__()[0]
         return getattr(np, name)
 
 
 def _unpickled(content: bytes) -> dict[str, Any]:
-    # Python 2 wrote them: its strings are bytes, of pixels as of names.
+    # Python 2 wrote these files; its strings hold pixels and names as bytes.
     fields = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
     if not isinstance(fields, dict):
-        raise ValueError(f"a dictionary was expected, and it is {type(fields).__name__}")
+        raise ValueError(f"expected a dictionary, got {type(fields).__name__}")
     return fields

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: the data set that is always there."""
+"""Load scikit-learn's digits, which need no download."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from proact.errors import ProactError
 
 
 def load_digits() -> Data:
-    """1,797 handwritten digits of 1x8x8 pixels, from UCI ("Optical Recognition of Handwritten
-    Digits", E. Alpaydin and C. Kaynak, 1998).
+    """Load 1,797 handwritten digits of 1x8x8 pixels.
 
-    20 % test, 15 % validation, 65 % train, the same share of every class; pixels are shifted and
-    scaled by the training images' mean and standard deviation.
+    The source is UCI ("Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak,
+    1998). Every class is split into 20 % test, 15 % validation and 65 % train. Pixels are
+    normalised by the mean and standard deviation of the training images.
+
+    Raises:
+        ProactError: scikit-learn is not installed.
     """
     try:
         from sklearn import datasets
     except ImportError:
         raise ProactError(
-            "the digits come with scikit-learn, which is not installed: pip install 'proact[data]'"
+            "the digits need scikit-learn, which is not installed: pip install 'proact[data]'"
         ) from None
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Where a data set's files are looked for, and whether they are the right ones."""
+"""Find, check and download the files of data sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ VARIABLE = "PROACT_DATA"
 
 
 def candidates(name: str, folder: Path | None, system: tuple[str, ...] = ()) -> list[Path]:
-    """The folders to look in: the given one alone, else those of the environment variable, the
-    system's and the user's cache."""
+    """Return the folders to search, each followed by its sub-folder ``name``.
+
+    These are ``folder`` alone if it is given; otherwise the folder of PROACT_DATA, the system's
+    folders and the user's cache.
+    """
     if folder is not None:
         roots = [folder]
     else:
@@ -26,13 +29,13 @@ def candidates(name: str, folder: Path | None, system: tuple[str, ...] = ()) -> 
 
 
 def cache() -> Path:
-    """The user's folder for downloaded data sets."""
+    """Return the user's folder for downloaded data sets."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "proact"
 
 
 def find(places: list[Path], file_names: tuple[str, ...]) -> Path | None:
-    """The first of the files, by any of its names, in the first place that has one."""
+    """Return the first file named in ``file_names`` in the first folder that has one, or None."""
     for place in places:
         for name in file_names:
             if (place / name).is_file():
@@ -41,17 +44,24 @@ def find(places: list[Path], file_names: tuple[str, ...]) -> Path | None:
 
 
 def missing(name: str, places: list[Path], wanted: str, how: str) -> ProactError:
-    # A mistyped folder's sub-folders are no news.
+    """Make the error for missing files."""
     looked = ", ".join(str(place) for place in places)
     return ProactError(f"{name} needs {wanted}, which is not in {looked}: {how}")
 
 
 def check_md5(path: Path, content: bytes | None, known: Mapping[str, str]) -> None:
-    """ProactError unless the file's content (or ``content``, what it holds unpacked) has the
-    checksum that ``known`` gives for its name.
+    """Check the MD5 checksum of a file.
 
-    MD5 because the publishers state it: it tells a broken file from a whole one. It is no defence
-    against a forged one, which is why nothing in a file is ever executed.
+    MD5 detects damaged files only; it is used because the publishers state it. It does not protect
+    against forged files, so the content of a file is never executed.
+
+    Args:
+        path: the file.
+        content: the unpacked content to check; None checks the file itself.
+        known: the expected checksums by file name.
+
+    Raises:
+        ProactError: the checksum differs.
     """
     digest = hashlib.md5(usedforsecurity=False)
     if content is not None:
@@ -63,19 +73,23 @@ def check_md5(path: Path, content: bytes | None, known: Mapping[str, str]) -> No
     expected = known[path.name.removesuffix(".gz") if content is not None else path.name]
     if digest.hexdigest() != expected:
         raise ProactError(
-            f"{path} is not the official file: its MD5 is {digest.hexdigest()} and should be "
-            f"{expected}. It may be cut off or changed: get it again"
+            f"{path} is not the official file: its MD5 is {digest.hexdigest()}, expected "
+            f"{expected}: download it again"
         )
 
 
 def download(name: str, torchvision_class: str, folder: Path | None) -> Path:
-    """Fetches the official files through torchvision; returns the folder that they are in."""
+    """Download the official files through torchvision, and return their folder.
+
+    Raises:
+        ProactError: torchvision cannot be imported, or the download failed.
+    """
     try:
         datasets: Any = importlib.import_module("torchvision.datasets")
-    except Exception as error:  # a torchvision of another torch fails with RuntimeError
+    except Exception as error:  # a torchvision for another torch raises RuntimeError
         raise ProactError(
             f"{name} is downloaded through torchvision, which cannot be imported ({error}): pip "
-            "install torchvision, or fetch the files yourself"
+            "install torchvision, or download the files yourself"
         ) from error
     target = cache() / name if folder is None else folder
     fetch: Callable[..., object] = getattr(datasets, torchvision_class)

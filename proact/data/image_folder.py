@@ -1,4 +1,4 @@
-"""Images of one's own: a folder for each class."""
+"""Load the user's images from one folder per class."""
 
 from __future__ import annotations
 
@@ -20,37 +20,47 @@ from proact.data.dataset import (
 from proact.data.normalization import normalised
 from proact.errors import ProactError
 
-# ImageNet's, which is what networks for photographs are trained with.
+# The values of ImageNet, with which models for photographs are usually trained.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# Eight bits a channel, or fewer: PIL cuts the others off at 255 when it converts them.
+# Modes with at most 8 bits per channel; PIL clips the others at 255 when it converts them.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
 _VALIDATION_NAMES = ("validation", "val", "valid")
 
 
 def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
-    """``folder/<class>/<image>``, or ``folder/train/<class>/<image>`` with ``test`` and, if there
-    is one, ``validation`` (``val``) beside ``train``.
+    """Load ``folder/<class>/<image>``, or ``folder/train/<class>/<image>`` and its siblings.
+
+    The siblings of ``train`` are ``test`` and, optionally, ``validation`` (``val``). Without
+    ``train``, every class is split into 65 % train, 15 % validation and 20 % test. Without
+    ``validation``, a tenth of every class of ``train`` is held out.
 
     Classes are numbered in the order of their names. The shorter side of an image is scaled to
-    ``image_size`` pixels and the middle square of it taken, in RGB, normalised as ImageNet is.
-    Without parts of its own, a folder is cut into 65 % train, 15 % validation and 20 % test of
-    every class; without a validation part, a tenth of every class of ``train`` is held out.
+    ``image_size`` pixels, and the central square is cropped, converted to RGB and normalised like
+    ImageNet.
+
+    Args:
+        folder: the folder.
+        image_size: height and width of the images in pixels, at least 1.
+
+    Raises:
+        ValueError: no folder, or an invalid ``image_size``.
+        ProactError: the folder has another structure, too few images, or unreadable images.
     """
     if folder is None:
-        raise ValueError("an imagefolder needs its folder, and none was given")
+        raise ValueError("imagefolder: expected a folder, got none")
     if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
-        raise ValueError(f"image_size is a number of pixels from 1 up, got {image_size!r}")
+        raise ValueError(f"image_size: expected at least 1 pixel, got {image_size!r}")
     if not folder.is_dir():
-        raise ProactError(f"an imagefolder holds a folder a class, and {folder} is no folder")
+        raise ProactError(f"imagefolder: expected a folder with one folder per class, got {folder}")
     train_folder = folder / "train"
     labels = tuple(
         sorted(p.name for p in _folders(train_folder if train_folder.is_dir() else folder))
     )
     if len(labels) < 2:
         raise ProactError(
-            f"{folder} holds {len(labels)} folders with images of a class each: two or more are "
-            "needed (folder/<class>/<image>, or folder/train/<class>/<image> beside folder/test)"
+            f"{folder} holds {len(labels)} folders with images: expected at least two classes "
+            "(folder/<class>/<image>, or folder/train/<class>/<image> beside folder/test)"
         )
 
     def part(place: Path) -> Split:
@@ -58,22 +68,26 @@ def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
 
     reserved = sorted({*labels} & {"test", *_VALIDATION_NAMES})
     if not train_folder.is_dir() and reserved:
-        raise ProactError(f"{folder} has a folder {reserved[0]} and none named train beside it")
+        raise ProactError(f"{folder} has a folder {reserved[0]}: expected a folder train beside it")
     if not train_folder.is_dir():
         whole = part(folder)
         test, validation, train = stratified_parts(whole.labels, TEST_AND_VALIDATION, seed=0)
         if not all(map(len, (test, validation, train))):
-            raise ProactError(f"{len(whole)} images in {folder} are too few to split in three")
+            raise ProactError(
+                f"expected enough images for three splits in {folder}, got {len(whole)}"
+            )
         return _data(folder, labels, *(whole.take(i) for i in (train, validation, test)))
     if not (folder / "test").is_dir():
-        raise ProactError(f"{folder} has a folder train and none named test beside it")
+        raise ProactError(f"{folder} has a folder train: expected a folder test beside it")
     training = part(train_folder)
     named = [folder / name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
     if named:
         return _data(folder, labels, training, part(named[0]), part(folder / "test"))
     held_out, rest = stratified_parts(training.labels, (HELD_OUT,), seed=0)
     if not len(held_out):
-        raise ProactError(f"{len(training)} images in {train_folder} are too few to hold some out")
+        raise ProactError(
+            f"expected enough images to hold some out in {train_folder}, got {len(training)}"
+        )
     return _data(
         folder, labels, training.take(rest), training.take(held_out), part(folder / "test")
     )
@@ -123,7 +137,7 @@ def _decoded(path: Path, size: int) -> Tensor:
         with Image.open(path) as image:
             if image.mode not in _MODES:
                 raise ProactError(
-                    f"{path} has pixels of mode {image.mode!r}; 8 bits a channel are expected"
+                    f"{path} has pixels of mode {image.mode!r}: expected 8 bits per channel"
                 )
             upright = ImageOps.exif_transpose(image).convert("RGB")
             square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: four IDX files each, packed or not.
+"""Read MNIST and Fashion-MNIST: four IDX files each, compressed or not.
 
 Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits"; H. Xiao, K. Rasul,
 R. Vollgraf, "Fashion-MNIST", arXiv 1708.07747.
@@ -21,7 +21,17 @@ from proact.errors import ProactError
 
 
 class IdxSet(NamedTuple):
-    """What is known of such a data set; ``md5`` is of the unpacked files, by their names."""
+    """Description of an MNIST-like data set.
+
+    Attributes:
+        torchvision_class: the class that downloads the data set.
+        system: folders in which system packages install it.
+        how: advice for missing files.
+        labels: names of the classes.
+        mean, deviation: of the normalisation of pixels in [0, 1].
+        augmentation: allowed changes of training images.
+        md5: checksums of the unpacked files by name.
+    """
 
     torchvision_class: str
     system: tuple[str, ...]
@@ -42,11 +52,11 @@ SETS = {
     "mnist": IdxSet(
         "MNIST",
         (),
-        "put its four files there, name their folder, or ask for a download",
+        "put its four files there, name their folder, or enable the download",
         tuple("0123456789"),
         0.1307,
         0.3081,
-        Augmentation(shift=2),  # a mirrored digit is none
+        Augmentation(shift=2),  # a mirrored digit is not a digit
         {
             "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
             "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -58,7 +68,7 @@ SETS = {
         "FashionMNIST",
         ("/usr/share/datasets/fashion-mnist",),
         "on Debian, apt-get install dataset-fashion-mnist; else name a folder with its four files, "
-        "or ask for a download",
+        "or enable the download",
         (
             "T-shirt/top",
             "Trouser",
@@ -85,19 +95,23 @@ SETS = {
 
 
 def load_idx(name: str, folder: Path | None = None, download: bool = False) -> Data:
-    """The official test part, and the official training part less a tenth for validation."""
-    known = SETS[name]
-    raw = f"{known.torchvision_class}/raw"  # torchvision's own sub-folder
+    """Load the official test part and training part; a tenth of the latter becomes validation.
 
-    def looked_in() -> list[Path]:
+    Raises:
+        ProactError: files are missing or are not the official ones.
+    """
+    known = SETS[name]
+    raw = f"{known.torchvision_class}/raw"  # the sub-folder of torchvision
+
+    def folders() -> list[Path]:
         found = file_lookup.candidates(name, folder, known.system)
         return [place for root in found for place in (root, root / raw)]
 
-    if download and _file(looked_in(), _PARTS[0][0]) is None:
+    if download and _file(folders(), _PARTS[0][0]) is None:
         file_lookup.download(name, known.torchvision_class, folder)
     parts: list[tuple[Pixels, Pixels]] = []
     for images_name, labels_name in _PARTS:
-        images, labels = (_read(name, known, looked_in(), f) for f in (images_name, labels_name))
+        images, labels = (_read(name, known, folders(), f) for f in (images_name, labels_name))
         parts.append((images[:, None], labels))
     train, test = parts
     return from_pixels(
@@ -118,17 +132,20 @@ def _read(name: str, known: IdxSet, folders: list[Path], file_name: str) -> Pixe
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise ProactError(f"{path} cannot be unpacked ({error}): get it again") from None
+        raise ProactError(f"{path} cannot be unpacked ({error}): download it again") from None
     file_lookup.check_md5(path, content, known.md5)
     return _decoded(path, content)
 
 
 def _decoded(path: Path, content: bytes) -> Pixels:
-    """IDX: two zero bytes, the type (8 is unsigned bytes), the number of dimensions, then each
-    dimension as a big-endian 32-bit integer, then the data."""
+    """Decode an IDX file of bytes.
+
+    The format is: two zero bytes, the type (8 for unsigned bytes), the number of dimensions, each
+    dimension as a big-endian 32-bit integer, the data.
+    """
     dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
     if not dimensions or len(content) - start != math.prod(shape):
-        raise ProactError(f"{path} is no IDX file of bytes: get it again")
+        raise ProactError(f"{path} is not an IDX file of bytes: download it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

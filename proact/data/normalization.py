@@ -1,4 +1,4 @@
-"""From bytes to normalised tensors, without a second copy of the whole set."""
+"""Convert bytes to normalised tensors, without a second copy of the whole data set."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ def from_pixels(
     deviation: tuple[float, ...],
     augmentation: Augmentation,
 ) -> Data:
-    """A data set from (pixels (n, channels, height, width), labels (n,)) of its official parts.
+    """Make a data set from its official parts.
 
     A tenth of every class of the training part becomes validation, by a fixed draw.
+
+    Args:
+        name: readable name.
+        train, test: pixels (n, channels, height, width) uint8 and labels (n,) uint8.
+        labels: names of the classes.
+        mean, deviation: of the normalisation of pixels in [0, 1], one value per channel.
+        augmentation: allowed changes of training images.
     """
     targets = torch.from_numpy(train[1].astype(np.int64))
     validation, rest = stratified_parts(targets, (HELD_OUT,), seed=0)
@@ -48,9 +55,9 @@ def from_pixels(
 def normalised(
     pixels: Pixels, indices: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Tensor:
-    """(pixels / 255 - mean) / deviation of the chosen images, float32."""
+    """Return (pixels / 255 - mean) / deviation of the images at ``indices``, float32."""
     result = torch.empty((len(indices), *pixels.shape[1:]))
-    # One multiplication and one addition a pixel.
+    # One multiplication and one addition per pixel.
     scale = 1 / (255 * torch.tensor(deviation)).view(-1, 1, 1)
     offset = -(torch.tensor(mean) / torch.tensor(deviation)).view(-1, 1, 1)
     for part, chosen in zip(result.split(1024), indices.split(1024), strict=True):

@@ -1,4 +1,4 @@
-"""The data sets that have a name."""
+"""Load data sets by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from proact.errors import unknown
 if TYPE_CHECKING:
     from proact.data.dataset import Data
 
-#: By name, the module that reads the data set. Modules load when they are needed, so that names can
-#: be listed without waiting for torch.
+#: The module that reads each data set. Modules load when they are needed, so that names can be
+#: listed without loading torch.
 _MODULES = {
     "digits": "digits",
     "mnist": "mnist",
@@ -30,26 +30,28 @@ def load(
     download: bool = False,
     image_size: int = 224,
 ) -> Data:
-    """A data set by name, decoded once, normalised, split deterministically.
+    """Load a data set by name: decoded once, normalised, and split deterministically.
 
     Args:
         name: ``"digits"`` (comes with scikit-learn), ``"fashion-mnist"``, ``"mnist"``,
             ``"cifar10"``, ``"cifar100"`` (the official files), or ``"imagefolder"`` (a folder for
             each class).
-        folder: where the files are, in it or in a sub-folder of the data set's name. Unless given:
-            the environment variable ``PROACT_DATA``, where Debian's packages put them, and
-            ``~/.cache/proact``.
-        download: fetch files that are missing, through torchvision, into ``folder`` or the cache.
-            Nothing is fetched unless asked for.
-        image_size: height and width of an ``imagefolder``'s images in pixels.
+        folder: holds the files, directly or in a sub-folder with the data set's name. None searches
+            the folder of the environment variable ``PROACT_DATA``, the folders of Debian's packages
+            and ``~/.cache/proact``.
+        download: whether to download missing files through torchvision into ``folder`` or the
+            cache.
+        image_size: height and width of the images of an ``imagefolder``, in pixels.
 
     Returns:
-        Training, validation and test images in float32. The test part is the official one;
-        validation is a tenth of every class of the training part, the same at every call.
+        Training, validation and test images in float32. The test part is the official one if there
+        is one. Validation is then a tenth of every class of the training part, unless an
+        ``imagefolder`` has its own. The split is the same in every call.
 
     Raises:
-        ValueError: an unknown name. ProactError: files that are missing (where they were looked
-            for, and how to get them) or are not the official ones.
+        ValueError: the name is unknown.
+        ProactError: files are missing or are not the official ones. The message names the searched
+            folders and explains how to get the files.
     """
     if name not in _MODULES:
         raise unknown("data set", name, _MODULES)
@@ -67,5 +69,5 @@ def load(
 
 
 def names() -> list[str]:
-    """What `load` takes."""
+    """Return the names that `load` accepts."""
     return list(_MODULES)

@@ -1,4 +1,4 @@
-"""An unfinished training on disk: weights, momentum and schedule, as safetensors with a header."""
+"""Save and load unfinished trainings: weights, momentum and schedule in safetensors files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def save(
     optimizer: SGD,
     schedule: OneCycleLR,
 ) -> None:
-    """Writes the state after ``epoch`` epochs, in place of an older one or not at all."""
+    """Save the state after ``epoch`` epochs; an older file is replaced atomically."""
     tensors = {f"{_WEIGHTS}{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        # None without momentum, missing where nothing ever had a gradient.
+        # The buffer is None without momentum, and missing if no gradient was ever computed.
         if isinstance(buffer := state.get("momentum_buffer"), Tensor):
             tensors[f"{_MOMENTUM}{index}"] = buffer
     header = {
@@ -43,15 +43,15 @@ def save(
 
 
 def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: OneCycleLR) -> int:
-    """Takes the state up and returns the number of epochs that are done.
+    """Restore the state, and return the number of finished epochs.
 
     Raises:
-        ProactError: no checkpoint, or one of another training; nothing is changed then.
+        ProactError: not a checkpoint, or one of another training; nothing is changed.
     """
     header, tensors = read(path, _HEADER, "checkpoint of a training")
     if header["identity"] != identity:
         raise ProactError(
-            f"{path} is the checkpoint of another training (network, data, recipe or seed differ): "
+            f"{path} is the checkpoint of another training (model, data, recipe or seed differ): "
             "delete it, or name another file"
         )
     model.load_state_dict(_part(tensors, _WEIGHTS))
@@ -63,8 +63,11 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
 
 
 def read(path: Path, key: str, described: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON header under ``key`` and the tensors of a safetensors file; ProactError where it is
-    none with such a header."""
+    """Read the JSON header under ``key`` and the tensors of a safetensors file.
+
+    Raises:
+        ProactError: the file does not exist or has no such header.
+    """
     if not path.is_file():
         raise ProactError(
             f"{path} is {'a folder' if path.is_dir() else 'not there'}, expected a {described}"
@@ -80,7 +83,7 @@ def read(path: Path, key: str, described: str) -> tuple[dict[str, Any], dict[str
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Under another name first: a killed run leaves no half-written file behind."""
+    """Write a safetensors file atomically: a killed process leaves no partial file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")

@@ -1,4 +1,4 @@
-"""What stands at the end of most networks here: one average a channel, and a linear layer."""
+"""The classifier at the end of most models: one average per channel, and a linear layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def add_classifier(network: nn.Sequential, channels: int, num_classes: int) -> None:
-    """Adds ``pool``, ``flatten`` and ``output`` behind ``channels`` feature maps of any size."""
+    """Append ``pool``, ``flatten`` and ``output`` after ``channels`` feature maps of any size."""
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
     network.add_module("output", nn.Linear(channels, num_classes))

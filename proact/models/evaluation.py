@@ -1,4 +1,4 @@
-"""What networks answer: logits, accuracy, and whether a network and labelled images fit."""
+"""Logits and accuracy of models, and checks that a model fits labelled images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from proact.nn.site import eval_mode
 
 
 def logits(model: nn.Module, images: Tensor, batch: int = 512) -> Tensor:
-    """The outputs for all ``images``, in the mode in which the module stands, without autograd."""
+    """Compute the outputs (n, ...) of all images in the model's current mode, without autograd."""
     with torch.no_grad():
         return torch.cat([logits_of(model(part)) for part in images.split(batch)])
 
 
 def accuracy(model: nn.Module, split: Split) -> float:
-    """Top-1 accuracy in [0, 1]."""
+    """Return the top-1 accuracy in [0, 1]."""
     return float((logits(model, split.images).argmax(1) == split.labels).float().mean())
 
 
 def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None:
-    """ValueError unless ``output`` is (images, classes) with a class for every label."""
+    """Raise ValueError unless ``output`` is (images, classes) with a class for every label."""
     highest = int(labels.max())
     if output.dim() != 2 or output.shape[1] <= highest:
         raise ValueError(
@@ -32,7 +32,7 @@ def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None
 
 
 def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> Tensor:
-    """The logits for the images, in eval mode; ValueError where ``model`` does not run on them."""
+    """Compute the logits in eval mode; raise ValueError if ``model`` does not accept the images."""
     try:
         with eval_mode(model):
             return logits(model, images)
@@ -44,5 +44,5 @@ def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> T
 
 
 def check_takes(model: nn.Module, split: Split, name: str = "the network") -> None:
-    """ValueError unless ``model`` runs on an image of ``split`` and its output fits the labels."""
+    """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels."""
     check_fit(check_runs(model, split.images[:1], name), split.labels, name)

@@ -1,4 +1,4 @@
-"""Initial weights of networks without normalisation, or with it."""
+"""Initial weights of models with or without normalisation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from torch import nn
 
 
 def scale_for_relu(network: nn.Module) -> None:
-    """Weights whose variance keeps that of activations through convolutions, linear layers and
-    ReLUs, and zero biases (K. He et al., arXiv 1502.01852); the last linear layer keeps torch's.
+    """Set weights that preserve the variance of activations through ReLUs, and zero biases.
+
+    See K. He et al., arXiv 1502.01852. The last linear layer keeps torch's initial weights.
     """
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for layer in layers[:-1]:

@@ -1,4 +1,4 @@
-"""How a network is trained: the numbers, and what is done to an image on its way in."""
+"""Training recipes: hyperparameters and image augmentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        batch: images a step; what is left of an epoch's last batch waits for the next epoch.
+        batch: images per step; an incomplete last batch of an epoch is dropped.
         peak: the highest learning rate, reached after 30 % of the steps.
         momentum: of SGD, fixed.
         weight_decay: of every parameter.
@@ -48,9 +48,11 @@ class Recipe:
 
 
 def recipe_for(data: Data, model: nn.Module) -> Recipe:
-    """What `train` uses unless told: more and smaller steps where images are few, and a tenth of
-    the learning rate for deep networks without normalisation (AlexNet, plain VGG), which stop
-    learning at a higher one."""
+    """Return the default recipe of `train`.
+
+    Small data sets get more and smaller steps. Deep models without normalisation (AlexNet, plain
+    VGG) get a tenth of the learning rate, because they do not learn at a higher one.
+    """
     few = len(data.train) < _FEW_IMAGES
     recipe = Recipe(epochs=40, batch=64, peak=0.1) if few else Recipe()
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]

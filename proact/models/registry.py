@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Make models by name."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ _MODULES = {
 
 
 def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """An untrained network for images (samples, in_channels, height, width) of any size from 4x4
-    up, with outputs (samples, num_classes); torch's global seed decides its weights.
+    """Make an untrained model; torch's global seed determines its weights.
+
+    The model maps images (n, in_channels, height, width) of at least 4x4 pixels to logits
+    (n, num_classes).
 
     Raises:
-        ValueError: an unknown name, see `names`; classes or channels under 1. TypeError: others
-            than integers.
+        ValueError: an unknown name, or fewer than 1 class or channel.
+        TypeError: classes or channels are not integers.
     """
     if name not in _MODULES:
         raise unknown("model", name, _MODULES)
@@ -49,5 +51,5 @@ def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
 
 def names() -> list[str]:
-    """What `create` takes."""
+    """Return the names that `create` accepts."""
     return list(_MODULES)

@@ -1,4 +1,4 @@
-"""The demo's network: small enough to train while one watches."""
+"""The model of the demo, small enough to train in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training by the recipe, seeded, resumable, and the cache of what was trained."""
+"""Seeded, resumable training by a recipe, and a cache of trained models."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     resume: Path | None = None,
 ) -> nn.Module:
-    """Trains ``model`` in place on ``data.train`` and returns it in eval mode.
+    """Train ``model`` in place on ``data.train`` and return it in eval mode.
 
-    Validation and test images are not looked at. Images and weights lie channels-last in memory
-    meanwhile, which convolutions on CPUs like better.
+    Validation and test images are not used. Images and weights are channels-last in memory during
+    the training, which is faster for convolutions on CPUs.
 
     Args:
         model: any classifier; parameters that do not require grad stay.
@@ -107,7 +107,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     seed: int,
 ) -> Iterator[int]:
-    """Each step, counted from 1, when it has been made."""
+    """Run one epoch; yield the number of each finished step, from 1."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator)
     model.train()
@@ -156,7 +156,7 @@ def trained(
             model.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ProactError(
-                f"{path} is not the trained {name} that it should be ({error}): delete it"
+                f"{path} does not hold the expected trained {name} ({error}): delete it"
             ) from None
         return model.eval()
     train(model, data, recipe, seed, progress, path.with_suffix(".unfinished.safetensors"))
@@ -165,7 +165,7 @@ def trained(
 
 
 def _facts(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str, object]:
-    """What determines the trained weights, beside the initial ones."""
+    """Return the facts that determine the trained weights, besides the initial weights."""
     return {
         "network": repr(model),
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
@@ -182,6 +182,6 @@ def _digest(facts: dict[str, object]) -> str:
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every (seed, epoch), in [0, 2^63)."""
+    """Derive a seed in [0, 2^63) from (seed, epoch)."""
     digest = hashlib.sha256(f"proact training {seed} {epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -65,7 +65,8 @@ def test_a_campaign_goes_on_and_ends_in_the_same_table(
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert "Traceback" not in errors
-    assert f"interrupted: what is done is kept in {stopped}; the same command goes on" in errors
+    kept = f"interrupted: finished work is kept in {stopped}; rerun the command to continue"
+    assert kept in errors
     assert output == ""
     assert 0 < before < 4 * 400
     assert _cells(capsys, command, stopped) == _cells(capsys, command, tmp_path / "whole")
@@ -105,5 +106,5 @@ def test_ctrl_c_in_training(
     monkeypatch.setattr(models, "trained", stop)
     out = tmp_path / "thresholds.safetensors"
     assert main([command, "--out", str(out if command == "protect" else tmp_path)]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the command to continue" in capsys.readouterr().err
     assert not out.exists()

@@ -92,7 +92,7 @@ def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: st
     ("arguments", "words"),
     [
         (["--model", "mine.py:nothing"], "mine.py has nothing named 'nothing'"),
-        (["--model", "mine.py:number"], "should be a torch.nn.Module"),
+        (["--model", "mine.py:number"], "expected a torch.nn.Module"),
         (["--model", "none.py:x"], "no file none.py"),
         (["--model", "no.such:x"], "no module 'no.such'"),
         (["--model", ":x"], "reads file.py:attribute"),

@@ -279,11 +279,11 @@ def test_the_given_models_are_untouched(trained_cnn: nn.Module, digits: Data) ->
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"variants": {}}, ValueError, "at least one variant"),
-        ({"faults": []}, ValueError, "at least one fault"),
+        ({"variants": {}}, ValueError, "variants: expected at least one, got none"),
+        ({"faults": []}, ValueError, "faults: expected at least one, got none"),
         ({"faults": [0.1]}, TypeError, "float"),
-        ({"faults": BitFlip(0.1)}, TypeError, "into a list"),
-        ({"variants": {"m": "x"}}, TypeError, "m is str"),
+        ({"faults": BitFlip(0.1)}, TypeError, "a list of faults, got a single BitFlip"),
+        ({"variants": {"m": "x"}}, TypeError, "got str for m"),
         ({"faults": [BitFlip(0.1), BitFlip(0.1)]}, ValueError, "twice"),
         ({"faults": [BitFlip(0.1, where="nothing")]}, ValueError, "'nothing' matches no"),
         ({"trials": 0}, ValueError, "trials: expected an integer"),

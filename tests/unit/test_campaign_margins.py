@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from proact import ProactError, campaign, results
-from proact.campaign.evaluation import drawn
+from proact.campaign.evaluation import drawn_images
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
 from proact.results import Policy
@@ -131,7 +131,7 @@ def test_a_name_stands_for_one_task(trained_cnn: nn.Module, digits: Data, tmp_pa
 
 def test_variants_answer_alike(trained_cnn: nn.Module, digits: Data, tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
-    with pytest.raises(ValueError, match=r"cnn gives \(10,\), wide gives \(12,\)"):
+    with pytest.raises(ValueError, match=r"\(10,\) from cnn, \(12,\) from wide"):
         campaign.run(
             {"cnn": trained_cnn, "wide": wide}, digits, FAULTS, store=tmp_path / "rows.sqlite"
         )
@@ -146,8 +146,8 @@ def test_variants_answer_alike(trained_cnn: nn.Module, digits: Data, tmp_path: P
         ({"margin": 0.1, "confidence": 0.0}, ValueError, "confidence: expected a number in (0, 1)"),
         ({"images_per_trial": "some"}, ValueError, "'auto' or 'all'"),
         ({"metric": "f1"}, ValueError, "'f1'"),
-        ({"executor": 0}, ValueError, "1 or more, got 0"),
-        ({"executor": "two"}, TypeError, "executor is"),
+        ({"executor": 0}, ValueError, "at least 1 process, got 0"),
+        ({"executor": "two"}, TypeError, "executor: expected"),
     ],
 )
 def test_bad_input(
@@ -168,13 +168,13 @@ def test_bad_input(
 def test_images_of_a_trial_are_a_fair_draw_and_nested() -> None:
     counts = np.zeros(20)
     for trial in range(3000):
-        order = drawn(0, trial, 20, 20)
+        order = drawn_images(0, trial, 20, 20)
         assert sorted(order) == list(range(20))
-        assert drawn(0, trial, 20, 5) == order[:5]
+        assert drawn_images(0, trial, 20, 5) == order[:5]
         counts[order[:5]] += 1
     # Each image is among five of twenty in a quarter of the trials.
     assert np.abs(counts - 750).max() < 4 * (3000 * 0.25 * 0.75) ** 0.5
-    assert drawn(1, 0, 20, 5) != drawn(0, 0, 20, 5)
+    assert drawn_images(1, 0, 20, 5) != drawn_images(0, 0, 20, 5)
 
 
 def test_progress_is_announced_to_a_function(trained_cnn: nn.Module, digits: Data) -> None:

@@ -80,7 +80,7 @@ def test_built_in_metrics_equal_the_counts(name: str, trained_cnn: nn.Module, di
 
 def test_no_labels_no_top_1(trained_cnn: nn.Module, digits: Data) -> None:
     images = digits.test.images
-    with pytest.raises(ValueError, match="top-1 compares outputs with labels"):
+    with pytest.raises(ValueError, match="expected labels for the metric top-1, got none"):
         campaign.run({"m": trained_cnn}, images, [BitFlip(1e-4)], trials=2)
     result = campaign.run(
         {"m": trained_cnn}, images, [BitFlip(1e-4)], trials=20, metric="sdc", images_per_trial=30
@@ -135,7 +135,9 @@ def test_dense_outputs_through_a_metric_of_ones_own() -> None:
         assert row.correct is None
         assert row.agreeing is None
     assert list(result.to_pandas().columns[3:4]) == ["IoU"]
-    with pytest.raises(ValueError, match="metric top-1 takes labels"):
+    with pytest.raises(
+        ValueError, match="expected labels .n,. int64 for the metric top-1, got targets"
+    ):
         campaign.run({"m": model}, (images, targets), [fault], trials=2)
 
 
@@ -158,8 +160,8 @@ def test_regression_against_the_clean_outputs() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (lambda output, targets, clean: output, "one number an image"),
-        (lambda output, targets, clean: 1.0, "one number an image"),
+        (lambda output, targets, clean: output, "one number per image"),
+        (lambda output, targets, clean: 1.0, "one number per image"),
     ],
 )
 def test_metrics_that_give_something_else(

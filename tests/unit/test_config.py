@@ -140,16 +140,25 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("variants: {both: [ranger, {method: proct}]}", "variants.both[1].method: a method is one"),
         ("variants: {a: {method: rangr}}", "did you mean 'ranger'?"),
         ("variants: {a: {method: ranger, mode: off}}", "variants.a.mode: mode is 'zero' or"),
-        ("variants: {a: {thresholds: x, mode: zero}}", "variants.a.mode: thresholds from a file"),
+        (
+            "variants: {a: {thresholds: x, mode: zero}}",
+            "variants.a.mode: expected thresholds alone",
+        ),
         ("variants: {a: {mode: zero}}", "variants.a: expected a method"),
-        ("variants: {1: relu}", "variants: a variant's name is a text, got 1"),
+        ("variants: {1: relu}", "variants: expected a text as the name of a variant, got 1"),
         ("variants: {}", "variants: expected at least one variant"),
-        ("variants: [relu, relu]", "variants.relu: each variant is named once"),
-        ("variants: {relu: relu, relu: ranger}", "line 1: the key 'relu' stands there twice"),
-        ("faults: [{kind: BitFilp, ber: 1e-6}]", "faults[0].kind: a fault's kind is one of"),
+        ("variants: [relu, relu]", "variants.relu: expected distinct variants"),
+        (
+            "variants: {relu: relu, relu: ranger}",
+            "line 1: expected distinct keys, got 'relu' twice",
+        ),
+        ("faults: [{kind: BitFilp, ber: 1e-6}]", "faults[0].kind: expected a kind of fault"),
         ("faults: [{kind: BitFilp, ber: 1e-6}]", "did you mean 'BitFlip'?"),
-        ("faults: [{kind: BitFlip, bre: 1e-6}]", "faults[0].bre: a BitFlip has no 'bre'; did you"),
-        ("faults: [{kind: BitFlip}]", "faults[0]: a BitFlip needs 'ber'"),
+        (
+            "faults: [{kind: BitFlip, bre: 1e-6}]",
+            "faults[0].bre: BitFlip has no field 'bre'; did you",
+        ),
+        ("faults: [{kind: BitFlip}]", "faults[0]: expected the field 'ber' of BitFlip"),
         ("faults: [{kind: BitFlip, ber: 2}]", "faults[0]: a bit error rate lies in [0, 1]"),
         ("faults: {kind: BitFlip}", "faults: expected a list, got {'kind': 'BitFlip'}"),
         ("faults: []", "faults: expected at least one fault"),
@@ -159,7 +168,7 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("model: resnet21", "model: a model is one of"),
         ("data: digit", "did you mean 'digits'?"),
         ("encoding: flaot32", "did you mean 'float32'?"),
-        ("metric: top-2", "metric: a metric is one of"),
+        ("metric: top-2", "metric: expected one of"),
         ("margin: 0", "margin: expected a finite number above 0, got 0"),
         ("confidence: 1", "confidence: expected a number in (0, 1), got 1"),
         ("trials: 0", "trials: expected an integer in [1, 2^32), got 0"),
@@ -179,11 +188,11 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("a: [1", "line 1: expected"),
         ("[1, 2]", "holds no experiment"),
         ("", "holds no experiment"),
-        ("proact: one", "proact: expected the form of the file"),
-        ("1: 2", "expected a key that is a text, got 1"),
+        ("proact: one", "proact: expected the version of the file"),
+        ("1: 2", "expected a text as a key, got 1"),
         ("model: 3", "model: expected a text, got 3"),
         ("download: yes", "download: expected true or false, got 'yes'"),
-        ("faults: [{kind: [1], ber: 3}]", "faults[0].kind: a fault's kind is one of"),
+        ("faults: [{kind: [1], ber: 3}]", "faults[0].kind: expected a kind of fault"),
         ("variants: {a: {method: [1]}}", "variants.a.method: a method is one of"),
         ("variants: {a: null}", "variants.a: expected unprotected, a mapping"),
         ("a: !!python/object:os.system x", "could not determine a constructor"),
@@ -199,7 +208,7 @@ def test_what_is_wrong_is_one_sentence_with_its_place(
 
 
 def test_a_newer_form_is_told_before_its_keys(tmp_path: Path) -> None:
-    with pytest.raises(ProactError, match=r"expected a form up to 1, got 2: update proact"):
+    with pytest.raises(ProactError, match=r"expected a version up to 1, got 2: update proact"):
         read(tmp_path, "proact: 2\nsomething_new: 1")
 
 
@@ -208,10 +217,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_experiment(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match=r"a file \*.yaml, \*.yml or \*.toml"):
         read(tmp_path, "{}", ".json")
-    with pytest.raises(ValueError, match="is no TOML"):
+    with pytest.raises(ValueError, match="is not valid TOML"):
         read(tmp_path, "a = = 1", ".toml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
         read_experiment(tmp_path / "bytes.yaml")
     with pytest.raises(ProactError, match="cannot be written"):
         write_experiment(Experiment(), tmp_path)

@@ -56,16 +56,16 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
 def test_what_no_data_is_is_a_sentence() -> None:
     images, labels = torch.randn(8, 3), torch.arange(8) % 2
     for given, words in (
-        (DataLoader(TensorDataset(images, labels)), "map-style Dataset, .* got DataLoader"),
+        (DataLoader(TensorDataset(images, labels)), "map-style Dataset or .* got DataLoader"),
         (TensorDataset(images), "item 0 is .Tensor"),
         ([({"image": 1}, 0)], "item 0 is .dict, int"),
         (TensorDataset(images[:0], labels[:0]), "at least one image"),
         (
             [(images[0], 0), (images[1, :2], 1), (images[2], 1)],
-            "one shape and dtype; item 0 has .3,.",
+            "one shape and dtype in a Dataset; item 0 has .3,.",
         ),
         ((images.int(), labels), "floating-point images"),
-        ((images, labels - 1), "labels start at 0"),
+        ((images, labels - 1), "expected labels of at least 0, got -1"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             as_evaluation(given)  # type: ignore[arg-type]

@@ -241,8 +241,8 @@ def test_an_executor_that_takes_no_work(digits: Data, tmp_path: Path) -> None:
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     wrong: list[tuple[Any, type[Exception], str]] = [
-        (pool, ProactError, "the executor takes no work: cannot schedule new futures"),
-        (0, ValueError, "a number of processes, 1 or more, got 0"),
+        (pool, ProactError, "the executor does not accept work: cannot schedule new futures"),
+        (0, ValueError, "executor: expected at least 1 process, got 0"),
         (-2, ValueError, "got -2"),
         ("two", TypeError, "got str"),
         (True, TypeError, "got bool"),
@@ -300,7 +300,7 @@ def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
 ) -> None:
     path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "once")
     with spawned(1) as pool:
-        with pytest.raises(ProactError, match="the executor takes no") as caught:
+        with pytest.raises(ProactError, match="the executor does not accept") as caught:
             campaign.run({"m": model}, digits, FAULTS, executor=pool, store=path, **OPTIONS)
         assert isinstance(caught.value.__cause__, BrokenProcessPool)
     again = campaign.run({"m": model}, digits, FAULTS, executor=1, store=path, **OPTIONS)
@@ -320,7 +320,7 @@ def test_an_executor_shut_down_under_way(
 
     # More units than can be under way.
     more = [*FAULTS, *(BitFlip(1e-3 * factor) for factor in range(2, 12))]
-    with pytest.raises(ProactError, match="the executor takes no"):
+    with pytest.raises(ProactError, match="the executor does not accept"):
         campaign.run(
             {"m": model}, digits, more, executor=pool, store=path, progress=close, **OPTIONS
         )

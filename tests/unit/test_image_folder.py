@@ -58,23 +58,23 @@ def test_the_middle_square_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs its folder"):
+    with pytest.raises(ValueError, match="imagefolder: expected a folder, got none"):
         data.load("imagefolder")
-    with pytest.raises(ProactError, match="is no folder"):
+    with pytest.raises(ProactError, match="expected a folder with one folder per class"):
         data.load("imagefolder", tmp_path / "nowhere")
     write(tmp_path, {"only": 3}, 3)
     with pytest.raises(ProactError, match="holds 1 folders with images"):
         data.load("imagefolder", tmp_path)
     write(tmp_path, {"other": 3}, 1)
-    with pytest.raises(ProactError, match="too few to split"):
+    with pytest.raises(ProactError, match="expected enough images for three splits"):
         data.load("imagefolder", tmp_path)
-    with pytest.raises(ValueError, match="image_size is a number of pixels from 1 up, got 0"):
+    with pytest.raises(ValueError, match="image_size: expected at least 1 pixel, got 0"):
         data.load("imagefolder", tmp_path, image_size=0)
     (tmp_path / "other" / "0.png").write_bytes(b"no image")
     with pytest.raises(ProactError, match="0.png cannot be read as an image"):
         data.load("imagefolder", tmp_path)
     write(tmp_path / "train", {"a": 0, "b": 100}, 10)
-    with pytest.raises(ProactError, match="none named test"):
+    with pytest.raises(ProactError, match="expected a folder test beside it"):
         data.load("imagefolder", tmp_path)
     write(tmp_path / "test", {"a": 0, "c": 100}, 2)
     with pytest.raises(ProactError, match="a class 'c' that the training images lack"):
@@ -109,5 +109,5 @@ def test_a_turned_photograph_is_put_upright(tmp_path: Path) -> None:
 def test_parts_without_a_training_part_are_no_classes(tmp_path: Path) -> None:
     for part in ("test", "val"):
         write(tmp_path / part, {"a": 0, "b": 100}, 10)
-    with pytest.raises(ProactError, match="a folder test and none named train"):
+    with pytest.raises(ProactError, match="a folder test: expected a folder train"):
         data.load("imagefolder", tmp_path)
