@@ -26,8 +26,9 @@ demo: $(VENV)/.installed
 
 test: lint types native unit
 
+# Two processes, because most tests leave cores idle; a file stays in one process, which has its fixtures.
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''

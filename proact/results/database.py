@@ -27,16 +27,15 @@ Opened = TypeVar("Opened", bound="Database")
 
 
 class Database:
-    """An open store. Use as a context manager, or `close` it.
+    """An open store. Use it as a context manager, or `close` it.
 
     Args:
-        path: a file, created where it does not exist; None keeps the rows in memory.
-        read_only: changes nothing in the file, which has to exist; it may be
-            one without write permission.
+        path: a file, created if it does not exist; None keeps the rows in memory.
+        read_only: open an existing file, which may lack write permission, and change nothing in it.
 
     Raises:
-        ProactError: a file that is no proact store or another version's, or that cannot be written
-            (read).
+        ProactError: the file is not a proact store, has another version's format, or cannot be
+            written (with ``read_only``: read).
     """
 
     def __init__(self, path: Path | str | None = None, read_only: bool = False) -> None:
@@ -115,7 +114,8 @@ class Database:
 
     def _connected(self, read_only: bool) -> sqlite3.Connection:
         if self.path is None:
-            return sqlite3.connect(":memory:", isolation_level=None)
+            # A result may be read, and is freed, in another thread than that of the campaign.
+            return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         if not read_only:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return sqlite3.connect(self.path, isolation_level=None, timeout=_PATIENCE_SECONDS)

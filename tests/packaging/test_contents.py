@@ -41,7 +41,7 @@ def test_the_wheel_is_the_package_and_its_native_module(wheel: zipfile.ZipFile) 
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     native = {name for name in held if re.fullmatch(r"proact/_proact\.[\w-]+\.so", name)}
     assert len(native) == 1
-    # The rooms' READMEs are for who changes the source; nothing reads them at run time.
+    # The packages' READMEs are for developers; nothing reads them at run time.
     expected = {
         name
         for name in source_tree()

@@ -51,7 +51,7 @@ def test_rows_equal_a_plain_loop(
 ) -> None:
     images, labels = digits.test.images, digits.test.labels
     # In the campaign's batches: a batch decides the order in which a CPU adds up.
-    batches = images.split(result.settled.policy.batch)
+    batches = images.split(result.policy.batch)
     for name, model in variants.items():
         encoded = encode(model, "q15.16").eval()
         with torch.no_grad():

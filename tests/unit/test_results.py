@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -382,12 +384,22 @@ campaign.run(
     assert 10 <= stored.cells[0].trials < 5000
 
 
+def test_a_result_in_memory_is_read_in_another_thread(
+    variants: dict[str, nn.Module], digits: Data
+) -> None:
+    result = campaign.run(variants, digits, FAULTS[:1], trials=2, **OPTIONS)
+    with ThreadPoolExecutor(1) as thread:
+        rows = thread.submit(result.rows, "relu", FAULTS[0]).result()
+    assert len(rows) == 2
+    assert rows == result.rows("relu", FAULTS[0])
+
+
 def test_sessions_record_their_environment(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, **OPTIONS)
     environment = only(path).sessions[0].environment
-    assert environment["torch"] == torch.__version__
+    assert environment["torch"] == version("torch")
     assert environment["threads"] == torch.get_num_threads()
     assert environment["device"] == "cpu"
     assert environment["cores"] == os.cpu_count()
