@@ -29,7 +29,7 @@ def campaign(
         typer.Option(
             "--out",
             metavar="FOLDER",
-            help="Folder for experiment.yaml, rows.sqlite and networks/. The same command "
+            help="Folder for experiment.yaml, rows.sqlite and models/. The same command "
             "continues from there.",
         ),
     ] = Path("runs/campaign"),

@@ -54,12 +54,12 @@ def profile(
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.profiling import profile_of, profile_tables
-    from proact.config.user_code import dataset
+    from proact.config.user_code import load_data
 
     values, _ = given_values(Experiment, given)
     images = None
     if data is not None:
-        images = dataset(data, values.pop("data_folder", None), **values)
+        images = load_data(data, values.pop("data_folder", None), **values)
     found = profile_of(model, images, shape, classes)
     if as_json:
         print_json(found.document())

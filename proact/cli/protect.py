@@ -42,7 +42,7 @@ def protect(
             "--out",
             metavar="FILE",
             help="File for the thresholds, *.safetensors; an existing file is replaced. The "
-            "trained model is kept in networks/ beside it.",
+            "trained model is kept in models/ beside it.",
         ),
     ] = Path("runs/thresholds.safetensors"),
     as_json: AsJson = False,

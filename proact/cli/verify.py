@@ -82,11 +82,11 @@ def verify(
     """
     from proact import faults
     from proact.cli.output import print_json, print_tables
-    from proact.config.user_code import network
+    from proact.config.user_code import load_model
     from proact.report.fault_tables import verification_table
 
     found = faults.verify(
-        network(model, num_classes=10, in_channels=3),
+        load_model(model, num_classes=10, in_channels=3),
         encoding,
         ber=ber,
         trials=trials,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from proact.config.user_code import network
+from proact.config.user_code import load_model
 from proact.data import Data
 from proact.models.evaluation import check_runs
 from proact.nn import Site, find_sites
@@ -98,7 +98,7 @@ def profile_of(
         size = _shape(shape)
     else:
         size, classes = tuple(images.train.images.shape[1:]), images.num_classes
-    made = network(model, classes, size[0])
+    made = load_model(model, classes, size[0])
     # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
     example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     check_runs(made, example)

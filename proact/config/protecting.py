@@ -15,7 +15,7 @@ from proact import protect
 from proact.config.experiment import Experiment
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
-from proact.config.runner import NETWORKS, checked
+from proact.config.runner import MODELS, checked
 from proact.config.variants import costs, hardened, trained
 from proact.errors import ProactError
 from proact.protect import Cost
@@ -73,7 +73,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     images, given = checked(experiment)
     _check_writable(path)
     try:
-        kept = path.parent / NETWORKS
+        kept = path.parent / MODELS
         plain = trained(
             experiment.model, given, images, experiment.seed, kept, stages, experiment.data
         )

@@ -17,7 +17,7 @@ from proact import campaign, faults, models
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import write_experiment
-from proact.config.user_code import dataset, network
+from proact.config.user_code import load_data, load_model
 from proact.config.variants import built, costs, trained
 from proact.data import Data
 from proact.errors import ProactError
@@ -26,7 +26,7 @@ from proact.report.tables import Gain, gains_of
 from proact.results.result import Result
 from proact.results.store import Store
 
-EXPERIMENT, STORE, NETWORKS = "experiment.yaml", "rows.sqlite", "networks"
+EXPERIMENT, STORE, MODELS = "experiment.yaml", "rows.sqlite", "models"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run(
     """Run ``experiment`` and write its files into ``folder``.
 
     The folder receives ``experiment.yaml``, which repeats the run; ``rows.sqlite``, the store; and
-    ``networks/`` with trained weights and thresholds. An interrupted run continues from these
+    ``models/`` with trained weights and thresholds. An interrupted run continues from these
     files, and another experiment with the same models reuses them.
 
     Args:
@@ -109,13 +109,13 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
     Raises:
         ValueError, TypeError, ProactError: the model, data, encoding or a file is invalid.
     """
-    images = dataset(
+    images = load_data(
         experiment.data,
         experiment.data_folder,
         download=experiment.download,
         image_size=experiment.image_size,
     )
-    given = network(experiment.model, images.num_classes, images.train.images.shape[1])
+    given = load_model(experiment.model, images.num_classes, images.train.images.shape[1])
     # Check that the encoding can store the parameters: training keeps their dtypes.
     faults.FaultSpace(given, experiment.encoding)
     for name, variant in experiment.variants.items():
@@ -127,7 +127,7 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
 def _run(
     experiment: Experiment, folder: Path, stages: Stages, images: Data, given: nn.Module
 ) -> Outcome:
-    kept = folder / NETWORKS
+    kept = folder / MODELS
     plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
     variants = built(experiment, plain, images, kept, stages)
 
@@ -194,7 +194,7 @@ def _make_writable(folder: Path, files: Sequence[str]) -> None:
     """Make the folder and check that all output files can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for place in (folder, folder / NETWORKS):
+        for place in (folder, folder / MODELS):
             if place.exists():
                 tempfile.TemporaryFile(dir=place).close()
         for name in files:

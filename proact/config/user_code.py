@@ -38,7 +38,7 @@ class UsersCodeError(ProactError):
     """An error of the user's code, with a traceback of the user's frames only."""
 
 
-def dataset(
+def load_data(
     text: str,
     folder: str | Path | None = None,
     *,
@@ -55,25 +55,25 @@ def dataset(
         folder, download, image_size: as for `proact.data.load`.
 
     Raises:
-        ValueError, TypeError, ProactError: the errors of `proact.data.load` and `own`.
+        ValueError, TypeError, ProactError: the errors of `proact.data.load` and `load_attribute`.
     """
     if not is_user_code(text):
         return data.load(text, folder, download=download, image_size=image_size)
-    given = own(text)
+    given = load_attribute(text)
     return given if isinstance(given, Data) else parts_of(given)
 
 
-def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
+def load_model(text: str, num_classes: int, in_channels: int) -> nn.Module:
     """Make a named model, untrained, or load a model of the user's code unchanged.
 
     Raises:
         ValueError, TypeError, ProactError: an unknown name, an attribute that is not a
-            `torch.nn.Module`, or the errors of `own`.
+            `torch.nn.Module`, or the errors of `load_attribute`.
     """
     check_model_name(text)
     if not is_user_code(text):
         return models.create(text, num_classes, in_channels)
-    given = own(text)
+    given = load_attribute(text)
     if not isinstance(given, nn.Module):
         raise TypeError(
             f"{text}: expected a torch.nn.Module or a function that returns one, got "
@@ -82,7 +82,7 @@ def network(text: str, num_classes: int, in_channels: int) -> nn.Module:
     return given
 
 
-def own(text: str) -> Any:
+def load_attribute(text: str) -> Any:
     """Load ``file.py:attribute`` or ``module:attribute``; call it if it is a function.
 
     Raises:

@@ -15,8 +15,11 @@ from proact.models.init import scale_for_relu
 
 
 def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
-    """Seven ReLUs, the last one of 4,096 neurons. Takes images of any size."""
-    network = nn.Sequential(
+    """Make AlexNet: 7 ReLUs, the last one of 4,096 neurons.
+
+    Maps images (n, in_channels, height, width) to logits (n, num_classes).
+    """
+    model = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(in_channels, 64, 3, stride=2, padding=1),
             relu1=nn.ReLU(),
@@ -41,8 +44,8 @@ def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
             output=nn.Linear(4096, num_classes),
         )
     )
-    scale_for_relu(network)
-    return network
+    scale_for_relu(model)
+    return model
 
 
 def _halve() -> nn.MaxPool2d:

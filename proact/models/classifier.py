@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 
-def add_classifier(network: nn.Sequential, channels: int, num_classes: int) -> None:
+def add_classifier(model: nn.Sequential, channels: int, num_classes: int) -> None:
     """Append ``pool``, ``flatten`` and ``output`` after ``channels`` feature maps of any size."""
-    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    network.add_module("flatten", nn.Flatten())
-    network.add_module("output", nn.Linear(channels, num_classes))
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("output", nn.Linear(channels, num_classes))

@@ -21,17 +21,17 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return float((logits(model, split.images).argmax(1) == split.labels).float().mean())
 
 
-def check_fit(output: Tensor, labels: Tensor, name: str = "the network") -> None:
+def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
     """Raise ValueError unless ``output`` is (images, classes) with a class for every label."""
     highest = int(labels.max())
     if output.dim() != 2 or output.shape[1] <= highest:
         raise ValueError(
-            f"labels go up to {highest}, so a network's output is (images, classes) with more "
+            f"labels go up to {highest}, so the model's output is (images, classes) with more "
             f"classes than that; {name} gives {tuple(output.shape)}"
         )
 
 
-def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> Tensor:
+def check_runs(model: nn.Module, images: Tensor, name: str = "the model") -> Tensor:
     """Compute the logits in eval mode; raise ValueError if ``model`` does not accept the images."""
     try:
         with eval_mode(model):
@@ -43,6 +43,6 @@ def check_runs(model: nn.Module, images: Tensor, name: str = "the network") -> T
         ) from error
 
 
-def check_takes(model: nn.Module, split: Split, name: str = "the network") -> None:
+def check_takes(model: nn.Module, split: Split, name: str = "the model") -> None:
     """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels."""
     check_fit(check_runs(model, split.images[:1], name), split.labels, name)

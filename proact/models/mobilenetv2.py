@@ -1,4 +1,4 @@
-"""MobileNetV2 for small images: the first two halvings are left out.
+"""MobileNetV2 for small images: without the first two strides.
 
 M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted Residuals and Linear
 Bottlenecks", arXiv 1801.04381, table 2.
@@ -57,8 +57,11 @@ def _convolution(
 
 
 def mobilenetv2(num_classes: int, in_channels: int) -> nn.Sequential:
-    """35 ReLU6 activations; 2,236,682 parameters for 10 classes and 3 channels."""
-    network = nn.Sequential(OrderedDict(stem=_convolution(in_channels, 32, 3)))
+    """Make MobileNetV2: 35 ReLU6 activations; 2,236,682 parameters for 10 classes and 3 channels.
+
+    Maps images (n, in_channels, height, width) to logits (n, num_classes).
+    """
+    model = nn.Sequential(OrderedDict(stem=_convolution(in_channels, 32, 3)))
     before = 32
     for stage, (expansion, width, depth, stride) in enumerate(_STAGES, 1):
         blocks = nn.Sequential()
@@ -67,7 +70,7 @@ def mobilenetv2(num_classes: int, in_channels: int) -> nn.Sequential:
                 InvertedResidual(before, width, stride if position == 0 else 1, expansion)
             )
             before = width
-        network.add_module(f"stage{stage}", blocks)
-    network.add_module("head", _convolution(before, 1280, 1))
-    add_classifier(network, 1280, num_classes)
-    return network
+        model.add_module(f"stage{stage}", blocks)
+    model.add_module("head", _convolution(before, 1280, 1))
+    add_classifier(model, 1280, num_classes)
+    return model

@@ -79,7 +79,7 @@ def _resnet(
     num_classes: int,
     in_channels: int,
 ) -> nn.Sequential:
-    network = nn.Sequential(
+    model = nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(in_channels, 64, 3, padding=1, bias=False),
             norm=nn.BatchNorm2d(64),
@@ -93,9 +93,9 @@ def _resnet(
             stride = 2 if stage > 1 and position == 0 else 1
             blocks.append(block(before, width, stride))
             before = width * block.expansion
-        network.add_module(f"stage{stage}", blocks)
-    add_classifier(network, before, num_classes)
-    return network
+        model.add_module(f"stage{stage}", blocks)
+    add_classifier(model, before, num_classes)
+    return model
 
 
 resnet18 = partial(_resnet, BasicBlock, (2, 2, 2, 2))

@@ -1,4 +1,4 @@
-"""ResNet-20, 32, 44 and 56: the narrow family that was made for CIFAR.
+"""ResNet-20, 32, 44 and 56: the narrow family for CIFAR.
 
 K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", arXiv 1512.03385,
 section 4.2; shortcuts without parameters (option A).
@@ -39,7 +39,7 @@ class CifarBlock(nn.Module):
 
 
 def _resnet_cifar(blocks_per_stage: int, num_classes: int, in_channels: int) -> nn.Sequential:
-    network = nn.Sequential(
+    model = nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(in_channels, 16, 3, padding=1, bias=False),
             norm=nn.BatchNorm2d(16),
@@ -52,10 +52,10 @@ def _resnet_cifar(blocks_per_stage: int, num_classes: int, in_channels: int) -> 
         for _ in range(blocks_per_stage):
             blocks.append(CifarBlock(before, width))
             before = width
-        network.add_module(f"stage{stage}", blocks)
-    add_classifier(network, before, num_classes)
-    scale_for_relu(network)
-    return network
+        model.add_module(f"stage{stage}", blocks)
+    add_classifier(model, before, num_classes)
+    scale_for_relu(model)
+    return model
 
 
 # 6 n + 2 layers with weights, n blocks a stage.

@@ -40,9 +40,9 @@ def train(
     the training, which is faster for convolutions on CPUs.
 
     Args:
-        model: any classifier; parameters that do not require grad stay.
-        recipe: `recipe_for` the data and network by default.
-        seed: decides order and augmentation of the images; torch's global generator is not
+        model: any classifier; parameters that do not require grad keep their values.
+        recipe: `recipe_for` the data and the model by default.
+        seed: determines the order and augmentation of the images; torch's global generator is not
             touched (what dropout draws comes from a copy of it, seeded too). An epoch's draws
             depend on (seed, epoch) alone.
         progress: called after each step with (steps done, steps in all).
@@ -51,7 +51,7 @@ def train(
             number of threads; it is deleted at the end.
 
     Raises:
-        ValueError: the network does not take the images, or has fewer classes than they have.
+        ValueError: the model does not take the images, or has fewer classes than they have.
         ProactError: ``resume`` holds something else, or cannot be written.
     """
     recipe = recipe_for(data, model) if recipe is None else recipe
@@ -128,12 +128,12 @@ def trained(
     progress: Callable[[int, int], None] | None = None,
     recipe: Recipe | None = None,
 ) -> nn.Module:
-    """The named network trained on ``data``, in eval mode; read from ``cache`` where it is there.
+    """Return the named model trained on ``data``, in eval mode, from ``cache`` if it is there.
 
     Args:
-        seed: decides the initial weights, and what `train` draws.
+        seed: decides the initial weights, and the random numbers of `train`.
         cache: a folder for safetensors files, named by what determines the weights. An
-            interrupted training goes on from its last epoch.
+            interrupted training continues after its last epoch.
         progress, recipe: as for `train`.
     """
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""VGG-16 for small images: one linear layer behind the convolutions.
+"""VGG-16 for small images: one linear layer after the convolutions.
 
 K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
 arXiv 1409.1556, configuration D.
@@ -15,28 +15,31 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 def vgg16(num_classes: int, in_channels: int) -> nn.Sequential:
-    """Thirteen ReLUs; 14,719,818 parameters for 10 classes and 3 channels. Takes any image size."""
+    """Make VGG-16: 13 ReLUs; 14,719,818 parameters for 10 classes and 3 channels.
+
+    Maps images (n, in_channels, height, width) to logits (n, num_classes).
+    """
     return _vgg(num_classes, in_channels, batch_norm=False)
 
 
 def vgg16_bn(num_classes: int, in_channels: int) -> nn.Sequential:
-    """`vgg16` with batch normalisation behind every convolution."""
+    """Make `vgg16` with batch normalisation after every convolution."""
     return _vgg(num_classes, in_channels, batch_norm=True)
 
 
 def _vgg(num_classes: int, in_channels: int, batch_norm: bool) -> nn.Sequential:
-    network = nn.Sequential()
+    model = nn.Sequential()
     before = in_channels
     for stage, widths in enumerate(_STAGES, 1):
         for position, width in enumerate(widths, 1):
             name = f"{stage}_{position}"
-            network.add_module(f"conv{name}", nn.Conv2d(before, width, 3, padding=1))
+            model.add_module(f"conv{name}", nn.Conv2d(before, width, 3, padding=1))
             if batch_norm:
-                network.add_module(f"norm{name}", nn.BatchNorm2d(width))
-            network.add_module(f"relu{name}", nn.ReLU())
+                model.add_module(f"norm{name}", nn.BatchNorm2d(width))
+            model.add_module(f"relu{name}", nn.ReLU())
             before = width
         # Rounding up: an image under 32x32 keeps one pixel to the end.
-        network.add_module(f"pool{stage}", nn.MaxPool2d(2, ceil_mode=True))
-    add_classifier(network, before, num_classes)
-    scale_for_relu(network)
-    return network
+        model.add_module(f"pool{stage}", nn.MaxPool2d(2, ceil_mode=True))
+    add_classifier(model, before, num_classes)
+    scale_for_relu(model)
+    return model

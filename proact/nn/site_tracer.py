@@ -162,7 +162,7 @@ def _rewritten_sites(
         found, reason = -1, str(error).strip().partition("\n")[0]
     if found != len(calls):
         raise ValueError(
-            f"the activation calls in the forward of {place} cannot be told apart ({reason}): "
+            f"the activation calls in the forward of {place} cannot be distinguished ({reason}): "
             "use a separate module for each call"
         )
     sites: dict[_ActivationCall, Site] = {}

@@ -3,8 +3,8 @@
 A site is a call of an `nn.ReLU` module (one module can serve many sites), of a function, a method
 or an in-place form, of `clamp` at 0, or of a ReLU with a ceiling (ReLU6, hardtanh and clamp from
 0). GELU, SiLU and Hardswish are sites on request. Other activations, and ReLU written as a product
-or maximum, are not found. Calls that cannot be told apart raise an error that names them, so that
-no ReLU stays unprotected silently. The output of the last layer is not a site.
+or maximum, are not found. Calls that cannot be distinguished raise an error that names them, so
+that no ReLU stays unprotected silently. The output of the last layer is not a site.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from proact.results.schema import (
     LATER_TABLES,
     SCHEMA,
     SCHEMA_VERSION,
-    refuse_strangers,
+    refuse_other_files,
 )
 
 #: How long one process waits while another writes.
@@ -42,7 +42,7 @@ class Database:
         # A later change of the working folder must not make another store of it.
         self.path = None if path is None else Path(path).absolute()
         if self.path is not None:
-            refuse_strangers(self.path)
+            refuse_other_files(self.path)
         with self.errors_named():
             self.connection = self._connected(read_only)
         # A result keeps a store in memory open for as long as the result lives.

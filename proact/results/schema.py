@@ -60,7 +60,7 @@ SCHEMA += _RUNS
 LATER_TABLES = {2: _RUNS}
 
 
-def refuse_strangers(path: Path) -> None:
+def refuse_other_files(path: Path) -> None:
     """Raises ProactError for a file of another kind, before SQLite would lock or change it."""
     try:
         with path.open("rb") as file:

@@ -314,7 +314,10 @@ def test_help_waits_for_nothing_heavy() -> None:
         (["campaign", "experiment.json"], "*.yaml"),
         (["campaign", "newer.yaml"], "newer.yaml: proact: expected a version up to 1, got 9"),
         (["campaign", "typo.yaml"], "typo.yaml: variants.ranger.mod: ranger has no option 'mod'"),
-        (["campaign", "--workers", "1", "--scheduler", "tcp://x:1"], "not both"),
+        (
+            ["campaign", "--workers", "1", "--scheduler", "tcp://x:1"],
+            "expected workers or a scheduler, got both",
+        ),
         (["campaign", "--variant", "none.safetensors"], "there is no file none.safetensors"),
         (["campaign", "--model", "typo.yaml:x"], "no module 'typo.yaml'"),
         (["protect", "--method", "relu"], "expected a method of protection"),

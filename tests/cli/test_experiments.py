@@ -136,7 +136,7 @@ def test_the_same_command_continues_and_another_file_reuses_the_models(
     out, document = finished
 
     def protected() -> dict[str, int]:
-        return {file.name: file.stat().st_mtime_ns for file in (out / "networks").iterdir()}
+        return {file.name: file.stat().st_mtime_ns for file in (out / "models").iterdir()}
 
     before = protected()
     assert len(before) >= 13

@@ -95,7 +95,7 @@ def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: st
         (["--model", "mine.py:number"], "expected a torch.nn.Module"),
         (["--model", "none.py:x"], "no file none.py"),
         (["--model", "no.such:x"], "no module 'no.such'"),
-        (["--model", ":x"], "reads file.py:attribute"),
+        (["--model", ":x"], "expected file.py:attribute or"),
         (["--model", "vgg61"], "did you mean 'vgg16'"),
         (["--shape", "3x"], "as in 3x32x32"),
         (["--model", "mine.py:network", "--shape", "3x9x9"], "does not take images of shape"),

@@ -40,5 +40,5 @@ def test_networks_without_relu_are_measured() -> None:
 
 
 def test_a_forward_that_fills_its_list_of_inputs_is_named() -> None:
-    with pytest.raises(ValueError, match="forward of 'stage2.0' cannot be told apart"):
+    with pytest.raises(ValueError, match="forward of 'stage2.0' cannot be distinguished"):
         check_protected(timm.create_model("hrnet_w18_small", num_classes=CLASSES), 64)

@@ -262,12 +262,12 @@ class Recurrent(nn.Module):
         return output
 
 
-def test_what_cannot_be_told_apart_is_named() -> None:
+def test_calls_that_cannot_be_distinguished_are_named() -> None:
     with pytest.raises(
-        ValueError, match="the activation calls in the forward of '0' cannot be told"
+        ValueError, match="the activation calls in the forward of '0' cannot be distinguished"
     ):
         find_sites(nn.Sequential(Branching()), torch.ones(1, 3))
-    with pytest.raises(ValueError, match="forward of Calls cannot be told apart .descriptor"):
+    with pytest.raises(ValueError, match="forward of Calls cannot be distinguished .descriptor"):
         find_sites(Calls(Tensor.relu_), torch.ones(1, 3))
     with pytest.raises(ValueError, match="the module 'cell' runs more than once"):
         find_sites(Recurrent(), torch.ones(1, 3))
@@ -350,7 +350,7 @@ class Careless(nn.Module):
     [
         ("attribute", "it assigns self.features"),
         ("mask", "cannot be traced .unsupported operand"),
-        ("tensor", "cannot be told apart .2 calls ran and 1 were found"),
+        ("tensor", "cannot be distinguished .2 calls ran and 1 were found"),
     ],
 )
 def test_forwards_that_do_more_than_compute_are_named(trouble: str, words: str) -> None:

@@ -43,7 +43,7 @@ def test_thresholds_are_chosen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     ran(tmp_path, variants=["ranger"])
-    (kept,) = (tmp_path / "networks").glob("ranger-*.safetensors")
+    (kept,) = (tmp_path / "models").glob("ranger-*.safetensors")
     kept.write_bytes(b"something else")
     with pytest.raises(ProactError, match=rf"{kept.name} does not hold .* delete it"):
         ran(tmp_path, variants=["ranger"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from proact import campaign
-from proact.config.user_code import own
+from proact.config.user_code import load_attribute
 from proact.faults import BitFlip
 
 MODEL = """
@@ -62,7 +62,7 @@ def in_file(folder: Path, name: str, source: str = MODEL) -> Path:
 @pytest.mark.parametrize("is_local", [True, False], ids=["processes", "executor"])
 def test_a_model_class_reaches_spawned_workers(name: str, is_local: bool, tmp_path: Path) -> None:
     file = in_file(tmp_path / "code", name)
-    model = own(f"{file}:network")
+    model = load_attribute(f"{file}:network")
     file.unlink()  # a remote worker does not have it
     data = torch.randn(30, 12), torch.arange(30) % 3
 
@@ -88,12 +88,12 @@ def test_a_stem_that_is_no_identifier(name: str, tmp_path: Path) -> None:
     in_file(tmp_path / "net", "__init__.py", "raise RuntimeError('imported by mistake')")
     file = in_file(tmp_path, name, "value = 3")
     sys.path.insert(0, str(tmp_path))
-    assert own(f"{file}:value") == 3
+    assert load_attribute(f"{file}:value") == 3
 
 
 def test_files_of_one_stem_are_different_modules(tmp_path: Path) -> None:
     files = [in_file(tmp_path / part, "json.py", f"value = '{part}'") for part in "abc"]
-    assert [own(f"{file}:value") for file in files] == ["a", "b", "c"]
+    assert [load_attribute(f"{file}:value") for file in files] == ["a", "b", "c"]
     modules = [sys.modules[name] for name in sys.modules if name.startswith("own_json")]
     assert sorted(module.value for module in modules) == ["a", "b", "c"]
     import json
