@@ -223,6 +223,9 @@ from proact.results import read
 (stored,) = read(sys.argv[1])
 stored.cells, stored.details(), stored.difference("ranger", "relu"), stored.failures()
 early = {"torch", "matplotlib"} & set(sys.modules)
+import warnings
+# An older matplotlib uses what a newer pyparsing deprecates.
+warnings.filterwarnings("ignore", module="matplotlib|pyparsing")
 from proact.report import write_report
 write_report(sys.argv[1], sys.argv[2])
 print(sorted(early), "torch" in sys.modules)
