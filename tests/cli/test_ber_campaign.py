@@ -116,7 +116,7 @@ def test_help_explains_every_flag_with_its_unit() -> None:
         (["--ber", "nan"], "nan"),
         (["--ber", "often"], "often"),
         (["--variant", "relu", "--variant", "magic"], "'magic'"),
-        (["--variant", "relu", "--variant", "relu"], "once"),
+        (["--variant", "relu", "--variant", "relu"], "expected distinct variants"),
         (["--variant", "ranger:mode"], "name=value"),
         (["--variant", "ranger:decay=1"], "got 'decay'"),
         (["--encoding", "int9"], "'int9'"),

@@ -187,7 +187,7 @@ def test_a_module_that_runs_twice_is_no_place_to_cut() -> None:
     assert TracedModel(network).cut_at(network.act, torch.ones(2, 6)) is None
 
 
-def test_prefix_cache_around_the_module_are_carried_along() -> None:
+def test_tensors_that_bypass_the_cut_module_are_carried_along() -> None:
     network = Functional(lambda net, x: net.linear(net.act(x)) + F.pad(x[:, 1:], (0, 1))).eval()
     clip = HyReLU(1.0)
     network.act = clip  # type: ignore[assignment]

@@ -308,7 +308,7 @@ def test_models_that_cannot_be_protected(model: nn.Module, words: str) -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "error", "words"),
     [
-        (torch.randn(3, 6), torch.zeros(4, dtype=torch.int64), ValueError, "one label an image"),
+        (torch.randn(3, 6), torch.zeros(4, dtype=torch.int64), ValueError, "one label per image"),
         (torch.randn(0, 6), torch.zeros(0, dtype=torch.int64), ValueError, "at least one image"),
         (torch.full((3, 6), float("nan")), torch.zeros(3, dtype=torch.int64), ValueError, "NaN"),
         (torch.randn(3, 6), torch.tensor([0, 1, -1]), ValueError, "-1"),
