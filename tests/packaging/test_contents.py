@@ -64,7 +64,14 @@ def test_what_the_wheel_says_of_itself(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == proact.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"data", "dask", "vision", "docs", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "data",
+        "dask",
+        "notebook",
+        "vision",
+        "docs",
+        "dev",
+    }
     assert f"{information}/licenses/LICENSE" in wheel.namelist()
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(f"{information}/entry_points.txt").decode())
