@@ -56,9 +56,10 @@ def empty_page(store: str, is_older: bool) -> str:
 def _title(analysis: Analysis) -> str:
     run = analysis.run
     experiment = run.notes.get("experiment")
-    if isinstance(experiment, Mapping) and "network" in experiment:
-        model = str(experiment["network"])
-        return f"{model} on {experiment['data']}" if "data" in experiment else model
+    if isinstance(experiment, Mapping):
+        model = experiment.get("model", experiment.get("network"))  # the key of older versions
+        if model is not None:
+            return f"{model} on {experiment['data']}" if "data" in experiment else str(model)
     return run.name or " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
 
 

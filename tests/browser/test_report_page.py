@@ -66,7 +66,7 @@ def report(digits: Data, trained_cnn: nn.Module, tmp_path_factory: pytest.TempPa
     faults = [BitFlip(float(rate)) for rate in RATES]
     campaign.run(
         variants, digits, faults, trials=8, store=store, executor=1,
-        notes={"experiment": {"network": HOSTILE}}, **options,
+        notes={"experiment": {"model": HOSTILE}}, **options,
     )  # fmt: skip
     return write_report(store, folder / "report")["html"]
 

@@ -40,7 +40,7 @@ def store(
     campaign.per_bit(variants[HOSTILE[0]], digits, name=HOSTILE[0], **sweep)
     faults = [BitFlip(1e-3), BitFlip(1e-5), BitFlip(1e-4), ActivationFlip(1e-4), ExactFlips(2)]
     notes = {
-        "experiment": {"network": "small-cnn", "data": "<digits>", "seed": 3},
+        "experiment": {"model": "small-cnn", "data": "<digits>", "seed": 3},
         "costs": {HOSTILE[1]: {"clean_soft": 0.9125, "latency": 1.25, "thresholds": 4}},
     }
     campaign.run(variants, digits, faults, trials=12, store=path, notes=notes, **OPTIONS)
@@ -146,7 +146,7 @@ def test_the_page_says_how_it_was_measured(page: Page, stored: Result) -> None:
     flips = sum(c.flips * c.trials for c in stored.cells if c.fault.startswith("BitFlip"))
     assert f"In all {flips:,.0f} bits were flipped, where " in text
     assert "into the outputs of layers stored as" in text
-    assert "network: small-cnn data: <digits> seed: 3" in text
+    assert "model: small-cnn data: <digits> seed: 3" in text
     assert "Accuracy of small-cnn on <digits> under faults" in text
     rows = page.table("variant", "thresholds")
     assert rows[0][0] == HOSTILE[0]

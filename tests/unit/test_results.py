@@ -430,7 +430,7 @@ def test_runs_differ_by_their_specification(
 
 
 def test_notes_are_kept(variants: dict[str, nn.Module], digits: Data, path: Path) -> None:
-    notes = {"experiment": {"network": "small-cnn", "data": "digits"}, "mine": [1, None, "é"]}
+    notes = {"experiment": {"model": "small-cnn", "data": "digits"}, "mine": [1, None, "é"]}
     for given in ({}, notes):
         campaign.run(variants, digits, FAULTS[:1], trials=2, store=path, notes=given, **OPTIONS)
     assert only(path).spec.notes == notes, "the last ones"

@@ -91,3 +91,10 @@ def test_sweeps_have_a_margin_or_trials_of_their_own(tmp_path: Path) -> None:
     assert sum(stratum.trials for stratum in layers.strata) <= 96
     assert sum(stratum.trials for stratum in bits.strata) <= 96
     assert len(bits.strata) == 32
+
+
+def test_the_report_names_the_model_and_the_data(tmp_path: Path) -> None:
+    outcome = ran(tmp_path, variants=["relu"])
+    title = f"Accuracy of {outcome.experiment.model} on {outcome.experiment.data} under faults"
+    page = outcome.result.report(tmp_path / "report")
+    assert title in page.read_text("utf-8")
