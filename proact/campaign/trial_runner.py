@@ -22,7 +22,7 @@ from proact.campaign.metrics import (
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.faults.record import Record
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
 from proact.results.policy import Policy
 from proact.results.store import Row

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 from proact.nn.site import eval_mode
 
 

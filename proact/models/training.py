@@ -23,7 +23,7 @@ from proact.models import checkpoint
 from proact.models.evaluation import check_takes
 from proact.models.recipe import Recipe, augmented, recipe_for
 from proact.models.registry import create
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 
 
 def train(

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from proact.nn.hyrelu import HyReLU
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 
 
 @dataclass(frozen=True, eq=False)

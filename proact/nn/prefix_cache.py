@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 from proact.nn.tensor_inventory import stored_tensors
 
 #: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.

@@ -9,7 +9,7 @@ from proact.data import Split
 from proact.encodings import Encoding
 from proact.faults import Fault, Injector, encode
 from proact.nn import Site
-from proact.nn.outputs import logits_of
+from proact.nn.forward import logits_of
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.seeds import derived_seed
 from proact.protect.distributed import DistributedContext
