@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from proact.nn.hyrelu import HyReLU
 from proact.nn.forward import logits_of
+from proact.nn.hyrelu import HyReLU
 
 
 @dataclass(frozen=True, eq=False)

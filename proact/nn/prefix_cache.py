@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.forward import logits_of
+from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.tensor_inventory import stored_tensors
 
 #: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from proact.nn.activations import KINDS, activation_of_module
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
+from proact.nn.forward import logits_of
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.module_copy import copy_sharing_parameters
-from proact.nn.forward import logits_of
 from proact.nn.site import Site, eval_mode
 from proact.nn.site_tracer import trace_sites
 from proact.nn.weight_range import WeightRange
