@@ -8,6 +8,7 @@ every Python has. `model` trains a transformer on it in some minutes and keeps t
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -72,7 +73,7 @@ def data() -> Data:
     ends = [0, *(round(share * len(ids)) for share in (0.8, 0.9)), len(ids)]
     parts = [
         Split(ids[start:end], following[start:end])
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in itertools.pairwise(ends)
     ]
     return Data("Python's help topics", *parts, num_classes=VOCABULARY)
 
