@@ -84,6 +84,21 @@ class Forward:
         return model(batch)
 
 
+def as_forward(
+    forward: Forward | Callable[[nn.Module, Batch], Any] | None, output: OutputSelector | None = None
+) -> Forward:
+    """Return a `Forward`, made of a function of (model, batch) and an output selector if it is none.
+
+    Raises:
+        TypeError: as `Forward`; also a `Forward` together with an output selector.
+    """
+    if not isinstance(forward, Forward):
+        return Forward(forward, output)
+    if output is not None:
+        raise TypeError("output: expected the selector in the Forward that was given, got a second")
+    return forward
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in a model's output.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from proact.data import Data
 from proact.limits import SEEDS
 from proact.nn import Site
-from proact.nn.sites import check_kinds
+from proact.nn.activations import checked_kinds
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import checked_integer
 from proact.protect.activation_profile import check_quantile, profile_quantiles
@@ -33,7 +33,7 @@ class ClipOptions:
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
-        check_kinds(self.activations)
+        checked_kinds(self.activations)
 
     def profiled(self, model: nn.Module, data: Data, granularity: str) -> dict[Site, Tensor]:
         """The thresholds to start from, for each site in execution order."""
