@@ -120,6 +120,7 @@ class _Recorder:
         self._kinds, self._skip = kinds, skip
         self._running: list[_Run] = []
         self._last: tuple[int, int] = (0, 0)  # memory of input and output of the last function
+        self._is_comparing = False
 
     def watch(self, undo: ExitStack) -> None:
         for module in self._names:
@@ -136,6 +137,8 @@ class _Recorder:
         found = activation_of_call(name, args, kwargs)
         # No module is running while a hook of the whole model does.
         if found is None or not self._running or not isinstance(output, Tensor):
+            return
+        if self._is_comparing:
             return
         caller = self._running[-1].module
         if activation_of_module(caller) is None:
@@ -155,7 +158,7 @@ class _Recorder:
         run = self._running.pop()
         found, function = activation_of_module(module), None
         if found is None and run.probe is not None and not self.recording.calls[run.first_call :]:
-            found, function = _own(module, run.probe, output), module
+            found, function = self._own(module, run.probe, output), module
         if isinstance(module, ClippedActivation) and found is not None and found.own:
             function = module.function
         if found is None:
@@ -181,7 +184,7 @@ class _Recorder:
             if not self._running or self._running[-1].module is not module or probe is None:
                 return output
             if not calls and len(args) == 1 and not kwargs:
-                found = _own(function, probe, output)
+                found = self._own(function, probe, output)
                 if found is not None:
                     own = ActivationCall(module, None, *_sample(output), found)
                     own.function, own.attribute = FunctionModule(function), name
@@ -193,6 +196,13 @@ class _Recorder:
             return output
 
         return call
+
+    def _own(self, function: object, x: Tensor, output: object) -> Activation | None:
+        """The activation that the model's own function computed, or None."""
+        self._is_comparing = True
+        kind = kind_of_values(x, output)
+        self._is_comparing = False
+        return None if kind is None else Activation(kind, own=name_of(function))
 
     def _note(self, call: ActivationCall, output: Tensor) -> None:
         self.recording.calls.append(call)
@@ -245,8 +255,3 @@ def _may_be_own(module: nn.Module) -> bool:
 def _probe(x: object) -> Tensor | None:
     """A copy of the input, because activations may write to theirs."""
     return x.detach().clone() if isinstance(x, Tensor) and x.is_floating_point() else None
-
-
-def _own(function: object, x: Tensor, output: object) -> Activation | None:
-    kind = kind_of_values(x, output)
-    return None if kind is None else Activation(kind, own=name_of(function))

@@ -64,7 +64,7 @@ class ModelSuffix(_TrainedPart):
         self._trainer = trainer
         model, mode = trainer.model, trainer.options.mode
         train, validation = trainer.train.images, trainer.validation.images
-        cut = trainer.traced.cut_at(trainer.clip(site), train[:2])
+        cut = trainer.traced.cut_at(trainer.clip(site))
         self.is_cut = cut is not None
         self.train = PrefixCache(model, cut, train, budget, fold=True)
         self._soft = PrefixCache(model, cut, validation, budget)

@@ -129,7 +129,7 @@ class ThresholdTrainer:
     @cached_property
     def traced(self) -> TracedModel:
         """The clipped model, traced once for all sites."""
-        return TracedModel(self.model)
+        return TracedModel(self.model, self.train.images[:2])
 
     @property
     def steps_per_epoch(self) -> int:
