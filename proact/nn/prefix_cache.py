@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from proact.nn.batches import Batch, cloned, samples_in, split, take, tensors_in
+from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.forward import Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.tensor_inventory import stored_tensors
@@ -108,7 +108,7 @@ class PrefixCache:
         with the strides that they had then: without folding, the outputs equal those of the whole
         model bit by bit.
         """
-        for number, batch in enumerate(split(self._inputs, self._batch)):
+        for number, batch in enumerate(self._batches()):
             # The model gets copies, because activation functions may write to their inputs.
             if self._cut is None:
                 yield self._forward.logits(self._model, cloned(batch))
@@ -118,6 +118,10 @@ class PrefixCache:
                 with torch.no_grad():
                     crossing = self._cut.before(*tensors_in(cloned(batch)))
                 yield logits_of(self._after(*crossing))
+
+    def _batches(self) -> Iterator[Batch]:
+        for start in range(0, self._samples, self._batch):
+            yield take(self._inputs, slice(start, start + self._batch))
 
     def close(self) -> None:
         """Frees the kept tensors and their budget; later calls compute them again."""
@@ -131,7 +135,7 @@ class PrefixCache:
             wanted = self._samples * sum(tensor.nbytes for tensor in some) // few
             if not self._budget.reserve(wanted):
                 return
-            for batch in split(self._inputs, self._batch):
+            for batch in self._batches():
                 crossing = cut.before(*tensors_in(cloned(batch)))
                 if not self._kept:
                     self._kept = [_KeptTensor(t, self._samples) for t in crossing]
