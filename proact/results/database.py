@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from proact.errors import ProactError
 from proact.results.schema import (
     APPLICATION_ID,
-    LATER_TABLES,
     SCHEMA,
     SCHEMA_VERSION,
+    UPGRADES,
     refuse_other_files,
 )
 
@@ -175,15 +175,15 @@ class Database:
             self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         version = self.number("PRAGMA user_version")
-        if self.number("PRAGMA application_id") == APPLICATION_ID and version in LATER_TABLES:
-            self._make(LATER_TABLES[version])
+        if self.number("PRAGMA application_id") == APPLICATION_ID and version in UPGRADES:
+            self._make(UPGRADES[version])
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self.execute("COMMIT")
         self.execute("PRAGMA synchronous = NORMAL")
         self.execute("PRAGMA foreign_keys = ON")
 
-    def _make(self, tables: str) -> None:
-        for statement in tables.split(";"):
+    def _make(self, statements: str) -> None:
+        for statement in statements.split(";"):
             self.execute(statement)
 
     def _check(self) -> None:
@@ -192,7 +192,7 @@ class Database:
                 f"{self.path} is an SQLite file of another program, not a proact store"
             )
         version = self.number("PRAGMA user_version")
-        if version != SCHEMA_VERSION and version not in LATER_TABLES:
+        if version != SCHEMA_VERSION and version not in UPGRADES:
             raise ProactError(
                 f"{self.path} has store version {version}, this proact reads {SCHEMA_VERSION}"
             )
