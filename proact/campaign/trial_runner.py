@@ -28,7 +28,6 @@ from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
 from proact.results.policy import Policy
 from proact.results.store import Row
 
-
 _TRIALS_BEFORE_CACHE = 20
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.nn.batches import Batch, cloned, named_tensors, samples_in, take
-from proact.nn.forward import Forward, logits_of
+from proact.nn.batches import Batch, cloned, named_leaves, samples_in, take
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.site import eval_mode
 
 
@@ -27,18 +27,16 @@ def parts(inputs: Batch, size: int) -> Iterator[Batch]:
         start = end
 
 
-def logits(
-    model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = Forward()
-) -> Tensor:
+def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
     """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd."""
     with torch.no_grad():
         return torch.cat([forward.logits(model, part) for part in parts(inputs, batch)])
 
 
-def accuracy(model: nn.Module, split: Split, forward: Forward = Forward()) -> float:
+def accuracy(model: nn.Module, split: Split, forward: Forward = DEFAULT) -> float:
     """Return the top-1 accuracy in [0, 1]."""
     predicted = logits(model, split.inputs, forward=forward).argmax(1)
-    return float((predicted == split.labels).float().mean())
+    return int((predicted == split.labels).sum()) / len(split)
 
 
 def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
@@ -52,7 +50,7 @@ def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
 
 
 def check_runs(
-    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = Forward()
+    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = DEFAULT
 ) -> Tensor:
     """Compute the logits in eval mode.
 
@@ -64,7 +62,7 @@ def check_runs(
 
 
 def run_checked(
-    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = Forward()
+    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = DEFAULT
 ) -> object:
     """Return the selected output in eval mode.
 
@@ -84,7 +82,7 @@ def run_checked(
 
 
 def check_takes(
-    model: nn.Module, split: Split, name: str = "the model", forward: Forward = Forward()
+    model: nn.Module, split: Split, name: str = "the model", forward: Forward = DEFAULT
 ) -> None:
     """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels."""
     check_fit(check_runs(model, examples(split), name, forward), split.labels, name)
@@ -98,7 +96,8 @@ def examples(split: Split) -> Batch:
 
 def _shapes(inputs: Batch) -> str:
     shapes = {
-        place: "(samples" + "".join(f", {size}" for size in tensor.shape[1:]) + ")"
-        for place, tensor in named_tensors(inputs).items()
+        place: f"(samples{''.join(f', {size}' for size in tensor.shape[1:])}) {tensor.dtype}"
+        for place, tensor in named_leaves(inputs).items()
+        if isinstance(tensor, Tensor)
     }
     return ", ".join(f"{shape} at {place}" if place else shape for place, shape in shapes.items())

@@ -187,7 +187,7 @@ def name_of(function: object) -> str:
     if isinstance(function, FunctionModule):
         function = function.function
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"  # type: ignore[attr-defined]
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _quick_gelu(x: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ from proact.errors import ProactError
 _PROXY = "proxy"
 _PLAIN = (bool, str, type(None))
 _NUMBERS = (int, float)
-_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 
 
 def described_call(
@@ -82,9 +85,7 @@ class BoundArguments:
         # The checks follow the last placeholder, where torch.fx expects them.
         proxies = [self._placeholder(parameter) for parameter in parameters]
         for parameter, proxy in zip(parameters, proxies, strict=True):
-            value = self._value(
-                self._described.get(parameter.name, _PROXY), proxy, parameter.name
-            )
+            value = self._value(self._described.get(parameter.name, _PROXY), proxy, parameter.name)
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 args.extend(value)
             elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -129,11 +130,11 @@ class BoundArguments:
         self._check(check_length, proxy, len(content), name)
         if kind == "dict":
             return {
-                key: self._value(part, proxy[key], f"{name}[{key!r}]")
+                key: self._value(part, _element(proxy, key), f"{name}[{key!r}]")
                 for key, part in content.items()
             }
         parts = [
-            self._value(part, proxy[index], f"{name}[{index}]")
+            self._value(part, _element(proxy, index), f"{name}[{index}]")
             for index, part in enumerate(content)
         ]
         if kind == "tuple":
@@ -145,6 +146,11 @@ class BoundArguments:
         self._tracer.create_proxy(
             "call_function", check, (proxy, value, f"{self._place}: {name}"), {}
         )
+
+
+def _element(proxy: fx.Proxy, key: str | int) -> fx.Proxy:
+    found: fx.Proxy = operator.getitem(proxy, key)
+    return found
 
 
 def check_value(given: Any, bound: Any, name: str) -> None:

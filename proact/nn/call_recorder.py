@@ -99,7 +99,7 @@ def record_calls(
     recorder = _Recorder(model, kinds, skip)
     with eval_mode(model), without_fast_path(), torch.no_grad(), ExitStack() as undo:
         recorder.watch(undo)
-        with _DispatchRecorder(recorder):  # type: ignore[no-untyped-call]
+        with _DispatchRecorder(recorder):
             forward(model, cloned(example))
     return recorder.recording
 
@@ -165,9 +165,7 @@ class _Recorder:
             return
         caller = self._running[-1].module if self._running else None
         if isinstance(output, Tensor):
-            self._note(
-                ActivationCall(caller, module, *_sample(output), found, function), output
-            )
+            self._note(ActivationCall(caller, module, *_sample(output), found, function), output)
 
     def _watched(
         self, module: nn.Module, name: str, function: Callable[..., Any]
@@ -189,10 +187,14 @@ class _Recorder:
                     own = ActivationCall(module, None, *_sample(output), found)
                     own.function, own.attribute = FunctionModule(function), name
                     self._note(own, output)
-            elif len(calls) == 1 and isinstance(output, Tensor):
-                if calls[0].caller is module and self._last == (pointer, output.data_ptr()):
-                    calls[0].attribute = name
-                    self._decide(calls[0])
+            elif (
+                len(calls) == 1
+                and calls[0].caller is module
+                and isinstance(output, Tensor)
+                and self._last == (pointer, output.data_ptr())
+            ):
+                calls[0].attribute = name
+                self._decide(calls[0])
             return output
 
         return call
@@ -228,7 +230,7 @@ class _Recorder:
 
 class _DispatchRecorder(TorchDispatchMode):
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

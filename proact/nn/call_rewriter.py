@@ -95,9 +95,7 @@ class _SingleForwardTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if any(m is child for child in self.root.modules()):
             return super().call_module(m, forward, args, kwargs)
         return forward(*args, **kwargs)  # a module that the forward has just made

@@ -85,19 +85,17 @@ class Forward:
         return model(batch)
 
 
-def as_forward(
-    forward: Forward | Callable[[nn.Module, Batch], Any] | None, output: OutputSelector | None = None
-) -> Forward:
-    """Return a `Forward`, made of a function of (model, batch) and an output selector if it is none.
+#: Runs a model as its inputs suggest, and takes its output as it is.
+DEFAULT = Forward()
+
+
+def as_forward(forward: Forward | Callable[[nn.Module, Batch], Any] | None) -> Forward:
+    """Return ``forward`` as a `Forward`; a function maps (model, batch) to the output.
 
     Raises:
-        TypeError: as `Forward`; also a `Forward` together with an output selector.
+        TypeError: as `Forward`.
     """
-    if not isinstance(forward, Forward):
-        return Forward(forward, output)
-    if output is not None:
-        raise TypeError("output: expected the selector in the Forward that was given, got a second")
-    return forward
+    return forward if isinstance(forward, Forward) else Forward(forward)
 
 
 def logits_of(output: Any) -> Tensor:

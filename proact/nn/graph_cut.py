@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils import _pytree as pytree
 
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
-from proact.nn.forward import Forward, logits_of
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.hyrelu import HyReLU
 
 
@@ -46,7 +46,7 @@ class TracedModel:
         forward: runs the model.
     """
 
-    def __init__(self, model: nn.Module, examples: Batch, forward: Forward = Forward()) -> None:
+    def __init__(self, model: nn.Module, examples: Batch, forward: Forward = DEFAULT) -> None:
         self._model, self._examples, self._forward = model, examples, forward
         try:
             self._graph: fx.Graph | None = _Tracer(examples, forward).trace(model)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
-from proact.nn.forward import Forward, logits_of
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.tensor_inventory import stored_tensors
 
@@ -71,7 +71,7 @@ class PrefixCache:
         budget: MemoryBudget,
         *,
         batch: int = 256,
-        forward: Forward = Forward(),
+        forward: Forward = DEFAULT,
         fold: bool = False,
     ) -> None:
         self._model, self._cut, self._inputs, self._batch = model, cut, inputs, batch
@@ -167,7 +167,7 @@ class MultiCutCache:
         inputs: Batch,
         budget: MemoryBudget,
         batch: int,
-        forward: Forward = Forward(),
+        forward: Forward = DEFAULT,
     ) -> None:
         self._whole = PrefixCache(model, None, inputs, budget, batch=batch, forward=forward)
         #: Each cache with the names of the stored tensors that lie before its cut.

@@ -57,8 +57,7 @@ class Site:
         return self.activation.clip(threshold, mode, slope, self.function)
 
     def original(self) -> nn.Module:
-        """A module that computes the activation, and does not write to its input if it is torch's.
-        """
+        """A module that computes the activation; one of torch does not write to its input."""
         return self.activation.module() if self.function is None else self.function
 
 

@@ -141,9 +141,7 @@ class _ForwardSites:
         taken: set[str] = set()
         for call in rewritten:
             stem = (
-                _child_names(caller, call.module, self.names)[:1]
-                if call.module is not None
-                else ()
+                _child_names(caller, call.module, self.names)[:1] if call.module is not None else ()
             )
             local = _free_name(
                 caller, stem[0].rpartition(".")[2] if stem else call.activation.kind, taken

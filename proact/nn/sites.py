@@ -15,12 +15,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from proact.nn.activations import checked_kinds
+from proact.nn.activations import (
+    Activation,
+    FunctionModule,
+    activation_of_module,
+    checked_kinds,
+    name_of,
+)
 from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import Forward, as_forward, described
@@ -191,12 +198,33 @@ class _Observer(nn.Module):
         return output
 
 
-def site_activation(model: nn.Module, place: str) -> nn.Module | Callable[..., Any] | None:
-    """The activation module, or the function in a plain attribute, at a place of a site; or None.
+def has_activation(model: nn.Module, place: str, activation: Activation) -> bool:
+    """Whether the module or function at a place of a site computes ``activation``.
+
+    Functions in plain attributes, and those that the model brings along, are known by their names.
     """
+    found = _at(model, place)
+    if isinstance(found, nn.Module) and not activation.own:
+        return activation_of_module(found) == activation
+    if found is None or not activation.own:
+        return found is not None
+    return name_of(found) == activation.own
+
+
+def with_own_function(model: nn.Module, site: Site) -> Site:
+    """``site`` with the function that only ``model`` has, if its activation is not torch's."""
+    found = _at(model, site.places[0]) if site.activation.own else None
+    if found is None:
+        return site
+    function = found if isinstance(found, nn.Module) else FunctionModule(found)
+    return replace(site, function=function)
+
+
+def _at(model: nn.Module, place: str) -> nn.Module | Callable[..., Any] | None:
+    """The module, or the function in a plain attribute, at a place of a site."""
     parent, _, child = place.rpartition(".")
     try:
-        owner = model.get_submodule(parent) if parent else model
+        owner = model.get_submodule(parent)
     except AttributeError:
         return None
     found = owner if place == "" else owner._modules.get(child, vars(owner).get(child))
@@ -204,7 +232,7 @@ def site_activation(model: nn.Module, place: str) -> nn.Module | Callable[..., A
 
 
 def _original(model: nn.Module, site: Site) -> nn.Module:
-    found = None if site.caller is not None else site_activation(model, site.places[0])
+    found = None if site.caller is not None else _at(model, site.places[0])
     return found if isinstance(found, nn.Module) else site.original()
 
 

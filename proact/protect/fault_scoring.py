@@ -13,7 +13,7 @@ from proact.nn.batches import cloned
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.seeds import derived_seed
 from proact.protect.distributed import DistributedContext
-from proact.protect.objective import Objective
+from proact.protect.objective import CLASSES, Objective
 
 
 class FaultScorer:
@@ -41,7 +41,7 @@ class FaultScorer:
         patterns: int,
         images_per_pattern: int,
         seed: int,
-        objective: Objective = Objective(),
+        objective: Objective = CLASSES,
     ) -> None:
         self._objective = objective
         self.model = encode(model, encoding).eval()

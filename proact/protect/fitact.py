@@ -17,7 +17,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import WholeModel
-from proact.protect.objective import Objective
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
@@ -48,10 +48,10 @@ def fitact(
     data: Data,
     options: FitactOptions,
     run: MethodRun,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that FitAct chooses for ``model``, a working copy (arXiv 2112.13544)."""
-    bounds = options.profiled(model, data, options.granularity, objective.forward)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     trainer = ThresholdTrainer(model, bounds, data, options, objective)
     whole = WholeModel(trainer)
     thresholds = [trainer.clip(site).threshold for site in trainer.sites]

@@ -22,7 +22,7 @@ from proact.limits import SEEDS
 from proact.models.evaluation import examples
 from proact.nn import Site
 from proact.nn.batches import Batch, cloned
-from proact.nn.forward import Forward
+from proact.nn.forward import DEFAULT, Forward
 from proact.nn.site import eval_mode
 from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_integer
@@ -30,7 +30,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
-from proact.protect.objective import Objective
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
 
 #: Bit error rates, per stored bit; the score places them at equal steps.
@@ -76,10 +76,10 @@ def ft_clipact(
     data: Data,
     options: FtClipactOptions,
     run: MethodRun,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that FT-ClipAct chooses for ``model``, a working copy (arXiv 1912.00941)."""
-    bounds = options.profiled(model, data, options.granularity, objective.forward)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     thresholds = run.with_finished(bounds)
     clipped = place_at_sites(model, clips_at(thresholds, options.mode))
     scorer = FaultScorer(
@@ -141,7 +141,7 @@ def area(accuracies: list[float]) -> float:
 
 
 def tensors_of_layers(
-    model: nn.Module, sites: Iterable[Site], example: Batch, forward: Forward = Forward()
+    model: nn.Module, sites: Iterable[Site], example: Batch, forward: Forward = DEFAULT
 ) -> dict[Site, tuple[str, ...]]:
     """The names of the floating-point tensors that belong to the layer of each site.
 

@@ -20,7 +20,7 @@ class _TrainedPart:
     _deployed: PrefixCache
 
     def accuracy(self) -> float:
-        """The lower of the validation accuracies (or the user's metric) in soft and in deployed mode.
+        """The lower of the validation accuracies (or metrics) in soft and in deployed mode.
 
         Where activations are small against 1 / slope, the soft clip is nearly linear: its threshold
         can shrink at no cost, and would cut everything in deployed mode.

@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 from proact.data import Split
 from proact.models.evaluation import check_fit, examples, run_checked
-from proact.nn.batches import Batch, samples_in
-from proact.nn.forward import Forward, described, logits_of
+from proact.nn.batches import Batch, cloned, samples_in
+from proact.nn.forward import DEFAULT, Forward, described, logits_of
 
 #: Maps (logits, targets) of m samples to a mean, (), or to one value a sample, (m,).
 Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
 #: Maps (logits, targets) of m samples to one value a sample, (m,), in [0, 1]; 1 is best.
 SampleMetric: TypeAlias = Callable[[Tensor, Batch], Tensor]
 
+_BATCH = 512
 IGNORED = -100  # torch's cross-entropy leaves out such targets
 
 
@@ -33,7 +34,7 @@ class Objective:
         metric: of validation, higher is better; None for top-1.
     """
 
-    forward: Forward = Forward()
+    forward: Forward = DEFAULT
     loss: Loss | None = None
     metric: SampleMetric | None = None
 
@@ -71,7 +72,8 @@ class Objective:
             ValueError: the metric returned another shape, or values outside [0, 1].
         """
         if self.metric is None:
-            return (logits.argmax(1) == targets).double()
+            right: Tensor = logits.argmax(1) == targets
+            return right.double()
         values = self.metric(logits, targets)
         samples = len(logits)
         if not isinstance(values, Tensor) or values.shape != (samples,):
@@ -84,6 +86,15 @@ class Objective:
                 f"{float(values.min()):g} to {float(values.max()):g}"
             )
         return values
+
+    def mean(self, model: nn.Module, split: Split) -> float:
+        """The mean metric over a split, in [0, 1], in the model's current mode."""
+        total = 0.0
+        with torch.no_grad():
+            for inputs, targets in split.batches(_BATCH):
+                logits = self.forward.logits(model, cloned(inputs))
+                total += float(self.values(logits, targets).sum())
+        return total / len(split)
 
     def check(self, model: nn.Module, split: Split, method: str, trains: bool) -> None:
         """Check that loss and metric fit the model's outputs and the targets.
@@ -104,19 +115,19 @@ class Objective:
                 f"data: {method} needs targets beside the inputs, as a pair (inputs, targets); "
                 "ranger and weight-range work without targets"
             )
-        logits = logits_of(
-            run_checked(model, examples(split), forward=self.forward)
-        )
+        logits = logits_of(run_checked(model, examples(split), forward=self.forward))
         _, targets = next(split.first(2).batches(2))
         labels = split.class_labels
         wanted = [("loss", self.loss)] if trains else []
         missing = [name for name, given in [*wanted, ("metric", self.metric)] if given is None]
         if missing and (labels is None or logits.dim() != 2):
+            kind = f" {targets.dtype}" if isinstance(targets, Tensor) else ""
+            functions = "a function" if len(missing) == 1 else "functions"
             raise ValueError(
-                f"{method} judges outputs (samples, classes) by class labels (samples,); the "
-                f"model gives {tuple(logits.shape)} and the targets are {described(targets)}: "
-                f"give {' and '.join(f'{name}=' for name in missing)}, "
-                "functions of (logits, targets)"
+                f"{method} judges outputs (samples, classes) by class labels (samples,) int64 of "
+                f"at least 0; the model gives {tuple(logits.shape)} and the targets are "
+                f"{described(targets)}{kind}: give "
+                f"{' and '.join(f'{name}=' for name in missing)}, {functions} of (logits, targets)"
             )
         if missing and labels is not None:
             check_fit(logits, labels)
@@ -131,6 +142,10 @@ class Objective:
                 "loss: expected a finite loss of the unprotected model on the first training "
                 "samples, got NaN or infinity"
             )
+
+
+#: Judges logits (samples, classes) by class labels.
+CLASSES = Objective()
 
 
 def class_dimension(logits: Tensor, targets: Batch | None) -> int | None:
@@ -164,4 +179,41 @@ def soft_cross_entropy(logits: Tensor, targets: Batch, teacher: Tensor, dimensio
     entropy = -(logits.float().log_softmax(dimension) * teacher).sum(dimension)
     counted = targets != IGNORED
     entropy = torch.where(counted, entropy, 0.0).flatten(1).sum(1)
-    return (entropy / counted.flatten(1).sum(1).clamp(min=1)).sum()
+    total: Tensor = (entropy / counted.flatten(1).sum(1).clamp(min=1)).sum()
+    return total
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each sample, (samples,), averaged over its tokens.
+
+    Args:
+        logits: (samples, tokens, classes).
+        targets: (samples, tokens) int64. The target at a position is compared with the logits at
+            the same position, so a language model needs targets that are shifted by one token.
+            Targets of -100 do not count.
+    """
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    counted = targets != IGNORED
+    return losses.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def token_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of the tokens of each sample with the right prediction, (samples,).
+
+    The arguments are those of `token_cross_entropy`.
+    """
+    counted = targets != IGNORED
+    right = (logits.argmax(2) == targets) & counted
+    return right.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def pixel_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of the places of each sample with the right class, (samples,).
+
+    Args:
+        logits: (samples, classes, height, width), or any other dimensions behind the classes.
+        targets: (samples, height, width) int64; -100 does not count.
+    """
+    counted = targets != IGNORED
+    right = (logits.argmax(1) == targets) & counted
+    return right.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)

@@ -12,12 +12,12 @@ from proact.data import Data
 from proact.limits import SEEDS
 from proact.nn import Site
 from proact.nn.activations import checked_kinds
-from proact.nn.forward import Forward
+from proact.nn.forward import DEFAULT, Forward
 from proact.nn.skipping import checked_skip
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import checked_integer
 from proact.protect.activation_profile import check_quantile, profile_quantiles
-
+from proact.protect.checkpointing import MethodRun
 
 #: How far thresholds lie above the profile, as a share of their size.
 MARGIN = 1e-4
@@ -47,10 +47,18 @@ class ClipOptions:
         object.__setattr__(self, "skip", checked_skip(self.skip))
 
     def profiled(
-        self, model: nn.Module, data: Data, granularity: str, forward: Forward = Forward()
+        self,
+        model: nn.Module,
+        data: Data,
+        granularity: str,
+        run: MethodRun,
+        forward: Forward = DEFAULT,
     ) -> dict[Site, Tensor]:
-        """The thresholds to start from, for each site in execution order."""
-        (thresholds,) = self.profiled_at(model, data, granularity, (self.quantile,), forward)
+        """The thresholds to start from, for each site in execution order.
+
+        ``run`` gets the largest activation of each site.
+        """
+        (thresholds,) = self.profiled_at(model, data, granularity, (self.quantile,), run, forward)
         return thresholds
 
     def profiled_at(
@@ -59,18 +67,20 @@ class ClipOptions:
         data: Data,
         granularity: str,
         quantiles: tuple[float, ...],
-        forward: Forward = Forward(),
+        run: MethodRun,
+        forward: Forward = DEFAULT,
     ) -> list[dict[Site, Tensor]]:
         """The thresholds a little above each of several quantiles of the profile."""
-        found = profile_quantiles(
+        *found, maxima = profile_quantiles(
             model,
             data.train,
             granularity,
-            quantiles,
+            (*quantiles, 1.0),
             kinds=self.activations,
             forward=forward,
             skip=self.skip,
         )
+        run.maxima = {site: raised(value.amax()) for site, value in maxima.items()}
         return [{site: raised(value) for site, value in each.items()} for each in found]
 
 

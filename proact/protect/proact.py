@@ -21,7 +21,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix, WholeModel
-from proact.protect.objective import Objective, class_dimension, soft_cross_entropy
+from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
@@ -59,10 +59,10 @@ def proact(
     data: Data,
     options: ProactOptions,
     run: MethodRun,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that ProAct chooses for ``model``, a working copy (arXiv 2406.06313)."""
-    bounds = options.profiled(model, data, options.granularity, objective.forward)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options, objective)
     if not trainer.distills:
         run.report(
@@ -146,7 +146,7 @@ def distillation_loss(
     output: Tensor,
     targets: Batch,
     teacher: Tensor | None,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Tensor:
     """0.8 loss + 0.1 KD, summed over the samples (arXiv 2406.06313, section III).
 

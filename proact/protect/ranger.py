@@ -15,7 +15,7 @@ from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.method import ClipMethod
-from proact.protect.objective import Objective
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import ClipOptions, check_deployed_mode
 
 
@@ -42,10 +42,10 @@ def ranger(
     data: Data,
     options: RangerOptions,
     run: MethodRun,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that Ranger chooses for ``model`` (arXiv 2003.13874); it needs no targets."""
-    thresholds = options.profiled(model, data, options.granularity, objective.forward)
+    thresholds = options.profiled(model, data, options.granularity, run, objective.forward)
     run.report(f"{len(thresholds)} sites profiled")
     return clips_at(thresholds, options.mode)
 

@@ -28,7 +28,7 @@ from proact.protect.distributed import DistributedContext
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix
-from proact.protect.objective import Objective
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.threshold_trainer import ThresholdTrainer
@@ -78,12 +78,12 @@ def resilience_aware_proact(
     data: Data,
     options: ResilienceAwareOptions,
     run: MethodRun,
-    objective: Objective = Objective(),
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that resilience-aware ProAct chooses for ``model``, a working copy."""
     quantiles = (options.quantile, *options.quantiles)
     start, *untrained = options.profiled_at(
-        model, data, options.granularity, quantiles, objective.forward
+        model, data, options.granularity, quantiles, run, objective.forward
     )
     thresholds = DistributedContext.current().broadcast(lambda: run.with_finished(start))
     clips = clips_at(thresholds, options.mode, options.slope)

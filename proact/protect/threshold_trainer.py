@@ -22,7 +22,7 @@ from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
-from proact.protect.objective import Objective, class_dimension
+from proact.protect.objective import CLASSES, Objective, class_dimension
 from proact.protect.options import TrainedOptions
 
 #: A loss, summed over the samples, of logits, targets and the unclipped model's probabilities in
@@ -67,7 +67,7 @@ class ThresholdTrainer:
         bounds: Mapping[Site, Tensor],
         data: Data,
         options: TrainedOptions,
-        objective: Objective = Objective(),
+        objective: Objective = CLASSES,
     ) -> None:
         self.options, self.objective = options, objective
         for split in (data.train, data.validation):
@@ -84,7 +84,8 @@ class ThresholdTrainer:
         if min(self._samples, self._validation_samples) < self.context.world_size:
             raise ValueError(
                 f"each of the {self.context.world_size} processes needs a training and a "
-                f"validation image, got {self._samples} and {self._validation_samples} images in all"
+                f"validation image, got {self._samples} and {self._validation_samples} images in "
+                "all"
             )
         self.train, self.validation = self._shard(chosen), self._shard(data.validation)
         unclipped = model.eval().requires_grad_(False)
@@ -223,9 +224,7 @@ class ThresholdTrainer:
         for threshold in thresholds:
             threshold.requires_grad_(True)
         indices = torch.arange(min(2, len(self.train)))
-        output = self.objective.forward.logits(
-            self.model, cloned(take(self.train.inputs, indices))
-        )
+        output = self.objective.forward.logits(self.model, cloned(take(self.train.inputs, indices)))
         loss = self.objective.losses(output, take(self.train.targets, indices))
         found: Sequence[Tensor | None] = [None]
         if loss.requires_grad:
@@ -253,9 +252,9 @@ class ThresholdTrainer:
         first = self._probabilities(torch.arange(min(2, len(self.train))))
         if first.nbytes // len(first) * len(self.train) > _MOST_TEACHER_BYTES:
             return None
-        return logits(
-            self._unclipped, self.train.inputs, forward=self.objective.forward
-        ).softmax(self._class_dimension)
+        return logits(self._unclipped, self.train.inputs, forward=self.objective.forward).softmax(
+            self._class_dimension
+        )
 
     def _probabilities(self, own: Tensor) -> Tensor:
         assert self._class_dimension is not None
