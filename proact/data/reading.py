@@ -81,7 +81,9 @@ def _is_pair(data: Any) -> bool:
 
 def _is_map_style(data: Any) -> bool:
     is_sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return is_sized and not isinstance(data, (tuple, str, bytes))
+    return is_sized and not isinstance(
+        data, (tuple, str, bytes, Tensor, np.ndarray, Mapping, Split)
+    )
 
 
 def _inputs_and_targets(batch: Any) -> tuple[Batch, Batch | None]:

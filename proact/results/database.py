@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from proact.errors import ProactError
 from proact.results.schema import (
     APPLICATION_ID,
+    LATER_COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
     UPGRADES,
@@ -52,6 +53,8 @@ class Database:
                 if not read_only:
                     self._prepare()
                 self._check()
+                if read_only:
+                    self._add_later_columns()
         except ProactError:
             self.close()
             raise
@@ -185,6 +188,14 @@ class Database:
     def _make(self, statements: str) -> None:
         for statement in statements.split(";"):
             self.execute(statement)
+
+    def _add_later_columns(self) -> None:
+        """Let queries find the columns that an older store lacks, without a change of its file."""
+        version = self.number("PRAGMA user_version")
+        if version in UPGRADES:
+            self.execute("PRAGMA query_only = 0")
+            self.execute(f"CREATE TEMP VIEW row AS SELECT *, {LATER_COLUMNS} FROM main.row")
+            self.execute("PRAGMA query_only = 1")
 
     def _check(self) -> None:
         if self.number("PRAGMA application_id") != APPLICATION_ID:

@@ -57,6 +57,8 @@ CREATE TABLE session (
 
 SCHEMA += _RUNS
 
+#: The columns of ``row`` that stores of versions 2 and 3 lack, with their values there.
+LATER_COLUMNS = "0 AS raised"
 _RAISED = "ALTER TABLE row ADD COLUMN raised INTEGER NOT NULL DEFAULT 0"
 
 #: By version of an older store, the statements that make it a store of this version.
