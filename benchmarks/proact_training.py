@@ -28,7 +28,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
-from proact.protect.checkpointing import MethodRun
 from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.proact import ProactOptions, train_threshold
 from proact.protect.threshold_trainer import ThresholdTrainer, TrainingLoss
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         epochs=options.epochs,
         decays=tuple(options.decays),
     )
-    bounds = chosen.profiled(model, images, options.granularity, MethodRun(print))
+    bounds = chosen.profiled(model, images, options.granularity)
     given = (bounds, images, chosen)
     trainers = {
         CACHED: ThresholdTrainer(copy.deepcopy(model), *given),

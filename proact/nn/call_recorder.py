@@ -105,7 +105,7 @@ def record_calls(
 
 
 @dataclass
-class _Run:
+class _RunningModule:
     """A module that is running; the input of a module that may be an activation of its own."""
 
     module: nn.Module
@@ -118,7 +118,7 @@ class _Recorder:
         self.recording = Recording()
         self._names = {module: name for name, module in model.named_modules()}
         self._kinds, self._skip = kinds, skip
-        self._running: list[_Run] = []
+        self._running: list[_RunningModule] = []
         self._last: tuple[int, int] = (0, 0)  # memory of input and output of the last function
         self._is_comparing = False
 
@@ -152,7 +152,7 @@ class _Recorder:
             described_call(module.forward, args, kwargs, numbers=True),
         )
         probe = args[0] if _may_be_own(module) and len(args) == 1 and not kwargs else None
-        self._running.append(_Run(module, len(self.recording.calls), _probe(probe)))
+        self._running.append(_RunningModule(module, len(self.recording.calls), _probe(probe)))
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         run = self._running.pop()

@@ -51,7 +51,7 @@ class ClipOptions:
         model: nn.Module,
         data: Data,
         granularity: str,
-        run: MethodRun,
+        run: MethodRun | None = None,
         forward: Forward = DEFAULT,
     ) -> dict[Site, Tensor]:
         """The thresholds to start from, for each site in execution order.
@@ -67,7 +67,7 @@ class ClipOptions:
         data: Data,
         granularity: str,
         quantiles: tuple[float, ...],
-        run: MethodRun,
+        run: MethodRun | None,
         forward: Forward = DEFAULT,
     ) -> list[dict[Site, Tensor]]:
         """The thresholds a little above each of several quantiles of the profile."""
@@ -80,7 +80,8 @@ class ClipOptions:
             forward=forward,
             skip=self.skip,
         )
-        run.maxima = {site: raised(value.amax()) for site, value in maxima.items()}
+        if run is not None:
+            run.maxima = {site: raised(value.amax()) for site, value in maxima.items()}
         return [{site: raised(value) for site, value in each.items()} for each in found]
 
 
