@@ -121,6 +121,7 @@ class _Recorder:
         self._running: list[_RunningModule] = []
         self._last: tuple[int, int] = (0, 0)  # memory of input and output of the last function
         self._is_comparing = False
+        self._own_kinds: dict[int, str] = {}
 
     def watch(self, undo: ExitStack) -> None:
         for module in self._names:
@@ -200,11 +201,19 @@ class _Recorder:
         return call
 
     def _own(self, function: object, x: Tensor, output: object) -> Activation | None:
-        """The activation that the model's own function computed, or None."""
-        self._is_comparing = True
-        kind = kind_of_values(x, output)
-        self._is_comparing = False
-        return None if kind is None else Activation(kind, own=name_of(function))
+        """The activation that the model's own function computed, or None.
+
+        A function that was recognised once is recognised again, whatever its input.
+        """
+        known = self._own_kinds.get(id(function))
+        if known is None:
+            self._is_comparing = True
+            known = kind_of_values(x, output)
+            self._is_comparing = False
+        if known is None:
+            return None
+        self._own_kinds[id(function)] = known
+        return Activation(known, own=name_of(function))
 
     def _note(self, call: ActivationCall, output: Tensor) -> None:
         self.recording.calls.append(call)

@@ -9,22 +9,26 @@ keep the values of a watched call (see `call_binding`).
 from __future__ import annotations
 
 import copy
-import functools
+import dataclasses
 import importlib
 import itertools
 import linecache
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from proact.nn.activations import Activation, activation_of_call, activation_of_module
 from proact.nn.call_binding import BoundArguments
 from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
+
+#: What torch.fx returns as it is.
+_PLAIN = (fx.Proxy, Tensor, bool, int, float, str, type(None))
 
 
 class TraceError(Exception):
@@ -90,7 +94,37 @@ class _SingleForwardTracer(fx.Tracer):
         place = type(self.root).__name__
         self.bound = BoundArguments(self, self._arguments, place)
         args, keywords = self.bound.of(root_fn)
-        return functools.partial(root_fn, **keywords), [self.root, *args]
+
+        def followed(*given: Any) -> Any:
+            return self._packed(root_fn(*given, **keywords))
+
+        return followed, [self.root, *args]
+
+    def _packed(self, output: Any) -> Any:
+        """The output with a call of the constructor in place of each object, for torch.fx.
+
+        Raises:
+            TypeError: an object whose constructor is not known.
+        """
+        if isinstance(output, _PLAIN):
+            return output
+        if type(output) in (list, tuple):
+            return type(output)(map(self._packed, output))
+        if type(output) is dict:
+            return {key: self._packed(value) for key, value in output.items()}
+        if isinstance(output, tuple) and hasattr(output, "_fields"):
+            return type(output)(*map(self._packed, output))
+        if type(output) is OrderedDict:
+            pairs = [(key, self._packed(value)) for key, value in output.items()]
+            return self.create_proxy("call_function", OrderedDict, (pairs,), {})
+        if dataclasses.is_dataclass(output):
+            named = {f.name: getattr(output, f.name) for f in dataclasses.fields(output) if f.init}
+        elif type(output) is SimpleNamespace:
+            named = vars(output)
+        else:
+            raise TypeError(f"it returns an object of type {type(output).__name__}")
+        fields = {name: self._packed(value) for name, value in named.items()}
+        return self.create_proxy("call_function", type(output), (), fields)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
