@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 from proact.encodings import Encoding, encoding_named
 from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.injection_plan import InjectionPlan, cache_plan
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_memory
 
@@ -32,7 +32,7 @@ def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
             weight-range that it stores with less precision than the values they bound.
     """
     encoding = encoding_named(encoding)
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     losses = _store(result, encoding)
     saturated = [loss for loss in losses if loss.saturated]
     if saturated:
@@ -123,11 +123,11 @@ def encoding_report(
         TypeError, ValueError: as `encode`.
     """
     encoding = encoding_named(encoding)
-    encoded = copy.deepcopy(model)
+    encoded = copy_model(model)
     losses = _store(encoded, encoding)
     before = after = None
     if accuracy is not None:
-        before = accuracy(copy.deepcopy(model).eval())
+        before = accuracy(copy_model(model).eval())
         after = accuracy(encoded.eval())
     return EncodingReport(encoding.name, before, after, losses)
 

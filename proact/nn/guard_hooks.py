@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from proact.errors import ProactError
+from proact.nn.module_copy import copy_model
 from proact.nn.weight_range import WeightRange
 
 #: The name of the guard as a submodule of the model that it guards.
@@ -64,7 +64,7 @@ def without_weight_range(model: nn.Module) -> nn.Module:
 
 def unguarded_copy(model: nn.Module) -> nn.Module:
     """A deep copy of ``model``, without the guard if it has one."""
-    copied = copy.deepcopy(model)
+    copied = copy_model(model)
     remove_weight_range(copied)
     return copied
 

@@ -24,7 +24,7 @@ from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import logits_of
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
-from proact.nn.module_copy import copy_sharing_parameters
+from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.site import Site, eval_mode
 from proact.nn.site_tracer import trace_sites
 from proact.nn.weight_range import WeightRange
@@ -73,9 +73,9 @@ def check_kinds(kinds: Sequence[str]) -> None:
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    `place_at_sites` on a deep copy, with the same errors.
+    `place_at_sites` on a copy, with the same errors.
     """
-    return place_at_sites(copy.deepcopy(model), replacements)
+    return place_at_sites(copy_model(model), replacements)
 
 
 def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from proact.encodings import Encoding, encoding_named
 from proact.faults import FaultSpace, Where, encode
 from proact.models.evaluation import accuracy
 from proact.nn import HyReLU, WeightRange
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
 
 
@@ -98,7 +98,7 @@ def latency_ratio(
         images: (samples, ...); each pass takes all of them.
         repeats: the number of timed passes of each model.
     """
-    contenders = [copy.deepcopy(each).eval() for each in (model, unprotected)]
+    contenders = [copy_model(each).eval() for each in (model, unprotected)]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():
         for _ in range(repeats + 1):
@@ -111,7 +111,7 @@ def latency_ratio(
 
 
 def _softened(model: nn.Module) -> nn.Module:
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     for module in result.modules():
         if isinstance(module, HyReLU):
             module.mode = "soft"
