@@ -17,11 +17,11 @@ from _timing import compare, interleave
 from torch import nn
 
 from proact import campaign, data, models
-from proact.campaign.evaluation import evaluation_of
+from proact.campaign.built_in_metrics import METRICS
 from proact.campaign.executors import LocalProcesses
 from proact.campaign.jobs import Job, WorkUnit
-from proact.campaign.metrics import METRICS
-from proact.campaign.trial_runner import TrialRunner, clean_outputs_of, outputs
+from proact.campaign.scoring import Measurement, clean_results
+from proact.campaign.trial_runner import TrialRunner
 from proact.data import Split
 from proact.encodings import encoding_named
 from proact.faults import BitFlip, encode
@@ -37,10 +37,9 @@ def _job(model: nn.Module, images: Split, images_per_trial: int) -> Job:
     encoding = encoding_named("float32")
     encoded = encode(model, encoding).eval()
     policy = Policy(images_per_trial, 64, False)
-    evaluation = evaluation_of((images.images[:_IMAGES], images.labels[:_IMAGES]))
-    clean, _ = clean_outputs_of(encoded, evaluation, METRICS["top-1"], policy)
-    faults = [BitFlip(_RATE)]
-    return Job([encoded], [clean], faults, encoding, evaluation, METRICS["top-1"], policy, 0)
+    measurement = Measurement(images.first(_IMAGES), METRICS["top-1"])
+    clean = clean_results(measurement, encoded, policy)
+    return Job([encoded], [clean], [BitFlip(_RATE)], encoding, measurement, policy, 0)
 
 
 def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
@@ -51,11 +50,11 @@ def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
     for size in (16, 64):
         runner: TrialRunner = _job(model, images, size).runner(0)
         trials = count()
-        batch = runner.data.inputs[:size].clone()
+        batch = runner.measurement.data.images[:size].clone()
 
         def forward(runner: TrialRunner = runner, batch: torch.Tensor = batch) -> None:
             with torch.inference_mode():
-                outputs(runner.model, [batch])
+                runner.measurement.output(runner.model, batch)
 
         def trial(runner: TrialRunner = runner, trials: Iterator[int] = trials) -> None:
             runner.run(BitFlip(_RATE), next(trials))

@@ -1,4 +1,7 @@
-"""Choose memory layout, batch size and images per trial from short measurements on this machine."""
+"""Choose memory layout, batch size and images per trial from short measurements on this machine.
+
+Measurements are scaled to the work: a campaign of few trials measures little.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,34 @@ from typing import Any
 
 import torch
 
-from proact.campaign.evaluation import Evaluation
-from proact.campaign.identity import laid_out
-from proact.campaign.metrics import Counts, Metric
 from proact.campaign.options import DEFAULT_MARGIN, RunOptions
-from proact.campaign.trial_runner import CleanOutputs, TrialRunner, clean_outputs_of, outputs
+from proact.campaign.scoring import CleanResults, Measurement, clean_results
+from proact.campaign.trial_runner import TrialRunner
 from proact.faults import Fault, Injector
+from proact.nn.batches import tensors_in
 from proact.results.policy import Policy
 from proact.results.run_log import facts_digest
-from proact.results.statistics import Components, TrialCost, components_of, images_per_trial
-from proact.results.statistics.planning import LARGEST_VARIANCE
+from proact.results.statistics import (
+    Components,
+    TrialCost,
+    components_of,
+    images_per_trial,
+    trials_for_margin,
+)
 from proact.results.store import Store
 
-_BATCHES = (64, 256)
+#: Images in a batch: the default, and the larger size that is tried.
+BATCH, _LARGE_BATCH = 64, 256
 #: Another layout or batch size replaces the default when it takes at most this share of the time.
 _WORTH_IT = 0.9
 _REPEATS = 7
+#: A measurement is not repeated any more after this time, in seconds.
+_LONG_ENOUGH = 0.3
+#: The share of the campaign's expected time that measurements may take.
+_SHARE = 0.05
 #: The pilot measures variances on a few trials and images of some cells.
 _PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
+_FEWEST_PILOT_TRIALS = 2
 
 
 @dataclass(frozen=True)
@@ -39,11 +52,14 @@ class Tuning:
         policy: applies to all trials of a task.
         cost: measured cost of a trial of the first variant, in seconds.
         seconds: median duration of a forward pass in seconds, by layout and batch size.
+        expected: the number of trials that the pilot expects a cell to need, for successive groups
+            of cells in the order of variants, then faults; empty without a pilot.
     """
 
     policy: Policy
     cost: TrialCost
     seconds: dict[str, float]
+    expected: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tuning as values that JSON can hold."""
@@ -51,7 +67,8 @@ class Tuning:
 
     @staticmethod
     def from_dict(made: dict[str, Any]) -> Tuning:
-        return Tuning(Policy(**made["policy"]), TrialCost(**made["cost"]), made["seconds"])
+        policy, cost = Policy(**made["policy"]), TrialCost(**made["cost"])
+        return Tuning(policy, cost, made["seconds"], tuple(made["expected"]))
 
 
 @dataclass(frozen=True)
@@ -63,53 +80,69 @@ class Task:
         baseline_digest: digest of the first variant. Costs are measured on this model, so another
             model in the same store gets its own tuning.
         injectors: one per variant.
-        data: the evaluation inputs and targets.
-        metric: the quantity that is averaged.
+        measurement: the evaluation samples and the metric.
         faults: the faults of the campaign; the first one is used to measure costs.
     """
 
     facts: Mapping[str, Any]
     baseline_digest: str
     injectors: Sequence[Injector]
-    data: Evaluation
-    metric: Metric
+    measurement: Measurement
     faults: Sequence[Fault]
 
     @property
     def digest(self) -> str:
         return facts_digest({**self.facts, "baseline": self.baseline_digest})
 
-    def clean_outputs(self, policy: Policy) -> list[tuple[CleanOutputs, Counts]]:
-        """Compute the clean outputs and counts of each variant under a policy."""
-        return [
-            clean_outputs_of(injector.model, self.data, self.metric, policy)
-            for injector in self.injectors
-        ]
+    def trials(self, options: RunOptions) -> int:
+        """The number of trials of all cells, or a guess if a margin decides."""
+        metric = self.measurement.metric
+        each = options.trials or 1 << 32
+        if options.margin is not None:
+            width = metric.highest - metric.lowest
+            # A guess between the trials of an intact cell and those of a fully degraded one.
+            needed = trials_for_margin(min(options.margin / width, 1.0), options.confidence) // 4
+            each = min(each, needed)
+        return each * len(self.injectors) * len(self.faults)
 
 
 def tune(
-    store: Store, task: Task, options: RunOptions
-) -> tuple[Tuning, list[tuple[CleanOutputs, Counts]]]:
-    """Choose the policy and compute each variant's clean outputs under it.
+    store: Store, task: Task, options: RunOptions, announce: Callable[[str], None]
+) -> tuple[Tuning, list[CleanResults]]:
+    """Choose the policy and compute each variant's clean results under it.
 
     Measurements are made once per task and kept in the store.
+
+    Args:
+        store: keeps the choices.
+        task: the task.
+        options: of the run.
+        announce: called with a description of each step.
     """
     seed = options.seed
+
+    def clean_under(policy: Policy) -> list[CleanResults]:
+        announce("running the models without faults")
+        models = [injector.model for injector in task.injectors]
+        return [clean_results(task.measurement, model, policy) for model in models]
+
     if options.policy is not None:
-        cost = _cost(task.injectors[0], task.data, task.faults[0], seed, options.policy)
-        return Tuning(options.policy, cost, {}), task.clean_outputs(options.policy)
+        cost = _cost(task, seed, options.policy)
+        return Tuning(options.policy, cost, {}), clean_under(options.policy)
     # All numbers of images share one layout, so that nothing else differs between them.
     subject = f"warm-up for {task.digest}"
     made = store.choice(subject)
     if made is None:
-        measured = warm_up(task.injectors[0], task.data, task.faults[0], seed)
-        made = store.choose(subject, measured.to_dict())
+        announce("measuring the speed of the model")
+        made = store.choose(subject, warm_up(task, options).to_dict())
     tuning = Tuning.from_dict(made)
-    clean = task.clean_outputs(tuning.policy)
-    images = options.images_per_trial
+    clean = clean_under(tuning.policy)
+    images, data = options.images_per_trial, task.measurement.data
+    if images == "auto" and (task.measurement.metric.of_trial or data.batch_sizes):
+        images = "all"
     if images == "auto":
-        return _with_stored_choice(store, task, options, tuning, clean), clean
-    count = images if isinstance(images, int) and images < len(task.data) else None
+        return _with_stored_choice(store, task, options, tuning, clean, announce), clean
+    count = images if isinstance(images, int) and images < len(data) else None
     return replace(tuning, policy=replace(tuning.policy, images=count)), clean
 
 
@@ -118,63 +151,77 @@ def _with_stored_choice(
     task: Task,
     options: RunOptions,
     tuning: Tuning,
-    clean: Sequence[tuple[CleanOutputs, Counts]],
+    clean: Sequence[CleanResults],
+    announce: Callable[[str], None],
 ) -> Tuning:
     margin = options.margin or DEFAULT_MARGIN
     subject = f"images a trial at margin {margin:g} for {task.digest}"
     made = store.choice(subject)
     if made is None:
+        announce("running a pilot that chooses the number of images per trial")
         runners = [
             TrialRunner(
                 injector.model,
                 injector.encoding,
-                task.data,
-                task.metric,
-                outputs,
+                task.measurement,
+                mine,
                 tuning.policy,
                 options.seed,
                 prefix_cache=False,
             )
-            for injector, (outputs, _) in zip(task.injectors, clean, strict=True)
+            for injector, mine in zip(task.injectors, clean, strict=True)
         ]
-        chosen = with_chosen_images(tuning, runners, task.faults, margin, options.confidence)
+        most = int(_SHARE * task.trials(options))
+        chosen = with_chosen_images(
+            tuning, runners, task.faults, margin, options.confidence, most_trials=most
+        )
         made = store.choose(subject, chosen.to_dict())
     return Tuning.from_dict(made)
 
 
-def warm_up(injector: Injector, data: Evaluation, fault: Fault, seed: int) -> Tuning:
+def warm_up(task: Task, options: RunOptions) -> Tuning:
     """Measure layouts and batch sizes on one model; the resulting policy uses all images.
 
     Each measurement is the median of a few runs. Four-dimensional inputs are also tried in
     channels-last order. Stored parameters keep their layout, because faults number their elements
-    in it.
+    in it. A candidate is tried only if its measurement takes a small share of the campaign's time.
     """
-    model = injector.model
-    # With one channel both layouts are identical.
-    has_layouts = data.inputs.dim() == 4 and data.inputs.shape[1] > 1
-    layouts = [False, True] if has_layouts else [False]
+    data = task.measurement.data
     seconds: dict[str, float] = {}
-    for channels_last in layouts:
-        for batch in _BATCHES:
-            if batch > len(data) and batch != _BATCHES[0]:
-                continue
-            inputs = laid_out(data.inputs[:batch], Policy(None, batch, channels_last))
-            seconds[_label(channels_last, batch)] = _median(partial(outputs, model, [inputs]))
 
-    def seconds_per_image(channels_last: bool, batch: int) -> float:
-        return seconds[_label(channels_last, batch)] / min(batch, len(data))
+    def measured(policy: Policy) -> float:
+        """The seconds of a forward pass for each image."""
+        label = _label(policy)
+        if label not in seconds:
+            seconds[label] = _median(partial(_one_batch, task, policy))
+        return seconds[label] / min(policy.batch, len(data))
 
-    small = _BATCHES[0]
-    channels_last = len(layouts) > 1 and (
-        seconds_per_image(True, small) < _WORTH_IT * seconds_per_image(False, small)
-    )
-    batch = small
-    if len(data) >= _BATCHES[1]:
-        large = _BATCHES[1]
-        limit = _WORTH_IT * seconds_per_image(channels_last, small)
-        batch = large if seconds_per_image(channels_last, large) < limit else small
-    policy = Policy(None, batch, channels_last)
-    return Tuning(policy, _cost(injector, data, fault, seed, policy), seconds)
+    policy = Policy(None, BATCH, False)
+    base = measured(policy)
+    cost = _cost(task, options.seed, policy)
+    left = _SHARE * task.trials(options) * cost.seconds(min(len(data), _LARGE_BATCH))
+
+    def is_better(candidate: Policy, limit: float) -> bool:
+        nonlocal left
+        expected = 3 * base * min(candidate.batch, len(data))
+        if expected > left:
+            return False
+        left -= expected
+        return measured(candidate) < _WORTH_IT * limit
+
+    channels_last = replace(policy, channels_last=True)
+    # With one channel both layouts are identical.
+    has_layouts = any(t.dim() == 4 and t.shape[1] > 1 for t in tensors_in(data.inputs))
+    if has_layouts and is_better(channels_last, base):
+        policy = channels_last
+    large = replace(policy, batch=_LARGE_BATCH)
+    if (
+        data.batch_sizes is None
+        and len(data) >= _LARGE_BATCH
+        and is_better(large, measured(policy))
+    ):
+        policy = large
+    return Tuning(policy, cost, seconds)
 
 
 def with_chosen_images(
@@ -183,65 +230,79 @@ def with_chosen_images(
     faults: Sequence[Fault],
     margin: float,
     confidence: float,
+    most_trials: int = _PILOT_CELLS * _PILOT_TRIALS,
 ) -> Tuning:
     """Choose the number of images per trial from a pilot of some cells.
 
     The pilot measures the variance between trials and between images. Its trials are not stored.
     """
     cells = [(runner, fault) for runner in runners for fault in faults]
-    step = max(len(cells) // _PILOT_CELLS, 1)
+    step = group_size(len(cells))
+    trials = most_trials // len(cells[::step])
+    trials = min(max(trials, _FEWEST_PILOT_TRIALS), _PILOT_TRIALS)
     components: list[Components] = []
-    available = len(runners[0].data)
-    scale = runners[0].metric.highest - runners[0].metric.lowest
+    measurement = runners[0].measurement
+    available, metric = len(measurement.data), measurement.metric
+    scale = metric.highest - metric.lowest
     pilot_images = min(_PILOT_IMAGES, available)
     for runner, fault in cells[::step]:
         pilot = replace(runner, policy=replace(runner.policy, images=pilot_images))
-        pairs = []
-        for trial in range(_PILOT_TRIALS):
-            try:
-                pairs.append(pilot.image_values(fault, trial))
-            except Exception:
-                # The model's forward raised; the campaign records such trials as failed.
-                continue
-        if not pairs:
-            components.append(Components(LARGEST_VARIANCE, LARGEST_VARIANCE))
-            continue
+        pairs = [pilot.image_values(fault, trial) for trial in range(trials)]
         values, clean = (torch.stack(column).cpu().numpy() for column in zip(*pairs, strict=True))
-        components.append(components_of((values - runner.metric.lowest) / scale, clean / scale))
-    images = images_per_trial(
-        components, tuning.cost, available, min(margin / scale, 1.0), confidence
-    )
+        components.append(components_of((values - metric.lowest) / scale, clean / scale))
+    share = min(margin / scale, 1.0)
+    images = images_per_trial(components, tuning.cost, available, share, confidence)
+    expected = tuple(trials_for_margin(share, confidence, each, images) for each in components)
     number = None if images >= available else images
-    return replace(tuning, policy=replace(tuning.policy, images=number))
+    return replace(tuning, policy=replace(tuning.policy, images=number), expected=expected)
 
 
-def _cost(
-    injector: Injector, data: Evaluation, fault: Fault, seed: int, policy: Policy
-) -> TrialCost:
-    few, many = min(8, len(data)), min(_BATCHES[0], len(data))
-    inputs = [laid_out(data.inputs[:n], policy) for n in (few, many)]
-    short, long = (_median(partial(outputs, injector.model, [part])) for part in inputs)
+def group_size(cells: int) -> int:
+    """Return the number of successive cells that one cell stands for in the pilot."""
+    return max(cells // _PILOT_CELLS, 1)
+
+
+def _one_batch(task: Task, policy: Policy, images: int | None = None) -> object:
+    """Run the first variant on the first batch, or on the first images."""
+    measurement = task.measurement
+    size = policy.batch if images is None else images
+    part = replace(measurement, data=measurement.data.first(size))
+    inputs = next(part.batches(None, replace(policy, batch=size))).inputs
+    return measurement.output(task.injectors[0].model, inputs)
+
+
+def _cost(task: Task, seed: int, policy: Policy) -> TrialCost:
+    data, injector = task.measurement.data, task.injectors[0]
+    few, many = min(8, len(data)), min(BATCH, len(data))
+    if data.batch_sizes:
+        few = many = data.batch_sizes[0]
+    short = long = _median(partial(_one_batch, task, policy, few))
+    # Of a slow model, few images tell enough.
+    is_known = many == few or short > _LONG_ENOUGH
+    if not is_known:
+        long = _median(partial(_one_batch, task, policy, many))
 
     def injection() -> None:
-        with injector.trial(fault, seed, 0):
+        with injector.trial(task.faults[0], seed, 0):
             pass
 
-    image = max((long - short) / (many - few), 1e-9) if many > few else short / few
+    image = short / few if is_known else max((long - short) / (many - few), 1e-9)
     return TrialCost(max(short - few * image, 0.0) + _median(injection), image)
 
 
-def _label(channels_last: bool, batch: int) -> str:
-    return f"{'channels-last' if channels_last else 'contiguous'}, {batch} images"
+def _label(policy: Policy) -> str:
+    order = "channels-last" if policy.channels_last else "contiguous"
+    return f"{order}, {policy.batch} images"
 
 
 def _median(call: Callable[[], object]) -> float:
-    seconds = []
+    """The median duration of some calls, in seconds; the first call of fast ones warms up."""
+    seconds: list[float] = []
     with torch.inference_mode():
-        call()
-        for _ in range(_REPEATS):
+        while len(seconds) <= _REPEATS and sum(seconds) < _LONG_ENOUGH:
             start = time.perf_counter()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds[1:] or seconds)

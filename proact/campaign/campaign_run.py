@@ -11,23 +11,32 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import nn
 
-from proact.campaign.autotune import Task, Tuning, tune
+from proact.campaign.autotune import Task, Tuning, group_size, tune
+from proact.campaign.built_in_metrics import metric_named
 from proact.campaign.coordinator import Coordinator
-from proact.campaign.evaluation import Evaluation, EvaluationData, evaluation_of
 from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
-from proact.campaign.metrics import Metric, is_built_in, metric_named
+from proact.campaign.metrics import Metric
 from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
-from proact.campaign.validation import check_margin, check_outputs, check_policy
+from proact.campaign.scoring import CleanResults, Measurement
+from proact.campaign.validation import (
+    check_margin,
+    check_measurement,
+    check_outputs,
+    check_policy,
+)
+from proact.data import as_evaluation
+from proact.data.dataset import SamplesOrData
 from proact.encodings import encoding_named
 from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
+from proact.limits import TRIALS
+from proact.nn.forward import Forward
 from proact.results.cell_reader import trials_of
 from proact.results.cells import CellState
 from proact.results.interval_set import IntervalSet
@@ -53,7 +62,7 @@ class CampaignRun:
     def __init__(
         self,
         variants: Mapping[str, nn.Module],
-        data: EvaluationData,
+        data: SamplesOrData,
         faults: Sequence[Fault],
         options: RunOptions,
         sweep: SweepParts | None = None,
@@ -65,59 +74,71 @@ class CampaignRun:
         self._encoding = encoding_named(options.encoding)
         self.metric: Metric = metric_named(options.metric)
         check_margin(options.margin, self.metric)
-        models = [encode(model, self._encoding).eval() for model in variants.values()]
-        self._injectors = [Injector(model, self._encoding) for model in models]
-        for injector in self._injectors:
-            for fault in self._faults:
-                injector.expected_ber(fault)  # raises if the fault does not fit the model
-        device = self._injectors[0].device
-        self._data = _on_device(evaluation_of(data, is_built_in(self.metric)), device)
-        check_outputs(dict(zip(self._names, models, strict=True)), self._data, self.metric)
-        if options.policy is not None:
-            check_policy(options.policy, self._data)
+        self.cells: dict[tuple[int, int], CellState] = {}
+        self.spec: RunSpec
         self._announcer = Announcer(callback_for(options.progress), self._progress)
-        self._store = Store(options.store)
-        try:
+        self._announcer.stage("checking models and data")
+        with ExitStack() as stack:
+            stack.push(self._end_of_failed_preparation)
+            # The data first: reading it is quicker than encoding models.
+            split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
+            models = [encode(model, self._encoding).eval() for model in variants.values()]
+            self._injectors = [Injector(model, self._encoding) for model in models]
+            for injector in self._injectors:
+                for fault in self._faults:
+                    injector.expected_ber(fault)  # raises if the fault does not fit the model
+            self._measurement = Measurement(
+                split.to(self._injectors[0].device),
+                self.metric,
+                Forward(options.forward, options.output),
+                options.on_error,
+            )
+            check_measurement(self._measurement)
+            check_outputs(dict(zip(self._names, models, strict=True)), self._measurement)
+            if options.policy is not None:
+                check_policy(options.policy, split)
+            self._store = Store(options.store)
+            stack.push(lambda kind, *_: self._store.close() if kind is not None else None)
             self._prepare(models)
-        except BaseException:
-            self._store.close()
-            raise
+
+    def _end_of_failed_preparation(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
+    ) -> None:
+        if error is not None:
+            self._announcer.end(error)
 
     def _prepare(self, models: list[nn.Module]) -> None:
-        facts = task_facts(self._data, self._encoding, self.metric, self._options.seed)
+        facts = task_facts(self._measurement, self._encoding, self._options.seed)
         self._check_name(facts, {})
         digests = [ModelDigest(model) for model in models]
-        task = Task(
-            facts, digests[0].of_content, self._injectors, self._data, self.metric, self._faults
-        )
+        task = Task(facts, digests[0].of_content, self._injectors, self._measurement, self._faults)
         self.tuning: Tuning
-        self.tuning, clean = tune(self._store, task, self._options)
+        self.tuning, clean = tune(self._store, task, self._options, self._announcer.stage)
         facts = with_policy(facts, self.tuning.policy)
         variants = [
             Variant(
                 name,
                 type(model).__name__,
-                float(outputs.values.mean()),
-                digest.with_outputs(outputs.outputs),
+                results.value(self._measurement, self.tuning.policy),
+                digest.with_outputs(results.digest),
                 memory_of(model, self._encoding),
             )
-            for name, model, digest, (outputs, _) in zip(
+            for name, model, digest, results in zip(
                 self._names, models, digests, clean, strict=True
             )
         ]
         self._check_name(facts, {variant.name: variant.digest for variant in variants})
-        keys = self._registered(facts, variants, [counts[:3] for _, counts in clean])
+        keys = self._registered(facts, variants, clean)
         self.cells = self._states(keys)
         self._stored_before = self.stored
         self.spec = self._run_spec(facts, variants)
-        self._log = RunLog(self._store, self.spec, environment(self._data.inputs.device))
+        self._log = RunLog(self._store, self.spec, environment(self._measurement.data.device))
         self._job = Job(
             models,
-            [outputs for outputs, _ in clean],
+            clean,
             self._faults,
             self._encoding,
-            self._data,
-            self.metric,
+            self._measurement,
             self.tuning.policy,
             self._options.seed,
             self._options.prefix_cache,
@@ -173,18 +194,36 @@ class CampaignRun:
     def finished(self) -> Result:
         """Record that every cell met the goal, and read the result from the store."""
         stopped = [self.cells[position].target for position in self._positions()]
+        self._refuse_all_failed()
         self._log.close("finished", self.stored - self._stored_before, stopped)
         self._is_done = True
         return next(each for each in read(self._store) if each.number == self._log.number)
 
-    def _progress(self, is_running: bool, error: BaseException | None) -> CampaignProgress:
+    def _refuse_all_failed(self) -> None:
+        """Raise ProactError if no trial of the campaign has a result."""
+        failures = [
+            failure
+            for cell in self.cells.values()
+            for failure in self._store.failures(cell.spec.key, cell.target)
+        ]
+        targets = sum(cell.target for cell in self.cells.values())
+        if failures and len(failures) == targets:
+            raise ProactError(
+                f"all {targets} trials failed, so there is no result; trial {failures[0][0]} "
+                f"ended with: {failures[0][1]}"
+            )
+
+    def _progress(
+        self, is_running: bool, error: BaseException | None, stage: str | None
+    ) -> CampaignProgress:
         return CampaignProgress(
             list(self.cells.values()),
             1 if self._pool is None else self._pool.workers,
-            self.spec,
+            self.spec if self.cells else None,
             self._options.store,
             is_running,
             error,
+            stage,
         )
 
     def _how_to_resume(self) -> str:
@@ -210,14 +249,16 @@ class CampaignRun:
         self,
         facts: Mapping[str, Any],
         variants: Sequence[Variant],
-        counts: Sequence[tuple[int | None, int | None, float | None]],
+        clean: Sequence[CleanResults],
     ) -> dict[tuple[int, int], tuple[int, int]]:
         """Register the task, its variants and faults; return the keys of cells by position."""
-        store, images = self._store, len(self._data)
+        store, images = self._store, len(self._measurement.data)
         task = store.task(facts_digest(facts), facts)
         numbers = [
-            store.variant(task, variant.name, variant.digest, images, variant.clean, mine)
-            for variant, mine in zip(variants, counts, strict=True)
+            store.variant(
+                task, variant.name, variant.digest, images, variant.clean, results.counts[:3]
+            )
+            for variant, results in zip(variants, clean, strict=True)
         ]
         if self._options.name is not None:
             for number in numbers:
@@ -233,6 +274,9 @@ class CampaignRun:
             if self._options.retry_failed:
                 self._store.forget_failures(key)
             runs = self._store.runs(key)
+            # Progress shows what the pilot expects, until the first interim analysis.
+            group = (variant * len(self._faults) + fault) // group_size(len(keys))
+            planned = dict(enumerate(self.tuning.expected)).get(group, 0)
             spec = cell_spec(
                 self._names[variant],
                 self._injectors[variant],
@@ -247,6 +291,7 @@ class CampaignRun:
                 failed=len(self._store.failures(key, 1 << 32)),
                 seconds=self._seconds_per_trial,
                 issued=IntervalSet(runs),
+                planned=min(planned, self._options.trials or TRIALS),
             )
         return states
 
@@ -264,7 +309,7 @@ class CampaignRun:
             is_better_higher=self.metric.is_better_higher,
             encoding=facts["encoding"],
             seed=facts["seed"],
-            images=len(self._data),
+            images=len(self._measurement.data),
             images_per_trial=facts["policy"]["images"],
             facts=facts,
             variants=tuple(variants),
@@ -314,10 +359,11 @@ class CampaignRun:
 
     @property
     def _seconds_per_trial(self) -> float:
-        return self.tuning.cost.seconds(self.tuning.policy.images or len(self._data))
+        images = self.tuning.policy.images or len(self._measurement.data)
+        return self.tuning.cost.seconds(images)
 
     def _pool_for(self, goal: Goal) -> WorkerPool:
-        is_on_gpu = self._data.inputs.device.type != "cpu"
+        is_on_gpu = self._measurement.data.device.type != "cpu"
         # Workers that share one GPU would wait for each other.
         is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
         executor = self._options.executor
@@ -339,8 +385,3 @@ class CampaignRun:
                 trials = goal if isinstance(goal, int) else goal(cell)
             seconds += max(trials - cell.trials, 0) * self._seconds_per_trial
         return seconds
-
-
-def _on_device(data: Evaluation, device: torch.device) -> Evaluation:
-    targets = None if data.targets is None else data.targets.to(device)
-    return Evaluation(data.inputs.to(device), targets)

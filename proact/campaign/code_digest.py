@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from proact.data.dataset import content
+from proact.data.split import content
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _DEEPEST = 4

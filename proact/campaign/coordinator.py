@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 
-from proact.campaign.executors import NotStartedError, WorkerPool
+from proact.campaign.executors import NotStartedError, WorkerPool, is_lost_worker
 from proact.campaign.jobs import UnitResult, WorkUnit
+from proact.errors import ProactError
 from proact.limits import TRIALS
 from proact.results.cells import CellState
 from proact.results.store import Store
@@ -23,7 +24,7 @@ _UNIT_SECONDS = 0.25
 _MOST_TRIALS = 512
 #: Trials per unit while their duration is unknown.
 _UNTIMED_TRIALS = 8
-#: A trial is recorded as failed after this many attempts.
+#: A trial is recorded as failed after this many lost workers.
 ATTEMPTS = 3
 #: A cell ends early when it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
@@ -128,19 +129,25 @@ class Coordinator:
         """Store the rows of a unit, and queue the trials without a row again."""
         unit = self._running.pop(future)
         cell = self._by_position[unit.variant, unit.fault]
+        is_lost = False
         try:
             done = future.result()
         except CancelledError:
             done = UnitResult(
                 (), [(t, "the executor cancelled it") for t in range(unit.first, unit.end)]
             )
+            is_lost = True
         except NotStartedError:
             self._again.append(unit)
             return cell
         except Exception as error:
-            # The worker died.
+            if not is_lost_worker(error):
+                raise ProactError(
+                    f"a worker cannot run the campaign: {type(error).__name__}: {error}"
+                ) from error
             reason = f"the worker was lost: {type(error).__name__}: {error}"
             done = UnitResult((), [(trial, reason) for trial in range(unit.first, unit.end)])
+            is_lost = True
         if done.rows:
             self._store.add(cell.spec.key, done.rows)
             for row in done.rows:
@@ -150,10 +157,21 @@ class Coordinator:
                 seconds = sum(ran) / len(ran)
                 cell.seconds = 0.7 * cell.seconds + 0.3 * seconds if cell.seconds else seconds
         for trial, reason in done.failed:
-            self._failed(cell, trial, reason)
+            if is_lost:
+                self._lost(cell, trial, reason)
+            else:
+                self._fail(cell, trial, 1, reason)
+        if done.error is not None:
+            raise done.error
         return cell
 
-    def _failed(self, cell: CellState, trial: int, reason: str) -> None:
+    def _fail(self, cell: CellState, trial: int, attempts: int, reason: str) -> None:
+        self._store.fail(cell.spec.key, trial, attempts, reason)
+        cell.failed += 1
+        cell.stored.add(trial, trial + 1)
+
+    def _lost(self, cell: CellState, trial: int, reason: str) -> None:
+        """Queue a trial again whose worker was lost, up to a number of attempts."""
         variant, fault = self._position[cell]
         subject = (variant, fault, trial)
         self._attempts[subject] += 1
@@ -161,10 +179,8 @@ class Coordinator:
             # Run the trial alone, so that it cannot fail other trials again.
             self._again.append(WorkUnit(variant, fault, trial, trial + 1))
             return
-        self._store.fail(cell.spec.key, trial, ATTEMPTS, reason)
         del self._attempts[subject]
-        cell.failed += 1
-        cell.stored.add(trial, trial + 1)
+        self._fail(cell, trial, ATTEMPTS, reason)
 
     def _look(self, cell: CellState, next_target: NextTarget) -> None:
         """Make the interim analyses for which enough trials are stored."""

@@ -9,10 +9,10 @@ from typing import Any, ParamSpec, Protocol
 from torch import nn
 
 from proact.campaign.campaign_run import CampaignRun
-from proact.campaign.evaluation import EvaluationData
 from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.validation import checked_faults, checked_variants
+from proact.data.dataset import SamplesOrData
 from proact.faults import Fault
 from proact.results.result import Result
 
@@ -25,7 +25,7 @@ class _Run(Protocol[P]):
     def __call__(
         self,
         variants: Mapping[str, nn.Module],
-        data: EvaluationData,
+        data: SamplesOrData,
         faults: Sequence[Fault],
         /,
         *args: P.args,
@@ -40,7 +40,7 @@ def _typed(options: Callable[P, RunOptions]) -> Callable[[Callable[..., Result]]
 @_typed(RunOptions)
 def run(
     variants: Mapping[str, nn.Module],
-    data: EvaluationData,
+    data: SamplesOrData,
     faults: Sequence[Fault],
     **options: Any,
 ) -> Result:
@@ -59,9 +59,10 @@ def run(
 
     Args:
         variants: one or more models by name. They are not modified: copies are encoded and faulted.
-        data: the evaluation images: a `proact.data.Data` (its test split is used), a pair (images
-            (n, c, h, w), labels (n,) int64) or a `Dataset`. A custom metric also accepts inputs
-            (n, ...) with any targets (n, ...), or inputs alone.
+        data: the evaluation samples: a `proact.data.Data` (its test split is used), a pair
+            (inputs, targets), inputs alone, a `Dataset` or a `DataLoader`. Inputs and targets are
+            pytrees of tensors or numpy arrays (n, ...) of any dtype, such as a dict of token ids
+            and masks; see `proact.data.as_split`.
         faults: one or more distinct faults of `proact.faults`; each makes one cell per variant.
         options: the fields of `proact.campaign.RunOptions`.
 

@@ -33,6 +33,19 @@ class NotStartedError(Exception):
     """The worker died while it ran another unit, before it started this one."""
 
 
+#: Errors of executors other than Python's that say that a worker died, by the names of their types.
+_LOST = ("KilledWorker", "CommClosedError", "WorkerCrashedError")
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether an error says that a worker died or was not reached.
+
+    Any other error of a future is an error of the work, and repeats if the work is repeated.
+    """
+    is_named = any(kind.__name__ in _LOST for kind in type(error).__mro__)
+    return is_named or isinstance(error, (BrokenExecutor, ConnectionError, EOFError, TimeoutError))
+
+
 #: Shorter work runs in this process, because starting worker processes takes seconds.
 WORTH_PROCESSES_SECONDS = 20.0
 

@@ -5,35 +5,46 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from proact.campaign.code_digest import behaviour_of
-from proact.campaign.evaluation import DRAW_VERSION, Evaluation
-from proact.campaign.metrics import Metric, describe
-from proact.data.dataset import content
+from proact.campaign.code_digest import behaviour_of, content_of
+from proact.campaign.draws import DRAW_VERSION
+from proact.campaign.metrics import describe
+from proact.data.split import content
 from proact.encodings import Encoding
+from proact.nn.batches import Batch, map_tensors
 from proact.ops import native_info
 from proact.results.policy import Policy
 
+if TYPE_CHECKING:
+    from proact.campaign.scoring import Measurement
 
-def laid_out(inputs: Tensor, policy: Policy) -> Tensor:
-    """Return the inputs (n, ...) in the policy's memory layout; a copy only if theirs differs."""
-    if inputs.dim() != 4:
-        return inputs
+
+def laid_out(inputs: Batch, policy: Policy) -> Batch:
+    """Return inputs in the policy's memory layout; a copy only where theirs differs."""
     order = torch.channels_last if policy.channels_last else torch.contiguous_format
-    return inputs.contiguous(memory_format=order)
+    return map_tensors(
+        lambda tensor: tensor.contiguous(memory_format=order) if tensor.dim() == 4 else tensor,
+        inputs,
+    )
 
 
-def task_facts(data: Evaluation, encoding: Encoding, metric: Metric, seed: int) -> dict[str, Any]:
+def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[str, Any]:
     """Return the facts that all rows of a campaign share, without the policy."""
+    forward = measurement.forward
+    called = None if forward.call is None else content_of(forward.call)
+    selected = content_of(forward.output) if callable(forward.output) else forward.output
     return {
-        "data": data.digest,
+        "data": measurement.data.digest,
         "draw": DRAW_VERSION,
         "encoding": encoding.name,
-        **describe(metric),
+        **describe(measurement.metric),
+        "forward": called,
+        "output": selected,
+        "on_error": measurement.on_error,
         "sampler": native_info()["sampler_version"],
         "seed": seed,
     }
@@ -62,17 +73,11 @@ class ModelDigest:
         """The digest without outputs, in hexadecimal."""
         return self._content.hexdigest()
 
-    def with_outputs(self, clean: Tensor) -> str:
+    def with_outputs(self, outputs: str) -> str:
         """Return the digest that identifies a variant, in hexadecimal.
 
-        It covers the model and its clean outputs (n, ...). Logits (n, classes) enter as predicted
-        classes, other outputs as their mean in three digits, because last digits differ between
-        machines.
+        It covers the model and the digest of its clean outputs.
         """
         digest = self._content.copy()
-        if clean.dim() == 2:
-            digest.update(content(clean.argmax(1)))
-        else:
-            mean = clean.mean(dtype=torch.float64).float()
-            digest.update(f"{float(mean):.3g}".encode())
+        digest.update(outputs.encode())
         return digest.hexdigest()

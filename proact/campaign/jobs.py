@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from proact.campaign.evaluation import Evaluation
-from proact.campaign.metrics import Metric
-from proact.campaign.trial_runner import CleanOutputs, TrialRunner
+from proact.campaign.scoring import CleanResults, Measurement
+from proact.campaign.trial_runner import DetectedError, TrialRunner
 from proact.encodings import Encoding
 from proact.faults import Fault
 from proact.results.policy import Policy
@@ -39,10 +38,17 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The rows of a unit, and (trial, reason) for each trial that failed."""
+    """The result of a unit.
+
+    Attributes:
+        rows: one row per trial.
+        failed: (trial, reason) for each trial that has no row.
+        error: an error of the user's code that ended the unit early; it ends the campaign.
+    """
 
     rows: Sequence[Row]
     failed: Sequence[tuple[int, str]] = ()
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -56,11 +62,10 @@ class Job:
     """
 
     models: Sequence[nn.Module]
-    clean_outputs: Sequence[CleanOutputs]
+    clean: Sequence[CleanResults]
     faults: Sequence[Fault]
     encoding: Encoding
-    data: Evaluation
-    metric: Metric
+    measurement: Measurement
     policy: Policy
     seed: int
     prefix_cache: bool = True
@@ -73,9 +78,8 @@ class Job:
             self._runners[variant] = TrialRunner(
                 self.models[variant],
                 self.encoding,
-                self.data,
-                self.metric,
-                self.clean_outputs[variant],
+                self.measurement,
+                self.clean[variant],
                 self.policy,
                 self.seed,
                 self.prefix_cache,
@@ -94,14 +98,17 @@ class Job:
         self._runners.clear()
 
     def run(self, unit: WorkUnit) -> UnitResult:
-        """Run a unit. A trial that raises is reported as failed; the other trials still run."""
+        """Run a unit, up to the first error of the model without faults or of the metric."""
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
-        runner, fault = self.runner(unit.variant), self.faults[unit.fault]
-        for trial in range(unit.first, unit.end):
-            try:
-                rows.append(runner.run(fault, trial))
-            except Exception as error:
-                # The model's forward runs under faults and may raise anything.
-                failed.append((trial, f"{type(error).__name__}: {error}"))
+        try:
+            runner, fault = self.runner(unit.variant), self.faults[unit.fault]
+            for trial in range(unit.first, unit.end):
+                try:
+                    rows.append(runner.run(fault, trial))
+                except DetectedError as error:
+                    failed.append((trial, str(error)))
+        except Exception as error:
+            # The user's code may raise anything.
+            return UnitResult(rows, failed, error)
         return UnitResult(rows, failed)

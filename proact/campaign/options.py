@@ -8,21 +8,27 @@ and data by name for files and the command line. `proact.options` explains how t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from proact.encodings.names import ENCODING_NAMES
+from proact.errors import unknown
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, option
 from proact.results.metric_info import BUILT_IN_METRICS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from proact.campaign.metrics import Metric
     from proact.campaign.progress import ProgressCallback
+    from proact.data.reading import Collate
     from proact.encodings import Encoding
+    from proact.nn.batches import Batch
+    from proact.nn.forward import OutputSelector
     from proact.results.policy import Policy
 
 #: The margin if neither a margin nor a number of trials is given.
@@ -36,9 +42,36 @@ def _check_encoding(value: Any) -> object:
 
 
 def _check_metric(value: Any) -> object:
-    from proact.campaign.metrics import metric_named
+    from proact.campaign.built_in_metrics import metric_named
 
     return metric_named(value)
+
+
+def _check_output(value: Any) -> object:
+    is_selector = value is None or isinstance(value, (str, int)) or callable(value)
+    if not is_selector or isinstance(value, bool):
+        raise TypeError(
+            "expected the name of an attribute or key, a position, or a function of the output, "
+            f"got {value!r}"
+        )
+    return value
+
+
+def _check_function(value: Any) -> object:
+    if value is not None and not callable(value):
+        raise TypeError(f"expected a function, got {value!r}")
+    return value
+
+
+def one_of(*names: str) -> Callable[[Any], object]:
+    """Make a check: the value is one of some names."""
+
+    def check(value: Any) -> object:
+        if value not in names:
+            raise unknown("value", value, names)
+        return value
+
+    return check
 
 
 def _check_images(value: Any) -> object:
@@ -76,11 +109,31 @@ class CampaignOptions(Options):
             (seed, trial); ``"all"`` or None uses all. With ``"auto"``, a pilot measures variances
             and costs on this machine and chooses the number that reaches the margin soonest. The
             store keeps the choice for this margin.
-        metric: the quantity that is averaged over images: ``"top-1"``, ``"top-5"``, ``"loss"``,
-            ``"sdc"`` (share of predictions that differ from the clean ones; needs no labels), or a
-            `proact.campaign.Metric`.
+        metric: the quantity that is averaged over images: of class logits (images, classes)
+            ``"top-1"``, ``"top-5"``, ``"loss"`` and ``"sdc"`` (share of predictions that differ
+            from the clean ones; needs no labels); of token logits (samples, tokens, classes)
+            ``"token-accuracy"`` and ``"token-loss"`` (cross-entropy per token, the logarithm of
+            the perplexity), where targets of -100 do not count; ``"mean-iou"`` of segmentation
+            logits (images, classes, height, width), where targets of 255 do not count;
+            ``"mean-average-precision"`` of torchvision's detectors; ``"cosine"`` to the clean
+            output; or a `proact.campaign.Metric`.
         seed: determines the faults and images of each trial, in [0, 2^63). The same seed gives the
             same rows.
+        forward: a function of (model, batch) that runs the model it is given. By default a mapping
+            enters as ``model(**batch)``, a tuple as ``model(*batch)``, anything else as
+            ``model(batch)``.
+        output: the part of the output that the metric gets: the name of an attribute or key, a
+            position, or a function of the output. By default the metrics with a name read the
+            logits (a tensor, or the attribute or key ``logits``), and an own metric gets the whole
+            output.
+        collate: makes a batch, (inputs, targets) or inputs, of a list of items of a `Dataset`, as
+            for texts and images of different sizes. A `DataLoader` has its own.
+        unit: ``"image"`` draws single samples for each trial. ``"batch"`` divides the data into
+            fixed batches (those of a `DataLoader`, or 64 samples) and draws whole batches, for
+            models whose answer to an input depends on the other inputs of its batch.
+        on_error: a forward pass that raises an error because of a fault is a detected error.
+            ``"worst"`` counts its images as wrong answers; ``"exclude"`` records the trial as
+            failed, which widens the interval.
 
     Raises:
         ValueError, TypeError: an option has a value that is not accepted.
@@ -144,6 +197,47 @@ class CampaignOptions(Options):
         int,
         metavar="INTEGER",
         check=integer(0, SEEDS),
+    )
+    forward: Callable[[nn.Module, Batch], Any] | None = option(
+        None,
+        "Function of (model, batch) that runs the model: file.py:attribute or module:attribute.",
+        str,
+        metavar="NAME",
+        check=_check_function,
+    )
+    output: OutputSelector | None = option(
+        None,
+        "Part of the model's output that the metric gets: an attribute or key, a position, or a "
+        "function (file.py:attribute).",
+        str | int,
+        metavar="NAME",
+        default_text="the logits",
+        check=_check_output,
+        from_text=_count_or_word,
+    )
+    collate: Collate | None = option(
+        None,
+        "Function that makes a batch of a list of items: file.py:attribute or module:attribute.",
+        str,
+        metavar="NAME",
+        check=_check_function,
+    )
+    unit: Literal["image", "batch"] = option(
+        "image",
+        "Unit that a trial draws: image, or batch for models whose answer depends on the batch.",
+        str,
+        metavar="UNIT",
+        names=("image", "batch"),
+        check=one_of("image", "batch"),
+    )
+    on_error: Literal["worst", "exclude"] = option(
+        "worst",
+        "Treatment of forward passes that raise because of a fault: worst counts them as wrong "
+        "answers, exclude records the trial as failed.",
+        str,
+        metavar="TREATMENT",
+        names=("worst", "exclude"),
+        check=one_of("worst", "exclude"),
     )
 
     @property

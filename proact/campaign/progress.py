@@ -21,18 +21,20 @@ class CampaignProgress:
     Attributes:
         cells: the state of each cell.
         workers: number of units that run at the same time.
-        spec: describes the run, with its metric and range.
+        spec: describes the run, with its metric and range; None during the preparation.
         store: the file of the rows; None if they are in memory.
         is_running: False in the last call.
         error: the exception that ended the campaign early, or None.
+        stage: a description of the preparation that is running, before there are cells; then None.
     """
 
     cells: Sequence[CellState]
     workers: int
-    spec: RunSpec
+    spec: RunSpec | None
     store: str | Path | None = None
     is_running: bool = True
     error: BaseException | None = None
+    stage: str | None = None
 
     @property
     def done(self) -> int:
@@ -61,7 +63,8 @@ class CampaignProgress:
         return left / self.workers
 
 
-#: Receives the progress: before the first trial, after every stored unit, and once at the end.
+#: Receives the progress: at each stage of the preparation, before the first trial, after every
+#: stored unit, and once at the end.
 ProgressCallback: TypeAlias = Callable[[CampaignProgress], object]
 
 
@@ -73,24 +76,30 @@ def callback_for(progress: ProgressCallback | bool | None) -> ProgressCallback |
 
 
 class Announcer:
-    """Calls a progress callback at the start, after each unit and at the end of the trials.
+    """Calls a progress callback in the preparation, after each unit and at the end of the trials.
 
     Args:
         callback: receives the progress; None disables the calls.
-        progress: returns the current progress for (whether trials run, the error that ended them).
+        progress: returns the current progress for (whether the campaign runs, the error that ended
+            it, the stage of the preparation).
     """
 
     def __init__(
         self,
         callback: ProgressCallback | None,
-        progress: Callable[[bool, BaseException | None], CampaignProgress],
+        progress: Callable[[bool, BaseException | None, str | None], CampaignProgress],
     ) -> None:
         self._callback, self._progress = callback, progress
 
     def update(self) -> None:
         """Report the current progress, before the first unit and after each stored one."""
         if self._callback is not None:
-            self._callback(self._progress(True, None))
+            self._callback(self._progress(True, None, None))
+
+    def stage(self, name: str) -> None:
+        """Report a stage of the preparation."""
+        if self._callback is not None:
+            self._callback(self._progress(True, None, name))
 
     def end(self, error: BaseException | None) -> None:
         """Called once, with the error that ended the run."""
@@ -98,4 +107,4 @@ class Announcer:
             return
         # The error may be the callback's own, and must not be hidden by another one.
         with nullcontext() if error is None else suppress(BaseException):
-            self._callback(self._progress(False, error))
+            self._callback(self._progress(False, error, None))

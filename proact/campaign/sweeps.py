@@ -14,10 +14,10 @@ from typing import Any, ParamSpec, Protocol
 from torch import nn
 
 from proact.campaign.campaign_run import CampaignRun
-from proact.campaign.evaluation import EvaluationData
 from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
+from proact.data.dataset import SamplesOrData
 from proact.encodings import encoding_named
 from proact.faults import ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
@@ -52,7 +52,7 @@ class _Sweep(Protocol[P]):
     def __call__(
         self,
         model: nn.Module,
-        data: EvaluationData,
+        data: SamplesOrData,
         fault: StoredFault = ...,
         /,
         *args: P.args,
@@ -66,7 +66,7 @@ def _typed(options: Callable[P, RunOptions]) -> Callable[[Callable[..., Result]]
 
 @_typed(RunOptions)
 def per_layer(
-    model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
+    model: nn.Module, data: SamplesOrData, fault: StoredFault = _ONE_FLIP, **options: Any
 ) -> Result:
     """Measure the loss caused by ``fault`` in one layer, for each layer that stores tensors.
 
@@ -103,7 +103,7 @@ def per_layer(
 
 @_typed(RunOptions)
 def per_bit(
-    model: nn.Module, data: EvaluationData, fault: StoredFault = _ONE_FLIP, **options: Any
+    model: nn.Module, data: SamplesOrData, fault: StoredFault = _ONE_FLIP, **options: Any
 ) -> Result:
     """Measure the loss caused by ``fault`` in one bit position, for each position of a word.
 
@@ -141,7 +141,7 @@ def _space(model: nn.Module, fault: StoredFault, options: RunOptions) -> FaultSp
 
 def _run(
     model: nn.Module,
-    data: EvaluationData,
+    data: SamplesOrData,
     faults: Sequence[StoredFault],
     parts: SweepParts,
     options: RunOptions,

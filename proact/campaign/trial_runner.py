@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from proact.campaign.evaluation import Evaluation, drawn_images
+from proact.campaign.draws import drawn_units
 from proact.campaign.identity import laid_out
-from proact.campaign.metrics import (
-    Counts,
-    Metric,
-    count,
-    count_non_finite,
-    is_built_in,
-    reference_of,
-    value_from,
+from proact.campaign.scoring import (
+    CleanResults,
+    EvaluatedBatch,
+    Measurement,
+    Raised,
+    Score,
+    scored,
 )
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.faults.record import Record
-from proact.nn.forward import logits_of
+from proact.nn.forward import Forward
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
 from proact.results.policy import Policy
 from proact.results.store import Row
 
+_TRIALS_BEFORE_CACHE = 20
 
-@dataclass(frozen=True, eq=False)
-class CleanOutputs:
-    """The clean outputs of a model.
 
-    Attributes:
-        outputs: for all inputs, (n, ...).
-        values: the metric of each input, (n,) float64.
-    """
-
-    outputs: Tensor
-    values: Tensor
+class DetectedError(Exception):
+    """A forward pass raised an error because of a fault, and such trials are excluded."""
 
 
 @dataclass(eq=False)
@@ -47,7 +41,10 @@ class TrialRunner:
 
     Attributes:
         model: the runner injects faults into it, and removes them after each trial.
-        clean_outputs: on the device of the inputs, like all tensors here.
+        encoding: the stored form of its parameters.
+        measurement: the samples and the metric, on the device of the model.
+        clean: the clean results of the model, on the same device.
+        policy: how trials are run.
         seed: determines faults and images together with the trial number, in [0, 2^63).
         prefix_cache: whether trials with flips late in the model reuse cached activations.
         cache_bytes: memory budget of the cached activations, in bytes.
@@ -55,9 +52,8 @@ class TrialRunner:
 
     model: nn.Module
     encoding: Encoding
-    data: Evaluation
-    metric: Metric
-    clean_outputs: CleanOutputs
+    measurement: Measurement
+    clean: CleanResults
     policy: Policy
     seed: int
     prefix_cache: bool = True
@@ -66,14 +62,10 @@ class TrialRunner:
 
     def __post_init__(self) -> None:
         self.injector = Injector(self.model, self.encoding, is_private=True)
-        # Cached activations are useless if the images change from trial to trial.
         self._cache: MultiCutCache | None = None
-        if self.prefix_cache and self.policy.images is None:
-            inputs, budget = laid_out(self.data.inputs, self.policy), MemoryBudget(self.cache_bytes)
-            cache = MultiCutCache(self.model, inputs, budget, self.policy.batch)
-            self._cache = cache if cache.cuts else None
-        is_classes = are_classes(self.clean_outputs.outputs, self.data, self.metric)
-        self._reference = reference_of(self.clean_outputs.outputs) if is_classes else None
+        #: Trials until the prefix cache is built; building it takes the time of several trials.
+        self._trials_before_cache = _TRIALS_BEFORE_CACHE
+        self._clean_value_of_all: float | None = None
 
     def close(self) -> None:
         """Free the cached activations."""
@@ -81,93 +73,126 @@ class TrialRunner:
             self._cache.close()
 
     def run(self, fault: Fault, trial: int) -> Row:
-        """Run one trial: the fault pattern and the images of (seed, trial)."""
+        """Run one trial: the fault pattern and the images of (seed, trial).
+
+        Raises:
+            DetectedError: a forward pass raised an error because of the fault, and the measurement
+                excludes such trials.
+            Exception: an error of the model without faults, or of the metric.
+        """
+        self._count_towards_cache()
         start = time.perf_counter()
-        chosen = self._image_numbers(trial)
+        units = self._units(trial)
+        clean = self.clean.at(units)
+        raised: list[tuple[EvaluatedBatch, Exception]] = []
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
-            # Without flips the clean outputs hold, unless the fault hits activations.
-            if record.flips == 0 and not isinstance(fault, ActivationFlip):
-                return self._row(trial, 0, chosen, self._of(self.clean_outputs.outputs, chosen))
-            output = self._outputs(chosen, fault, record)
             flips = record.flips
-        with torch.inference_mode():
-            row = self._row(trial, flips, chosen, output)
-        return row._replace(seconds=time.perf_counter() - start)
+            # Without flips the clean results hold, unless the fault hits activations.
+            if flips == 0 and not isinstance(fault, ActivationFlip):
+                return _row(trial, 0, self._clean_score(units, clean), 0.0)
+            batches = self._outputs(units, fault, record, raised)
+            score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
+            flips = record.flips
+        self._check(raised)
+        return _row(trial, flips, score, time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
         """Return the metric of each image of a trial, (m,) float64, under faults and clean."""
-        chosen = self._image_numbers(trial)
+        units = self._units(trial)
+        clean = self.clean.at(units)
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
-            output = self._outputs(chosen, fault, record)
-            targets = self._of(self.data.targets, chosen)
-            clean = self._of(self.clean_outputs.outputs, chosen)
-            values = self._of(self.clean_outputs.values, chosen)
-            return self.metric.of(output, targets, clean), values
+            batches = self._outputs(units, fault, record, [])
+            _, values = scored(self.measurement, batches, clean)
+        assert values is not None
+        assert clean.values is not None
+        return values, clean.values
 
-    def batches(self, chosen: Tensor | None) -> list[Tensor]:
-        """Return the inputs of a trial in batches; None takes all inputs."""
-        inputs = laid_out(self._of(self.data.inputs, chosen), self.policy)
-        return list(inputs.split(self.policy.batch))
+    def batches(self, units: Tensor | None) -> list[EvaluatedBatch]:
+        """Return the batches of a trial; None takes all samples."""
+        return list(self.measurement.batches(units, self.policy))
 
-    def _image_numbers(self, trial: int) -> Tensor | None:
-        images = self.policy.images
+    def _units(self, trial: int) -> Tensor | None:
+        """The samples, or the fixed batches, that a trial draws."""
+        images, data = self.policy.images, self.measurement.data
         if images is None:
             return None
-        numbers = drawn_images(self.seed, trial, len(self.data), images)
-        return torch.tensor(numbers, device=self.data.inputs.device)
+        units = max(images * data.units // len(data), 1)
+        numbers = drawn_units(self.seed, trial, data.units, units)
+        return torch.tensor(numbers, device=data.device)
 
-    def _outputs(self, chosen: Tensor | None, fault: Fault, record: Record) -> Tensor:
+    def _outputs(
+        self,
+        units: Tensor | None,
+        fault: Fault,
+        record: Record,
+        raised: list[tuple[EvaluatedBatch, Exception]],
+    ) -> Iterator[tuple[EvaluatedBatch, Any]]:
+        """Yield each batch of a trial with its output; collects errors in ``raised``."""
+        batches = self.measurement.batches(units, self.policy)
         if self._cache is not None and not isinstance(fault, ActivationFlip):
-            return self._cache.outputs(record.counts("tensor").keys())
-        return outputs(self.model, self.batches(chosen))
+            outputs = self._cache.outputs(record.counts("tensor").keys()).split(self.policy.batch)
+            yield from zip(batches, outputs, strict=True)
+            return
+        for batch in batches:
+            output: Any
+            try:
+                output = self.measurement.output(self.model, batch.inputs)
+            except MemoryError:
+                raise
+            except Exception as error:
+                # Whether the fault is the cause is checked when it has been removed.
+                raised.append((batch, error))
+                output = Raised(error)
+            yield batch, output
 
-    @staticmethod
-    def _of(tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
-        # Only a metric that needs no targets runs on data without them.
-        if tensor is None:
-            return None  # type: ignore[return-value]
-        return tensor if chosen is None else tensor.index_select(0, chosen)
+    def _check(self, raised: list[tuple[EvaluatedBatch, Exception]]) -> None:
+        """Raise the error of a batch on which the model raises without faults too."""
+        for batch, error in raised:
+            with torch.inference_mode():
+                self.measurement.output(self.model, batch.inputs)
+            if self.measurement.on_error == "exclude":
+                raise DetectedError(f"{type(error).__name__}: {error}") from error
 
-    def _row(self, trial: int, flips: int, chosen: Tensor | None, output: Tensor) -> Row:
-        images = len(output)
-        targets = self._of(self.data.targets, chosen)
-        clean_value = self._of(self.clean_outputs.values, chosen).mean().item()
-        value: float | None = None
-        if self._reference is None:
-            counts = count_non_finite(output)
-        else:
-            labels = targets if self.data.labels is not None else None
-            counts = count(output, labels, self._of(self._reference, chosen))
-            value = value_from(counts, images, self.metric)
+    def _clean_value(self, units: Tensor | None, clean: CleanResults) -> float | None:
+        """The clean value of a metric of whole trials; None for other metrics."""
+        metric = self.measurement.metric
+        if not metric.of_trial:
+            return None
+        if units is None and self._clean_value_of_all is not None:
+            return self._clean_value_of_all
+        batches = self.batches(units)
+        outputs = clean.batch_outputs(batch.samples for batch in batches)
+        value = metric.of_batches(outputs, [batch.targets for batch in batches], outputs)
+        if units is None:
+            self._clean_value_of_all = value
+        return value
+
+    def _clean_score(self, units: Tensor | None, clean: CleanResults) -> Score:
+        value = self._clean_value(units, clean)
         if value is None:
-            clean = self._of(self.clean_outputs.outputs, chosen)
-            value = self.metric.of(output, targets, clean).mean().item()
-        return Row(trial, flips, images, value, clean_value, *counts, seconds=0.0)
+            assert clean.values is not None
+            value = clean.values.mean().item()
+        return Score(value, value, clean.counts, len(clean.columns))
+
+    def _count_towards_cache(self) -> None:
+        self._trials_before_cache -= 1
+        if self._trials_before_cache == 0:
+            self._cache = self._prefix_cache()
+
+    def _prefix_cache(self) -> MultiCutCache | None:
+        """Cached activations, for inputs that are one tensor and the same in each trial."""
+        inputs, metric = self.measurement.data.inputs, self.measurement.metric
+        is_plain = self.measurement.forward == Forward() and metric.reads_logits
+        if not (self.prefix_cache and self.policy.images is None and is_plain):
+            return None
+        if not isinstance(inputs, Tensor):
+            return None
+        budget = MemoryBudget(self.cache_bytes)
+        cache = MultiCutCache(self.model, laid_out(inputs, self.policy), budget, self.policy.batch)
+        return cache if cache.cuts else None
 
 
-def outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
-    """Run a model on batches. It receives copies, because some models write to their input."""
-    parts = [logits_of(model(part.clone())) for part in batches]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def clean_outputs_of(
-    model: nn.Module, data: Evaluation, metric: Metric, policy: Policy
-) -> tuple[CleanOutputs, Counts]:
-    """Compute the clean outputs of a model in eval mode, and their counts."""
-    inputs = laid_out(data.inputs, policy)
-    with torch.inference_mode():
-        output = outputs(model, list(inputs.split(policy.batch)))
-        values = metric.of(output, data.targets, output)
-        if not are_classes(output, data, metric):
-            return CleanOutputs(output.contiguous(), values), count_non_finite(output)
-        return CleanOutputs(output.contiguous(), values), count(
-            output, data.labels, reference_of(output)
-        )
-
-
-def are_classes(output: Tensor, data: Evaluation, metric: Metric) -> bool:
-    """Whether outputs are logits of classes: by a built-in metric, or by labels that fit them."""
-    if output.dim() != 2 or is_built_in(metric):
-        return output.dim() == 2
-    return data.labels is not None and int(data.labels.max()) < output.shape[1]
+def _row(trial: int, flips: int, score: Score, seconds: float) -> Row:
+    return Row(
+        trial, flips, score.samples, score.value, score.clean, *score.counts, seconds=seconds
+    )

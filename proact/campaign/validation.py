@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from proact.campaign.evaluation import Evaluation
-from proact.campaign.metrics import Metric, is_built_in
+from proact.campaign.built_in_metrics import is_of_classes
+from proact.campaign.metrics import Metric
+from proact.campaign.scoring import Measurement
+from proact.data import Split
 from proact.faults import Fault
-from proact.models.evaluation import check_fit, check_runs
+from proact.nn.batches import Batch, cloned, tensors_in
+from proact.nn.forward import described
 from proact.results.policy import Policy
 from proact.results.statistics import checked_margin
 
@@ -62,7 +67,7 @@ def check_margin(margin: float | None, metric: Metric) -> None:
         raise ValueError(f"margin: {error} ({metric.name})") from None
 
 
-def check_policy(policy: Policy, data: Evaluation) -> None:
+def check_policy(policy: Policy, data: Split) -> None:
     """Raise ValueError for a policy that does not fit the data."""
     images = policy.images
     if images is not None and not 1 <= images <= len(data):
@@ -71,30 +76,88 @@ def check_policy(policy: Policy, data: Evaluation) -> None:
         raise ValueError(f"policy: expected a batch of at least 1, got {policy.batch}")
 
 
-def check_outputs(models: Mapping[str, nn.Module], data: Evaluation, metric: Metric) -> None:
-    """Run each model on one input and check that the metric accepts its output.
+def check_measurement(measurement: Measurement) -> None:
+    """Raise ValueError if the metric needs other targets than the data have."""
+    metric, data = measurement.metric, measurement.data
+    if not metric.needs_targets:
+        return
+    if data.targets is None:
+        raise ValueError(f"data: expected targets for the metric {metric.name}, got none")
+    if is_of_classes(metric):
+        try:
+            _ = data.labels
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{error}, which the metric {metric.name} needs") from None
+
+
+def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> None:
+    """Run each model on two samples (or one batch) and check that the metric takes its outputs.
 
     Raises:
-        ValueError: a model does not run on the inputs, outputs differ in shape between models, or
-            the metric needs other targets or outputs.
+        ValueError: a model does not run on the inputs, outputs differ in shape between models or do
+            not have the samples of the inputs, or the metric does not take them.
     """
-    if metric.needs_targets and data.targets is None:
-        raise ValueError(f"data: expected labels for the metric {metric.name}, got none")
-    is_own = not is_built_in(metric)
-    if not is_own and metric.needs_targets and data.labels is None:
-        targets = data.targets
-        assert isinstance(targets, Tensor)
-        raise ValueError(
-            f"data: expected labels (n,) int64 for the metric {metric.name}, got targets "
-            f"{tuple(targets.shape)} {targets.dtype}"
-        )
-    shapes: dict[tuple[int, ...], str] = {}
+    metric = measurement.metric
+    part = replace(measurement, data=measurement.data.first(2))
+    inputs, targets, samples = next(part.batches(None, Policy(None, 2, False)))
+    shapes: dict[str, list[str]] = {}
     for name, model in models.items():
-        output = check_runs(model, data.inputs[:1].clone(), name)
-        if not is_own and (metric.needs_targets or output.dim() != 2):
-            labels = data.labels if data.labels is not None else torch.zeros(1, dtype=torch.int64)
-            check_fit(output, labels, name)
-        shapes.setdefault(tuple(output.shape[1:]), name)
+        with torch.no_grad():
+            output = _output(part, model, inputs, samples, name)
+            if is_of_classes(metric):
+                _check_classes(output, measurement, samples, name)
+            try:
+                _check_value(metric, output, targets, samples)
+            except Exception as error:  # an own metric may raise anything
+                raise ValueError(
+                    f"the metric {metric.name} does not take the outputs of {name}, "
+                    f"{described(output)}: {error}"
+                ) from error
+        shapes.setdefault(_shape(output), []).append(name)
     if len(shapes) > 1:
-        listed = ", ".join(f"{shape} from {name}" for shape, name in shapes.items())
+        listed = ", ".join(f"{shape} from {' and '.join(names)}" for shape, names in shapes.items())
         raise ValueError(f"variants: expected outputs of one shape per image, got {listed}")
+
+
+def _output(
+    measurement: Measurement, model: nn.Module, inputs: Batch, samples: int, name: str
+) -> Any:
+    try:
+        raw = measurement.forward.raw(model, cloned(inputs))
+    except Exception as error:  # the user's forward may raise anything
+        count = "one sample" if samples == 1 else f"{samples} samples"
+        raise ValueError(
+            f"{name} raises an error for {count} of the inputs, {described(inputs)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        return measurement.selected(raw)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _check_value(metric: Metric, output: Any, targets: Any, samples: int) -> None:
+    if metric.of_trial:
+        metric.of_batches([output], [targets], [output])
+    else:
+        metric.of(output, targets, output, samples)
+
+
+def _check_classes(output: Tensor, measurement: Measurement, samples: int, name: str) -> None:
+    labels = measurement.data.class_labels if measurement.metric.needs_targets else None
+    least = 1 if labels is None else int(labels.max()) + 1
+    if output.dim() == 2 and len(output) == samples and output.shape[1] >= least:
+        return
+    wanted = f"labels go up to {least - 1}, so " if labels is not None else ""
+    given = f"{tuple(output.shape)} for {'one image' if samples == 1 else f'{samples} images'}"
+    raise ValueError(
+        f"{wanted}the metric {measurement.metric.name} expects outputs of shape (images, classes) "
+        f"with at least {least} classes; {name} gives {given}"
+    )
+
+
+def _shape(output: Any) -> str:
+    """The shapes of an output per sample."""
+    shapes = [str(tuple(tensor.shape[1:])) for tensor in tensors_in(output)]
+    # The number of objects that a detector finds depends on its weights.
+    return ", ".join(shapes) if isinstance(output, Tensor) else str(len(shapes) > 0)

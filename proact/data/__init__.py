@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from proact.data.dataset import Augmentation, Data, Split, as_data, as_evaluation, from_parts
+    from proact.data.dataset import Augmentation, Data, as_data, as_evaluation, from_parts
+    from proact.data.reading import as_split
     from proact.data.registry import load, names
+    from proact.data.split import Split
 
 __all__ = [
     "Augmentation",
@@ -16,6 +18,7 @@ __all__ = [
     "Split",
     "as_data",
     "as_evaluation",
+    "as_split",
     "from_parts",
     "load",
     "names",
@@ -26,9 +29,10 @@ __getattr__ = lazy_names(
     {
         "Augmentation": "dataset",
         "Data": "dataset",
-        "Split": "dataset",
+        "Split": "split",
         "as_data": "dataset",
         "as_evaluation": "dataset",
+        "as_split": "reading",
         "from_parts": "dataset",
         "load": "registry",
         "names": "registry",

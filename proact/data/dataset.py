@@ -1,77 +1,17 @@
-"""Data sets: labelled images in memory, in disjoint splits."""
+"""Data sets: samples in memory, in disjoint splits."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-
-def content(tensor: Tensor) -> bytes:
-    """Return the bytes of all elements in row-major order, for a digest."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return raw.numpy().tobytes()
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images, at least one.
-
-    Attributes:
-        images: (n, channels, height, width), floating point, finite.
-        labels: (n,) int64, at least 0.
-
-    Raises:
-        TypeError, ValueError: other types, shapes or values.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.images, Tensor) or not isinstance(self.labels, Tensor):
-            raise TypeError(
-                "data: expected a pair of tensors (images, labels), got "
-                f"({type(self.images).__name__}, {type(self.labels).__name__})"
-            )
-        if not self.images.is_floating_point() or self.labels.dtype != torch.int64:
-            raise TypeError(
-                "data: expected floating-point images and int64 labels, got "
-                f"{self.images.dtype} and {self.labels.dtype}"
-            )
-        if self.labels.dim() != 1 or len(self.images) != len(self.labels) or not len(self.labels):
-            raise ValueError(
-                "data: expected at least one image and one label per image, got images of shape "
-                f"{tuple(self.images.shape)} and labels of shape {tuple(self.labels.shape)}"
-            )
-        # Check in parts: the check makes copies, and a data set may fill half the memory.
-        if not all(bool(torch.isfinite(part).all()) for part in self.images.split(1024)):
-            raise ValueError("data: expected finite images, got some with NaN or infinity")
-        if int(self.labels.min()) < 0:
-            raise ValueError(f"data: expected labels of at least 0, got {int(self.labels.min())}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of values, shapes and dtypes, in hexadecimal."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.labels):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            for part in tensor.split(1024):
-                digest.update(content(part))
-        return digest.hexdigest()
-
-    def take(self, indices: Tensor) -> Split:
-        """Return the images and labels at ``indices``, (m,) int64."""
-        return Split(self.images[indices], self.labels[indices])
+from proact.data.reading import Collate, Samples, as_split
+from proact.data.split import Split
 
 
 @dataclass(frozen=True)
@@ -94,7 +34,7 @@ class Data:
     Attributes:
         name: readable name.
         train, validation, test: normalised images and their labels.
-        num_classes: labels lie in [0, num_classes).
+        num_classes: class labels lie in [0, num_classes); 0 if the targets are not class labels.
         labels: names of the classes in order, if known.
         mean, deviation: of the normalisation of pixels in [0, 1], one value per channel.
         augmentation: allowed changes of training images.
@@ -133,11 +73,7 @@ def _shared_images(one: Split, other: Split) -> int:
     # One object as both splits is deliberate, as in `as_data`.
     if one is other or not (isinstance(one, Split) and isinstance(other, Split)):
         return 0
-    first, second = (
-        {hashlib.blake2b(content(image), digest_size=16).digest() for image in split.images}
-        for split in (one, other)
-    )
-    return len(first & second)
+    return len(one.sample_digests() & other.sample_digests())
 
 
 def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> list[Tensor]:
@@ -165,8 +101,8 @@ def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> li
     return [torch.cat(part).sort().values for part in parts]
 
 
-Pair = Split | tuple[Tensor, Tensor] | Dataset[tuple[Tensor, int]]
-PairOrData = Data | Pair
+#: Samples in any form, or a data set with its splits.
+SamplesOrData = Data | Samples
 
 # Shares of every class for test and validation, for data sets without official parts.
 TEST_AND_VALIDATION = (0.20, 0.15)
@@ -176,125 +112,120 @@ _FEW_TWINS, _NATURAL_TWINS = 5, 0.01
 HELD_OUT = 0.1
 
 
-def as_data(data: PairOrData, validation_share: float = 0.2) -> Data:
-    """Return training and validation images for a protection method.
+def divided(split: Split, shares: tuple[float, ...]) -> list[Split]:
+    """Divide a split into disjoint parts that hold the given shares; the last holds the rest.
 
-    A pair of tensors or a map-style `Dataset` is split: ``validation_share`` of every class becomes
-    validation, by a fixed draw. The validation images also serve as the test split, which no method
-    uses.
+    Every class has the same share of each part, if the targets are class labels. The draw is fixed.
+
+    Args:
+        split: at least one unit for each part.
+        shares: of the parts, each in [0, 1].
 
     Raises:
-        TypeError, ValueError: not labelled images, or too few.
+        ValueError: a part would be empty.
+    """
+    labels = split.class_labels
+    if labels is None or split.batch_sizes is not None:
+        labels = torch.zeros(split.units, dtype=torch.int64)
+    parts = stratified_parts(labels, shares, seed=0)
+    if not all(map(len, parts)):
+        raise ValueError(f"data: expected enough samples for {len(parts)} parts, got {len(split)}")
+    return [split.take(part) for part in parts]
+
+
+def as_data(
+    data: SamplesOrData, validation_share: float = 0.2, collate: Collate | None = None
+) -> Data:
+    """Return training and validation samples for a protection method.
+
+    Samples without a given division are divided: ``validation_share`` of every class becomes
+    validation, by a fixed draw. The validation samples also serve as the test split, which no
+    method uses.
+
+    Args:
+        data: a `Data`, or samples in one of the forms of `proact.data.as_split`.
+        validation_share: in (0, 1).
+        collate: see `proact.data.as_split`.
+
+    Raises:
+        TypeError, ValueError: the errors of `proact.data.as_split`, or too few samples.
     """
     if isinstance(data, Data):
         return data
-    whole = _as_split(data)
-    held_out, rest = stratified_parts(whole.labels, (validation_share,), seed=0)
-    if not len(held_out) or not len(rest):
-        raise ValueError(
-            f"expected enough images to hold some out for validation, got {len(whole)}"
-        )
-    validation = whole.take(held_out)
-    classes = int(whole.labels.max()) + 1
-    return Data("user data", whole.take(rest), validation, validation, classes)
+    whole = as_split(data, collate)
+    validation, train = divided(whole, (validation_share,))
+    return Data("user data", train, validation, validation, _classes((whole,)))
 
 
-def parts_of(data: PairOrData) -> Data:
-    """Split a pair or `Dataset` into 65 % train, 15 % validation and 20 % test of every class.
+def parts_of(data: SamplesOrData) -> Data:
+    """Divide samples into 65 % train, 15 % validation and 20 % test of every class.
 
     The draw is fixed.
 
     Raises:
-        TypeError, ValueError: not labelled images, or too few.
+        TypeError, ValueError: the errors of `proact.data.as_split`, or too few samples.
     """
     if isinstance(data, Data):
         return data
-    whole = _as_split(data)
-    test, validation, train = stratified_parts(whole.labels, TEST_AND_VALIDATION, seed=0)
-    if not all(map(len, (test, validation, train))):
-        raise ValueError(f"expected enough images for three splits, got {len(whole)}")
-    classes = int(whole.labels.max()) + 1
-    return Data("own", whole.take(train), whole.take(validation), whole.take(test), classes)
+    whole = as_split(data)
+    test, validation, train = divided(whole, TEST_AND_VALIDATION)
+    return Data("own", train, validation, test, _classes((whole,)))
 
 
-def from_parts(train: Pair, test: Pair, validation: Pair | None = None, name: str = "own") -> Data:
-    """Make a data set from a pair of tensors or a `Dataset` for each part.
+def from_parts(
+    train: Samples,
+    test: Samples,
+    validation: Samples | None = None,
+    name: str = "own",
+    collate: Collate | None = None,
+) -> Data:
+    """Make a data set from samples for each part.
 
     Args:
-        train: images for training.
-        test: images that only campaigns use.
-        validation: images for choices; None holds out a tenth of every class of ``train``, by a
+        train: samples for training, in one of the forms of `proact.data.as_split`.
+        test: samples that only campaigns use.
+        validation: samples for choices; None holds out a tenth of every class of ``train``, by a
             fixed draw.
         name: readable name.
+        collate: see `proact.data.as_split`.
 
     Raises:
-        TypeError, ValueError: parts that are not labelled images or differ in image shape, too few
-            images, or parts that share images (see `Data`).
+        TypeError, ValueError: the errors of `proact.data.as_split`; parts that differ in the shape
+            of a sample, too few samples, or parts that share samples (see `Data`).
     """
-    training = _as_split(train)
+    training = as_split(train, collate)
     if validation is None:
-        held_out, rest = stratified_parts(training.labels, (HELD_OUT,), seed=0)
-        if not len(held_out):
-            raise ValueError(
-                f"expected enough images to hold some out for validation, got {len(training)}"
-            )
-        checked, training = training.take(held_out), training.take(rest)
+        checked, training = divided(training, (HELD_OUT,))
     else:
-        checked = _as_split(validation)
-    parts = (training, checked, _as_split(test))
-    shapes = {tuple(part.images.shape[1:]) for part in parts}
+        checked = as_split(validation, collate)
+    parts = (training, checked, as_split(test, collate))
+    shapes = {shape for part in parts for shape in _sample_shapes(part)}
     if len(shapes) > 1:
         raise ValueError(f"expected images of one shape in all parts, got {sorted(shapes)}")
-    return Data(name, *parts, max(int(part.labels.max()) for part in parts) + 1)
+    return Data(name, *parts, _classes(parts))
 
 
-def as_evaluation(data: PairOrData) -> Split:
-    """Return the images of a campaign: the test split, or all images of a pair or `Dataset`."""
-    return data.test if isinstance(data, Data) else _as_split(data)
+def as_evaluation(
+    data: SamplesOrData, collate: Collate | None = None, *, in_batches: bool = False
+) -> Split:
+    """Return the samples of a campaign: the test split of a `Data`, or all samples.
+
+    The arguments are those of `proact.data.as_split`.
+    """
+    samples = data.test if isinstance(data, Data) else data
+    return as_split(samples, collate, in_batches=in_batches)
 
 
-def _as_split(data: Pair) -> Split:
-    if isinstance(data, Split):
-        return data
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        return Split(*data)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return _decoded(data)
-    raise TypeError(
-        "data: expected a pair of tensors, a map-style Dataset or a proact.data.Data, got "
-        f"{type(data).__name__}"
-    )
+def _classes(parts: Sequence[Split]) -> int:
+    """The number of classes if the targets are class labels, else 0."""
+    labels = [part.class_labels for part in parts]
+    if any(label is None for label in labels):
+        return 0
+    return max(int(label.max()) for label in labels if label is not None) + 1
 
 
-def _decoded(dataset: Dataset[tuple[Tensor, int]]) -> Split:
-    """Read every item once into preallocated tensors."""
-    images: Tensor | None = None
-    labels = torch.empty(len(cast(Sized, dataset)), dtype=torch.int64)
-    for index in range(len(labels)):
-        item = dataset[index]
-        try:
-            image, label = item
-            image, labels[index] = torch.as_tensor(image), int(label)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(
-                "expected pairs (image, label) of a tensor and an integer in a Dataset; item "
-                f"{index} is {_described(item)}"
-            ) from None
-        if images is None:
-            images = torch.empty((len(labels), *image.shape), dtype=image.dtype)
-        if image.shape != images.shape[1:] or image.dtype != images.dtype:
-            raise ValueError(
-                "expected images of one shape and dtype in a Dataset; item 0 has "
-                f"{tuple(images.shape[1:])} {images.dtype}, item {index} {tuple(image.shape)} "
-                f"{image.dtype}"
-            )
-        images[index] = image
-    if images is None:
-        raise ValueError("data: expected at least one image, got an empty Dataset")
-    return Split(images, labels)
-
-
-def _described(item: object) -> str:
-    if isinstance(item, (tuple, list)):
-        return f"({', '.join(type(part).__name__ for part in item)})"
-    return f"a {type(item).__name__}"
+def _sample_shapes(split: Split) -> set[tuple[int, ...]]:
+    """The shape of an image, if the inputs are one tensor."""
+    if not isinstance(split.inputs, Tensor):
+        return set()
+    return {tuple(split.inputs.shape[1:])}

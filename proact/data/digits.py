@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from proact.data.dataset import TEST_AND_VALIDATION, Data, Split, stratified_parts
+from proact.data.dataset import TEST_AND_VALIDATION, Data, stratified_parts
+from proact.data.split import Split
 from proact.errors import ProactError
 
 

@@ -14,10 +14,10 @@ from proact.data.dataset import (
     TEST_AND_VALIDATION,
     Augmentation,
     Data,
-    Split,
     stratified_parts,
 )
 from proact.data.normalization import normalised
+from proact.data.split import Split
 from proact.errors import ProactError
 
 # The values of ImageNet, with which models for photographs are usually trained.

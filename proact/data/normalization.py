@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proact.data.dataset import HELD_OUT, Augmentation, Data, Split, stratified_parts
+from proact.data.dataset import HELD_OUT, Augmentation, Data, stratified_parts
+from proact.data.split import Split
 
 Pixels = NDArray[np.uint8]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from proact.data import Augmentation, Data, Split
-from proact.data.dataset import content
+from proact.data.split import content
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.models.evaluation import check_takes

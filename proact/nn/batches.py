@@ -1,7 +1,8 @@
-"""Batches: pytrees of tensors whose first dimension counts samples.
+"""Batches: trees of tensors whose first dimension counts samples.
 
-A batch is a tensor (n, ...), or a tuple, list or mapping of batches with the same n. Numbers, texts
-and None in a tree belong to all samples. Functions here work on inputs, targets and outputs alike.
+A batch is a tensor (n, ...), a list with one element for each of the n samples, or a tuple or
+mapping of batches with the same n. Numbers, texts and None in a tree belong to all samples. The
+functions here work on inputs, targets and outputs alike.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-#: A pytree of tensors with a common first dimension.
+#: A tree of tensors or lists with a common number of samples.
 Batch: TypeAlias = Any
 
 
@@ -22,7 +23,7 @@ def as_tensors(tree: Any) -> Batch:
     """Replace numpy arrays in a tree by tensors that share their memory."""
 
     def convert(leaf: Any) -> Any:
-        return torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf
+        return torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     return pytree.tree_map(convert, tree)
 
@@ -34,45 +35,49 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def named_tensors(tree: Any) -> dict[str, Tensor]:
-    """Map the place of each tensor in a tree, such as ``['input_ids']``, to the tensor."""
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Map the place of each leaf in a tree, such as ``['input_ids']``, to the leaf."""
     leaves, _ = pytree.tree_flatten_with_path(tree)
-    return {pytree.keystr(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    return {pytree.keystr(path): leaf for path, leaf in leaves}
 
 
 def samples_in(batch: Batch, what: str = "data") -> int:
     """Return the number of samples of a batch.
 
     Args:
-        batch: a pytree of tensors (n, ...).
+        batch: a tree of tensors (n, ...) and lists of n elements.
         what: names the batch in error messages.
 
     Raises:
-        TypeError: the tree holds no tensor.
+        TypeError: the tree holds no tensor and no list.
         ValueError: a tensor without dimensions, or first dimensions that differ.
     """
-    found = named_tensors(batch)
-    if not found:
+    if isinstance(batch, Tensor) and batch.dim():
+        return len(batch)
+    sizes: dict[str, int] = {}
+    leaves, _ = pytree.tree_flatten_with_path(batch, is_leaf=_is_list)
+    for path, leaf in leaves:
+        place = f" at {pytree.keystr(path)}" if path else ""
+        if isinstance(leaf, Tensor) and leaf.dim() == 0:
+            raise ValueError(
+                f"{what}: expected tensors whose first dimension counts the samples, got a tensor "
+                f"without dimensions{place}"
+            )
+        if isinstance(leaf, (Tensor, list)):
+            sizes[place] = len(leaf)
+    if not sizes:
         raise TypeError(
             f"{what}: expected a tensor, or a tuple or mapping of tensors, got "
             f"{type(batch).__name__}"
         )
-    sizes = {}
-    for place, tensor in found.items():
-        if tensor.dim() == 0:
-            raise ValueError(
-                f"{what}: expected tensors whose first dimension counts the samples, got a tensor "
-                f"without dimensions{_at(place)}"
-            )
-        sizes[place] = len(tensor)
     if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{size}{_at(place)}" for place, size in sizes.items())
+        listed = ", ".join(f"{size}{place}" for place, size in sizes.items())
         raise ValueError(f"{what}: expected tensors with one number of samples, got {listed}")
     return next(iter(sizes.values()))
 
 
-def _at(place: str) -> str:
-    return f" at {place}" if place else ""
+def _is_list(tree: Any) -> bool:
+    return type(tree) is list
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -84,15 +89,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 def take(batch: Batch, indices: Tensor | slice) -> Batch:
     """Return the samples at ``indices``, (m,) int64 or a slice, in their order."""
-    if isinstance(indices, slice):
-        return map_tensors(lambda tensor: tensor[indices], batch)
-    return map_tensors(lambda tensor: tensor.index_select(0, indices.to(tensor.device)), batch)
+
+    def chosen(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            if isinstance(indices, slice):
+                return leaf[indices]
+            return leaf.index_select(0, indices.to(leaf.device))
+        if _is_list(leaf):
+            return leaf[indices] if isinstance(indices, slice) else [leaf[i] for i in indices]
+        return leaf
+
+    return chosen(batch) if isinstance(batch, Tensor) else _map_leaves(chosen, batch)
 
 
-def split(batch: Batch, size: int) -> list[Batch]:
-    """Divide a batch into parts of ``size`` samples; the last part may be smaller."""
-    count = samples_in(batch)
-    return [take(batch, slice(start, start + size)) for start in range(0, count, size)]
+def _map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    leaves, structure = pytree.tree_flatten(tree, is_leaf=_is_list)
+    return pytree.tree_unflatten(map(function, leaves), structure)
 
 
 def cloned(batch: Batch) -> Batch:
@@ -113,17 +125,23 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     """
     if len(batches) == 1:
         return batches[0]
-    leaves, structures = zip(*map(pytree.tree_flatten, batches), strict=True)
+    leaves, structures = zip(
+        *(pytree.tree_flatten(batch, is_leaf=_is_list) for batch in batches), strict=True
+    )
     if any(structure != structures[0] for structure in structures):
         raise ValueError("the batches have different structures")
-    joined = []
-    for column in zip(*leaves, strict=True):
-        if not isinstance(column[0], Tensor):
-            joined.append(column[0])
-            continue
-        shapes = {(tuple(part.shape[1:]), part.dtype) for part in column}
-        if len(shapes) > 1:
-            listed = " and ".join(f"{shape} {dtype}" for shape, dtype in sorted(shapes, key=str))
-            raise ValueError(f"the samples of different batches have the shapes {listed}")
-        joined.append(torch.cat(column))
-    return pytree.tree_unflatten(joined, structures[0])
+    return pytree.tree_unflatten(
+        [_joined(column) for column in zip(*leaves, strict=True)], structures[0]
+    )
+
+
+def _joined(column: Sequence[Any]) -> Any:
+    if _is_list(column[0]):
+        return [element for part in column for element in part]
+    if not isinstance(column[0], Tensor):
+        return column[0]
+    shapes = {(tuple(part.shape[1:]), part.dtype) for part in column}
+    if len(shapes) > 1 or column[0].dim() == 0:
+        listed = " and ".join(f"{shape} {dtype}" for shape, dtype in sorted(shapes, key=str))
+        raise ValueError(f"the samples of different batches have the shapes {listed}")
+    return torch.cat(list(column))

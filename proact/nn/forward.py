@@ -53,7 +53,7 @@ class Forward:
         Raises:
             ValueError: the output has no such part.
         """
-        return self.selected(self._run(model, batch))
+        return self.selected(self.raw(model, batch))
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the selected part of the output as a tensor; see `logits_of`."""
@@ -74,7 +74,8 @@ class Forward:
                 f"output={self.output!r} is not in the model's output, which is {described(output)}"
             ) from None
 
-    def _run(self, model: nn.Module, batch: Batch) -> Any:
+    def raw(self, model: nn.Module, batch: Batch) -> Any:
+        """Return the whole output of the model."""
         if self.call is not None:
             return self.call(model, batch)
         if isinstance(batch, Mapping):

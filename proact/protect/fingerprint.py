@@ -6,7 +6,7 @@ import hashlib
 
 from torch import nn
 
-from proact.data.dataset import content
+from proact.data.split import content
 from proact.nn import HyReLU, WeightRange
 
 

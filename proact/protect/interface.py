@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from proact.data import Data
-from proact.data.dataset import PairOrData, as_data
+from proact.data.dataset import SamplesOrData, as_data
 from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.models.evaluation import check_takes
@@ -58,7 +58,7 @@ def _resumes(method: ClipMethod | GuardMethod) -> bool:
 def protect(
     model: nn.Module,
     method: str,
-    data: PairOrData,
+    data: SamplesOrData,
     *,
     progress: Callable[[str], None] | None = None,
     resume: str | Path | None = None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import as_evaluation
-from proact.data.dataset import PairOrData
+from proact.data.dataset import SamplesOrData
 from proact.encodings import Encoding, encoding_named
 from proact.faults import FaultSpace, Where, encode
 from proact.models.evaluation import accuracy
@@ -48,7 +48,7 @@ class Cost:
 
 def cost(
     model: nn.Module,
-    images: PairOrData,
+    images: SamplesOrData,
     encoding: str | Encoding = "float32",
     soft: bool = False,
     unprotected: nn.Module | None = None,

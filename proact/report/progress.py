@@ -75,10 +75,7 @@ class CampaignBars:
         is_notebook = self._console.is_jupyter
         if self._progress is None:
             self._progress = make_progress(self._console, transient=not is_notebook)
-            cells = "cell" if len(progress.cells) == 1 else "cells"
-            self._total = self._progress.add_task(
-                f"{len(progress.cells):,} {cells}, all trials", total=None, note=""
-            )
+            self._total = self._progress.add_task("", total=None, note="")
         self._progress.start()
         self._update(self._progress, progress)
         if progress.is_running:
@@ -94,18 +91,24 @@ class CampaignBars:
             display(line, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def _update(self, bars: Progress, progress: Any) -> None:
+        if not progress.cells:
+            if progress.stage is not None:
+                bars.update(self._total, description=progress.stage)
+            return
         failed = f"{progress.failed:,} failed" if progress.failed else ""
+        cells = "cell" if len(progress.cells) == 1 else "cells"
         bars.update(
             self._total,
+            description=f"{len(progress.cells):,} {cells}, all trials",
             completed=progress.done,
             total=progress.total or None,
             note=failed,
             seconds_left=progress.seconds_left,
         )
-        cells, units = progress.cells, MetricUnits.of(progress.spec)
-        unfinished_first = sorted(range(len(cells)), key=lambda index: cells[index].is_finished)
+        states, units = progress.cells, MetricUnits.of(progress.spec)
+        unfinished_first = sorted(range(len(states)), key=lambda index: states[index].is_finished)
         shown = set(unfinished_first[:_MOST_CELLS])
-        for index, cell in enumerate(cells):
+        for index, cell in enumerate(states):
             if index not in shown and index not in self._bars:
                 continue
             values: dict[str, Any] = {

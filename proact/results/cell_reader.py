@@ -29,6 +29,7 @@ _SEVERITIES = {
     "sdc10": "sdc10 * 1.0 / images",
     "sdc20": "sdc20 * 1.0 / images",
     "non_finite": "non_finite * 1.0 / images",
+    "raised": "raised * 1.0 / images",
 }
 
 
@@ -67,8 +68,10 @@ class CellReader:
         """The trial is the unit of replication: images within one share its faults."""
         spec, prior = cell.spec, self._run.prior(cell.spec)
         trials = trials_of(self._store, spec.key, cell.target, prior)
-        flips, non_finite, agreeing = self._store.totals(
-            spec.key, "avg(flips), avg(non_finite * 1.0 / images), max(agreeing)", cell.target
+        flips, non_finite, raised, agreeing = self._store.totals(
+            spec.key,
+            "avg(flips), avg(non_finite * 1.0 / images), avg(raised * 1.0 / images), max(agreeing)",
+            cell.target,
         )
         rule = self._rule(cell)
         return CellResult(
@@ -85,6 +88,7 @@ class CellReader:
             trials.failed,
             flips or 0.0,
             non_finite or 0.0,
+            raised or 0.0,
             cell.is_finished,
         )
 
@@ -105,7 +109,7 @@ class CellReader:
             top = mean_interval(values, confidence, counts=counts)
             shares["top5"] = _widened(top, lost / (lost + rows))
         for name in _SEVERITIES:
-            if name == "non_finite" or (agreeing is not None and name != "sdc"):
+            if name in ("non_finite", "raised") or (agreeing is not None and name != "sdc"):
                 shares[name] = self._share(cell, name)
         quantiles = {}
         if rows:

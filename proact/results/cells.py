@@ -58,6 +58,7 @@ class CellState:
         seconds: duration of a trial, a moving mean; 0 while unknown.
         issued: numbers of the trials that workers have or had.
         estimate: the last interim analysis; None before the first.
+        planned: the number of trials that a pilot expects the cell to need; 0 if it is unknown.
     """
 
     spec: CellSpec
@@ -68,6 +69,7 @@ class CellState:
     seconds: float = 0.0
     issued: IntervalSet = field(default_factory=IntervalSet)
     estimate: ProgressEstimate | None = None
+    planned: int = 0
 
     @property
     def trials(self) -> int:
@@ -79,7 +81,7 @@ class CellState:
         """The number of trials that the cell will have had, as now expected."""
         if self.is_finished:
             return self.target
-        expected = self.target if self.estimate is None else self.estimate.expected
+        expected = self.planned if self.estimate is None else self.estimate.expected
         return max(expected, self.target, self.trials)
 
     @property
@@ -105,6 +107,8 @@ class CellResult:
         failed: number of trials that failed; the intervals are wider by their share.
         flips: mean number of flipped bits per trial.
         non_finite: mean share of images whose output held NaN or infinity.
+        raised: mean share of images whose forward pass raised an error because of faults. They
+            count as wrong answers.
         is_finished: whether the cell has all trials that it needs; cells of an interrupted
             run may not.
     """
@@ -120,6 +124,7 @@ class CellResult:
     failed: int
     flips: float
     non_finite: float
+    raised: float
     is_finished: bool = True
 
     @property
@@ -141,8 +146,8 @@ class CellDetails:
     """Further statistics of a cell's rows.
 
     Attributes:
-        shares: mean shares of images by name: top5 (correct); sdc5, sdc10, sdc20, non_finite (see
-            `proact.campaign.metrics.Counts`), as far as the outputs have them.
+        shares: mean shares of images by name: top5 (correct); sdc5, sdc10, sdc20, non_finite,
+            raised (see `proact.campaign.counts.Counts`), as far as the outputs have them.
         loss: mean cross-entropy in nats, at most 20 per image; without an interval. None without
             labels.
         critical: the probability that a trial loses more than a limit; see `Result.details`.

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from proact.errors import ProactError
 from proact.results.schema import (
     APPLICATION_ID,
-    LATER_TABLES,
+    LATER_COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
+    UPGRADES,
     refuse_other_files,
 )
 
@@ -52,6 +53,8 @@ class Database:
                 if not read_only:
                     self._prepare()
                 self._check()
+                if read_only:
+                    self._add_later_columns()
         except ProactError:
             self.close()
             raise
@@ -175,16 +178,24 @@ class Database:
             self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         version = self.number("PRAGMA user_version")
-        if self.number("PRAGMA application_id") == APPLICATION_ID and version in LATER_TABLES:
-            self._make(LATER_TABLES[version])
+        if self.number("PRAGMA application_id") == APPLICATION_ID and version in UPGRADES:
+            self._make(UPGRADES[version])
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self.execute("COMMIT")
         self.execute("PRAGMA synchronous = NORMAL")
         self.execute("PRAGMA foreign_keys = ON")
 
-    def _make(self, tables: str) -> None:
-        for statement in tables.split(";"):
+    def _make(self, statements: str) -> None:
+        for statement in statements.split(";"):
             self.execute(statement)
+
+    def _add_later_columns(self) -> None:
+        """Let queries find the columns that an older store lacks, without a change of its file."""
+        version = self.number("PRAGMA user_version")
+        if version in UPGRADES:
+            self.execute("PRAGMA query_only = 0")
+            self.execute(f"CREATE TEMP VIEW row AS SELECT *, {LATER_COLUMNS} FROM main.row")
+            self.execute("PRAGMA query_only = 1")
 
     def _check(self) -> None:
         if self.number("PRAGMA application_id") != APPLICATION_ID:
@@ -192,7 +203,7 @@ class Database:
                 f"{self.path} is an SQLite file of another program, not a proact store"
             )
         version = self.number("PRAGMA user_version")
-        if version != SCHEMA_VERSION and version not in LATER_TABLES:
+        if version != SCHEMA_VERSION and version not in UPGRADES:
             raise ProactError(
                 f"{self.path} has store version {version}, this proact reads {SCHEMA_VERSION}"
             )

@@ -35,4 +35,11 @@ BUILT_IN_METRICS: Mapping[str, MetricInfo] = {
     "top-5": MetricInfo("top-5 accuracy"),
     "loss": MetricInfo("cross-entropy", "nats", highest=HIGHEST_LOSS, is_better_higher=False),
     "sdc": MetricInfo("silent data corruption", is_better_higher=False),
+    "token-accuracy": MetricInfo("token accuracy"),
+    "token-loss": MetricInfo(
+        "cross-entropy per token", "nats", highest=HIGHEST_LOSS, is_better_higher=False
+    ),
+    "mean-iou": MetricInfo("mean IoU"),
+    "mean-average-precision": MetricInfo("mean average precision"),
+    "cosine": MetricInfo("cosine to the clean output", lowest=-1.0),
 }

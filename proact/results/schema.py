@@ -18,7 +18,7 @@ from pathlib import Path
 from proact.errors import ProactError
 
 APPLICATION_ID = 0x70726163  # "prac": distinguishes a store from other SQLite files
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE task (
@@ -33,7 +33,8 @@ CREATE TABLE row (
     variant INTEGER NOT NULL REFERENCES variant, fault INTEGER NOT NULL REFERENCES fault,
     trial INTEGER NOT NULL, flips INTEGER NOT NULL, images INTEGER NOT NULL, value REAL NOT NULL,
     clean REAL NOT NULL, correct INTEGER, top5 INTEGER, loss REAL, agreeing INTEGER, sdc5 INTEGER,
-    sdc10 INTEGER, sdc20 INTEGER, non_finite INTEGER NOT NULL, seconds REAL NOT NULL,
+    sdc10 INTEGER, sdc20 INTEGER, non_finite INTEGER NOT NULL, raised INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL,
     PRIMARY KEY (variant, fault, trial)) WITHOUT ROWID;
 CREATE TABLE failure (
     variant INTEGER NOT NULL REFERENCES variant, fault INTEGER NOT NULL REFERENCES fault,
@@ -56,8 +57,12 @@ CREATE TABLE session (
 
 SCHEMA += _RUNS
 
-#: By version of an older store, the tables that it lacks.
-LATER_TABLES = {2: _RUNS}
+#: The columns of ``row`` that stores of versions 2 and 3 lack, with their values there.
+LATER_COLUMNS = "0 AS raised"
+_RAISED = "ALTER TABLE row ADD COLUMN raised INTEGER NOT NULL DEFAULT 0"
+
+#: By version of an older store, the statements that make it a store of this version.
+UPGRADES = {2: f"{_RUNS};{_RAISED}", 3: _RAISED}
 
 
 def refuse_other_files(path: Path) -> None:

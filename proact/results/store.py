@@ -23,8 +23,8 @@ class Row(NamedTuple):
         flips: bits flipped.
         images: number of images on which the trial was judged.
         value, clean: the mean of the metric over them, under faults and without.
-        correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite: see
-            `proact.campaign.metrics.Counts`; None where outputs are not classes.
+        correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite, raised: see
+            `proact.campaign.counts.Counts`; None where outputs are not classes.
         seconds: wall time; 0 where nothing had to be run.
     """
 
@@ -41,6 +41,7 @@ class Row(NamedTuple):
     sdc10: int | None
     sdc20: int | None
     non_finite: int
+    raised: int
     seconds: float
 
 

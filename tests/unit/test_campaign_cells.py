@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proact import ProactError, campaign
 from proact.campaign import Metric
 from proact.data import Data
-from proact.faults import ActivationFlip, BitFlip, ExactFlips
+from proact.faults import ActivationFlip, BitFlip, ExactFlips, encode, inject
 from proact.results.statistics import Prior, StoppingRule, Trials, trial_mean
 
 
@@ -55,7 +55,7 @@ class Fragile(nn.Module):
 
 def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
     fault = BitFlip(1e-3)
-    result = campaign.run({"m": Fragile()}, digits, [fault], trials=20)
+    result = campaign.run({"m": Fragile()}, digits, [fault], trials=20, on_error="exclude")
     (cell,) = result.cells
     assert cell.trials + cell.failed == 20
     assert 3 < cell.failed < 20
@@ -68,11 +68,12 @@ def test_a_network_that_raises_in_the_pilot_too(digits: Data) -> None:
 
 
 def test_sweeps_end_where_trials_fail(digits: Data) -> None:
-    sweep = campaign.per_layer(Fragile(), digits, ExactFlips(20), margin=0.1, images_per_trial=16)
+    options = {"images_per_trial": 16, "on_error": "exclude"}
+    sweep = campaign.per_layer(Fragile(), digits, ExactFlips(20), margin=0.1, **options)
     assert len(sweep.strata) == 2
     assert sweep.failures()
     always = Metric("never", raising, needs_targets=False)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match="metric never does not take the outputs .* always"):
         campaign.per_layer(Fragile(), digits, metric=always, images_per_trial=16)
 
 
@@ -80,13 +81,75 @@ def raising(output: Tensor, targets: Tensor | None, clean: Tensor) -> Tensor:
     raise ZeroDivisionError("always")
 
 
-def test_a_cell_of_failures_alone_is_given_up(digits: Data) -> None:
-    result = campaign.run(
-        {"m": Fragile()}, digits, [BitFlip(0.3)], margin=0.01, images_per_trial=16
-    )
+def test_trials_that_all_fail_are_an_error(digits: Data) -> None:
+    options = {"margin": 0.01, "images_per_trial": 16, "on_error": "exclude"}
+    with pytest.raises(ProactError, match="all 20 trials failed.* ArithmeticError: too large"):
+        campaign.run({"m": Fragile()}, digits, [BitFlip(0.3)], trials=20, **options)
+    faults = [BitFlip(0.3), BitFlip(1e-5)]
+    given_up, fine = campaign.run({"m": Fragile()}, digits, faults, **options).cells
+    assert given_up.failed >= 20
+    assert (given_up.value.low, given_up.value.high) == pytest.approx((0.0, 1.0), abs=0.1)
+    assert fine.trials > 20
+
+
+def test_forward_passes_that_raise_count_as_wrong_answers(digits: Data) -> None:
+    fault = BitFlip(1e-3)
+    options = {"trials": 60, "images_per_trial": "all"}
+    result = campaign.run({"m": Fragile()}, digits, [fault], **options)
     (cell,) = result.cells
-    assert cell.failed >= 20
-    assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=0.1)
+    assert (cell.trials, cell.failed) == (60, 0)
+    model = encode(Fragile(), "float32").eval()
+    images, labels = digits.test.images, digits.test.labels
+    shares = []
+    for trial in range(60):
+        with inject(model, fault, trial=trial), torch.no_grad():
+            try:
+                right = (model(images).argmax(1) == labels).double().mean()
+                shares.append((float(right), 0))
+            except ArithmeticError:
+                shares.append((0.0, len(images)))
+    rows = result.rows("m", fault)
+    assert [(row.value, row.raised) for row in rows] == [
+        (pytest.approx(value), raised) for value, raised in shares
+    ]
+    assert 0 < sum(raised for _, raised in shares) < 60 * len(images)
+    assert all(row.value == row.agreeing == row.top5 == 0 for row in rows if row.raised)
+    assert all(row.sdc20 == len(images) for row in rows if row.raised)
+    details = result.details()["m", str(fault)]
+    assert details.shares["raised"].estimate == pytest.approx(cell.raised, abs=0.02)
+    excluded = campaign.run({"m": Fragile()}, digits, [fault], on_error="exclude", **options)
+    assert excluded.cells[0].failed == sum(raised > 0 for _, raised in shares)
+
+
+class OfOneSize(nn.Linear):
+    """Takes batches of 4 or more, and no others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 3:
+            raise RuntimeError("no three")
+        return super().forward(x.flatten(1))
+
+
+@pytest.mark.parametrize("executor", [1, 2])
+def test_an_error_without_faults_ends_the_run(digits: Data, executor: int) -> None:
+    model = OfOneSize(64, 10)
+    options = {"trials": 30, "executor": executor}
+    with pytest.raises(RuntimeError, match="no three"):
+        campaign.run({"m": model}, digits, [BitFlip(1e-2)], images_per_trial=3, **options)
+    calls = count_calls()
+    with pytest.raises(ZeroDivisionError):
+        campaign.run({"m": model}, digits, [BitFlip(1e-2)], metric=calls, **options)
+
+
+def count_calls() -> Metric:
+    """A metric that raises on NaN alone, and so in trials only."""
+
+    def function(output: Tensor, targets: Tensor, clean: Tensor) -> Tensor:
+        if not bool((output.abs() < 1e6).all()):
+            raise ZeroDivisionError
+        return (output.argmax(1) == targets).double()
+
+    return Metric("odd", function)
 
 
 def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -> None:

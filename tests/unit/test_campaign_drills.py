@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from proact import campaign, results
-from proact.campaign import coordinator, trial_runner
+from proact.campaign import trial_runner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 from proact.results.store import Store
@@ -370,13 +370,14 @@ def test_trials_that_raise_are_recorded_and_widen_the_interval(
     store = tmp_path / "rows.sqlite"
     variants = {"well": Odd(plain), "odd": Odd(refuse)}
     result = campaign.run(
-        variants, digits, [FAULT], trials=trials, executor=executor, store=store, **OPTIONS
-    )
+        variants, digits, [FAULT], trials=trials, executor=executor, store=store,
+        on_error="exclude", **OPTIONS,
+    )  # fmt: skip
     reason = "ArithmeticError: no such sign"
     assert result.failures() == {("odd", str(FAULT)): [(trial, reason) for trial in raising]}
     with closing(sqlite3.connect(store)) as reader:
         attempts = reader.execute("SELECT attempts FROM failure WHERE trial < ?", (trials,))
-        assert set(attempts) == {(coordinator.ATTEMPTS,)}
+        assert set(attempts) == {(1,)}
     rows = rows_of(result)
     assert len(rows["well", str(FAULT)]) == trials
     assert rows["odd", str(FAULT)] == [
@@ -387,23 +388,28 @@ def test_trials_that_raise_are_recorded_and_widen_the_interval(
     assert (odd.trials, odd.failed) == (trials - len(raising), len(raising))
     assert odd.value.low < well.value.low < well.value.high < odd.value.high
     # They are not tried again unless that is asked for, and change no table.
-    again = campaign.run(variants, digits, [FAULT], trials=trials, store=store, **OPTIONS)
+    again = campaign.run(
+        variants, digits, [FAULT], trials=trials, store=store, on_error="exclude", **OPTIONS
+    )
     assert again.failures() == result.failures()
     pd.testing.assert_frame_equal(again.to_pandas(), result.to_pandas(), check_exact=True)
 
 
 @pytest.mark.parametrize("goal", [{"trials": 60}, {"margin": 0.02}])
-def test_where_every_trial_raises(digits: Data, tmp_path: Path, goal: dict[str, Any]) -> None:
-    variants = {"odd": Odd(refuse, always=True)}
+def test_where_every_trial_of_a_cell_raises(
+    digits: Data, tmp_path: Path, goal: dict[str, Any]
+) -> None:
+    variants = {"odd": Odd(refuse, always=True), "well": Odd(plain)}
     tables = []
     for executor in (1, 2, 1):
         # The last finds what the second left.
         store = tmp_path / f"{min(len(tables), 1)}.sqlite"
         result = campaign.run(
-            variants, digits, [FAULT], store=store, executor=executor, **goal, **OPTIONS
-        )
-        (cell,) = result.cells
-        assert cell.trials == 0
+            variants, digits, [FAULT], store=store, executor=executor, on_error="exclude",
+            **goal, **OPTIONS,
+        )  # fmt: skip
+        cell, well = result.cells
+        assert well.failed == cell.trials == 0
         assert cell.failed == len(result.failures()["odd", str(FAULT)]) >= 20
         # But for trials without a flip, two in a million, nothing is known.
         assert (cell.value.low, cell.value.high) == pytest.approx((0.0, 1.0), abs=3e-6)

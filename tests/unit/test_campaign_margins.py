@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from proact import ProactError, campaign, results
-from proact.campaign.evaluation import drawn_images
+from proact.campaign.draws import drawn_units
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
 from proact.results import Policy
@@ -168,13 +168,13 @@ def test_bad_input(
 def test_images_of_a_trial_are_a_fair_draw_and_nested() -> None:
     counts = np.zeros(20)
     for trial in range(3000):
-        order = drawn_images(0, trial, 20, 20)
+        order = drawn_units(0, trial, 20, 20)
         assert sorted(order) == list(range(20))
-        assert drawn_images(0, trial, 20, 5) == order[:5]
+        assert drawn_units(0, trial, 20, 5) == order[:5]
         counts[order[:5]] += 1
     # Each image is among five of twenty in a quarter of the trials.
     assert np.abs(counts - 750).max() < 4 * (3000 * 0.25 * 0.75) ** 0.5
-    assert drawn_images(1, 0, 20, 5) != drawn_images(0, 0, 20, 5)
+    assert drawn_units(1, 0, 20, 5) != drawn_units(0, 0, 20, 5)
 
 
 def test_progress_is_announced_to_a_function(trained_cnn: nn.Module, digits: Data) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from proact import data
 from proact.data import Data, Split, as_data, as_evaluation, from_parts
@@ -55,20 +56,101 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
 
 def test_what_no_data_is_is_a_sentence() -> None:
     images, labels = torch.randn(8, 3), torch.arange(8) % 2
+    pairs = TensorDataset(images, labels)
     for given, words in (
-        (DataLoader(TensorDataset(images, labels)), "map-style Dataset or .* got DataLoader"),
-        (TensorDataset(images), "item 0 is .Tensor"),
-        ([({"image": 1}, 0)], "item 0 is .dict, int"),
-        (TensorDataset(images[:0], labels[:0]), "at least one image"),
+        (DataLoader(pairs, shuffle=True), "DataLoader with shuffle=False"),
+        (3, "map-style Dataset, a DataLoader or a proact.data.Data, got int"),
+        ([({"image": object()}, 0)], "cannot be joined into tensors"),
+        (TensorDataset(images[:0], labels[:0]), "at least one sample"),
         (
             [(images[0], 0), (images[1, :2], 1), (images[2], 1)],
-            "one shape and dtype in a Dataset; item 0 has .3,.",
+            "one shape and dtype in a Dataset; item 0 has .3,.*give collate=",
         ),
-        ((images.int(), labels), "floating-point images"),
-        ((images, labels - 1), "expected labels of at least 0, got -1"),
+        ((images, labels[:5]), "got 8 samples and 5 targets"),
+        ((images[:0], labels[:0]), "at least one sample"),
+        (({"a": images, "b": labels[:5]}, labels), "8 at .'a'., 5 at .'b'."),
+        ((images / 0, labels), "NaN or infinite"),
+        (("text", labels), "expected a tensor, or a tuple or mapping of tensors, got str"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             as_evaluation(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="beside a DataLoader"):
+        as_evaluation(DataLoader(pairs), collate=default_collate)
+    with pytest.raises(TypeError, match="map-style Dataset to collate, got Tensor"):
+        as_evaluation(images, collate=default_collate)
+    with pytest.raises(ValueError, match="batch 0 raised ZeroDivisionError"):
+        as_evaluation(pairs, collate=lambda items: 1 / 0)
+
+
+def test_class_labels_are_checked_where_they_are_read() -> None:
+    images, labels = torch.randn(8, 3), torch.arange(8) % 2
+    assert torch.equal(Split(images, labels).labels, labels)
+    with pytest.raises(ValueError, match="labels of at least 0, got -1"):
+        _ = Split(images, labels - 1).labels
+    with pytest.raises(TypeError, match="class labels .n,. int64, got targets of shape .8, 1."):
+        _ = Split(images, labels[:, None]).labels
+    assert Split(images, labels - 1).class_labels is None
+    assert Split(images).class_labels is None
+
+
+def test_inputs_are_trees_of_tensors_or_arrays() -> None:
+    ids, mask = torch.arange(24).reshape(8, 3), np.ones((8, 3), np.float32)
+    labels = torch.arange(8) % 2
+    items = [{"ids": ids[i], "mask": mask[i], "labels": int(labels[i])} for i in range(8)]
+    forms = (
+        ({"ids": ids, "mask": mask}, labels),
+        {"ids": ids, "mask": mask, "labels": labels},
+        items,
+        DataLoader(items, 3),
+    )
+    digests = set()
+    for form in forms:
+        split = as_evaluation(form)  # type: ignore[arg-type]
+        assert (len(split), split.units, split.batch_sizes) == (8, 8, None)
+        part = split.take(torch.tensor([5, 2]))
+        assert torch.equal(part.inputs["ids"], ids[[5, 2]])
+        assert torch.equal(part.labels, labels[[5, 2]])
+        assert [len(y) for _, y in split.batches(3)] == [3, 3, 2]  # type: ignore[arg-type]
+        digests.add(split.digest)
+    assert len(digests) == 1
+    pair = as_evaluation(TensorDataset(ids, torch.from_numpy(mask), labels))
+    assert isinstance(pair.inputs, tuple)
+    assert len(pair.inputs) == 3
+    assert pair.targets is None
+    assert as_evaluation(TensorDataset(ids)).targets is None
+
+
+def test_ragged_samples_stay_in_fixed_batches() -> None:
+    texts = [list(range(1 + i % 7)) for i in range(40)]
+
+    def padded(items: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(map(len, items))
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in items])
+        return ids, torch.tensor([len(text) % 2 for text in items])
+
+    split = as_evaluation(DataLoader(texts, 3, collate_fn=padded))  # type: ignore[arg-type]
+    assert split.batch_sizes == (3,) * 13 + (1,)
+    assert (len(split), split.units) == (40, 14)
+    taken = split.take(torch.tensor([13, 0]))
+    assert taken.batch_sizes == (1, 3)
+    shapes = [tuple(inputs.shape) for inputs, _ in taken.batches(64)]
+    assert shapes == [(1, 1 + 39 % 7), (3, 3)]
+    # Batches of one shape can be joined, so that single samples can be drawn.
+    assert as_evaluation(texts, collate=padded).batch_sizes is None  # type: ignore[arg-type]
+    ragged = [[1] * (1 + i // 8) for i in range(40)]
+    assert as_evaluation(ragged, collate=padded).batch_sizes == (16, 16, 8)  # type: ignore[arg-type]
+    whole = as_data(DataLoader(texts, 3, collate_fn=padded))  # type: ignore[arg-type]
+    assert len(whole.train) + len(whole.validation) == 40
+
+
+def test_samples_can_be_put_into_fixed_batches() -> None:
+    images, labels = torch.randn(150, 3), torch.arange(150) % 2
+    assert as_evaluation((images, labels), in_batches=True).batch_sizes == (64, 64, 22)
+    loader = DataLoader(TensorDataset(images, labels), 40)
+    split = as_evaluation(loader, in_batches=True)
+    assert split.batch_sizes == (40, 40, 40, 30)
+    assert torch.equal(split.take(torch.tensor([3])).inputs[0], images[120:])
+    assert len(split.first(90)) == 80
 
 
 def test_parts_of_ones_own() -> None:

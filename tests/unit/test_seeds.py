@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from itertools import product
 
-from proact.campaign.evaluation import drawn_images
+from proact.campaign.draws import drawn_units
 from proact.faults.injection import seed_of
 from proact.ops.seeds import derived_seed, derived_words, stream_of
 from proact.protect.fault_scoring import search_seed
@@ -43,4 +43,4 @@ def test_shorter_word_sequences_are_prefixes() -> None:
 
 def test_images_of_a_trial_are_those_of_draw_version_2() -> None:
     """Recorded before `derived_words` existed: a change must raise DRAW_VERSION."""
-    assert drawn_images(2026, 7, 360, 8) == [136, 53, 164, 91, 108, 233, 113, 252]
+    assert drawn_units(2026, 7, 360, 8) == [136, 53, 164, 91, 108, 233, 113, 252]

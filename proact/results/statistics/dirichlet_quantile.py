@@ -11,6 +11,8 @@ from scipy.special import ndtr
 from proact.results.statistics.interval import Numbers
 
 _ROOT_STEPS = 200
+# Distance of the search from the bottom value and the mean, as a share of the way between them.
+_MARGIN = 1e-9
 
 
 def dirichlet_mean_quantile(values: Numbers, weights: Numbers, level: float) -> float:
@@ -24,18 +26,21 @@ def dirichlet_mean_quantile(values: Numbers, weights: Numbers, level: float) -> 
     they leave of the range is off by a quarter of a percent at most.
     """
     bottom = float(values.min())
-    mean = float(values @ weights / weights.sum())
-    if mean <= bottom:
+    # In units of the mean's height above the bottom value: values that differ only in their last
+    # digits would otherwise coincide with the ends of the search.
+    heights = values - bottom
+    unit = float(heights @ weights / weights.sum())
+    if unit <= 0.0:
         return bottom
-    tolerance = 1e-9 * (mean - bottom)
+    scaled = heights / unit
 
     def excess(t: float) -> float:
-        return _below_zero(values - t, weights) - level
+        return _below_zero(scaled - t, weights) - level
 
-    start, end = bottom + tolerance, mean - tolerance
+    start, end = _MARGIN, 1.0 - _MARGIN
     if excess(start) > 0.0:  # nearly all of the probability lies in the bottom value
         return bottom
-    return float(brentq(excess, start, end, xtol=1e-3 * tolerance, rtol=1e-12))
+    return bottom + unit * float(brentq(excess, start, end, xtol=1e-3 * _MARGIN, rtol=1e-12))
 
 
 def _below_zero(a: Numbers, weights: Numbers) -> float:
