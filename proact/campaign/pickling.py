@@ -36,19 +36,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
+        reduced: Any = NotImplemented
         if kind is types.MethodType:
-            return types.MethodType, (obj.__func__, obj.__self__)
-        if kind is weakref.ref and obj() is not None:
-            return weakref.ref, (obj(),)
-        if kind in _LOCKS:
-            return _LOCKS[kind], ()
-        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
-            # Their own way of pickling raises an error; the class is pickled by value.
-            state = getattr(super(kind, obj), "__getstate__", lambda: dict(vars(obj)))
-            return _new, (kind,), state()
-        if is_view_like(obj) and id(obj) not in self._are_bases:
-            return _tensor, self._described(obj)
-        return super().reducer_override(obj)
+            reduced = types.MethodType, (obj.__func__, obj.__self__)
+        elif kind is weakref.ref and obj() is not None:
+            reduced = weakref.ref, (obj(),)
+        elif kind in _LOCKS:
+            reduced = _LOCKS[kind], ()
+        elif isinstance(obj, nn.Module):
+            reduced = _reduced_module(obj)
+        elif is_view_like(obj) and id(obj) not in self._are_bases:
+            reduced = _tensor, self._described(obj)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
     def _described(self, tensor: Tensor) -> tuple[Any, ...]:
         storage = tensor.untyped_storage()
@@ -64,6 +63,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 _LOCKS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threading.RLock}
+
+
+def _reduced_module(module: nn.Module) -> Any:
+    if isinstance(module, torch.jit.ScriptModule):
+        saved = io.BytesIO()
+        torch.jit.save(module, saved)
+        return _loaded, (saved.getvalue(),)
+    if parametrize.is_parametrized(module):
+        # Their own way of pickling raises an error; the class is pickled by value.
+        kind = type(module)
+        state = getattr(super(kind, module), "__getstate__", lambda: dict(vars(module)))
+        return _new, (kind,), state()
+    return NotImplemented
+
+
+def _loaded(saved: bytes) -> torch.jit.ScriptModule:
+    module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(saved))
+    return module
 
 
 def _new(kind: type[nn.Module]) -> nn.Module:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from proact.data import Split
 from proact.nn.forward import logits_of
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.site import eval_mode
 
 
@@ -21,28 +22,47 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return float((logits(model, split.images).argmax(1) == split.labels).float().mean())
 
 
-def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
-    """Raise ValueError unless ``output`` is (images, classes) with a class for every label."""
+def check_fit(
+    output: Tensor, labels: Tensor, name: str = "the model", images: int | None = None
+) -> None:
+    """Raise ValueError unless ``output`` is (images, classes) with a class for every label.
+
+    Args:
+        images: the number of images that gave the output; None if it does not matter.
+    """
     highest = int(labels.max())
     if output.dim() != 2 or output.shape[1] <= highest:
         raise ValueError(
             f"labels go up to {highest}, so the model's output is (images, classes) with more "
-            f"classes than that; {name} gives {tuple(output.shape)}"
+            f"classes than that; {name} gives {tuple(output.shape)}{_for(images)}"
         )
 
 
 def check_runs(model: nn.Module, images: Tensor, name: str = "the model") -> Tensor:
-    """Compute the logits in eval mode; raise ValueError if ``model`` does not accept the images."""
+    """Compute the logits in eval mode.
+
+    Raises:
+        ValueError: ``model`` has a lazy layer without a shape, or does not accept the images.
+    """
+    refuse_lazy(model)
     try:
         with eval_mode(model):
             return logits(model, images)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise ValueError(
             f"{name} does not take images of shape (samples, "
-            f"{', '.join(map(str, images.shape[1:]))}): {error}"
+            f"{', '.join(map(str, images.shape[1:]))}){_for(len(images))}: {error}"
         ) from error
 
 
 def check_takes(model: nn.Module, split: Split, name: str = "the model") -> None:
-    """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels."""
-    check_fit(check_runs(model, split.images[:1], name), split.labels, name)
+    """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels.
+
+    The model runs on two images: some models need more than one in a batch.
+    """
+    images = split.images[:2]
+    check_fit(check_runs(model, images, name), split.labels, name, len(images))
+
+
+def _for(images: int | None) -> str:
+    return "" if images is None else " for one image" if images == 1 else f" for {images} images"

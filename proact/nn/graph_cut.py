@@ -42,11 +42,15 @@ class TracedModel:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._graph: fx.Graph | None = None
+        # torch.fx follows the forward of the class, not one that was set on the instance.
+        if "forward" in vars(model):
+            return
         try:
-            self._graph: fx.Graph | None = _Tracer().trace(model)
+            self._graph = _Tracer().trace(model)
         except Exception:
             # Tracing runs the user's forward on proxies, so it can raise anything.
-            self._graph = None
+            return
 
     def cut_at(self, module: nn.Module, examples: Tensor) -> GraphCut | None:
         """The model cut at ``module``, or None where torch.fx does not reproduce the model.
@@ -54,7 +58,8 @@ class TracedModel:
         Args:
             module: a submodule that runs exactly once in a forward pass.
             examples: two or more inputs, (samples, ...). The two parts must reproduce the model's
-                outputs for all of them, and for the first one alone, bit by bit.
+                outputs for all of them, and for the first one alone, bit by bit. A model that does
+                not take a single input has no cut.
         """
         if self._graph is None:
             return None
@@ -143,7 +148,10 @@ def _is_size(node: fx.Node) -> bool:
 
 def _reproduces(model: nn.Module, cut: GraphCut, examples: Tensor) -> bool:
     with torch.no_grad():
-        expected = logits_of(model(examples.clone()))
+        try:
+            expected = logits_of(model(examples.clone()))
+        except (RuntimeError, ValueError):
+            return False
         crossing = cut.before(examples.clone())
         if not all(isinstance(t, Tensor) and t.shape[:1] == examples.shape[:1] for t in crossing):
             return False

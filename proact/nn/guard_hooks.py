@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from proact.errors import ProactError
+from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
 from proact.nn.weight_range import WeightRange
 
@@ -28,8 +29,10 @@ def add_weight_range(
 
     Raises:
         ValueError: as `WeightRange`, and if another attribute of ``model`` is named
-            ``weight_range``.
+            ``weight_range``, or if ``model`` is compiled or TorchScript.
     """
+    refuse_opaque(model, "a weight-range guard")
+    refuse_compiled(model, "a weight-range guard")
     if weight_range_of(model) is None and hasattr(model, NAME):
         raise ValueError(
             f"{type(model).__name__} has an attribute {NAME!r}, which is the name of the guard: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,27 +19,38 @@ def refuse_lazy(model: nn.Module) -> None:
                 raise ValueError(f"{name} has no shape yet: run the model on one batch first")
 
 
-def refuse_scripted(model: nn.Module, what: str) -> None:
-    """Raises ValueError if a module of ``model`` is TorchScript.
+def refuse_opaque(model: nn.Module, what: str) -> None:
+    """Raises ValueError if a part of ``model`` does not run as Python modules.
 
     Args:
-        what: names the work that needs Python modules, as in ``"protection"``.
+        what: the work that needs Python modules, as the subject of a sentence: ``"protection"``.
     """
     for name, module in model.named_modules():
+        kind = ""
         if isinstance(module, torch.jit.ScriptModule):
+            kind = "a TorchScript module"
+        elif isinstance(module, torch.fx.GraphModule) and "eval" in vars(module):
+            kind = "the module of a torch.export program"
+        if kind:
             raise ValueError(
-                f"{what} needs Python modules, and {_place(name)} is a TorchScript module: give "
-                "the nn.Module that it was made from"
+                f"{what} needs modules that run in Python, and {_place(name)} is {kind}: give the "
+                "nn.Module that it was made from"
             )
 
 
-def refuse_compiled(model: nn.Module, what: str) -> None:
-    """Raises ValueError if a module of ``model`` is compiled, so that no hook runs inside it."""
+def refuse_compiled(model: nn.Module, what: str, layers: Iterable[str] = ("",)) -> None:
+    """Raises ValueError if one of ``layers`` runs inside a compiled graph, which runs no hooks.
+
+    Args:
+        what: the work that needs hooks, as the subject of a sentence.
+        layers: qualified names of modules of ``model``.
+    """
     for name, module in model.named_modules():
-        if is_compiled(module):
+        prefix = f"{name}." if name else ""
+        if is_compiled(module) and any(f"{layer}.".startswith(prefix) for layer in layers):
             raise ValueError(
-                f"{what} needs modules that run one by one, and {_place(name)} is compiled: give "
-                "the model that was not compiled (torch.compile its result)"
+                f"{what} needs hooks, which a compiled graph does not run, and {_place(name)} is "
+                "compiled: give the model as it was before torch.compile"
             )
 
 
@@ -46,7 +58,7 @@ def is_compiled(module: nn.Module) -> bool:
     """Whether ``module`` itself runs as a compiled graph."""
     return (
         is_compiled_module(module)
-        or getattr(module, "_compiled_call_impl", None) is not None
+        or vars(module).get("_compiled_call_impl") is not None
         or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
     )
 

@@ -107,9 +107,11 @@ def _copied_storage(together: list[Tensor], memo: dict[int, Any]) -> torch.Untyp
     for tensor in together:
         is_whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()
         if isinstance(tensor, nn.Parameter) and is_whole:
-            copied: Tensor = copy.deepcopy(tensor, memo)
-            return copied.untyped_storage()
-    return storage.clone()
+            storage = copy.deepcopy(tensor, memo).untyped_storage()
+            break
+    else:
+        storage = storage.clone()
+    return storage
 
 
 class _CompiledCopies:

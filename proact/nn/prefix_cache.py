@@ -122,8 +122,9 @@ class PrefixCache:
 
     def _fill(self, cut: GraphCut) -> None:
         with torch.no_grad():
-            one = cut.before(self._inputs[:1].clone())
-            wanted = len(self._inputs) * sum(tensor.nbytes for tensor in one)
+            few = self._inputs[:2]  # some models need more than one sample
+            crossing = cut.before(few.clone())
+            wanted = len(self._inputs) * sum(t.nbytes for t in crossing) // len(few)
             if not self._budget.reserve(wanted):
                 return
             for batch in self._inputs.split(self._batch):

@@ -24,6 +24,7 @@ from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import logits_of
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
+from proact.nn.model_kinds import refuse_lazy, refuse_opaque
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.site import Site, eval_mode
 from proact.nn.site_tracer import trace_sites
@@ -42,11 +43,14 @@ def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu"
             ``"hardswish"``.
 
     Raises:
-        ValueError: an unknown kind; no site; an activation in a forward that cannot be traced, or
-            in a module that runs more than once; activations that are not finite on the example;
-            an in-place change that the model reads elsewhere.
+        ValueError: an unknown kind; a lazy layer without a shape; a TorchScript module; no site; an
+            activation in a forward that cannot be traced, or in a module that runs more than once;
+            activations that are not finite on the example; an in-place change that the model reads
+            elsewhere.
     """
     check_kinds(kinds)
+    refuse_lazy(model)
+    refuse_opaque(model, "the search for activations")
     model = without_weight_range(model)
     sites = trace_sites(model, example, kinds)
     if not sites:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from proact.nn.hyrelu import HyReLU
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.weight_range import WeightRange
 
 #: The kinds of stored tensors.
@@ -69,7 +70,11 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     """Yields (name, tensor, whether it is a buffer) for each tensor that ``model`` stores.
 
     Parameters come first, then the buffers that hold numbers. Tied tensors appear under each name.
+
+    Raises:
+        ValueError: a lazy layer without a shape.
     """
+    refuse_lazy(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, parameter, False
     for name, buffer in model.named_buffers(remove_duplicate=False):

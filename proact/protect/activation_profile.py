@@ -76,7 +76,7 @@ def profile_quantiles(
     ranks = [
         min(int((1.0 - quantile) * len(images) + 1e-9) + 1, len(images)) for quantile in quantiles
     ]
-    sites = find_sites(model, images[:1], kinds)
+    sites = find_sites(model, images[:2], kinds)
     granularities = _granularities(sites, granularity)
     thresholds = sum(_reduced(torch.empty(s.shape), g).numel() for s, g in granularities.items())
     if _PEAK_BYTES * max(ranks) * thresholds > _MOST_BYTES:
@@ -103,7 +103,7 @@ def profile_quantiles(
     for site, kept in largest.items():
         if not kept.has_values:
             raise ValueError(
-                f"the activation {site.name!r} ran for the first training image but not for the "
+                f"the activation {site.name!r} ran for the first training images but not for the "
                 "batches: the model branches on its input"
             )
     sorted_ones = {site: kept.descending() for site, kept in largest.items()}

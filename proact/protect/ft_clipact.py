@@ -80,7 +80,7 @@ def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, run: Met
         options.images_per_pattern,
         options.seed,
     )
-    layers = tensors_of_layers(clipped, bounds, data.train.images[:1])
+    layers = tensors_of_layers(clipped, bounds, data.train.images[:2])
     for site in run.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
         if not layers[site]:
             run.report(f"{site.name}: not searched, because its layer has no stored tensor")

@@ -19,6 +19,7 @@ from proact.errors import unknown
 from proact.models.evaluation import check_takes
 from proact.nn import Site
 from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.model_kinds import refuse_opaque
 from proact.nn.sites import place_at_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import MethodRun
@@ -108,6 +109,7 @@ def protect(
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters to protect")
+    refuse_opaque(model, "protection")
     images = as_data(data)
     check_takes(model, images.train)
     check_takes(model, images.validation)
