@@ -71,10 +71,7 @@ def data() -> Data:
     codes = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     ids, following = codes[:length].view(-1, CONTEXT), codes[1 : length + 1].view(-1, CONTEXT)
     ends = [0, *(round(share * len(ids)) for share in (0.8, 0.9)), len(ids)]
-    parts = [
-        Split(ids[start:end], following[start:end])
-        for start, end in itertools.pairwise(ends)
-    ]
+    parts = [Split(ids[start:end], following[start:end]) for start, end in itertools.pairwise(ends)]
     return Data("Python's help topics", *parts, num_classes=VOCABULARY)
 
 

@@ -22,6 +22,7 @@ from proact.faults.record import Record
 from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
+from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
 from proact.ops.plain_memory import lack_of_memory
 from proact.ops.plan import checked_ber
@@ -86,7 +87,11 @@ class ActivationFlip(Fault):
 
 
 def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
-    """The layers that a fault hits, by qualified name; ValueError if it hits none."""
+    """The layers that a fault hits, by qualified name.
+
+    Raises:
+        ValueError: it hits none, or a layer that runs inside a compiled graph or TorchScript.
+    """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if _is_layer(name, module):
@@ -104,6 +109,8 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
                 raise ValueError(
                     f"largest has no magnitude for the layer {name!r}, which the fault hits"
                 )
+    refuse_opaque(model, "a fault in activations")
+    refuse_compiled(model, "a fault in activations", chosen)
     modules = {own[0]: module for module, own in names.items()}
     return {name: modules[name] for name in chosen}
 

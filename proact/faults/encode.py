@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, Where, checked_where, matches
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import named_memories, stored_tensors
 from proact.ops._memory import extent, may_overlap, once
 from proact.ops.plain_memory import checked_memory, has_plain_memory
@@ -44,7 +44,7 @@ def encode(
     """
     encoding = encoding_named(encoding)
     selector = None if where is None else checked_where(where)
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     _lay_out(result)
     losses = _store(result, encoding, selector)
     saturated = [loss for loss in losses if loss.saturated]
@@ -147,11 +147,11 @@ def encoding_report(
         TypeError, ValueError: as `encode`.
     """
     encoding = encoding_named(encoding)
-    encoded = copy.deepcopy(model)
+    encoded = copy_model(model)
     losses = _store(encoded, encoding)
     before = after = None
     if accuracy is not None:
-        before = accuracy(copy.deepcopy(model).eval())
+        before = accuracy(copy_model(model).eval())
         after = accuracy(encoded.eval())
     return EncodingReport(encoding.name, before, after, losses)
 

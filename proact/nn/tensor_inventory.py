@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from proact.nn.hyrelu import HyReLU
 from proact.nn.inner_tensors import inner_tensors
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.weight_range import WeightRange
 from proact.ops._memory import extent
 from proact.ops.plain_memory import has_plain_memory
@@ -75,6 +76,9 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
     Parameters come first, then the buffers that hold numbers. Tied tensors appear under each name.
     Wrapper subclasses are opened: their inner tensors appear in their place.
+
+    Raises:
+        ValueError: a lazy layer without a shape.
     """
     for member in _members(model):
         yield member.name, member.tensor, member.is_buffer
@@ -91,6 +95,7 @@ class _Member(NamedTuple):
 
 
 def _members(model: nn.Module) -> Iterator[_Member]:
+    refuse_lazy(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield from _opened(name, parameter, False)
     for name, buffer in model.named_buffers(remove_duplicate=False):
