@@ -108,7 +108,8 @@ class CampaignOptions(Options):
         images_per_trial: the number of images that evaluate a trial, drawn without replacement from
             (seed, trial); ``"all"`` or None uses all. With ``"auto"``, a pilot measures variances
             and costs on this machine and chooses the number that reaches the margin soonest. The
-            store keeps the choice for this margin.
+            store keeps the choice for this margin. A campaign that takes at most two seconds on
+            all images uses all of them, and so does one whose unit is the batch.
         metric: the quantity that is averaged over images: of class logits (images, classes)
             ``"top-1"``, ``"top-5"``, ``"loss"`` and ``"sdc"`` (share of predictions that differ
             from the clean ones; needs no labels); of token logits (samples, tokens, classes)
