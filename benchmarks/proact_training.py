@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect.model_suffix import ModelSuffix, WholeModel
 from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.threshold_trainer import Loss, ThresholdTrainer
+from proact.protect.threshold_trainer import ThresholdTrainer, TrainingLoss
 from proact.report.tables import Column, make_table
 
 GOAL = 5.0
@@ -47,7 +47,7 @@ class UncachedTrainer(ThresholdTrainer):
         self._unclipped.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def gradient(
-        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: TrainingLoss
     ) -> list[Tensor]:
         images, labels = self.train.images[batch], self.train.labels[batch]
         with torch.no_grad():

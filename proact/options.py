@@ -71,6 +71,12 @@ def with_default(model: type[Any], name: str, default: Any) -> Any:
     return _field(default, options_of(model)[name])
 
 
+def with_check(model: type[Any], name: str, check: Callable[[Any], object]) -> Any:
+    """Copy the field ``name`` of another option model with another check of its value."""
+    declared = dataclasses.replace(options_of(model)[name], check=check)
+    return _field(default_of(model, name), declared)
+
+
 def _field(default: Any, declared: Option) -> Any:
     metadata = {_METADATA: declared}
     if callable(default):

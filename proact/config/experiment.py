@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proact.campaign.options import CampaignOptions
 from proact.config.config_errors import ConfigError
-from proact.config.names import UNPROTECTED, USER_CODE, check_data_name, check_model_name
+from proact.config.names import (
+    UNPROTECTED,
+    USER_CODE,
+    check_data_name,
+    check_function_name,
+    check_metric_name,
+    check_model_name,
+)
 from proact.data.registry import names as data_names
 from proact.errors import unknown
 from proact.models.registry import names as model_names
-from proact.options import above_0, integer, option, with_default
+from proact.options import above_0, integer, option, with_check, with_default
 from proact.protect.registry import METHODS
 
 if TYPE_CHECKING:
@@ -127,6 +134,9 @@ class SetupOptions(CampaignOptions):
         str,
         metavar="FOLDER",
     )
+    metric: str = with_check(CampaignOptions, "metric", check_metric_name)
+    forward: str | None = with_check(CampaignOptions, "forward", check_function_name)  # type: ignore[assignment]
+    collate: str | None = with_check(CampaignOptions, "collate", check_function_name)  # type: ignore[assignment]
     download: bool = option(
         False,
         "Download missing files through torchvision into the folder.",
@@ -300,8 +310,19 @@ class Experiment(SetupOptions):
 
     @property
     def campaign_options(self) -> dict[str, Any]:
-        """The keyword arguments that `proact.campaign.run` takes from this experiment."""
-        return {field.name: getattr(self, field.name) for field in fields(CampaignOptions)}
+        """The keyword arguments that `proact.campaign.run` takes from this experiment.
+
+        Raises:
+            ValueError, TypeError, ProactError: the user's code cannot be loaded.
+        """
+        from proact.config.user_code import load_function, load_metric
+
+        values = {field.name: getattr(self, field.name) for field in fields(CampaignOptions)}
+        return {
+            **values,
+            "metric": load_metric(self.metric),
+            **{name: load_function(values[name]) for name in ("forward", "collate", "output")},
+        }
 
     def to_plain(self) -> dict[str, Any]:
         """Return all keys as values that JSON and YAML can hold; reading them is the inverse."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
-from proact.config.user_code import load_model
+from proact.config.user_code import load_model, load_model_for
 from proact.data import Data
 from proact.models.evaluation import check_runs
 from proact.nn import Site, find_sites
@@ -26,7 +27,7 @@ class ModelProfile:
 
     Attributes:
         model: the name, or the text that names the user's model.
-        shape: of an image, (channels, height, width).
+        shape: of an image, (channels, height, width); empty if the inputs are not one tensor.
         sites: the activation sites in execution order.
         thresholds: the number of thresholds by granularity.
         parameters: the number of scalar parameters of the model.
@@ -58,7 +59,8 @@ class ModelProfile:
 def profile_tables(profile: ModelProfile) -> list[Table]:
     """Make a table of the sites and a table of the memory by granularity."""
     sites = [(site.name, _times(site.shape), f"{site.neurons:,}") for site in profile.sites]
-    title = f"{profile.model} on {_times(profile.shape)}: activation sites in execution order"
+    given = f" on {_times(profile.shape)}" if profile.shape else ""
+    title = f"{profile.model}{given}: activation sites in execution order"
     memory = [
         (
             granularity,
@@ -94,13 +96,20 @@ def profile_of(
     Raises:
         ValueError: an unknown name, an invalid shape, or a model that does not accept the images.
     """
+    size: tuple[int, ...] = ()
+    # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
+    noise = torch.Generator().manual_seed(0)
     if images is None:
         size = _shape(shape)
+        made = load_model(model, classes, size[0])
+        example = torch.randn(2, *size, generator=noise)
     else:
-        size, classes = tuple(images.train.images.shape[1:]), images.num_classes
-    made = load_model(model, classes, size[0])
-    # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
-    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        made = load_model_for(model, images)
+        example = next(images.train.first(2).batches(2))[0]
+        if isinstance(example, Tensor):
+            size = tuple(example.shape[1:])
+            if example.is_floating_point():
+                example = torch.randn(example.shape, generator=noise)
     check_runs(made, example)
     sites = find_sites(made, example)
     parameters = sum(parameter.numel() for parameter in made.parameters())

@@ -17,7 +17,7 @@ from proact import campaign, faults, models
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import write_experiment
-from proact.config.user_code import load_data, load_model
+from proact.config.user_code import load_data, load_function, load_model_for
 from proact.config.variants import built, costs, trained
 from proact.data import Data
 from proact.errors import ProactError
@@ -114,8 +114,10 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
         experiment.data_folder,
         download=experiment.download,
         image_size=experiment.image_size,
+        collate=load_function(experiment.collate),
     )
-    given = load_model(experiment.model, images.num_classes, images.train.images.shape[1])
+    given = load_model_for(experiment.model, images)
+    campaign.RunOptions(**experiment.campaign_options)  # loads and checks the user's functions
     # Check that the encoding can store the parameters: training keeps their dtypes.
     faults.FaultSpace(given, experiment.encoding)
     for name, variant in experiment.variants.items():
@@ -139,6 +141,7 @@ def _run(
     cost = costs(variants, plain, images, experiment.encoding)
     common: dict[str, Any] = {
         **experiment.campaign_options,
+        "collate": None,  # the data are collated already
         "store": folder / STORE,
         "notes": {
             "costs": {name: asdict(each) for name, each in cost.items()},

@@ -21,11 +21,15 @@ from typing import Any
 
 import cloudpickle
 from torch import nn
+from torch.utils.data import DataLoader
 
 from proact import data, models
+from proact.campaign import Metric
+from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
 from proact.data.dataset import parts_of
+from proact.data.reading import Collate
 from proact.errors import ProactError
 
 # A file that defines both model and data is loaded, and runs, once.
@@ -44,15 +48,17 @@ def load_data(
     *,
     download: bool = False,
     image_size: int = 224,
+    collate: Collate | None = None,
 ) -> Data:
     """Load a named data set, or data of the user's code.
 
-    A pair of tensors or a `Dataset` is split into 65 % training, 15 % validation and 20 % test
-    images.
+    Data other than a `proact.data.Data` are divided into 65 % training, 15 % validation and 20 %
+    test samples.
 
     Args:
         text: a name, ``file.py:attribute`` or ``module:attribute``.
         folder, download, image_size: as for `proact.data.load`.
+        collate: as for `proact.data.as_split`.
 
     Raises:
         ValueError, TypeError, ProactError: the errors of `proact.data.load` and `load_attribute`.
@@ -60,10 +66,17 @@ def load_data(
     if not is_user_code(text):
         return data.load(text, folder, download=download, image_size=image_size)
     given = load_attribute(text)
-    return given if isinstance(given, Data) else parts_of(given)
+    return parts_of(given, collate)
 
 
-def load_model(text: str, num_classes: int, in_channels: int) -> nn.Module:
+def load_model_for(text: str, images: Data) -> nn.Module:
+    """Load a model as `load_model` does; a named one has the classes and channels of the data."""
+    if is_user_code(text):
+        return load_model(text)
+    return load_model(text, images.num_classes, images.train.images.shape[1])
+
+
+def load_model(text: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Make a named model, untrained, or load a model of the user's code unchanged.
 
     Raises:
@@ -82,6 +95,42 @@ def load_model(text: str, num_classes: int, in_channels: int) -> nn.Module:
     return given
 
 
+def load_metric(text: str) -> Metric:
+    """Return the metric of a name, or load a `proact.campaign.Metric` of the user's code.
+
+    A function (outputs, targets, clean outputs) becomes a metric in [0, 1] with the name of the
+    function.
+
+    Raises:
+        ValueError, TypeError, ProactError: another attribute, or the errors of `load_attribute`.
+    """
+    if not is_user_code(text):
+        return metric_named(text)
+    given = _attribute(text)
+    if isinstance(given, Metric):
+        return given
+    if not callable(given):
+        raise TypeError(
+            f"{text}: expected a proact.campaign.Metric or a function of (outputs, targets, clean "
+            f"outputs), got {type(given).__name__}"
+        )
+    return Metric(getattr(given, "__name__", type(given).__name__), given)
+
+
+def load_function(value: Any) -> Any:
+    """Load a function of the user's code if ``value`` names one; return other values unchanged.
+
+    Raises:
+        ValueError, TypeError, ProactError: not a function, or the errors of `load_attribute`.
+    """
+    if not isinstance(value, str) or not is_user_code(value):
+        return value
+    given = _attribute(value)
+    if not callable(given):
+        raise TypeError(f"{value}: expected a function, got {type(given).__name__}")
+    return given
+
+
 def load_attribute(text: str) -> Any:
     """Load ``file.py:attribute`` or ``module:attribute``; call it if it is a function.
 
@@ -89,17 +138,21 @@ def load_attribute(text: str) -> Any:
         ValueError: the file, module or attribute does not exist.
         UsersCodeError: the file or the function raised an exception.
     """
+    value = _attribute(text)
+    # A model is callable too, but must not be called; a class of models is called to make one.
+    if isinstance(value, (nn.Module, Data, DataLoader)) or not callable(value):
+        return value
+    return _users(text, value)
+
+
+def _attribute(text: str) -> Any:
     place, _, attribute = text.rpartition(":")
     if not place or not attribute:
         raise ValueError(f"expected {USER_CODE}, got {text!r}")
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
         raise ValueError(f"{place} has nothing named {attribute!r}")
-    value = getattr(module, attribute)
-    # A model is callable too, but must not be called; a class of models is called to make one.
-    if isinstance(value, (nn.Module, Data)) or not callable(value):
-        return value
-    return _users(text, value)
+    return getattr(module, attribute)
 
 
 def _imported(place: str) -> ModuleType:

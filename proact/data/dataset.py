@@ -157,17 +157,17 @@ def as_data(
     return Data("user data", train, validation, validation, _classes((whole,)))
 
 
-def parts_of(data: SamplesOrData) -> Data:
+def parts_of(data: SamplesOrData, collate: Collate | None = None) -> Data:
     """Divide samples into 65 % train, 15 % validation and 20 % test of every class.
 
-    The draw is fixed.
+    The draw is fixed. The arguments are those of `proact.data.as_split`.
 
     Raises:
         TypeError, ValueError: the errors of `proact.data.as_split`, or too few samples.
     """
     if isinstance(data, Data):
         return data
-    whole = as_split(data)
+    whole = as_split(data, collate)
     test, validation, train = divided(whole, TEST_AND_VALIDATION)
     return Data("own", train, validation, test, _classes((whole,)))
 

@@ -11,10 +11,12 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
+from proact.errors import ProactError
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
 from proact.faults.selectors import Selector, checked_where, select
@@ -22,6 +24,7 @@ from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
+from proact.ops.plain_memory import lack_of_memory
 from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
 
@@ -183,6 +186,15 @@ class ActivationFaultHooks:
     def _hit(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
         if not _is_strided(value) or not value.is_floating_point() or not value.numel():
             return value
+        if value.is_meta or isinstance(value, FakeTensor):
+            return value  # the forward pass computes shapes only
+        if value.is_neg():
+            value, in_place = value.resolve_neg(), True
+        if (lack := lack_of_memory(value)) is not None:
+            raise ProactError(
+                f"the {self._fault.at} of the layer {layer!r} is {lack}, and bits flip only in "
+                "plain tensors: leave the layer out with where="
+            )
         name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()
         if not in_place or value.requires_grad or is_expanded:

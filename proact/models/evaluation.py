@@ -1,68 +1,106 @@
-"""Logits and accuracy of models, and checks that a model fits labelled images."""
+"""Logits and accuracy of models, and checks that a model fits its data."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.nn.forward import logits_of
+from proact.nn.batches import Batch, cloned, named_leaves, samples_in, take
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
 from proact.nn.site import eval_mode
 
 
-def logits(model: nn.Module, images: Tensor, batch: int = 512) -> Tensor:
-    """Compute the outputs (n, ...) of all images in the model's current mode, without autograd."""
-    with torch.no_grad():
-        return torch.cat([logits_of(model(part)) for part in images.split(batch)])
+def parts(inputs: Batch, size: int) -> Iterator[Batch]:
+    """Divide inputs into batches of ``size`` samples.
 
-
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Return the top-1 accuracy in [0, 1]."""
-    return float((logits(model, split.images).argmax(1) == split.labels).float().mean())
-
-
-def check_fit(
-    output: Tensor, labels: Tensor, name: str = "the model", images: int | None = None
-) -> None:
-    """Raise ValueError unless ``output`` is (images, classes) with a class for every label.
-
-    Args:
-        images: the number of images that gave the output; None if it does not matter.
+    A single sample that would be left over joins the batch before it, because some models take no
+    single sample.
     """
+    samples = samples_in(inputs)
+    start = 0
+    while start < samples:
+        end = samples if samples - start <= size + 1 else start + size
+        yield take(inputs, slice(start, end))
+        start = end
+
+
+def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
+    """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd."""
+    with torch.no_grad():
+        return torch.cat([forward.logits(model, part) for part in parts(inputs, batch)])
+
+
+def accuracy(model: nn.Module, split: Split, forward: Forward = DEFAULT) -> float:
+    """Return the top-1 accuracy in [0, 1]."""
+    predicted = logits(model, split.inputs, forward=forward).argmax(1)
+    return int((predicted == split.labels).sum()) / len(split)
+
+
+def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
+    """Raise ValueError unless ``output`` is (images, classes) with a class for every label."""
     highest = int(labels.max())
     if output.dim() != 2 or output.shape[1] <= highest:
         raise ValueError(
             f"labels go up to {highest}, so the model's output is (images, classes) with more "
-            f"classes than that; {name} gives {tuple(output.shape)}{_for(images)}"
+            f"classes than that; {name} gives {tuple(output.shape)}"
         )
 
 
-def check_runs(model: nn.Module, images: Tensor, name: str = "the model") -> Tensor:
+def check_runs(
+    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = DEFAULT
+) -> Tensor:
     """Compute the logits in eval mode.
 
     Raises:
-        ValueError: ``model`` has a lazy layer without a shape, or does not accept the images.
+        ValueError: ``model`` does not accept the inputs.
+        TypeError: the output has no logits (see `proact.nn.forward.logits_of`).
+    """
+    return logits_of(run_checked(model, inputs, name, forward))
+
+
+def run_checked(
+    model: nn.Module, inputs: Batch, name: str = "the model", forward: Forward = DEFAULT
+) -> object:
+    """Return the selected output in eval mode.
+
+    Raises:
+        ValueError: ``model`` has a lazy layer without a shape, or does not accept the inputs, or
+            its output lacks the selected part.
     """
     refuse_lazy(model)
     try:
-        with eval_mode(model):
-            return logits(model, images)
-    except (RuntimeError, IndexError, ValueError) as error:
+        with eval_mode(model), torch.no_grad():
+            output = forward.raw(model, cloned(inputs))
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        samples = samples_in(inputs)
+        tried = "one image" if samples == 1 else f"{samples} images"
         raise ValueError(
-            f"{name} does not take images of shape (samples, "
-            f"{', '.join(map(str, images.shape[1:]))}){_for(len(images))}: {error}"
+            f"{name} does not take inputs of shape {_shapes(inputs)}, tried for {tried}: {error}"
         ) from error
+    return forward.selected(output)
 
 
-def check_takes(model: nn.Module, split: Split, name: str = "the model") -> None:
-    """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels.
-
-    The model runs on two images: some models need more than one in a batch.
-    """
-    images = split.images[:2]
-    check_fit(check_runs(model, images, name), split.labels, name, len(images))
+def check_takes(
+    model: nn.Module, split: Split, name: str = "the model", forward: Forward = DEFAULT
+) -> None:
+    """Raise ValueError unless ``model`` accepts ``split`` and its output fits the labels."""
+    check_fit(check_runs(model, examples(split), name, forward), split.labels, name)
 
 
-def _for(images: int | None) -> str:
-    return "" if images is None else " for one image" if images == 1 else f" for {images} images"
+def examples(split: Split) -> Batch:
+    """The inputs of two samples if there are two, because some models take no single sample."""
+    inputs, _ = next(split.first(2).batches(2))
+    return inputs
+
+
+def _shapes(inputs: Batch) -> str:
+    shapes = {
+        place: f"(samples{''.join(f', {size}' for size in tensor.shape[1:])}) {tensor.dtype}"
+        for place, tensor in named_leaves(inputs).items()
+        if isinstance(tensor, Tensor)
+    }
+    return ", ".join(f"{shape} at {place}" if place else shape for place, shape in shapes.items())

@@ -1,21 +1,43 @@
 """Recognise activations in modules, functions and methods.
 
 ReLU is every function that cuts at 0, with or without a ceiling (ReLU6, clamp, hardtanh). GELU,
-SiLU and Hardswish are recognised too; they are sites on request.
+SiLU and Hardswish are recognised too; they are sites on request. Modules and functions that a model
+brings along (Hugging Face's ``gelu_new``, a hand-written Swish) are recognised by their values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from proact.nn.hyrelu import ClippedActivation, HyReLU
 
 #: The kinds of activation that can be sites.
 KINDS = ("relu", "gelu", "silu", "hardswish")
+#: Stands for all of `KINDS`.
+ALL_KINDS = "all"
+
+
+def checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds that ``kinds`` names: a tuple or list of known kinds, or ``"all"``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if kinds == ALL_KINDS or (isinstance(kinds, (tuple, list)) and list(kinds) == [ALL_KINDS]):
+        return KINDS
+    listed = isinstance(kinds, (tuple, list)) and len(kinds) > 0
+    if not listed or any(kind not in KINDS for kind in kinds):
+        known = ", ".join(KINDS)
+        raise ValueError(
+            f"activations is a tuple of {known}, such as ('relu',), or 'all'; got {kinds!r}"
+        )
+    return tuple(kinds)
 
 
 class Activation(NamedTuple):
@@ -25,14 +47,23 @@ class Activation(NamedTuple):
         kind: one of `KINDS`.
         ceiling: the largest value of a ReLU: 6 for ReLU6, inf for plain ReLU.
         is_tanh: whether it is the tanh approximation of GELU.
+        own: the qualified name of the class or function if the model brings its own; "" for those
+            of torch.
     """
 
     kind: str
     ceiling: float = math.inf
     is_tanh: bool = False
+    own: str = ""
 
     def module(self) -> nn.Module:
-        """A module that computes the function and never writes to its input."""
+        """A module of torch that computes the function and never writes to its input.
+
+        Raises:
+            ValueError: only the model itself has the function.
+        """
+        if self.own:
+            raise ValueError(f"{self.own} is not a function of torch")
         if self.kind == "gelu":
             return nn.GELU("tanh" if self.is_tanh else "none")
         if self.kind == "silu":
@@ -41,11 +72,22 @@ class Activation(NamedTuple):
             return nn.Hardswish()
         return nn.ReLU() if math.isinf(self.ceiling) else nn.Hardtanh(0.0, self.ceiling)
 
-    def clip(self, threshold: Tensor | float, mode: str, slope: float) -> HyReLU:
-        """A module that computes the function and clips it; the arguments are those of `HyReLU`."""
-        if self.kind == "relu":
+    def clip(
+        self,
+        threshold: Tensor | float,
+        mode: str,
+        slope: float,
+        function: nn.Module | None = None,
+    ) -> HyReLU:
+        """A module that computes the function and clips it.
+
+        Args:
+            threshold, mode, slope: as for `HyReLU`.
+            function: the model's own module that computes the function, if it is not of torch.
+        """
+        if self.kind == "relu" and function is None and not self.own:
             return HyReLU(threshold, mode, slope, self.ceiling)
-        return ClippedActivation(self.module(), threshold, mode, slope)
+        return ClippedActivation(function or self.module(), threshold, mode, slope, self.kind)
 
 
 RELU = Activation("relu")
@@ -79,6 +121,8 @@ def activation_of_module(module: nn.Module) -> Activation | None:
     found = _MODULES.get(type(module))
     if type(module) is ClippedActivation:
         found = activation_of_module(module.function)
+        if found is None and module.kind:
+            found = Activation(module.kind, own=name_of(module.function))
     elif type(module) is HyReLU:
         found = Activation("relu", module.ceiling)
     elif type(module) is nn.Hardtanh and module.min_val == 0:
@@ -125,6 +169,66 @@ def _ceiling(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float
         return math.inf
     # A clamp with a computed ceiling is not an activation.
     return float(high) if isinstance(high, (int, float)) else None
+
+
+class FunctionModule(nn.Module):
+    """A module that calls a function; it stands in for a function in a plain attribute."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def name_of(function: object) -> str:
+    """The qualified name of a function, or of the class of a module."""
+    if isinstance(function, FunctionModule):
+        function = function.function
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+#: The functions that values are compared with, by kind.
+_BY_VALUE: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    ("relu", torch.relu),
+    ("gelu", F.gelu),
+    ("gelu", _quick_gelu),
+    ("silu", F.silu),
+    ("hardswish", F.hardswish),
+)
+#: How far values may be from a function, absolutely and relatively: the forms of GELU differ by
+#: 5e-4, halves by their rounding.
+_CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_CLOSE_HALF = 2e-2
+#: Functions are compared where they differ: at inputs in this interval.
+_TELLING = (-2.0, -0.3)
+_LEAST_TELLING = 4
+
+
+def kind_of_values(x: Tensor, output: object) -> str | None:
+    """The kind of the activation that maps ``x`` to ``output``, or None.
+
+    The answer is None, too, where ``x`` hardly contains numbers on which activations differ.
+    """
+    if not isinstance(output, Tensor) or output.shape != x.shape or output.dtype != x.dtype:
+        return None
+    if not x.is_floating_point() or x.dim() == 0:
+        return None
+    close = _CLOSE.get(x.dtype, _CLOSE_HALF)
+    wide, given = x.detach().double(), output.detach().double()
+    telling = (wide > _TELLING[0]) & (wide < _TELLING[1])
+    if int(telling.sum()) < _LEAST_TELLING or not bool((wide > -_TELLING[1]).any()):
+        return None
+    for kind, function in _BY_VALUE:
+        if torch.allclose(given, function(wide), rtol=close, atol=close):
+            return kind
+    return None
 
 
 def _argument(bound: tuple[int, str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

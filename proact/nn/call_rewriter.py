@@ -2,36 +2,47 @@
 
 torch.fx traces the forward of one module and treats its children as leaves. The traced forward,
 with the chosen calls replaced, becomes the forward of a subclass that is made for this instance.
-The class name, tensors, their names and all other attributes stay.
+The class name, tensors, their names and all other attributes stay. Arguments that are no tensors
+keep the values of a watched call (see `call_binding`).
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import itertools
 import linecache
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from proact.nn.activations import Activation, activation_of_call, activation_of_module
+from proact.nn.call_binding import BoundArguments
 from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
+
+#: What torch.fx returns as it is.
+_PLAIN = (fx.Proxy, Tensor, bool, int, float, str, type(None))
 
 
 class TraceError(Exception):
     """The forward branches on values, or does something else that torch.fx cannot follow."""
 
 
-def activation_positions(module: nn.Module) -> list[int]:
+def activation_positions(module: nn.Module, arguments: str) -> list[int]:
     """The positions of the activation calls among the nodes of the traced forward of ``module``.
 
-    They are in execution order.
+    They are in execution order. Activations that the model brings along do not count.
+
+    Args:
+        module: untouched.
+        arguments: describes the watched call, as `proact.nn.call_binding.described_call` gives it.
 
     Raises:
         TraceError: torch.fx cannot follow the forward.
@@ -39,22 +50,23 @@ def activation_positions(module: nn.Module) -> list[int]:
     copied = copy_sharing_parameters(module)  # tracing may add attributes
     return [
         position
-        for position, node in enumerate(_trace(copied).nodes)
+        for position, node in enumerate(_trace(copied, arguments).nodes)
         if _activation(module, node) is not None
     ]
 
 
-def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
+def rewrite_calls(module: nn.Module, arguments: str, children: Mapping[int, str]) -> None:
     """Changes ``module`` so that the call at each position becomes a call of a child module.
 
     Args:
         module: changed in place. The caller adds the children.
+        arguments: as for `activation_positions`.
         children: the name of the child for each position that `activation_positions` gave.
 
     Raises:
         TraceError: torch.fx cannot follow the forward.
     """
-    graph = _trace(module)
+    graph = _trace(module, arguments)
     nodes = list(graph.nodes)
     for position, name in children.items():
         node = nodes[position]
@@ -67,18 +79,71 @@ def rewrite_calls(module: nn.Module, children: Mapping[int, str]) -> None:
 
 
 class _SingleForwardTracer(fx.Tracer):
-    """Traces one forward and treats every child module as a leaf."""
+    """Traces one forward with bound arguments, and treats every child module as a leaf."""
+
+    trace_asserts = True
+
+    def __init__(self, arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
+        self.bound: BoundArguments | None = None
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        place = type(self.root).__name__
+        self.bound = BoundArguments(self, self._arguments, place)
+        args, keywords = self.bound.of(root_fn)
+
+        def followed(*given: Any) -> Any:
+            return self._packed(root_fn(*given, **keywords))
+
+        return followed, [self.root, *args]
+
+    def _packed(self, output: Any) -> Any:
+        """The output with a call of the constructor in place of each object, for torch.fx.
+
+        Raises:
+            TypeError: an object whose constructor is not known.
+        """
+        if isinstance(output, _PLAIN):
+            return output
+        if type(output) in (list, tuple):
+            return type(output)(map(self._packed, output))
+        if type(output) is dict:
+            return {key: self._packed(value) for key, value in output.items()}
+        if isinstance(output, tuple) and hasattr(output, "_fields"):
+            return type(output)(*map(self._packed, output))
+        if type(output) is OrderedDict:
+            pairs = [(key, self._packed(value)) for key, value in output.items()]
+            return self.create_proxy("call_function", OrderedDict, (pairs,), {})
+        if dataclasses.is_dataclass(output):
+            named = {f.name: getattr(output, f.name) for f in dataclasses.fields(output) if f.init}
+        elif type(output) is SimpleNamespace:
+            named = vars(output)
+        else:
+            raise TypeError(f"it returns an object of type {type(output).__name__}")
+        fields = {name: self._packed(value) for name, value in named.items()}
+        return self.create_proxy("call_function", type(output), (), fields)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if any(m is child for child in self.root.modules()):
+            return super().call_module(m, forward, args, kwargs)
+        return forward(*args, **kwargs)  # a module that the forward has just made
 
-def _trace(module: nn.Module) -> fx.Graph:
+
+def _trace(module: nn.Module, arguments: str) -> fx.Graph:
     if "forward" in vars(module) or isinstance(module, fx.GraphModule):
         raise TraceError("its forward was created at run time")
     before = dict(vars(module))
+    tracer = _SingleForwardTracer(arguments)
     try:
-        graph = _SingleForwardTracer().trace(module)
+        graph = tracer.trace(module)
+        if tracer.bound is not None:
+            tracer.bound.repeat_changes(graph)
     except Exception as error:
         # Tracing runs the user's forward on proxies, so it can raise anything.
         raise TraceError(str(error)) from error
@@ -91,7 +156,8 @@ def _trace(module: nn.Module) -> fx.Graph:
 
 def _activation(module: nn.Module, node: fx.Node) -> Activation | None:
     if node.op == "call_module":
-        return activation_of_module(module.get_submodule(str(node.target)))
+        found = activation_of_module(module.get_submodule(str(node.target)))
+        return None if found is not None and found.own else found
     if node.op == "call_method":
         return activation_of_call(str(node.target), node.args, node.kwargs)
     if node.op == "call_function" and _is_of_torch(node.target):

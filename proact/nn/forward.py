@@ -85,6 +85,19 @@ class Forward:
         return model(batch)
 
 
+#: Runs a model as its inputs suggest, and takes its output as it is.
+DEFAULT = Forward()
+
+
+def as_forward(forward: Forward | Callable[[nn.Module, Batch], Any] | None) -> Forward:
+    """Return ``forward`` as a `Forward`; a function maps (model, batch) to the output.
+
+    Raises:
+        TypeError: as `Forward`.
+    """
+    return forward if isinstance(forward, Forward) else Forward(forward)
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in a model's output.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils import _pytree as pytree
 
-from proact.nn.forward import logits_of
+from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.hyrelu import HyReLU
 
 
@@ -22,8 +25,9 @@ class GraphCut:
     Both call the modules of the model itself, so a change of a parameter shows in both.
 
     Attributes:
-        before: maps an input batch to a tuple of tensors, each (samples, ...): the input of the
-            module at the cut, and every other tensor that is computed without this module and
+        before: maps the tensors of an input batch, in the order of
+            `proact.nn.batches.tensors_in`, to a tuple of tensors, each (samples, ...): the input of
+            the module at the cut, and every other tensor that is computed without this module and
             read after it (shortcuts).
         after: maps these tensors to the output of the model.
     """
@@ -38,47 +42,114 @@ class TracedModel:
     Args:
         model: in eval mode and deterministic. Parameters may change later; the modules and their
             order of execution may not.
+        examples: two or more inputs, a batch. Values in it that are no tensors are fixed.
+        forward: runs the model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, examples: Batch, forward: Forward = DEFAULT) -> None:
+        self._model, self._examples, self._forward = model, examples, forward
         self._graph: fx.Graph | None = None
         # torch.fx follows the forward of the class, not one that was set on the instance.
         if "forward" in vars(model):
             return
         try:
-            self._graph = _Tracer().trace(model)
+            self._graph = _Tracer(examples, forward).trace(model)
         except Exception:
             # Tracing runs the user's forward on proxies, so it can raise anything.
             return
 
-    def cut_at(self, module: nn.Module, examples: Tensor) -> GraphCut | None:
+    def cut_at(self, module: nn.Module) -> GraphCut | None:
         """The model cut at ``module``, or None where torch.fx does not reproduce the model.
+
+        The two parts must reproduce the model's outputs for all examples, and for the first one
+        alone if the model takes one, bit by bit.
 
         Args:
             module: a submodule that runs exactly once in a forward pass.
-            examples: two or more inputs, (samples, ...). The two parts must reproduce the model's
-                outputs for all of them, and for the first one alone, bit by bit. A model that does
-                not take a single input has no cut.
         """
         if self._graph is None:
             return None
         cut = _cut(self._model, self._graph, module)
         if cut is None:
             return None
-        batches = (examples, examples[:1])
-        return cut if all(_reproduces(self._model, cut, batch) for batch in batches) else None
+        first = take(self._examples, slice(0, 1))
+        batches = [self._examples]
+        if samples_in(self._examples) > 1 and self._takes(first):
+            batches.append(first)
+        return cut if all(self._reproduces(cut, batch) for batch in batches) else None
+
+    def _takes(self, batch: Batch) -> bool:
+        try:
+            with torch.no_grad():
+                self._forward(self._model, cloned(batch))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False  # some models take batches of two or more only
+        return True
+
+    def _reproduces(self, cut: GraphCut, batch: Batch) -> bool:
+        samples = samples_in(batch)
+        with torch.no_grad():
+            expected = self._forward.logits(self._model, cloned(batch))
+            crossing = cut.before(*tensors_in(cloned(batch)))
+            if not all(isinstance(t, Tensor) and t.shape[:1] == (samples,) for t in crossing):
+                return False
+            try:
+                found = logits_of(cut.after(*(tensor.clone() for tensor in crossing)))
+            except RuntimeError:  # the traced graph may fit other input shapes only
+                return False
+        return torch.equal(expected, found)
 
 
 class _Tracer(fx.Tracer):
-    """Traces into every module that contains a clip; the clips themselves stay calls."""
+    """Traces into every module that contains a clip; the clips themselves stay calls.
+
+    The placeholders are the tensors of the batch.
+    """
+
+    def __init__(self, examples: Batch, forward: Forward) -> None:
+        super().__init__()
+        self._examples, self._forward = examples, forward
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        leaves, structure = pytree.tree_flatten(self._examples)
+        inputs = [
+            self.create_proxy("placeholder", f"input_{number}", (), {})
+            if isinstance(leaf, Tensor)
+            else leaf
+            for number, leaf in enumerate(leaves)
+        ]
+        batch = pytree.tree_unflatten(inputs, structure)
+
+        def run(root: nn.Module) -> Any:
+            if self._forward.call is not None:
+                output = self._forward.call(root, batch)
+            elif isinstance(batch, Mapping):
+                output = root_fn(root, **batch)
+            else:
+                output = root_fn(root, *(batch if isinstance(batch, tuple) else (batch,)))
+            return _part_that_counts(self._forward.selected(output))
+
+        return run, [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if m is self.root:
+            return False
         if isinstance(m, HyReLU):
             return True
         if any(isinstance(inner, HyReLU) for inner in m.modules()):
             return False
         return super().is_leaf_module(m, module_qualified_name)
+
+
+def _part_that_counts(output: Any) -> Any:
+    """The proxy of the logits if the traced forward packs it into an object."""
+    if isinstance(output, Mapping):
+        found = output.get("logits", output.get("out"))
+    else:
+        found = None if isinstance(output, fx.Proxy) else getattr(output, "logits", None)
+    return output if found is None else found
 
 
 def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | None:
@@ -144,22 +215,6 @@ def _is_size(node: fx.Node) -> bool:
         return node.args[1] in ("shape", "ndim")
     is_arithmetic = getattr(node.target, "__module__", "") in ("_operator", "math")
     return is_arithmetic and bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
-
-
-def _reproduces(model: nn.Module, cut: GraphCut, examples: Tensor) -> bool:
-    with torch.no_grad():
-        try:
-            expected = logits_of(model(examples.clone()))
-        except (RuntimeError, ValueError):
-            return False
-        crossing = cut.before(examples.clone())
-        if not all(isinstance(t, Tensor) and t.shape[:1] == examples.shape[:1] for t in crossing):
-            return False
-        try:
-            found = logits_of(cut.after(*(tensor.clone() for tensor in crossing)))
-        except RuntimeError:  # the traced graph may fit other input shapes only
-            return False
-    return torch.equal(expected, found)
 
 
 def with_folded_batch_norm(model: fx.GraphModule) -> fx.GraphModule:

@@ -69,6 +69,7 @@ class ClippedActivation(HyReLU):
         function: computes the activation element by element and has no parameters. It is not
             registered as a child module, so its output before the clip is not a fault target.
         threshold, mode, slope: as for `HyReLU`; they apply to the function's value.
+        kind: the kind of a function that is not torch's, as in ``activations=``.
 
     Shape:
         (samples, ...) in, the same out.
@@ -80,8 +81,10 @@ class ClippedActivation(HyReLU):
         threshold: Tensor | float,
         mode: str = "zero",
         slope: float = 20.0,
+        kind: str = "",
     ) -> None:
         super().__init__(threshold, mode, slope)
+        self.kind = kind
         self._function = (function,)  # a tuple, so that torch does not register it
 
     @property

@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from proact.nn.forward import logits_of
+from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
+from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.tensor_inventory import stored_tensors
 
@@ -53,10 +54,11 @@ class PrefixCache:
     Args:
         model: in eval mode.
         cut: where to continue; None runs the whole model in each call.
-        inputs: (samples, ...).
+        inputs: a batch with all samples.
         budget: the memory of the kept tensors is reserved from it until `close`.
         batch: the number of samples that run at a time, when the cache is filled and in `outputs`.
             (Another batch size may sum in another order.)
+        forward: runs the model.
         fold: whether batch norms behind the cut are folded into convolutions, which is faster, and
             equal up to rounding.
     """
@@ -65,13 +67,15 @@ class PrefixCache:
         self,
         model: nn.Module,
         cut: GraphCut | None,
-        inputs: Tensor,
+        inputs: Batch,
         budget: MemoryBudget,
         *,
         batch: int = 256,
+        forward: Forward = DEFAULT,
         fold: bool = False,
     ) -> None:
         self._model, self._cut, self._inputs, self._batch = model, cut, inputs, batch
+        self._forward, self._samples = forward, samples_in(inputs)
         self._budget = budget
         self._kept: list[_KeptTensor] = []
         if cut is not None:
@@ -84,17 +88,17 @@ class PrefixCache:
         return sum(kept.memory.nbytes for kept in self._kept)
 
     def outputs_at(self, indices: Tensor) -> Tensor:
-        """The logits of the inputs at ``indices``, (indices, classes).
+        """The logits of the inputs at ``indices``, (indices, ...).
 
         Gradients flow back to the cut, and through the whole model where it was not cut.
         """
         if self._cut is None:
-            return logits_of(self._model(self._inputs[indices]))
+            return self._forward.logits(self._model, take(self._inputs, indices))
         if self._kept:
             crossing = [kept.at(indices) for kept in self._kept]
         else:
             with torch.no_grad():
-                crossing = list(self._cut.before(self._inputs[indices]))
+                crossing = list(self._cut.before(*tensors_in(take(self._inputs, indices))))
         return logits_of(self._after(*crossing))
 
     def outputs(self) -> Iterator[Tensor]:
@@ -104,16 +108,20 @@ class PrefixCache:
         with the strides that they had then: without folding, the outputs equal those of the whole
         model bit by bit.
         """
-        for number, batch in enumerate(self._inputs.split(self._batch)):
+        for number, batch in enumerate(self._batches()):
             # The model gets copies, because activation functions may write to their inputs.
             if self._cut is None:
-                yield logits_of(self._model(batch.clone()))
+                yield self._forward.logits(self._model, cloned(batch))
             elif self._kept:
                 yield logits_of(self._after(*(kept.batch(number) for kept in self._kept)))
             else:
                 with torch.no_grad():
-                    crossing = self._cut.before(batch.clone())
+                    crossing = self._cut.before(*tensors_in(cloned(batch)))
                 yield logits_of(self._after(*crossing))
+
+    def _batches(self) -> Iterator[Batch]:
+        for start in range(0, self._samples, self._batch):
+            yield take(self._inputs, slice(start, start + self._batch))
 
     def close(self) -> None:
         """Frees the kept tensors and their budget; later calls compute them again."""
@@ -122,15 +130,15 @@ class PrefixCache:
 
     def _fill(self, cut: GraphCut) -> None:
         with torch.no_grad():
-            few = self._inputs[:2]  # some models need more than one sample
-            crossing = cut.before(few.clone())
-            wanted = len(self._inputs) * sum(t.nbytes for t in crossing) // len(few)
+            few = min(2, self._samples)  # some models take no single sample
+            some = cut.before(*tensors_in(cloned(take(self._inputs, slice(0, few)))))
+            wanted = self._samples * sum(tensor.nbytes for tensor in some) // few
             if not self._budget.reserve(wanted):
                 return
-            for batch in self._inputs.split(self._batch):
-                crossing = cut.before(batch.clone())
+            for batch in self._batches():
+                crossing = cut.before(*tensors_in(cloned(batch)))
                 if not self._kept:
-                    self._kept = [_KeptTensor(t, len(self._inputs)) for t in crossing]
+                    self._kept = [_KeptTensor(t, self._samples) for t in crossing]
                 if not all(map(_KeptTensor.fits, self._kept, crossing)):
                     self._kept = []  # a shape depends on the batch
                     self._budget.release(wanted)
@@ -147,25 +155,33 @@ class MultiCutCache:
     Args:
         model: in eval mode. A model with hooks, or one that torch.fx cannot follow, has no cuts
             and always runs whole.
-        inputs: (samples, ...).
+        inputs: a batch with all samples.
         budget: the memory of the kept tensors is reserved from it until `close`.
         batch: the number of samples that run at a time.
+        forward: runs the model.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, budget: MemoryBudget, batch: int) -> None:
-        self._whole = PrefixCache(model, None, inputs, budget, batch=batch)
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        budget: MemoryBudget,
+        batch: int,
+        forward: Forward = DEFAULT,
+    ) -> None:
+        self._whole = PrefixCache(model, None, inputs, budget, batch=batch, forward=forward)
         #: Each cache with the names of the stored tensors that lie before its cut.
         self._caches: list[tuple[PrefixCache, frozenset[str]]] = []
         if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
             return
         names = {name: stored.name for stored in stored_tensors(model) for name in stored.names}
-        examples = inputs[: min(batch, 2)]
-        layers = _spread_layers(model, examples)
-        traced = TracedModel(model) if layers else None
+        examples = take(inputs, slice(0, min(batch, 2)))
+        layers = _spread_layers(model, examples, forward)
+        traced = TracedModel(model, examples, forward) if layers else None
         for layer in layers:
-            cut = traced.cut_at(layer, examples) if traced is not None else None
+            cut = traced.cut_at(layer) if traced is not None else None
             if cut is not None:
-                cache = PrefixCache(model, cut, inputs, budget, batch=batch)
+                cache = PrefixCache(model, cut, inputs, budget, batch=batch, forward=forward)
                 if cache.bytes:
                     self._caches.append((cache, _stored_in(cut.before, names)))
 
@@ -180,7 +196,7 @@ class MultiCutCache:
         return sum(cache.bytes for cache, _ in self._caches)
 
     def outputs(self, changed: Collection[str]) -> Tensor:
-        """The logits of all inputs, (samples, classes), equal to the whole model's bit by bit.
+        """The logits of all inputs, (samples, ...), equal to the whole model's bit by bit.
 
         Args:
             changed: the names of all stored tensors (`proact.nn.tensor_inventory`) that differ now
@@ -241,7 +257,7 @@ class _KeptTensor:
         return tensor.permute(0, 3, 1, 2) if self._is_channels_last else tensor
 
 
-def _spread_layers(model: nn.Module, examples: Tensor) -> list[nn.Module]:
+def _spread_layers(model: nn.Module, examples: Batch, forward: Forward) -> list[nn.Module]:
     """Layers with parameters, evenly spread over the order of execution, the last one first."""
     order: list[nn.Module] = []
     hooks = [
@@ -251,7 +267,7 @@ def _spread_layers(model: nn.Module, examples: Tensor) -> list[nn.Module]:
     ]
     try:
         with torch.no_grad():
-            model(examples.clone())
+            forward(model, cloned(examples))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""`Site`, an activation call in a model, and a context manager for eval mode."""
+"""`Site`, an activation call in a model, and the modes in which a model runs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Site:
         caller: the qualified name of the module whose forward is rewritten for this site; None if
             it is enough to replace a module.
         call: the index of this call among the caller's activation calls, from 0.
+        arguments: describes the watched call of the caller (`proact.nn.call_binding`).
+        dtype: of the activations.
+        function: a copy of the model's own module or function, where the activation is not torch's.
     """
 
     name: str
@@ -35,6 +38,9 @@ class Site:
     places: tuple[str, ...] = field(default=(), repr=False)
     caller: str | None = field(default=None, repr=False)
     call: int = field(default=0, repr=False)
+    arguments: str = field(default="{}", repr=False)
+    dtype: torch.dtype = field(default=torch.float32, repr=False, compare=False)
+    function: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def neurons(self) -> int:
@@ -48,7 +54,11 @@ class Site:
 
     def clip(self, threshold: Tensor | float, mode: str = "zero", slope: float = 20.0) -> HyReLU:
         """A clip that can replace this activation; the arguments are those of `HyReLU`."""
-        return self.activation.clip(threshold, mode, slope)
+        return self.activation.clip(threshold, mode, slope, self.function)
+
+    def original(self) -> nn.Module:
+        """A module that computes the activation; one of torch does not write to its input."""
+        return self.activation.module() if self.function is None else self.function
 
 
 @contextmanager
@@ -61,3 +71,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Switches torch's fused kernels for transformer layers off inside the block.
+
+    They compute an encoder layer in eval mode without calling its activation, and leave out padded
+    tokens.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

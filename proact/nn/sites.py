@@ -2,9 +2,10 @@
 
 A site is a call of an `nn.ReLU` module (one module can serve many sites), of a function, a method
 or an in-place form, of `clamp` at 0, or of a ReLU with a ceiling (ReLU6, hardtanh and clamp from
-0). GELU, SiLU and Hardswish are sites on request. Other activations, and ReLU written as a product
-or maximum, are not found. Calls that cannot be distinguished raise an error that names them, so
-that no ReLU stays unprotected silently. The output of the last layer is not a site.
+0). GELU, SiLU and Hardswish are sites on request. Modules and functions in attributes that the
+model brings along are recognised by their values. Other activations, and formulas that are written
+out in a forward, are not found. Calls that cannot be distinguished raise an error that names them,
+so that no ReLU stays unprotected silently. The output of the last layer is not a site.
 """
 
 from __future__ import annotations
@@ -14,64 +15,89 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from proact.nn.activations import KINDS, activation_of_module
+from proact.nn.activations import (
+    Activation,
+    FunctionModule,
+    activation_of_module,
+    checked_kinds,
+    name_of,
+)
+from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
-from proact.nn.forward import logits_of
+from proact.nn.forward import Forward, as_forward, described
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
-from proact.nn.site import Site, eval_mode
-from proact.nn.site_tracer import trace_sites
+from proact.nn.site import Site, eval_mode, without_fast_path
+from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.weight_range import WeightRange
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
 
 
-def find_sites(model: nn.Module, example: Tensor, kinds: Sequence[str] = ("relu",)) -> list[Site]:
+def find_sites(
+    model: nn.Module,
+    example: Batch,
+    kinds: Sequence[str] = ("relu",),
+    forward: Forward | Callable[[nn.Module, Batch], Any] | None = None,
+    skip: Sequence[str] = (),
+) -> list[Site]:
     """The activation sites of ``model`` in execution order.
 
     Args:
         model: any model; it runs on ``example`` in eval mode and is left as it was.
-        example: an input batch, (samples, ...); one sample is enough.
-        kinds: the activations to find: ``"relu"`` (all forms and ceilings), ``"gelu"``, ``"silu"``,
-            ``"hardswish"``.
+        example: a batch: a tensor (samples, ...), or a tuple or mapping of such tensors, which
+            enters as ``model(*example)`` or ``model(**example)``. Two samples are enough, and one
+            for models that take one.
+        kinds: the activations to find: ``"relu"`` (all forms and ceilings), ``"gelu"`` (all forms),
+            ``"silu"``, ``"hardswish"``; or the text ``"all"``.
+        forward: maps (model, batch) to the output, for models that take their inputs otherwise.
+        skip: names of modules, or patterns such as ``"layer4.*"``. Their activations, and those of
+            the modules inside them, are no sites.
 
     Raises:
         ValueError: an unknown kind; a lazy layer without a shape; a TorchScript module; no site; an
             activation in a forward that cannot be traced, or in a module that runs more than once;
             activations that are not finite on the example; an in-place change that the model reads
-            elsewhere.
+            elsewhere; a pattern that fits no module.
+        TypeError: ``skip`` or ``forward`` of another type.
     """
-    check_kinds(kinds)
+    return list(traced_sites(model, example, kinds, as_forward(forward), skip).sites)
+
+
+def traced_sites(
+    model: nn.Module, example: Batch, kinds: Sequence[str], forward: Forward, skip: Sequence[str]
+) -> TracedSites:
+    """`find_sites`, with the calls that are no sites; the same errors."""
+    kinds = checked_kinds(kinds)
     refuse_lazy(model)
     refuse_opaque(model, "the search for activations")
     model = without_weight_range(model)
-    sites = trace_sites(model, example, kinds)
-    if not sites:
+    traced = trace_sites(model, example, kinds, forward, skip)
+    if not traced.sites:
         wanted = " or ".join(_SPELLED[kind] for kind in kinds)
-        others = {
-            found.kind for found in map(activation_of_module, model.modules()) if found is not None
-        }
-        found = f"; found {', '.join(sorted(others))}" if others - set(kinds) else ""
+        reasons = []
+        if traced.skipped:
+            reasons.append(f"skip leaves all {len(traced.skipped)} calls alone")
+        others = sorted(traced.other_kinds - set(kinds))
+        if others:
+            found = f"({', '.join(map(repr, others))}{',' if len(others) == 1 else ''})"
+            reasons.append(
+                f"found {', '.join(others)}, which activations={found} clips (kinds= in find_sites)"
+            )
         raise ValueError(
-            f"{type(model).__name__} has no {wanted}, so there is no activation to clip{found}"
+            f"{type(model).__name__} has no {wanted}, so there is no activation to clip"
+            f"{'; ' if reasons else ''}{'; '.join(reasons)}"
         )
-    _refuse_irreplaceable(model, sites, example)
-    return sites
-
-
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises ValueError unless ``kinds`` is a filled tuple or list of known kinds."""
-    listed = isinstance(kinds, (tuple, list)) and len(kinds) > 0
-    if not listed or any(kind not in KINDS for kind in kinds):
-        known = ", ".join(KINDS)
-        raise ValueError(f"activations is a tuple of {known}, such as ('relu',); got {kinds!r}")
+    _refuse_irreplaceable(model, traced.sites, example, forward)
+    return traced
 
 
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
@@ -103,38 +129,54 @@ def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> 
             "weight-range last"
         )
     rewritten: dict[str, dict[int, str]] = {}
+    arguments: dict[str, str] = {}
     for site in replacements:
         if site.name == "":
             return replacements[site]
         if site.caller is not None:
             local = site.name[len(site.caller) + 1 :] if site.caller else site.name
             rewritten.setdefault(site.caller, {})[site.call] = local
+            arguments[site.caller] = site.arguments
+    # A rewritten forward calls the modules that it has, and no function of the model's own.
+    for site, module in replacements.items():
+        if site.activation.own:
+            _place(model, site, module)
     with eval_mode(model):
         for caller, calls in rewritten.items():
             module = model.get_submodule(caller)
-            positions = activation_positions(module)
-            rewrite_calls(module, {positions[call]: name for call, name in calls.items()})
+            positions = activation_positions(module, arguments[caller])
+            chosen = {positions[call]: name for call, name in calls.items()}
+            rewrite_calls(module, arguments[caller], chosen)
     for site, module in replacements.items():
-        for place in site.places:
-            parent, _, child = place.rpartition(".")
-            model.get_submodule(parent).add_module(child, module)
+        if not site.activation.own:
+            _place(model, site, module)
     _keep_off_fused_layers(model, set(replacements.values()))
     return model
 
 
-def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
-    """Turns off the fused kernel of encoder layers, which bypasses the activation module.
+def _place(model: nn.Module, site: Site, module: nn.Module) -> None:
+    for place in site.places:
+        parent, _, child = place.rpartition(".")
+        owner = model.get_submodule(parent)
+        vars(owner).pop(child, None)  # a function in a plain attribute
+        owner.add_module(child, module)
 
-    torch uses it in eval mode for activations that it recognises as ReLU or GELU.
+
+def _keep_off_fused_layers(model: nn.Module, replaced: set[nn.Module]) -> None:
+    """Turns off the fused kernels of transformer encoders, which bypass the activation module.
+
+    torch uses them in eval mode for activations that it recognises as ReLU or GELU.
     """
     for module in model.modules():
-        is_encoder = isinstance(module, nn.TransformerEncoderLayer)
-        if is_encoder and not replaced.isdisjoint(module.modules()):
+        is_layer = isinstance(module, nn.TransformerEncoderLayer)
+        if is_layer and not replaced.isdisjoint(module.modules()):
             module.activation_relu_or_gelu = 0  # type: ignore[assignment]
+        if isinstance(module, nn.TransformerEncoder) and not replaced.isdisjoint(module.modules()):
+            module.use_nested_tensor = False
 
 
 def observed(
-    model: nn.Module, sites: list[Site], observe: Callable[[Site, Tensor], None]
+    model: nn.Module, sites: Sequence[Site], observe: Callable[[Site, Tensor], None]
 ) -> nn.Module:
     """A copy of ``model`` that calls ``observe(site, output)`` whenever a site has run.
 
@@ -160,35 +202,68 @@ class _Observer(nn.Module):
         return output
 
 
+def has_activation(model: nn.Module, place: str, activation: Activation) -> bool:
+    """Whether the module or function at a place of a site computes ``activation``.
+
+    Functions in plain attributes, and those that the model brings along, are known by their names.
+    """
+    found = _at(model, place)
+    if isinstance(found, nn.Module) and not activation.own:
+        return activation_of_module(found) == activation
+    if found is None or not activation.own:
+        return found is not None
+    return name_of(found) == activation.own
+
+
+def with_own_function(model: nn.Module, site: Site) -> Site:
+    """``site`` with the function that only ``model`` has, if its activation is not torch's."""
+    found = _at(model, site.places[0]) if site.activation.own else None
+    if found is None:
+        return site
+    function = found if isinstance(found, nn.Module) else FunctionModule(found)
+    return replace(site, function=function)
+
+
+def _at(model: nn.Module, place: str) -> nn.Module | Callable[..., Any] | None:
+    """The module, or the function in a plain attribute, at a place of a site."""
+    parent, _, child = place.rpartition(".")
+    try:
+        owner = model.get_submodule(parent)
+    except AttributeError:
+        return None
+    found = owner if place == "" else owner._modules.get(child, vars(owner).get(child))
+    return found if callable(found) else None
+
+
 def _original(model: nn.Module, site: Site) -> nn.Module:
-    if site.caller is None:
-        return model.get_submodule(site.places[0])
-    return site.activation.module()
+    found = None if site.caller is not None else _at(model, site.places[0])
+    return found if isinstance(found, nn.Module) else site.original()
 
 
-def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) -> None:
+def _refuse_irreplaceable(
+    model: nn.Module, sites: Sequence[Site], example: Batch, forward: Forward
+) -> None:
     """Raises ValueError if clips with an infinite threshold change the output.
 
     They do if the model reads the input that an in-place ReLU has changed, or if a forward was not
     traced faithfully.
     """
-    expected = _outputs(model, example)
-    dtype = example.dtype if example.is_floating_point() else torch.get_default_dtype()
+    expected = _outputs(model, example, forward)
 
-    def changes_the_output(replaced: list[Site]) -> bool:
-        clips = {site: _neutral(model, site, dtype) for site in replaced}
+    def changes_the_output(replaced: Sequence[Site]) -> bool:
+        clips = {site: _neutral(model, site) for site in replaced}
         runs: Counter[nn.Module] = Counter()
         copied = place_at_sites(copy_sharing_parameters(model), clips)
         with ExitStack() as hooks:
             for clip in clips.values():
                 hooks.callback(clip.register_forward_hook(lambda m, _, __: runs.update([m])).remove)
             try:
-                given = _outputs(copied, example)
+                given = _outputs(copied, example, forward)
             except Exception as error:
                 names = ", ".join(site.name for site in replaced)
                 raise ValueError(
                     f"a forward with the activations {names} cannot be traced ({error}): use a "
-                    "separate module for each call"
+                    "separate module for each call, or leave the module alone with skip="
                 ) from error
         if any(runs[clip] != 1 for clip in clips.values()):
             return True
@@ -199,23 +274,29 @@ def _refuse_irreplaceable(model: nn.Module, sites: list[Site], example: Tensor) 
         raise ValueError(
             f"the activation {culprit.name!r} cannot be replaced, because a replacement changes "
             "the model's output: possible reasons are an in-place change that is read elsewhere, "
-            "a hook that changes the activation, and a forward that draws at random"
+            "a hook that changes the activation, and a forward that draws at random; "
+            f"skip=({culprit.name!r},) leaves it alone"
         )
 
 
-def _neutral(model: nn.Module, site: Site, dtype: torch.dtype) -> nn.Module:
+def _neutral(model: nn.Module, site: Site) -> nn.Module:
     """A module that returns the same value and never writes to its input."""
     original = _original(model, site)
     if isinstance(original, HyReLU):
         return copy.deepcopy(original)
-    return site.clip(torch.full((), math.inf, dtype=dtype))
+    return site.clip(torch.full((), math.inf, dtype=site.dtype))
 
 
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    with eval_mode(model), torch.no_grad():
-        output = model(example.clone())
-    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    return tensors or [logits_of(output)]
+def _outputs(model: nn.Module, example: Batch, forward: Forward) -> list[Tensor]:
+    with eval_mode(model), without_fast_path(), torch.no_grad():
+        output = Forward(forward.call)(model, cloned(example))
+    tensors = tensors_in(output) or tensors_in(dict(getattr(output, "__dict__", {})))
+    if not tensors:
+        raise TypeError(
+            f"expected tensors in the output of {type(model).__name__}, which is "
+            f"{described(output)}"
+        )
+    return tensors
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

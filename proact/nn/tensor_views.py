@@ -7,14 +7,14 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from proact.nn.tensor_inventory import has_memory
+from proact.ops.plain_memory import has_plain_memory
 
 
 def is_view_like(value: Any) -> TypeGuard[Tensor]:
     """Whether ``value`` is a tensor that its storage, offset, shape and strides describe fully."""
     return (
         type(value) in (Tensor, nn.Parameter)
-        and has_memory(value)
+        and has_plain_memory(value)
         and not (value.is_quantized or value.is_nested or value.is_conj() or value.is_neg())
     )
 

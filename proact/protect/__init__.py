@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         resumable_methods,
         trained_methods,
     )
+    from proact.protect.objective import pixel_accuracy, token_accuracy, token_cross_entropy
     from proact.protect.protection_cost import Cost, cost, latency_ratio
     from proact.protect.serialization import Protection, load, protection_of, save
     from proact.protect.threshold_memory import threshold_counts
@@ -31,6 +32,7 @@ __all__ = [
     "latency_ratio",
     "load",
     "methods",
+    "pixel_accuracy",
     "profile",
     "profile_quantiles",
     "protect",
@@ -38,6 +40,8 @@ __all__ = [
     "resumable_methods",
     "save",
     "threshold_counts",
+    "token_accuracy",
+    "token_cross_entropy",
     "trained_methods",
 ]
 
@@ -52,6 +56,7 @@ __getattr__ = lazy_names(
         "latency_ratio": "protection_cost",
         "load": "serialization",
         "methods": "interface",
+        "pixel_accuracy": "objective",
         "profile": "activation_profile",
         "profile_quantiles": "activation_profile",
         "protect": "interface",
@@ -59,6 +64,8 @@ __getattr__ = lazy_names(
         "resumable_methods": "interface",
         "save": "serialization",
         "threshold_counts": "threshold_memory",
+        "token_accuracy": "objective",
+        "token_cross_entropy": "objective",
         "trained_methods": "interface",
     },
 )

@@ -1,14 +1,19 @@
-"""The profile: maxima and quantiles of the activations at each site over training images."""
+"""The profile: maxima and quantiles of the activations at each site over training samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from proact.nn import Site, find_sites, observed
+from proact.data import Split
+from proact.models.evaluation import examples, parts
+from proact.nn import Site, observed
+from proact.nn.batches import Batch, cloned
+from proact.nn.forward import Forward, as_forward
 from proact.nn.site import eval_mode
+from proact.nn.sites import traced_sites
 
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 
@@ -19,15 +24,21 @@ _PEAK_BYTES = 28
 
 
 def profile(
-    model: nn.Module, images: Tensor, batch: int = 256, kinds: Sequence[str] = ("relu",)
+    model: nn.Module,
+    inputs: Batch | Split,
+    batch: int = 256,
+    kinds: Sequence[str] = ("relu",),
+    forward: Forward | Callable[[nn.Module, Batch], object] | None = None,
+    skip: Sequence[str] = (),
 ) -> dict[Site, Tensor]:
     """The exact maximum of every neuron at every site, in execution order.
 
     Args:
         model: runs in eval mode, without autograd; left as it was.
-        images: (samples, ...), preprocessed as for a test.
-        batch: the number of images that run at a time; it changes speed and memory only.
-        kinds: the kinds of activation, as for `proact.nn.find_sites`.
+        inputs: (samples, ...), or a tuple or mapping of such tensors, preprocessed as for a test;
+            or a `proact.data.Split`, whose targets are not read.
+        batch: the number of samples that run at a time; it changes speed and memory only.
+        kinds, forward, skip: as for `proact.nn.find_sites`.
 
     Returns:
         For each site a tensor with the shape of one sample at the site.
@@ -35,31 +46,30 @@ def profile(
     Raises:
         ValueError: as `proact.nn.find_sites`; activations that are not finite.
     """
-    (maxima,) = profile_quantiles(model, images, "neuron", (1.0,), batch, kinds)
+    (maxima,) = profile_quantiles(model, inputs, "neuron", (1.0,), batch, kinds, forward, skip)
     return maxima
 
 
 def profile_quantiles(
     model: nn.Module,
-    images: Tensor,
+    inputs: Batch | Split,
     granularity: str,
     quantiles: Sequence[float],
     batch: int = 256,
     kinds: Sequence[str] = ("relu",),
+    forward: Forward | Callable[[nn.Module, Batch], object] | None = None,
+    skip: Sequence[str] = (),
 ) -> list[dict[Site, Tensor]]:
     """Thresholds at quantiles of the activations, exact and in one pass.
 
-    The share ``quantile`` of the images does not exceed a threshold anywhere in the layer, channel
-    or neuron that it belongs to. Out of n images, the floor((1 - quantile) n) with the largest
+    The share ``quantile`` of the samples does not exceed a threshold anywhere in the layer, channel
+    or neuron that it belongs to. Out of n samples, the floor((1 - quantile) n) with the largest
     activations exceed it, unless they are equal to it. As many numbers are kept for each threshold.
 
     Args:
-        model: runs in eval mode, without autograd; left as it was.
-        images: (samples, ...), preprocessed as for a test.
+        model, inputs, batch, kinds, forward, skip: as for `profile`.
         granularity: ``"layer"``, ``"channel"``, ``"neuron"`` or ``"hybrid"``.
         quantiles: in (0, 1]; 1 gives the maximum.
-        batch: the number of images that run at a time; it changes speed and memory only.
-        kinds: the kinds of activation, as for `proact.nn.find_sites`.
 
     Returns:
         For each quantile the threshold of each site, in execution order: (), (channels, 1, 1) or
@@ -72,16 +82,16 @@ def profile_quantiles(
     check_granularity(granularity)
     for quantile in quantiles:
         check_quantile(quantile)
+    split, how = inputs if isinstance(inputs, Split) else Split(inputs), as_forward(forward)
+    samples = len(split)
     # The margin serves products such as (1 - 0.9) * 10, which round to just below an integer.
-    ranks = [
-        min(int((1.0 - quantile) * len(images) + 1e-9) + 1, len(images)) for quantile in quantiles
-    ]
-    sites = find_sites(model, images[:2], kinds)
+    ranks = [min(int((1.0 - quantile) * samples + 1e-9) + 1, samples) for quantile in quantiles]
+    sites = traced_sites(model, examples(split), kinds, how, skip).sites
     granularities = _granularities(sites, granularity)
     thresholds = sum(_reduced(torch.empty(s.shape), g).numel() for s, g in granularities.items())
     if _PEAK_BYTES * max(ranks) * thresholds > _MOST_BYTES:
         raise ValueError(
-            f"a quantile that {max(ranks) - 1} of {len(images)} images exceed needs more than "
+            f"a quantile that {max(ranks) - 1} of {samples} images exceed needs more than "
             f"{_MOST_BYTES >> 30} GiB for {thresholds} thresholds: use a higher quantile, fewer "
             "images or a coarser granularity"
         )
@@ -92,14 +102,14 @@ def profile_quantiles(
             raise ValueError(
                 f"the activations at {site.name!r} have the shape {site.shape} for one image and "
                 f"{tuple(output.shape[1:])} for each of several: use the granularity 'layer' if "
-                "their first dimension is not the batch"
+                "their first dimension is not the batch, or if samples differ in length"
             )
         largest[site].add(_reduced(output, granularities[site], samples=True))
 
     watched = observed(model, sites, observe)
     with eval_mode(watched), torch.no_grad():
-        for part in images.split(batch):
-            watched(part)
+        for part in batches_of(split, batch):
+            how(watched, cloned(part))
     for site, kept in largest.items():
         if not kept.has_values:
             raise ValueError(
@@ -114,6 +124,14 @@ def profile_quantiles(
                 "the model's parameters and the range of the images"
             )
     return [{s: values[rank - 1].clone() for s, values in sorted_ones.items()} for rank in ranks]
+
+
+def batches_of(split: Split, size: int) -> Iterator[Batch]:
+    """The inputs in batches of ``size`` samples, or in the fixed batches of ``split``."""
+    if split.batch_sizes is None:
+        yield from parts(split.inputs, size)
+    else:
+        yield from (inputs for inputs, _ in split.batches(size))
 
 
 class _LargestValues:

@@ -31,6 +31,7 @@ class MethodRun:
 
     Attributes:
         position: the current site out of all sites and the estimated time left, as text.
+        maxima: a little above the largest activation of each site in the profile.
 
     Raises:
         ProactError: ``resume`` belongs to another run, is no checkpoint, or cannot be written.
@@ -43,6 +44,7 @@ class MethodRun:
         self._context = DistributedContext.current()
         self._finished: dict[str, Tensor] = {}
         self.position = ""
+        self.maxima: dict[Site, Tensor] = {}
         if resume is not None:
             # All processes must skip the same sites.
             self._finished = self._context.broadcast(lambda: _loaded(resume, identity))

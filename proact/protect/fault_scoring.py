@@ -9,10 +9,11 @@ from proact.data import Split
 from proact.encodings import Encoding
 from proact.faults import Fault, Injector, encode
 from proact.nn import Site
-from proact.nn.forward import logits_of
+from proact.nn.batches import cloned
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.seeds import derived_seed
 from proact.protect.distributed import DistributedContext
+from proact.protect.objective import CLASSES, Objective
 
 
 class FaultScorer:
@@ -21,11 +22,12 @@ class FaultScorer:
     Args:
         model: with clips in the mode that is deployed; untouched.
         encoding: the stored form that faults hit.
-        images: validation images. Each pattern draws ``images_per_pattern`` of them.
+        images: validation images with targets. Each pattern draws ``images_per_pattern`` of them.
         patterns: the number of fault patterns; processes divide them among themselves.
         images_per_pattern: the number of images that run under each pattern.
         seed: determines patterns and drawn images, in [0, 2^63). A campaign of the same seed meets
             other patterns, so thresholds are not evaluated on the faults that selected them.
+        objective: runs the model and judges its outputs.
 
     Attributes:
         model: the encoded copy, in eval mode.
@@ -39,7 +41,9 @@ class FaultScorer:
         patterns: int,
         images_per_pattern: int,
         seed: int,
+        objective: Objective = CLASSES,
     ) -> None:
+        self._objective = objective
         self.model = encode(model, encoding).eval()
         self._encoding, self._seed = encoding, search_seed(seed)
         self._injector = Injector(self.model, encoding)
@@ -56,19 +60,20 @@ class FaultScorer:
             stored.tensor.copy_(self._encoding.word(stored).rounded(stored.tensor))
 
     def accuracy(self, fault: Fault) -> float:
-        """The mean top-1 accuracy over the patterns, in [0, 1].
+        """The mean of the objective's metric (top-1 accuracy) over the patterns, in [0, 1].
 
         An output that contains NaN or infinity counts as wrong.
         """
-        correct = torch.zeros((), dtype=torch.int64)
+        total = torch.zeros((), dtype=torch.float64)
         for trial in range(self._context.rank, self._patterns, self._context.world_size):
-            drawn = self._drawn_images(trial)
+            drawn = self._images.take(self._drawn_images(trial))
             with self._injector.trial(fault, self._seed, trial), torch.no_grad():
-                output = logits_of(self.model(self._images.images[drawn]))
-            right = output.argmax(1) == self._images.labels[drawn]
-            correct += (right & torch.isfinite(output).all(1)).sum()
-        total = self._patterns * self._images_per_pattern
-        return int(self._context.all_reduce_sum(correct)) / total
+                output = self._objective.forward.logits(self.model, cloned(drawn.inputs))
+            values = self._objective.values(output, drawn.targets)
+            is_finite = torch.isfinite(output).flatten(1).all(1)
+            total += torch.where(is_finite, values, 0.0).sum()
+        shared = self._context.all_reduce_sum(total)
+        return float(shared) / (self._patterns * self._images_per_pattern)
 
     def _drawn_images(self, trial: int) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "search-images", trial))

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from proact.data import Data
 from proact.protect.activation_profile import check_granularity
@@ -18,6 +17,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import WholeModel
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
@@ -43,10 +43,16 @@ class FitactOptions(TrainedOptions):
         checked_positive("learning_rate", self.learning_rate)
 
 
-def fitact(model: nn.Module, data: Data, options: FitactOptions, run: MethodRun) -> Clips:
+def fitact(
+    model: nn.Module,
+    data: Data,
+    options: FitactOptions,
+    run: MethodRun,
+    objective: Objective = CLASSES,
+) -> Clips:
     """The clips that FitAct chooses for ``model``, a working copy (arXiv 2112.13544)."""
-    bounds = options.profiled(model, data, options.granularity)
-    trainer = ThresholdTrainer(model, bounds, data, options)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
+    trainer = ThresholdTrainer(model, bounds, data, options, objective)
     whole = WholeModel(trainer)
     thresholds = [trainer.clip(site).threshold for site in trainer.sites]
     # The penalty alone would shrink a threshold that the logits do not depend on.
@@ -59,7 +65,7 @@ def fitact(model: nn.Module, data: Data, options: FitactOptions, run: MethodRun)
     for epoch in range(1, options.epochs + 1):
         before = [threshold.detach().clone() for threshold in thresholds]
         for batch in trainer.batches(generator):
-            gradients = trainer.gradient(whole.train, thresholds, batch, cross_entropy)
+            gradients = trainer.gradient(whole.train, thresholds, batch, trainer.loss)
             for master, gradient in zip(masters, gradients, strict=True):
                 # The penalty is lambda times the mean of T^2 over all thresholds.
                 master.grad = gradient.to(master.dtype) + 2 * options.penalty / count * master
@@ -77,11 +83,6 @@ def fitact(model: nn.Module, data: Data, options: FitactOptions, run: MethodRun)
                 threshold.data.copy_(value)
             break
     return trainer.deployed_clips()
-
-
-def cross_entropy(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy summed over the images; the unclipped model's probabilities are not used."""
-    return F.cross_entropy(output, labels, reduction="sum")
 
 
 METHOD = ClipMethod(fitact, FitactOptions)

@@ -19,7 +19,10 @@ from proact.data import Data
 from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip, Where
 from proact.limits import SEEDS
+from proact.models.evaluation import examples
 from proact.nn import Site
+from proact.nn.batches import Batch, cloned
+from proact.nn.forward import DEFAULT, Forward
 from proact.nn.site import eval_mode
 from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_integer
@@ -27,6 +30,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
 
 #: Bit error rates, per stored bit; the score places them at equal steps.
@@ -67,9 +71,15 @@ class FtClipactOptions(ClipOptions):
         checked_integer("seed", self.seed, SEEDS)
 
 
-def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, run: MethodRun) -> Clips:
+def ft_clipact(
+    model: nn.Module,
+    data: Data,
+    options: FtClipactOptions,
+    run: MethodRun,
+    objective: Objective = CLASSES,
+) -> Clips:
     """The clips that FT-ClipAct chooses for ``model``, a working copy (arXiv 1912.00941)."""
-    bounds = options.profiled(model, data, options.granularity)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     thresholds = run.with_finished(bounds)
     clipped = place_at_sites(model, clips_at(thresholds, options.mode))
     scorer = FaultScorer(
@@ -79,8 +89,9 @@ def ft_clipact(model: nn.Module, data: Data, options: FtClipactOptions, run: Met
         options.patterns,
         options.images_per_pattern,
         options.seed,
+        objective,
     )
-    layers = tensors_of_layers(clipped, bounds, data.train.images[:2])
+    layers = tensors_of_layers(clipped, bounds, examples(data.train), objective.forward)
     for site in run.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
         if not layers[site]:
             run.report(f"{site.name}: not searched, because its layer has no stored tensor")
@@ -130,7 +141,7 @@ def area(accuracies: list[float]) -> float:
 
 
 def tensors_of_layers(
-    model: nn.Module, sites: Iterable[Site], example: Tensor
+    model: nn.Module, sites: Iterable[Site], example: Batch, forward: Forward = DEFAULT
 ) -> dict[Site, tuple[str, ...]]:
     """The names of the floating-point tensors that belong to the layer of each site.
 
@@ -141,11 +152,12 @@ def tensors_of_layers(
     Args:
         model: has a clip at each site; runs on ``example`` in eval mode.
         sites: all sites of the model.
-        example: an input batch, (samples, ...).
+        example: an input batch.
+        forward: runs the model.
     """
     site_of = {model.get_submodule(site.name): site for site in sites}
     called: set[nn.Module] = set()
-    _run_with_hook(model, example, called.add)
+    _run_with_hook(model, example, forward, called.add)
     layers: dict[Site, tuple[str, ...]] = {}
     running: list[str] = []
     names = {module: name for name, module in model.named_modules()}
@@ -158,7 +170,7 @@ def tensors_of_layers(
         else:
             running.extend(_own_tensors(module, names[module], called))
 
-    _run_with_hook(model, example, enter)
+    _run_with_hook(model, example, forward, enter)
     return layers
 
 
@@ -173,13 +185,15 @@ def _own_tensors(module: nn.Module, name: str, called: set[nn.Module]) -> Iterat
             yield from _own_tensors(inner, prefix + child, called)
 
 
-def _run_with_hook(model: nn.Module, example: Tensor, enter: Callable[[nn.Module], None]) -> None:
+def _run_with_hook(
+    model: nn.Module, example: Batch, forward: Forward, enter: Callable[[nn.Module], None]
+) -> None:
     """Runs ``model`` and calls ``enter`` with each module that begins to run."""
     with eval_mode(model), torch.no_grad(), ExitStack() as hooks:
         for module in model.modules():
             hook = module.register_forward_pre_hook(lambda inner, _: enter(inner))
             hooks.callback(hook.remove)
-        model(example)
+        forward(model, cloned(example))
 
 
 METHOD = ClipMethod(ft_clipact, FtClipactOptions, resumes=True)

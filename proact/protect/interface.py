@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_data
+from proact.data.reading import Collate
 from proact.encodings import Encoding
 from proact.errors import unknown
-from proact.models.evaluation import check_takes
+from proact.models.evaluation import check_fit, examples, run_checked
 from proact.nn import Site
+from proact.nn.batches import Batch
+from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.model_kinds import refuse_opaque
-from proact.nn.sites import place_at_sites
+from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import MethodRun
 from proact.protect.fingerprint import fingerprint, full_fingerprint
+from proact.protect.held_out import TOLERANCE, scores, warn_of_cost, warn_of_few_samples
 from proact.protect.method import ClipMethod, GuardMethod
-from proact.protect.options import TrainedOptions
+from proact.protect.objective import CLASSES, Loss, Objective, SampleMetric
+from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.registry import METHODS
 from proact.protect.serialization import Protection, attach, protection_of
 from proact.protect.weight_range import copy_guard
@@ -59,8 +65,13 @@ def _resumes(method: ClipMethod | GuardMethod) -> bool:
 def protect(
     model: nn.Module,
     method: str,
-    data: SamplesOrData,
+    data: SamplesOrData | None = None,
     *,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    output: OutputSelector | None = None,
+    loss: Loss | None = None,
+    metric: SampleMetric | None = None,
+    collate: Collate | None = None,
     progress: Callable[[str], None] | None = None,
     resume: str | Path | None = None,
     **options: Any,
@@ -77,8 +88,22 @@ def protect(
     Args:
         model: a model on the CPU; `proact.nn.find_sites` finds its activations.
         method: one of `methods`.
-        data: the result of `proact.data.load`; or a pair (images, labels) or a `Dataset` of
-            training images, and a fifth of them is held out for validation.
+        data: the result of `proact.data.load`; or training samples in one of the forms of
+            `proact.data.as_split`, such as a pair (inputs, targets), and a fifth of them is held
+            out for validation. ``"ranger"`` needs no targets, and ``"weight-range"`` no data.
+        forward: a function of (model, batch) that runs the model it is given. By default a mapping
+            enters as ``model(**batch)``, a tuple as ``model(*batch)``, and a tensor as
+            ``model(batch)``.
+        output: the part of the output that counts: the name of an attribute or key, a position, or
+            a function of the output. By default the logits (`proact.nn.forward.logits_of`).
+        loss: a function of (logits, targets) that returns the mean, (), or one value per sample,
+            (samples,); methods that train thresholds minimise it. The default, for outputs
+            (samples, classes) and class labels, is the cross-entropy. `token_cross_entropy` and
+            `torch.nn.functional.cross_entropy` suit tokens and segmentation.
+        metric: a function of (logits, targets) that returns one value in [0, 1] per sample, where 1
+            is best; the tolerance is in its unit. The default for classes is top-1 accuracy.
+            `token_accuracy` and `pixel_accuracy` suit tokens and segmentation.
+        collate: makes a batch from items of a `Dataset` whose shapes differ, for ranger.
         progress: called with a line of text at each step of the method. Methods that go from site
             to site estimate the time left.
         resume: a safetensors file for the thresholds of finished sites, for the methods in
@@ -94,9 +119,14 @@ def protect(
         The protected model in eval mode. Thresholds are parameters named ``<site>.threshold``;
         the bounds of weight-range are the buffers ``weight_range.low`` and ``weight_range.high``.
 
+    Warns:
+        UserWarning: clips cost more than the tolerance (1.5 points where the method has none) on
+            the held-out samples, or more than a fifth of these have activations above the profile.
+
     Raises:
         ValueError: an unknown method, a model without parameters or (except for weight-range)
-            without activations, unsuitable data or options.
+            without activations, unsuitable data or options, a loss or metric that does not fit the
+            outputs, or a loss that depends on no threshold.
         TypeError: ``model`` is not a torch module, or the method lacks an option.
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
@@ -110,26 +140,105 @@ def protect(
     if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters to protect")
     refuse_opaque(model, "protection")
-    images = as_data(data)
-    check_takes(model, images.train)
-    check_takes(model, images.validation)
+    objective = Objective(Forward(forward, output), loss, metric)
+    samples = None if data is None else as_data(data, collate=collate)
+    if isinstance(found, GuardMethod):
+        return _guarded(model, method, found, chosen, samples, objective, progress or _ignore)
+    if samples is None:
+        raise ValueError(f"data: {method} profiles activations on training samples, and got none")
+    judges = found.judges or _is_classification(model, samples, objective)
+    _check_samples(model, method, found, samples, objective)
     before = protection_of(model)
     network = fingerprint(model)
-    if isinstance(found, GuardMethod):
-        result = found.run(unguarded_copy(model), chosen, progress or _ignore)
-        sites = before.sites if before is not None else ()
-    else:
-        file = None if resume is None else Path(resume)
-        working = unguarded_copy(model)
-        identity = "" if file is None else _identity(method, chosen, working, images)
-        with MethodRun(progress or _ignore, identity, file) as run:
-            clips = found.run(working, images, chosen, run)
-        result = place_at_sites(unguarded_copy(model), clips)
-        copy_guard(model, result)
-        sites = _merged(before.sites if before is not None else (), clips)
-    applied = (*(before.applied if before is not None else ()), (method, _as_json(chosen)))
-    attach(result, Protection(applied, sites, network))
+    file = None if resume is None else Path(resume)
+    working = unguarded_copy(model)
+    identity = "" if file is None else _identity(method, chosen, working, samples, objective)
+    skipped = _skipped(working, samples, chosen, objective.forward)
+    with MethodRun(progress or _ignore, identity, file) as run:
+        for name, count in Counter(skipped).items():
+            calls = "activation" if count == 1 else "activations"
+            run.report(f"{count} {calls} in {name or type(model).__name__} skipped")
+        clips = found.run(working, samples, chosen, run, objective)
+    result = unguarded_copy(model)
+    warn_of_few_samples(result, samples, run.maxima, objective)
+    plain = scores(result, samples.validation, objective, judges)
+    result = place_at_sites(result, clips)
+    if plain is not None:
+        clipped = scores(result, samples.validation, objective, judges)
+        tolerance = chosen.tolerance if isinstance(chosen, TrainedOptions) else TOLERANCE
+        warn_of_cost(plain, clipped, tolerance, judges)
+    copy_guard(model, result)
+    sites = _merged(before.sites if before is not None else (), clips)
+    return _recorded(result, model, method, chosen, sites, network, skipped)
+
+
+def _guarded(
+    model: nn.Module,
+    method: str,
+    found: GuardMethod,
+    options: Any,
+    samples: Data | None,
+    objective: Objective,
+    progress: Callable[[str], None],
+) -> nn.Module:
+    """Protects a copy of ``model`` by a guard; samples are not needed, but checked if given."""
+    if samples is not None:
+        run_checked(model, examples(samples.train), forward=objective.forward)
+    before, network = protection_of(model), fingerprint(model)
+    result = found.run(unguarded_copy(model), options, progress)
+    sites = before.sites if before is not None else ()
+    return _recorded(result, model, method, options, sites, network, ())
+
+
+def _recorded(
+    result: nn.Module,
+    model: nn.Module,
+    method: str,
+    options: Any,
+    sites: tuple[Site, ...],
+    network: str,
+    skipped: tuple[str, ...],
+) -> nn.Module:
+    """``result`` in eval mode, with a record of the methods that were applied to ``model``."""
+    before = protection_of(model)
+    applied = (*(before.applied if before is not None else ()), (method, _as_json(options)))
+    left = (*(before.skipped if before is not None else ()), *skipped)
+    attach(result, Protection(applied, sites, network, left))
     return result.eval()
+
+
+def _is_classification(model: nn.Module, samples: Data, objective: Objective) -> bool:
+    """Whether the user gave a metric, or outputs and targets are those of a classifier."""
+    if samples.validation.targets is None:
+        return False
+    if objective.metric is not None:
+        return True
+    output = run_checked(model, examples(samples.train), forward=objective.forward)
+    labels = samples.validation.class_labels
+    return isinstance(output, Tensor) and output.dim() == 2 and labels is not None
+
+
+def _check_samples(
+    model: nn.Module, method: str, found: ClipMethod, samples: Data, objective: Objective
+) -> None:
+    trains = issubclass(found.options, TrainedOptions)
+    for split in (samples.train, samples.validation):
+        if found.judges:
+            objective.check(model, split, method, trains)
+            continue
+        output = run_checked(model, examples(split), forward=objective.forward)
+        if split.class_labels is not None and isinstance(output, Tensor) and output.dim() == 2:
+            check_fit(output, split.class_labels)
+
+
+def _skipped(
+    model: nn.Module, samples: Data, options: ClipOptions, forward: Forward
+) -> tuple[str, ...]:
+    """The modules of the activations that the user leaves alone, one for each activation."""
+    if not options.skip:
+        return ()
+    example = examples(samples.train)
+    return traced_sites(model, example, options.activations, forward, options.skip).skipped
 
 
 def _merged(before: Iterable[Site], now: Iterable[Site]) -> tuple[Site, ...]:
@@ -158,7 +267,9 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
+def _identity(
+    method: str, options: Any, model: nn.Module, images: Data, objective: Objective
+) -> str:
     """A digest of everything that determines the thresholds."""
     facts = {
         "method": method,
@@ -167,7 +278,23 @@ def _identity(method: str, options: Any, model: nn.Module, images: Data) -> str:
         "modules": [f"{name} {type(m).__qualname__}" for name, m in model.named_modules()],
         "images": [images.train.digest, images.validation.digest],
     }
+    if objective != CLASSES:
+        forward = objective.forward
+        own = (forward.call, forward.output, objective.loss, objective.metric)
+        facts["objective"] = [_code(function) for function in own]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _code(function: object) -> str:
+    """A text that changes with the name and the instructions of a function."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return getattr(function, "__qualname__", repr(function))
+    return (
+        f"{code.co_qualname} {code.co_code.hex()}"
+        if hasattr(code, "co_qualname")
+        else (f"{code.co_name} {code.co_code.hex()}")
+    )
 
 
 def _as_json(options: Any) -> dict[str, Any]:

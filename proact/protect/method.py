@@ -17,14 +17,16 @@ class ClipMethod:
     """A method that clips activations.
 
     Attributes:
-        run: chooses the clips, from (working copy of the model, data, options, run).
+        run: chooses the clips, from (working copy of the model, data, options, run, objective).
         options: the type of its options.
         resumes: whether an interrupted run can be resumed.
+        judges: whether it judges outputs, and needs targets for that.
     """
 
     run: Callable[..., Clips]
     options: type[ClipOptions]
     resumes: bool = False
+    judges: bool = True
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class _TrainedPart:
     _deployed: PrefixCache
 
     def accuracy(self) -> float:
-        """The lower of the validation accuracies in soft and in deployed mode.
+        """The lower of the validation accuracies (or metrics) in soft and in deployed mode.
 
         Where activations are small against 1 / slope, the soft clip is nearly linear: its threshold
         can shrink at no cost, and would cut everything in deployed mode.
@@ -38,9 +38,13 @@ class WholeModel(_TrainedPart):
 
     def __init__(self, trainer: ThresholdTrainer) -> None:
         self._trainer = trainer
-        nothing = MemoryBudget(0)
-        self.train = PrefixCache(trainer.model, None, trainer.train.images, nothing)
-        self._soft = PrefixCache(trainer.model, None, trainer.validation.images, nothing)
+        nothing, forward = MemoryBudget(0), trainer.objective.forward
+        self.train = PrefixCache(
+            trainer.model, None, trainer.train.inputs, nothing, forward=forward
+        )
+        self._soft = PrefixCache(
+            trainer.model, None, trainer.validation.inputs, nothing, forward=forward
+        )
         self._deployed = self._soft
 
 
@@ -63,13 +67,14 @@ class ModelSuffix(_TrainedPart):
     def __init__(self, trainer: ThresholdTrainer, site: Site, budget: MemoryBudget) -> None:
         self._trainer = trainer
         model, mode = trainer.model, trainer.options.mode
-        train, validation = trainer.train.images, trainer.validation.images
-        cut = trainer.traced.cut_at(trainer.clip(site), train[:2])
+        train, validation = trainer.train.inputs, trainer.validation.inputs
+        forward = trainer.objective.forward
+        cut = trainer.traced.cut_at(trainer.clip(site))
         self.is_cut = cut is not None
-        self.train = PrefixCache(model, cut, train, budget, fold=True)
-        self._soft = PrefixCache(model, cut, validation, budget)
+        self.train = PrefixCache(model, cut, train, budget, forward=forward, fold=True)
+        self._soft = PrefixCache(model, cut, validation, budget, forward=forward)
         with trainer.in_mode(mode):
-            self._deployed = PrefixCache(model, cut, validation, budget)
+            self._deployed = PrefixCache(model, cut, validation, budget, forward=forward)
 
     def close(self) -> None:
         """Frees the caches and returns their memory to the budget."""

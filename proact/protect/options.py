@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from proact.data import Data
 from proact.limits import SEEDS
 from proact.nn import Site
-from proact.nn.sites import check_kinds
+from proact.nn.activations import checked_kinds
+from proact.nn.forward import DEFAULT, Forward
+from proact.nn.skipping import checked_skip
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import checked_integer
 from proact.protect.activation_profile import check_quantile, profile_quantiles
+from proact.protect.checkpointing import MethodRun
+
+#: How far thresholds lie above the profile, as a share of their size.
+MARGIN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -23,25 +30,73 @@ class ClipOptions:
     Attributes:
         quantile: the start of each threshold, as a quantile of the profile in (0, 1]: this share of
             the training images does not exceed it anywhere in the layer, channel or neuron. The
-            papers use 1, the profile's maximum.
-        activations: the kinds of activation that are clipped: ``"relu"`` (all forms), ``"gelu"``,
-            ``"silu"``, ``"hardswish"``.
+            papers use 1, the profile's maximum. Thresholds start `MARGIN` above the quantile.
+        activations: the kinds of activation that are clipped: ``"relu"`` (all forms), ``"gelu"``
+            (all forms), ``"silu"``, ``"hardswish"``; or the text ``"all"``.
+        skip: names of modules, or patterns such as ``"layer4.*"``, whose activations stay as they
+            are, with those of all modules inside them.
     """
 
     quantile: float = 1.0
-    activations: tuple[str, ...] = ("relu",)
+    activations: tuple[str, ...] | str = ("relu",)
+    skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
-        check_kinds(self.activations)
+        object.__setattr__(self, "activations", checked_kinds(self.activations))
+        object.__setattr__(self, "skip", checked_skip(self.skip))
 
-    def profiled(self, model: nn.Module, data: Data, granularity: str) -> dict[Site, Tensor]:
-        """The thresholds to start from, for each site in execution order."""
-        images = data.train.images
-        (thresholds,) = profile_quantiles(
-            model, images, granularity, (self.quantile,), kinds=self.activations
-        )
+    def profiled(
+        self,
+        model: nn.Module,
+        data: Data,
+        granularity: str,
+        run: MethodRun | None = None,
+        forward: Forward = DEFAULT,
+    ) -> dict[Site, Tensor]:
+        """The thresholds to start from, for each site in execution order.
+
+        ``run`` gets the largest activation of each site.
+        """
+        (thresholds,) = self.profiled_at(model, data, granularity, (self.quantile,), run, forward)
         return thresholds
+
+    def profiled_at(
+        self,
+        model: nn.Module,
+        data: Data,
+        granularity: str,
+        quantiles: tuple[float, ...],
+        run: MethodRun | None,
+        forward: Forward = DEFAULT,
+    ) -> list[dict[Site, Tensor]]:
+        """The thresholds a little above each of several quantiles of the profile."""
+        *found, maxima = profile_quantiles(
+            model,
+            data.train,
+            granularity,
+            (*quantiles, 1.0),
+            kinds=self.activations,
+            forward=forward,
+            skip=self.skip,
+        )
+        if run is not None:
+            run.maxima = {site: raised(value.amax()) for site, value in maxima.items()}
+        return [{site: raised(value) for site, value in each.items()} for each in found]
+
+
+def raised(threshold: Tensor) -> Tensor:
+    """The thresholds, moved up by `MARGIN` of their size, or to the next number of their dtype.
+
+    In zero mode an activation above the threshold becomes 0. Without the margin the last digit of
+    the largest activation would decide, and it differs with the batch size and the machine. A
+    threshold of 0 stays, because nothing above 0 was seen.
+    """
+    highest = torch.finfo(threshold.dtype).max
+    wide = threshold.double()
+    moved = (wide + MARGIN * wide.abs()).clamp(max=highest).to(threshold.dtype)
+    following = torch.nextafter(threshold, torch.full_like(threshold, highest))
+    return torch.where(threshold == 0, threshold, torch.maximum(moved, following))
 
 
 @dataclass(frozen=True)

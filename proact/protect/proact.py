@@ -6,20 +6,22 @@ Training for Hybrid Clipped Activation Function to Enhance Resilience of DNNs", 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from proact.data import Data
 from proact.nn import Site
+from proact.nn.batches import Batch
 from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix, WholeModel
+from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
 
@@ -52,10 +54,21 @@ class ProactOptions(TrainedOptions):
         checked_count("cache_bytes", self.cache_bytes)
 
 
-def proact(model: nn.Module, data: Data, options: ProactOptions, run: MethodRun) -> Clips:
+def proact(
+    model: nn.Module,
+    data: Data,
+    options: ProactOptions,
+    run: MethodRun,
+    objective: Objective = CLASSES,
+) -> Clips:
     """The clips that ProAct chooses for ``model``, a working copy (arXiv 2406.06313)."""
-    bounds = options.profiled(model, data, options.granularity)
-    trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options)
+    bounds = options.profiled(model, data, options.granularity, run, objective.forward)
+    trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options, objective)
+    if not trainer.distills:
+        run.report(
+            "the outputs are no logits of classes for the targets: training uses the loss alone, "
+            "without the soft targets of the unclipped model"
+        )
     budget = MemoryBudget(options.cache_bytes)
     # The estimate of the time left assumes that the second decay is accepted.
     for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
@@ -105,6 +118,7 @@ def train_threshold(
         The validation accuracy of the best state, in [0, 1].
     """
     threshold = trainer.clip(site).threshold
+    loss = functools.partial(distillation_loss, objective=trainer.objective)
     unit = wide_copy(threshold)
     relative = torch.ones_like(unit, requires_grad=True)
     steps = trainer.steps_per_epoch * options.epochs
@@ -115,7 +129,7 @@ def train_threshold(
     best, best_threshold = -1.0, threshold.detach().clone()
     for _ in range(options.epochs):
         for batch in trainer.batches(generator):
-            (gradient,) = trainer.gradient(part.train, [threshold], batch, distillation_loss)
+            (gradient,) = trainer.gradient(part.train, [threshold], batch, loss)
             relative.grad = gradient * unit
             optimizer.step()
             cosine.step()
@@ -128,15 +142,24 @@ def train_threshold(
     return best
 
 
-def distillation_loss(output: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """0.8 CE + 0.1 KD, summed over the images (arXiv 2406.06313, section III).
+def distillation_loss(
+    output: Tensor,
+    targets: Batch,
+    teacher: Tensor | None,
+    objective: Objective = CLASSES,
+) -> Tensor:
+    """0.8 loss + 0.1 KD, summed over the samples (arXiv 2406.06313, section III).
 
-    KD is the cross-entropy to the unclipped model's probabilities at temperature 1. The third term,
-    the decay of the thresholds, is AdamW's.
+    The loss is the cross-entropy of classes, or the user's. KD is the cross-entropy to the
+    unclipped model's probabilities at temperature 1; it is left out where these are not defined.
+    The third term, the decay of the thresholds, is AdamW's.
     """
-    return 0.8 * F.cross_entropy(output, labels, reduction="sum") + 0.1 * F.cross_entropy(
-        output, teacher, reduction="sum"
-    )
+    loss = 0.8 * objective.losses(output, targets)
+    if teacher is None:
+        return loss
+    dimension = class_dimension(output, targets)
+    assert dimension is not None
+    return loss + 0.1 * soft_cross_entropy(output, targets, teacher, dimension)
 
 
 METHOD = ClipMethod(proact, ProactOptions, resumes=True)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
 from proact.encodings import Encoding, encoding_named
 from proact.faults import FaultSpace, Where, encode
-from proact.models.evaluation import accuracy
 from proact.nn import HyReLU, WeightRange
+from proact.nn.batches import Batch
+from proact.nn.forward import Forward, OutputSelector
 from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
+from proact.protect.objective import Objective, SampleMetric
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,28 @@ def cost(
     encoding: str | Encoding = "float32",
     soft: bool = False,
     unprotected: nn.Module | None = None,
+    *,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    output: OutputSelector | None = None,
+    metric: SampleMetric | None = None,
 ) -> Cost:
     """Measures the `Cost` of a protection; ``model`` is untouched.
 
     Args:
         model: the protected model.
-        images: measures accuracy: the result of `proact.data.load` (its test split), a pair
-            (images, labels), or a `Dataset`.
+        images: measures accuracy: the result of `proact.data.load` (its test split), or samples
+            with targets in one of the forms of `proact.data.as_split`.
         encoding: the stored form.
         soft: whether to measure the accuracy with the soft clip too.
         unprotected: the model before protection, to compare accuracy and latency.
+        forward, output, metric: as for `proact.protect.protect`; a metric takes the place of
+            accuracy.
 
     Raises:
         ValueError: an unknown encoding, or unsuitable images.
     """
     encoding, images = encoding_named(encoding), as_evaluation(images)
+    objective = Objective(Forward(forward, output), None, metric)
     stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
     thresholds = sum(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
@@ -76,35 +87,44 @@ def cost(
     added = thresholds + bounds
     kinds = ("threshold", "bound")
     bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0
+    before = None if unprotected is None else encode(unprotected, encoding).eval()
     return Cost(
         thresholds,
         bits / 8,
         100.0 * added / (stored - added),
-        accuracy(encoded, images),
-        accuracy(_softened(encoded), images) if soft else None,
+        objective.mean(encoded, images),
+        objective.mean(_softened(encoded), images) if soft else None,
         bounds,
-        None if unprotected is None else accuracy(encode(unprotected, encoding).eval(), images),
-        None if unprotected is None else latency_ratio(model, unprotected, images.images[:100]),
+        None if before is None else objective.mean(before, images),
+        None
+        if unprotected is None
+        else latency_ratio(model, unprotected, next(images.batches(100))[0], forward=forward),
     )
 
 
 def latency_ratio(
-    model: nn.Module, unprotected: nn.Module, images: Tensor, repeats: int = 15
+    model: nn.Module,
+    unprotected: nn.Module,
+    images: Batch,
+    repeats: int = 15,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
 ) -> float:
     """The median time of a forward pass of ``model``, divided by that of ``unprotected``.
 
     Args:
         model, unprotected: run in eval mode and without autograd, in turns; both warm up once.
-        images: (samples, ...); each pass takes all of them.
+        images: a batch; each pass takes all of it.
         repeats: the number of timed passes of each model.
+        forward: a function of (model, batch) that runs the model it is given.
     """
+    run = Forward(forward)
     contenders = [copy_model(each).eval() for each in (model, unprotected)]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():
         for _ in range(repeats + 1):
             for contender, times in zip(contenders, seconds, strict=True):
                 start = time.perf_counter()
-                contender(images)
+                run(contender, images)
                 times.append(time.perf_counter() - start)
     first, second = (statistics.median(times[1:]) for times in seconds)
     return first / second

@@ -15,6 +15,7 @@ from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.method import ClipMethod
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import ClipOptions, check_deployed_mode
 
 
@@ -36,11 +37,17 @@ class RangerOptions(ClipOptions):
         check_deployed_mode(self.mode)
 
 
-def ranger(model: nn.Module, data: Data, options: RangerOptions, run: MethodRun) -> Clips:
-    """The clips that Ranger chooses for ``model`` (arXiv 2003.13874)."""
-    thresholds = options.profiled(model, data, options.granularity)
+def ranger(
+    model: nn.Module,
+    data: Data,
+    options: RangerOptions,
+    run: MethodRun,
+    objective: Objective = CLASSES,
+) -> Clips:
+    """The clips that Ranger chooses for ``model`` (arXiv 2003.13874); it needs no targets."""
+    thresholds = options.profiled(model, data, options.granularity, run, objective.forward)
     run.report(f"{len(thresholds)} sites profiled")
     return clips_at(thresholds, options.mode)
 
 
-METHOD = ClipMethod(ranger, RangerOptions)
+METHOD = ClipMethod(ranger, RangerOptions, judges=False)

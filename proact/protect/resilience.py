@@ -21,13 +21,14 @@ from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget
 from proact.nn.sites import place_at_sites
 from proact.ops.plan import checked_ber
-from proact.protect.activation_profile import check_quantile, profile_quantiles
+from proact.protect.activation_profile import check_quantile
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, can_train, train_threshold
 from proact.protect.threshold_trainer import ThresholdTrainer
@@ -73,15 +74,16 @@ class ResilienceAwareOptions(ProactOptions):
 
 
 def resilience_aware_proact(
-    model: nn.Module, data: Data, options: ResilienceAwareOptions, run: MethodRun
+    model: nn.Module,
+    data: Data,
+    options: ResilienceAwareOptions,
+    run: MethodRun,
+    objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that resilience-aware ProAct chooses for ``model``, a working copy."""
-    start, *untrained = profile_quantiles(
-        model,
-        data.train.images,
-        options.granularity,
-        (options.quantile, *options.quantiles),
-        kinds=options.activations,
+    quantiles = (options.quantile, *options.quantiles)
+    start, *untrained = options.profiled_at(
+        model, data, options.granularity, quantiles, run, objective.forward
     )
     thresholds = DistributedContext.current().broadcast(lambda: run.with_finished(start))
     clips = clips_at(thresholds, options.mode, options.slope)
@@ -93,8 +95,9 @@ def resilience_aware_proact(
         options.patterns,
         options.images_per_pattern,
         options.seed,
+        objective,
     )
-    trainer = ThresholdTrainer(model, thresholds, data, options)
+    trainer = ThresholdTrainer(model, thresholds, data, options, objective)
     budget = MemoryBudget(options.cache_bytes)
     for site in run.unfinished(reversed(start), trainer.expected_seconds(len(options.decays))):
         suffix = ModelSuffix(trainer, site, budget)

@@ -8,7 +8,7 @@ model. Tensors have their names in the protected model (``<site>.threshold``, ``
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, replace_sites, weight_range_of, without_weight_range
-from proact.nn.activations import Activation, activation_of_module
+from proact.nn.activations import Activation
 from proact.nn.module_copy import copy_model
+from proact.nn.sites import has_activation, with_own_function
 from proact.protect.fingerprint import fingerprint
 from proact.protect.weight_range import add_guard
 
@@ -35,11 +36,13 @@ class Protection:
         applied: the name and the options (as JSON) of each method, in the order of application.
         sites: the sites of the clips; those of one method are in execution order.
         fingerprint: of the model without protection.
+        skipped: the name of the calling module of each activation that ``skip=`` left alone.
     """
 
     applied: tuple[tuple[str, dict[str, Any]], ...]
     sites: tuple[Site, ...]
     fingerprint: str
+    skipped: tuple[str, ...] = ()
 
 
 def protection_of(model: nn.Module) -> Protection | None:
@@ -82,7 +85,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         if not isinstance(clip, HyReLU):
             raise ValueError(f"expected a clip at {site.name}, got {type(clip).__name__}")
         tensors[f"{site.name}.threshold"] = clip.threshold.detach()
-        sites.append({**asdict(site), "mode": clip.mode, "slope": clip.slope})
+        sites.append({**_described(site), "mode": clip.mode, "slope": clip.slope})
     guard = weight_range_of(model)
     if guard is not None:
         tensors |= {"weight_range.low": guard.low, "weight_range.high": guard.high}
@@ -92,6 +95,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         "sites": sites,
         "guard": guard and {"granularity": guard.granularity, "action": guard.action},
         "fingerprint": protection.fingerprint,
+        "skipped": protection.skipped,
     }
     checkpoint.write(Path(path), tensors, {_HEADER: json.dumps(header)})
 
@@ -118,6 +122,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         mode, slope = described.pop("mode"), described.pop("slope")
         site = _site(described)
         _check_has(model, site, path)
+        site = with_own_function(model, site)
         clips[site] = site.clip(tensors[f"{site.name}.threshold"], mode, slope)
     if fingerprint(model) != header["fingerprint"]:
         raise ValueError(
@@ -130,7 +135,8 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
         guard.low.copy_(tensors["weight_range.low"])
         guard.high.copy_(tensors["weight_range.high"])
     applied = tuple((each["method"], each["options"]) for each in header["applied"])
-    attach(result, Protection(applied, tuple(clips), header["fingerprint"]))
+    skipped = tuple(header.get("skipped", ()))
+    attach(result, Protection(applied, tuple(clips), header["fingerprint"], skipped))
     return result.eval()
 
 
@@ -149,6 +155,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
+def _described(site: Site) -> dict[str, Any]:
+    """The fields of a site, without those that follow from the model."""
+    return {
+        "name": site.name,
+        "shape": site.shape,
+        "activation": site.activation,
+        "places": site.places,
+        "caller": site.caller,
+        "call": site.call,
+        "arguments": site.arguments,
+    }
+
+
 def _site(described: dict[str, Any]) -> Site:
     return Site(
         described["name"],
@@ -157,17 +176,15 @@ def _site(described: dict[str, Any]) -> Site:
         tuple(described["places"]),
         described["caller"],
         described["call"],
+        described.get("arguments", "{}"),
     )
 
 
 def _check_has(model: nn.Module, site: Site, path: Path) -> None:
-    names = dict(model.named_modules(remove_duplicate=False))
     if site.caller is None:
-        fits = all(
-            p in names and activation_of_module(names[p]) == site.activation for p in site.places
-        )
+        fits = all(has_activation(model, place, site.activation) for place in site.places)
     else:
-        fits = site.caller in names
+        fits = site.caller in dict(model.named_modules(remove_duplicate=False))
     if not fits:
         raise ValueError(
             f"{path} has a threshold for the {site.activation.kind} {site.name!r}, which "

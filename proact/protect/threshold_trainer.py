@@ -12,44 +12,53 @@ from torch import Tensor, nn
 
 from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
-from proact.models.evaluation import logits
+from proact.models.evaluation import examples, logits
 from proact.nn import HyReLU, Site
+from proact.nn.batches import Batch, cloned, samples_in, take
+from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
 from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
+from proact.protect.objective import CLASSES, Objective, class_dimension
 from proact.protect.options import TrainedOptions
 
-#: A loss, summed over the images, of logits (images, classes), labels (images,) and the unclipped
-#: model's probabilities (images, classes).
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: A loss, summed over the samples, of logits, targets and the unclipped model's probabilities in
+#: the shape of the logits (None where they are not defined).
+TrainingLoss = Callable[[Tensor, Batch, Tensor | None], Tensor]
+
+#: Probabilities of the unclipped model that take more bytes are computed again in each step.
+_MOST_TEACHER_BYTES = 1 << 30
 
 
 class ThresholdTrainer:
     """A model with a soft clip at every site, whose thresholds alone are trained.
 
     Batch norm and dropout stay in eval mode, and no weight requires grad. The probabilities that
-    the unclipped model gives to the training images are computed once.
+    the unclipped model gives to the training images are computed once, if they take at most 1 GiB.
 
     Args:
         model: a working copy. The clipped model shares its weights, which the trainer puts into
             the channels-last order and excludes from autograd.
         bounds: the threshold of each site to start from, in execution order.
-        data: training and validation images are used, test images are not.
+        data: training and validation samples are used, test samples are not.
         options: of the method.
+        objective: runs the model and judges its outputs.
 
     Attributes:
         model: the clipped model, in soft mode.
         sites: the sites, in execution order.
-        train, validation: the images of this process.
-        teacher: the unclipped model's probabilities for ``train``, (images, classes).
-        required_accuracy: the lowest validation accuracy within the tolerance.
+        train, validation: the samples of this process.
+        teacher: the unclipped model's probabilities for ``train``, in the shape of the logits; None
+            if they are not kept.
+        distills: whether the unclipped model's probabilities are defined.
+        required_accuracy: the lowest validation accuracy (or metric) within the tolerance.
 
     Raises:
-        ValueError: fewer images than processes, or thresholds that exceed the tolerance before any
-            training.
+        ValueError: fewer images than processes; thresholds that exceed the tolerance before any
+            training; a loss that depends on no threshold; samples in fixed batches.
     """
 
     def __init__(
@@ -58,28 +67,48 @@ class ThresholdTrainer:
         bounds: Mapping[Site, Tensor],
         data: Data,
         options: TrainedOptions,
+        objective: Objective = CLASSES,
     ) -> None:
-        self.options = options
+        self.options, self.objective = options, objective
+        for split in (data.train, data.validation):
+            if split.batch_sizes is not None:
+                raise ValueError(
+                    "data: training takes samples of one shape, whose order is drawn again in each "
+                    "epoch, and got fixed batches: pad the samples to one shape"
+                )
         self.context = DistributedContext.current()
         bounds = self.context.broadcast(lambda: dict(bounds))
         self.sites = list(bounds)
         chosen = _subset(data.train, options.samples)
-        self._images, self._validation_images = len(chosen), len(data.validation)
-        if min(self._images, self._validation_images) < self.context.world_size:
+        self._samples, self._validation_samples = len(chosen), len(data.validation)
+        if min(self._samples, self._validation_samples) < self.context.world_size:
             raise ValueError(
                 f"each of the {self.context.world_size} processes needs a training and a "
-                f"validation image, got {self._images} and {self._validation_images} images in all"
+                f"validation image, got {self._samples} and {self._validation_samples} images in "
+                "all"
             )
         self.train, self.validation = self._shard(chosen), self._shard(data.validation)
         unclipped = model.eval().requires_grad_(False)
         soft = clips_at(bounds, "soft", options.slope)
         self.model = place_at_sites(copy_sharing_parameters(unclipped), soft)
-        _prefer_channels_last((unclipped, self.model), self.train.images[:1])
-        self.teacher = logits(unclipped, self.train.images).softmax(1)
-        clean = self._accuracy([logits(unclipped, self.validation.images)])
+        _prefer_channels_last((unclipped, self.model), examples(self.train), objective.forward)
+        self._unclipped = unclipped
+        self._class_dimension = self._dimension_of_classes()
+        self.teacher = self._kept_teacher()
+        clean = self._metric([logits(unclipped, self.validation.inputs, forward=objective.forward)])
         self.required_accuracy = clean - options.tolerance
+        self._check_loss()
         if options.quantile < 1.0:
             self._check_start(clean)
+
+    @property
+    def distills(self) -> bool:
+        """Whether the unclipped model's probabilities over classes are defined."""
+        return self._class_dimension is not None
+
+    def loss(self, output: Tensor, targets: Batch, teacher: Tensor | None) -> Tensor:
+        """The objective's loss alone, summed over the samples."""
+        return self.objective.losses(output, targets)
 
     def clip(self, site: Site) -> HyReLU:
         """The clip at ``site``."""
@@ -110,41 +139,41 @@ class ThresholdTrainer:
 
             return hook
 
-        batch = self.train.images[: self.options.batch]
+        batch = take(self.train.inputs, slice(0, self.options.batch))
         with torch.no_grad(), ExitStack() as hooks:
             for site in self.sites:
                 hooks.callback(self.clip(site).register_forward_pre_hook(note_time(site)).remove)
             for _ in range(2):  # the first pass warms up
                 start = time.perf_counter()
-                self.model(batch)
+                self.objective.forward(self.model, cloned(batch))
                 end = time.perf_counter()
         evaluated = 2 * len(self.validation)
         to_site = len(self.train) + evaluated
         from_site = trainings * self.options.epochs * (3 * len(self.train) + evaluated)
         return {
-            site: (to_site * (when - start) + from_site * (end - when)) / len(batch)
+            site: (to_site * (when - start) + from_site * (end - when)) / samples_in(batch)
             for site, when in reached.items()
         }
 
     @cached_property
     def traced(self) -> TracedModel:
         """The clipped model, traced once for all sites."""
-        return TracedModel(self.model)
+        return TracedModel(self.model, examples(self.train), self.objective.forward)
 
     @property
     def steps_per_epoch(self) -> int:
         """The number of optimiser steps in one pass over the training images."""
-        return -(-self._images // self.options.batch)
+        return -(-self._samples // self.options.batch)
 
     def batches(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Index batches of one pass over the training images, in an order drawn by ``generator``.
 
         The indices are those of all processes together.
         """
-        yield from torch.randperm(self._images, generator=generator).split(self.options.batch)
+        yield from torch.randperm(self._samples, generator=generator).split(self.options.batch)
 
     def gradient(
-        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: Loss
+        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: TrainingLoss
     ) -> list[Tensor]:
         """The gradient of the mean loss over ``batch`` for each threshold, over all processes."""
         own = self.context.shard_indices(batch)
@@ -153,7 +182,8 @@ class ThresholdTrainer:
             for threshold in thresholds:
                 threshold.requires_grad_(True)
             output = forward.outputs_at(own)
-            total = loss(output, self.train.labels[own], self.teacher[own]) / len(batch)
+            targets = take(self.train.targets, own)
+            total = loss(output, targets, self._teacher_of(own)) / len(batch)
             if total.requires_grad:
                 found = torch.autograd.grad(total, thresholds, allow_unused=True)
                 parts = [p if g is None else g for p, g in zip(parts, found, strict=True)]
@@ -164,7 +194,7 @@ class ThresholdTrainer:
     def has_gradient(self, forward: PrefixCache, threshold: Tensor) -> bool:
         """Whether autograd finds a path from the logits back to ``threshold``."""
         threshold.requires_grad_(True)
-        output = forward.outputs_at(torch.arange(1))
+        output = forward.outputs_at(torch.arange(min(2, len(self.train))))
         found = None
         if output.requires_grad:
             (found,) = torch.autograd.grad(output.sum(), threshold, allow_unused=True)
@@ -172,9 +202,9 @@ class ThresholdTrainer:
         return found is not None
 
     def accuracy(self, forward: PrefixCache) -> float:
-        """The accuracy on all validation images, in [0, 1], over all processes."""
+        """The accuracy (or metric) on all validation samples, in [0, 1], over all processes."""
         with torch.no_grad():
-            return self._accuracy(forward.outputs())
+            return self._metric(forward.outputs())
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
@@ -188,8 +218,65 @@ class ThresholdTrainer:
             for clip in clips:
                 clip.mode = "soft"
 
+    def _check_loss(self) -> None:
+        """Raises ValueError if no threshold influences the loss."""
+        thresholds = [self.clip(site).threshold for site in self.sites]
+        for threshold in thresholds:
+            threshold.requires_grad_(True)
+        indices = torch.arange(min(2, len(self.train)))
+        output = self.objective.forward.logits(self.model, cloned(take(self.train.inputs, indices)))
+        loss = self.objective.losses(output, take(self.train.targets, indices))
+        found: Sequence[Tensor | None] = [None]
+        if loss.requires_grad:
+            found = torch.autograd.grad(loss, thresholds, allow_unused=True)
+        for threshold in thresholds:
+            threshold.requires_grad_(False)
+        if all(gradient is None for gradient in found):
+            raise ValueError(
+                f"the loss does not depend on any threshold of {type(self.model).__name__}: the "
+                "loss has to be computed from the logits that it gets, and the model has to run "
+                "without torch.no_grad or detach behind an activation"
+            )
+
+    def _dimension_of_classes(self) -> int | None:
+        count = slice(0, min(2, len(self.train)))
+        with torch.no_grad():
+            output = self.objective.forward.logits(
+                self._unclipped, cloned(take(self.train.inputs, count))
+            )
+        return class_dimension(output, take(self.train.targets, count))
+
+    def _kept_teacher(self) -> Tensor | None:
+        if self._class_dimension is None:
+            return None
+        first = self._probabilities(torch.arange(min(2, len(self.train))))
+        if first.nbytes // len(first) * len(self.train) > _MOST_TEACHER_BYTES:
+            return None
+        return logits(self._unclipped, self.train.inputs, forward=self.objective.forward).softmax(
+            self._class_dimension
+        )
+
+    def _probabilities(self, own: Tensor) -> Tensor:
+        assert self._class_dimension is not None
+        with torch.no_grad():
+            output = self.objective.forward.logits(
+                self._unclipped, cloned(take(self.train.inputs, own))
+            )
+        return output.softmax(self._class_dimension)
+
+    def _teacher_of(self, own: Tensor) -> Tensor | None:
+        if self._class_dimension is None:
+            return None
+        return self._probabilities(own) if self.teacher is None else self.teacher[own]
+
     def _check_start(self, clean: float) -> None:
-        forward = PrefixCache(self.model, None, self.validation.images, MemoryBudget(0))
+        forward = PrefixCache(
+            self.model,
+            None,
+            self.validation.inputs,
+            MemoryBudget(0),
+            forward=self.objective.forward,
+        )
         with self.in_mode(self.options.mode):
             kept = self.accuracy(forward)
         if kept < self.required_accuracy:
@@ -199,15 +286,18 @@ class ThresholdTrainer:
                 f"{self.options.tolerance:g}: use a higher quantile"
             )
 
-    def _accuracy(self, outputs: Iterable[Tensor]) -> float:
-        predicted = torch.cat([output.argmax(1) for output in outputs])
-        correct = (predicted == self.validation.labels).sum()
-        return int(self.context.all_reduce_sum(correct)) / self._validation_images
+    def _metric(self, outputs: Iterable[Tensor]) -> float:
+        total, start = torch.zeros((), dtype=torch.float64), 0
+        for output in outputs:
+            targets = take(self.validation.targets, slice(start, start + len(output)))
+            total += self.objective.values(output, targets).sum().cpu()
+            start += len(output)
+        return float(self.context.all_reduce_sum(total)) / self._validation_samples
 
     def _shard(self, split: Split) -> Split:
         if self.context.world_size == 1:
             return split
-        return Split(self.context.shard(split.images), self.context.shard(split.labels))
+        return split.take(self.context.shard(torch.arange(len(split))))
 
 
 def wide_copy(threshold: Tensor) -> Tensor:
@@ -216,7 +306,7 @@ def wide_copy(threshold: Tensor) -> Tensor:
     return threshold.detach().to(wide, copy=True)
 
 
-def _prefer_channels_last(models: Sequence[nn.Module], image: Tensor) -> None:
+def _prefer_channels_last(models: Sequence[nn.Module], image: Batch, forward: Forward) -> None:
     """Puts convolution weights into the channels-last order, which is faster on CPUs.
 
     Activations follow the weights. Nothing changes if one of the models runs only on activations
@@ -228,25 +318,27 @@ def _prefer_channels_last(models: Sequence[nn.Module], image: Tensor) -> None:
         for tensor in (*model.parameters(), *model.buffers())
         if tensor.dim() == 4
     ]
-    if image.dim() != 4 or not weights:
+    if not isinstance(image, Tensor) or image.dim() != 4 or not weights:
         return
     for weight in weights:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         with torch.no_grad():
             for model in models:
-                model(image.contiguous(memory_format=torch.channels_last))
-                model(image)
+                forward(model, image.contiguous(memory_format=torch.channels_last))
+                forward(model, image.clone())
     except RuntimeError:
         for weight in weights:
             weight.data = weight.data.contiguous()
 
 
 def _subset(split: Split, samples: int | None) -> Split:
-    """At most ``samples`` images, the same share of every class as far as possible."""
+    """At most ``samples`` samples, the same share of every class as far as possible."""
     if samples is None or samples >= len(split):
         return split
-    chosen, _ = stratified_parts(split.labels, (samples / len(split),), seed=0)
+    chosen = torch.zeros(0)
+    if split.class_labels is not None:
+        chosen, _ = stratified_parts(split.class_labels, (samples / len(split),), seed=0)
     if not 0 < len(chosen) <= samples:
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(len(split), generator=generator)[:samples]

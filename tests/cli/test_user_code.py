@@ -98,7 +98,7 @@ def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: st
         (["--model", ":x"], "expected file.py:attribute or"),
         (["--model", "vgg61"], "did you mean 'vgg16'"),
         (["--shape", "3x"], "as in 3x32x32"),
-        (["--model", "mine.py:network", "--shape", "3x9x9"], "does not take images of shape"),
+        (["--model", "mine.py:network", "--shape", "3x9x9"], "does not take inputs of shape"),
         (["--data", "cifar10", "--data-folder", "nowhere"], "nowhere"),
         (["--classes", "0"], "num_classes is at least 1"),
     ],

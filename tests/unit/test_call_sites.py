@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proact.errors import ProactError
 from proact.nn import HyReLU, Site, find_sites, observed, replace_sites
 
 
@@ -349,7 +350,6 @@ class Careless(nn.Module):
     ("trouble", "words"),
     [
         ("attribute", "it assigns self.features"),
-        ("mask", "cannot be traced .unsupported operand"),
         ("tensor", "cannot be distinguished .2 calls ran and 1 were found"),
     ],
 )
@@ -360,6 +360,20 @@ def test_forwards_that_do_more_than_compute_are_named(trouble: str, words: str) 
         find_sites(model, torch.randn(2, 3))
     assert not [name for name in vars(model) if name.startswith("_tensor")]
     assert sorted(name for name in vars(model) if name != "features") == before
+
+
+def test_an_optional_tensor_keeps_the_value_of_the_watched_call() -> None:
+    torch.manual_seed(0)
+    model, x, mask = Careless("mask").eval(), torch.randn(4, 3), torch.rand(4, 3)
+    (site,) = find_sites(model, x)
+    clipped = replace_sites(model, clips([site]))
+    assert torch.equal(clipped(x), model(x))
+    with pytest.raises(ProactError, match="mask was None .* is a tensor now"):
+        clipped(x, mask)
+    (site,) = find_sites(model, (x, mask))
+    clipped = replace_sites(model, clips([site]))
+    assert torch.equal(clipped(x, mask), model(x, mask))
+    assert not torch.equal(clipped(x, mask), model(x))
 
 
 @pytest.mark.parametrize("trouble", ["index", "norm"])

@@ -56,9 +56,9 @@ def test_every_site_of_a_network_can_be_cut(name: str) -> None:
     network, clips = clipped(model, images)
     with torch.no_grad():
         expected = network(images)
-        traced = TracedModel(network)
+        traced = TracedModel(network, images[:2])
         for clip in clips:
-            cut = traced.cut_at(clip, images[:2])
+            cut = traced.cut_at(clip)
             assert torch.equal(halves(cut, images), expected)
             folded = with_folded_batch_norm(cut.after)  # type: ignore[union-attr]
             found = folded(*cut.before(images))  # type: ignore[union-attr]
@@ -68,7 +68,7 @@ def test_every_site_of_a_network_can_be_cut(name: str) -> None:
 def test_a_change_of_a_threshold_shows_in_both_halves() -> None:
     model, images = settled("resnet20")
     network, clips = clipped(model, images)
-    cut = TracedModel(network).cut_at(clips[9], images[:2])
+    cut = TracedModel(network, images[:2]).cut_at(clips[9])
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     before = halves(cut, images)
@@ -85,7 +85,7 @@ def test_folding_changes_nothing_of_the_network_itself() -> None:
     model, images = settled("resnet20")
     network, clips = clipped(model, images)
     before = copy.deepcopy(network.state_dict())
-    cut = TracedModel(network).cut_at(clips[0], images[:2])
+    cut = TracedModel(network, images[:2]).cut_at(clips[0])
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -109,7 +109,7 @@ def test_batch_norm_whose_convolution_is_read_elsewhere_is_not_folded() -> None:
     model, images = Both(), torch.randn(4, 1, 3, 3)
     model(images)
     network, (clip,) = clipped(model.eval(), images)
-    cut = TracedModel(network).cut_at(clip, images[:2])
+    cut = TracedModel(network, images[:2]).cut_at(clip)
     assert cut is not None
     folded = with_folded_batch_norm(cut.after)
     assert any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -148,7 +148,7 @@ def test_what_cannot_be_cut_faithfully_is_not_cut(forward: Callable[..., Any]) -
     of all samples at once, which cannot be kept sample by sample."""
     network = Functional(forward).eval()
     network.act = HyReLU(1.0)  # type: ignore[assignment]
-    assert TracedModel(network).cut_at(network.act, torch.ones(2, 6)) is None
+    assert TracedModel(network, torch.ones(2, 6)).cut_at(network.act) is None
 
 
 def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
@@ -162,7 +162,7 @@ def test_sizes_of_the_batch_do_not_stand_in_the_way() -> None:
     clip = HyReLU(1.0)
     network.act = clip  # type: ignore[assignment]
     x = torch.randn(5, 6)
-    assert torch.equal(halves(TracedModel(network).cut_at(clip, x[:2]), x), network(x))
+    assert torch.equal(halves(TracedModel(network, x[:2]).cut_at(clip), x), network(x))
 
 
 @pytest.mark.parametrize("hook", ["pre", "post"])
@@ -176,7 +176,7 @@ def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
     else:
         network[layer].register_forward_hook(lambda _, args, output: output * 3)
     x = torch.randn(4, 1, 3, 3)
-    cut = TracedModel(network).cut_at(network[0], x[:2])
+    cut = TracedModel(network, x[:2]).cut_at(network[0])
     assert cut is not None
     torch.testing.assert_close(with_folded_batch_norm(cut.after)(*cut.before(x)), network(x))
 
@@ -184,7 +184,7 @@ def test_layers_with_hooks_are_not_folded(hook: str, layer: int) -> None:
 def test_a_module_that_runs_twice_is_no_place_to_cut() -> None:
     network = Functional(lambda net, x: net.act(net.linear(net.act(x)))).eval()
     network.act = HyReLU(1.0)  # type: ignore[assignment]
-    assert TracedModel(network).cut_at(network.act, torch.ones(2, 6)) is None
+    assert TracedModel(network, torch.ones(2, 6)).cut_at(network.act) is None
 
 
 def test_tensors_that_bypass_the_cut_module_are_carried_along() -> None:
@@ -192,7 +192,7 @@ def test_tensors_that_bypass_the_cut_module_are_carried_along() -> None:
     clip = HyReLU(1.0)
     network.act = clip  # type: ignore[assignment]
     x = torch.randn(5, 6)
-    cut = TracedModel(network).cut_at(clip, x[:2])
+    cut = TracedModel(network, x[:2]).cut_at(clip)
     assert cut is not None
     assert len(cut.before(x)) == 2
     assert torch.equal(halves(cut, x), network(x))

@@ -169,7 +169,7 @@ def test_kept_batches_have_the_values_and_strides_of_fresh_ones(
     torch.manual_seed(0)
     model = Strides(CHANGES[change]).eval()
     inputs = torch.randn(10, 3, 5, 6).contiguous(memory_format=layout)
-    cut = TracedModel(model).cut_at(model.second, inputs[:2])
+    cut = TracedModel(model, inputs[:2]).cut_at(model.second)
     assert cut is not None
     cache = PrefixCache(model, cut, inputs, MemoryBudget(1 << 20), batch=4)
     assert cache.bytes > 0
@@ -188,7 +188,7 @@ def test_kept_batches_have_the_values_and_strides_of_fresh_ones(
 def test_indices_and_batches_give_the_same_outputs(trained_cnn: nn.Module, digits: Data) -> None:
     images = digits.test.images[:50]
     layer = trained_cnn.get_submodule("conv3")
-    cut = TracedModel(trained_cnn).cut_at(layer, images[:2])
+    cut = TracedModel(trained_cnn, images[:2]).cut_at(layer)
     with torch.no_grad():
         expected = trained_cnn(images)
         for where in (cut, None):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from conftest import bits_of, same_bits
 from proact import models, protect
-from proact.data import Data, Split
+from proact.data import Data
 from proact.nn import HyReLU, Site
 from proact.protect import ranger
 from proact.protect.activation_profile import profile_quantiles
@@ -306,24 +306,22 @@ def test_models_that_cannot_be_protected(model: nn.Module, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "error", "words"),
+    ("inputs", "targets", "words"),
     [
-        (torch.randn(3, 6), torch.zeros(4, dtype=torch.int64), ValueError, "one label per image"),
-        (torch.randn(0, 6), torch.zeros(0, dtype=torch.int64), ValueError, "at least one image"),
-        (torch.full((3, 6), float("nan")), torch.zeros(3, dtype=torch.int64), ValueError, "NaN"),
-        (torch.randn(3, 6), torch.tensor([0, 1, -1]), ValueError, "-1"),
-        (torch.randn(3, 6), torch.zeros(3), TypeError, "float32"),
+        (torch.randn(3, 6), torch.zeros(4, dtype=torch.int64), "3 samples and 4 targets"),
+        (torch.randn(0, 6), torch.zeros(0, dtype=torch.int64), "at least one sample"),
+        (torch.full((3, 6), float("nan")), torch.zeros(3, dtype=torch.int64), "NaN"),
+        (torch.randn(8, 6), torch.tensor([0, 1, -1, 0, 1, 2, 0, 1]), "at least 0"),
+        (torch.randn(8, 6), torch.zeros(8), r"tensor of shape \(2,\) torch.float32"),
         (
-            torch.zeros(3, 6, dtype=torch.uint8),
-            torch.zeros(3, dtype=torch.int64),
-            TypeError,
-            "uint8",
+            torch.zeros(8, 6, dtype=torch.uint8),
+            torch.zeros(8, dtype=torch.int64),
+            r"does not take inputs of shape \(samples, 6\) torch.uint8, tried for 2 images",
         ),
-        ([1.0], torch.zeros(1, dtype=torch.int64), TypeError, "list"),
     ],
 )
 def test_bad_data_is_named(
-    images: torch.Tensor, labels: torch.Tensor, error: type[Exception], words: str
+    mlp: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, words: str
 ) -> None:
-    with pytest.raises(error, match=words):
-        Split(images, labels)
+    with pytest.raises(ValueError, match=words):
+        protect.protect(mlp, "proact", (inputs, targets))

@@ -197,9 +197,9 @@ def test_recipes_out_of_range(options: dict[str, float], words: str) -> None:
 
 def test_networks_that_do_not_fit_the_data_are_named(few: Data) -> None:
     for model, words in (
-        (models.create("small-cnn", 9, 1), "labels go up to 9, .* the model gives .1, 9."),
-        (models.create("small-cnn", 10, 3), "does not take images of shape .samples, 1, 8, 8."),
-        (nn.Identity(), "gives .1, 1, 8, 8."),
+        (models.create("small-cnn", 9, 1), "labels go up to 9, .* the model gives .2, 9."),
+        (models.create("small-cnn", 10, 3), "does not take inputs of shape .samples, 1, 8, 8."),
+        (nn.Identity(), "gives .2, 1, 8, 8."),
     ):
         model.train()
         with pytest.raises(ValueError, match=words):

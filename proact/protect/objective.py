@@ -1,0 +1,219 @@
+"""`Objective`: how a model runs, and how its outputs are judged, while it is protected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proact.data import Split
+from proact.models.evaluation import check_fit, examples, run_checked
+from proact.nn.batches import Batch, cloned, samples_in
+from proact.nn.forward import DEFAULT, Forward, described, logits_of
+
+#: Maps (logits, targets) of m samples to a mean, (), or to one value a sample, (m,).
+Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
+#: Maps (logits, targets) of m samples to one value a sample, (m,), in [0, 1]; 1 is best.
+SampleMetric: TypeAlias = Callable[[Tensor, Batch], Tensor]
+
+_BATCH = 512
+IGNORED = -100  # torch's cross-entropy leaves out such targets
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How a model runs, and how its logits are judged.
+
+    Attributes:
+        forward: runs the model; its logits are what loss and metric get.
+        loss: of training, lower is better; None for the cross-entropy of classes.
+        metric: of validation, higher is better; None for top-1.
+    """
+
+    forward: Forward = DEFAULT
+    loss: Loss | None = None
+    metric: SampleMetric | None = None
+
+    def __post_init__(self) -> None:
+        for name, function in (("loss", self.loss), ("metric", self.metric)):
+            if function is not None and not callable(function):
+                raise TypeError(
+                    f"{name}: expected a function of (logits, targets), got "
+                    f"{type(function).__name__}"
+                )
+
+    def losses(self, logits: Tensor, targets: Batch) -> Tensor:
+        """The loss, summed over the samples.
+
+        Raises:
+            ValueError: the loss function returned another shape.
+        """
+        if self.loss is None:
+            return F.cross_entropy(logits, targets, reduction="sum")
+        loss = self.loss(logits, targets)
+        samples = len(logits)
+        if isinstance(loss, Tensor) and loss.shape == ():
+            return loss * samples
+        if isinstance(loss, Tensor) and loss.shape == (samples,):
+            return loss.sum()
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"loss: expected the mean (), or one value a sample ({samples},), got {given}"
+        )
+
+    def values(self, logits: Tensor, targets: Batch) -> Tensor:
+        """The metric of each sample, (m,) float64; NaN counts as 0.
+
+        Raises:
+            ValueError: the metric returned another shape, or values outside [0, 1].
+        """
+        if self.metric is None:
+            right: Tensor = logits.argmax(1) == targets
+            return right.double()
+        values = self.metric(logits, targets)
+        samples = len(logits)
+        if not isinstance(values, Tensor) or values.shape != (samples,):
+            given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"metric: expected one value a sample, ({samples},), got {given}")
+        values = values.double().nan_to_num(0.0)
+        if values.min() < 0.0 or values.max() > 1.0:
+            raise ValueError(
+                f"metric: expected values in [0, 1], where 1 is best, got "
+                f"{float(values.min()):g} to {float(values.max()):g}"
+            )
+        return values
+
+    def mean(self, model: nn.Module, split: Split) -> float:
+        """The mean metric over a split, in [0, 1], in the model's current mode."""
+        total = 0.0
+        with torch.no_grad():
+            for inputs, targets in split.batches(_BATCH):
+                logits = self.forward.logits(model, cloned(inputs))
+                total += float(self.values(logits, targets).sum())
+        return total / len(split)
+
+    def check(self, model: nn.Module, split: Split, method: str, trains: bool) -> None:
+        """Check that loss and metric fit the model's outputs and the targets.
+
+        Args:
+            model: runs in eval mode on the first samples.
+            split: the samples.
+            method: the name of the method, for error messages.
+            trains: whether the method needs a loss.
+
+        Raises:
+            ValueError: the model does not take the inputs; no targets; outputs that need a loss
+                and a metric of the user's; a loss or metric that returns another shape or NaN.
+            TypeError: an output without logits.
+        """
+        if split.targets is None:
+            raise ValueError(
+                f"data: {method} needs targets beside the inputs, as a pair (inputs, targets); "
+                "ranger and weight-range work without targets"
+            )
+        logits = logits_of(run_checked(model, examples(split), forward=self.forward))
+        _, targets = next(split.first(2).batches(2))
+        labels = split.class_labels
+        wanted = [("loss", self.loss)] if trains else []
+        missing = [name for name, given in [*wanted, ("metric", self.metric)] if given is None]
+        if missing and (labels is None or logits.dim() != 2):
+            kind = f" {targets.dtype}" if isinstance(targets, Tensor) else ""
+            functions = "a function" if len(missing) == 1 else "functions"
+            raise ValueError(
+                f"{method} judges outputs (samples, classes) by class labels (samples,) int64 of "
+                f"at least 0; the model gives {tuple(logits.shape)} and the targets are "
+                f"{described(targets)}{kind}: give "
+                f"{' and '.join(f'{name}=' for name in missing)}, {functions} of (logits, targets)"
+            )
+        if missing and labels is not None:
+            check_fit(logits, labels)
+        if samples_in(logits, "the model's output") != samples_in(targets, "the targets"):
+            raise ValueError(
+                f"expected one output for each of {samples_in(targets)} samples, got logits of "
+                f"shape {tuple(logits.shape)}"
+            )
+        self.values(logits, targets)
+        if trains and not torch.isfinite(self.losses(logits, targets)):
+            raise ValueError(
+                "loss: expected a finite loss of the unprotected model on the first training "
+                "samples, got NaN or infinity"
+            )
+
+
+#: Judges logits (samples, classes) by class labels.
+CLASSES = Objective()
+
+
+def class_dimension(logits: Tensor, targets: Batch | None) -> int | None:
+    """The dimension of ``logits`` that counts classes, or None if it cannot be told.
+
+    It is 1 in (samples, classes, ...) for targets (samples, ...), as in segmentation, and the last
+    one in (samples, tokens, classes) for targets (samples, tokens).
+    """
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return None
+    places = []
+    for dimension in {1, logits.dim() - 1}:
+        if logits.dim() >= 2:
+            rest = [size for d, size in enumerate(logits.shape) if d != dimension]
+            if rest == list(targets.shape):
+                places.append(dimension)
+    return places[0] if len(places) == 1 else None
+
+
+def soft_cross_entropy(logits: Tensor, targets: Batch, teacher: Tensor, dimension: int) -> Tensor:
+    """The cross-entropy to probabilities, summed over samples and averaged over places in them.
+
+    Args:
+        logits: with the classes in ``dimension``.
+        targets: integers, one for each place; places with -100 do not count.
+        teacher: probabilities in the shape of ``logits``.
+        dimension: as `class_dimension` gives it.
+    """
+    if logits.dim() == 2:
+        return F.cross_entropy(logits, teacher, reduction="sum")
+    entropy = -(logits.float().log_softmax(dimension) * teacher).sum(dimension)
+    counted = targets != IGNORED
+    entropy = torch.where(counted, entropy, 0.0).flatten(1).sum(1)
+    total: Tensor = (entropy / counted.flatten(1).sum(1).clamp(min=1)).sum()
+    return total
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each sample, (samples,), averaged over its tokens.
+
+    Args:
+        logits: (samples, tokens, classes).
+        targets: (samples, tokens) int64. The target at a position is compared with the logits at
+            the same position, so a language model needs targets that are shifted by one token.
+            Targets of -100 do not count.
+    """
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    counted = targets != IGNORED
+    return losses.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def token_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of the tokens of each sample with the right prediction, (samples,).
+
+    The arguments are those of `token_cross_entropy`.
+    """
+    counted = targets != IGNORED
+    right = (logits.argmax(2) == targets) & counted
+    return right.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def pixel_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of the places of each sample with the right class, (samples,).
+
+    Args:
+        logits: (samples, classes, height, width), or any other dimensions behind the classes.
+        targets: (samples, height, width) int64; -100 does not count.
+    """
+    counted = targets != IGNORED
+    right = (logits.argmax(1) == targets) & counted
+    return right.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
