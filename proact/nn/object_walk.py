@@ -84,7 +84,7 @@ def referents(value: Any) -> Iterator[Any]:
     that its code reads. Tensors refer to nothing.
     """
     kind = type(value)
-    if issubclass(kind, Tensor) or _is_opaque(kind):
+    if issubclass(kind, Tensor) or is_opaque(kind):
         return
     if kind is types.FunctionType:
         found: Iterable[Any] = (
@@ -122,7 +122,8 @@ def _is_atom(value: Any) -> bool:
     return issubclass(type(value), _ATOMS)
 
 
-def _is_opaque(kind: type) -> bool:
+def is_opaque(kind: type) -> bool:
+    """Whether the objects of a class belong to torch's machinery, loggers or threads."""
     if issubclass(kind, nn.Module) or kind is types.FunctionType:
         return False
     return f"{kind.__module__}.".startswith(_OPAQUE) or kind in weakref.ProxyTypes
