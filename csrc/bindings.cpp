@@ -1,5 +1,6 @@
-// The only file that sees Python. It takes addresses and sizes, never tensors, so the module builds
-// without torch and one binary serves every torch version. proact/ops validates all arguments.
+// The Python module. Its functions take addresses and sizes, and tensor_watch.hpp looks at tensors
+// through DLPack's C interface, so the module builds without torch and one binary serves every
+// torch version. proact/ops validates all arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,9 +10,11 @@
 #include "cpu/hyrelu.hpp"
 #include "cpu/isa.hpp"
 #include "cpu/range_sweep.hpp"
+#include "cpu/writable.hpp"
 #include "cuda/device_plan.hpp"
 #include "cuda/hyrelu.hpp"
 #include "cuda/runtime.hpp"
+#include "tensor_watch.hpp"
 
 namespace py = pybind11;
 using namespace proact;
@@ -124,6 +127,15 @@ void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uin
     plan.flip_places_into(log, places);
 }
 
+using Moved = std::vector<std::tuple<std::uintptr_t, std::uint64_t, std::uintptr_t>>;
+
+template <class Log>
+void relocate(Log& log, const Moved& moved) {
+    std::vector<Relocation> all;
+    for (const auto& [before, bytes, now] : moved) all.push_back({before, bytes, now});
+    log.relocate(all);
+}
+
 /// A lower bound for the cost of flips: XOR with given masks at given elements.
 template <class Word>
 void xor_words(std::uintptr_t address, std::uintptr_t elements, std::uintptr_t masks,
@@ -216,10 +228,23 @@ PYBIND11_MODULE(_proact, m) {
     m.def("hyrelu", &forward, unlocked());
     m.def("hyrelu_backward", &backward, unlocked());
 
+    m.def("is_writable", &is_writable, py::arg("address"), py::arg("bytes"));
+    py::class_<TensorWatch>(m, "TensorWatch")
+        .def(py::init<const py::capsule&>(), py::arg("api"))
+        .def("add", &TensorWatch::add, py::arg("tensor"), py::arg("bytes_of_storage"),
+             py::arg("needed"))
+        .def("in_place", &TensorWatch::in_place);
+    py::class_<ModelWatch>(m, "ModelWatch")
+        .def(py::init<const py::capsule&, py::handle>(), py::arg("api"), py::arg("model"))
+        .def("matches", &ModelWatch::matches, py::arg("model"))
+        .def("tensors", &ModelWatch::tensors, py::arg("model"));
+
     py::class_<FlipLog>(m, "FlipLog")
         .def(py::init())
         .def("__len__", &FlipLog::size)
+        .def("tensors", &FlipLog::tensors)
         .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
+        .def("relocate", &relocate<FlipLog>, py::arg("moved"))
         .def("columns", &columns);
     plan_class<FaultPlan>(m, "FaultPlan")
         .def("replay_undoes", &FaultPlan::replay_undoes)
@@ -249,7 +274,8 @@ PYBIND11_MODULE(_proact, m) {
 
     py::class_<RangeLog>(m, "RangeLog")
         .def(py::init())
-        .def("restore", &RangeLog::restore, unlocked());
+        .def("restore", &RangeLog::restore, unlocked())
+        .def("relocate", &relocate<RangeLog>, py::arg("moved"));
     py::class_<RangePlan>(m, "RangePlan")
         .def(py::init())
         .def(

@@ -1,5 +1,7 @@
 #include "flip_log.hpp"
 
+#include <algorithm>
+
 #include "threads.hpp"
 
 namespace proact {
@@ -21,7 +23,7 @@ void write_back(const TensorMemory& memory, const std::uint32_t* element, const 
 void FlipColumns::restore() const {
     for (std::size_t i = segments.size(); i-- > 0;) {
         const Segment& segment = segments[i];
-        if (segment.memory.is_stored_as<Unread>()) continue;
+        if (segment.memory.is_stored_as<Unread>() || segment.memory.address == 0) continue;
         const std::uint32_t* elements = element.data() + segment.begin;
         const std::size_t flips = segment.end - segment.begin;
         const auto write = [&](auto word) {
@@ -36,11 +38,32 @@ void FlipColumns::restore() const {
     }
 }
 
+void FlipColumns::relocate(const std::vector<Relocation>& moved) {
+    for (Segment& segment : segments)
+        segment.memory.address = relocated(segment.memory.address, moved);
+}
+
 std::size_t FlipLog::size() const {
     std::size_t flips = 0;
     for (const auto& call : calls)
         for (const FlipColumns& part : call) flips += part.size();
     return flips;
+}
+
+std::vector<std::size_t> FlipLog::tensors() const {
+    std::vector<std::size_t> found;
+    for (const auto& call : calls)
+        for (const FlipColumns& part : call)
+            for (const FlipColumns::Segment& segment : part.segments)
+                if (segment.end != segment.begin) found.push_back(segment.plan_index);
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    return found;
+}
+
+void FlipLog::relocate(const std::vector<Relocation>& moved) {
+    for (auto& call : calls)
+        for (FlipColumns& part : call) part.relocate(moved);
 }
 
 void FlipLog::restore(unsigned threads) const {

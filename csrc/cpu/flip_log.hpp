@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../core/tensor_memory.hpp"
+#include "relocation.hpp"
 #include "uninitialized_buffer.hpp"
 
 namespace proact {
@@ -77,6 +78,9 @@ class FlipColumns {
     /// Writes the old words back, last flip first.
     void restore() const;
 
+    /// Directs `restore` to the memory where the tensors are now: see relocation.hpp.
+    void relocate(const std::vector<Relocation>& moved);
+
     UninitializedBuffer<std::uint32_t> element;
     UninitializedBuffer<std::uint8_t> bit;
     std::vector<Segment> segments;
@@ -94,9 +98,15 @@ class FlipLog {
    public:
     std::size_t size() const;
 
+    /// The plan indices of the tensors with flips, in ascending order.
+    std::vector<std::size_t> tensors() const;
+
     /// Writes the old words back, last flip first, so that a word that was flipped twice gets its
     /// oldest value. No other memory is touched. The number of threads does not change the result.
     void restore(unsigned threads = 1) const;
+
+    /// Directs `restore` to the memory where the tensors are now: see relocation.hpp.
+    void relocate(const std::vector<Relocation>& moved);
 
     /// Calls `visit(plan_index, flip)` in the order in which the flips were made.
     template <class Visit>

@@ -89,8 +89,9 @@ std::uint64_t sweep_chunk(const BoundedMemory& memory, std::uint64_t begin, std:
 
 void RangeLog::Part::save(const void* words, std::size_t bytes) {
     const auto address = reinterpret_cast<std::uintptr_t>(words);
-    if (saved_.empty() || saved_.back().address + saved_.back().bytes != address)
+    if (is_new_memory_ || saved_.back().address + saved_.back().bytes != address)
         saved_.push_back({address, 0});
+    is_new_memory_ = false;
     const auto* first = static_cast<const unsigned char*>(words);
     bytes_.insert(bytes_.end(), first, first + bytes);
     saved_.back().bytes += bytes;
@@ -99,14 +100,23 @@ void RangeLog::Part::save(const void* words, std::size_t bytes) {
 void RangeLog::Part::restore() const {
     const unsigned char* words = bytes_.data();
     for (const SavedBytes& saved : saved_) {
-        std::memcpy(reinterpret_cast<void*>(saved.address), words, saved.bytes);
+        if (saved.address != 0)
+            std::memcpy(reinterpret_cast<void*>(saved.address), words, saved.bytes);
         words += saved.bytes;
     }
+}
+
+void RangeLog::Part::relocate(const std::vector<Relocation>& moved) {
+    for (SavedBytes& saved : saved_) saved.address = relocated(saved.address, moved);
 }
 
 RangeLog::Part& RangeLog::new_part() {
     const std::lock_guard<std::mutex> lock(adding_);
     return parts_.emplace_back();
+}
+
+void RangeLog::relocate(const std::vector<Relocation>& moved) {
+    for (Part& part : parts_) part.relocate(moved);
 }
 
 void RangeLog::restore() const {
@@ -133,6 +143,7 @@ std::vector<std::uint64_t> RangePlan::sweep_into(RangeLog& log, RangeAction acti
         for (std::size_t p = begin; p < end; ++p) {
             const Chunk& chunk = chunks_[p];
             const BoundedMemory& memory = memories_[chunk.memory];
+            part.begin_memory();
             with_element(memory.dtype, [&](auto* type) {
                 using Element = std::remove_pointer_t<decltype(type)>;
                 chunk_repairs[p] =

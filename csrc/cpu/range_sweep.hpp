@@ -9,6 +9,7 @@
 #include "../core/dtype.hpp"
 #include "../core/value_range.hpp"
 #include "isa.hpp"
+#include "relocation.hpp"
 
 namespace proact {
 
@@ -32,7 +33,12 @@ class RangeLog {
         /// Must be called before the bytes change, so that the log can restore them after any
         /// interruption.
         void save(const void* words, std::size_t bytes);
+
+        /// Later bytes belong to other memory, which can move on its own.
+        void begin_memory() { is_new_memory_ = true; }
+
         void restore() const;
+        void relocate(const std::vector<Relocation>& moved);
 
        private:
         struct SavedBytes {
@@ -41,10 +47,14 @@ class RangeLog {
         };
         std::vector<SavedBytes> saved_;
         std::vector<unsigned char> bytes_;
+        bool is_new_memory_ = true;
     };
 
     Part& new_part();
     void restore() const;
+
+    /// Directs `restore` to the memory where the tensors are now: see relocation.hpp.
+    void relocate(const std::vector<Relocation>& moved);
 
    private:
     std::mutex adding_;

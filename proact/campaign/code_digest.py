@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -35,6 +36,9 @@ def behaviour_of(model: nn.Module) -> str:
     """Return a SHA-256 digest of a model's forward methods, hooks and plain attributes."""
     parts = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            parts += [name, str(getattr(module, "graph", ""))]
+            continue
         parts += [name, type(module).__qualname__, _describe(type(module).forward, _DEEPEST)]
         for attribute, value in sorted(vars(module).items()):
             if attribute.endswith(("_hooks", "_pre_hooks")) and isinstance(value, dict):

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import cloudpickle
 import torch
 
 from proact.campaign import workers as worker_functions
 from proact.campaign.jobs import Job, UnitResult, WorkUnit
+from proact.campaign.pickling import pickled
 from proact.errors import ProactError
 
 
@@ -95,10 +95,10 @@ class LocalProcesses(WorkerPool):
     """
 
     def __init__(self, job: Job, processes: int, threads: int) -> None:
-        pickled = _pickled(job.for_workers(processes))
+        content = _pickled(job.for_workers(processes))
         self._folder = tempfile.TemporaryDirectory(prefix="proact-")
         self._file = Path(self._folder.name) / "job"
-        self._file.write_bytes(pickled)
+        self._file.write_bytes(content)
         self._threads = threads
         self._pools = [self._pool() for _ in range(processes)]
         #: The unfinished futures of each process, in the order of execution.
@@ -296,12 +296,11 @@ def _workers_of(executor: Executor) -> int:
 
 def _pickled(job: Job) -> bytes:
     try:
-        pickled: bytes = cloudpickle.dumps(job)
+        return pickled(job)
     except Exception as error:  # parts of a model may raise anything
         raise ProactError(
             f"the models cannot be sent to workers ({error}): use executor=1 to run in this process"
         ) from error
-    return pickled
 
 
 def _cancel(result: Future[UnitResult]) -> None:

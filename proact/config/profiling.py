@@ -96,19 +96,20 @@ def profile_of(
     Raises:
         ValueError: an unknown name, an invalid shape, or a model that does not accept the images.
     """
-    if images is not None and not isinstance(images.train.inputs, Tensor):
-        made, size = load_model_for(model, images), ()
-        example = next(images.train.first(2).batches(2))[0]
+    size: tuple[int, ...] = ()
+    # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
+    noise = torch.Generator().manual_seed(0)
+    if images is None:
+        size = _shape(shape)
+        made = load_model(model, classes, size[0])
+        example = torch.randn(2, *size, generator=noise)
     else:
-        size = _shape(shape) if images is None else tuple(images.train.images.shape[1:])
-        if images is None:
-            made = load_model(model, classes, size[0])
-        else:
-            made = load_model_for(model, images)
-        is_float = images is None or images.train.images.is_floating_point()
-        # Use noise: on an image of one colour the ReLUs of an untrained model all behave alike.
-        noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-        example = noise if images is None or is_float else images.train.images[:2]
+        made = load_model_for(model, images)
+        example = next(images.train.first(2).batches(2))[0]
+        if isinstance(example, Tensor):
+            size = tuple(example.shape[1:])
+            if example.is_floating_point():
+                example = torch.randn(example.shape, generator=noise)
     check_runs(made, example)
     sites = find_sites(made, example)
     parameters = sum(parameter.numel() for parameter in made.parameters())

@@ -11,16 +11,20 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
+from proact.errors import ProactError
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
 from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
+from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
+from proact.ops.plain_memory import lack_of_memory
 from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
 
@@ -83,7 +87,11 @@ class ActivationFlip(Fault):
 
 
 def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
-    """The layers that a fault hits, by qualified name; ValueError if it hits none."""
+    """The layers that a fault hits, by qualified name.
+
+    Raises:
+        ValueError: it hits none, or a layer that runs inside a compiled graph or TorchScript.
+    """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if _is_layer(name, module):
@@ -101,6 +109,8 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
                 raise ValueError(
                     f"largest has no magnitude for the layer {name!r}, which the fault hits"
                 )
+    refuse_opaque(model, "a fault in activations")
+    refuse_compiled(model, "a fault in activations", chosen)
     modules = {own[0]: module for module, own in names.items()}
     return {name: modules[name] for name in chosen}
 
@@ -176,6 +186,15 @@ class ActivationFaultHooks:
     def _hit(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
         if not _is_strided(value) or not value.is_floating_point() or not value.numel():
             return value
+        if value.is_meta or isinstance(value, FakeTensor):
+            return value  # the forward pass computes shapes only
+        if value.is_neg():
+            value, in_place = value.resolve_neg(), True
+        if (lack := lack_of_memory(value)) is not None:
+            raise ProactError(
+                f"the {self._fault.at} of the layer {layer!r} is {lack}, and bits flip only in "
+                "plain tensors: leave the layer out with where="
+            )
         name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()
         if not in_place or value.requires_grad or is_expanded:

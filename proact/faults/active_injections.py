@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from proact.encodings import Encoding
-from proact.faults.injection_plan import InjectionPlan, memory_layout
+from proact.faults.injection_plan import InjectionPlan
 from proact.faults.rollback import undo_all
 
 
@@ -63,5 +63,5 @@ def active_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
     for active in reversed(_ACTIVE.get(model, [])):
         plan = active.plan
         if plan is not None and plan.encoding == encoding:
-            return plan if plan.state.layout == memory_layout(model) else None
+            return plan if plan.state.has_same_memory(model) else None
     return None

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import copy
+import glob
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proact.encodings import Encoding, encoding_named
 from proact.faults.bounds import RoundedBounds, guards_of
-from proact.faults.injection_plan import InjectionPlan, cache_plan
-from proact.nn.tensor_inventory import stored_tensors
-from proact.ops.plan import checked_memory
+from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
+from proact.faults.kinds import Fault, StoredFault
+from proact.faults.replay import Replay
+from proact.faults.selectors import Selector, Where, checked_where, matches
+from proact.nn.module_copy import copy_model
+from proact.nn.tensor_inventory import named_memories, stored_tensors
+from proact.ops._memory import extent, may_overlap, once
+from proact.ops.plain_memory import checked_memory, has_plain_memory
 
 
-def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
+def encode(
+    model: nn.Module, encoding: str | Encoding, *, where: Selector | None = "*"
+) -> nn.Module:
     """Returns a copy of ``model`` whose parameters are rounded to the encoding.
 
     ``model`` is unchanged. Clean accuracy is the accuracy of the copy; `encoding_report` gives the
-    error of rounding. Warns if parameters are out of the encoding's range and were saturated.
+    error of rounding. Warns if parameters are out of the encoding's range and were saturated. The
+    parameters of the copy are contiguous and can be written.
 
     Args:
         model: the model.
         encoding: the stored form of its parameters.
+        where: the tensors that faults will hit, as for `BitFlip`, or None for no tensor. Other
+            tensors that the encoding cannot store (sparse, complex or integer ones, for example)
+            are copied as they are. `selector_of` gives it for a list of faults.
 
     Raises:
-        TypeError, ValueError: an unknown encoding, a parameter that it cannot store, or bounds of
-            weight-range that it stores with less precision than the values they bound.
+        TypeError, ValueError: an unknown encoding, a selected tensor that it cannot store, or
+            bounds of weight-range that it stores with less precision than the values they bound.
     """
     encoding = encoding_named(encoding)
-    result = copy.deepcopy(model)
-    losses = _store(result, encoding)
+    selector = None if where is None else checked_where(where)
+    result = copy_model(model)
+    _lay_out(result)
+    losses = _store(result, encoding, selector)
     saturated = [loss for loss in losses if loss.saturated]
     if saturated:
         worst = max(saturated, key=lambda loss: loss.largest_error)
@@ -46,6 +59,17 @@ def encode(model: nn.Module, encoding: str | Encoding) -> nn.Module:
         )
     cache_plan(result, InjectionPlan(result, encoding))
     return result
+
+
+def selector_of(faults: Iterable[Fault]) -> Selector | None:
+    """The tensors that at least one of the faults hits; None if they hit no stored tensor."""
+    parts: list[str | Where] = []
+    for fault in faults:
+        if isinstance(fault, StoredFault):
+            parts += fault.where if isinstance(fault.where, tuple) else (fault.where,)
+        elif isinstance(fault, Replay):
+            parts += (glob.escape(name) for name in {site.tensor for site in fault.faults})
+    return tuple(dict.fromkeys(parts)) or None
 
 
 @dataclass(frozen=True)
@@ -123,24 +147,50 @@ def encoding_report(
         TypeError, ValueError: as `encode`.
     """
     encoding = encoding_named(encoding)
-    encoded = copy.deepcopy(model)
+    encoded = copy_model(model)
     losses = _store(encoded, encoding)
     before = after = None
     if accuracy is not None:
-        before = accuracy(copy.deepcopy(model).eval())
+        before = accuracy(copy_model(model).eval())
         after = accuracy(encoded.eval())
     return EncodingReport(encoding.name, before, after, losses)
 
 
-def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
-    """Rounds a model in place."""
+def _lay_out(model: nn.Module) -> None:
+    """Makes the dense tensors of a copied model contiguous, such as channels-last weights."""
+    dense: dict[tuple[int, int], list[Tensor]] = {}
+    for _, tensor, _ in named_memories(model):
+        if tensor.numel() and has_plain_memory(tensor) and not may_overlap(tensor):
+            dense.setdefault(extent(tensor), []).append(tensor)
+    for tied in dense.values():
+        # Tensors that share memory in different layouts would be torn apart.
+        layouts = {(tensor.dtype, tensor.shape, tensor.stride()) for tensor in tied}
+        if len(layouts) == 1 and not tied[0].is_contiguous():
+            memory = tied[0].detach().contiguous()
+            for tensor in tied:
+                tensor.data = memory
+
+
+def _store(
+    model: nn.Module, encoding: Encoding, where: Selector | None = "*"
+) -> tuple[TensorLoss, ...]:
+    """Rounds a model in place; tensors outside ``where`` that it cannot store stay as they are."""
     losses = []
     bounds = RoundedBounds(guards_of(model))
     with torch.no_grad():
         for stored in bounds.in_order(stored_tensors(model)):
-            checked_memory(stored.name, stored.tensor)
-            word = encoding.word(stored)
-            rounded, tensor = word.rounded(bounds.unrounded(stored)), stored.tensor
+            tensor = stored.tensor
+            if where is not None and matches(where, stored):
+                checked_memory(stored.name, tensor)
+                word = encoding.word(stored)
+            else:
+                if not is_roundable(tensor):
+                    continue
+                try:
+                    word = encoding.word(stored)
+                except (TypeError, ValueError):
+                    continue
+            rounded = word.rounded(bounds.unrounded(stored))
             bounds.include(stored, rounded)
             bounds.check(stored, rounded)
             error, saturated = 0.0, 0
@@ -148,6 +198,6 @@ def _store(model: nn.Module, encoding: Encoding) -> tuple[TensorLoss, ...]:
                 saturated = int(word.saturates(tensor).sum())
                 errors = (rounded.double() - tensor.double()).abs()
                 error = float(torch.where(errors.isnan(), 0.0, errors).max())
-                tensor.copy_(rounded)
+                once(tensor).copy_(once(rounded))
             losses.append(TensorLoss(stored.name, word.name, tensor.numel(), error, saturated))
     return tuple(losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -25,10 +25,12 @@ from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
-from proact.faults.target_memory import Target
+from proact.faults.target_memory import ReversibleFlips, Target
 from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
+from proact.ops._memory import once
 from proact.ops.cuda_stream import FlipStream
+from proact.ops.plain_memory import check_writable, has_plain_memory, is_writable, refuse_lost
 from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
 
@@ -219,8 +221,8 @@ class _Injection:
         self._allow_training, self._log_activations = allow_training, log_activations
         self._active: ActiveInjection | None = None
         self._plan: InjectionPlan | None = None
-        self._hit: list[Target] = []
-        self._changed: list[StoredTensor] = []
+        self._hit: list[tuple[Target, ReversibleFlips]] = []
+        self._rounded: list[StoredTensor] = []
         self._interrupt = DeferredInterrupt(
             _Injection.__enter__.__code__, _Injection.__exit__.__code__
         )
@@ -272,11 +274,15 @@ class _Injection:
         if plan.is_exact:
             cache_plan(self._model, plan)
             return plan
-        for stored, rounded in plan.unrounded():
-            self._changed.append(stored)
-            active.undos.append(_unrounding(stored.tensor, rounded))
-            stored.tensor.copy_(rounded)
-        return InjectionPlan(self._model, plan.encoding) if self._changed else plan
+        unrounded = list(plan.unrounded())
+        for stored, _ in unrounded:  # before anything changes
+            check_writable(stored.name, stored.tensor)
+        for stored, rounded in unrounded:
+            self._rounded.append(stored)
+            memory, values = once(stored.tensor), once(rounded)
+            active.undos.append(_unrounding(stored.name, memory, values))
+            memory.copy_(values)
+        return InjectionPlan(self._model, plan.encoding) if self._rounded else plan
 
     def _attach(
         self,
@@ -297,11 +303,10 @@ class _Injection:
             seed = seed_of(self._seed, position)
             for target, pending in plan.flips(fault, seed, self._trial):
                 record.exposed_bits += target.bits
-                self._hit.append(target)
-                self._changed.extend(exposed.stored for exposed in target.exposed)
+                self._hit.append((target, pending.flips))
                 record.add(TensorFlips(target.exposed, pending.flips))
-                _mark_changed(target)
                 pending.apply()
+                target.mark_changed(pending.flips)
         # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 
@@ -318,23 +323,33 @@ class _Injection:
         try:
             is_undone = end_injection(self._model, active)
         finally:
-            for target in self._hit:
-                _mark_changed(target)
+            for target, flips in self._hit:
+                target.mark_changed(flips)
             torch.clear_autocast_cache()
         if plan is None:
             return
-        if is_undone:
-            plan.note_restored(self._hit, marks=2)
+        if is_undone and not plan.is_exact:  # exact plans do not compare versions
+            for target, flips in self._hit:
+                plan.state.note_restored(target.changed(flips), marks=2)
         if self._may_move and not isinstance(error, KeyboardInterrupt):
-            plan.refuse_moved(self._model, self._changed, error)
+            plan.refuse_moved(self._model, self._faulted(), error)
+
+    def _faulted(self) -> Iterator[StoredTensor]:
+        """The tensors that were rounded or could be hit."""
+        yield from self._rounded
+        for target, _ in self._hit:
+            for exposed in target.exposed:
+                yield exposed.stored
 
 
-def _unrounding(tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
+def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
     """Returns a function that restores the original values of elements that still hold the rounded
     ones."""
     original, stream = tensor.clone(), FlipStream(tensor.device)
 
     def undo() -> None:
+        if not (has_plain_memory(tensor) and is_writable(tensor)):
+            refuse_lost([name])
         with stream.ordered():
             is_rounded = integers_of(tensor) == integers_of(rounded)
             tensor.copy_(torch.where(is_rounded, original, tensor))
@@ -376,8 +391,3 @@ def seed_of(seed: int, position: int) -> int:
     independent.
     """
     return seed if position == 0 else derived_seed(seed, "fault", position)
-
-
-def _mark_changed(target: Target) -> None:
-    """Raises the version counters, so that autograd notices changes of tensors that it saved."""
-    torch.autograd.graph.increment_version(target.versioned)

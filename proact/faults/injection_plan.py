@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from proact.encodings import Bits, Encoding
 from proact.encodings.base import same_bits
@@ -18,74 +15,18 @@ from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
+from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, matches, shown
-from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors
+from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors, refuse_packed
 from proact.faults.target_memory import PendingFlips, Target
-from proact.nn.tensor_inventory import StoredTensor, has_memory, named_memories, stored_tensors
+from proact.nn.packed_state import packed_weights
+from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tensors
+from proact.ops._memory import may_overlap, once
+from proact.ops.plain_memory import has_plain_memory
 from proact.ops.plan import FlipPlaces
 
 _Selection = tuple[Selector, Bits, tuple[Selector, ...]]
-
-
-class _OptimizerSteps:
-    """Counts the steps of all optimizers: fused ones change parameters without raising torch's
-    version counters."""
-
-    made = 0
-
-    def count(self, *_: object) -> None:
-        self.made += 1
-
-
-_OPTIMIZER_STEPS = _OptimizerSteps()
-register_optimizer_step_post_hook(_OPTIMIZER_STEPS.count)
-
-
-@dataclass
-class ModelState:
-    """Shows, by comparison, whether torch has moved, replaced or written a model's memory."""
-
-    layout: list[object]  #: the module tree, with the names, addresses and shapes of its tensors
-    versions: list[object]  #: the version counters of these tensors
-    steps: int  #: the number of steps that all optimizers have made
-
-
-def model_state(model: nn.Module) -> ModelState:
-    """The state of the model's memory now."""
-    versions: list[object] = []
-    return ModelState(memory_layout(model, versions), versions, _OPTIMIZER_STEPS.made)
-
-
-def memory_layout(model: nn.Module, versions: list[object] | None = None) -> list[object]:
-    """The module tree with the names, addresses and shapes of its tensors; fills ``versions``.
-
-    This runs twice in each trial. Torch's own iterators over modules take ten times as long.
-    """
-    layout: list[object] = []
-    pending = [model]
-    while pending:
-        module = pending.pop()
-        for members in (module._parameters, module._buffers):
-            for name, tensor in members.items():
-                if tensor is None:
-                    continue
-                # Sparse tensors have no single address, and cannot be faulted.
-                is_plain = tensor.layout == torch.strided
-                address = tensor.data_ptr() if is_plain else 0
-                is_dense = is_plain and tensor.is_contiguous()
-                layout.append((name, address, tensor.dtype, tensor.shape, is_dense))
-                if versions is not None:
-                    try:
-                        versions.append(tensor._version)
-                    except RuntimeError:  # inference tensors have no version counter
-                        versions.append(object())
-        layout.append(len(module._modules))
-        for name, child in module._modules.items():
-            if child is not None:
-                layout.append(name)
-                pending.append(child)
-    return layout
 
 
 class InjectionPlan:
@@ -96,6 +37,7 @@ class InjectionPlan:
     Attributes:
         encoding: the stored form of the parameters.
         stored: the stored tensors, each memory once.
+        packed: weights in a packed form, which no fault can hit.
         guards: the weight-range guards by qualified name.
         state: the state of the model's memory when the plan was made.
         names: the qualified names of the stored tensors by address.
@@ -104,12 +46,14 @@ class InjectionPlan:
     def __init__(self, model: nn.Module, encoding: Encoding) -> None:
         self.encoding = encoding
         self.stored = stored_tensors(model)
+        self.packed = packed_weights(model)
         self.guards = guards_of(model)
-        self.state = model_state(model)
+        self.state = ModelState(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         self._replays: dict[Replay, Target] = {}
-        self._positions: dict[Target, list[int]] = {}
-        self.names = {s.tensor.data_ptr(): s.name for s in self.stored if has_memory(s.tensor)}
+        self.names = {
+            s.tensor.data_ptr(): s.name for s in self.stored if has_plain_memory(s.tensor)
+        }
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
         """Each tensor that the encoding would change, with its rounded values.
@@ -134,6 +78,7 @@ class InjectionPlan:
         selectors = tuple(where for where, _ in fault.rates)
         selection = (fault.where, fault.bits, selectors)
         if selection not in self._targets:
+            refuse_packed(self.packed, fault.where)
             exposed = exposed_tensors(self.stored, self.encoding, fault.where, fault.bits)
             self._targets[selection] = tuple(Target(part) for part in _by_rate(exposed, selectors))
         targets = self._targets[selection]
@@ -178,12 +123,16 @@ class InjectionPlan:
         return not any(rounded_to(self.encoding, stored) is not None for stored in self.stored)
 
     def refuse_moved(
-        self, model: nn.Module, hit: Sequence[StoredTensor], cause: BaseException | None = None
+        self, model: nn.Module, hit: Iterable[StoredTensor], cause: BaseException | None = None
     ) -> None:
         """ProactError if a tensor that was changed no longer belongs to the model."""
-        if memory_layout(model) == self.state.layout:
+        if self.state.has_same_memory(model):
             return
-        now = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor, _ in named_memories(model)}
+        now = {
+            name: (tensor.data_ptr(), tensor.dtype)
+            for name, tensor, _ in named_memories(model)
+            if has_plain_memory(tensor)
+        }
         for stored in hit:
             if now.get(stored.name) != (stored.tensor.data_ptr(), stored.tensor.dtype):
                 raise ProactError(
@@ -191,24 +140,10 @@ class InjectionPlan:
                     "only its former memory was restored"
                 ) from cause
 
-    def note_restored(self, hit: Sequence[Target], marks: int) -> None:
-        """Records that the targets hold their former values although their version counters were
-        raised ``marks`` times."""
-        for target in hit:
-            for position in self._positions_of(target):
-                version = self.state.versions[position]
-                if isinstance(version, int):
-                    self.state.versions[position] = version + marks
 
-    def _positions_of(self, target: Target) -> list[int]:
-        """The positions of the target's tensors in the state; a tied tensor has several."""
-        if target not in self._positions:
-            addresses = {tensor.data_ptr() for tensor in target.versioned}
-            tensors = [entry for entry in self.state.layout if isinstance(entry, tuple)]
-            self._positions[target] = [
-                i for i, (_, address, *_) in enumerate(tensors) if address in addresses
-            ]
-        return self._positions[target]
+def is_roundable(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be rounded in place, each on its own."""
+    return has_plain_memory(tensor) and not may_overlap(once(tensor))
 
 
 def rounded_to(
@@ -218,7 +153,7 @@ def rounded_to(
 
     None if memory holds the stored words themselves or the encoding cannot store the tensor.
     """
-    if not has_memory(stored.tensor):
+    if not is_roundable(stored.tensor):
         return None
     try:
         word = encoding.word(stored)
@@ -285,8 +220,8 @@ def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
     if plan is None:
         return None
     if plan.is_exact:
-        return plan if plan.state.layout == memory_layout(model) else None
-    return plan if plan.state == model_state(model) else None
+        return plan if plan.state.has_same_memory(model) else None
+    return plan if plan.state.has_same_values(model) else None
 
 
 def cache_plan(model: nn.Module, plan: InjectionPlan) -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor, nn
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
-from proact.faults.selectors import Selector, checked_where, select
+from proact.faults.selectors import Selector, checked_where, matches, select
+from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
-from proact.ops.plan import checked_ber, checked_memory
+from proact.ops.plain_memory import checked_memory
+from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
 
 if TYPE_CHECKING:
@@ -78,8 +80,8 @@ class FaultSpace(Sequence[ExposedTensor]):
 
     Raises:
         ValueError: a model without parameters, a selector that matches no tensor, bits that the
-            words of a selected tensor lack, or memory that is not contiguous, sparse, on no device
-            or partly shared.
+            words of a selected tensor lack, memory that is not plain, contiguous and writable,
+            partly shared memory, or selected weights in a packed form.
         TypeError: a dtype that the encoding cannot store.
     """
 
@@ -92,7 +94,9 @@ class FaultSpace(Sequence[ExposedTensor]):
     ) -> None:
         self._stored = stored_tensors(checked_network(model))
         self.encoding = encoding_named(encoding)
-        self._exposed = exposed_tensors(self._stored, self.encoding, checked_where(where), bits)
+        selector = checked_where(where)
+        refuse_packed(packed_weights(model), selector)
+        self._exposed = exposed_tensors(self._stored, self.encoding, selector, bits)
 
     @overload
     def __getitem__(self, index: int) -> ExposedTensor: ...
@@ -155,6 +159,17 @@ class FaultSpace(Sequence[ExposedTensor]):
             }
             for exposed in self
         ]
+
+
+def refuse_packed(packed: Sequence[StoredTensor], where: Selector) -> None:
+    """ValueError if ``where`` selects weights that are neither parameters nor buffers."""
+    for weights in packed:
+        if matches(where, weights):
+            raise ValueError(
+                f"{weights.name or 'the model'} ({weights.layer_types[0]}) keeps weights in a "
+                "packed form, which faults cannot hit: quantise with torchao or with "
+                "encoding='int8' instead, or exclude the module with where="
+            )
 
 
 def exposed_tensors(

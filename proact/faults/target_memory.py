@@ -8,11 +8,19 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
+from proact.errors import ProactError
 from proact.faults.space import ExposedTensor
 from proact.ops.cuda_stream import FlipStream
 from proact.ops.number_formats import FixedPointWord
+from proact.ops.plain_memory import (
+    has_plain_memory,
+    is_writable,
+    lack_of_memory,
+    refuse_lost,
+)
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 
 
@@ -20,6 +28,9 @@ class ReversibleFlips(Protocol):
     """Flips that were made and can be undone."""
 
     def __len__(self) -> int: ...
+    def tensors(self) -> Sequence[int]:
+        """The numbers of the tensors that may have changed, each once."""
+
     def restore(self) -> None: ...
     def columns(self) -> FlipColumns: ...
 
@@ -51,8 +62,17 @@ class Target:
         #: The plan whose native call draws and makes the flips; None if numpy makes them.
         self.plan = native_plan(self.exposed)
         self._draws: FlipPlan | None = None
-        #: The tensors with a version counter; inference tensors have none.
-        self.versioned = [e.tensor for e in self.exposed if not e.tensor.is_inference()]
+        #: The tensors; None in place of those without a version counter, inference tensors.
+        self._versioned = [None if e.tensor.is_inference() else e.tensor for e in self.exposed]
+
+    def changed(self, flips: ReversibleFlips) -> list[Tensor]:
+        """The tensors with a version counter that the flips may have changed."""
+        versioned = self._versioned
+        return [tensor for i in flips.tensors() if (tensor := versioned[i]) is not None]
+
+    def mark_changed(self, flips: ReversibleFlips) -> None:
+        """Raises the version counters: autograd then notices changes of tensors that it saved."""
+        torch.autograd.graph.increment_version(self.changed(flips))
 
     @property
     def draws(self) -> FlipPlan:
@@ -101,7 +121,7 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
         return None
     plan = FlipPlan()
     for tensor, form in zip(exposed, forms, strict=True):
-        plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
+        plan.add(tensor.tensor, tensor.stream, tensor.mask, form, tensor.name)
     return plan
 
 
@@ -125,6 +145,8 @@ class PlacedFlips:
 
     def flip(self) -> None:
         """Makes the flips; logs the old words of a tensor before changing them."""
+        for exposed in self._exposed:
+            check_in_place(exposed)
         for index, mine in rows_by_tensor(self._places.tensor):
             exposed = self._exposed[index]
             element = self._places.element[mine]
@@ -141,11 +163,24 @@ class PlacedFlips:
     def __len__(self) -> int:
         return sum(len(written.rows) for written in self._done)
 
+    def tensors(self) -> list[int]:
+        return [written.tensor for written in self._done]
+
     def restore(self) -> None:
-        """Writes the old words back, even if the memory has changed since."""
+        """Writes the old words back, even if the memory has changed since.
+
+        Raises:
+            ProactError: memory that was freed. All words elsewhere are restored.
+        """
+        lost = []
         for written in reversed(self._done):
-            with written.stream.ordered():
-                _write(self._exposed[written.tensor], written.element, written.memory)
+            exposed = self._exposed[written.tensor]
+            if has_plain_memory(exposed.tensor) and is_writable(exposed.tensor):
+                with written.stream.ordered():
+                    _write(exposed, written.element, written.memory)
+            else:
+                lost.append(exposed.name)
+        refuse_lost(lost)
 
     def columns(self) -> FlipColumns:
         """As from a native log, except that ``before`` is the oldest memory for all flips of a
@@ -168,8 +203,16 @@ def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np
         yield int(number), rows
 
 
+def check_in_place(exposed: ExposedTensor) -> None:
+    """ProactError if the memory of a tensor was freed after the tensor was exposed."""
+    lack = lack_of_memory(exposed.tensor)
+    if lack is not None:
+        raise ProactError(f"the memory of {exposed.name} can no longer be faulted: it is {lack}")
+
+
 def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
     """The memory words and the stored words at the given elements (n,)."""
+    check_in_place(exposed)
     flat = integers_of(exposed.tensor.view(-1))
     if flat.is_cuda:
         raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()

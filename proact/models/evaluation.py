@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from proact.data import Split
 from proact.nn.batches import Batch, cloned, named_leaves, samples_in, take
 from proact.nn.forward import DEFAULT, Forward, logits_of
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.site import eval_mode
 
 
@@ -67,8 +68,10 @@ def run_checked(
     """Return the selected output in eval mode.
 
     Raises:
-        ValueError: ``model`` does not accept the inputs, or its output lacks the selected part.
+        ValueError: ``model`` has a lazy layer without a shape, does not accept the inputs, or its
+            output lacks the selected part.
     """
+    refuse_lazy(model)
     try:
         with eval_mode(model), torch.no_grad():
             output = forward.raw(model, cloned(inputs))

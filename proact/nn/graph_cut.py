@@ -48,11 +48,15 @@ class TracedModel:
 
     def __init__(self, model: nn.Module, examples: Batch, forward: Forward = DEFAULT) -> None:
         self._model, self._examples, self._forward = model, examples, forward
+        self._graph: fx.Graph | None = None
+        # torch.fx follows the forward of the class, not one that was set on the instance.
+        if "forward" in vars(model):
+            return
         try:
-            self._graph: fx.Graph | None = _Tracer(examples, forward).trace(model)
+            self._graph = _Tracer(examples, forward).trace(model)
         except Exception:
             # Tracing runs the user's forward on proxies, so it can raise anything.
-            self._graph = None
+            return
 
     def cut_at(self, module: nn.Module) -> GraphCut | None:
         """The model cut at ``module``, or None where torch.fx does not reproduce the model.

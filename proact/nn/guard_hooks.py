@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 
 from proact.errors import ProactError
+from proact.nn.model_kinds import refuse_compiled, refuse_opaque
+from proact.nn.module_copy import copy_model
 from proact.nn.weight_range import WeightRange
 
 #: The name of the guard as a submodule of the model that it guards.
@@ -28,8 +29,10 @@ def add_weight_range(
 
     Raises:
         ValueError: as `WeightRange`, and if another attribute of ``model`` is named
-            ``weight_range``.
+            ``weight_range``, or if ``model`` is compiled or TorchScript.
     """
+    refuse_opaque(model, "a weight-range guard")
+    refuse_compiled(model, "a weight-range guard")
     if weight_range_of(model) is None and hasattr(model, NAME):
         raise ValueError(
             f"{type(model).__name__} has an attribute {NAME!r}, which is the name of the guard: "
@@ -64,7 +67,7 @@ def without_weight_range(model: nn.Module) -> nn.Module:
 
 def unguarded_copy(model: nn.Module) -> nn.Module:
     """A deep copy of ``model``, without the guard if it has one."""
-    copied = copy.deepcopy(model)
+    copied = copy_model(model)
     remove_weight_range(copied)
     return copied
 

@@ -33,7 +33,8 @@ from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import Forward, as_forward, described
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
-from proact.nn.module_copy import copy_sharing_parameters
+from proact.nn.model_kinds import refuse_lazy, refuse_opaque
+from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.weight_range import WeightRange
@@ -62,9 +63,10 @@ def find_sites(
             the modules inside them, are no sites.
 
     Raises:
-        ValueError: an unknown kind; no site; an activation in a forward that cannot be traced, or
-            in a module that runs more than once; activations that are not finite on the example;
-            an in-place change that the model reads elsewhere; a pattern that fits no module.
+        ValueError: an unknown kind; a lazy layer without a shape; a TorchScript module; no site; an
+            activation in a forward that cannot be traced, or in a module that runs more than once;
+            activations that are not finite on the example; an in-place change that the model reads
+            elsewhere; a pattern that fits no module.
         TypeError: ``skip`` or ``forward`` of another type.
     """
     return list(traced_sites(model, example, kinds, as_forward(forward), skip).sites)
@@ -75,6 +77,8 @@ def traced_sites(
 ) -> TracedSites:
     """`find_sites`, with the calls that are no sites; the same errors."""
     kinds = checked_kinds(kinds)
+    refuse_lazy(model)
+    refuse_opaque(model, "the search for activations")
     model = without_weight_range(model)
     traced = trace_sites(model, example, kinds, forward, skip)
     if not traced.sites:
@@ -99,9 +103,9 @@ def traced_sites(
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    `place_at_sites` on a deep copy, with the same errors.
+    `place_at_sites` on a copy, with the same errors.
     """
-    return place_at_sites(copy.deepcopy(model), replacements)
+    return place_at_sites(copy_model(model), replacements)
 
 
 def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:

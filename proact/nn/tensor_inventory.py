@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
+from torch.nn.parameter import is_lazy
 
 from proact.nn.hyrelu import HyReLU
+from proact.nn.inner_tensors import inner_tensors
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.weight_range import WeightRange
+from proact.ops._memory import extent
+from proact.ops.plain_memory import has_plain_memory
 
 #: The kinds of stored tensors.
 KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "other")
@@ -33,7 +38,8 @@ class StoredTensor:
     """A parameter or buffer of a model.
 
     Attributes:
-        name: the first qualified name. It also determines the faults that hit the tensor.
+        name: the first qualified name. It also determines the faults that hit the tensor. An inner
+            tensor of a wrapper subclass is named ``<parameter>.<attribute>``.
         names: all qualified names; tied parameters have several.
         tensor: the memory itself, detached, of any shape and dtype.
         layer: the qualified name of the module that holds it; ``""`` for the model itself.
@@ -69,12 +75,46 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     """Yields (name, tensor, whether it is a buffer) for each tensor that ``model`` stores.
 
     Parameters come first, then the buffers that hold numbers. Tied tensors appear under each name.
+    Wrapper subclasses are opened: their inner tensors appear in their place.
+
+    Raises:
+        ValueError: a lazy layer without a shape.
     """
+    for member in _members(model):
+        yield member.name, member.tensor, member.is_buffer
+
+
+class _Member(NamedTuple):
+    """A tensor under one of its names."""
+
+    name: str
+    owner: str  #: the name of the parameter or buffer; for an inner tensor not its own name
+    tensor: Tensor
+    is_buffer: bool
+    is_scale: bool = False  #: whether it scales the other inner tensors of a wrapper subclass
+
+
+def _members(model: nn.Module) -> Iterator[_Member]:
+    refuse_lazy(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, parameter, False
+        yield from _opened(name, parameter, False)
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        if buffer.is_floating_point() or buffer.dtype in INTEGERS:
-            yield name, buffer, True
+        yield from (each for each in _opened(name, buffer, True) if _is_number(each.tensor))
+
+
+def _opened(owner: str, tensor: Tensor, is_buffer: bool) -> Iterator[_Member]:
+    for name, inner in inner_tensors(owner, tensor):
+        if inner is tensor:
+            yield _Member(name, owner, inner, is_buffer)
+        elif _is_number(inner):
+            is_scale = inner.is_floating_point() and inner.shape != tensor.shape
+            yield _Member(name, owner, inner, is_buffer, is_scale)
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers, unlike counters, indices and masks."""
+    dtype = tensor.dtype
+    return dtype.is_floating_point or dtype.is_complex or dtype in INTEGERS or tensor.is_quantized
 
 
 def stored_tensors(model: nn.Module) -> list[StoredTensor]:
@@ -83,25 +123,33 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     Empty tensors are left out.
 
     Raises:
-        ValueError: tensors that share a part of their memory.
+        ValueError: tensors that share a part of their memory, or a parameter without a shape.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     names: dict[tuple[object, ...], list[str]] = {}
-    found: dict[tuple[object, ...], tuple[str, Tensor, bool]] = {}
-    for name, tensor, is_buffer in named_memories(model):
-        if tensor.numel():
-            key = _identity(tensor)
-            names.setdefault(key, []).append(name)
-            found.setdefault(key, (name, tensor.detach(), is_buffer))
-    _refuse_partly_shared([(name, tensor) for name, tensor, _ in found.values()])
+    found: dict[tuple[object, ...], _Member] = {}
+    for member in _members(model):
+        if is_lazy(member.tensor):
+            raise ValueError(
+                f"{member.name} has no shape yet: run the model on one batch before faults are "
+                "injected or the model is protected"
+            )
+        if member.tensor.numel():
+            key = _identity(member.tensor)
+            names.setdefault(key, []).append(member.name)
+            found.setdefault(key, member)
+    _refuse_partly_shared([(member.name, member.tensor) for member in found.values()])
     stored = []
-    for key, (name, tensor, is_buffer) in found.items():
-        layer, _, leaf = name.rpartition(".")
+    for key, member in found.items():
+        name, owner, tensor, is_buffer, is_scale = member
+        layer, _, leaf = owner.rpartition(".")
         # Tensors of a parametrization belong to the layer whose weight is computed from them.
         layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")
         module = modules[layer]
         types = types_of(module)
-        kind = _kind(module, name, leaf, is_buffer)
+        kind = "other" if is_scale else _kind(module, owner, leaf, is_buffer)
+        if has_plain_memory(tensor):
+            tensor = tensor.detach()
         stored.append(StoredTensor(name, tuple(names[key]), tensor, layer, types, kind, is_buffer))
     return stored
 
@@ -112,9 +160,9 @@ def types_of(module: nn.Module) -> tuple[str, ...]:
 
 
 def _identity(tensor: Tensor) -> tuple[object, ...]:
-    if not has_memory(tensor):
+    if not has_plain_memory(tensor):
         return (id(tensor),)  # an error that names it follows later
-    return (tensor.device, tensor.data_ptr(), tensor.numel() * tensor.element_size())
+    return (tensor.device, *extent(tensor))
 
 
 def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
@@ -135,26 +183,13 @@ def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
 
 def _refuse_partly_shared(tensors: list[tuple[str, Tensor]]) -> None:
     extents = sorted(
-        (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _bytes(tensor), name)
+        (str(tensor.device), *extent(tensor), name)
         for name, tensor in tensors
-        if has_memory(tensor)
+        if has_plain_memory(tensor)
     )
     for (device, _, end, before), (other, begin, _, after) in pairwise(extents):
-        if device == other and begin < end and begin != 0:
+        if device == other and begin < end:
             raise ValueError(
                 f"{before} and {after} share a part of their memory, and faults need tensors that "
                 "share all of it or none"
             )
-
-
-def has_memory(tensor: Tensor) -> bool:
-    """Whether ``tensor`` has plain memory, unlike sparse, meta and fake tensors."""
-    return (
-        tensor.layout == torch.strided
-        and tensor.device.type != "meta"
-        and not isinstance(tensor, FakeTensor)
-    )
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -214,8 +214,12 @@ class _ActiveForwards:
 
     def finish(self) -> None:
         self.depth = 0
+        lost: ProactError | None = None
         while self.logs:
-            self.logs[-1].restore()
+            try:
+                self.logs[-1].restore()
+            except ProactError as error:  # memory that is gone: a second attempt cannot help
+                lost = lost or error
             self.logs.pop()
         if self.changed:
             # Autograd saved the replaced values, and they are gone: make a backward raise.
@@ -223,6 +227,8 @@ class _ActiveForwards:
                 [t for t in self.changed if not t.is_inference()]
             )
             self.changed.clear()
+        if lost is not None:
+            raise lost
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _ActiveForwards, ()
@@ -259,15 +265,16 @@ def _bounds_shape(model: nn.Module, name: str, tensor: Tensor) -> tuple[int, ...
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
-    *path, leaf = name.split(".")
-    module: nn.Module | None = model
-    for child in path:
-        module = None if module is None else module._modules.get(child)
-    if module is not None:
-        for members in (module._parameters, module._buffers):
-            tensor = members.get(leaf)
-            if tensor is not None:
-                return tensor
+    module, path = model, name.split(".")
+    while len(path) > 1 and (child := module._modules.get(path[0])) is not None:
+        module = child
+        del path[0]
+    for members in (module._parameters, module._buffers):
+        tensor = members.get(path[0])
+        for attribute in path[1:]:  # inner tensors of a wrapper subclass
+            tensor = getattr(tensor, attribute, None)
+        if tensor is not None:
+            return tensor
     raise ProactError(
         f"weight-range guards {name}, which the model no longer has: apply weight-range after "
         "every change that replaces tensors"

@@ -35,10 +35,19 @@ class DeviceFlipLog:
                 flips += _number_of_flips(memory)
         return flips
 
+    def tensors(self) -> list[int]:
+        return list(range(max((plan.tensors for plan, *_ in self._calls), default=0)))
+
     def restore(self, threads: int = 1) -> None:
         for plan, ber, memory, stream in reversed(self._calls):
             with stream.ordered():
                 plan._restore(ber, memory)
+
+    def relocate(self, moved: list[tuple[int, int, int]]) -> None:
+        raise ProactError(
+            "tensors in GPU memory were moved or freed while faults were injected, so that their "
+            "words were not restored"
+        )
 
     def columns(self) -> _Columns:
         parts: list[_Columns] = []
@@ -67,6 +76,7 @@ class DeviceFaultPlan:
         self._plan: Any = module.DevicePlan()
         self._device = device
         self._exact_words = True
+        self.tensors = 0
 
     def add(
         self,
@@ -78,6 +88,7 @@ class DeviceFaultPlan:
         form: tuple[str | int, ...] = (),
     ) -> None:
         self._plan.add(address, words, word_bytes, stream, mask, form)
+        self.tensors += 1
         fixed_word_bits = int(form[1]) if form else 0
         self._exact_words &= fixed_word_bits <= (24 if word_bytes == 4 else 53)
 

@@ -191,15 +191,28 @@ class ReferenceFlipLog:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int]] = []
-        self._memory: dict[int, NDArray[np.unsignedinteger]] = {}
+        self._memory: dict[int, NDArray[np.unsignedinteger] | None] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def tensors(self) -> list[int]:
+        return sorted({tensor for tensor, *_ in self.rows})
+
     def restore(self, threads: int = 1) -> None:
         for tensor, element, _, before in reversed(self.rows):
-            if tensor in self._memory:  # flips that were only drawn have no memory
-                self._memory[tensor][element] = before
+            memory = self._memory.get(tensor)  # flips that were only drawn have none
+            if memory is not None:
+                memory[element] = before
+
+    def relocate(self, moved: list[tuple[int, int, int]]) -> None:
+        """Directs `restore` to memory that moved: (address before, bytes, address now or 0)."""
+        now_at = {before: now for before, _, now in moved}
+        for tensor, memory in self._memory.items():
+            address = 0 if memory is None else memory.ctypes.data
+            if memory is not None and address in now_at:
+                now = now_at[address]
+                self._memory[tensor] = _memory(now, memory.size, memory.itemsize) if now else None
 
     def columns(
         self,

@@ -25,3 +25,11 @@ def extent(x: Tensor) -> tuple[int, int]:
 def layout(x: Tensor) -> str:
     """Shape and strides, for error messages."""
     return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"
+
+
+def once(x: Tensor) -> Tensor:
+    """The part of ``x`` that holds each number once: dimensions that were expanded have size 1."""
+    for dim, stride in enumerate(x.stride()):
+        if stride == 0 and x.shape[dim] > 1:
+            x = x.narrow(dim, 0, 1)
+    return x

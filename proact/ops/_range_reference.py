@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proact.ops.plain_memory import has_plain_memory, is_writable
+
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -44,19 +46,27 @@ class ReferenceRangeLog:
     """The words that sweeps overwrote, and their positions."""
 
     def __init__(self) -> None:
-        self._written: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
+        self._written: list[tuple[str, Tensor, tuple[Tensor, ...], Tensor]] = []
 
-    def note(self, words: Tensor, places: tuple[Tensor, ...]) -> None:
-        self._written.append((words, places, words[places]))
+    def note(self, name: str, words: Tensor, places: tuple[Tensor, ...]) -> None:
+        self._written.append((name, words, places, words[places]))
 
-    def restore(self) -> None:
+    def restore(self) -> list[str]:
+        """Writes the words back; returns the names of tensors whose memory is gone."""
+        lost = []
         # Inference tensors can only be written in inference mode.
         with torch.inference_mode():
-            for words, places, before in self._written:
-                words[places] = before
+            for name, words, places, before in self._written:
+                if has_plain_memory(words) and is_writable(words):
+                    words[places] = before
+                else:
+                    lost.append(name)
+        return lost
 
 
-def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceRangeLog) -> int:
+def sweep(
+    tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceRangeLog, name: str
+) -> int:
     """Repairs one tensor; returns the number of replaced elements."""
     with torch.inference_mode():
         memory = tensor.detach().unsqueeze(0)  # a tensor without dimensions takes no indices
@@ -65,6 +75,6 @@ def sweep(tensor: Tensor, low: Tensor, high: Tensor, action: str, log: Reference
         repairs = len(places[0])
         if repairs:
             words = memory.view(_WORDS[memory.element_size()])
-            log.note(words, places)
+            log.note(name, words, places)
             memory[places] = result[places]
         return repairs

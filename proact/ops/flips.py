@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import plan as plans
+from proact.ops.plain_memory import checked_memory
 from proact.ops.seeds import stream_of
 
 _library = torch.library.Library("proact", "FRAGMENT")
@@ -100,7 +101,7 @@ def _checked(
     bit_mask: int | None,
 ) -> tuple[Tensor, int, int, int, int]:
     memory = _as_tensor(tensor)
-    plans.checked_memory("tensor", memory)
+    checked_memory("tensor", memory)
     if memory.is_complex() or memory.dtype == torch.bool or memory.is_quantized:
         raise TypeError(f"tensor must have words of 8 to 64 bits, got {memory.dtype}")
     if memory.requires_grad and torch.is_grad_enabled():

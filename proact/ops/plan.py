@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from proact import _native
 from proact.errors import ProactError
@@ -16,6 +15,7 @@ from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
+from proact.ops.plain_memory import MemoryGuard, refuse_lost
 
 
 class FlipPlaces(NamedTuple):
@@ -54,12 +54,17 @@ class FlipLog:
     def __init__(self, plan: FlipPlan) -> None:
         self._log: Any = plan._new_log()
         self._plan = plan._plan
-        self._tensors = plan._tensors  # the log writes to their memory
+        self._memory = plan._memory  # the log writes to it
         self._forms = plan._forms
 
     def __len__(self) -> int:
         """The number of flips."""
         return len(self._log)
+
+    def tensors(self) -> list[int]:
+        """The plan indices of the tensors with flips, in ascending order; on a GPU, of all."""
+        found: list[int] = self._log.tensors()
+        return found
 
     def __del__(self) -> None:
         # The log of the next trial reuses the memory.
@@ -69,9 +74,15 @@ class FlipLog:
     def restore(self, threads: int | None = None) -> None:
         """Writes the old word of every flipped position back, even if the memory has changed since.
 
-        ``threads`` is as for `FlipPlan`.
+        If the storage of a tensor has moved, the words are written where it is now. ``threads`` is
+        as for `FlipPlan`.
+
+        Raises:
+            ProactError: memory that was freed. All words elsewhere are restored.
         """
+        lost = self._memory.follow(self._log)
         self._log.restore(_threads(threads))
+        refuse_lost(lost)
 
     def columns(self) -> FlipColumns:
         """The flips; on a GPU this waits until they have been made."""
@@ -81,7 +92,8 @@ class FlipLog:
 class FlipPlan:
     """Tensors of one device, in which one native call makes all flips.
 
-    The caller checks the tensors with `checked_memory`. In all methods, ``ber`` is a probability
+    The caller checks the tensors with `checked_memory`; each use checks that their memory is still
+    where it was, and raises ProactError otherwise. In all methods, ``ber`` is a probability
     per exposed bit in [0, 1]; (``seed``, ``trial``) identify the fault pattern, with seed in
     [0, 2^63) and trial in [0, 2^32); ``threads`` is the largest number of CPU threads, torch's by
     default. The flips do not depend on ``threads``.
@@ -89,10 +101,18 @@ class FlipPlan:
 
     def __init__(self) -> None:
         self._plan: Any = _host_plan()
-        self._tensors: list[Tensor] = []
+        self._device: torch.device | None = None
+        self._memory = MemoryGuard()
         self._forms: list[NumberFormat | None] = []  # native code reads their scales
 
-    def add(self, tensor: Tensor, stream: int, mask: int, form: NumberFormat | None) -> None:
+    def add(
+        self,
+        tensor: Tensor,
+        stream: int,
+        mask: int,
+        form: NumberFormat | None,
+        name: str = "tensor",
+    ) -> None:
         """Adds a dense tensor.
 
         Args:
@@ -101,16 +121,17 @@ class FlipPlan:
             mask: the exposed bits of a stored word; bit 0 is the lowest.
             form: the stored form of the elements; None if memory holds the stored words. On a GPU
                 it is fixed point or None.
+            name: names the tensor in errors.
 
         Raises:
             ValueError: the tensor is not on the device of the other tensors.
             ProactError: a GPU that this build of proact cannot use.
         """
-        if not self._tensors and tensor.is_cuda:
+        if self._device is None and tensor.is_cuda:
             self._plan = DeviceFaultPlan(tensor.device)
-        elif self._tensors and tensor.device != self._tensors[0].device:
+        elif self._device not in (None, tensor.device):
             raise ValueError(
-                f"the tensors of a plan must be on one device, got {self._tensors[0].device} and "
+                f"the tensors of a plan must be on one device, got {self._device} and "
                 f"{tensor.device}"
             )
         self._plan.add(
@@ -121,7 +142,8 @@ class FlipPlan:
             mask,
             form.native if form is not None else (),
         )
-        self._tensors.append(tensor)
+        self._device = tensor.device
+        self._memory.add(name, tensor)
         self._forms.append(form)
 
     def add_unread(self, elements: int, stream: int, mask: int) -> None:
@@ -162,6 +184,7 @@ class FlipPlan:
         interrupted. ``isa`` selects one of the instruction sets of `proact.build_info`; the flips
         do not depend on it.
         """
+        self._memory.check()
         self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
     def flip(
@@ -178,6 +201,7 @@ class FlipPlan:
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Like `flip_into`, without a log; returns the number of flips."""
+        self._memory.check()
         flips: int = self._plan.flip_unlogged(*_checked(ber, seed, trial), _threads(threads))
         return flips
 
@@ -195,6 +219,7 @@ class FlipPlan:
                 f"flips must be at most {self.exposed_bits}, the exposed bits, got {flips}"
             )
         _, seed, trial = _checked(0.0, seed, trial)
+        self._memory.check()
         log = FlipLog(self)
         try:
             self._plan.flip_exactly_into(log._log, flips, seed, trial)
@@ -205,6 +230,7 @@ class FlipPlan:
 
     def flip_places_into(self, log: FlipLog, places: FlipPlaces) -> None:
         """Flips the given distinct bits; the log lists them by tensor and element."""
+        self._memory.check()
         self._plan.flip_places_into(log._log, *places.take(places.order))
 
     def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
@@ -265,26 +291,3 @@ def checked_integer(name: str, value: int, limit: int) -> int:
     if not 0 <= value < limit:
         raise ValueError(f"{name} lies in [0, {limit}), got {value}")
     return int(value)
-
-
-def checked_memory(name: str, tensor: Tensor) -> None:
-    """ValueError if the memory of ``tensor`` cannot be faulted in place."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta":
-        raise ValueError(
-            f"{name} must have plain memory in which bits can be flipped, got a tensor of layout "
-            f"{tensor.layout} on {tensor.device}"
-        )
-    if isinstance(tensor, FakeTensor):
-        raise ValueError(f"{name} must have memory in which bits can be flipped, got a fake tensor")
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} must be in CPU or CUDA memory, got a tensor on {tensor.device}")
-    if tensor.data_ptr() % tensor.element_size() != 0:
-        raise ValueError(
-            f"{name} must begin at a multiple of its word size of {tensor.element_size()} bytes, "
-            f"got the address {tensor.data_ptr():#x}"
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(
-            f"{name} must be contiguous, got shape {tuple(tensor.shape)} with strides "
-            f"{tuple(tensor.stride())}"
-        )

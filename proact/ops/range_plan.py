@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 
 from proact import _native
+from proact.errors import ProactError
 from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
+from proact.ops.plain_memory import MemoryGuard, check_writable, lack_of_memory, refuse_lost
 
 #: The replacements for a value outside its range, in the order of csrc/core/value_range.hpp.
 ACTIONS = ("zero", "saturate")
@@ -29,10 +30,19 @@ class RangeLog:
         self._plain = reference.ReferenceRangeLog()
 
     def restore(self) -> None:
-        """Writes the old words back, even if the memory has changed since."""
+        """Writes the old words back, even if the memory has changed since.
+
+        If the storage of a tensor has moved, the words are written where it is now.
+
+        Raises:
+            ProactError: memory that was freed. All words elsewhere are restored.
+        """
+        lost: list[str] = []
         if self._native is not None:
+            lost += self._plan._memory.follow(self._native)
             self._native.restore()
-        self._plain.restore()
+        lost += self._plain.restore()
+        refuse_lost(lost)
 
 
 class RangePlan:
@@ -48,8 +58,8 @@ class RangePlan:
 
     Raises:
         TypeError: another dtype, or a tensor without plain memory.
-        ValueError: bounds that do not broadcast, different devices, or elements or tensors that
-            share memory.
+        ValueError: memory that cannot be written, bounds that do not broadcast, different devices,
+            or elements or tensors that share memory.
     """
 
     def __init__(
@@ -68,14 +78,18 @@ class RangePlan:
         for name, tensor, lower, upper in zip(named, tensors, low, high, strict=True):
             _check(name, tensor, lower, upper)
         _refuse_shared_memory(named, tensors, low, high)
+        self._names = named
         self._bounded = list(zip(tensors, low, high, strict=True))
         self._native: Any = None if _native.module is None else _native.module.RangePlan()
+        self._memory = MemoryGuard()
         #: The positions of the tensors in the native plan; the others are swept by torch.
         self._swept_natively: list[int] = []
         for position, bounded in enumerate(self._bounded):
             is_dense = all(map(_is_dense_on_host, bounded))
             if self._native is not None and is_dense and bounded[0].numel():
                 self._add_native(*bounded)
+                for each, memory in zip(("", "a bound of ", "a bound of "), bounded, strict=True):
+                    self._memory.add(each + named[position], memory)
                 self._swept_natively.append(position)
         native = set(self._swept_natively)
         self._swept_by_torch = [p for p in range(len(tensors)) if p not in native]
@@ -104,12 +118,19 @@ class RangePlan:
         """
         repairs = [0] * len(self._bounded)
         if self._native is not None:
+            self._memory.check()
             count = torch.get_num_threads() if threads is None else threads
             found = self._native.sweep_into(log._native, ACTIONS.index(action), count, isa)
             for position, here in zip(self._swept_natively, found, strict=True):
                 repairs[position] = here
         for position in self._swept_by_torch:
-            repairs[position] = reference.sweep(*self._bounded[position], action, log._plain)
+            bounded, name = self._bounded[position], self._names[position]
+            for each in bounded:
+                if (lack := lack_of_memory(each)) is not None:
+                    raise ProactError(
+                        f"{name} or a bound of it can no longer be swept: it is {lack}"
+                    )
+            repairs[position] = reference.sweep(*bounded, action, log._plain, name)
         return repairs
 
 
@@ -129,10 +150,9 @@ def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
     for what, each in ((name, tensor), (f"the bound of {name}", low), (f"{name}'s bound", high)):
         if not isinstance(each, Tensor):
             raise TypeError(f"{what} must be a torch.Tensor, got {type(each).__name__}")
-        if each.layout != torch.strided or each.is_meta or isinstance(each, FakeTensor):
-            raise TypeError(
-                f"{what} must have plain memory, got layout {each.layout} on {each.device}"
-            )
+        lack = lack_of_memory(each)
+        if lack is not None:
+            raise TypeError(f"{what} must have plain memory, got {lack}")
         if each.dtype not in DTYPES:
             raise TypeError(
                 f"{what} must be float16, bfloat16, float32 or float64, got {each.dtype}"
@@ -155,6 +175,7 @@ def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
         )
     if not tensor.is_contiguous() and may_overlap(tensor):
         raise ValueError(f"elements of {name} must not share memory, got {layout(tensor)}")
+    check_writable(name, tensor)
 
 
 def _refuse_shared_memory(

@@ -23,6 +23,7 @@ from proact.nn import Site
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.model_kinds import refuse_opaque
 from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import MethodRun
@@ -138,6 +139,7 @@ def protect(
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
         raise ValueError(f"{type(model).__name__} has no parameters to protect")
+    refuse_opaque(model, "protection")
     objective = Objective(Forward(forward, output), loss, metric)
     samples = None if data is None else as_data(data, collate=collate)
     if isinstance(found, GuardMethod):

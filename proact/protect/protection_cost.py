@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from proact.faults import FaultSpace, Where, encode
 from proact.nn import HyReLU, WeightRange
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.objective import Objective, SampleMetric
 
@@ -118,7 +118,7 @@ def latency_ratio(
         forward: a function of (model, batch) that runs the model it is given.
     """
     run = Forward(forward)
-    contenders = [copy.deepcopy(each).eval() for each in (model, unprotected)]
+    contenders = [copy_model(each).eval() for each in (model, unprotected)]
     seconds: list[list[float]] = [[], []]
     with torch.no_grad():
         for _ in range(repeats + 1):
@@ -131,7 +131,7 @@ def latency_ratio(
 
 
 def _softened(model: nn.Module) -> nn.Module:
-    result = copy.deepcopy(model)
+    result = copy_model(model)
     for module in result.modules():
         if isinstance(module, HyReLU):
             module.mode = "soft"

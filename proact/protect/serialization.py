@@ -7,7 +7,6 @@ model. Tensors have their names in the protected model (``<site>.threshold``, ``
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, replace_sites, weight_range_of, without_weight_range
 from proact.nn.activations import Activation
+from proact.nn.module_copy import copy_model
 from proact.nn.sites import has_activation, with_own_function
 from proact.protect.fingerprint import fingerprint
 from proact.protect.weight_range import add_guard
@@ -129,7 +129,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             f"{path} was saved for other weights than those of {type(model).__name__}: load it "
             "onto the model that was protected"
         )
-    result = replace_sites(model, clips) if clips else copy.deepcopy(without_weight_range(model))
+    result = replace_sites(model, clips) if clips else copy_model(without_weight_range(model))
     if header["guard"] is not None:
         guard = add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
         guard.low.copy_(tensors["weight_range.low"])

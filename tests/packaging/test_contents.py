@@ -69,6 +69,7 @@ def test_what_the_wheel_says_of_itself(wheel: zipfile.ZipFile) -> None:
         "dask",
         "notebook",
         "vision",
+        "detection",
         "docs",
         "dev",
     }

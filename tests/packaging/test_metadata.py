@@ -118,7 +118,7 @@ def test_pythons_are_the_same_for_classifiers_and_wheels() -> None:
 
 def test_development_has_what_other_extras_test() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
-    assert set(extras) == {"data", "dask", "notebook", "vision", "docs", "dev"}
+    assert set(extras) == {"data", "dask", "notebook", "vision", "detection", "docs", "dev"}
     # `make` installs data, dev and docs: executors on Dask are tested there too.
     assert set(extras["dask"]) <= set(extras["dev"])
     assert set(extras["notebook"]) <= set(extras["dev"])

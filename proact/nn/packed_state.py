@@ -1,0 +1,63 @@
+"""Find stored numbers that are neither parameters nor buffers, such as packed int8 weights."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from proact.nn.tensor_inventory import StoredTensor, types_of
+
+
+def packed_weights(model: nn.Module) -> list[StoredTensor]:
+    """The modules whose ``state_dict()`` holds numbers that no parameter or buffer stores: weights
+    that torch.ao has packed, and extra state with tensors.
+
+    Each is described as a weight, so that selectors apply to it; its tensor is empty.
+    """
+    nothing = torch.empty(0)
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    packed = []
+    for name, module in modules.items():
+        if _is_packing(module):
+            # torch.ao keeps the packed weights of a layer in a child of it.
+            layer = name.removesuffix("._packed_params").removesuffix("_packed_params")
+            types = types_of(modules.get(layer, module))
+            packed.append(StoredTensor(name, (name,), nothing, layer, types, "weight", False))
+    return packed
+
+
+def _is_packing(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return bool(module._c.hasattr("_packed_params")) or module.original_name == (
+            "PackedParameter"
+        )
+    return _overrides_state(module) and any(map(_is_packed, _own_state(module)))
+
+
+def _overrides_state(module: nn.Module) -> bool:
+    kind = type(module)
+    return (
+        kind._save_to_state_dict is not nn.Module._save_to_state_dict
+        or kind.get_extra_state is not nn.Module.get_extra_state
+    )
+
+
+def _own_state(module: nn.Module) -> Iterator[Any]:
+    """The entries of ``state_dict()`` that the module itself adds beside parameters and buffers."""
+    entries: dict[str, Any] = {}
+    module._save_to_state_dict(entries, "", True)
+    known = {*module._parameters, *module._buffers}
+    for name, value in entries.items():
+        if name not in known:
+            yield from pytree.tree_leaves(value)
+
+
+def _is_packed(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_quantized or value.is_floating_point() or value.numel() > 1
+    return isinstance(value, (torch.ScriptObject, bytes, bytearray, io.BytesIO))

@@ -1,0 +1,28 @@
+"""Tensors as views of their storage, so that copies of tensors can share memory as they do."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from proact.ops.plain_memory import has_plain_memory
+
+
+def is_view_like(value: Any) -> TypeGuard[Tensor]:
+    """Whether ``value`` is a tensor that its storage, offset, shape and strides describe fully."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and has_plain_memory(value)
+        and not (value.is_quantized or value.is_nested or value.is_conj() or value.is_neg())
+    )
+
+
+def tensor_of_storage(like: Tensor, storage: torch.UntypedStorage) -> Tensor:
+    """A tensor, or parameter, with the place, shape and dtype of ``like`` in another storage."""
+    result = torch.empty(0, dtype=like.dtype, device=storage.device)
+    result.set_(storage, like.storage_offset(), like.shape, like.stride())
+    if isinstance(like, nn.Parameter):
+        return nn.Parameter(result, like.requires_grad)
+    return result.requires_grad_(like.requires_grad) if like.is_leaf else result
