@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -304,6 +305,17 @@ def _profiled(x: Tensor) -> Tensor:
     return torch.tensor([int((x == row).all(1).nonzero()) for row in train])
 
 
+class Wrapped(nn.Module):
+    """Returns its logits in an object."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.model(x))
+
+
 def warnings_of(model: nn.Module, data: Data) -> list[str]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -325,6 +337,9 @@ def test_clips_that_cost_more_than_the_tolerance_are_told(
     )
     changed = warnings_of(trained_cnn, unlabelled)[1]
     assert re.search(r"change the predicted class of \d+\.\d% of 269", changed)
+    wrapped = Wrapped(trained_cnn)
+    assert warnings_of(wrapped, unlabelled)[1] == changed
+    assert warnings_of(wrapped, few)[1] == texts[1]
     # The whole training part is enough, and saturating at a layer's maximum costs nothing.
     protect.protect(trained_cnn, "ranger", digits)
 
