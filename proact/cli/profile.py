@@ -12,7 +12,7 @@ from proact.config.names import USER_CODE
 from proact.data.registry import names as data_names
 from proact.models.registry import names as model_names
 
-_OPTIONS = ("data_folder", "download", "image_size")
+_OPTIONS = ("data_folder", "download", "image_size", "collate", "forward")
 
 
 @takes_options(Experiment, _OPTIONS)
@@ -44,6 +44,24 @@ def profile(
     classes: Annotated[
         int, typer.Option("--classes", metavar="COUNT", help="Number of classes, without --data.")
     ] = 10,
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations",
+            metavar="KINDS",
+            help="Kinds of activation: relu, gelu, silu, hardswish, several as in relu,gelu, or "
+            "all.",
+        ),
+    ] = "relu",
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            metavar="MODULE",
+            help="Name or pattern of modules whose activations are left alone; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
@@ -54,13 +72,17 @@ def profile(
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.profiling import profile_of, profile_tables
-    from proact.config.user_code import load_data
+    from proact.config.user_code import load_data, load_function
 
     values, _ = given_values(Experiment, given)
+    forward, collate = (load_function(values.pop(name, None)) for name in ("forward", "collate"))
     images = None
     if data is not None:
-        images = load_data(data, values.pop("data_folder", None), **values)
-    found = profile_of(model, images, shape, classes)
+        images = load_data(data, values.pop("data_folder", None), collate=collate, **values)
+    kinds = tuple(activations.split(","))
+    found = profile_of(
+        model, images, shape, classes, activations=kinds, skip=skip or (), forward=forward
+    )
     if as_json:
         print_json(found.document())
     else:

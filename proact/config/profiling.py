@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from proact.config.user_code import load_model, load_model_for
 from proact.data import Data
-from proact.models.evaluation import check_runs
+from proact.models.evaluation import run_checked
 from proact.nn import Site, find_sites
+from proact.nn.batches import Batch
+from proact.nn.forward import Forward
 from proact.protect import threshold_counts
 from proact.report.tables import Column, make_table
 
@@ -83,7 +85,14 @@ def profile_tables(profile: ModelProfile) -> list[Table]:
 
 
 def profile_of(
-    model: str, images: Data | None, shape: str = "3x32x32", classes: int = 10
+    model: str,
+    images: Data | None,
+    shape: str = "3x32x32",
+    classes: int = 10,
+    *,
+    activations: Sequence[str] = ("relu",),
+    skip: Sequence[str] = (),
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
 ) -> ModelProfile:
     """Profile a named model, or a model of the user's.
 
@@ -92,6 +101,8 @@ def profile_of(
         images: determine image shape and number of classes; None uses ``shape`` and ``classes``.
         shape: of an image, channels x height x width.
         classes: the number of classes.
+        activations, skip, forward: as ``kinds``, ``skip`` and ``forward`` of
+            `proact.nn.find_sites`.
 
     Raises:
         ValueError: an unknown name, an invalid shape, or a model that does not accept the images.
@@ -110,8 +121,8 @@ def profile_of(
             size = tuple(example.shape[1:])
             if example.is_floating_point():
                 example = torch.randn(example.shape, generator=noise)
-    check_runs(made, example)
-    sites = find_sites(made, example)
+    run_checked(made, example, forward=Forward(forward))
+    sites = find_sites(made, example, activations, forward, skip)
     parameters = sum(parameter.numel() for parameter in made.parameters())
     return ModelProfile(model, size, tuple(sites), threshold_counts(sites), parameters)
 

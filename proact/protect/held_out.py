@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from proact.data import Data, Split
 from proact.nn import Site, observed
 from proact.nn.batches import cloned
-from proact.nn.forward import Forward, logits_of
+from proact.nn.forward import Forward
 from proact.nn.site import eval_mode
 from proact.protect.activation_profile import batches_of
 from proact.protect.distributed import DistributedContext
@@ -124,13 +124,14 @@ def scores(model: nn.Module, split: Split, objective: Objective, judges: bool) -
     found = []
     with eval_mode(model), torch.no_grad():
         for inputs, targets in split.batches(_BATCH):
-            output = objective.forward(model, cloned(inputs))
             if judges:
-                found.append(objective.values(logits_of(output), targets).cpu())
-            elif isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1:
-                found.append(output.argmax(1).cpu())
-            else:
+                logits = objective.forward.logits(model, cloned(inputs))
+                found.append(objective.values(logits, targets).cpu())
+                continue
+            classes = objective.class_logits(model, inputs)
+            if classes is None:
                 return None
+            found.append(classes.argmax(1).cpu())
     return torch.cat(found)
 
 

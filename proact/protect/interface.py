@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_data
@@ -213,9 +213,8 @@ def _is_classification(model: nn.Module, samples: Data, objective: Objective) ->
         return False
     if objective.metric is not None:
         return True
-    output = run_checked(model, examples(samples.train), forward=objective.forward)
-    labels = samples.validation.class_labels
-    return isinstance(output, Tensor) and output.dim() == 2 and labels is not None
+    logits = objective.class_logits(model, examples(samples.train))
+    return logits is not None and samples.validation.class_labels is not None
 
 
 def _check_samples(
@@ -226,9 +225,9 @@ def _check_samples(
         if found.judges:
             objective.check(model, split, method, trains)
             continue
-        output = run_checked(model, examples(split), forward=objective.forward)
-        if split.class_labels is not None and isinstance(output, Tensor) and output.dim() == 2:
-            check_fit(output, split.class_labels)
+        logits = objective.class_logits(model, examples(split))
+        if logits is not None and split.class_labels is not None:
+            check_fit(logits, split.class_labels)
 
 
 def _skipped(

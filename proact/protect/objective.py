@@ -46,6 +46,19 @@ class Objective:
                     f"{type(function).__name__}"
                 )
 
+    def class_logits(self, model: nn.Module, inputs: Batch) -> Tensor | None:
+        """The logits in eval mode if they are (samples, classes), else None.
+
+        Raises:
+            ValueError: ``model`` does not take the inputs.
+        """
+        output = run_checked(model, inputs, forward=self.forward)
+        try:
+            logits = logits_of(output)
+        except TypeError:
+            return None
+        return logits if logits.dim() == 2 and logits.shape[1] > 1 else None
+
     def losses(self, logits: Tensor, targets: Batch) -> Tensor:
         """The loss, summed over the samples.
 

@@ -64,7 +64,7 @@ def proact(
     """The clips that ProAct chooses for ``model``, a working copy (arXiv 2406.06313)."""
     bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options, objective)
-    if not trainer.distills:
+    if not trainer.teacher.is_defined:
         run.report(
             "the outputs are no logits of classes for the targets: training uses the loss alone, "
             "without the soft targets of the unclipped model"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
-from proact.models.evaluation import examples, logits
+from proact.models.evaluation import examples, parts
 from proact.nn import HyReLU, Site
 from proact.nn.batches import Batch, cloned, samples_in, take
 from proact.nn.forward import Forward
@@ -22,22 +22,21 @@ from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
-from proact.protect.objective import CLASSES, Objective, class_dimension
+from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions
+from proact.protect.teacher import Teacher
 
 #: A loss, summed over the samples, of logits, targets and the unclipped model's probabilities in
 #: the shape of the logits (None where they are not defined).
 TrainingLoss = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
-#: Probabilities of the unclipped model that take more bytes are computed again in each step.
-_MOST_TEACHER_BYTES = 1 << 30
+_EVALUATED = 512  # samples that the unclipped model evaluates at a time
 
 
 class ThresholdTrainer:
     """A model with a soft clip at every site, whose thresholds alone are trained.
 
-    Batch norm and dropout stay in eval mode, and no weight requires grad. The probabilities that
-    the unclipped model gives to the training images are computed once, if they take at most 1 GiB.
+    Batch norm and dropout stay in eval mode, and no weight requires grad.
 
     Args:
         model: a working copy. The clipped model shares its weights, which the trainer puts into
@@ -51,9 +50,7 @@ class ThresholdTrainer:
         model: the clipped model, in soft mode.
         sites: the sites, in execution order.
         train, validation: the samples of this process.
-        teacher: the unclipped model's probabilities for ``train``, in the shape of the logits; None
-            if they are not kept.
-        distills: whether the unclipped model's probabilities are defined.
+        teacher: the unclipped model's probabilities for ``train``.
         required_accuracy: the lowest validation accuracy (or metric) within the tolerance.
 
     Raises:
@@ -86,19 +83,14 @@ class ThresholdTrainer:
         soft = clips_at(bounds, "soft", options.slope)
         self.model = place_at_sites(copy_sharing_parameters(unclipped), soft)
         _prefer_channels_last((unclipped, self.model), examples(self.train), objective.forward)
-        self._unclipped = unclipped
-        self._class_dimension = self._dimension_of_classes()
-        self.teacher = self._kept_teacher()
-        clean = self._metric([logits(unclipped, self.validation.inputs, forward=objective.forward)])
+        self.teacher = Teacher(unclipped, self.train, objective)
+        with torch.no_grad():
+            outputs = (objective.forward.logits(unclipped, p) for p in self._validation_parts())
+            clean = self._metric(outputs)
         self.required_accuracy = clean - options.tolerance
         self._check_loss()
         if options.quantile < 1.0:
             self._check_start(clean)
-
-    @property
-    def distills(self) -> bool:
-        """Whether the unclipped model's probabilities over classes are defined."""
-        return self._class_dimension is not None
 
     def loss(self, output: Tensor, targets: Batch, teacher: Tensor | None) -> Tensor:
         """The objective's loss alone, summed over the samples."""
@@ -177,7 +169,7 @@ class ThresholdTrainer:
                 threshold.requires_grad_(True)
             output = forward.outputs_at(own)
             targets = take(self.train.targets, own)
-            total = loss(output, targets, self._teacher_of(own)) / len(batch)
+            total = loss(output, targets, self.teacher.probabilities(own)) / len(batch)
             if total.requires_grad:
                 found = torch.autograd.grad(total, thresholds, allow_unused=True)
                 parts = [p if g is None else g for p, g in zip(parts, found, strict=True)]
@@ -232,36 +224,8 @@ class ThresholdTrainer:
                 "without torch.no_grad or detach behind an activation"
             )
 
-    def _dimension_of_classes(self) -> int | None:
-        count = slice(0, min(2, len(self.train)))
-        with torch.no_grad():
-            output = self.objective.forward.logits(
-                self._unclipped, cloned(take(self.train.inputs, count))
-            )
-        return class_dimension(output, take(self.train.targets, count))
-
-    def _kept_teacher(self) -> Tensor | None:
-        if self._class_dimension is None:
-            return None
-        first = self._probabilities(torch.arange(min(2, len(self.train))))
-        if first.nbytes // len(first) * len(self.train) > _MOST_TEACHER_BYTES:
-            return None
-        return logits(self._unclipped, self.train.inputs, forward=self.objective.forward).softmax(
-            self._class_dimension
-        )
-
-    def _probabilities(self, own: Tensor) -> Tensor:
-        assert self._class_dimension is not None
-        with torch.no_grad():
-            output = self.objective.forward.logits(
-                self._unclipped, cloned(take(self.train.inputs, own))
-            )
-        return output.softmax(self._class_dimension)
-
-    def _teacher_of(self, own: Tensor) -> Tensor | None:
-        if self._class_dimension is None:
-            return None
-        return self._probabilities(own) if self.teacher is None else self.teacher[own]
+    def _validation_parts(self) -> Iterator[Batch]:
+        return parts(self.validation.inputs, _EVALUATED)
 
     def _check_start(self, clean: float) -> None:
         forward = PrefixCache(

@@ -112,3 +112,44 @@ def test_bad_input_is_one_sentence(own: Path, arguments: list[str], words: str) 
 
 def test_ctrl_c_in_her_code_ends_the_program(own: Path) -> None:
     assert profile("--model", "mine.py:interrupted", cwd=own).returncode == 130
+
+
+TAGGER = """
+import torch
+from torch import nn
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up, self.act = nn.Embedding(9, 4), nn.Linear(4, 6), nn.GELU()
+        self.wild = Wild()
+
+    def forward(self, ids, scale):
+        hidden = self.act(self.up(self.embed(ids)) * scale)
+        return {"tags": self.wild(hidden), "hidden": hidden}
+
+class Wild(nn.Module):
+    def forward(self, x):
+        return torch.relu(x) if x.sum() < 1e9 else x
+
+def model():
+    return Tagger()
+
+def data():
+    return torch.randint(0, 9, (40, 5)), torch.randint(0, 6, (40, 5))
+
+def run(model, ids):
+    return model(ids, 2.0)
+"""
+
+
+def test_activations_skipped_modules_and_an_own_forward(tmp_path: Path) -> None:
+    (tmp_path / "tagger.py").write_text(TAGGER, encoding="utf-8")
+    given = ["--model", "tagger.py:model", "--data", "tagger.py:data", "--forward", "tagger.py:run"]
+    done = profile(*given, "--activations", "all", "--skip", "wild", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "act" in done.stdout
+    assert "5x6" in done.stdout
+    refused = profile(*given, "--activations", "all", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "skip=('wild',)" in " ".join(refused.stderr.split())

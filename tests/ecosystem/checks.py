@@ -1,4 +1,4 @@
-"""What every classifier that others wrote has to pass, unmodified and with random weights."""
+"""What every model that others wrote has to pass, unmodified and with random weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from proact import campaign, protect
 from proact.faults import ExactFlips
 from proact.models import logits
 from proact.nn import HyReLU, find_sites, replace_sites
+from proact.nn.batches import Batch, tensors_in
+from proact.nn.forward import Forward
 
 CLASSES = 10
 
@@ -35,6 +37,31 @@ def check_protected(model: nn.Module, size: int, kinds: tuple[str, ...] = ("relu
     cut = {site: site.clip(0.0) for site in sites}
     assert not torch.equal(logits(replace_sites(model, cut), data[0]), logits(model, data[0]))
     check_campaign({"plain": model, "ranger": hardened}, size)
+    return len(sites)
+
+
+def check_clips(
+    model: nn.Module, batch: Batch, forward: Forward | None = None, skip: tuple[str, ...] = ()
+) -> int:
+    """Clips at the profile's maxima change no bit of any output, clips at 0 change some, and ranger
+    protects the model from its inputs alone. Returns the number of sites."""
+    model.eval()
+    run = forward or Forward()
+    options = {"forward": run, "skip": skip}
+    sites = find_sites(model, batch, "all", **options)  # type: ignore[arg-type]
+    profiled = protect.profile(model, batch, kinds="all", **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = tensors_in(run(model, batch))
+        saturated = {site: site.clip(maximum, "saturate") for site, maximum in profiled.items()}
+        kept = tensors_in(run(replace_sites(model, saturated), batch))
+        cut = {site: site.clip(torch.tensor(0.0)) for site in sites}
+        shut = tensors_in(run(replace_sites(model, cut), batch))
+    assert all(map(torch.equal, kept, expected))
+    assert not all(map(torch.equal, shut, expected))
+    hardened = protect.protect(
+        model, "ranger", batch, forward=run.call, output=run.output, activations="all", skip=skip
+    )
+    assert sum(isinstance(module, HyReLU) for module in hardened.modules()) == len(sites)
     return len(sites)
 
 

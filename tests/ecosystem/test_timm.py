@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from checks import CLASSES, check_campaign, check_protected
+from checks import CLASSES, check_campaign, check_clips, check_protected
 
 timm = pytest.importorskip(
     "timm",
@@ -39,6 +41,15 @@ def test_networks_without_relu_are_measured() -> None:
     assert check_protected(model, 32, ("gelu",)) == 12
 
 
-def test_a_forward_that_fills_its_list_of_inputs_is_named() -> None:
-    with pytest.raises(ValueError, match="forward of 'stage2.0' cannot be distinguished"):
-        check_protected(timm.create_model("hrnet_w18_small", num_classes=CLASSES), 64)
+@pytest.mark.parametrize(
+    ("name", "options", "sites"),
+    [
+        ("dla34", {}, 33),  # optional tensors
+        ("hrnet_w18_small", {}, 75),  # lists that forwards fill
+        ("efficientnet_b0", {"drop_path_rate": None}, 49),
+    ],
+)
+def test_networks_with_options_and_lists(name: str, options: dict[str, Any], sites: int) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=CLASSES, **options)
+    assert check_clips(model, torch.randn(10, 3, 64, 64)) == sites

@@ -1,13 +1,16 @@
-"""Do torchvision's classifiers go through as they are?"""
+"""Do torchvision's models go through as they are?"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from checks import CLASSES, check_campaign, check_protected
+from checks import CLASSES, check_campaign, check_clips, check_protected
 
 from proact import protect
-from proact.nn import HyReLU
+from proact.nn import HyReLU, find_sites
+from proact.nn.forward import Forward
 
 tv = pytest.importorskip(
     "torchvision.models",
@@ -75,3 +78,44 @@ def test_networks_without_relu_are_measured_and_named() -> None:
     with pytest.raises(ValueError, match="VisionTransformer has no ReLU"):
         check_protected(model, 32)
     assert check_protected(model, 32, ("gelu",)) == 2
+
+
+def test_segmentation_and_the_backbone_of_a_detector() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 64, 64)
+    none: dict[str, Any] = {"weights": None, "weights_backbone": None}
+    deeplab = tv.segmentation.deeplabv3_resnet50(**none, num_classes=4)
+    assert check_clips(deeplab, images, Forward(output="out")) == 56
+    detector = tv.detection.fasterrcnn_resnet50_fpn(**none, num_classes=4).eval()
+    assert check_clips(detector.backbone, images) == 49
+    # Heads that run on several maps have no site of their own; the rest of the detector has.
+    boxes = [image.clamp(0, 1) for image in images[:2]]
+    with pytest.raises(ValueError, match=r"'rpn.head.conv.0' runs more than once .* skip="):
+        find_sites(detector, boxes)
+    assert len(find_sites(detector, boxes, skip=("rpn", "roi_heads"))) == 49
+
+
+def test_segmentation_is_trained_by_proact() -> None:
+    torch.manual_seed(0)
+    model = tv.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    ).eval()
+    images = torch.randn(15, 3, 32, 32)
+    targets = model(images)["out"].argmax(1)
+    hardened = protect.protect(
+        model,
+        "proact",
+        (images, targets),
+        loss=torch.nn.functional.cross_entropy,
+        metric=protect.pixel_accuracy,
+        activations=("hardswish",),
+        skip=("backbone.1?",),
+        granularity="layer",
+        epochs=1,
+        decays=(0.1,),
+        tolerance=1.0,
+    )
+    protection = protect.protection_of(hardened)
+    assert protection is not None
+    assert all(name.startswith("backbone.1") for name in protection.skipped)
+    assert any(isinstance(module, HyReLU) for module in hardened.modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from proact.campaign.jobs import Job
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, StuckAt, inject
 from proact.faults.record import Record
+from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache, PrefixCache
 from proact.results import Policy, Row
@@ -278,3 +280,36 @@ def test_a_trial_that_changes_nothing_is_not_run(digits: Data) -> None:
         ran = Zero.ran if trials == 1 else ran  # type: ignore[has-type] # noqa: F821
     assert Zero.ran == ran
     assert all(row.flips == 0 and row.value == row.clean and row.seconds == 0 for row in run)
+
+
+class Named(nn.Module):
+    """Takes two tensors by name, and returns an object with more than the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, a: Tensor, b: Tensor | None = None) -> Any:
+        hidden = self.second(torch.relu(self.first(a)))
+        hidden = hidden if b is None else hidden * b
+        return SimpleNamespace(logits=self.third(torch.relu(hidden)), hidden=hidden)
+
+
+@pytest.mark.parametrize("form", ["mapping", "tuple", "function"])
+def test_inputs_of_any_form_are_cached(form: str) -> None:
+    torch.manual_seed(0)
+    model, a, b = Named().eval(), torch.randn(10, 8), torch.rand(10, 8)
+    inputs: Any = {"a": a, "b": b} if form == "mapping" else (a, b)
+    forward = Forward(output="logits")
+    if form == "function":
+        inputs = (b, a)
+        forward = Forward(lambda network, pair: network(pair[1], b=pair[0]), "logits")
+    cache = MultiCutCache(model, inputs, MemoryBudget(1 << 20), 4, forward)
+    assert cache.cuts == 2
+    with torch.no_grad():
+        model.third.weight.mul_(2)
+        expected = torch.cat([model(a[i : i + 4], b[i : i + 4]).logits for i in (0, 4, 8)])
+        assert torch.equal(cache.outputs(["third.weight"]), expected)
+        model.first.weight.mul_(2)
+        expected = torch.cat([model(a[i : i + 4], b[i : i + 4]).logits for i in (0, 4, 8)])
+        assert torch.equal(cache.outputs(["third.weight", "first.weight"]), expected)

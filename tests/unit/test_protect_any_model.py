@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -304,6 +305,17 @@ def _profiled(x: Tensor) -> Tensor:
     return torch.tensor([int((x == row).all(1).nonzero()) for row in train])
 
 
+class Wrapped(nn.Module):
+    """Returns its logits in an object."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.model(x))
+
+
 def warnings_of(model: nn.Module, data: Data) -> list[str]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -325,6 +337,9 @@ def test_clips_that_cost_more_than_the_tolerance_are_told(
     )
     changed = warnings_of(trained_cnn, unlabelled)[1]
     assert re.search(r"change the predicted class of \d+\.\d% of 269", changed)
+    wrapped = Wrapped(trained_cnn)
+    assert warnings_of(wrapped, unlabelled)[1] == changed
+    assert warnings_of(wrapped, few)[1] == texts[1]
     # The whole training part is enough, and saturating at a layer's maximum costs nothing.
     protect.protect(trained_cnn, "ranger", digits)
 
@@ -420,3 +435,51 @@ def test_fixed_batches_are_profiled_and_not_trained_on() -> None:
     for method in ("proact", "ft-clipact"):
         with pytest.raises(ValueError, match="fixed batches: pad the samples"):
             protect.protect(model, method, ragged, output=0, **TOKENS)
+
+
+class UNet(nn.Module):
+    """Skips a connection over two resolutions, and pads by computed sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = (nn.Conv2d(i, o, 3, padding=1) for i, o in ((1, 4), (4, 8)))
+        self.up, self.last = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = F.relu(self.down1(x))
+        second = F.relu(self.down2(F.max_pool2d(first, 2)), inplace=True)
+        up = self.up(second)
+        missing = first.shape[-1] - up.shape[-1]
+        up = F.relu(F.pad(up, [0, missing, 0, first.shape[-2] - up.shape[-2]]))
+        out: Tensor = self.last(torch.cat([first, up], 1))
+        return out
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_u_net_on_images_of_odd_size() -> None:
+    torch.manual_seed(0)
+    model, images = UNet().eval(), torch.randn(30, 1, 7, 9)
+    data = (images, model(images).argmax(1))
+    options: dict[str, Any] = {"loss": F.cross_entropy, "metric": protect.pixel_accuracy}
+    for method in ("ranger", "proact"):
+        hardened = protect.protect(
+            model, method, data, granularity="channel", **options, **METHODS[method]
+        )
+        shapes = {n: tuple(p.shape) for n, p in hardened.named_parameters() if "threshold" in n}
+        assert shapes == {f"relu_{n}.threshold": (c, 1, 1) for n, c in ((1, 4), (2, 8), (3, 4))}
+        assert hardened(torch.randn(2, 1, 12, 6)).shape == (2, 3, 12, 6)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_in_bfloat16(method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 3)).eval().bfloat16()
+    x = torch.randn(100, 6).bfloat16()
+    options = METHODS[method] | ({"encoding": "bfloat16"} if "patterns" in METHODS[method] else {})
+    hardened = protect.protect(
+        model, method, (x, model(x).argmax(1)), activations="all", granularity="layer", **options
+    )
+    threshold = hardened.get_parameter("1.threshold")
+    assert threshold.dtype == torch.bfloat16
+    assert float(threshold.detach()) > 0

@@ -372,3 +372,18 @@ def test_low_precision_and_a_decoder() -> None:
     assert site.dtype == torch.bfloat16
     loose = replace_sites(model, {site: site.clip(torch.tensor(1e6, dtype=site.dtype))})
     assert torch.equal(loose(*batch), model(*batch))
+
+
+class WrittenOut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        out: Tensor = self.act(hidden * torch.sigmoid(hidden))
+        return out
+
+
+def test_a_formula_that_a_forward_writes_out_is_not_found() -> None:
+    assert [s.name for s in find_sites(WrittenOut(), torch.randn(9, 4), "all")] == ["act"]

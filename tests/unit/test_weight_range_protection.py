@@ -148,7 +148,7 @@ def test_a_campaign_tells_guards_apart(
     """Two actions store the same bytes and compute the same without faults."""
     saturating = protect.protect(trained_cnn, "weight-range", digits, action="saturate")
     assert same_bits(bits_of(guarded), saturating)
-    clean = models.logits(guarded, digits.test.images).argmax(1)
+    clean = str(models.logits(guarded, digits.test.images).argmax(1).tolist())
     one, other = ModelDigest(guarded), ModelDigest(saturating)
     assert one.with_outputs(clean) != other.with_outputs(clean)
     result = campaign.run(
