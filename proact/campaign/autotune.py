@@ -39,6 +39,8 @@ _REPEATS = 7
 _LONG_ENOUGH = 0.3
 #: The share of the campaign's expected time that measurements may take.
 _SHARE = 0.05
+#: A campaign that takes at most this time on all images uses all of them, in seconds.
+_SHORT = 2.0
 #: The pilot measures variances on a few trials and images of some cells.
 _PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
 _FEWEST_PILOT_TRIALS = 2
@@ -138,7 +140,8 @@ def tune(
     tuning = Tuning.from_dict(made)
     clean = clean_under(tuning.policy)
     images, data = options.images_per_trial, task.measurement.data
-    if images == "auto" and (task.measurement.metric.of_trial or data.batch_sizes):
+    is_short = task.trials(options) * tuning.cost.seconds(len(data)) <= _SHORT
+    if images == "auto" and (task.measurement.metric.of_trial or data.batch_sizes or is_short):
         images = "all"
     if images == "auto":
         return _with_stored_choice(store, task, options, tuning, clean, announce), clean

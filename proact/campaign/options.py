@@ -108,7 +108,8 @@ class CampaignOptions(Options):
         images_per_trial: the number of images that evaluate a trial, drawn without replacement from
             (seed, trial); ``"all"`` or None uses all. With ``"auto"``, a pilot measures variances
             and costs on this machine and chooses the number that reaches the margin soonest. The
-            store keeps the choice for this margin.
+            store keeps the choice for this margin. A campaign that takes at most two seconds on
+            all images uses all of them, and so does one whose unit is the batch.
         metric: the quantity that is averaged over images: of class logits (images, classes)
             ``"top-1"``, ``"top-5"``, ``"loss"`` and ``"sdc"`` (share of predictions that differ
             from the clean ones; needs no labels); of token logits (samples, tokens, classes)
@@ -131,6 +132,10 @@ class CampaignOptions(Options):
         unit: ``"image"`` draws single samples for each trial. ``"batch"`` divides the data into
             fixed batches (those of a `DataLoader`, or 64 samples) and draws whole batches, for
             models whose answer to an input depends on the other inputs of its batch.
+        state: ``"restore"`` puts state that a forward pass writes to buffers and attributes back
+            after each forward pass, and refuses a model that still answers differently when it is
+            asked twice. ``"keep"`` carries state from batch to batch and from trial to trial and
+            accepts random answers; the rows then depend on the order of the trials.
         on_error: a forward pass that raises an error because of a fault is a detected error.
             ``"worst"`` counts its images as wrong answers; ``"exclude"`` records the trial as
             failed, which widens the interval.
@@ -229,6 +234,15 @@ class CampaignOptions(Options):
         metavar="UNIT",
         names=("image", "batch"),
         check=one_of("image", "batch"),
+    )
+    state: Literal["restore", "keep"] = option(
+        "restore",
+        "State that a forward pass writes: restore puts it back after each pass and refuses random "
+        "answers, keep accepts both.",
+        str,
+        metavar="TREATMENT",
+        names=("restore", "keep"),
+        check=one_of("restore", "keep"),
     )
     on_error: Literal["worst", "exclude"] = option(
         "worst",

@@ -36,6 +36,10 @@ def campaign(
     report: Annotated[
         bool, typer.Option("--report", help="Also write the report into the folder.")
     ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", hidden=True, help="The earlier name of --variant."),
+    ] = None,
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
@@ -51,7 +55,8 @@ def campaign(
     from proact.config.runner import run
     from proact.config.summary import conditions, document, tables
 
-    values, flags = given_values(Experiment, given)
+    variants = [*(method or ()), *(given["variants"] or ())]
+    values, flags = given_values(Experiment, {**given, "variants": variants or None})
     files = (PAGE, *FIGURES) if report else ()
     outcome = run(read_experiment(experiment, values, flags), out, on_standard_error(), files)
     page = outcome.result.report(out) if report else None

@@ -68,8 +68,8 @@ def run_checked(
     """Return the selected output in eval mode.
 
     Raises:
-        ValueError: ``model`` has a lazy layer without a shape, or does not accept the inputs, or
-            its output lacks the selected part.
+        ValueError: ``model`` has a lazy layer without a shape, does not accept the inputs, or its
+            output lacks the selected part.
     """
     refuse_lazy(model)
     try:
