@@ -233,7 +233,7 @@ PYBIND11_MODULE(_proact, m) {
         .def(py::init<const py::capsule&>(), py::arg("api"))
         .def("add", &TensorWatch::add, py::arg("tensor"), py::arg("bytes_of_storage"),
              py::arg("needed"))
-        .def("in_place", &TensorWatch::in_place);
+        .def("in_place", &TensorWatch::in_place, py::arg("numbers"));
     py::class_<ModelWatch>(m, "ModelWatch")
         .def(py::init<const py::capsule&, py::handle>(), py::arg("api"), py::arg("model"))
         .def("matches", &ModelWatch::matches, py::arg("model"))

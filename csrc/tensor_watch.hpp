@@ -122,10 +122,11 @@ class TensorWatch {
             {std::move(tensor), std::move(bytes_of_storage), needed, TensorPlace(now)});
     }
 
-    /// Whether all tensors have the memory that they had when they were added.
-    bool in_place() const {
+    /// Whether the tensors of the given numbers have the memory that they had when they were added.
+    bool in_place(const py::iterable& numbers) const {
         dlpack::Tensor now;
-        for (const Watched& each : watched_) {
+        for (const py::handle number : numbers) {
+            const Watched& each = watched_.at(number.cast<std::size_t>());
             if (!reader_.read(each.tensor.ptr(), now) || !each.place.matches(now)) return false;
             const auto bytes =
                 py::reinterpret_steal<py::object>(PyObject_CallNoArgs(each.bytes_of_storage.ptr()));

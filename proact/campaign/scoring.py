@@ -29,6 +29,8 @@ from proact.nn.forward import Forward, logits_of
 from proact.nn.model_state import preserved
 from proact.results.policy import Policy
 
+_BATCH = 64
+
 
 class EvaluatedBatch(NamedTuple):
     """A batch of evaluation samples.
@@ -225,6 +227,15 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
             ) from None
     assert found[0] is not None
     return CleanResults(found[0], found[1], found[2], kept, data.batch_sizes, digest.hexdigest())
+
+
+def clean_value(
+    model: nn.Module, data: Split, metric: Metric, forward: Forward | None = None
+) -> float:
+    """Return a metric of a model in eval mode on all samples, without faults."""
+    measurement = Measurement(data, metric, forward or Forward())
+    policy = Policy(None, _BATCH, False)
+    return clean_results(measurement, model, policy).value(measurement, policy)
 
 
 def scored(

@@ -137,6 +137,24 @@ class SetupOptions(CampaignOptions):
     metric: str = with_check(CampaignOptions, "metric", check_metric_name)
     forward: str | None = with_check(CampaignOptions, "forward", check_function_name)  # type: ignore[assignment]
     collate: str | None = with_check(CampaignOptions, "collate", check_function_name)  # type: ignore[assignment]
+    loss: str | None = option(
+        None,
+        "Loss that trained methods minimise, for outputs other than classes: a function of "
+        "(logits, targets), file.py:attribute or module:attribute.",
+        str,
+        metavar="NAME",
+        default_text="the cross-entropy of classes",
+        check=check_function_name,
+    )
+    validation_metric: str | None = option(
+        None,
+        "Metric that methods keep within their tolerance: a function of (logits, targets) with "
+        "values in [0, 1] per sample, file.py:attribute or module:attribute.",
+        str,
+        metavar="NAME",
+        default_text="top-1 accuracy",
+        check=check_function_name,
+    )
     download: bool = option(
         False,
         "Download missing files through torchvision into the folder.",
@@ -323,6 +341,19 @@ class Experiment(SetupOptions):
             "metric": load_metric(self.metric),
             **{name: load_function(values[name]) for name in ("forward", "collate", "output")},
         }
+
+    @property
+    def protect_options(self) -> dict[str, Any]:
+        """The keyword arguments that `proact.protect.protect` takes from this experiment.
+
+        Raises:
+            ValueError, TypeError, ProactError: the user's code cannot be loaded.
+        """
+        from proact.config.user_code import load_function
+
+        named = {"loss": self.loss, "metric": self.validation_metric}
+        given = {**named, "forward": self.forward, "output": self.output}
+        return {name: load_function(value) for name, value in given.items()}
 
     def to_plain(self) -> dict[str, Any]:
         """Return all keys as values that JSON and YAML can hold; reading them is the inverse."""

@@ -16,10 +16,11 @@ from proact.config.experiment import Experiment
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
 from proact.config.runner import MODELS, checked
-from proact.config.variants import costs, hardened, trained
+from proact.config.variants import costs, hardened, trained, units_of
 from proact.errors import ProactError
 from proact.protect import Cost
 from proact.report.tables import cost_table
+from proact.report.units import MetricUnits
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Protected:
         variant: the applied methods with all options.
         costs: of the unprotected and the protected model, by name.
         encoding: the name of the encoding that the costs assume.
+        units: of the metric in the costs.
     """
 
     path: Path
     variant: VariantRecipe
     costs: Mapping[str, Cost]
     encoding: str
+    units: MetricUnits
 
     def document(self) -> dict[str, Any]:
         """Return the protection as values that JSON can hold."""
@@ -51,7 +54,7 @@ class Protected:
 def protected_table(protected: Protected) -> Table:
     """Make a table of the cost of the protection."""
     costs = {name: asdict(cost) for name, cost in protected.costs.items()}
-    return cost_table(costs, protected.encoding)
+    return cost_table(costs, protected.encoding, protected.units)
 
 
 def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protected:
@@ -80,7 +83,9 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(
             f"{name}: choose thresholds",
-            lambda stage: hardened(variant, plain, images, unfinished, stage),
+            lambda stage: hardened(
+                variant, plain, images, unfinished, stage, experiment.protect_options
+            ),
         )
     except KeyboardInterrupt:
         stages.say(
@@ -89,8 +94,8 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         raise
     protect.save(model, path)
     models = {next(iter(experiment.variants)): plain, name: model}
-    found = costs(models, plain, images, experiment.encoding)
-    return Protected(path, variant, found, experiment.encoding)
+    found = costs(experiment, models, plain, images)
+    return Protected(path, variant, found, experiment.encoding, units_of(experiment))
 
 
 def _check_writable(path: Path) -> None:

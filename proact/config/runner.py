@@ -136,9 +136,11 @@ def _run(
     def on_test(model: nn.Module) -> float:
         return models.accuracy(model, images.test)
 
+    is_top_1 = experiment.metric == "top-1" and experiment.forward is experiment.output is None
     for name, model in variants.items():
-        stages.say(f"{name} in {faults.encoding_report(model, experiment.encoding, on_test)}")
-    cost = costs(variants, plain, images, experiment.encoding)
+        report = faults.encoding_report(model, experiment.encoding, on_test if is_top_1 else None)
+        stages.say(f"{name} in {report}")
+    cost = costs(experiment, variants, plain, images)
     common: dict[str, Any] = {
         **experiment.campaign_options,
         "collate": None,  # the data are collated already

@@ -10,6 +10,7 @@ from rich.table import Table
 import proact
 from proact.config.runner import Outcome
 from proact.report.tables import cost_table, gains_table, strata_table
+from proact.report.units import MetricUnits
 
 
 def tables(outcome: Outcome) -> list[Table]:
@@ -19,7 +20,9 @@ def tables(outcome: Outcome) -> list[Table]:
         found.append(gains_table(outcome.result, outcome.experiment.baseline))
     # Latency differs between runs; only the report and the document state it.
     costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
-    found.append(cost_table(costs, outcome.experiment.encoding))
+    found.append(
+        cost_table(costs, outcome.experiment.encoding, MetricUnits.of(outcome.result.spec))
+    )
     for (name, kind), sweep in outcome.sweeps.items():
         title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
         found.append(strata_table(sweep, title))

@@ -10,20 +10,27 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from proact import models, protect
+from proact.campaign import Metric
+from proact.campaign.code_digest import content_of
+from proact.campaign.scoring import clean_value
 from proact.config.experiment import Experiment
 from proact.config.names import is_user_code
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stage, Stages
 from proact.data import Data
 from proact.errors import ProactError
+from proact.nn.forward import Forward
 from proact.protect import Cost
 from proact.protect.fingerprint import fingerprint
+from proact.report.units import MetricUnits
 
 
 def trained(
@@ -59,12 +66,17 @@ def built(
         elif variant.thresholds is not None:
             variants[name] = protect.load(plain, variant.thresholds)
         else:
-            variants[name] = _protected(name, variant, plain, images, folder, stages)
+            variants[name] = _protected(name, variant, plain, images, folder, stages, experiment)
     return variants
 
 
 def hardened(
-    variant: VariantRecipe, plain: nn.Module, images: Data, unfinished: Path, stage: Stage
+    variant: VariantRecipe,
+    plain: nn.Module,
+    images: Data,
+    unfinished: Path,
+    stage: Stage,
+    options: Mapping[str, Any],
 ) -> nn.Module:
     """Apply all steps of a variant to ``plain``, which is not modified.
 
@@ -75,6 +87,7 @@ def hardened(
         unfinished: a file with the finished sites of a resumable method. It exists only while the
             method runs or after it was interrupted.
         stage: shows the progress.
+        options: `Experiment.protect_options`.
     """
     model = plain
     for number, step in enumerate(variant.steps):
@@ -85,34 +98,60 @@ def hardened(
             images,
             progress=stage.line,
             resume=unfinished.with_name(f"{number}-{unfinished.name}") if resumes else None,
+            **options,
             **step.options,
         )
     return model
 
 
 def costs(
-    variants: Mapping[str, nn.Module], plain: nn.Module, images: Data, encoding: str
+    experiment: Experiment, variants: Mapping[str, nn.Module], plain: nn.Module, images: Data
 ) -> dict[str, Cost]:
     """Measure the fault-free cost of each variant, compared with the ``plain`` model."""
+    options = experiment.campaign_options
+    forward = Forward(options["forward"], options["output"])
+    value = partial(clean_value, data=images.test, metric=options["metric"], forward=forward)
     found = {}
     for name, model in variants.items():
         protection = protect.protection_of(model)
         applied = protection.applied if protection is not None else ()
         soft = any(method in protect.trained_methods() for method, _ in applied)
-        found[name] = protect.cost(model, images, encoding, soft, plain)
+        found[name] = protect.cost(
+            model,
+            images,
+            experiment.encoding,
+            soft,
+            plain,
+            forward=options["forward"],
+            evaluate=value,
+        )
     return found
 
 
+def units_of(experiment: Experiment) -> MetricUnits:
+    """Return the units of the experiment's metric."""
+    metric: Metric = experiment.campaign_options["metric"]
+    return MetricUnits(metric.name, metric.highest - metric.lowest <= 1.0, metric.is_better_higher)
+
+
 def _protected(
-    name: str, variant: VariantRecipe, plain: nn.Module, images: Data, folder: Path, stages: Stages
+    name: str,
+    variant: VariantRecipe,
+    plain: nn.Module,
+    images: Data,
+    folder: Path,
+    stages: Stages,
+    experiment: Experiment,
 ) -> nn.Module:
-    path = folder / f"{_safe(name)}-{_identity(variant, plain, images)[:12]}{THRESHOLDS}"
+    options = experiment.protect_options
+    identity = _identity(variant, plain, images, options)
+    path = folder / f"{_safe(name)}-{identity[:12]}{THRESHOLDS}"
 
     def harden(stage: Stage) -> nn.Module:
         if path.exists():
             return _kept(path, plain)
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
-        model = hardened(variant, plain, images, unfinished, stage)
+        model = hardened(variant, plain, images, unfinished, stage, options)
         protect.save(model, path)
         return model
 
@@ -128,13 +167,20 @@ def _kept(path: Path, plain: nn.Module) -> nn.Module:
         ) from None
 
 
-def _identity(variant: VariantRecipe, plain: nn.Module, images: Data) -> str:
+def _identity(
+    variant: VariantRecipe, plain: nn.Module, images: Data, options: Mapping[str, Any]
+) -> str:
     """Return a digest of everything that determines the thresholds."""
     facts = {
         "variant": variant.to_plain(),
         "network": fingerprint(plain),
         "modules": [f"{name} {type(m).__qualname__}" for name, m in plain.named_modules()],
         "images": [images.train.digest, images.validation.digest],
+        "options": {
+            name: content_of(value) if callable(value) else value
+            for name, value in options.items()
+            if value is not None
+        },
         # The last digits of a sum depend on the number of threads.
         "machine": [torch.__version__, torch.get_num_threads()],
     }

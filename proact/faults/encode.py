@@ -198,6 +198,6 @@ def _store(
                 saturated = int(word.saturates(tensor).sum())
                 errors = (rounded.double() - tensor.double()).abs()
                 error = float(torch.where(errors.isnan(), 0.0, errors).max())
-                once(tensor).copy_(once(rounded))
+                once(tensor).copy_(once(rounded, tensor))
             losses.append(TensorLoss(stored.name, word.name, tensor.numel(), error, saturated))
     return tuple(losses)

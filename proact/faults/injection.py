@@ -279,7 +279,7 @@ class _Injection:
             check_writable(stored.name, stored.tensor)
         for stored, rounded in unrounded:
             self._rounded.append(stored)
-            memory, values = once(stored.tensor), once(rounded)
+            memory, values = once(stored.tensor), once(rounded, stored.tensor)
             active.undos.append(_unrounding(stored.name, memory, values))
             memory.copy_(values)
         return InjectionPlan(self._model, plan.encoding) if self._rounded else plan

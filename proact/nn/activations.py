@@ -206,25 +206,30 @@ _BY_VALUE: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
 #: 5e-4, halves by their rounding.
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _CLOSE_HALF = 2e-2
-#: Functions are compared where they differ: at inputs in this interval.
+#: Functions are compared where they differ: some inputs must lie in this interval.
 _TELLING = (-2.0, -0.3)
-_LEAST_TELLING = 4
+
+
+def is_telling(x: Tensor) -> bool:
+    """Whether ``x`` contains numbers on which activations differ."""
+    is_between = (x > _TELLING[0]) & (x < _TELLING[1])
+    return bool(is_between.any()) and bool((x > -_TELLING[1]).any())
+
+
+def telling_input(like: Tensor) -> Tensor:
+    """Numbers on which activations differ, in the shape and dtype of ``like``."""
+    numbers = torch.linspace(-4.0, 4.0, like.numel(), device=like.device)
+    return numbers.reshape(like.shape).to(like.dtype)
 
 
 def kind_of_values(x: Tensor, output: object) -> str | None:
-    """The kind of the activation that maps ``x`` to ``output``, or None.
-
-    The answer is None, too, where ``x`` hardly contains numbers on which activations differ.
-    """
+    """The kind of the activation that maps ``x``, which is telling, to ``output``, or None."""
     if not isinstance(output, Tensor) or output.shape != x.shape or output.dtype != x.dtype:
         return None
     if not x.is_floating_point() or x.dim() == 0:
         return None
     close = _CLOSE.get(x.dtype, _CLOSE_HALF)
     wide, given = x.detach().double(), output.detach().double()
-    telling = (wide > _TELLING[0]) & (wide < _TELLING[1])
-    if int(telling.sum()) < _LEAST_TELLING or not bool((wide > -_TELLING[1]).any()):
-        return None
     for kind, function in _BY_VALUE:
         if torch.allclose(given, function(wide), rtol=close, atol=close):
             return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -19,8 +20,10 @@ from proact.nn.activations import (
     FunctionModule,
     activation_of_call,
     activation_of_module,
+    is_telling,
     kind_of_values,
     name_of,
+    telling_input,
 )
 from proact.nn.batches import Batch, cloned
 from proact.nn.call_binding import described_call
@@ -200,16 +203,21 @@ class _Recorder:
 
         return call
 
-    def _own(self, function: object, x: Tensor, output: object) -> Activation | None:
+    def _own(self, function: Callable[..., Any], x: Tensor, output: object) -> Activation | None:
         """The activation that the model's own function computed, or None.
 
         A function that was recognised once is recognised again, whatever its input.
         """
         known = self._own_kinds.get(id(function))
-        if known is None:
+        if known is None and isinstance(output, Tensor) and output.shape == x.shape:
             self._is_comparing = True
-            known = kind_of_values(x, output)
-            self._is_comparing = False
+            try:
+                if not is_telling(x):
+                    x = telling_input(x)
+                    output = _on_a_copy(function, x)
+                known = kind_of_values(x, output)
+            finally:
+                self._is_comparing = False
         if known is None:
             return None
         self._own_kinds[id(function)] = known
@@ -266,3 +274,15 @@ def _may_be_own(module: nn.Module) -> bool:
 def _probe(x: object) -> Tensor | None:
     """A copy of the input, because activations may write to theirs."""
     return x.detach().clone() if isinstance(x, Tensor) and x.is_floating_point() else None
+
+
+def _on_a_copy(function: Callable[..., Any], x: Tensor) -> object:
+    """What a function, or a copy of a module, gives for ``x``; None if it raises an error."""
+    try:
+        copied = copy.deepcopy(function) if isinstance(function, nn.Module) else function
+        if isinstance(copied, nn.Module):
+            copied._forward_hooks.clear()
+            copied._forward_pre_hooks.clear()
+        return copied(x.clone())
+    except Exception:  # the model's own function may raise anything
+        return None

@@ -231,8 +231,9 @@ def _attributes(module: nn.Module) -> list[str]:
         for name in vars(module)
         if name not in ("_parameters", "_buffers", "_modules", _ATTRIBUTE) and "_hooks" not in name
     ]
-    members = (*module._parameters.items(), *module._buffers.items())
-    return [*plain, *(name for name, _ in members)]
+    members = [name for name, _ in (*module._parameters.items(), *module._buffers.items())]
+    # TorchScript keeps its other attributes where Python does not see them.
+    return members if isinstance(module, torch.jit.ScriptModule) else [*plain, *members]
 
 
 def _get(module: nn.Module, attribute: str) -> Any:

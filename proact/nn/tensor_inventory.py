@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from proact.nn.hyrelu import HyReLU
 from proact.nn.inner_tensors import inner_tensors
@@ -76,9 +75,6 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
     Parameters come first, then the buffers that hold numbers. Tied tensors appear under each name.
     Wrapper subclasses are opened: their inner tensors appear in their place.
-
-    Raises:
-        ValueError: a lazy layer without a shape.
     """
     for member in _members(model):
         yield member.name, member.tensor, member.is_buffer
@@ -95,7 +91,6 @@ class _Member(NamedTuple):
 
 
 def _members(model: nn.Module) -> Iterator[_Member]:
-    refuse_lazy(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield from _opened(name, parameter, False)
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -126,14 +121,10 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
         ValueError: tensors that share a part of their memory, or a parameter without a shape.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
+    refuse_lazy(model)
     names: dict[tuple[object, ...], list[str]] = {}
     found: dict[tuple[object, ...], _Member] = {}
     for member in _members(model):
-        if is_lazy(member.tensor):
-            raise ValueError(
-                f"{member.name} has no shape yet: run the model on one batch before faults are "
-                "injected or the model is protected"
-            )
         if member.tensor.numel():
             key = _identity(member.tensor)
             names.setdefault(key, []).append(member.name)

@@ -27,9 +27,13 @@ def layout(x: Tensor) -> str:
     return f"shape {tuple(x.shape)} with strides {tuple(x.stride())}"
 
 
-def once(x: Tensor) -> Tensor:
-    """The part of ``x`` that holds each number once: dimensions that were expanded have size 1."""
-    for dim, stride in enumerate(x.stride()):
+def once(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """The part of ``x`` that holds each number once: dimensions that were expanded have size 1.
+
+    ``like`` has the shape of ``x``, and its strides tell which dimensions were expanded; by default
+    it is ``x`` itself.
+    """
+    for dim, stride in enumerate((x if like is None else like).stride()):
         if stride == 0 and x.shape[dim] > 1:
             x = x.narrow(dim, 0, 1)
     return x

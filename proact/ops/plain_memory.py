@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -172,17 +172,23 @@ class MemoryGuard:
         if self._watch is not None:
             self._watch.add(tensor, storage.nbytes, needed)
 
-    def in_place(self) -> bool:
-        """Whether every tensor has the memory that it had when it was added."""
+    def in_place(self, wanted: Sequence[int] | None = None) -> bool:
+        """Whether the tensors have the memory that they had when they were added.
+
+        Args:
+            wanted: the numbers of the tensors in the order in which they were added; None for all.
+        """
+        if not self._tensors:
+            return True  # words that are drawn but not made have no memory
+        numbers = range(len(self._tensors)) if wanted is None else wanted
         if self._watch is not None:
-            found: bool = self._watch.in_place()
+            found: bool = self._watch.in_place(numbers)
             return found
-        return all(
-            tensor.data_ptr() == begin and size() >= needed
-            for tensor, (begin, _), (size, needed) in zip(
-                self._tensors, self._extents, self._sizes, strict=True
-            )
-        )
+        return all(self._is_in_place(number) for number in numbers)
+
+    def _is_in_place(self, number: int) -> bool:
+        size, needed = self._sizes[number]
+        return self._tensors[number].data_ptr() == self._extents[number][0] and size() >= needed
 
     def check(self) -> None:
         """ProactError that names a tensor if memory was moved or freed."""
@@ -192,16 +198,22 @@ class MemoryGuard:
                 "prepared: prepare them again"
             )
 
-    def follow(self, log: Any) -> list[str]:
+    def follow(self, log: Any, changed: Sequence[int] | None = None) -> list[str]:
         """Directs the restoring of a log to where the memory is now.
 
-        Returns the names of tensors whose memory is gone; the log then leaves them out.
+        Args:
+            log: the log.
+            changed: the numbers of the tensors with words in the log; None for all.
+
+        Returns:
+            The names of changed tensors whose memory is gone; the log leaves them out.
         """
-        if self.in_place():
+        if self.in_place(changed):
             return []
         moves = self._moves()
         log.relocate([(move.before, move.size, move.now) for move in moves])
-        return [move.name for move in moves if move.now == 0]
+        names = self._names if changed is None else [self._names[number] for number in changed]
+        return [move.name for move in moves if move.now == 0 and move.name in names]
 
     def _moves(self) -> list[MovedMemory]:
         moves = []

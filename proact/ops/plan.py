@@ -80,7 +80,7 @@ class FlipLog:
         Raises:
             ProactError: memory that was freed. All words elsewhere are restored.
         """
-        lost = self._memory.follow(self._log)
+        lost = self._memory.follow(self._log, self._log.tensors())
         self._log.restore(_threads(threads))
         refuse_lost(lost)
 

@@ -115,6 +115,11 @@ class Objective:
                 f"data: {method} needs targets beside the inputs, as a pair (inputs, targets); "
                 "ranger and weight-range work without targets"
             )
+        if split.batch_sizes is not None:
+            raise ValueError(
+                f"data: {method} takes samples of one shape, because it draws them in another "
+                "order, and got fixed batches: pad the samples to one shape"
+            )
         logits = logits_of(run_checked(model, examples(split), forward=self.forward))
         _, targets = next(split.first(2).batches(2))
         labels = split.class_labels

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def cost(
     forward: Callable[[nn.Module, Batch], Any] | None = None,
     output: OutputSelector | None = None,
     metric: SampleMetric | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
 ) -> Cost:
     """Measures the `Cost` of a protection; ``model`` is untouched.
 
@@ -72,6 +74,7 @@ def cost(
         unprotected: the model before protection, to compare accuracy and latency.
         forward, output, metric: as for `proact.protect.protect`; a metric takes the place of
             accuracy.
+        evaluate: returns another value of a model in eval mode in place of accuracy.
 
     Raises:
         ValueError: an unknown encoding, or unsuitable images.
@@ -87,15 +90,17 @@ def cost(
     added = thresholds + bounds
     kinds = ("threshold", "bound")
     bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0
+    if evaluate is None:
+        evaluate = partial(objective.mean, split=images)
     before = None if unprotected is None else encode(unprotected, encoding).eval()
     return Cost(
         thresholds,
         bits / 8,
         100.0 * added / (stored - added),
-        objective.mean(encoded, images),
-        objective.mean(_softened(encoded), images) if soft else None,
+        evaluate(encoded),
+        evaluate(_softened(encoded)) if soft else None,
         bounds,
-        None if before is None else objective.mean(before, images),
+        None if before is None else evaluate(before),
         None
         if unprotected is None
         else latency_ratio(model, unprotected, next(images.batches(100))[0], forward=forward),

@@ -58,7 +58,7 @@ class ThresholdTrainer:
 
     Raises:
         ValueError: fewer images than processes; thresholds that exceed the tolerance before any
-            training; a loss that depends on no threshold; samples in fixed batches.
+            training; a loss that depends on no threshold.
     """
 
     def __init__(
@@ -70,12 +70,6 @@ class ThresholdTrainer:
         objective: Objective = CLASSES,
     ) -> None:
         self.options, self.objective = options, objective
-        for split in (data.train, data.validation):
-            if split.batch_sizes is not None:
-                raise ValueError(
-                    "data: training takes samples of one shape, whose order is drawn again in each "
-                    "epoch, and got fixed batches: pad the samples to one shape"
-                )
         self.context = DistributedContext.current()
         bounds = self.context.broadcast(lambda: dict(bounds))
         self.sites = list(bounds)

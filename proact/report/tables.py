@@ -242,39 +242,54 @@ def strata_table(result: Result, title: str | None = None) -> Table:
     return make_table(columns, rows, title or f"Loss by {kind}", caption)
 
 
+_ACCURACY = MetricUnits("top-1")
+
+
 class _CostColumn(NamedTuple):
     heading: str
     value: Callable[[Mapping[str, Any]], float | None]
-    form: str
+    form: Callable[[float], str]
 
 
-_COST_COLUMNS = (
-    _CostColumn("added\nnumbers", lambda cost: cost["thresholds"] + cost["bounds"], "{}"),
-    _CostColumn("bytes", lambda cost: cost["bytes"], "{:g}"),
-    _CostColumn("% of all\nothers", lambda cost: cost["percent"], "{:.2f}"),
-    _CostColumn("clean\naccuracy %", lambda cost: _percent(cost["clean"]), "{:.2f}"),
-    _CostColumn("before\nhardening", lambda cost: _percent(cost["clean_soft"]), "{:.2f}"),
-    _CostColumn("time of\na pass", lambda cost: cost["latency"], "{:.2f}x"),
-)
+def _cost_columns(units: MetricUnits) -> tuple[_CostColumn, ...]:
+    metric = "accuracy" if units.metric == "top-1" else units.name
+    return (
+        _CostColumn(
+            "added\nnumbers", lambda cost: cost["thresholds"] + cost["bounds"], "{}".format
+        ),
+        _CostColumn("bytes", lambda cost: cost["bytes"], "{:g}".format),
+        _CostColumn("% of all\nothers", lambda cost: cost["percent"], "{:.2f}".format),
+        _CostColumn(
+            f"clean\n{metric} {units.unit}".rstrip(), lambda cost: cost["clean"], units.fine
+        ),
+        _CostColumn("before\nhardening", lambda cost: cost["clean_soft"], units.fine),
+        _CostColumn("time of\na pass", lambda cost: cost["latency"], "{:.2f}x".format),
+    )
 
 
-def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
+def cost_table(
+    costs: Mapping[str, Mapping[str, Any]],
+    encoding: str,
+    units: MetricUnits = _ACCURACY,
+) -> Table:
     """The cost of each protection without faults.
 
     Args:
         costs: by variant, the fields of a `proact.protect.Cost`. A value that was not measured for
             any variant has no column.
+        encoding: the name of the encoding.
+        units: of the metric.
     """
     columns = [
         column
-        for column in _COST_COLUMNS
+        for column in _cost_columns(units)
         if any(column.value(cost) is not None for cost in costs.values())
     ]
     rows = []
     for variant, cost in costs.items():
         values = [column.value(cost) for column in columns]
         shown = [
-            "" if value is None else column.form.format(value)
+            "" if value is None else column.form(value)
             for column, value in zip(columns, values, strict=True)
         ]
         rows.append((variant, *shown))
@@ -288,7 +303,3 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]], encoding: str) -> Table:
         f"Cost of protection, {encoding}, no faults",
         "added numbers: thresholds of activations and bounds of parameters",
     )
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
