@@ -36,6 +36,7 @@ from proact.data.dataset import SamplesOrData
 from proact.encodings import encoding_named
 from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
+from proact.faults.encode import selector_of
 from proact.limits import TRIALS
 from proact.nn.forward import Forward
 from proact.results.cell_reader import trials_of
@@ -83,7 +84,10 @@ class CampaignRun:
             stack.push(self._end_of_failed_preparation)
             # The data first: reading it is quicker than encoding models.
             split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
-            models = [encode(model, self._encoding).eval() for model in variants.values()]
+            where = selector_of(self._faults)
+            models = [
+                encode(model, self._encoding, where=where).eval() for model in variants.values()
+            ]
             self._injectors = [Injector(model, self._encoding) for model in models]
             for injector in self._injectors:
                 for fault in self._faults:

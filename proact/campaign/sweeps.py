@@ -136,7 +136,7 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
 
 def _space(model: nn.Module, fault: StoredFault, options: RunOptions) -> FaultSpace:
     encoding = encoding_named(options.encoding)
-    return FaultSpace(encode(model, encoding), encoding, fault.where, fault.bits)
+    return FaultSpace(encode(model, encoding, where=fault.where), encoding, fault.where, fault.bits)
 
 
 def _run(

@@ -21,14 +21,27 @@ from proact.nn.batches import (
     take,
     tensors_in,
 )
+from proact.nn.inner_tensors import inner_tensors
 
 _PART = 1024
 
 
 def content(tensor: Tensor) -> bytes:
-    """Return the bytes of all elements in row-major order, for a digest."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    """Return the bytes of all elements in row-major order, for a digest.
+
+    Of a tensor that wraps others, these are the bytes of the inner tensors.
+    """
+    inner = [each for _, each in inner_tensors("", tensor.detach())]
+    if len(inner) > 1 or inner[0].layout != torch.strided or inner[0].is_quantized:
+        return b"".join(content(_dense(each)) for each in inner)
+    raw = inner[0].cpu().contiguous().reshape(-1).view(torch.uint8)
     return raw.numpy().tobytes()
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    if tensor.is_quantized:
+        return tensor.int_repr()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,8 @@ _NEW_LOCKS: dict[type, Callable[[], Any]] = {
     type(threading.RLock()): threading.RLock,
 }
 
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
 
 def copy_model(model: nn.Module) -> nn.Module:
     """A copy of ``model`` that shares no memory with it and computes with its own parameters.
@@ -97,7 +99,14 @@ def _copy_tensors(graph: ObjectGraph, memo: dict[int, Any], shared: list[nn.Para
             if id(tensor) not in memo:
                 memo[id(tensor)] = tensor_of_storage(tensor, copied)
     for tensor in tensors:
-        if not tensor.is_leaf and id(tensor) not in memo:
+        if id(tensor) in memo:
+            continue
+        if tensor.layout in _COMPRESSED and tensor.is_leaf:
+            # torch's own way of copying asks these for a storage, which they lack.
+            kept = tensor.detach().clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(kept, tensor.requires_grad) if is_parameter else kept
+        elif not tensor.is_leaf:
             memo[id(tensor)] = tensor.detach().clone()
 
 
