@@ -74,10 +74,11 @@ class ModelState:
     def note_restored(self, tensors: Iterable[Tensor], marks: int) -> None:
         """Records that the tensors hold their former values although their version counters were
         raised ``marks`` times."""
-        addresses = {_address(tensor) for tensor in tensors}
+        now = {_address(tensor): _version(tensor) for tensor in tensors}
         for position, address in enumerate(self._addresses):
             version = self._versions[position]
-            if address in addresses and isinstance(version, int):  # a tied tensor has several
+            # A tied tensor has several positions; another one over its memory has its own counter.
+            if isinstance(version, int) and now.get(address) == version + marks:
                 self._versions[position] = version + marks
 
     def _tensors(self, model: nn.Module) -> list[Tensor]:
