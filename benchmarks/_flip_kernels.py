@@ -1,5 +1,9 @@
-"""Inject + restore through the native plan, against numpy scripts and against a lower bound, the
-floor: XORing a list of flips twice that was drawn beforehand."""
+"""Inject + restore through `proact.faults.inject` and through the native plan below it.
+
+`inject` is compared with the fastest numpy script, which draws once for the whole model. The plan
+is compared with numpy scripts that draw for each tensor, and with a lower bound, the floor: XORing
+a list of flips twice that was drawn beforehand.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,15 @@ from _model_shapes import MODELS, Shapes
 from _numpy_flips import Words
 from _timing import Call, Goal, Row, Times, compare, interleave, threads_text
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from proact import _native
+from proact.faults import BitFlip, inject
 from proact.ops.plan import FlipLog, FlipPlan
 from proact.ops.seeds import stream_of
 
 RATES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+INJECT, ONE_DRAW = "inject()", "numpy, one draw"
 OURS, OURS_ALONE, FLOOR = "proact", "proact, 1 thread", "floor"
 SORTING, UNIQUE = "numpy, sorting", "numpy, np.unique"
 #: Above this rate the script that draws by np.unique takes ten seconds per trial.
@@ -29,6 +35,10 @@ LOWEST_FLOOR_RATE = 1e-5
 #: Goals are stated for these models; in ResNet-20 a trial has few flips.
 LARGE = ("VGG-16", "ResNet-50")
 
+INJECT_GOALS = {
+    ber: Goal(f"inject() >= {limit:g}x faster than {ONE_DRAW}, BER {ber:g}", limit, at_most=False)
+    for ber, limit in ((1e-6, 3.0), (1e-4, 6.0), (1e-3, 10.0))
+}
 NUMPY_GOALS = {
     (script, ber): Goal(
         f"inject + restore >= {limit:g}x faster than {script}, BER {ber:g}", limit, at_most=False
@@ -39,7 +49,9 @@ NUMPY_GOALS = {
 FLOOR_GOAL = Goal(
     f"inject + restore <= 2x XORing a drawn list twice, BER >= {LOWEST_FLOOR_RATE:g}", 2.0, True
 )
-GOALS = (*NUMPY_GOALS.values(), FLOOR_GOAL)
+GOALS = (*INJECT_GOALS.values(), *NUMPY_GOALS.values(), FLOOR_GOAL)
+
+Script = Callable[[list[Words], float, np.random.Generator, by_numpy.Draw], list[by_numpy.Flipped]]
 
 _ALL_BITS = (1 << 32) - 1
 #: Every tensor starts at a cache line, as with torch's allocator.
@@ -68,6 +80,19 @@ class ParameterMemory:
 
     def arrays(self) -> list[Words]:
         return [tensor.numpy().view(np.uint32).reshape(-1) for tensor in self.tensors.values()]
+
+    def model(self) -> nn.Module:
+        """The tensors as parameters of nested modules, as their names say."""
+        root = nn.Module()
+        for name, tensor in self.tensors.items():
+            *path, leaf = name.split(".")
+            module = root
+            for child in path:
+                if child not in module._modules:
+                    module.add_module(child, nn.Module())
+                module = module.get_submodule(child)
+            module.register_parameter(leaf, nn.Parameter(tensor))
+        return root
 
     def plan(self) -> FlipPlan:
         plan = FlipPlan()
@@ -163,6 +188,10 @@ def _contenders(
             OURS_ALONE: _inject_and_restore(plan, Case(case.model, case.ber, 1), seed),
         }
     contenders = {
+        INJECT: _inject_call(memory.model(), case.ber, seed),
+        ONE_DRAW: _numpy_script(
+            memory, case.ber, seed, by_numpy.distinct_by_sorting, by_numpy.inject_at_once
+        ),
         OURS: _inject_and_restore(plan, case, seed),
         SORTING: _numpy_script(memory, case.ber, seed, by_numpy.distinct_by_sorting),
     }
@@ -183,9 +212,29 @@ def _inject_and_restore(plan: FlipPlan, case: Case, seed: int) -> Call:
     return run
 
 
-def _numpy_script(memory: ParameterMemory, ber: float, seed: int, draw: by_numpy.Draw) -> Call:
+def _inject_call(model: nn.Module, ber: float, seed: int) -> Call:
+    fault, trials, threads = BitFlip(ber), count(), torch.get_num_threads()
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        try:
+            with inject(model, fault, seed=seed, trial=next(trials)):
+                pass
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
+
+
+def _numpy_script(
+    memory: ParameterMemory,
+    ber: float,
+    seed: int,
+    draw: by_numpy.Draw,
+    script: Script = by_numpy.inject,
+) -> Call:
     arrays, random = memory.arrays(), np.random.default_rng(seed)
-    return lambda: by_numpy.restore(by_numpy.inject(arrays, ber, random, draw))
+    return lambda: by_numpy.restore(script(arrays, ber, random, draw))
 
 
 def _floor(
@@ -203,23 +252,27 @@ def _floor(
 
 
 def _rows(case: Case, times: Times, flips: float) -> list[Row]:
+    pairs = [(OURS, other) for other in times if other not in (OURS, INJECT, ONE_DRAW)]
+    if INJECT in times:
+        pairs.insert(0, (INJECT, ONE_DRAW))
     rows = []
-    for other in times:
-        if other == OURS:
-            continue
+    for ours, other in pairs:
         faster = other != FLOOR
         goal = None
         if case.model in LARGE and case.threads == 1:
             goal = NUMPY_GOALS.get((other, case.ber))
+            if other == ONE_DRAW:
+                goal = INJECT_GOALS.get(case.ber)
             if other == FLOOR and floor_is_native():
                 goal = FLOOR_GOAL
+        question = f"faster than {other}" if faster else f"time over the {other}"
         rows.append(
             Row(
-                question=f"faster than {other}" if faster else f"time over the {other}",
+                question=f"{INJECT} {question}" if ours == INJECT else question,
                 case=str(case),
                 unit="flip",
-                nanoseconds=1e9 * float(np.median(times[OURS])) / flips,
-                ratio=compare(times, OURS, other, faster=faster),
+                nanoseconds=1e9 * float(np.median(times[ours])) / flips,
+                ratio=compare(times, ours, other, faster=faster),
                 goal=goal,
                 labels={
                     "part": "flips",

@@ -1,6 +1,7 @@
 """Injection as a careful numpy user would write it without proact: flip bits, then flip them back.
 
-There are two ways to draw distinct positions. `distinct_by_unique` is the obvious one.
+`inject` draws for each array, `inject_at_once` for all of them together. There are two ways to draw
+distinct positions. `distinct_by_unique` is the obvious one.
 `distinct_by_sorting` is faster for many flips: since version 2.3 `numpy.unique` hashes, which takes
 several times as long as sorting, and 32-bit positions sort faster than 64-bit ones.
 """
@@ -64,6 +65,34 @@ def inject(
             word, mask = word[first], np.bitwise_or.reduceat(mask, first)
         array[word] ^= mask
         flipped.append((array, word, mask))
+    return flipped
+
+
+def inject_at_once(
+    arrays: list[Words], ber: float, random: np.random.Generator, draw: Draw
+) -> list[Flipped]:
+    """As `inject`, with one draw of positions for all arrays, which is faster for many arrays."""
+    ends = np.cumsum([32 * array.size for array in arrays])
+    population = int(ends[-1])
+    position = draw(random, population, int(random.binomial(population, ber)))
+    word = (position >> 5).astype(np.intp)
+    mask = np.left_shift(np.uint32(1), (position & 31).astype(np.uint32))
+    is_first = np.ones(position.size, dtype=bool)
+    np.not_equal(word[1:], word[:-1], out=is_first[1:])
+    if not is_first.all():
+        first = np.flatnonzero(is_first)
+        word, mask = word[first], np.bitwise_or.reduceat(mask, first)
+    flipped = []
+    begin = 0
+    first_words = (ends >> 5).tolist()
+    for array, first_of_next, end in zip(
+        arrays, first_words, np.searchsorted(word, first_words).tolist(), strict=True
+    ):
+        if end > begin:
+            own, masks = word[begin:end] - (first_of_next - array.size), mask[begin:end]
+            array[own] ^= masks
+            flipped.append((array, own, masks))
+            begin = end
     return flipped
 
 

@@ -237,6 +237,7 @@ PYBIND11_MODULE(_proact, m) {
     py::class_<ModelWatch>(m, "ModelWatch")
         .def(py::init<const py::capsule&, py::handle>(), py::arg("api"), py::arg("model"))
         .def("matches", &ModelWatch::matches, py::arg("model"))
+        .def("still_holds", &ModelWatch::still_holds, py::arg("model"), py::arg("addresses"))
         .def("tensors", &ModelWatch::tensors, py::arg("model"));
 
     py::class_<FlipLog>(m, "FlipLog")

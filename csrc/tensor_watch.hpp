@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -80,6 +81,7 @@ class TensorPlace {
           shape_(tensor.shape, tensor.shape + tensor.ndim),
           strides_(tensor.strides, tensor.strides + tensor.ndim) {}
 
+    std::uintptr_t begin() const { return reinterpret_cast<std::uintptr_t>(data_); }
     bool is_null() const { return data_ == nullptr && !is_empty(); }
 
     bool matches(const dlpack::Tensor& now) const {
@@ -158,9 +160,29 @@ class ModelWatch {
     }
 
     /// Whether the model has the same modules by name, with the same tensors at the same places.
-    bool matches(py::handle model) const {
-        Cursor at;
-        return compare(model.ptr(), at) && at.key == keys_.size();
+    bool matches(py::handle model) {
+        std::vector<PyObject*> tensors;
+        tensors.reserve(places_.size());
+        if (!compare(model.ptr(), [&](std::size_t number, PyObject* tensor) {
+                tensors.push_back(tensor);
+                return is_at(number, tensor);
+            }))
+            return false;
+        matched_ = std::move(tensors);
+        return true;
+    }
+
+    /// Whether the model has the same modules, with the tensors that `matches` saw last. Only those
+    /// that were at one of the addresses are compared by place, which takes most of the time.
+    bool still_holds(py::handle model, std::vector<std::uintptr_t> addresses) const {
+        std::sort(addresses.begin(), addresses.end());
+        return matched_.size() == places_.size() &&
+               compare(model.ptr(), [&](std::size_t number, PyObject* tensor) {
+                   return tensor == matched_[number] &&
+                          (!std::binary_search(addresses.begin(), addresses.end(),
+                                               places_[number].begin()) ||
+                           is_at(number, tensor));
+               });
     }
 
     /// The tensors of the model, in the order of this watch.
@@ -175,10 +197,6 @@ class ModelWatch {
     }
 
    private:
-    struct Cursor {
-        std::size_t key = 0, place = 0, count = 0;
-    };
-
     /// Visits tensors and children in their order, then the children's own. The visitors return
     /// false to stop. Returns whether the walk reached the end.
     template <class OnTensor, class OnChild, class OnCount>
@@ -238,28 +256,35 @@ class ModelWatch {
         return walk(model, on_tensor, on_key, on_count);
     }
 
-    bool compare(PyObject* model, Cursor& at) const {
+    bool is_at(std::size_t number, PyObject* tensor) const {
+        dlpack::Tensor now;
+        return reader_.read(tensor, now) && places_[number].matches(now);
+    }
+
+    /// Compares names and numbers of members, and calls `is_same(number, tensor)` for each tensor.
+    template <class IsSame>
+    bool compare(PyObject* model, const IsSame& is_same) const {
+        std::size_t keys = 0, places = 0, counts = 0;
         const auto on_key = [&](PyObject* key) {
-            if (at.key == keys_.size()) return false;
-            PyObject* const before = keys_[at.key++].ptr();
+            if (keys == keys_.size()) return false;
+            PyObject* const before = keys_[keys++].ptr();
             return key == before ||
                    (PyUnicode_CheckExact(key) && PyUnicode_Compare(key, before) == 0);
         };
         const auto on_tensor = [&](PyObject* key, PyObject* tensor) {
-            dlpack::Tensor now;
-            return on_key(key) && at.place < places_.size() && reader_.read(tensor, now) &&
-                   places_[at.place++].matches(now);
+            return on_key(key) && places < places_.size() && is_same(places++, tensor);
         };
         const auto on_count = [&](std::size_t count) {
-            return at.count < counts_.size() && counts_[at.count++] == count;
+            return counts < counts_.size() && counts_[counts++] == count;
         };
-        return walk(model, on_tensor, on_key, on_count) && at.count == counts_.size();
+        return walk(model, on_tensor, on_key, on_count) && counts == counts_.size();
     }
 
     TensorReader reader_;
     std::vector<py::object> keys_;  // names of tensors and modules
     std::vector<TensorPlace> places_;
     std::vector<std::size_t> counts_;
+    std::vector<PyObject*> matched_;  // only compared, never read: they may be gone
 };
 
 }  // namespace proact

@@ -20,6 +20,7 @@ from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, Worker
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
 from proact.campaign.metrics import Metric
+from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
@@ -92,9 +93,11 @@ class CampaignRun:
                 self.metric,
                 Forward(options.forward, options.output),
                 options.on_error,
+                options.state,
             )
             check_measurement(self._measurement)
             check_outputs(dict(zip(self._names, models, strict=True)), self._measurement)
+            self._check_models(variants)
             if options.policy is not None:
                 check_policy(options.policy, split)
             self._store = Store(options.store)
@@ -106,6 +109,14 @@ class CampaignRun:
     ) -> None:
         if error is not None:
             self._announcer.end(error)
+
+    def _check_models(self, variants: Mapping[str, nn.Module]) -> None:
+        """Check that answers are functions of memory and input; put the findings into the notes."""
+        findings = {
+            name: check_model(name, model, injector, self._faults, self._measurement)
+            for (name, model), injector in zip(variants.items(), self._injectors, strict=True)
+        }
+        self._findings = {name: found.to_dict() for name, found in findings.items() if found}
 
     def _prepare(self, models: list[nn.Module]) -> None:
         facts = task_facts(self._measurement, self._encoding, self._options.seed)
@@ -314,7 +325,7 @@ class CampaignRun:
             facts=facts,
             variants=tuple(variants),
             cells=tuple(self.cells[position].spec for position in self._positions()),
-            notes=dict(options.notes),
+            notes={**options.notes, **({"checks": self._findings} if self._findings else {})},
         )
 
     def _record_end(self, error: BaseException | None) -> None:

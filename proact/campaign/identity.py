@@ -47,6 +47,7 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
         "on_error": measurement.on_error,
         "sampler": native_info()["sampler_version"],
         "seed": seed,
+        "state": measurement.state,
     }
 
 

@@ -132,6 +132,10 @@ class CampaignOptions(Options):
         unit: ``"image"`` draws single samples for each trial. ``"batch"`` divides the data into
             fixed batches (those of a `DataLoader`, or 64 samples) and draws whole batches, for
             models whose answer to an input depends on the other inputs of its batch.
+        state: ``"restore"`` puts state that a forward pass writes to buffers and attributes back
+            after each forward pass, and refuses a model that still answers differently when it is
+            asked twice. ``"keep"`` carries state from batch to batch and from trial to trial and
+            accepts random answers; the rows then depend on the order of the trials.
         on_error: a forward pass that raises an error because of a fault is a detected error.
             ``"worst"`` counts its images as wrong answers; ``"exclude"`` records the trial as
             failed, which widens the interval.
@@ -230,6 +234,15 @@ class CampaignOptions(Options):
         metavar="UNIT",
         names=("image", "batch"),
         check=one_of("image", "batch"),
+    )
+    state: Literal["restore", "keep"] = option(
+        "restore",
+        "State that a forward pass writes: restore puts it back after each pass and refuses random "
+        "answers, keep accepts both.",
+        str,
+        metavar="TREATMENT",
+        names=("restore", "keep"),
+        check=one_of("restore", "keep"),
     )
     on_error: Literal["worst", "exclude"] = option(
         "worst",

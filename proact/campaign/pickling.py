@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import threading
 import types
+import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cloudpickle
@@ -13,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from proact.nn.model_kinds import is_compiled_module
+from proact.nn.model_state import Place, keep_written_state, written_state
 from proact.nn.tensor_views import is_view_like
 
 
@@ -68,8 +73,12 @@ _LOCKS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threa
 def _reduced_module(module: nn.Module) -> Any:
     if isinstance(module, torch.jit.ScriptModule):
         saved = io.BytesIO()
-        torch.jit.save(module, saved)
-        return _loaded, (saved.getvalue(),)
+        with _without_deprecations():
+            torch.jit.save(module, saved)
+        return _loaded, (saved.getvalue(), written_state(module))
+    if is_compiled_module(module):
+        # Their own way of pickling loses hooks.
+        return _new, (type(module),), module.__getstate__()
     if parametrize.is_parametrized(module):
         # Their own way of pickling raises an error; the class is pickled by value.
         kind = type(module)
@@ -78,8 +87,18 @@ def _reduced_module(module: nn.Module) -> Any:
     return NotImplemented
 
 
-def _loaded(saved: bytes) -> torch.jit.ScriptModule:
-    module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(saved))
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hides that torch recommends torch.export, which a user of TorchScript knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _loaded(saved: bytes, written: tuple[Place, ...]) -> torch.jit.ScriptModule:
+    with _without_deprecations():
+        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(saved))
+    keep_written_state(module, written)
     return module
 
 

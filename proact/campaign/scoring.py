@@ -26,6 +26,7 @@ from proact.data import Split
 from proact.data.split import content
 from proact.nn.batches import Batch, cloned, concatenated, samples_in, take, tensors_in
 from proact.nn.forward import Forward, logits_of
+from proact.nn.model_state import preserved
 from proact.results.policy import Policy
 
 _BATCH = 64
@@ -53,6 +54,7 @@ class Measurement:
         data: the evaluation samples.
         metric: the quantity that is averaged.
         forward: how a batch enters the model, and which part of the output counts.
+        state: ``"restore"`` puts state that a forward pass writes back; ``"keep"`` carries it on.
         on_error: ``"worst"`` counts a forward pass that raises an error under faults as wrong
             answers; ``"exclude"`` records the trial as failed.
     """
@@ -61,10 +63,15 @@ class Measurement:
     metric: Metric
     forward: Forward = field(default_factory=Forward)
     on_error: str = "worst"
+    state: str = "restore"
 
     def output(self, model: nn.Module, inputs: Batch) -> Any:
-        """Run a model on a batch. It gets a copy, because some models write to their input."""
-        return self.selected(self.forward.raw(model, cloned(inputs)))
+        """Run a model on a batch. It gets a copy, because some models write to their input.
+
+        State that the forward pass writes is put back, if it was found (`proact.nn.model_state`).
+        """
+        with preserved(model):
+            return self.selected(self.forward.raw(model, cloned(inputs)))
 
     def selected(self, output: Any) -> Any:
         """Return the part of an output that the metric gets."""

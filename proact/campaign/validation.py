@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from proact.data import Split
 from proact.faults import Fault
 from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.forward import described
+from proact.nn.model_state import restored
 from proact.results.policy import Policy
 from proact.results.statistics import checked_margin
 
@@ -123,7 +125,8 @@ def _output(
     measurement: Measurement, model: nn.Module, inputs: Batch, samples: int, name: str
 ) -> Any:
     try:
-        raw = measurement.forward.raw(model, cloned(inputs))
+        with restored(model) if measurement.state == "restore" else nullcontext():
+            raw = measurement.forward.raw(model, cloned(inputs))
     except Exception as error:  # the user's forward may raise anything
         count = "one sample" if samples == 1 else f"{samples} samples"
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from proact.encodings.base import Encoding
 from proact.encodings.fixed_point import FixedPoint
@@ -24,16 +25,23 @@ def encoding_named(name: str | Encoding) -> Encoding:
     """
     if isinstance(name, Encoding):
         return name
-    if isinstance(name, str):
-        if name in FLOAT_NAMES:
-            return Float(name)
-        if name == "native":
-            return Native()
-        if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
-            return FixedPoint(int(match[1]), int(match[2]))
-        if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
-            return ScaledInteger(int(match[1]), per_channel=match[2] is None)
+    encoding = _encoding(name) if isinstance(name, str) else None
+    if encoding is not None:
+        return encoding
     raise ValueError(
         f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
         f"such as q15.16; got {name!r}{closest(name, ENCODING_NAMES)}"
     )
+
+
+@lru_cache(maxsize=64)
+def _encoding(name: str) -> Encoding | None:
+    if name in FLOAT_NAMES:
+        return Float(name)
+    if name == "native":
+        return Native()
+    if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
+        return FixedPoint(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
+        return ScaledInteger(int(match[1]), per_channel=match[2] is None)
+    return None

@@ -222,6 +222,8 @@ class _Injection:
         self._active: ActiveInjection | None = None
         self._plan: InjectionPlan | None = None
         self._hit: list[tuple[Target, ReversibleFlips]] = []
+        #: The numbers of the tensors that were hit, for each target.
+        self._changed: list[Sequence[int]] = []
         self._rounded: list[StoredTensor] = []
         self._interrupt = DeferredInterrupt(
             _Injection.__enter__.__code__, _Injection.__exit__.__code__
@@ -301,12 +303,14 @@ class _Injection:
         stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
         for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
-            for target, pending in plan.flips(fault, seed, self._trial):
+            # Unless the model is private, its memory was compared with the plan just now.
+            for target, pending in plan.flips(fault, seed, self._trial, self._may_move):
                 record.exposed_bits += target.bits
                 self._hit.append((target, pending.flips))
                 record.add(TensorFlips(target.exposed, pending.flips))
                 pending.apply()
-                target.mark_changed(pending.flips)
+                self._changed.append(pending.flips.tensors())
+                target.mark_changed(self._changed[-1])
         # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 
@@ -323,16 +327,24 @@ class _Injection:
         try:
             is_undone = end_injection(self._model, active)
         finally:
-            for target, flips in self._hit:
-                target.mark_changed(flips)
+            for _, flips in self._hit[len(self._changed) :]:  # flips that were interrupted
+                self._changed.append(flips.tensors())
+            hit = [
+                (target, numbers)
+                for (target, _), numbers in zip(self._hit, self._changed, strict=True)
+            ]
+            for target, numbers in hit:
+                target.mark_changed(numbers)
             torch.clear_autocast_cache()
         if plan is None:
             return
         if is_undone and not plan.is_exact:  # exact plans do not compare versions
-            for target, flips in self._hit:
-                plan.state.note_restored(target.changed(flips), marks=2)
+            for target, numbers in hit:
+                plan.state.note_restored(target.versioned(numbers), marks=2)
         if self._may_move and not isinstance(error, KeyboardInterrupt):
-            plan.refuse_moved(self._model, self._faulted(), error)
+            addresses = [target.addresses[number] for target, numbers in hit for number in numbers]
+            if self._rounded or not plan.state.still_holds(self._model, addresses):
+                plan.refuse_moved(self._model, self._faulted(), error)
 
     def _faulted(self) -> Iterator[StoredTensor]:
         """The tensors that were rounded or could be hit."""
@@ -368,7 +380,9 @@ def checked_pattern(
     fault: Fault | Sequence[Fault], seed: int, trial: int
 ) -> tuple[tuple[Fault, ...], int, int]:
     """The faults as a tuple, with seed and trial; raises if one of them is invalid."""
-    faults = tuple(fault) if isinstance(fault, Sequence) else (fault,)
+    if isinstance(fault, Fault) or not isinstance(fault, Sequence):
+        fault = (fault,)
+    faults = tuple(fault)
     for each in faults:
         if not isinstance(each, Fault):
             raise TypeError(

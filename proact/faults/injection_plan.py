@@ -50,6 +50,8 @@ class InjectionPlan:
         self.guards = guards_of(model)
         self.state = ModelState(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
+        #: The last fault with its targets: looking it up by its fields takes longer.
+        self._last: tuple[StoredFault, tuple[Target, ...]] | None = None
         self._replays: dict[Replay, Target] = {}
         self.names = {
             s.tensor.data_ptr(): s.name for s in self.stored if has_plain_memory(s.tensor)
@@ -75,6 +77,13 @@ class InjectionPlan:
 
     def targets(self, fault: StoredFault) -> tuple[Target, ...]:
         """The parts of the fault space that ``fault`` hits, one for each rate; made once."""
+        if self._last is not None and self._last[0] is fault:
+            return self._last[1]
+        targets = self._targets_of(fault)
+        self._last = fault, targets
+        return targets
+
+    def _targets_of(self, fault: StoredFault) -> tuple[Target, ...]:
         selectors = tuple(where for where, _ in fault.rates)
         selection = (fault.where, fault.bits, selectors)
         if selection not in self._targets:
@@ -107,15 +116,18 @@ class InjectionPlan:
         return self._replays[replay]
 
     def flips(
-        self, fault: StoredFault | Replay, seed: int, trial: int
+        self, fault: StoredFault | Replay, seed: int, trial: int, is_checked: bool = False
     ) -> Iterator[tuple[Target, PendingFlips]]:
-        """The flips of a trial, part by part; each is drawn after the previous one was applied."""
+        """The flips of a trial, part by part; each is drawn after the previous one was applied.
+
+        ``is_checked`` tells that the caller has just seen the memory of this plan in its place.
+        """
         if isinstance(fault, Replay):
             target = self.replay_target(fault)
             yield target, target.flips_of(_listed(fault, target))
             return
         for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-            yield target, _pending_flips(fault, ber, target, seed, trial)
+            yield target, _pending_flips(fault, ber, target, seed, trial, is_checked)
 
     @cached_property
     def is_exact(self) -> bool:
@@ -182,10 +194,10 @@ def _by_rate(
 
 
 def _pending_flips(
-    fault: StoredFault, ber: float, target: Target, seed: int, trial: int
+    fault: StoredFault, ber: float, target: Target, seed: int, trial: int, is_checked: bool
 ) -> PendingFlips:
     if isinstance(fault, BitFlip):
-        return target.flips_at(ber, seed, trial)
+        return target.flips_at(ber, seed, trial, is_checked)
     if isinstance(fault, Burst):
         return target.flips_of(burst_places(fault, ber, target.exposed, seed, trial))
     if isinstance(fault, ExactFlips):

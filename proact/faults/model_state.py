@@ -49,6 +49,17 @@ class ModelState:
             return found
         return self._layout == _layout(model)
 
+    def still_holds(self, model: nn.Module, addresses: list[int]) -> bool:
+        """Whether the same modules hold the tensors that `has_same_memory` saw last.
+
+        Of the tensors that stayed the same objects, only those at the given addresses are looked
+        at. This takes half of the time.
+        """
+        if self._watch is not None:
+            found: bool = self._watch.still_holds(model, addresses)
+            return found
+        return self.has_same_memory(model)
+
     def has_same_values(self, model: nn.Module) -> bool:
         """Whether, besides, nothing has written to the tensors.
 

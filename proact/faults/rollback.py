@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any, ClassVar
+
+# The functions below those of the module signal, whose conversions to enumerations take longer than
+# all else here.
+_below: Any = importlib.import_module("_signal")
+_get_handler, _set_handler = _below.getsignal, _below.signal
 
 
 class _DeferringHandler:
@@ -50,7 +56,7 @@ class DeferredInterrupt:
     def install(self) -> None:
         if not _in_main_thread():
             return
-        current = signal.getsignal(signal.SIGINT)
+        current = _get_handler(signal.SIGINT)
         if not callable(current):
             return
         handler = current if isinstance(current, _DeferringHandler) else _DeferringHandler(current)
@@ -58,7 +64,7 @@ class DeferredInterrupt:
         handler.uninterrupted.update(self._uninterrupted)
         handler.holders.add(self)
         if handler is not current:
-            signal.signal(signal.SIGINT, handler)
+            _set_handler(signal.SIGINT, handler)
 
     def uninstall(self) -> None:
         """Reinstalls the earlier handler if no other injection needs this one.
@@ -69,9 +75,9 @@ class DeferredInterrupt:
         if handler is None:
             return
         handler.holders.discard(self)
-        is_current = signal.getsignal(signal.SIGINT) is handler
+        is_current = _get_handler(signal.SIGINT) is handler
         if is_current and not handler.holders and _in_main_thread():
-            signal.signal(signal.SIGINT, handler.before)
+            _set_handler(signal.SIGINT, handler.before)
 
     def deliver(self) -> None:
         """Passes on the signal that was deferred, if there is one."""
@@ -84,7 +90,7 @@ class DeferredInterrupt:
 
 
 def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    return threading.get_ident() == threading.main_thread().ident
 
 
 def undo_all(undos: Iterable[Callable[[], object]]) -> None:

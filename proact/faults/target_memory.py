@@ -62,17 +62,20 @@ class Target:
         #: The plan whose native call draws and makes the flips; None if numpy makes them.
         self.plan = native_plan(self.exposed)
         self._draws: FlipPlan | None = None
+        self.addresses = [tensor.tensor.data_ptr() for tensor in self.exposed]
         #: The tensors; None in place of those without a version counter, inference tensors.
         self._versioned = [None if e.tensor.is_inference() else e.tensor for e in self.exposed]
 
-    def changed(self, flips: ReversibleFlips) -> list[Tensor]:
-        """The tensors with a version counter that the flips may have changed."""
-        versioned = self._versioned
-        return [tensor for i in flips.tensors() if (tensor := versioned[i]) is not None]
+    def mark_changed(self, numbers: Sequence[int]) -> None:
+        """Raises the version counters of the tensors of the given numbers: autograd then notices
+        changes of tensors that it saved."""
+        if tensors := self.versioned(numbers):
+            torch.autograd.graph.increment_version(tensors)
 
-    def mark_changed(self, flips: ReversibleFlips) -> None:
-        """Raises the version counters: autograd then notices changes of tensors that it saved."""
-        torch.autograd.graph.increment_version(self.changed(flips))
+    def versioned(self, numbers: Sequence[int]) -> list[Tensor]:
+        """The tensors of the given numbers that have a version counter."""
+        versioned = self._versioned
+        return [tensor for number in numbers if (tensor := versioned[number]) is not None]
 
     @property
     def draws(self) -> FlipPlan:
@@ -83,12 +86,17 @@ class Target:
                 self._draws.add_unread(tensor.elements, tensor.stream, tensor.mask)
         return self._draws
 
-    def flips_at(self, ber: float, seed: int, trial: int) -> PendingFlips:
-        """Flips of each exposed bit with probability ``ber``, not made yet."""
+    def flips_at(self, ber: float, seed: int, trial: int, is_checked: bool = False) -> PendingFlips:
+        """Flips of each exposed bit with probability ``ber``, not made yet.
+
+        ``is_checked`` tells that the caller has just seen the memory in its place.
+        """
         if self.plan is None:
             return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
         plan, log = self.plan, FlipLog(self.plan)
-        return PendingFlips(log, lambda: plan.flip_into(log, ber, seed, trial))
+        return PendingFlips(
+            log, lambda: plan.flip_into(log, ber, seed, trial, is_checked=is_checked)
+        )
 
     def flips_of(self, places: FlipPlaces) -> PendingFlips:
         """Flips of the given bits, not made yet."""

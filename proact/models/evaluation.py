@@ -11,6 +11,7 @@ from proact.data import Split
 from proact.nn.batches import Batch, cloned, named_leaves, samples_in, take
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
+from proact.nn.model_state import restored
 from proact.nn.site import eval_mode
 
 
@@ -73,7 +74,7 @@ def run_checked(
     """
     refuse_lazy(model)
     try:
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad(), restored(model):
             output = forward.raw(model, cloned(inputs))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         samples = samples_in(inputs)

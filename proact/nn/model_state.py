@@ -35,25 +35,24 @@ def find_written_state(model: nn.Module, forward: Callable[[], object]) -> tuple
     Args:
         forward: runs ``model`` on a batch.
     """
-    places = [
-        (name, attribute) for name, module in _modules(model) for attribute in _attributes(module)
-    ]
-    before = _Snapshot(model, places)
-    try:
+    with restored(model) as before:
         forward()
+        return (*before.changed(), *before.added())
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[_Snapshot]:
+    """Runs the block, and then puts back all buffers and attributes that it wrote.
+
+    This copies all buffers; `preserved` is quicker if the written state is known.
+    """
+    before = _Snapshot(model, _places(model))
+    try:
+        yield before
     finally:
-        # A forward may also add attributes.
-        added = [
-            (name, attribute)
-            for name, module in _modules(model)
-            for attribute in _attributes(module)
-            if (name, attribute) not in before.slots
-        ]
-        written = [*before.changed(), *added]
+        added = before.added()
         before.restore()
-        for name, attribute in added:
-            _put(model.get_submodule(name), attribute, _ABSENT)
-    return tuple(written)
+        before.remove(added)
 
 
 def keep_written_state(model: nn.Module, places: tuple[Place, ...]) -> None:
@@ -85,13 +84,13 @@ class _Snapshot:
     """The values of some places, with the content of all containers and tensors in them."""
 
     def __init__(self, model: nn.Module, places: list[Place] | tuple[Place, ...]) -> None:
-        self._model = model
+        self._modules = dict(model.named_modules())
         self._registered = {id(module) for module in model.modules()}
         self._contents: dict[int, tuple[Any, Any]] = {}  # by id: the object and its content
         self._reached: dict[Place, set[int]] = {}
         self.slots: dict[Place, Any] = {}
         for place in places:
-            value = _get(model.get_submodule(place[0]), place[1])
+            value = _get(self._modules[place[0]], place[1])
             self.slots[place] = value
             self._reached[place] = set()
             self._add(value, self._reached[place])
@@ -102,9 +101,18 @@ class _Snapshot:
         return [
             place
             for place, value in self.slots.items()
-            if not _is_same(_get(self._model.get_submodule(place[0]), place[1]), value)
+            if not _is_same(_get(self._modules[place[0]], place[1]), value)
             or not self._reached[place].isdisjoint(differing)
         ]
+
+    def added(self) -> list[Place]:
+        """The places that are new, if the snapshot is of all places."""
+        return [place for place in _places_of(self._modules) if place not in self.slots]
+
+    def remove(self, places: list[Place]) -> None:
+        """Removes attributes or buffers."""
+        for name, attribute in places:
+            _put(self._modules[name], attribute, _ABSENT)
 
     def restore(self) -> None:
         """Puts all values and contents back, in the same objects."""
@@ -112,7 +120,7 @@ class _Snapshot:
             if _differs(value, kept):
                 _write(value, kept)
         for place, value in self.slots.items():
-            module = self._model.get_submodule(place[0])
+            module = self._modules[place[0]]
             if _get(module, place[1]) is not value:
                 _put(module, place[1], value)
 
@@ -202,13 +210,18 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b)
 
 
-def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _places(model: nn.Module) -> list[Place]:
+    return _places_of(dict(model.named_modules()))
+
+
+def _places_of(modules: dict[str, nn.Module]) -> list[Place]:
     # A guard counts what it repairs and restores what it writes.
-    return (
-        (name, module)
-        for name, module in model.named_modules()
+    return [
+        (name, attribute)
+        for name, module in modules.items()
         if not isinstance(module, WeightRange)
-    )
+        for attribute in _attributes(module)
+    ]
 
 
 def _attributes(module: nn.Module) -> list[str]:
@@ -218,8 +231,9 @@ def _attributes(module: nn.Module) -> list[str]:
         for name in vars(module)
         if name not in ("_parameters", "_buffers", "_modules", _ATTRIBUTE) and "_hooks" not in name
     ]
-    members = (*module._parameters.items(), *module._buffers.items())
-    return [*plain, *(name for name, _ in members)]
+    members = [name for name, _ in (*module._parameters.items(), *module._buffers.items())]
+    # TorchScript keeps its other attributes where Python does not see them.
+    return members if isinstance(module, torch.jit.ScriptModule) else [*plain, *members]
 
 
 def _get(module: nn.Module, attribute: str) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
+from proact.nn.model_state import written_state
 from proact.nn.tensor_inventory import stored_tensors
 
 #: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.
@@ -174,6 +175,8 @@ class MultiCutCache:
         self._caches: list[tuple[PrefixCache, frozenset[str]]] = []
         if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
             return
+        if written_state(model):
+            return  # a cut would leave the state behind
         names = {name: stored.name for stored in stored_tensors(model) for name in stored.names}
         examples = take(inputs, slice(0, min(batch, 2)))
         layers = _spread_layers(model, examples, forward)

@@ -34,6 +34,7 @@ from proact.nn.forward import Forward, as_forward, described
 from proact.nn.guard_hooks import without_weight_range
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
+from proact.nn.model_state import restored
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
@@ -80,7 +81,8 @@ def traced_sites(
     refuse_lazy(model)
     refuse_opaque(model, "the search for activations")
     model = without_weight_range(model)
-    traced = trace_sites(model, example, kinds, forward, skip)
+    with restored(model):
+        traced = trace_sites(model, example, kinds, forward, skip)
     if not traced.sites:
         wanted = " or ".join(_SPELLED[kind] for kind in kinds)
         reasons = []
@@ -288,7 +290,7 @@ def _neutral(model: nn.Module, site: Site) -> nn.Module:
 
 
 def _outputs(model: nn.Module, example: Batch, forward: Forward) -> list[Tensor]:
-    with eval_mode(model), without_fast_path(), torch.no_grad():
+    with eval_mode(model), without_fast_path(), torch.no_grad(), restored(model):
         output = Forward(forward.call)(model, cloned(example))
     tensors = tensors_in(output) or tensors_in(dict(getattr(output, "__dict__", {})))
     if not tensors:

@@ -177,23 +177,28 @@ class FlipPlan:
         trial: int,
         threads: int | None = None,
         isa: str = "",
+        *,
+        is_checked: bool = False,
     ) -> None:
         """Flips each exposed bit with probability ``ber``, independently.
 
         Each flip is logged before it is made, so that `FlipLog.restore` also undoes flips that were
         interrupted. ``isa`` selects one of the instruction sets of `proact.build_info`; the flips
-        do not depend on it.
+        do not depend on it. ``is_checked`` tells that the caller has just compared the tensors'
+        memory with this plan.
         """
-        self._memory.check()
+        if not is_checked:
+            self._memory.check()
         self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
     def flip(
         self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
     ) -> FlipLog:
         """Like `flip_into`, with a new log; on an error the flips are undone."""
+        self._memory.check()
         log = FlipLog(self)
         try:
-            self.flip_into(log, ber, seed, trial, threads, isa)
+            self.flip_into(log, ber, seed, trial, threads, isa, is_checked=True)
         except BaseException:
             log.restore()
             raise

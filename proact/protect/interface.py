@@ -24,6 +24,7 @@ from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.model_kinds import refuse_opaque
+from proact.nn.model_state import restored
 from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.checkpointing import MethodRun
@@ -160,11 +161,13 @@ def protect(
             run.report(f"{count} {calls} in {name or type(model).__name__} skipped")
         clips = found.run(working, samples, chosen, run, objective)
     result = unguarded_copy(model)
-    warn_of_few_samples(result, samples, run.maxima, objective)
-    plain = scores(result, samples.validation, objective, judges)
+    with restored(result):
+        warn_of_few_samples(result, samples, run.maxima, objective)
+        plain = scores(result, samples.validation, objective, judges)
     result = place_at_sites(result, clips)
     if plain is not None:
-        clipped = scores(result, samples.validation, objective, judges)
+        with restored(result):
+            clipped = scores(result, samples.validation, objective, judges)
         tolerance = chosen.tolerance if isinstance(chosen, TrainedOptions) else TOLERANCE
         warn_of_cost(plain, clipped, tolerance, judges)
     copy_guard(model, result)

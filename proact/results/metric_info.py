@@ -37,7 +37,7 @@ BUILT_IN_METRICS: Mapping[str, MetricInfo] = {
     "sdc": MetricInfo("silent data corruption", is_better_higher=False),
     "token-accuracy": MetricInfo("token accuracy"),
     "token-loss": MetricInfo(
-        "cross-entropy per token", "nats", highest=HIGHEST_LOSS, is_better_higher=False
+        "loss per token", "nats", highest=HIGHEST_LOSS, is_better_higher=False
     ),
     "mean-iou": MetricInfo("mean IoU"),
     "mean-average-precision": MetricInfo("mean average precision"),

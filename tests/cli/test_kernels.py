@@ -250,13 +250,16 @@ def test_every_position_is_drawn_alike_often(draw: Any) -> None:
     assert np.abs(hits - rounds * share).max() < 5 * sigma
 
 
+@pytest.mark.parametrize("script", ["inject", "inject_at_once"])
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("ber", [1e-4, 1e-2])
-def test_the_numpy_script_flips_at_the_rate_and_restores(draw: Any, ber: float) -> None:
+def test_the_numpy_script_flips_at_the_rate_and_restores(
+    draw: Any, ber: float, script: str
+) -> None:
     random = np.random.default_rng(2)
     arrays = [random.integers(0, 1 << 32, n, dtype=np.uint32) for n in (5, 70_000, 200_000)]
     before = [array.copy() for array in arrays]
-    flipped = by_numpy.inject(arrays, ber, random, draw)
+    flipped = getattr(by_numpy, script)(arrays, ber, random, draw)
     bits = 32 * sum(array.size for array in arrays)
     # Distinct bits, each flipped once: the changed bits are as many as the drawn ones.
     changed = sum(
@@ -289,6 +292,18 @@ def test_the_floor_flips_the_bits_of_the_plan(ber: float) -> None:
     np.testing.assert_array_equal(memory.words, clean)
     xor_list.flip_and_flip_back()
     np.testing.assert_array_equal(memory.words, clean)
+
+
+def test_the_injected_model_is_the_memory_of_the_other_contenders() -> None:
+    memory = flips.ParameterMemory(shapes.resnet20(), seed=3)
+    before = memory.words.copy()
+    model = memory.model()
+    assert {name for name, _ in model.named_parameters()} == set(memory.tensors)
+    with flips.inject(model, flips.BitFlip(1e-3), seed=3, trial=7):
+        faulty = memory.words.copy()
+    np.testing.assert_array_equal(memory.words, before)
+    memory.plan().flip(1e-3, 3, 7)
+    np.testing.assert_array_equal(memory.words, faulty)
 
 
 def test_parameters_do_not_overlap_and_start_at_cache_lines() -> None:

@@ -216,10 +216,26 @@ def test_units_that_are_called_off_are_failures(trained_cnn: nn.Module, digits: 
     assert result.failures()["m", str(BitFlip(1e-3))] == [(7, "the executor cancelled it")]
 
 
-def test_parametrized_networks_run_here_and_say_why_nowhere_else(digits: Data) -> None:
+def test_parametrized_networks_run_here_and_in_workers(digits: Data) -> None:
     model = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10)))
     options = {"trials": 3, "images_per_trial": 16}
-    here = campaign.run({"m": model}, digits, [BitFlip(1e-3)], executor=1, **options)
+    here, there = (
+        campaign.run({"m": model}, digits, [BitFlip(1e-3)], executor=executor, **options)
+        for executor in (1, 2)
+    )
     assert here.cells[0].trials == 3
+    columns = ["accuracy", "low", "high", "flips"]
+    assert here.to_pandas()[columns].equals(there.to_pandas()[columns])
+
+
+def test_models_that_cannot_be_sent_say_so(digits: Data) -> None:
+    class Unsendable(nn.Linear):
+        def __reduce_ex__(self, protocol: object) -> object:
+            raise TypeError("not to be sent")
+
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            return Unsendable(64, 10)
+
+    model = nn.Sequential(nn.Flatten(), Unsendable(64, 10))
     with pytest.raises(ProactError, match="use executor=1 to run in this process"):
-        campaign.run({"m": model}, digits, [BitFlip(1e-3)], executor=2, **options)
+        campaign.run({"m": model}, digits, [BitFlip(1e-3)], trials=3, executor=2)

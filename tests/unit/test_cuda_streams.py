@@ -83,7 +83,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: gpu.current)
     monkeypatch.setattr(torch.cuda, "stream", gpu.on)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    native = SimpleNamespace(cuda=True, DevicePlan=lambda: Plan(gpu))
+    native = SimpleNamespace(
+        cuda=True, DevicePlan=lambda: Plan(gpu), is_writable=lambda address, size: True
+    )
     monkeypatch.setattr(_device_plan._native, "module", native)
     memory = torch.zeros(16, dtype=torch.uint8)
     monkeypatch.setattr(DeviceFaultPlan, "_memory", lambda *_, **__: memory)

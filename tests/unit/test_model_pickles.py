@@ -12,6 +12,12 @@ from torch import nn
 from proact import campaign
 from proact.campaign.pickling import pickled
 from proact.faults import BitFlip
+from proact.nn.model_state import (
+    find_written_state,
+    keep_written_state,
+    preserved,
+    written_state,
+)
 from proact.nn.module_copy import copy_model
 
 FAULT = BitFlip(0.3, bits=[22, 31])
@@ -74,3 +80,34 @@ def test_workers_give_the_rows_of_one_process() -> None:
     for table in tables[1:]:
         assert table[columns].equals(tables[0][columns])
     assert tables[0]["accuracy"].item() < 0.9
+
+
+def test_compiled_models_keep_their_hooks() -> None:
+    model = torch.compile(plain(), backend="eager")
+    model.register_forward_hook(lambda module, args, output: output + 1)
+    arrived = sent(copy_model(model))
+    assert torch.equal(fault_effect(arrived, X, FAULT)[1], fault_effect(model, X, FAULT)[1])
+    torch._dynamo.reset()
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1.0)
+        return self.linear(x) + self.count
+
+
+def test_torchscript_arrives_with_its_written_state() -> None:
+    model = copy_model(torch.jit.script(Counted()))
+    with torch.no_grad():
+        keep_written_state(model, find_written_state(model, lambda: model(X)))
+        assert written_state(model) == (("", "count"),)
+        arrived = sent(model)
+        with preserved(arrived):
+            first = arrived(X)
+        assert torch.equal(arrived(X), first)
+    assert torch.equal(model.count, torch.zeros(1))

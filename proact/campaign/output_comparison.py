@@ -1,0 +1,100 @@
+"""Compare outputs of two forward passes: bit by bit, or up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proact.nn.batches import tensors_in
+
+#: The largest difference that rounding explains, as a share of the largest value, by the bytes of a
+#: number. Kernels for other batch sizes add in another order.
+_ROUNDING = {8: 1e-6, 4: 1e-3, 2: 5e-2, 1: 2e-1}
+#: The share of integers, such as predicted classes, that rounding may change.
+_CHANGED_INTEGERS = 0.05
+
+
+def equal_bits(a: Any, b: Any) -> bool:
+    """Whether two outputs hold the same tensors, bit by bit."""
+    first, second = tensors_in(a), tensors_in(b)
+    return len(first) == len(second) and all(map(_same_bits, first, second))
+
+
+def tolerance_of(tensors: Sequence[Tensor]) -> float:
+    """The difference that rounding explains, for the least precise of some tensors.
+
+    Returns:
+        A share of the largest value.
+    """
+    bytes_each = [min(t.dtype.itemsize, 8) for t in tensors if t.is_floating_point()]
+    return _ROUNDING[min(bytes_each, default=4)]
+
+
+def equal_up_to(tolerance: float, a: Tensor, b: Tensor, scale: Tensor | None = None) -> bool:
+    """Whether two tensors have one shape and differ by at most ``tolerance``.
+
+    Args:
+        tolerance: as a share of the largest finite value of ``scale``, or of ``a``.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.numel() == 0:
+        return True
+    if not a.is_floating_point():
+        return float((a != b).float().mean()) <= _CHANGED_INTEGERS
+    a, b = a.double(), b.double()
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
+        return False
+    whole = (a if scale is None else scale.double()).nan_to_num(0.0, 0.0, 0.0)
+    return bool(((a - b)[finite].abs() <= tolerance * whole.abs().max()).all())
+
+
+def same_answers(
+    whole: Any, part: Any, rows: Sequence[int], samples: int, tolerance: float
+) -> bool | None:
+    """Whether samples have the same answers in a batch and in a smaller one.
+
+    Args:
+        whole: the output for a batch of ``samples`` samples.
+        part: the output for the samples ``rows`` of it, in their order.
+        tolerance: as for `equal_up_to`.
+
+    Returns:
+        None if no tensor of the outputs has a row for each sample, so that none can be compared.
+    """
+    if isinstance(whole, list) and isinstance(part, list):
+        if (len(whole), len(part)) != (samples, len(rows)):
+            return None
+        # One tree for each sample, such as the objects that a detector finds.
+        pairs = [
+            (tensors_in(whole[row]), tensors_in(part[place])) for place, row in enumerate(rows)
+        ]
+        return all(
+            len(a) == len(b) and all(map(lambda x, y: equal_up_to(tolerance, x, y), a, b))
+            for a, b in pairs
+        )
+    first, second = tensors_in(whole), tensors_in(part)
+    if len(first) != len(second):
+        return False
+    found = [same_rows(a, b, rows, samples, tolerance) for a, b in zip(first, second, strict=True)]
+    return False if False in found else None if True not in found else True
+
+
+def same_rows(
+    whole: Tensor, part: Tensor, rows: Sequence[int], samples: int, tolerance: float
+) -> bool | None:
+    """`same_answers` for one tensor, whose first dimension may count the samples."""
+    if whole.dim() == 0 or len(whole) != samples or part.dim() == 0 or len(part) != len(rows):
+        return None
+    return equal_up_to(tolerance, whole[list(rows)], part, whole)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    first, second = (each.detach().contiguous().reshape(-1).view(torch.uint8) for each in (a, b))
+    return torch.equal(first, second)
