@@ -52,7 +52,9 @@ def causal_language_model(config: Any) -> tuple[nn.Module, Any, str, float]:
 
 
 def gpt2() -> tuple[nn.Module, Any, str, float]:
-    config = hf.GPT2Config(vocab_size=VOCABULARY, n_layer=2, n_head=2, n_embd=32, n_positions=TOKENS)
+    config = hf.GPT2Config(
+        vocab_size=VOCABULARY, n_layer=2, n_head=2, n_embd=32, n_positions=TOKENS
+    )
     return causal_language_model(config)
 
 
