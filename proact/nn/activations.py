@@ -206,34 +206,30 @@ _BY_VALUE: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
 #: 5e-4, halves by their rounding.
 _CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _CLOSE_HALF = 2e-2
-#: Functions are compared where they differ: some inputs must lie in this interval.
-_TELLING = (-2.0, -0.3)
+#: The interval on which functions are compared, and the least number of points in it.
+_COMPARED, _POINTS = (-4.0, 4.0), 256
 
 
-def is_telling(x: Tensor) -> bool:
-    """Whether ``x`` contains numbers on which activations differ."""
-    is_between = (x > _TELLING[0]) & (x < _TELLING[1])
-    return bool(is_between.any()) and bool((x > -_TELLING[1]).any())
+def telling_inputs(like: Tensor) -> list[Tensor]:
+    """Tensors like ``like``, which together hold numbers on which activations differ."""
+    count = -(-_POINTS // like.numel())
+    numbers = torch.linspace(*_COMPARED, count * like.numel(), device=like.device)
+    return list(numbers.reshape(count, *like.shape).to(like.dtype))
 
 
-def telling_input(like: Tensor) -> Tensor:
-    """Numbers on which activations differ, in the shape and dtype of ``like``."""
-    numbers = torch.linspace(-4.0, 4.0, like.numel(), device=like.device)
-    return numbers.reshape(like.shape).to(like.dtype)
-
-
-def kind_of_values(x: Tensor, output: object) -> str | None:
-    """The kind of the activation that maps ``x``, which is telling, to ``output``, or None."""
+def kinds_of_values(x: Tensor, output: object) -> list[str]:
+    """The kinds of the activations that map ``x`` to ``output``, up to the rounding of formulas."""
     if not isinstance(output, Tensor) or output.shape != x.shape or output.dtype != x.dtype:
-        return None
-    if not x.is_floating_point() or x.dim() == 0:
-        return None
+        return []
+    if not x.is_floating_point() or x.dim() == 0 or x.numel() == 0:
+        return []
     close = _CLOSE.get(x.dtype, _CLOSE_HALF)
     wide, given = x.detach().double(), output.detach().double()
-    for kind, function in _BY_VALUE:
-        if torch.allclose(given, function(wide), rtol=close, atol=close):
-            return kind
-    return None
+    return [
+        kind
+        for kind, function in _BY_VALUE
+        if torch.allclose(given, function(wide), rtol=close, atol=close)
+    ]
 
 
 def _argument(bound: tuple[int, str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

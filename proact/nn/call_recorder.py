@@ -20,10 +20,9 @@ from proact.nn.activations import (
     FunctionModule,
     activation_of_call,
     activation_of_module,
-    is_telling,
-    kind_of_values,
+    kinds_of_values,
     name_of,
-    telling_input,
+    telling_inputs,
 )
 from proact.nn.batches import Batch, cloned
 from proact.nn.call_binding import described_call
@@ -209,13 +208,10 @@ class _Recorder:
         A function that was recognised once is recognised again, whatever its input.
         """
         known = self._own_kinds.get(id(function))
-        if known is None and isinstance(output, Tensor) and output.shape == x.shape:
+        if known is None:
             self._is_comparing = True
             try:
-                if not is_telling(x):
-                    x = telling_input(x)
-                    output = _on_a_copy(function, x)
-                known = kind_of_values(x, output)
+                known = _kind_of(function, x, output)
             finally:
                 self._is_comparing = False
         if known is None:
@@ -274,6 +270,18 @@ def _may_be_own(module: nn.Module) -> bool:
 def _probe(x: object) -> Tensor | None:
     """A copy of the input, because activations may write to theirs."""
     return x.detach().clone() if isinstance(x, Tensor) and x.is_floating_point() else None
+
+
+def _kind_of(function: Callable[..., Any], x: Tensor, output: object) -> str | None:
+    """The kind of activation that ``function`` computes, or None.
+
+    A function that maps ``x`` to ``output`` as an activation does is compared at more numbers.
+    """
+    kinds = kinds_of_values(x, output)
+    for probe in telling_inputs(x) if kinds else ():
+        found = kinds_of_values(probe, _on_a_copy(function, probe))
+        kinds = [kind for kind in kinds if kind in found]
+    return kinds[0] if kinds else None
 
 
 def _on_a_copy(function: Callable[..., Any], x: Tensor) -> object:

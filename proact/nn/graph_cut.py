@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,9 @@ class TracedModel:
         # torch.fx follows the forward of the class, not one that was set on the instance.
         if "forward" in vars(model):
             return
+        # A list with an element for each sample has no fixed number of tensors.
+        if len(tensors_in(take(examples, slice(0, 1)))) != len(tensors_in(examples)):
+            return
         try:
             self._graph = _Tracer(examples, forward).trace(model)
         except Exception:
@@ -72,19 +76,20 @@ class TracedModel:
         cut = _cut(self._model, self._graph, module)
         if cut is None:
             return None
-        first = take(self._examples, slice(0, 1))
-        batches = [self._examples]
-        if samples_in(self._examples) > 1 and self._takes(first):
-            batches.append(first)
-        return cut if all(self._reproduces(cut, batch) for batch in batches) else None
+        return cut if all(self._reproduces(cut, batch) for batch in self._batches) else None
 
-    def _takes(self, batch: Batch) -> bool:
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        """The examples, and the first one alone if the model takes a single sample."""
+        first = take(self._examples, slice(0, 1))
+        if samples_in(self._examples) < 2:
+            return [first]
         try:
             with torch.no_grad():
-                self._forward(self._model, cloned(batch))
+                self._forward(self._model, cloned(first))
         except (RuntimeError, ValueError, IndexError, TypeError):
-            return False  # some models take batches of two or more only
-        return True
+            return [self._examples]
+        return [self._examples, first]
 
     def _reproduces(self, cut: GraphCut, batch: Batch) -> bool:
         samples = samples_in(batch)

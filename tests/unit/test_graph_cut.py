@@ -196,3 +196,20 @@ def test_tensors_that_bypass_the_cut_module_are_carried_along() -> None:
     assert cut is not None
     assert len(cut.before(x)) == 2
     assert torch.equal(halves(cut, x), network(x))
+
+
+class OfList(nn.Module):
+    """Takes a list with one image for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.last = HyReLU(1.0), nn.Linear(3, 2)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        out: Tensor = self.last(self.act(torch.stack([image.mean(1) for image in images])))
+        return out
+
+
+def test_a_list_of_samples_is_not_cut() -> None:
+    network, images = OfList().eval(), [torch.randn(3, size) for size in (4, 5)]
+    assert TracedModel(network, images).cut_at(network.act) is None
