@@ -195,10 +195,9 @@ class FlipPlan:
         self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
     ) -> FlipLog:
         """Like `flip_into`, with a new log; on an error the flips are undone."""
-        self._memory.check()
         log = FlipLog(self)
         try:
-            self.flip_into(log, ber, seed, trial, threads, isa, is_checked=True)
+            self.flip_into(log, ber, seed, trial, threads, isa)
         except BaseException:
             log.restore()
             raise
