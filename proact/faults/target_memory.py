@@ -93,10 +93,8 @@ class Target:
         """
         if self.plan is None:
             return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
-        plan, log = self.plan, FlipLog(self.plan)
-        return PendingFlips(
-            log, lambda: plan.flip_into(log, ber, seed, trial, is_checked=is_checked)
-        )
+        plan, log = self.plan, FlipLog(self.plan, is_checked)
+        return PendingFlips(log, lambda: plan.flip_into(log, ber, seed, trial))
 
     def flips_of(self, places: FlipPlaces) -> PendingFlips:
         """Flips of the given bits, not made yet."""
@@ -127,9 +125,9 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
         or (is_on_gpu and not all(f is None or isinstance(f, FixedPointWord) for f in forms))
     ):
         return None
-    plan = FlipPlan()
+    plan = FlipPlan([tensor.name for tensor in exposed])
     for tensor, form in zip(exposed, forms, strict=True):
-        plan.add(tensor.tensor, tensor.stream, tensor.mask, form, tensor.name)
+        plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
     return plan
 
 

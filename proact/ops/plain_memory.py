@@ -152,7 +152,7 @@ class MemoryGuard:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._tensors: list[Tensor] = []
+        self.tensors: list[Tensor] = []
         self._extents: list[tuple[int, int]] = []
         #: The size of a tensor's storage now, and the size that its elements need.
         self._sizes: list[tuple[Callable[[], int], int]] = []
@@ -166,7 +166,7 @@ class MemoryGuard:
         storage = tensor.untyped_storage()
         needed = end - storage.data_ptr() if tensor.numel() else 0
         self._names.append(name)
-        self._tensors.append(tensor)
+        self.tensors.append(tensor)
         self._extents.append((begin, end))
         self._sizes.append((storage.nbytes, needed))
         if self._watch is not None:
@@ -178,9 +178,9 @@ class MemoryGuard:
         Args:
             wanted: the numbers of the tensors in the order in which they were added; None for all.
         """
-        if not self._tensors:
+        if not self.tensors:
             return True  # words that are drawn but not made have no memory
-        numbers = range(len(self._tensors)) if wanted is None else wanted
+        numbers = range(len(self.tensors)) if wanted is None else wanted
         if self._watch is not None:
             found: bool = self._watch.in_place(numbers)
             return found
@@ -188,7 +188,7 @@ class MemoryGuard:
 
     def _is_in_place(self, number: int) -> bool:
         size, needed = self._sizes[number]
-        return self._tensors[number].data_ptr() == self._extents[number][0] and size() >= needed
+        return self.tensors[number].data_ptr() == self._extents[number][0] and size() >= needed
 
     def check(self) -> None:
         """ProactError that names a tensor if memory was moved or freed."""
@@ -218,7 +218,7 @@ class MemoryGuard:
     def _moves(self) -> list[MovedMemory]:
         moves = []
         for name, tensor, (begin, end) in zip(
-            self._names, self._tensors, self._extents, strict=True
+            self._names, self.tensors, self._extents, strict=True
         ):
             is_usable = has_plain_memory(tensor) and is_writable(tensor)
             now = tensor.data_ptr() if is_usable else 0

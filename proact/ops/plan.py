@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,10 +52,13 @@ class FlipColumns(NamedTuple):
 class FlipLog:
     """The flips of one trial. A log is empty until a plan fills it, and keeps the tensors alive."""
 
-    def __init__(self, plan: FlipPlan) -> None:
+    def __init__(self, plan: FlipPlan, is_checked: bool = False) -> None:
+        #: Whether the caller has just compared the memory of the tensors with the plan.
+        self.is_checked = is_checked
         self._log: Any = plan._new_log()
         self._plan = plan._plan
         self._memory = plan._memory  # the log writes to it
+        self._tensors = plan._tensors
         self._forms = plan._forms
 
     def __len__(self) -> int:
@@ -99,10 +103,12 @@ class FlipPlan:
     default. The flips do not depend on ``threads``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
         self._plan: Any = _host_plan()
+        self._names = names  # of the tensors in the order in which they are added, for errors
         self._device: torch.device | None = None
         self._memory = MemoryGuard()
+        self._tensors = self._memory.tensors
         self._forms: list[NumberFormat | None] = []  # native code reads their scales
 
     def add(
@@ -111,7 +117,6 @@ class FlipPlan:
         stream: int,
         mask: int,
         form: NumberFormat | None,
-        name: str = "tensor",
     ) -> None:
         """Adds a dense tensor.
 
@@ -121,7 +126,6 @@ class FlipPlan:
             mask: the exposed bits of a stored word; bit 0 is the lowest.
             form: the stored form of the elements; None if memory holds the stored words. On a GPU
                 it is fixed point or None.
-            name: names the tensor in errors.
 
         Raises:
             ValueError: the tensor is not on the device of the other tensors.
@@ -143,7 +147,8 @@ class FlipPlan:
             form.native if form is not None else (),
         )
         self._device = tensor.device
-        self._memory.add(name, tensor)
+        number = len(self._tensors)
+        self._memory.add(self._names[number] if number < len(self._names) else "tensor", tensor)
         self._forms.append(form)
 
     def add_unread(self, elements: int, stream: int, mask: int) -> None:
@@ -177,17 +182,14 @@ class FlipPlan:
         trial: int,
         threads: int | None = None,
         isa: str = "",
-        *,
-        is_checked: bool = False,
     ) -> None:
         """Flips each exposed bit with probability ``ber``, independently.
 
         Each flip is logged before it is made, so that `FlipLog.restore` also undoes flips that were
         interrupted. ``isa`` selects one of the instruction sets of `proact.build_info`; the flips
-        do not depend on it. ``is_checked`` tells that the caller has just compared the tensors'
-        memory with this plan.
+        do not depend on it.
         """
-        if not is_checked:
+        if not log.is_checked:
             self._memory.check()
         self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
 
@@ -195,10 +197,9 @@ class FlipPlan:
         self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
     ) -> FlipLog:
         """Like `flip_into`, with a new log; on an error the flips are undone."""
-        self._memory.check()
         log = FlipLog(self)
         try:
-            self.flip_into(log, ber, seed, trial, threads, isa, is_checked=True)
+            self.flip_into(log, ber, seed, trial, threads, isa)
         except BaseException:
             log.restore()
             raise

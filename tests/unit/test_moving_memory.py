@@ -111,8 +111,8 @@ MAKE: dict[str, Callable[[FlipPlan], object]] = {
 @pytest.mark.parametrize("make", MAKE)
 @pytest.mark.parametrize("size", [0, 16, 4096])
 def test_a_plan_refuses_memory_that_was_freed(make: str, size: int) -> None:
-    tensor, plan = torch.zeros(1000), FlipPlan()
-    plan.add(tensor, 0, 0xFF, None, "mine")
+    tensor, plan = torch.zeros(1000), FlipPlan(["mine"])
+    plan.add(tensor, 0, 0xFF, None)
     storage = tensor.untyped_storage()
     storage.resize_(size)
     with pytest.raises(ProactError, match="the memory of mine was moved or freed"):
@@ -121,9 +121,9 @@ def test_a_plan_refuses_memory_that_was_freed(make: str, size: int) -> None:
 
 
 def test_a_log_restores_what_is_left_and_names_what_is_gone() -> None:
-    first, second, plan = torch.ones(500), torch.ones(500), FlipPlan()
-    plan.add(first, 1, 0xFF, None, "first")
-    plan.add(second, 2, 0xFF, None, "second")
+    first, second, plan = torch.ones(500), torch.ones(500), FlipPlan(["first", "second"])
+    plan.add(first, 1, 0xFF, None)
+    plan.add(second, 2, 0xFF, None)
     log = plan.flip(0.1, 0, 0)
     assert (second != 1).any()
     first.untyped_storage().resize_(0)
