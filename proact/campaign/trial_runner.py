@@ -130,8 +130,10 @@ class TrialRunner:
         """Yield each batch of a trial with its output; collects errors in ``raised``."""
         batches = self.measurement.batches(units, self.policy)
         if self._cache is not None and not isinstance(fault, ActivationFlip):
-            outputs = self._cache.outputs(record.counts("tensor").keys()).split(self.policy.batch)
-            yield from zip(batches, outputs, strict=True)
+            outputs, start = self._cache.outputs(record.counts("tensor").keys()), 0
+            for batch in batches:
+                yield batch, outputs[start : start + batch.samples]
+                start += batch.samples
             return
         for batch in batches:
             output: Any

@@ -18,6 +18,7 @@ from proact.nn.batches import (
     named_leaves,
     on_device,
     samples_in,
+    split_batch,
     take,
     tensors_in,
 )
@@ -114,6 +115,11 @@ class Split:
             TypeError, ValueError: other targets.
         """
         targets = self.targets
+        if self.batch_sizes is not None and targets is not None:
+            try:
+                targets = concatenated(targets)
+            except ValueError:
+                targets = targets[0]
         if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.dtype != torch.int64:
             given = "no targets" if targets is None else _described(targets)
             raise TypeError(f"data: expected class labels (n,) int64, got {given}")
@@ -174,14 +180,20 @@ class Split:
         return self.take(torch.arange(units))
 
     def batches(self, size: int) -> Iterator[tuple[Batch, Batch | None]]:
-        """Yield (inputs, targets) of successive batches of ``size`` samples, or the fixed ones."""
+        """Yield (inputs, targets) of successive batches of ``size`` samples, or the fixed ones.
+
+        A single sample that would be left over joins the batch before it.
+        """
         if self.batch_sizes is not None:
             yield from self._parts()
             return
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            targets = None if self.targets is None else take(self.targets, part)
-            yield take(self.inputs, part), targets
+        if self.targets is None:
+            yield from ((inputs, None) for inputs in split_batch(self.inputs, size))
+        else:
+            # A targets tree of its own form has as many samples, and so the same parts.
+            yield from zip(
+                split_batch(self.inputs, size), split_batch(self.targets, size), strict=True
+            )
 
     def in_fixed_batches(self, size: int) -> Split:
         """Return the same samples in fixed batches of ``size``; existing fixed batches stay."""

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.nn.batches import Batch, cloned, named_leaves, samples_in, take
+from proact.nn.batches import Batch, cloned, named_leaves, samples_in, split_batch
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
 from proact.nn.model_state import restored
 from proact.nn.site import eval_mode
 
 
-def parts(inputs: Batch, size: int) -> Iterator[Batch]:
-    """Divide inputs into batches of ``size`` samples.
-
-    A single sample that would be left over joins the batch before it, because some models take no
-    single sample.
-    """
-    samples = samples_in(inputs)
-    start = 0
-    while start < samples:
-        end = samples if samples - start <= size + 1 else start + size
-        yield take(inputs, slice(start, end))
-        start = end
-
-
 def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
     """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd."""
     with torch.no_grad():
-        return torch.cat([forward.logits(model, part) for part in parts(inputs, batch)])
+        return torch.cat([forward.logits(model, part) for part in split_batch(inputs, batch)])
 
 
 def accuracy(model: nn.Module, split: Split, forward: Forward = DEFAULT) -> float:

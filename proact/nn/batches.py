@@ -7,7 +7,7 @@ functions here work on inputs, targets and outputs alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -105,6 +105,20 @@ def take(batch: Batch, indices: Tensor | slice) -> Batch:
 def _map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     leaves, structure = pytree.tree_flatten(tree, is_leaf=_is_list)
     return pytree.tree_unflatten(map(function, leaves), structure)
+
+
+def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
+    """Divide a batch into parts of ``size`` samples.
+
+    A single sample that would be left over joins the part before it, because some models take no
+    single sample.
+    """
+    samples = samples_in(batch)
+    start = 0
+    while start < samples:
+        end = samples if samples - start <= size + 1 else start + size
+        yield take(batch, slice(start, end))
+        start = end
 
 
 def cloned(batch: Batch) -> Batch:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
+from proact.nn.batches import Batch, cloned, samples_in, split_batch, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
 from proact.nn.model_state import written_state
@@ -121,8 +121,7 @@ class PrefixCache:
                 yield logits_of(self._after(*crossing))
 
     def _batches(self) -> Iterator[Batch]:
-        for start in range(0, self._samples, self._batch):
-            yield take(self._inputs, slice(start, start + self._batch))
+        yield from split_batch(self._inputs, self._batch)
 
     def close(self) -> None:
         """Frees the kept tensors and their budget; later calls compute them again."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.models.evaluation import examples, parts
+from proact.models.evaluation import examples
 from proact.nn import Site, observed
-from proact.nn.batches import Batch, cloned
+from proact.nn.batches import Batch, cloned, split_batch
 from proact.nn.forward import Forward, as_forward
 from proact.nn.site import eval_mode
 from proact.nn.sites import traced_sites
@@ -129,7 +129,7 @@ def profile_quantiles(
 def batches_of(split: Split, size: int) -> Iterator[Batch]:
     """The inputs in batches of ``size`` samples, or in the fixed batches of ``split``."""
     if split.batch_sizes is None:
-        yield from parts(split.inputs, size)
+        yield from split_batch(split.inputs, size)
     else:
         yield from (inputs for inputs, _ in split.batches(size))
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from proact.data import Data, Split
 from proact.data.dataset import stratified_parts
-from proact.models.evaluation import examples, parts
+from proact.models.evaluation import examples
 from proact.nn import HyReLU, Site
-from proact.nn.batches import Batch, cloned, samples_in, take
+from proact.nn.batches import Batch, cloned, samples_in, split_batch, take
 from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
 from proact.nn.module_copy import copy_sharing_parameters
@@ -225,7 +225,7 @@ class ThresholdTrainer:
             )
 
     def _validation_parts(self) -> Iterator[Batch]:
-        return parts(self.validation.inputs, _EVALUATED)
+        return split_batch(self.validation.inputs, _EVALUATED)
 
     def _check_start(self, clean: float) -> None:
         forward = PrefixCache(
