@@ -142,8 +142,11 @@ def _output(
 def _check_value(metric: Metric, output: Any, targets: Any, samples: int) -> None:
     if metric.of_trial:
         metric.of_batches([output], [targets], [output])
-    else:
-        metric.of(output, targets, output, samples)
+        return
+    metric.of(output, targets, output, samples)
+    values = metric.function(output, targets, output)
+    if values.isnan().all():
+        raise ValueError(f"it gives NaN for every one of {samples} samples without faults")
 
 
 def _check_classes(output: Tensor, measurement: Measurement, samples: int, name: str) -> None:

@@ -65,6 +65,8 @@ def campaign(
     else:
         print_tables(*tables(outcome))
         typer.echo(conditions(outcome))
+        for sentence in outcome.result.findings:
+            typer.echo(sentence)
         typer.echo(f"rows: {outcome.store}")
         repeat = ["proact", "campaign", str(outcome.file), "--out", str(out)]
         typer.echo(f"repeat: {shlex.join(repeat)}")

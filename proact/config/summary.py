@@ -49,6 +49,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "images": outcome.images,
         "images_per_trial": outcome.result.images_per_trial,
         "clean": dict(outcome.result.clean),
+        "findings": outcome.result.findings,
         "cells": outcome.result.to_pandas().to_dict("records"),
         "gains": [
             {

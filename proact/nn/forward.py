@@ -66,6 +66,9 @@ class Forward:
         if callable(self.output):
             return self.output(output)
         try:
+            # An index or attribute of a tensor is no part of the output: it would select a sample.
+            if isinstance(output, Tensor):
+                raise KeyError
             if isinstance(self.output, int) or isinstance(output, Mapping):
                 return output[self.output]
             return getattr(output, self.output)

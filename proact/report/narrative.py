@@ -15,6 +15,7 @@ from proact.report.analysis import (
 )
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellResult
+from proact.results.findings import finding_sentences
 
 #: The model of each kind of fault.
 _KINDS = {
@@ -137,6 +138,7 @@ def how_measured(analysis: Analysis, family: Family) -> str:
             "result on the same images as control variate. Differences are of the same trials, "
             "paired. An output with NaN or infinity counts as wrong.",
             _realised(analysis, family),
+            *finding_sentences(run.notes),
         ]
     ).strip()
 

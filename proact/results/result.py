@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from proact.errors import unknown
 from proact.results.cell_reader import CellReader, trials_of
 from proact.results.cells import CellDetails, CellResult, CellSpec, CellState
+from proact.results.findings import finding_sentences
 from proact.results.interval_set import IntervalSet
 from proact.results.policy import Policy
 from proact.results.rendering import renderer
@@ -48,6 +49,11 @@ class Result:
     def clean(self) -> Mapping[str, float]:
         """The metric of each variant without faults, in the encoding, on all images."""
         return {variant.name: variant.clean for variant in self.spec.variants}
+
+    @property
+    def findings(self) -> list[str]:
+        """Findings of the checks before the first trial, as sentences; mostly empty."""
+        return finding_sentences(self.spec.notes)
 
     @property
     def metric(self) -> str:
