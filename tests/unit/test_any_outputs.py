@@ -222,7 +222,7 @@ def nan(output: Tensor, targets: Any, clean: Any) -> Tensor:
     ("change", "words"),
     [
         ({"output": "logit"}, "m: output='logit' is not in the model's output, .* tensor"),
-        ({"output": 7}, "output=7 is not in the model's output"),
+        ({"output": 1}, "output=1 is not in the model's output"),
         ({"output": 1.5}, "output: expected the name of an attribute or key"),
         ({"forward": 3}, "forward: expected a function"),
         ({"forward": lambda model, x: model(x, 1, 2, 3)}, "m raises an error for 2 samples"),
@@ -237,14 +237,9 @@ def nan(output: Tensor, targets: Any, clean: Any) -> Tensor:
 )
 def test_options_that_do_not_fit(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     store = tmp_path / "rows.sqlite"
+    model, options = Two(lambda _, logits: logits), {**OPTIONS, **change}
     with pytest.raises((TypeError, ValueError), match=words):
-        campaign.run(
-            {"m": Two(lambda _, logits: logits)},
-            pair(),
-            [FAULT],
-            store=store,
-            **{**OPTIONS, **change},
-        )
+        campaign.run({"m": model}, pair(), [FAULT], store=store, **options)
     assert not store.exists()
 
 
