@@ -65,6 +65,7 @@ class TrialRunner:
         self._cache: MultiCutCache | None = None
         #: Trials until the prefix cache is built; building it takes the time of several trials.
         self._trials_before_cache = _TRIALS_BEFORE_CACHE
+        self._has_tried_cache = False
         self._clean_value_of_all: float | None = None
 
     def close(self) -> None:
@@ -80,7 +81,9 @@ class TrialRunner:
                 excludes such trials.
             Exception: an error of the model without faults, or of the metric.
         """
-        self._count_towards_cache()
+        if self._trials_before_cache == 0 and self._cache is None and not self._has_tried_cache:
+            self._has_tried_cache = True
+            self._cache = self._prefix_cache()
         start = time.perf_counter()
         units = self._units(trial)
         clean = self.clean.at(units)
@@ -94,6 +97,7 @@ class TrialRunner:
             score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
             flips = record.flips
         self._check(raised)
+        self._trials_before_cache = max(self._trials_before_cache - 1, 0)
         return _row(trial, flips, score, time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
@@ -175,11 +179,6 @@ class TrialRunner:
             assert clean.values is not None
             value = clean.values.mean().item()
         return Score(value, value, clean.counts, len(clean.columns))
-
-    def _count_towards_cache(self) -> None:
-        self._trials_before_cache -= 1
-        if self._trials_before_cache == 0:
-            self._cache = self._prefix_cache()
 
     def _prefix_cache(self) -> MultiCutCache | None:
         """Cached activations, for inputs that are one tensor and the same in each trial."""

@@ -1,6 +1,6 @@
 """The built-in metrics, described without computing them: names, units, ranges.
 
-`proact.campaign.metrics` computes them; help pages, tables and axes read this.
+`proact.campaign.built_in_metrics` computes them; help pages, tables and axes read this.
 """
 
 from __future__ import annotations

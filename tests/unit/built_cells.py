@@ -10,7 +10,18 @@ def cell(
     ber: float, value: tuple[float, float, float], clean: float = 0.9, variant: str = "relu"
 ) -> CellResult:
     return CellResult(
-        variant, f"BitFlip({ber})", ber, "top-1", Interval(*value), None, clean, 10, 0, 3.0, 0.0
+        variant,
+        f"BitFlip({ber})",
+        ber,
+        "top-1",
+        Interval(*value),
+        None,
+        clean,
+        10,
+        0,
+        3.0,
+        0.0,
+        0.0,
     )
 
 

@@ -24,6 +24,7 @@ from proact.campaign.trial_runner import TrialRunner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 from proact.results import Policy
+from proact.results.policy import Policy
 from proact.results.store import Row, Store
 from result_rows import rows_of
 
@@ -201,9 +202,10 @@ def test_trials_without_a_flip_are_not_run(digits: Data) -> None:
             calls.append(len(x))
             return super().forward(x.flatten(1))
 
-    result = campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=50)
+    options: dict[str, Any] = {"policy": Policy(None, 64, False), "executor": 1}
+    result = campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=50, **options)
     several, calls[:] = len(calls), []
-    campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=1)
+    campaign.run({"m": Counting(64, 10)}, digits, [BitFlip(0.0)], trials=1, **options)
     assert several == len(calls), "the warm-up and the clean pass alone"
     (cell,) = result.cells
     assert cell.accuracy.estimate == pytest.approx(cell.clean)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from proact import ProactError, campaign, results
+from proact.campaign import autotune
 from proact.campaign.draws import drawn_units
 from proact.data import Data
 from proact.faults import BitFlip, Burst, ExactFlips, Injector, StuckAt
@@ -78,7 +79,10 @@ def test_the_chance_of_no_flip(mlp: nn.Module) -> None:
     assert abs(flipped - 2000 * share) < 4 * (2000 * share * (1 - share)) ** 0.5
 
 
-def test_the_choice_of_images_is_kept(trained_cnn: nn.Module, digits: Data, tmp_path: Path) -> None:
+def test_the_choice_of_images_is_kept(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_SHORT", 0.0)  # short campaigns use all images
     store = tmp_path / "rows.sqlite"
     first = campaign.run({"m": trained_cnn}, digits, FAULTS, margin=0.05, store=store)
     with closing(sqlite3.connect(store)) as writer:

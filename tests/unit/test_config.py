@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from proact import campaign, models, protect
-from proact.campaign.metrics import METRICS
+from proact.campaign.built_in_metrics import METRICS
 from proact.campaign.options import CampaignOptions, RunOptions
 from proact.cli.options import given_values, takes_options
 from proact.config import config_io

@@ -70,7 +70,18 @@ QUIET = (
 
 
 CELL = CellResult(
-    "relu", "BitFlip(1e-05)", 1e-5, "top-1", Interval(0.5, 0.25, 0.75), None, 0.875, 10, 0, 3.5, 0.0
+    "relu",
+    "BitFlip(1e-05)",
+    1e-5,
+    "top-1",
+    Interval(0.5, 0.25, 0.75),
+    None,
+    0.875,
+    10,
+    0,
+    3.5,
+    0.0,
+    0.0,
 )
 
 

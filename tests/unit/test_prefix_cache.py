@@ -21,6 +21,7 @@ from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache, PrefixCache
 from proact.results import Policy, Row
+from proact.results.policy import Policy
 
 FAULTS: list[Fault] = [
     ExactFlips(1),
@@ -241,18 +242,19 @@ def test_a_campaign_divides_its_memory_among_variants_and_workers_and_frees_it(
     trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[Job, int, int]] = []
-    runner = Job.runner
+    close = Job.close
 
-    def watched(self: Job, variant: int) -> Any:
-        found = runner(self, variant)
-        assert found._cache is not None
-        built.append((self, found.cache_bytes, found._cache.bytes))
-        return found
+    def watched(self: Job) -> None:
+        for runner in self._runners.values():
+            assert runner._cache is not None
+            built.append((self, runner.cache_bytes, runner._cache.bytes))
+        close(self)
 
-    monkeypatch.setattr(Job, "runner", watched)
+    monkeypatch.setattr(Job, "close", watched)
     variants = {"one": trained_cnn, "two": copy.deepcopy(trained_cnn)}
     campaign.run(variants, digits, [ExactFlips(1)], trials=25, images_per_trial="all", executor=1)
     job = built[0][0]
+    assert len(built) == 2
     assert all(0 < kept <= share == jobs.CACHE_BYTES // 2 for _, share, kept in built)
     assert not job._runners
     assert job.for_workers(4).cache_bytes == jobs.CACHE_BYTES // 4
@@ -275,7 +277,8 @@ def test_a_trial_that_changes_nothing_is_not_run(digits: Data) -> None:
     run: list[Row] = []
     for trials in (1, 60):
         Zero.ran = 0
-        result = campaign.run({"m": Zero()}, digits, [fault], trials=trials, images_per_trial=20)
+        policy = Policy(20, 64, False)
+        result = campaign.run({"m": Zero()}, digits, [fault], trials=trials, policy=policy)
         run = list(result.rows("m", fault))
         ran = Zero.ran if trials == 1 else ran  # type: ignore[has-type] # noqa: F821
     assert Zero.ran == ran

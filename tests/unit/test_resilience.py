@@ -101,8 +101,9 @@ def test_a_campaign_of_the_same_seed_meets_other_faults(
         protect.protect(trained_cnn, "ft-clipact", digits, seed=seed, patterns=10)
         met.append(set())
         campaign.run({"h": hardened}, digits, [BitFlip(1e-4)], trials=10, seed=seed)
-    assert all(len(keys) == 10 for keys in met)
     searches, campaigns = met[0] | met[1] | met[3] | met[4], met[2] | met[5]
+    assert all(len(keys) == 10 for keys in (met[0], met[1], met[3], met[4]))
+    assert {(seed, trial) for seed in (0, 1) for trial in range(10)} <= campaigns
     assert searches.isdisjoint(campaigns)
     assert met[0].isdisjoint(met[3])
 
