@@ -24,7 +24,6 @@ from proact.campaign.trial_runner import TrialRunner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
 from proact.results import Policy
-from proact.results.policy import Policy
 from proact.results.store import Row, Store
 from result_rows import rows_of
 

@@ -168,7 +168,7 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("model: resnet21", "model: a model is one of"),
         ("data: digit", "did you mean 'digits'?"),
         ("encoding: flaot32", "did you mean 'float32'?"),
-        ("metric: top-2", "metric: expected one of"),
+        ("metric: top-2", "metric: a metric is one of"),
         ("margin: 0", "margin: expected a finite number above 0, got 0"),
         ("confidence: 1", "confidence: expected a number in (0, 1), got 1"),
         ("trials: 0", "trials: expected an integer in [1, 2^32), got 0"),

@@ -21,7 +21,6 @@ from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache, PrefixCache
 from proact.results import Policy, Row
-from proact.results.policy import Policy
 
 FAULTS: list[Fault] = [
     ExactFlips(1),
