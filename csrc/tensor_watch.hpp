@@ -197,7 +197,7 @@ class ModelWatch {
     }
 
    private:
-    /// Visits tensors and children in their order, then the children's own. The visitors return
+    /// Visits the tensors in their order, then each child with what it holds. The visitors return
     /// false to stop. Returns whether the walk reached the end.
     template <class OnTensor, class OnChild, class OnCount>
     static bool walk(PyObject* module, const OnTensor& on_tensor, const OnChild& on_child,
@@ -229,12 +229,9 @@ class ModelWatch {
         for (Py_ssize_t at = 0; PyDict_Next(children, &at, &key, &value);) {
             if (value == Py_None) continue;
             ++count;
-            if (!on_child(key)) return false;
+            if (!on_child(key) || !walk(value, on_tensor, on_child, on_count)) return false;
         }
-        if (!on_count(count)) return false;
-        for (Py_ssize_t at = 0; PyDict_Next(children, &at, &key, &value);)
-            if (value != Py_None && !walk(value, on_tensor, on_child, on_count)) return false;
-        return true;
+        return on_count(count);
     }
 
     bool record(PyObject* model) {

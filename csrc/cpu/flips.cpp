@@ -16,6 +16,7 @@ struct BlockRange {
     std::size_t plan_index;
     TensorMemory memory;
     BlockLaw law;
+    ExposedBits exposed;
     std::uint64_t begin;
     std::uint64_t end;
 
@@ -30,7 +31,8 @@ class FaultPlan::BlockSchedule {
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             if (tensors[i].words == 0) continue;
             const BlockLaw law = laws_.of(tensors[i]);
-            ranges_.push_back({i, tensors[i], law, 0, law.blocks(tensors[i].words)});
+            ranges_.push_back({i, tensors[i], law, ExposedBits(tensors[i].mask), 0,
+                               law.blocks(tensors[i].words)});
             cost_ += cost(ranges_.back());
         }
     }
@@ -46,6 +48,10 @@ class FaultPlan::BlockSchedule {
     /// Visits the block ranges of part number `part`. Parts are contiguous and of equal cost.
     template <class Visit>
     void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
+        if (parts == 1) {
+            std::for_each(ranges_.begin(), ranges_.end(), visit);
+            return;
+        }
         const auto cut = [&](std::size_t i) {
             return i == parts ? 2 * cost_
                               : cost_ * static_cast<double>(i) / static_cast<double>(parts);
@@ -101,7 +107,7 @@ std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* e
 template <class Words>
 std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
                          FlipColumns& log, Logging logging) {
-    const ExposedBits exposed(range.memory.mask);
+    const ExposedBits& exposed = range.exposed;
     std::uint32_t pending = 0;
     std::uint64_t total = 0;
     const FlipColumns::Segment& segment = log.segments.back();
@@ -138,7 +144,7 @@ std::uint64_t flip_drawn(Words& words, BlockDrawer& drawer, const BlockRange& ra
 template <class Words>
 std::uint64_t flip_all_but_drawn(Words& words, BlockDrawer& drawer, const BlockRange& range,
                                  FlipColumns& log, Logging logging) {
-    const ExposedBits exposed(range.memory.mask);
+    const ExposedBits& exposed = range.exposed;
     std::uint32_t positions[BinomialTable::max_count];
     std::uint64_t total = 0;
     const FlipColumns::Segment& segment = log.segments.back();

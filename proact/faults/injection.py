@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
-from proact.faults.target_memory import ReversibleFlips, Target
+from proact.faults.target_memory import ReversibleFlips, Target, mark_changed
 from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops._memory import once
@@ -222,8 +223,8 @@ class _Injection:
         self._active: ActiveInjection | None = None
         self._plan: InjectionPlan | None = None
         self._hit: list[tuple[Target, ReversibleFlips]] = []
-        #: The numbers of the tensors that were hit, for each target.
-        self._changed: list[Sequence[int]] = []
+        #: The tensors that were hit, in the order of ``_hit``.
+        self._changed: list[_Changed] = []
         self._rounded: list[StoredTensor] = []
         self._interrupt = DeferredInterrupt(
             _Injection.__enter__.__code__, _Injection.__exit__.__code__
@@ -253,10 +254,14 @@ class _Injection:
 
     def _begin(self) -> Record:
         plan, is_ready = self._find_plan()
+        stored: list[StoredFault | Replay] = []
+        hooked: list[tuple[ActivationFlip, dict[str, nn.Module]]] = []
         for fault in self._faults:  # before anything changes
-            _targets(plan, fault)
-        transient = [fault for fault in self._faults if isinstance(fault, ActivationFlip)]
-        hooked = [(fault, layers_of(self._model, fault)) for fault in transient]
+            if isinstance(fault, (StoredFault, Replay)):
+                _targets(plan, fault)
+                stored.append(fault)
+            elif isinstance(fault, ActivationFlip):
+                hooked.append((fault, layers_of(self._model, fault)))
         active = self._active = begin_injection(self._model)
         if not is_ready:
             plan = self._in_its_encoding(plan, active)
@@ -264,11 +269,13 @@ class _Injection:
         record = Record(plan.encoding.name)
         if not self._allow_training:
             active.undos.append(forbid_training(plan).remove)
-        self._attach(hooked, record, active)
+        if hooked:
+            self._attach(hooked, record, active)
         active.undos.append(record.restore)
         # Undone before the flips: repairs of a forward pass that was interrupted.
-        active.undos.extend(guard.finish for guard in plan.guards.values())
-        self._flip(plan, record)
+        if plan.guards:
+            active.undos.extend(guard.finish for guard in plan.guards.values())
+        self._flip(plan, stored, record)
         return record
 
     def _in_its_encoding(self, plan: InjectionPlan, active: ActiveInjection) -> InjectionPlan:
@@ -299,8 +306,9 @@ class _Injection:
             for name, module in layers.items():
                 active.undos.append(pattern.attach(name, module).remove)
 
-    def _flip(self, plan: InjectionPlan, record: Record) -> None:
-        stored = [fault for fault in self._faults if isinstance(fault, (StoredFault, Replay))]
+    def _flip(
+        self, plan: InjectionPlan, stored: Sequence[StoredFault | Replay], record: Record
+    ) -> None:
         for position, fault in enumerate(stored):
             seed = seed_of(self._seed, position)
             # Unless the model is private, its memory was compared with the plan just now.
@@ -309,8 +317,8 @@ class _Injection:
                 self._hit.append((target, pending.flips))
                 record.add(TensorFlips(target.exposed, pending.flips))
                 pending.apply()
-                self._changed.append(pending.flips.tensors())
-                target.mark_changed(self._changed[-1])
+                self._changed.append(_Changed.by(target, pending.flips))
+                mark_changed(self._changed[-1].versioned)
         # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 
@@ -325,24 +333,20 @@ class _Injection:
         if active is None:
             return
         try:
-            is_undone = end_injection(self._model, active)
+            is_undone = end_injection(active)
         finally:
-            for _, flips in self._hit[len(self._changed) :]:  # flips that were interrupted
-                self._changed.append(flips.tensors())
-            hit = [
-                (target, numbers)
-                for (target, _), numbers in zip(self._hit, self._changed, strict=True)
-            ]
-            for target, numbers in hit:
-                target.mark_changed(numbers)
+            for target, flips in self._hit[len(self._changed) :]:  # flips that were interrupted
+                self._changed.append(_Changed.by(target, flips))
+            for changed in self._changed:
+                mark_changed(changed.versioned)
             torch.clear_autocast_cache()
         if plan is None:
             return
         if is_undone and not plan.is_exact:  # exact plans do not compare versions
-            for target, numbers in hit:
-                plan.state.note_restored(target.versioned(numbers), marks=2)
+            for changed in self._changed:
+                plan.state.note_restored(changed.versioned, marks=2)
         if self._may_move and not isinstance(error, KeyboardInterrupt):
-            addresses = [target.addresses[number] for target, numbers in hit for number in numbers]
+            addresses = [address for changed in self._changed for address in changed.addresses]
             if self._rounded or not plan.state.still_holds(self._model, addresses):
                 plan.refuse_moved(self._model, self._faulted(), error)
 
@@ -352,6 +356,18 @@ class _Injection:
         for target, _ in self._hit:
             for exposed in target.exposed:
                 yield exposed.stored
+
+
+class _Changed(NamedTuple):
+    """Tensors that the flips of one target hit."""
+
+    versioned: list[Tensor]  #: those with a version counter
+    addresses: list[int]  #: of all of them
+
+    @classmethod
+    def by(cls, target: Target, flips: ReversibleFlips) -> _Changed:
+        numbers = flips.tensors()
+        return cls(target.versioned(numbers), [target.addresses[number] for number in numbers])
 
 
 def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
@@ -380,9 +396,16 @@ def checked_pattern(
     fault: Fault | Sequence[Fault], seed: int, trial: int
 ) -> tuple[tuple[Fault, ...], int, int]:
     """The faults as a tuple, with seed and trial; raises if one of them is invalid."""
-    if isinstance(fault, Fault) or not isinstance(fault, Sequence):
-        fault = (fault,)
-    faults = tuple(fault)
+    faults = (fault,) if isinstance(fault, Fault) else _checked_faults(fault)
+    return (
+        faults,
+        checked_integer("seed", seed, SEEDS),
+        checked_integer("trial", trial, TRIALS),
+    )
+
+
+def _checked_faults(given: Sequence[Fault]) -> tuple[Fault, ...]:
+    faults = tuple(given) if isinstance(given, Sequence) else (given,)
     for each in faults:
         if not isinstance(each, Fault):
             raise TypeError(
@@ -391,11 +414,7 @@ def checked_pattern(
             )
     if not faults:
         raise ValueError("fault must hold at least one fault, got an empty sequence")
-    return (
-        faults,
-        checked_integer("seed", seed, SEEDS),
-        checked_integer("trial", trial, TRIALS),
-    )
+    return faults
 
 
 def seed_of(seed: int, position: int) -> int:

@@ -228,7 +228,8 @@ def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
     If memory holds the stored words themselves, it suffices that the tensors are the same. A write
     that bypasses torch's version counters (``.data``, numpy) is not noticed.
     """
-    plan = _CACHED_PLANS.get(model, {}).get(encoding)
+    plans = _CACHED_PLANS.get(model)
+    plan = None if plans is None else plans.get(encoding)
     if plan is None:
         return None
     if plan.is_exact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
 }
 
 
-@dataclass(frozen=True)
-class TensorFlips:
+class TensorFlips(NamedTuple):
     """Flips in a list of tensors, by their numbers in the list."""
 
     exposed: Sequence[ExposedTensor]

@@ -75,13 +75,13 @@ class DeferredInterrupt:
         if handler is None:
             return
         handler.holders.discard(self)
-        is_current = _get_handler(signal.SIGINT) is handler
-        if is_current and not handler.holders and _in_main_thread():
+        is_last = not handler.holders and _in_main_thread()
+        if is_last and _get_handler(signal.SIGINT) is handler:
             _set_handler(signal.SIGINT, handler.before)
 
     def deliver(self) -> None:
         """Passes on the signal that was deferred, if there is one."""
-        if not _in_main_thread():
+        if _DeferringHandler.deferred is None or not _in_main_thread():
             return
         deferred, _DeferringHandler.deferred = _DeferringHandler.deferred, None
         if deferred is not None:

@@ -66,12 +66,6 @@ class Target:
         #: The tensors; None in place of those without a version counter, inference tensors.
         self._versioned = [None if e.tensor.is_inference() else e.tensor for e in self.exposed]
 
-    def mark_changed(self, numbers: Sequence[int]) -> None:
-        """Raises the version counters of the tensors of the given numbers: autograd then notices
-        changes of tensors that it saved."""
-        if tensors := self.versioned(numbers):
-            torch.autograd.graph.increment_version(tensors)
-
     def versioned(self, numbers: Sequence[int]) -> list[Tensor]:
         """The tensors of the given numbers that have a version counter."""
         versioned = self._versioned
@@ -112,6 +106,13 @@ class Target:
             words = read_words(self.exposed[index], places.element[mine])[1]
             bits[mine] = words >> places.bit[mine].astype(np.uint64) & np.uint64(1)
         return bits
+
+
+def mark_changed(tensors: list[Tensor]) -> None:
+    """Raises the version counters of the tensors: autograd then notices changes of tensors that it
+    saved."""
+    if tensors:
+        torch.autograd.graph.increment_version(tensors)
 
 
 def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:

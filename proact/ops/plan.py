@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,10 +56,7 @@ class FlipLog:
         #: Whether the caller has just compared the memory of the tensors with the plan.
         self.is_checked = is_checked
         self._log: Any = plan._new_log()
-        self._plan = plan._plan
-        self._memory = plan._memory  # the log writes to it
-        self._tensors = plan._tensors
-        self._forms = plan._forms
+        self._plan = plan  # the log writes to its tensors
 
     def __len__(self) -> int:
         """The number of flips."""
@@ -73,7 +70,7 @@ class FlipLog:
     def __del__(self) -> None:
         # The log of the next trial reuses the memory.
         if hasattr(self, "_plan"):
-            self._plan.recycle(self._log)
+            self._plan._plan.recycle(self._log)
 
     def restore(self, threads: int | None = None) -> None:
         """Writes the old word of every flipped position back, even if the memory has changed since.
@@ -84,7 +81,7 @@ class FlipLog:
         Raises:
             ProactError: memory that was freed. All words elsewhere are restored.
         """
-        lost = self._memory.follow(self._log, self._log.tensors())
+        lost = self._plan._memory.follow(self._log, self._log.tensors())
         self._log.restore(_threads(threads))
         refuse_lost(lost)
 
@@ -104,7 +101,7 @@ class FlipPlan:
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
-        self._plan: Any = _host_plan()
+        self._plan, self._new_log = _host_kinds()
         self._names = names  # of the tensors in the order in which they are added, for errors
         self._device: torch.device | None = None
         self._memory = MemoryGuard()
@@ -132,7 +129,7 @@ class FlipPlan:
             ProactError: a GPU that this build of proact cannot use.
         """
         if self._device is None and tensor.is_cuda:
-            self._plan = DeviceFaultPlan(tensor.device)
+            self._plan, self._new_log = DeviceFaultPlan(tensor.device), DeviceFlipLog
         elif self._device not in (None, tensor.device):
             raise ValueError(
                 f"the tensors of a plan must be on one device, got {self._device} and "
@@ -158,15 +155,6 @@ class FlipPlan:
         """
         form = UnreadWord(mask.bit_length())
         self._plan.add(0, elements, 1, stream, mask, form.native)
-
-    def _new_log(self) -> Any:
-        if isinstance(self._plan, DeviceFaultPlan):
-            return DeviceFlipLog()
-        return (
-            _flip_reference.ReferenceFlipLog()
-            if _native.module is None
-            else _native.module.FlipLog()
-        )
 
     @property
     def exposed_bits(self) -> int:
@@ -257,12 +245,11 @@ class FlipPlan:
         return self.flip_unlogged(ber, seed, trial, threads)
 
 
-def _host_plan() -> Any:
-    return (
-        _flip_reference.ReferenceFaultPlan()
-        if _native.module is None
-        else _native.module.FaultPlan()
-    )
+def _host_kinds() -> tuple[Any, Callable[[], Any]]:
+    """A new plan for host memory and the class of its logs."""
+    if _native.module is None:
+        return _flip_reference.ReferenceFaultPlan(), _flip_reference.ReferenceFlipLog
+    return _native.module.FaultPlan(), _native.module.FlipLog
 
 
 def _threads(threads: int | None) -> int:
@@ -283,6 +270,8 @@ def _checked(ber: float, seed: int, trial: int) -> tuple[float, int, int]:
 
 def checked_ber(ber: float) -> float:
     """``ber`` as a float; ValueError for NaN or outside [0, 1], TypeError for another type."""
+    if type(ber) is float and 0.0 <= ber <= 1.0:
+        return ber  # each trial of a campaign passes here
     if isinstance(ber, bool) or not isinstance(ber, (int, float, np.floating, np.integer)):
         raise TypeError(f"a bit error rate is a number in [0, 1], got {ber!r}")
     if not 0.0 <= ber <= 1.0:
@@ -292,6 +281,8 @@ def checked_ber(ber: float) -> float:
 
 def checked_integer(name: str, value: int, limit: int) -> int:
     """``value`` as an int; TypeError for another type, ValueError outside [0, limit)."""
+    if type(value) is int and 0 <= value < limit:
+        return value  # each trial of a campaign passes here
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is an integer, got {value!r}")
     if not 0 <= value < limit:

@@ -191,6 +191,18 @@ def test_layers_that_moved_have_the_faults_of_their_new_names() -> None:
         assert set(record.faults()["tensor"]) == {"a.c.weight", "a.c.bias"}
 
 
+def test_a_layer_that_moved_below_its_neighbour_has_the_faults_of_its_new_name() -> None:
+    """A walk over the modules meets the same names in the same order before and after."""
+    model = nn.Module()
+    model.a, model.b = nn.Module(), nn.Linear(6, 6)
+    with inject(model, FAULT):
+        pass
+    model.a.b = model.b
+    del model.b
+    with inject(model, FAULT) as record:
+        assert set(record.faults()["tensor"]) == {"a.b.weight", "a.b.bias"}
+
+
 @pytest.mark.parametrize("encoding", ["float32", "q15.16", "int8", "float16"])
 @pytest.mark.parametrize("fault", [FAULT, Burst(2, 0.05), ExactFlips(20), StuckAt(1, 0.05)])
 def test_many_trials_of_an_encoded_network(fault: Fault, encoding: str) -> None:
