@@ -185,6 +185,11 @@ def metric_named(metric: str | Metric) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
+    if metric == "perplexity":
+        raise ValueError(
+            "expected the metric 'token-loss', whose exponential is the perplexity, got "
+            "'perplexity': a mean of perplexities would hang on the worst trials alone"
+        )
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     return METRICS[metric]

@@ -227,7 +227,7 @@ def nan(output: Tensor, targets: Any, clean: Any) -> Tensor:
         ({"forward": 3}, "forward: expected a function"),
         ({"forward": lambda model, x: model(x, 1, 2, 3)}, "m raises an error for 2 samples"),
         ({"metric": "token-loss"}, "metric token-loss does not take the outputs of m"),
-        ({"metric": "perplexity"}, "'perplexity'"),
+        ({"metric": "perplexity"}, "'token-loss', whose exponential is the perplexity"),
         ({"metric": Metric("m", nan)}, "NaN for every"),
         ({"metric": Metric("m", lambda o, t, c: o)}, r"one number per image, \(2,\)"),
         ({"unit": "image batch"}, "unit: .* 'image batch'"),
