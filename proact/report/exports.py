@@ -35,7 +35,7 @@ def as_csv(analysis: Analysis) -> str:
     frame[measured] = frame[measured].astype(object)
     frame.loc[missing, measured] = None
     # A cell that needs no trial has a value, but no means over trials.
-    frame.loc[[not cell.trials for cell in cells], ["flips", "non_finite"]] = None
+    frame.loc[[not cell.trials for cell in cells], ["flips", "non_finite", "raised"]] = None
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 

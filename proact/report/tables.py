@@ -96,14 +96,19 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "failed": cell.failed,
         "flips": cell.flips,
         "non_finite": cell.non_finite,
+        "raised": cell.raised,
     }
+
+
+#: Shares that a cell has without its details.
+_IN_CELLS = ("non_finite", "raised")
 
 
 def _detail_columns(details: CellDetails | None) -> dict[str, Any]:
     if details is None:
         return {}
     intervals = {
-        **{name: share for name, share in details.shares.items() if name != "non_finite"},
+        **{name: share for name, share in details.shares.items() if name not in _IN_CELLS},
         "critical": details.critical,
         **{f"quantile_{level:g}": value for level, value in details.quantiles.items()},
     }

@@ -67,7 +67,9 @@ def test_cells_without_trials_are_missing_and_never_zero(begun: Path, tmp_path: 
     assert "Not finished: some cells" in page.text
 
     frame = pd.read_csv(written["csv"])
-    values = frame[["accuracy", "low", "high", "sdc", "flips", "non_finite", "realised_ber"]]
+    values = frame[
+        ["accuracy", "low", "high", "sdc", "flips", "non_finite", "raised", "realised_ber"]
+    ]
     for (_, row), (_, mine) in zip(frame.iterrows(), values.iterrows(), strict=True):
         is_missing = (row["variant"], rate(row["ber"])) in missing
         assert mine.isna().all() if is_missing else mine.notna().all()
@@ -106,7 +108,7 @@ def test_a_cell_that_needs_no_trial_is_no_missing_one(
     frame = pd.read_csv(tmp_path / "cells.csv")
     assert frame["finished"].all()
     assert frame["accuracy"].notna().all()
-    for column in ("flips", "non_finite"):
+    for column in ("flips", "non_finite", "raised"):
         assert frame[column].isna().tolist() == [True, False] * 2
     assert checked(page) == ["at-1"], "the only rate with trials"
 
