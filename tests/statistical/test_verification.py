@@ -141,10 +141,10 @@ def flips_twice(patch: pytest.MonkeyPatch) -> None:
 
 def leaves_a_flip(patch: pytest.MonkeyPatch) -> None:
     def restore(log: FlipLog, threads: int | None = None) -> None:
-        faulty = log._tensors[0].view(-1)[0].clone() if log._tensors else None
+        faulty = log._plan._tensors[0].view(-1)[0].clone() if log._plan._tensors else None
         _restore(log, threads)
         if faulty is not None and len(log) % 50 == 0:
-            log._tensors[0].view(-1)[0] = -1.0
+            log._plan._tensors[0].view(-1)[0] = -1.0
 
     patch.setattr(FlipLog, "restore", restore)
 
@@ -201,7 +201,7 @@ def test_a_broken_sampler_fails(
 def test_memory_that_is_not_as_recorded_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def flip(plan: FlipPlan, log: FlipLog, *rest: object) -> None:
         _flip_into(plan, log, *rest)
-        words = log._tensors[0].view(-1).view(torch.int32)
+        words = log._plan._tensors[0].view(-1).view(torch.int32)
         words[int(log.columns().element[0])] ^= 1 << 12
 
     monkeypatch.setattr(FlipPlan, "flip_into", flip)
