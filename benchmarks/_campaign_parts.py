@@ -18,9 +18,10 @@ from torch import nn
 
 from proact import campaign, data, models
 from proact.campaign.built_in_metrics import METRICS
+from proact.campaign.clean_results import clean_results
 from proact.campaign.executors import LocalProcesses
 from proact.campaign.jobs import Job, WorkUnit
-from proact.campaign.scoring import Measurement, clean_results
+from proact.campaign.measurement import Measurement
 from proact.campaign.trial_runner import TrialRunner
 from proact.data import Split
 from proact.encodings import encoding_named

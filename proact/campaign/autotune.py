@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from proact.campaign.clean_results import CleanResults, clean_results
+from proact.campaign.measurement import Measurement
 from proact.campaign.options import DEFAULT_MARGIN, RunOptions
-from proact.campaign.scoring import CleanResults, Measurement, clean_results
 from proact.campaign.trial_runner import TrialRunner
 from proact.faults import Fault, Injector
 from proact.nn.batches import tensors_in

@@ -15,16 +15,17 @@ from torch import nn
 
 from proact.campaign.autotune import Task, Tuning, group_size, tune
 from proact.campaign.built_in_metrics import metric_named
+from proact.campaign.clean_results import CleanResults
 from proact.campaign.coordinator import Coordinator
 from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
+from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
-from proact.campaign.scoring import CleanResults, Measurement
 from proact.campaign.validation import (
     check_margin,
     check_measurement,

@@ -20,7 +20,7 @@ from proact.ops import native_info
 from proact.results.policy import Policy
 
 if TYPE_CHECKING:
-    from proact.campaign.scoring import Measurement
+    from proact.campaign.measurement import Measurement
 
 
 def laid_out(inputs: Batch, policy: Policy) -> Batch:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from proact.campaign.scoring import CleanResults, Measurement
+from proact.campaign.clean_results import CleanResults
+from proact.campaign.measurement import Measurement
 from proact.campaign.trial_runner import DetectedError, TrialRunner
 from proact.encodings import Encoding
 from proact.faults import Fault

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proact.campaign.measurement import Measurement
 from proact.campaign.module_outputs import described, parting_module
 from proact.campaign.output_comparison import (
     equal_bits,
@@ -24,14 +25,13 @@ from proact.campaign.output_comparison import (
     tolerance_of,
 )
 from proact.campaign.read_memory import storages_by_name, storages_of, storages_read
-from proact.campaign.scoring import Measurement
 from proact.faults import ActivationFlip, BitFlip, Fault, Injector
 from proact.faults.encode import selector_of
 from proact.faults.selectors import Selector, matches
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.model_kinds import is_compiled
-from proact.nn.model_state import Place, find_written_state, keep_written_state
 from proact.nn.tensor_inventory import StoredTensor, stored_tensors
+from proact.nn.written_state import Place, find_written_state, keep_written_state
 from proact.results.policy import Policy
 
 #: The number of samples in the batches of the checks.

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from proact.nn.model_kinds import is_compiled_module
-from proact.nn.model_state import Place, keep_written_state, written_state
 from proact.nn.tensor_views import is_view_like
+from proact.nn.written_state import Place, keep_written_state, written_state
 
 
 def pickled(value: Any) -> bytes:

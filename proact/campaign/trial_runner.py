@@ -10,16 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proact.campaign.clean_results import CleanResults
 from proact.campaign.draws import drawn_units
 from proact.campaign.identity import laid_out
-from proact.campaign.scoring import (
-    CleanResults,
-    EvaluatedBatch,
-    Measurement,
-    Raised,
-    Score,
-    scored,
-)
+from proact.campaign.measurement import EvaluatedBatch, Measurement
+from proact.campaign.scoring import Raised, Score, scored
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
 from proact.faults.record import Record

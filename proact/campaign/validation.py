@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.built_in_metrics import is_of_classes
+from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
-from proact.campaign.scoring import Measurement
 from proact.data import Split
 from proact.faults import Fault
 from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.forward import described
-from proact.nn.model_state import restored
+from proact.nn.written_state import restored
 from proact.results.policy import Policy
 from proact.results.statistics import checked_margin
 

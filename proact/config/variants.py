@@ -19,8 +19,8 @@ from torch import nn
 
 from proact import models, protect
 from proact.campaign import Metric
+from proact.campaign.clean_results import clean_value
 from proact.campaign.code_digest import content_of
-from proact.campaign.scoring import clean_value
 from proact.config.experiment import Experiment
 from proact.config.names import is_user_code
 from proact.config.parsing import THRESHOLDS, VariantRecipe

@@ -9,8 +9,8 @@ from proact.data import Split
 from proact.nn.batches import Batch, cloned, named_leaves, samples_in, split_batch
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
-from proact.nn.model_state import restored
 from proact.nn.site import eval_mode
+from proact.nn.written_state import restored
 
 
 def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:

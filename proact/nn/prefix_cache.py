@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from proact.nn.batches import Batch, cloned, samples_in, split_batch, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
-from proact.nn.model_state import written_state
 from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.written_state import written_state
 
 #: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.
 _CUTS = 6

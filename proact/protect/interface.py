@@ -24,9 +24,9 @@ from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.model_kinds import refuse_opaque
-from proact.nn.model_state import restored
 from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.written_state import restored
 from proact.protect.checkpointing import MethodRun
 from proact.protect.fingerprint import fingerprint, full_fingerprint
 from proact.protect.held_out import TOLERANCE, scores, warn_of_cost, warn_of_few_samples

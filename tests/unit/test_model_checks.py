@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from proact import campaign
 from proact.campaign.built_in_metrics import metric_named
+from proact.campaign.measurement import Measurement
 from proact.campaign.model_checks import ModelFindings, check_model
-from proact.campaign.scoring import Measurement
 from proact.data import as_evaluation
 from proact.faults import ActivationFlip, BitFlip, Fault, Injector, Where, encode
 from proact.nn.forward import Forward

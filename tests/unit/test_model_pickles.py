@@ -12,13 +12,13 @@ from torch import nn
 from proact import campaign
 from proact.campaign.pickling import pickled
 from proact.faults import BitFlip
-from proact.nn.model_state import (
+from proact.nn.module_copy import copy_model
+from proact.nn.written_state import (
     find_written_state,
     keep_written_state,
     preserved,
     written_state,
 )
-from proact.nn.module_copy import copy_model
 
 FAULT = BitFlip(0.3, bits=[22, 31])
 

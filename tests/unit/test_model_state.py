@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.ao import quantization
 
 from proact.faults import BitFlip, inject
-from proact.nn.model_state import (
+from proact.nn.module_copy import copy_model
+from proact.nn.written_state import (
     find_written_state,
     keep_written_state,
     preserved,
     written_state,
 )
-from proact.nn.module_copy import copy_model
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
 

@@ -1,0 +1,166 @@
+"""The results of a model without faults, with which the results of trials are compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proact.campaign.counts import Counts, counts_from, reference_of
+from proact.campaign.measurement import Measurement
+from proact.campaign.metrics import Metric
+from proact.data import Split
+from proact.data.split import content
+from proact.nn.batches import concatenated, take, tensors_in
+from proact.nn.forward import Forward
+from proact.results.policy import Policy
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class CleanResults:
+    """The results of a model without faults on some units, in their order.
+
+    Attributes:
+        columns: (n, k) float64, see `proact.campaign.counts`.
+        values: the metric of each sample, (n,) float64; None for a metric of whole trials.
+        reference: (n, 3), see `proact.campaign.counts.reference_of`; None if the outputs are not
+            logits of classes.
+        outputs: the outputs if the metric needs them, else None: a tree for all samples, or a list
+            with the tree of each fixed batch.
+        sizes: the number of samples of each fixed batch; None without fixed batches.
+        digest: SHA-256 of predictions, or of the mean output in three digits, in hexadecimal.
+    """
+
+    columns: Tensor
+    values: Tensor | None
+    reference: Tensor | None
+    outputs: Any
+    sizes: tuple[int, ...] | None
+    digest: str
+
+    def at(self, units: Tensor | None) -> CleanResults:
+        """Return the results of the given units, (m,) int64; None takes all."""
+        if units is None:
+            return self
+        samples, sizes, outputs = units, self.sizes, self.outputs
+        if sizes is not None:
+            ends = torch.tensor(sizes).cumsum(0).tolist()
+            chosen = units.tolist()
+            samples = torch.cat([torch.arange(ends[u] - sizes[u], ends[u]) for u in chosen])
+            samples = samples.to(self.columns.device)
+            outputs = None if outputs is None else [outputs[u] for u in chosen]
+            sizes = tuple(sizes[u] for u in chosen)
+        elif outputs is not None:
+            outputs = take(outputs, units)
+
+        def of(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(0, samples)
+
+        columns = self.columns.index_select(0, samples)
+        return CleanResults(
+            columns, of(self.values), of(self.reference), outputs, sizes, self.digest
+        )
+
+    def output(self, number: int, part: slice) -> Any:
+        """Return the output of batch ``number``, which holds the samples of ``part``."""
+        if self.outputs is None:
+            return None
+        return take(self.outputs, part) if self.sizes is None else self.outputs[number]
+
+    def batch_outputs(self, sizes: Iterable[int]) -> list[Any]:
+        """Return the outputs in batches of the given numbers of samples."""
+        found, start = [], 0
+        for number, size in enumerate(sizes):
+            found.append(self.output(number, slice(start, start + size)))
+            start += size
+        return found
+
+    def value(self, measurement: Measurement, policy: Policy) -> float:
+        """Return the metric of all samples of ``measurement``, to which the results belong."""
+        if self.values is not None:
+            return self.values.mean().item()
+        batches = list(measurement.batches(None, policy))
+        outputs = self.batch_outputs(batch.samples for batch in batches)
+        targets = [batch.targets for batch in batches]
+        return measurement.metric.of_batches(outputs, targets, outputs)
+
+    @property
+    def counts(self) -> Counts:
+        """The counts over the samples."""
+        return counts_from(self.columns.sum(0).tolist(), len(self.columns))
+
+
+def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) -> CleanResults:
+    """Run a model in eval mode without faults on all samples."""
+    metric, data = measurement.metric, measurement.data
+    parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    outputs: list[Any] = []
+    digest = _OutputDigest()
+    is_classes: bool | None = None
+    start = 0
+    with torch.inference_mode():
+        for inputs, targets, samples in measurement.batches(None, policy):
+            output = measurement.output(model, inputs)
+            if is_classes is None:
+                is_classes = measurement.is_classes(output)
+            part = slice(start, start + samples)
+            reference = reference_of(output) if is_classes else None
+            columns = measurement.columns(output, targets, samples, reference)
+            values = measurement.values(output, targets, output, columns)
+            parts.append((columns, values, reference))
+            digest.add(output, is_classes)
+            if metric.needs_clean or metric.of_trial:
+                outputs.append(output)
+            start = part.stop
+    found = [None if c[0] is None else torch.cat(c) for c in zip(*parts, strict=True)]
+    kept: Any = outputs or None
+    if outputs and data.batch_sizes is None:
+        try:
+            kept = concatenated(outputs)
+        except ValueError as error:
+            raise ValueError(
+                f"the outputs of different batches cannot be joined ({error}): use unit='batch', "
+                "or choose a part of the output with output="
+            ) from None
+    assert found[0] is not None
+    return CleanResults(found[0], found[1], found[2], kept, data.batch_sizes, digest.hexdigest())
+
+
+def clean_value(
+    model: nn.Module, data: Split, metric: Metric, forward: Forward | None = None
+) -> float:
+    """Return a metric of a model in eval mode on all samples, without faults."""
+    measurement = Measurement(data, metric, forward or Forward())
+    policy = Policy(None, _BATCH, False)
+    return clean_results(measurement, model, policy).value(measurement, policy)
+
+
+class _OutputDigest:
+    """Digests clean outputs: predicted classes, or else their mean in three digits.
+
+    Last digits differ between machines, so they do not enter.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._sum, self._count = 0.0, 0
+
+    def add(self, output: Any, is_classes: bool) -> None:
+        if is_classes:
+            self._digest.update(content(output.argmax(1)))
+            return
+        for tensor in tensors_in(output):
+            if tensor.is_floating_point():
+                self._sum += float(tensor.sum(dtype=torch.float64))
+                self._count += tensor.numel()
+
+    def hexdigest(self) -> str:
+        if self._count:
+            self._digest.update(f"{self._sum / self._count:.3g}".encode())
+        return self._digest.hexdigest()
