@@ -53,6 +53,11 @@ def _token_targets(output: Tensor, targets: Any) -> Tensor:
             "expected logits (samples, tokens, classes) for targets of shape "
             f"{tuple(targets.shape)}, got {tuple(output.shape)}"
         )
+    if not bool((targets != IGNORED_TOKEN).any(1).all()):
+        raise ValueError(
+            f"expected a target other than {IGNORED_TOKEN} in each sample for a metric of tokens, "
+            "got a sample without one: leave the sample out"
+        )
     return targets.to(torch.int64)
 
 

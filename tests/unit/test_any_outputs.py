@@ -54,6 +54,14 @@ def test_token_metrics_are_means_over_the_tokens_that_count() -> None:
     assert value_of("token-accuracy", logits, targets) == pytest.approx(hits)
 
 
+def test_a_sample_without_a_token_that_counts_is_refused() -> None:
+    targets = torch.zeros(2, 3, dtype=torch.int64)
+    targets[1] = -100
+    for name in ("token-loss", "token-accuracy"):
+        with pytest.raises(ValueError, match="other than -100 in each sample"):
+            value_of(name, torch.zeros(2, 3, 4), targets)
+
+
 def test_mean_iou_counts_the_pixels_of_a_whole_trial() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 4, 5, 5, generator=generator)
