@@ -202,7 +202,7 @@ def warm_up(task: Task, options: RunOptions) -> Tuning:
 
     policy = Policy(None, BATCH, False)
     base = measured(policy)
-    cost = _cost(task, options.seed, policy)
+    cost = _cost(task, options.seed, policy, base * min(BATCH, len(data)))
     left = _SHARE * task.trials(options) * cost.seconds(min(len(data), _LARGE_BATCH))
 
     def is_better(candidate: Policy, limit: float) -> bool:
@@ -275,7 +275,8 @@ def _one_batch(task: Task, policy: Policy, images: int | None = None) -> object:
     return measurement.output(task.injectors[0].model, inputs)
 
 
-def _cost(task: Task, seed: int, policy: Policy) -> TrialCost:
+def _cost(task: Task, seed: int, policy: Policy, of_batch: float | None = None) -> TrialCost:
+    """Measure the cost of a trial; ``of_batch`` is the time of a whole batch, if it is known."""
     data, injector = task.measurement.data, task.injectors[0]
     few, many = min(8, len(data)), min(BATCH, len(data))
     if data.batch_sizes:
@@ -284,7 +285,7 @@ def _cost(task: Task, seed: int, policy: Policy) -> TrialCost:
     # Of a slow model, few images tell enough.
     is_known = many == few or short > _LONG_ENOUGH
     if not is_known:
-        long = _median(partial(_one_batch, task, policy, many))
+        long = of_batch or _median(partial(_one_batch, task, policy, many))
 
     def injection() -> None:
         with injector.trial(task.faults[0], seed, 0):
