@@ -14,6 +14,7 @@ from torch import nn
 from proact.nn import WeightRange, add_weight_range, weight_range_of
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
+from proact.ops.plain_memory import has_plain_memory
 from proact.ops.range_plan import checked_action
 from proact.protect.method import GuardMethod
 
@@ -51,11 +52,17 @@ def weight_range(
 
 
 def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
-    """Guards every floating-point tensor that ``model`` stores, thresholds too, except bounds."""
+    """Guards every floating-point tensor that ``model`` stores, thresholds too, except bounds.
+
+    Tensors without plain memory, such as sparse ones, are not guarded, because faults cannot hit
+    them.
+    """
     names = [
         stored.name
         for stored in stored_tensors(model)
-        if stored.kind != "bound" and stored.tensor.is_floating_point()
+        if stored.kind != "bound"
+        and stored.tensor.is_floating_point()
+        and has_plain_memory(stored.tensor)
     ]
     return add_weight_range(model, names, granularity, action)
 

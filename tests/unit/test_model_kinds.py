@@ -155,6 +155,25 @@ def batch_statistics() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), norm, nn.ReLU(), nn.Linear(16, 3)).eval()
 
 
+def packed() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    made: nn.Module = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+    return made
+
+
+def transposed() -> nn.Module:
+    model = net()
+    for layer in (model.first, model.last):
+        layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+    return model
+
+
+def beside_sparse() -> nn.Module:
+    model = net()
+    model.register_buffer("adjacency", torch.eye(4).to_sparse_coo())
+    return model
+
+
 class Kind(NamedTuple):
     """A kind of model, with a part of the message where it is refused, or None where it works."""
 
@@ -170,6 +189,9 @@ SCRIPT = "is a TorchScript module: give the nn.Module"
 EXPORT = "is the module of a torch.export program: give the nn.Module"
 COMPILED = "needs hooks, which a compiled graph does not run, and .* is compiled"
 LAZY = "0.weight has no shape yet"
+PACKED = r"0 \(Linear\) keeps weights in a packed form"
+NOTHING = "has no parameters to protect"
+SPARSE = "adjacency must have plain memory .*sparse_coo"
 FILE = "'thing' of 'act' is a TextIOWrapper, which cannot be copied"
 
 KINDS = {
@@ -202,6 +224,13 @@ KINDS = {
     ),
     "`layer.forward = torch.compile(...)`": Kind(compiled_layer, activations=COMPILED),
     "`model.compile()`": Kind(compiled_in_place, activations=COMPILED),
+    "Packed int8 of `torch.ao`": Kind(
+        packed, PACKED, campaign=PACKED, clips=NOTHING, guard=NOTHING
+    ),
+    "Transposed and channels-last weights": Kind(
+        transposed, "first.weight must be contiguous.*encode"
+    ),
+    "Sparse tensors that faults may hit": Kind(beside_sparse, SPARSE, campaign=SPARSE),
     "State that a forward pass writes": Kind(stateful),
     "Random answers": Kind(
         random, campaign="draws at random in eval mode", clips="a forward that draws at random"
