@@ -220,10 +220,12 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
     if outputs and data.batch_sizes is None:
         try:
             kept = concatenated(outputs)
-        except ValueError as error:
+            if (found_samples := samples_in(kept, "outputs")) != len(data):
+                raise ValueError(f"they have {found_samples} rows for {len(data)} samples")
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"the outputs of different batches cannot be joined ({error}): use unit='batch', "
-                "or choose a part of the output with output="
+                f"the outputs cannot be divided into samples ({error}): use unit='batch', or "
+                "choose a part of the output with output="
             ) from None
     assert found[0] is not None
     return CleanResults(found[0], found[1], found[2], kept, data.batch_sizes, digest.hexdigest())
