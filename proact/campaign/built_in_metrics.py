@@ -53,10 +53,17 @@ def _token_targets(output: Tensor, targets: Any) -> Tensor:
             "expected logits (samples, tokens, classes) for targets of shape "
             f"{tuple(targets.shape)}, got {tuple(output.shape)}"
         )
-    if not bool((targets != IGNORED_TOKEN).any(1).all()):
+    counted = targets != IGNORED_TOKEN
+    classes = output.shape[2]
+    if bool((counted & ((targets < 0) | (targets >= classes))).any()):
         raise ValueError(
-            f"expected a target other than {IGNORED_TOKEN} in each sample for a metric of tokens, "
-            "got a sample without one: leave the sample out"
+            f"expected targets in [0, {classes}), or {IGNORED_TOKEN} for tokens that do not count, "
+            f"got values in [{int(targets.min())}, {int(targets.max())}]"
+        )
+    if not bool(counted.any(1).all()):
+        raise ValueError(
+            "expected a token that counts in each sample, got a sample whose targets are all "
+            f"{IGNORED_TOKEN}: leave such samples out"
         )
     return targets.to(torch.int64)
 
@@ -65,7 +72,7 @@ def _token_accuracy(output: Tensor, targets: Any, clean: None) -> Tensor:
     targets = _token_targets(output, targets)
     counted = targets != IGNORED_TOKEN
     right = (output.argmax(2) == targets) & torch.isfinite(output).all(2) & counted
-    share: Tensor = right.sum(1) / counted.sum(1)
+    share: Tensor = right.sum(1).double() / counted.sum(1)
     return share
 
 
@@ -98,10 +105,11 @@ def _mean_iou(outputs: list[Any], targets: list[Any], clean: list[Any]) -> float
             )
         classes = output.shape[1]
         counted = (target >= 0) & (target != IGNORED_PIXEL)
-        if int(target[counted].max()) >= classes:
+        highest = int(torch.where(counted, target, 0).max())
+        if highest >= classes:
             raise ValueError(
                 f"expected targets below {classes}, the number of classes, for mean-iou, got "
-                f"{int(target[counted].max())}"
+                f"{highest}"
             )
         # A pixel without a valid answer counts as a class of its own, which is always wrong.
         predicted = torch.where(torch.isfinite(output).all(1), output.argmax(1), classes)

@@ -15,7 +15,7 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.data import Split
 from proact.data.split import content
-from proact.nn.batches import concatenated, take, tensors_in
+from proact.nn.batches import concatenated, samples_in, take, tensors_in
 from proact.nn.forward import Forward
 from proact.results.policy import Policy
 
@@ -123,10 +123,12 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
     if outputs and data.batch_sizes is None:
         try:
             kept = concatenated(outputs)
-        except ValueError as error:
+            if (rows := samples_in(kept, "outputs")) != len(data):
+                raise ValueError(f"they have {rows} rows for {len(data)} samples")
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"the outputs of different batches cannot be joined ({error}): use unit='batch', "
-                "or choose a part of the output with output="
+                f"the outputs cannot be divided into samples ({error}): use unit='batch', or "
+                "choose a part of the output with output="
             ) from None
     assert found[0] is not None
     return CleanResults(found[0], found[1], found[2], kept, data.batch_sizes, digest.hexdigest())

@@ -118,7 +118,9 @@ class Metric:
         """A text that distinguishes this metric from all others."""
         return (
             f"{self.name} in [{self.lowest:g}, {self.highest:g}], NaN {self.worst}, version "
-            f"{self.version}, {content_of(self.function)}"
+            f"{self.version}, {content_of(self.function)}, of "
+            f"{'a trial' if self.of_trial else 'each sample'}, reads "
+            f"{'logits' if self.reads_logits else 'the output'}"
         )
 
     @property

@@ -138,8 +138,8 @@ class TrialRunner:
             output: Any
             try:
                 output = self.measurement.output(self.model, batch.inputs)
-            except MemoryError:
-                raise
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # the machine is too small; that is no answer of the model
             except Exception as error:
                 # Whether the fault is the cause is checked when it has been removed.
                 raised.append((batch, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sized
+from operator import index as index_of
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -149,9 +150,9 @@ def _decoded(dataset: Dataset[Any]) -> Split:
 
 
 def _is_number(target: Any) -> bool:
-    return isinstance(target, int) or (
-        isinstance(target, (Tensor, np.generic)) and target.ndim == 0
-    )
+    if isinstance(target, Tensor):
+        return target.ndim == 0 and not target.is_floating_point() and not target.is_complex()
+    return isinstance(target, (int, np.integer))
 
 
 def _decoded_images(dataset: Dataset[Any], count: int) -> Split:
@@ -162,7 +163,8 @@ def _decoded_images(dataset: Dataset[Any], count: int) -> Split:
         item = dataset[index]
         try:
             image, label = item
-            image, labels[index] = torch.as_tensor(image), int(label)
+            # `index` takes integers alone: int() would cut the fraction of a number off.
+            image, labels[index] = torch.as_tensor(image), index_of(label)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 "expected pairs (image, label) of a tensor and an integer in a Dataset; item "

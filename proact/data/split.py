@@ -244,6 +244,11 @@ def collated_split(batches: Sequence[tuple[Batch, Batch | None]], are_fixed: boo
         raise ValueError("data: expected at least one sample, got none")
     inputs, targets = zip(*batches, strict=True)
     has_targets = any(target is not None for target in targets)
+    if has_targets and any(target is None for target in targets):
+        number = next(number for number, target in enumerate(targets) if target is None)
+        raise ValueError(
+            f"data: expected targets in all batches or in none, got none in batch {number}"
+        )
     try:
         joined = None if are_fixed else concatenated(inputs)
         joined_targets = concatenated(targets) if has_targets and not are_fixed else None

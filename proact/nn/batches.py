@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+_ATOMS = (bool, int, float, complex, str, bytes)
+
 #: A tree of tensors or lists with a common number of samples.
 Batch: TypeAlias = Any
 
@@ -149,10 +151,19 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     )
 
 
+def _check_same(column: Sequence[Any]) -> None:
+    """Raise ValueError for numbers, texts or None that differ between batches."""
+    first = column[0]
+    for part in column:
+        if type(part) is not type(first) or (isinstance(part, _ATOMS) and part != first):
+            raise ValueError(f"a value that is no tensor differs between batches: {part!r}")
+
+
 def _joined(column: Sequence[Any]) -> Any:
     if _is_list(column[0]):
         return [element for part in column for element in part]
-    if not isinstance(column[0], Tensor):
+    if not all(isinstance(part, Tensor) for part in column):
+        _check_same(column)
         return column[0]
     shapes = {(tuple(part.shape[1:]), part.dtype) for part in column}
     if len(shapes) > 1 or column[0].dim() == 0:

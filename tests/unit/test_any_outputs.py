@@ -58,7 +58,7 @@ def test_a_sample_without_a_token_that_counts_is_refused() -> None:
     targets = torch.zeros(2, 3, dtype=torch.int64)
     targets[1] = -100
     for name in ("token-loss", "token-accuracy"):
-        with pytest.raises(ValueError, match="other than -100 in each sample"):
+        with pytest.raises(ValueError, match="a token that counts in each sample"):
             value_of(name, torch.zeros(2, 3, 4), targets)
 
 
