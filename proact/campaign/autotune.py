@@ -146,6 +146,9 @@ def tune(
         images = "all"
     if images == "auto":
         return _with_stored_choice(store, task, options, tuning, clean, announce), clean
+    if isinstance(images, int) and data.batch_sizes:
+        size = data.batch_sizes[0]
+        images = max(images // size, 1) * size
     count = images if isinstance(images, int) and images < len(data) else None
     return replace(tuning, policy=replace(tuning.policy, images=count)), clean
 

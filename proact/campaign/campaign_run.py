@@ -27,6 +27,7 @@ from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
 from proact.campaign.validation import (
+    check_images,
     check_margin,
     check_measurement,
     check_outputs,
@@ -101,6 +102,7 @@ class CampaignRun:
                 options.state,
             )
             check_measurement(self._measurement)
+            check_images(options.images_per_trial, split)
             check_outputs(dict(zip(self._names, models, strict=True)), self._measurement)
             self._check_models(variants)
             if options.policy is not None:

@@ -129,11 +129,13 @@ class TrialRunner:
         """Yield each batch of a trial with its output; collects errors in ``raised``."""
         batches = self.measurement.batches(units, self.policy)
         if self._cache is not None and not isinstance(fault, ActivationFlip):
-            outputs, start = self._cache.outputs(record.counts("tensor").keys()), 0
-            for batch in batches:
-                yield batch, outputs[start : start + batch.samples]
-                start += batch.samples
-            return
+            outputs = self._cached_outputs(record)
+            if outputs is not None:
+                start = 0
+                for batch in batches:
+                    yield batch, outputs[start : start + batch.samples]
+                    start += batch.samples
+                return
         for batch in batches:
             output: Any
             try:
@@ -145,6 +147,16 @@ class TrialRunner:
                 raised.append((batch, error))
                 output = Raised(error)
             yield batch, output
+
+    def _cached_outputs(self, record: Record) -> Tensor | None:
+        """The outputs from the last usable cut on; None if the model raises under the faults."""
+        assert self._cache is not None
+        try:
+            return self._cache.outputs(record.counts("tensor").keys())
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            return None  # the batches run one by one, and each error is noted
 
     def _check(self, raised: list[tuple[EvaluatedBatch, Exception]]) -> None:
         """Raise the error of a batch on which the model raises without faults too."""

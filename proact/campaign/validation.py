@@ -92,6 +92,16 @@ def check_measurement(measurement: Measurement) -> None:
             raise ValueError(f"{error}, which the metric {metric.name} needs") from None
 
 
+def check_images(images: object, data: Split) -> None:
+    """Raise ValueError if batches of different sizes would be drawn: they would weigh the same."""
+    is_number = isinstance(images, int) and images < len(data)
+    if is_number and data.batch_sizes and len(set(data.batch_sizes)) > 1:
+        raise ValueError(
+            f"images_per_trial: expected 'all' for fixed batches of different sizes, got {images}: "
+            "give batches of one size (drop_last=True), or use all images"
+        )
+
+
 def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> None:
     """Run each model on two samples (or one batch) and check that the metric takes its outputs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping, Sized
 from operator import index as index_of
 from typing import Any, TypeAlias, cast
@@ -9,7 +10,14 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from proact.data.split import Split, collated_split
 from proact.nn.batches import Batch, as_tensors
@@ -90,7 +98,9 @@ def _is_map_style(data: Any) -> bool:
 def _inputs_and_targets(batch: Any) -> tuple[Batch, Batch | None]:
     """Divide a batch into inputs and targets."""
     if _is_pair(batch):
-        return batch[0], batch[1]
+        inputs, targets = batch
+        # A mapping of another type, such as a tokenizer's, may not be a pytree.
+        return (dict(inputs) if isinstance(inputs, UserDict) else inputs), targets
     if isinstance(batch, (tuple, list)) and len(batch) == 1:
         return batch[0], None
     if isinstance(batch, Mapping) and "labels" in batch:
@@ -105,7 +115,8 @@ def _loaded(loader: DataLoader[Any], collate: Collate | None, in_batches: bool) 
     """Read a loader once."""
     if collate is not None:
         raise TypeError("collate: expected None beside a DataLoader, which has its own collate_fn")
-    if isinstance(loader.sampler, RandomSampler):
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
         raise ValueError(
             "data: expected a DataLoader with shuffle=False, because a result belongs to samples "
             "in a fixed order"

@@ -91,6 +91,48 @@ def test_outputs_whose_rows_are_no_samples_are_refused() -> None:
         )
 
 
+class Refusing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert_async((x.abs() < 1e4).all(), "too large")
+        return x
+
+
+def test_errors_behind_a_cut_count_as_those_of_the_whole_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), Refusing())
+    data, fault = (torch.rand(40, 6), torch.arange(40) % 3), BitFlip(5e-3)
+    options: dict[str, Any] = {"trials": 60, "images_per_trial": "all", "executor": 1}
+    cached, whole = (
+        campaign.run({"m": model}, data, [fault], prefix_cache=is_cached, **options)
+        for is_cached in (True, False)
+    )
+    assert 0.0 < whole.cells[0].raised < 1.0
+    assert [(row.value, row.raised) for row in cached.rows("m", fault)] == [
+        (row.value, row.raised) for row in whole.rows("m", fault)
+    ]
+
+
+def test_batches_of_different_sizes_are_not_drawn() -> None:
+    torch.manual_seed(0)
+    data, model = (torch.rand(70, 6), torch.arange(70) % 3), nn.Linear(6, 3)
+    options: dict[str, Any] = {"unit": "batch", "trials": 3, "executor": 1}
+    with pytest.raises(ValueError, match="batches of different sizes, got 64"):
+        campaign.run({"m": model}, data, [BitFlip(1e-2)], images_per_trial=64, **options)
+    even = torch.utils.data.DataLoader(list(zip(*data, strict=True)), 10)  # type: ignore[arg-type]
+    result = campaign.run({"m": model}, even, [BitFlip(1e-2)], images_per_trial=1, **options)
+    assert result.images_per_trial == 10
+
+
+def test_loaders_that_draw_are_refused() -> None:
+    items = Items(list(range(8)))
+    for sampler in (
+        torch.utils.data.SubsetRandomSampler(range(8)),
+        torch.utils.data.WeightedRandomSampler([1.0] * 8, 8),
+    ):
+        with pytest.raises(ValueError, match="shuffle=False"):
+            as_split(torch.utils.data.DataLoader(items, 2, sampler=sampler))
+
+
 def test_metrics_that_get_other_outputs_have_other_identities() -> None:
     def share(output: Any, targets: Any, clean: Any) -> Any:
         return output
