@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from proact import campaign
+from proact import campaign, protect
 from proact.campaign import Metric
 from proact.campaign.built_in_metrics import METRICS
-from proact.faults import BitFlip, encode, inject
+from proact.faults import ActivationFlip, BitFlip, ExactFlips, encode, inject
 
 FAULT = BitFlip(1e-3)
 OPTIONS: dict[str, Any] = {"trials": 12, "images_per_trial": "all", "executor": 1}
@@ -286,3 +286,39 @@ def test_perplexity_is_the_exponential_of_the_token_loss() -> None:
         logits = model(ids)
     by_torch = functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).exp()
     assert math.exp(result.clean["m"]) == pytest.approx(float(by_torch), rel=1e-5)
+
+
+def test_guards_activation_faults_and_sweeps_take_a_mapping() -> None:
+    x, _ = pair()
+    model = Two(lambda _, logits: SimpleNamespace(logits=logits))
+    batch = {"x": x, "scale": torch.ones(90, 1)}
+    with torch.no_grad():
+        labels = model(**batch).logits.argmax(1)
+    guarded = protect.protect(model, "weight-range")
+    faults = [BitFlip(3e-3), ActivationFlip(1e-2)]
+    result = campaign.run({"m": model, "g": guarded}, (batch, labels), faults, **OPTIONS)
+    stored, transient, guarded_stored, guarded_transient = result.cells
+    assert (stored.variant, guarded_stored.variant) == ("m", "g")
+    assert stored.value.estimate < guarded_stored.value.estimate
+    assert transient.value == guarded_transient.value
+    for sweep in (campaign.per_layer, campaign.per_bit):
+        plain, called = (
+            sweep(model, data, ExactFlips(3), trials=64, executor=1, **more).strata
+            for data, more in (
+                ((x, labels), {}),
+                ((x, labels), {"forward": lambda model, x: model(x), "output": "logits"}),
+            )
+        )
+        assert [part.loss for part in plain] == [part.loss for part in called]
+
+
+def test_another_forward_is_another_task(tmp_path: Path) -> None:
+    store, model = tmp_path / "rows.sqlite", Two(lambda _, logits: logits)
+    options: dict[str, Any] = {**OPTIONS, "store": store}
+
+    def rows(**more: Any) -> int | None:
+        return campaign.run({"m": model}, pair(), [FAULT], **options, **more).sessions[-1].rows
+
+    assert [rows(), rows()] == [12, 0]
+    assert rows(forward=lambda model, x: model(x)) == 12
+    assert rows(on_error="exclude") == 12
