@@ -23,6 +23,7 @@ from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
 from proact.results.policy import Policy
 from proact.results.store import Row
 
+#: Building a prefix cache takes the time of several trials.
 _TRIALS_BEFORE_CACHE = 20
 
 
@@ -58,9 +59,8 @@ class TrialRunner:
     def __post_init__(self) -> None:
         self.injector = Injector(self.model, self.encoding, is_private=True)
         self._cache: MultiCutCache | None = None
-        #: Trials until the prefix cache is built; building it takes the time of several trials.
-        self._trials_before_cache = _TRIALS_BEFORE_CACHE
-        self._has_tried_cache = False
+        #: Trials until the prefix cache is built; None afterwards.
+        self._trials_before_cache: int | None = _TRIALS_BEFORE_CACHE
         self._clean_value_of_all: float | None = None
 
     def close(self) -> None:
@@ -76,8 +76,8 @@ class TrialRunner:
                 excludes such trials.
             Exception: an error of the model without faults, or of the metric.
         """
-        if self._trials_before_cache == 0 and self._cache is None and not self._has_tried_cache:
-            self._has_tried_cache = True
+        if self._trials_before_cache == 0:
+            self._trials_before_cache = None
             self._cache = self._prefix_cache()
         start = time.perf_counter()
         units = self._units(trial)
@@ -92,7 +92,8 @@ class TrialRunner:
             score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
             flips = record.flips
         self._check(raised)
-        self._trials_before_cache = max(self._trials_before_cache - 1, 0)
+        if self._trials_before_cache is not None:
+            self._trials_before_cache -= 1
         return _row(trial, flips, score, time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
