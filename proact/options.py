@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proact.errors import unknown
+
 _METADATA = "proact.option"
 
 
@@ -126,6 +128,17 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
             raise TypeError(f"expected an integer {span}, got {value!r}")
         if not (least <= value and (below is None or value < below)):
             raise ValueError(f"expected an integer {span}, got {value}")
+        return value
+
+    return check
+
+
+def one_of(*names: str) -> Callable[[Any], object]:
+    """Make a check: the value is one of some names."""
+
+    def check(value: Any) -> object:
+        if value not in names:
+            raise unknown("value", value, names)
         return value
 
     return check

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from proact.encodings.names import ENCODING_NAMES
-from proact.errors import unknown
 from proact.limits import SEEDS, TRIALS
-from proact.options import Options, above_0, between_0_and_1, integer, option
+from proact.options import Options, above_0, between_0_and_1, integer, one_of, option
 from proact.results.metric_info import BUILT_IN_METRICS
 
 if TYPE_CHECKING:
@@ -61,17 +60,6 @@ def _check_function(value: Any) -> object:
     if value is not None and not callable(value):
         raise TypeError(f"expected a function, got {value!r}")
     return value
-
-
-def one_of(*names: str) -> Callable[[Any], object]:
-    """Make a check: the value is one of some names."""
-
-    def check(value: Any) -> object:
-        if value not in names:
-            raise unknown("value", value, names)
-        return value
-
-    return check
 
 
 def _check_images(value: Any) -> object:
