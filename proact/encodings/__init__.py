@@ -8,14 +8,28 @@ from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from proact.encodings.base import Bits, Encoding, UniformEncoding, Word
+    from proact.encodings.coded import Coded
+    from proact.encodings.codes import Code, Decoded
     from proact.encodings.registry import encoding_named
 
-__all__ = ["Bits", "Encoding", "UniformEncoding", "Word", "encoding_named"]
+__all__ = [
+    "Bits",
+    "Code",
+    "Coded",
+    "Decoded",
+    "Encoding",
+    "UniformEncoding",
+    "Word",
+    "encoding_named",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "Bits": "base",
+        "Code": "codes",
+        "Coded": "coded",
+        "Decoded": "codes",
         "Encoding": "base",
         "UniformEncoding": "base",
         "Word": "base",

@@ -85,6 +85,10 @@ class Word(ABC):
         """Marks the elements that are out of range: bool, with the shape of ``tensor``."""
         return torch.zeros_like(tensor, dtype=torch.bool)
 
+    def stored_bits(self, elements: int) -> int:
+        """The number of stored bits of a tensor with ``elements`` elements."""
+        return self.bits * elements
+
     @property
     def all_bits(self) -> int:
         return (1 << self.bits) - 1
@@ -145,9 +149,11 @@ class Encoding(ABC):
 
     Attributes:
         name: identifies the encoding, also in the identity of a campaign.
+        is_coded: whether a code protects stored words, so that some flips have no effect.
     """
 
     name: str
+    is_coded: bool = False
 
     @abstractmethod
     def word(self, stored: StoredTensor) -> Word:

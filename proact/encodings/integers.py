@@ -94,6 +94,13 @@ class ScaledInteger(Encoding):
         self.name = f"int{bits}" if per_channel else f"int{bits}-tensor"
 
     def word(self, stored: StoredTensor) -> Word:
+        return self.word_up_to(2 ** (self.bits - 1) - 1, stored)
+
+    def word_up_to(self, top: int, stored: StoredTensor) -> Word:
+        """The stored form whose scales map the largest magnitude of a channel to the word ``top``.
+
+        Codes that take low bits of the words need a ``top`` that they can represent.
+        """
         tensor = stored.tensor
         is_weight = stored.kind == "weight" and not stored.is_buffer and tensor.dim() >= 2
         if not is_weight or not tensor.is_floating_point():
@@ -104,11 +111,11 @@ class ScaledInteger(Encoding):
                 f"{stored.name} holds NaN or infinity, which the encoding {self.name} cannot store"
             )
         if not self.per_channel:
-            return self._word_of(tensor.abs().amax().reshape(1), tensor.numel())
+            return self._word_of(tensor.abs().amax().reshape(1), tensor.numel(), top)
         # Transposed convolutions have the output channel (of each group) second.
         axis = 1 if "_ConvTransposeNd" in stored.layer_types else 0
         others = [dim for dim in range(tensor.dim()) if dim != axis]
-        return self._word_of(tensor.abs().amax(others), math.prod(tensor.shape[axis + 1 :]))
+        return self._word_of(tensor.abs().amax(others), math.prod(tensor.shape[axis + 1 :]), top)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """One scale, from the observed magnitude or else the largest finite one of the tensor."""
@@ -117,13 +124,13 @@ class ScaledInteger(Encoding):
             top = torch.nan_to_num(tensor, 0.0, 0.0, 0.0).abs().amax().reshape(1)
         else:
             top = torch.tensor([largest])
-        return self._word_of(top, tensor.numel())
+        return self._word_of(top, tensor.numel(), 2 ** (self.bits - 1) - 1)
 
-    def _word_of(self, largest: Tensor, inner: int) -> ScaledWord:
+    def _word_of(self, largest: Tensor, inner: int, top: int) -> ScaledWord:
         # The lowest word, -2^(bits-1), must be a float32 too; larger magnitudes saturate.
         digits = _FLOAT_DIGITS - (self.bits - 1)
         largest_scale = (2.0 - 2.0 ** (1 - digits)) * 2.0 ** (_FLOAT_EXPONENT - self.bits)
-        scale = largest.double().cpu() / (2 ** (self.bits - 1) - 1)
+        scale = largest.double().cpu() / top
         scale.clamp_(_SMALLEST_SCALE, largest_scale)
         mantissa, exponent = torch.frexp(scale)
         few = torch.ldexp(torch.ceil(mantissa * 2.0**digits) / 2.0**digits, exponent)

@@ -6,11 +6,13 @@ import re
 from functools import lru_cache
 
 from proact.encodings.base import Encoding
+from proact.encodings.coded import Coded
+from proact.encodings.codes import CODE_NAMES
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
 from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
-from proact.errors import closest
+from proact.errors import closest, unknown
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
@@ -18,7 +20,10 @@ def encoding_named(name: str | Encoding) -> Encoding:
 
     The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``int8`` (one scale for
     each output channel) and ``int8-tensor`` (one scale for each tensor), down to ``int2``;
-    ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor.
+    ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor. A code
+    follows after a plus sign, as in ``float32+bch2``: ``secded``, ``bch2``, ``bch3``, ``parity``,
+    ``mset`` and ``cep`` in the same memory, ``secded32``, ``secded64`` and ``tmr`` with check bits
+    in addition.
 
     Raises:
         ValueError: an unknown name, or a fixed-point word of more than 32 bits.
@@ -30,12 +35,19 @@ def encoding_named(name: str | Encoding) -> Encoding:
         return encoding
     raise ValueError(
         f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
-        f"such as q15.16; got {name!r}{closest(name, ENCODING_NAMES)}"
+        "such as q15.16, each possibly with a code, such as float32+bch2; "
+        f"got {name!r}{closest(name, ENCODING_NAMES)}"
     )
 
 
 @lru_cache(maxsize=64)
 def _encoding(name: str) -> Encoding | None:
+    plain, plus, code = name.partition("+")
+    if plus:
+        inner = _encoding(plain)
+        if inner is not None and code not in CODE_NAMES:
+            raise unknown("code", code, CODE_NAMES)
+        return None if inner is None else Coded(inner, code)
     if name in FLOAT_NAMES:
         return Float(name)
     if name == "native":

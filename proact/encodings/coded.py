@@ -1,0 +1,335 @@
+"""Coded encodings: a number format whose stored words carry check bits, such as float32+bch2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proact.encodings.base import (
+    Elements,
+    Encoding,
+    Floats,
+    MemoryWord,
+    Word,
+    Words,
+    integers_of,
+    signed_values,
+    unsigned_memory,
+)
+from proact.encodings.codes import Code, FittedCode, LinearCode, code_named
+from proact.encodings.fixed_point import FixedPoint
+from proact.encodings.floats import FloatWord
+from proact.encodings.integers import ScaledInteger, ScaledWord
+from proact.nn.tensor_inventory import StoredTensor
+
+_CHUNK = 1 << 18  # codewords encoded at a time, which keeps the copies small
+
+
+class CodedWord(Word):
+    """Words of a format with the check bits of a code.
+
+    Bit numbers below ``format.bits`` are bits of the word itself. Those above are the bits of the
+    check word, which a codeword has once; they belong to the first element of the codeword.
+
+    A code in place takes bits of the word. In floats, and in integers that memory holds as they are
+    stored, they are the lowest bits, and a reader takes them as part of the number: the stored
+    word is a usable number. In fixed point and scaled integers, check bits read as 0 (or as copies
+    of the sign), and they take integer bits that no value of the tensor needs before they take the
+    lowest bits.
+
+    Attributes:
+        format: the word without the code.
+        fitted: the code of the words.
+        elements: the number of elements of the tensor.
+        replacement: the number in place of one whose error is detected and not corrected.
+    """
+
+    def __init__(
+        self, inner: Word, fitted: FittedCode, elements: int, replacement: float
+    ) -> None:
+        code = fitted.code
+        self.format, self.fitted, self.elements = inner, fitted, elements
+        self.replacement = replacement
+        self.name = f"{inner.name}+{code.name}"
+        self.bits = inner.bits + code.check_bits
+        self.form, self.is_native = inner.form, inner.is_native
+        is_read_whole = isinstance(inner, (MemoryWord, FloatWord))
+        self._readings = (
+            None if is_read_whole else [_Reading(inner.bits, each) for each in _payloads(code)]
+        )
+        rest = fitted.rest
+        self._reading_of_rest = (
+            None if is_read_whole or rest is None else _Reading(inner.bits, *_payloads(rest))
+        )
+        self.fields = MappingProxyType(_fields(inner, code))
+        #: The first element after the full codewords of a code that cannot be shortened.
+        self.singles = elements if rest is None else elements - elements % code.words
+
+    @property
+    def check_words(self) -> int:
+        """The number of check words of the tensor."""
+        code = self.fitted.code
+        return -(-self.elements // code.words) if code.check_bits else 0
+
+    def stored_bits(self, elements: int) -> int:
+        return self.format.bits * elements + self.fitted.code.check_bits * self.check_words
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return self.format.words(values, elements)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return self.format.values(words, elements)
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return self.format.words_in(memory, dtype, elements)
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        return self.format.memory_of(words, dtype, elements)
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        saturated = self.format.saturates(tensor)
+        if self._readings is None:
+            return saturated
+        flat, marks = tensor.detach().reshape(-1), torch.zeros(tensor.numel(), dtype=torch.bool)
+        for begin, end in self._chunks():
+            elements = np.arange(begin, end, dtype=np.uint64)
+            words = self.format.words(flat[begin:end].double().cpu().numpy(), elements)
+            marks[begin:end] = torch.from_numpy(self._by_codeword(words, begin, _Reading.saturates))
+        return saturated | marks.to(tensor.device).view(tensor.shape)
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        code = self.fitted.code
+        if code.check_bits and self._readings is not None:
+            return self.format.rounded(tensor)  # all bits are payload
+        result = self.format.rounded(tensor).detach().contiguous().clone()
+        memory, dtype = integers_of(result).reshape(-1), tensor.dtype
+        on_cpu = memory.cpu()
+        for begin, end in self._chunks():
+            elements = np.arange(begin, end, dtype=np.uint64)
+            words = self.words_in(unsigned_memory(on_cpu[begin:end].numpy()), dtype, elements)
+            stored = self.as_read(self.encoded(words, begin)[0], begin)
+            changed = self.memory_of(stored, dtype, elements)
+            raw = changed.astype(f"u{dtype.itemsize}").view(f"i{dtype.itemsize}")
+            on_cpu[begin:end] = torch.from_numpy(raw)
+        if on_cpu is not memory:
+            memory.copy_(on_cpu)
+        return result
+
+    def encoded(self, words: Words, begin: int) -> tuple[Words, Words]:
+        """The stored words of adjacent elements, and their check words.
+
+        Args:
+            words: words of the format, uint64 (n,); whole codewords, except at the tensor's end.
+            begin: the element of the first word.
+        """
+        if self._readings is not None:
+            words = self._by_codeword(words, begin, _Reading.nearest)
+        full, size = self._split(words, begin), self.fitted.code.words
+        stored, check = self.fitted.code.encode(_in_rows(words[:full], size))
+        result = stored.reshape(-1)[:full]
+        if full < len(words):
+            assert self.fitted.rest is not None
+            rest, _ = self.fitted.rest.encode(words[full:, None])
+            result = np.concatenate([result, rest[:, 0]])
+        return result, check
+
+    def as_read(self, stored: Words, begin: int) -> Words:
+        """The words of the format that a reader sees in stored words of adjacent elements."""
+        if self._readings is None:
+            return stored
+        return self._by_codeword(stored, begin, _Reading.read)
+
+    def reading_at(self, position: int | None) -> Callable[[Words], Words]:
+        """How words are read at a position in a codeword; None stands for the single words."""
+        if self._readings is None:
+            return lambda words: words
+        reading = self._reading_of_rest if position is None else self._readings[position]
+        assert reading is not None
+        return reading.read
+
+    def _split(self, words: Words, begin: int) -> int:
+        """The number of ``words`` that belong to codewords and are not coded one by one."""
+        return min(max(self.singles - begin, 0), len(words))
+
+    def _by_codeword(
+        self, words: Words, begin: int, change: Callable[[_Reading, Words], np.ndarray]
+    ) -> np.ndarray:
+        """Applies a method of the reading of each word; the result has one entry per word."""
+        assert self._readings is not None
+        full, size = self._split(words, begin), len(self._readings)
+        rows = _in_rows(words[:full], size)
+        columns = [change(reading, rows[:, i]) for i, reading in enumerate(self._readings)]
+        result = np.stack(columns, axis=1).reshape(-1)[:full]
+        if full == len(words):
+            return result
+        assert self._reading_of_rest is not None
+        return np.concatenate([result, change(self._reading_of_rest, words[full:])])
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        step = _CHUNK * self.fitted.code.words
+        return [
+            (begin, min(begin + step, self.elements)) for begin in range(0, self.elements, step)
+        ]
+
+
+class _Reading:
+    """How the payload of an integer word is chosen and read.
+
+    From the top, a word holds the sign, ``unused`` bits that repeat the sign when read, the other
+    bits of the payload, and ``low`` bits that read as 0. Check bits take the places of both.
+    """
+
+    def __init__(self, bits: int, payload: int) -> None:
+        self.bits, self.payload = bits, payload
+        magnitude = payload & ~(1 << (bits - 1))
+        self.unused = bits - 1 - magnitude.bit_length()
+        self.low = (payload & -payload).bit_length() - 1
+
+    def nearest(self, words: Words) -> Words:
+        """The nearest words that the payload can hold, ties to even."""
+        return self._words(np.clip(self._steps(words), -self._limit, self._limit - 1))
+
+    def saturates(self, words: Words) -> np.ndarray:
+        """Whether each word is outside the range of the payload."""
+        steps = self._steps(words)
+        return (steps < -self._limit) | (steps > self._limit - 1)
+
+    def read(self, words: Words) -> Words:
+        payload = words & np.uint64(self.payload)
+        copies = ((1 << self.unused) - 1) << (self.bits - 1 - self.unused)
+        is_negative = words >> np.uint64(self.bits - 1) & np.uint64(1)
+        return payload | is_negative * np.uint64(copies)
+
+    @property
+    def _limit(self) -> float:
+        return 2.0 ** (self.bits - 1 - self.unused - self.low)
+
+    def _steps(self, words: Words) -> Floats:
+        steps: Floats = np.rint(signed_values(words, self.bits) / 2.0**self.low)
+        return steps
+
+    def _words(self, steps: Floats) -> Words:
+        integers = (steps * 2.0**self.low).astype(np.int64).astype(np.uint64)
+        return integers & np.uint64((1 << self.bits) - 1)
+
+
+class Coded(Encoding):
+    """A number format with an error-correcting or error-detecting code, such as ``float32+bch2``.
+
+    The decoder corrects the errors that the code can correct. A number whose error is only detected
+    is replaced by the value nearest to 0 in the range of the tensor's clean values: by 0, unless all
+    of them have one sign. This range, like the scales of integers, is assumed to be protected.
+
+    Args:
+        format: the encoding of the numbers.
+        code: the name of a code, or a `Code` of your own for the words of the format.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    is_coded = True
+
+    def __init__(self, format: Encoding, code: str | Code) -> None:
+        self.format, self.code = format, code
+        self.name = f"{format.name}+{code if isinstance(code, str) else code.name}"
+
+    def word(self, stored: StoredTensor) -> Word:
+        inner = self.format.word(stored)
+        tensor = stored.tensor
+        if self.code == "mset" and not isinstance(inner, FloatWord):
+            raise ValueError(
+                f"the code mset protects the exponent of floats, and {stored.name} is stored as "
+                f"{inner.name}: choose another code"
+            )
+        unused = _unused_bits(inner, tensor, self._fitted) if isinstance(inner, FixedPoint) else 0
+        fitted = self._fitted(inner, unused)
+        if isinstance(inner, ScaledWord) and isinstance(self.format, ScaledInteger):
+            inner = self.format.word_up_to(_largest_payload(inner, fitted, tensor.numel()), stored)
+        return CodedWord(inner, fitted, tensor.numel(), _nearest_to_zero(tensor))
+
+    def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
+        """The stored form of an activation, which no code protects."""
+        return self.format.activation_word(name, tensor, largest)
+
+    def _fitted(self, inner: Word, unused: int) -> FittedCode:
+        if isinstance(self.code, Code):
+            if self.code.word_bits != inner.bits:
+                raise ValueError(
+                    f"the code {self.code.name} fits words of {self.code.word_bits} bits, got "
+                    f"{inner.name} with {inner.bits}"
+                )
+            return FittedCode(self.code)
+
+        def places(count: int) -> list[int]:
+            high = min(unused, count)
+            top = inner.bits - 1
+            return [*range(count - high), *range(top - high, top)]
+
+        return code_named(self.code, inner.bits, places)
+
+
+def _largest_payload(inner: Word, fitted: FittedCode, elements: int) -> int:
+    """The largest positive word that the payload of every word of a tensor can represent."""
+    payloads = [*_payloads(fitted.code)]
+    if fitted.rest is not None and elements % fitted.code.words:
+        payloads += _payloads(fitted.rest)
+    top = (1 << (inner.bits - 1)) - 1
+    for payload in payloads:
+        top &= payload
+    return top
+
+
+def _unused_bits(
+    inner: FixedPoint, tensor: Tensor, fitted: Callable[[Word, int], FittedCode]
+) -> int:
+    """The number of integer bits that check bits may take: no value of the tensor needs them.
+
+    Values are compared after rounding, so that a rounded tensor has the same number.
+    """
+    integer_bits = inner.fields.get("integer", 0).bit_count()
+    extremes = torch.stack([tensor.amin(), tensor.amax()]).double().cpu().numpy()
+    words = inner.words(extremes, np.zeros(2, np.uint64))
+    for unused in range(integer_bits, 0, -1):
+        code, rest = fitted(inner, unused)
+        payloads = [*_payloads(code), *(_payloads(rest) if rest is not None else ())]
+        if not any(_Reading(inner.bits, each).saturates(words).any() for each in payloads):
+            return unused
+    return 0
+
+
+def _payloads(code: Code) -> tuple[int, ...]:
+    """The mask of the payload bits of each word of a codeword."""
+    if isinstance(code, LinearCode):
+        return code.payloads
+    return ((1 << code.word_bits) - 1,) * code.words
+
+
+def _fields(inner: Word, code: Code) -> dict[str, int]:
+    """The bit fields of the format without check bits, and the field of the check bits."""
+    own = ((1 << code.check_bits) - 1) << inner.bits
+    taken = 0
+    for payload in _payloads(code):
+        taken |= inner.all_bits & ~payload
+    fields = {name: mask & ~taken for name, mask in inner.fields.items() if mask & ~taken}
+    return {**fields, "check": own | taken} if own | taken else fields
+
+
+def _nearest_to_zero(tensor: Tensor) -> float:
+    finite = tensor.detach()[torch.isfinite(tensor)]
+    if not finite.numel():
+        return 0.0
+    low, high = float(finite.amin()), float(finite.amax())
+    return low if low > 0 else high if high < 0 else 0.0
+
+
+def _in_rows(words: Words, size: int) -> Words:
+    """Words as rows of ``size``, (n, size); the last row is filled up with 0."""
+    missing = -len(words) % size
+    if missing:
+        words = np.concatenate([words, np.zeros(missing, np.uint64)])
+    return words.reshape(-1, size)
