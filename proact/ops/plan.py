@@ -82,7 +82,7 @@ class FlipLog:
             ProactError: memory that was freed. All words elsewhere are restored.
         """
         lost = self._plan._memory.follow(self._log, self._log.tensors())
-        self._log.restore(_threads(threads))
+        self._log.restore(checked_threads(threads))
         refuse_lost(lost)
 
     def columns(self) -> FlipColumns:
@@ -179,7 +179,9 @@ class FlipPlan:
         """
         if not log.is_checked:
             self._memory.check()
-        self._plan.flip_into(log._log, *_checked(ber, seed, trial), _threads(threads), isa)
+        self._plan.flip_into(
+            log._log, *checked_draw(ber, seed, trial), checked_threads(threads), isa
+        )
 
     def flip(
         self, ber: float, seed: int, trial: int, threads: int | None = None, isa: str = ""
@@ -196,7 +198,9 @@ class FlipPlan:
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Like `flip_into`, without a log; returns the number of flips."""
         self._memory.check()
-        flips: int = self._plan.flip_unlogged(*_checked(ber, seed, trial), _threads(threads))
+        flips: int = self._plan.flip_unlogged(
+            *checked_draw(ber, seed, trial), checked_threads(threads)
+        )
         return flips
 
     def flip_exactly(self, flips: int, seed: int, trial: int) -> FlipLog:
@@ -212,7 +216,7 @@ class FlipPlan:
             raise ValueError(
                 f"flips must be at most {self.exposed_bits}, the exposed bits, got {flips}"
             )
-        _, seed, trial = _checked(0.0, seed, trial)
+        _, seed, trial = checked_draw(0.0, seed, trial)
         self._memory.check()
         log = FlipLog(self)
         try:
@@ -252,7 +256,7 @@ def _host_kinds() -> tuple[Any, Callable[[], Any]]:
     return _native.module.FaultPlan(), _native.module.FlipLog
 
 
-def _threads(threads: int | None) -> int:
+def checked_threads(threads: int | None) -> int:
     if threads is None:
         return torch.get_num_threads()
     if checked_integer("threads", threads, 1 << 16) == 0:
@@ -260,7 +264,7 @@ def _threads(threads: int | None) -> int:
     return threads
 
 
-def _checked(ber: float, seed: int, trial: int) -> tuple[float, int, int]:
+def checked_draw(ber: float, seed: int, trial: int) -> tuple[float, int, int]:
     return (
         checked_ber(ber),
         checked_integer("seed", seed, SEEDS),
