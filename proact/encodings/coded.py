@@ -48,9 +48,7 @@ class CodedWord(Word):
         replacement: the number in place of one whose error is detected and not corrected.
     """
 
-    def __init__(
-        self, inner: Word, fitted: FittedCode, elements: int, replacement: float
-    ) -> None:
+    def __init__(self, inner: Word, fitted: FittedCode, elements: int, replacement: float) -> None:
         code = fitted.code
         self.format, self.fitted, self.elements = inner, fitted, elements
         self.replacement = replacement

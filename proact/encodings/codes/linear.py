@@ -154,7 +154,7 @@ def _looked_up(tables: NDArray[np.unsignedinteger], packed: Words) -> NDArray[np
     used = int(np.flatnonzero(tables.any(axis=1)).max(initial=0)) + 1
     result = tables[0][(packed & np.uint64(0xFF)).astype(np.intp)]
     for byte in range(1, used):
-        result = result ^ tables[byte][
-            (packed >> np.uint64(8 * byte) & np.uint64(0xFF)).astype(np.intp)
-        ]
+        result = (
+            result ^ tables[byte][(packed >> np.uint64(8 * byte) & np.uint64(0xFF)).astype(np.intp)]
+        )
     return result

@@ -93,9 +93,7 @@ def _in_place(name: str, length: int, errors: int, word_bits: int, places: Check
     degree, words = _DEGREES[length], length // word_bits
     each, more = divmod(check_bits_of(degree, errors), words)
     taken = [
-        word * word_bits + place
-        for word in range(words)
-        for place in places(each + (word < more))
+        word * word_bits + place for word in range(words) for place in places(each + (word < more))
     ]
     return bch(name, degree, errors, word_bits, words, tuple(taken))
 
