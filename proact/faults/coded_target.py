@@ -1,4 +1,4 @@
-"""Targets whose stored words carry check bits: flips are drawn, decoded, and what is left is made."""
+"""Targets whose stored words carry check bits: flips are drawn, decoded, and the rest is made."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
 
 
 def _flippable(exposed: ExposedTensor) -> int:
-    """The bits that native code may flip; in coded words the decoder decides which flips are made."""
+    """The bits that native code may flip; in coded words the decoder decides which it flips."""
     word = exposed.word
     return word.format.all_bits if isinstance(word, CodedWord) else exposed.mask
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,8 @@ class LinearCode(Code):
 
     def packed(self, words: Words) -> Words:
         """The words of each codeword as one integer, uint64 (n,)."""
-        return np.bitwise_or.reduce(words << self._shifts, axis=1)
+        packed: Words = np.bitwise_or.reduce(words << self._shifts, axis=1)
+        return packed
 
     def unpacked(self, packed: Words) -> Words:
         """The inverse of `packed`: uint64 (n, words)."""
@@ -139,9 +141,9 @@ def _mask(places: Iterable[int]) -> int:
     return mask
 
 
-def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[np.unsignedinteger]:
+def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[Any]:
     """The XOR of the columns of the set bits, for each value of each byte: (8, 256)."""
-    tables = np.zeros((_BYTES, 256), dtype)
+    tables: NDArray[Any] = np.zeros((_BYTES, 256), dtype)
     values = np.arange(256)
     for place, column in enumerate(columns):
         byte, bit = divmod(place, 8)
@@ -149,10 +151,10 @@ def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[np.unsignedinte
     return tables
 
 
-def _looked_up(tables: NDArray[np.unsignedinteger], packed: Words) -> NDArray[np.unsignedinteger]:
+def _looked_up(tables: NDArray[Any], packed: Words) -> NDArray[Any]:
     """The XOR over the bytes of ``packed`` of their table entries."""
     used = int(np.flatnonzero(tables.any(axis=1)).max(initial=0)) + 1
-    result = tables[0][(packed & np.uint64(0xFF)).astype(np.intp)]
+    result: NDArray[Any] = tables[0][(packed & np.uint64(0xFF)).astype(np.intp)]
     for byte in range(1, used):
         result = (
             result ^ tables[byte][(packed >> np.uint64(8 * byte) & np.uint64(0xFF)).astype(np.intp)]
