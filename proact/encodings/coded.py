@@ -214,11 +214,12 @@ class _Reading:
 
     def _words(self, steps: Floats) -> Words:
         integers: Words = (steps * 2.0**self.low).astype(np.int64).astype(np.uint64)
-        return integers & np.uint64((1 << self.bits) - 1)
+        integers &= np.uint64((1 << self.bits) - 1)
+        return integers
 
 
 class Coded(Encoding):
-    """A number format with an error-correcting or -detecting code, such as ``float32+bch2``.
+    """A number format with a code, such as ``float32+bch2``: words that carry check bits.
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
     is replaced by the value nearest to 0 in the range of the tensor's clean values: by 0, unless all

@@ -97,8 +97,10 @@ class LinearCode(Code):
 
     def syndromes(self, packed: Words, check: Words | None = None) -> NDArray[np.uint32]:
         """The syndrome of each codeword, uint32 (n,)."""
-        result = _looked_up(self.syndrome_tables, packed)
-        return result if check is None else result ^ check.astype(np.uint32)
+        result: NDArray[np.uint32] = _looked_up(self.syndrome_tables, packed)
+        if check is not None:
+            result ^= check.astype(np.uint32)
+        return result
 
     def encode(self, words: Words) -> tuple[Words, Words]:
         payload = self.packed(words) & np.uint64(self.payload)
