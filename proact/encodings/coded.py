@@ -222,7 +222,7 @@ class Coded(Encoding):
     """A number format with a code, such as ``float32+bch2``: words that carry check bits.
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
-    is replaced by the value nearest to 0 in the range of the tensor's clean values: by 0, unless all
+    """A number format with a code, such as ``float32+bch2``.
     of them have one sign. This range, like the scales of integers, is assumed to be protected.
 
     Args:
