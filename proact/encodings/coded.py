@@ -219,10 +219,10 @@ class _Reading:
 
 
 class Coded(Encoding):
-    """A number format with a code, such as ``float32+bch2``: words that carry check bits.
+    """A number format with a code, such as ``float32+bch2``.
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
-    """A number format with a code, such as ``float32+bch2``.
+    is replaced by the value nearest to 0 in the range of the tensor's clean values: 0, unless all
     of them have one sign. This range, like the scales of integers, is assumed to be protected.
 
     Args:
