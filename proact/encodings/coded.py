@@ -106,10 +106,13 @@ class CodedWord(Word):
             return self.format.rounded(tensor)  # all bits are payload
         result = self.format.rounded(tensor).detach().contiguous().clone()
         memory, dtype = integers_of(result).reshape(-1), tensor.dtype
-        on_cpu = memory.cpu()
+        on_cpu, values = memory.cpu(), tensor.detach().reshape(-1)
         for begin, end in self._chunks():
             elements = np.arange(begin, end, dtype=np.uint64)
-            words = self.words_in(unsigned_memory(on_cpu[begin:end].numpy()), dtype, elements)
+            if self._readings is None:
+                words = self.words_in(unsigned_memory(on_cpu[begin:end].numpy()), dtype, elements)
+            else:
+                words = self._nearest(values[begin:end].double().cpu().numpy(), elements)
             stored = self.as_read(self.encoded(words, begin)[0], begin)
             changed = self.memory_of(stored, dtype, elements)
             raw = changed.astype(f"u{dtype.itemsize}").view(f"i{dtype.itemsize}")
@@ -149,6 +152,22 @@ class CodedWord(Word):
         reading = self._reading_of_rest if position is None else self._readings[position]
         assert reading is not None
         return reading.read
+
+    def _nearest(self, values: Floats, elements: Elements) -> Words:
+        """The words nearest to values of those that the payload can hold.
+
+        Each value is rounded once. Rounding to words of the format first would add its error.
+        """
+        assert self._readings is not None
+        position = elements % np.uint64(len(self._readings))
+        position[elements >= np.uint64(self.singles)] = len(self._readings)
+        result = np.empty(len(values), np.uint64)
+        for number, reading in enumerate([*self._readings, self._reading_of_rest]):
+            rows = position == number
+            if reading is not None and rows.any():
+                steps = self.format.words(values[rows] / 2.0**reading.low, elements[rows])
+                result[rows] = reading.with_steps(signed_values(steps, reading.bits))
+        return result
 
     def _split(self, words: Words, begin: int) -> int:
         """The number of ``words`` that belong to codewords and are not coded one by one."""
@@ -190,7 +209,11 @@ class _Reading:
 
     def nearest(self, words: Words) -> Words:
         """The nearest words that the payload can hold, ties to even."""
-        return self._words(np.clip(self._steps(words), -self._limit, self._limit - 1))
+        return self.with_steps(self._steps(words))
+
+    def with_steps(self, steps: Floats) -> Words:
+        """The words of numbers of steps of the payload, which saturate."""
+        return self._words(np.clip(steps, -self._limit, self._limit - 1))
 
     def saturates(self, words: Words) -> np.ndarray:
         """Whether each word is outside the range of the payload."""
