@@ -196,20 +196,29 @@ Isa isa_named(const std::string& wanted) {
                                 wanted);
 }
 
+/// Returns a numpy array that owns the given numbers.
+template <class Value>
+py::array_t<Value> array_of(std::vector<Value>&& numbers) {
+    if (numbers.empty()) return py::array_t<Value>(0);
+    auto owned = std::make_unique<std::vector<Value>>(std::move(numbers));
+    const auto size = static_cast<py::ssize_t>(owned->size());
+    const Value* const data = owned->data();
+    const py::capsule owner(owned.get(),
+                            [](void* memory) { delete static_cast<std::vector<Value>*>(memory); });
+    static_cast<void>(owned.release());
+    return py::array_t<Value>(size, data, owner);
+}
+
 /// Returns the flips that are left as one numpy array per column (plan index, element, bit), the
 /// number of all flips and the number of dropped codewords.
 py::tuple draw_codewords(const CodewordPlan& plan, double ber, std::uint64_t seed,
                          std::uint32_t trial, unsigned threads, const std::string& isa) {
-    const CodewordFlips drawn = [&] {
+    CodewordFlips drawn = [&] {
         const py::gil_scoped_release unlocked;
         return plan.draw(ber, {seed, trial}, {isa_named(isa), threads});
     }();
-    const auto array = [](const auto& column) {
-        using Value = typename std::decay_t<decltype(column)>::value_type;
-        return py::array_t<Value>(static_cast<py::ssize_t>(column.size()), column.data());
-    };
-    return py::make_tuple(array(drawn.tensor), array(drawn.element), array(drawn.bit), drawn.flips,
-                          drawn.dropped);
+    return py::make_tuple(array_of(std::move(drawn.tensor)), array_of(std::move(drawn.element)),
+                          array_of(std::move(drawn.bit)), drawn.flips, drawn.dropped);
 }
 
 /// Binds the methods that plans for host memory and device memory share.

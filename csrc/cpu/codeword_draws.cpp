@@ -181,7 +181,7 @@ class ChunkSieve {
                 return;
             }
         }
-        keys_.reserve(flips_ + 1);
+        keys_.reserve(flips_ + 1);  // one more is written below
         std::uint64_t* const keys = keys_.data();
         std::size_t left = 0;
         for (std::size_t i = 0; i < flips_; ++i) {
@@ -190,7 +190,7 @@ class ChunkSieve {
                     element[i] >= tensor.singles;
         }
         kept_.dropped += flips_ - left;
-        std::sort(keys, keys + left);
+        sort(tensor.chunk_log2, left);
         const std::uint32_t codeword_shift = 8 + tensor.words_log2;
         for (std::size_t i = 0; i < left;) {
             std::size_t next = i + 1;
@@ -200,6 +200,36 @@ class ChunkSieve {
             else
                 ++kept_.dropped;
             i = next;
+        }
+    }
+
+    /// Sorts the first n keys of a chunk. Flips are spread evenly over a chunk, so keys that are
+    /// ordered by a range of elements are nearly sorted.
+    void sort(std::uint32_t chunk_log2, std::size_t n) {
+        std::uint64_t* const keys = keys_.data();
+        constexpr std::size_t few = 8;
+        if (n > few) {
+            std::uint32_t log2 = 0;
+            while (log2 < max_ranges_log2 && log2 < chunk_log2 && n >> log2 > 1) ++log2;
+            const std::size_t ranges = std::size_t{1} << log2;
+            const auto range = [shift = 8 + chunk_log2 - log2, ranges](std::uint64_t key) {
+                return key >> shift & (ranges - 1);
+            };
+            std::fill_n(range_ends_.begin(), ranges + 1, 0u);
+            for (std::size_t i = 0; i < n; ++i) ++range_ends_[range(keys[i]) + 1];
+            for (std::size_t i = 1; i < ranges; ++i) range_ends_[i] += range_ends_[i - 1];
+            unsorted_.reserve(n);
+            std::copy_n(keys, n, unsorted_.data());
+            for (std::size_t i = 0; i < n; ++i) {
+                const std::uint64_t key = unsorted_.data()[i];
+                keys[range_ends_[range(key)]++] = key;
+            }
+        }
+        for (std::size_t i = 1; i < n; ++i) {
+            const std::uint64_t key = keys[i];
+            std::size_t place = i;
+            for (; place > 0 && keys[place - 1] > key; --place) keys[place] = keys[place - 1];
+            keys[place] = key;
         }
     }
 
@@ -217,7 +247,9 @@ class ChunkSieve {
     // The flips of the chunk, and those that are sorted.
     UninitializedBuffer<std::uint32_t> elements_;
     UninitializedBuffer<std::uint8_t> bits_;
-    UninitializedBuffer<std::uint64_t> keys_;
+    UninitializedBuffer<std::uint64_t> keys_, unsorted_;
+    static constexpr std::uint32_t max_ranges_log2 = 12;
+    std::array<std::uint32_t, (1 << max_ranges_log2) + 1> range_ends_;
     std::size_t flips_ = 0;
 };
 
@@ -234,11 +266,14 @@ class CodewordPlan::Schedule {
             chunked_.emplace_back(static_cast<std::uint32_t>(i), tensors[i], laws_);
             const ChunkedTensor& tensor = chunked_.back();
             parts.add({&tensor, 0, tensor.chunks}, tensor.cost(ber));
+            if (tensors[i].corrects == 0)
+                likely_kept += 1.05 * ber * static_cast<double>(tensors[i].exposed_bits());
         }
     }
     Schedule(const Schedule&) = delete;
 
     EqualParts<ChunkRange> parts;
+    double likely_kept = 0;  // flips of tensors that keep all of them
 
    private:
     BlockLaws laws_;
@@ -263,6 +298,16 @@ void CodedTensor::check() const {
     if (check_mask != 0) unread(codewords(), check_stream, check_mask).check();
 }
 
+std::uint64_t CodedTensor::exposed_bits() const {
+    return elements * bit_count(mask) + codewords() * bit_count(check_mask);
+}
+
+void CodewordFlips::reserve(std::size_t size) {
+    tensor.reserve(size);
+    element.reserve(size);
+    bit.reserve(size);
+}
+
 void CodewordFlips::append(const CodewordFlips& other) {
     tensor.insert(tensor.end(), other.tensor.begin(), other.tensor.end());
     element.insert(element.end(), other.element.begin(), other.element.end());
@@ -284,7 +329,9 @@ CodewordFlips CodewordPlan::draw(double ber, FaultPattern pattern, Execution exe
         cache_->at(ber, [&] { return std::make_shared<const Schedule>(tensors_, ber); });
     const std::size_t parts = schedule->parts.parts(execution.threads);
     std::vector<CodewordFlips> kept(parts);
+    const auto likely_kept = static_cast<std::size_t>(schedule->likely_kept) / parts;
     parallel_for(execution.threads, parts, [&](std::size_t part) {
+        kept[part].reserve(likely_kept);
         ChunkSieve sieve(pattern, execution.isa, kept[part]);
         schedule->parts.for_each_range(part, parts,
                                        [&](const ChunkRange& range) { sieve.draw(range); });

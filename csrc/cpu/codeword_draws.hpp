@@ -2,6 +2,7 @@
 // whose flips their code corrects.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -26,6 +27,7 @@ struct CodedTensor {
     std::uint64_t singles;     // a multiple of `words`; flips from this element on are kept
 
     std::uint64_t codewords() const { return (elements + words - 1) / words; }
+    std::uint64_t exposed_bits() const;
 
     /// Throws std::invalid_argument if the description is inconsistent.
     void check() const;
@@ -40,6 +42,8 @@ struct CodewordFlips {
     std::uint64_t flips = 0;
     std::uint64_t dropped = 0;
 
+    /// Reserves memory for this number of flips that are left.
+    void reserve(std::size_t size);
     void append(const CodewordFlips& other);
 };
 
