@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from proact.encodings import Word
 from proact.nn import WeightRange
 from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.weight_range import highest, lowest
@@ -15,6 +16,10 @@ from proact.nn.weight_range import highest, lowest
 def guards_of(model: nn.Module) -> dict[str, WeightRange]:
     """The weight-range guards of a model, by qualified name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, WeightRange)}
+
+
+#: The number of attempts to move a bound outwards until its rounded value admits all values.
+_STEPS = 8
 
 
 class RoundedBounds:
@@ -70,6 +75,22 @@ class RoundedBounds:
         bound, needed = stored.tensor, self._needed[name]
         cuts = bound > needed if name.endswith(".low") else bound < needed
         return torch.where(cuts, needed, bound)
+
+    def rounded(self, stored: StoredTensor, word: Word) -> Tensor:
+        """The values of a tensor in the encoding; a bound that rounding narrows moves outwards."""
+        values = self.unrounded(stored)
+        result = word.rounded(values)
+        name = self._name(stored)
+        if name is None:
+            return result
+        needed = self._needed[name]
+        for _ in range(_STEPS):
+            cuts = result > needed if name.endswith(".low") else result < needed
+            if not cuts.any():
+                break
+            values = torch.where(cuts, values + 1.5 * (needed - result), values)
+            result = word.rounded(values)
+        return result
 
     def check(self, stored: StoredTensor, rounded: Tensor) -> None:
         """ValueError if a rounded bound excludes a value that it must admit."""
