@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from encoding_oracle import tensor_of, words_of
+from encoding_oracle import words_of
 from torch import Tensor, nn
 
 from proact.encodings import Code
@@ -146,6 +146,13 @@ def _read_words(
         values = [_as_read(word, w, payload) for w, payload in zip(row, payloads, strict=True)]
         if is_detected and not code.masks_detected:
             values = [_replacement(exposed)] * size
+        if word.limits is not None and not all(_in_range(exposed, values[:here])):
+            is_detected = True
+            within = [*_in_range(exposed, values[:here]), *[True] * (size - here)]
+            values = [
+                value if is_within else _replacement(exposed)
+                for value, is_within in zip(values, within, strict=True)
+            ]
         after += values[:here]
         is_right = values[:here] == clean[begins : begins + here]
         outcome = "detected" if is_detected else "corrected" if is_right else "miscorrected"
@@ -180,9 +187,16 @@ def _replacement(exposed: ExposedTensor) -> int:
     return int(word.format.words(np.array([value]), np.zeros(1, np.uint64))[0])
 
 
+def _in_range(exposed: ExposedTensor, words: list[int]) -> list[bool]:
+    """Whether words mean numbers between the smallest and the largest clean one."""
+    word = exposed.word
+    assert isinstance(word, CodedWord)
+    assert not word.format.name.startswith("int")  # whose scales depend on the element
+    values = word.format.values(np.array(words, np.uint64), np.zeros(len(words), np.uint64))
+    low, high = float(exposed.tensor.min()), float(exposed.tensor.max())
+    return [bool(low <= value <= high) for value in values]
+
+
 def same_memory(model: nn.Module, memory: dict[str, list[int]]) -> bool:
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return all(words_of(state[name]) == words for name, words in memory.items())
-
-
-__all__ = ["Read", "drawn_places", "network", "places_of", "read", "same_memory", "tensor_of"]
