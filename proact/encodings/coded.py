@@ -66,13 +66,14 @@ class CodedWord(Word):
         self.name = f"{inner.name}+{code.name}"
         self.bits = inner.bits + code.check_bits
         self.form, self.is_native = inner.form, inner.is_native
-        is_read_whole = isinstance(inner, (MemoryWord, FloatWord))
+        #: Whether a reader takes check bits in place as part of the number.
+        self.is_read_whole = isinstance(inner, (MemoryWord, FloatWord))
         self._readings = (
-            None if is_read_whole else [_Reading(inner.bits, each) for each in _payloads(code)]
+            None if self.is_read_whole else [_Reading(inner.bits, each) for each in _payloads(code)]
         )
         rest = fitted.rest
         self._reading_of_rest = (
-            None if is_read_whole or rest is None else _Reading(inner.bits, *_payloads(rest))
+            None if self.is_read_whole or rest is None else _Reading(inner.bits, *_payloads(rest))
         )
         self.fields = MappingProxyType(_fields(inner, code))
         #: The first element after the full codewords of a code that cannot be shortened.

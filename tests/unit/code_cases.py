@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +76,30 @@ def ones(words: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     """The number of ones of each integer."""
     octets = np.ascontiguousarray(words)[..., None].view(np.uint8)
     return np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)
+
+
+def weight_distribution(code: LinearCode) -> list[int]:
+    """The number of codewords of each weight, in integers.
+
+    The words of the dual code are enumerated; the MacWilliams identity gives the rest.
+    """
+    columns = columns_of(code)
+    n, rows = len(columns), len(code.check_places) + code.check_bits
+    sums = np.arange(1 << rows, dtype=np.uint32)
+    weights = np.zeros(1 << rows, np.int64)
+    for column in columns:
+        parity = sums & np.uint32(column)
+        for shift in (16, 8, 4, 2, 1):
+            parity = parity ^ parity >> np.uint32(shift)
+        weights += parity & 1
+    dual = np.bincount(weights, None, n + 1).tolist()
+    found = []
+    for w in range(n + 1):
+        total = sum(
+            count * sum((-1) ** i * comb(j, i) * comb(n - j, w - i) for i in range(w + 1))
+            for j, count in enumerate(dual)
+            if count
+        )
+        assert total % (1 << rows) == 0
+        found.append(total >> rows)
+    return found

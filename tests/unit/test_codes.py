@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import comb
-
 import numpy as np
 import pytest
 from code_cases import (
@@ -17,6 +15,7 @@ from code_cases import (
     length_of,
     ones,
     random_words,
+    weight_distribution,
 )
 
 from proact.encodings import Coded
@@ -42,33 +41,6 @@ GENERATORS = {
     (6, 3): 0o1701317,
     (7, 1): 0o211,
 }
-
-
-def weight_distribution(code: LinearCode) -> list[int]:
-    """The number of codewords of each weight, in integers.
-
-    The words of the dual code are enumerated; the MacWilliams identity gives the rest.
-    """
-    columns = columns_of(code)
-    n, rows = len(columns), len(code.check_places) + code.check_bits
-    combinations = np.arange(1 << rows, dtype=np.uint32)
-    weights = np.zeros(1 << rows, np.int64)
-    for column in columns:
-        parity = combinations & np.uint32(column)
-        for shift in (16, 8, 4, 2, 1):
-            parity = parity ^ parity >> np.uint32(shift)
-        weights += parity & 1
-    dual = np.bincount(weights, None, n + 1).tolist()
-    found = []
-    for w in range(n + 1):
-        total = sum(
-            count * sum((-1) ** i * comb(j, i) * comb(n - j, w - i) for i in range(w + 1))
-            for j, count in enumerate(dual)
-            if count
-        )
-        assert total % (1 << rows) == 0
-        found.append(total >> rows)
-    return found
 
 
 @pytest.mark.parametrize("name", LINEAR)
