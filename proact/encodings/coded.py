@@ -13,7 +13,6 @@ from proact.encodings.base import (
     Elements,
     Encoding,
     Floats,
-    MemoryWord,
     Word,
     Words,
     integers_of,
@@ -38,9 +37,9 @@ class CodedWord(Word):
     Bit numbers below ``format.bits`` are bits of the word itself. Those above are the bits of the
     check word, which a codeword has once; they belong to the first element of the codeword.
 
-    A code in place takes bits of the word. In floats, and in integers that memory holds as they are
-    stored, they are the lowest bits, and a reader takes them as part of the number: the stored
-    word is a usable number. In fixed point and scaled integers, check bits read as 0 (or as copies
+    A code in place takes bits of the word. In floats, in integers that memory holds as they are
+    stored, and in formats of your own, they are the lowest bits, and a reader takes them as part of
+    the number: the stored word is a usable number. In fixed point and scaled integers, check bits read as 0 (or as copies
     of the sign), and they take integer bits that no value of the tensor needs before they take the
     lowest bits.
 
@@ -67,7 +66,7 @@ class CodedWord(Word):
         self.bits = inner.bits + code.check_bits
         self.form, self.is_native = inner.form, inner.is_native
         #: Whether a reader takes check bits in place as part of the number.
-        self.is_read_whole = isinstance(inner, (MemoryWord, FloatWord))
+        self.is_read_whole = not isinstance(inner, (FixedPoint, ScaledWord))
         self._readings = (
             None if self.is_read_whole else [_Reading(inner.bits, each) for each in _payloads(code)]
         )

@@ -8,7 +8,7 @@ import torch
 from encoding_oracle import holding, weight_of, words_of
 from torch import Tensor, nn
 
-from conftest import bits_of, same_bits
+from conftest import SignedMagnitude, bits_of, same_bits
 from proact.encodings import Coded, encoding_named
 from proact.encodings.coded import CodedWord
 from proact.encodings.codes import CODE_NAMES, code_named
@@ -199,6 +199,18 @@ def test_native_integers_hold_check_bits_in_their_lowest_bits(code: str) -> None
     np.testing.assert_array_equal(
         stored.numpy().view(np.uint8) & payloads, tensor.numpy().view(np.uint8) & payloads
     )
+
+
+def test_formats_of_your_own_keep_their_payload_bits() -> None:
+    """Their words need not be numbers in two's complement: a reader sees the check bits."""
+    values = torch.tensor([-7.9375, -1.0, -0.0625, 0.0, 0.0625, 1.0, 7.9375, 3.0, -2.5])
+    encoding = Coded(SignedMagnitude(), "secded")
+    model = encode(holding(values), encoding)
+    stored = weight_of(model)
+    assert (stored.sign() * values.sign() >= 0).all()
+    assert (stored - values).abs().max() <= 15 / 16  # four check bits in the single word
+    assert (stored - values)[:8].abs().max() <= 1 / 16  # at most one of them in the others
+    assert same_bits(bits_of(model), encode(model, encoding))
 
 
 def test_memory_of_activations_has_no_code() -> None:
