@@ -123,13 +123,15 @@ def holds(rates: ResidualRates, counts: Sequence[int], codewords: int) -> bool:
 
 
 def bursts(models: Sequence[Coded]) -> list[dict[str, Any]]:
-    """Outcomes of the codewords that bursts hit, without and with interleaving."""
-    print("| encoding | length | interleaving | corrected | detected | miscorrected |")
-    print("|---|---|---|---|---|---|")
+    """Outcomes of the codewords that bursts hit, in percent, without and with interleaving."""
+    lengths = " | ".join(f"length {length}" for length in LENGTHS)
+    print(f"| encoding | interleaving | {lengths} |")
+    print("|---|---|" + "---|" * len(LENGTHS))
     rows = []
     for model in models:
-        for length in LENGTHS:
-            for interleaving in (1, INTERLEAVING):
+        for interleaving in (1, INTERLEAVING):
+            cells = []
+            for length in LENGTHS:
                 ber = BURSTS * length / model.bits
                 fault = Burst(length, ber, within="tensor", interleaving=interleaving)
                 counts = model.counts(fault)
@@ -141,8 +143,8 @@ def bursts(models: Sequence[Coded]) -> list[dict[str, Any]]:
                         "counts": counts,
                     }
                 )
-                shares = " | ".join(f"{100 * count / sum(counts):.1f} %" for count in counts)
-                print(f"| `{model.encoding}` | {length} | {interleaving} | {shares} |")
+                cells.append(" / ".join(f"{100 * count / sum(counts):.1f}" for count in counts))
+            print(f"| `{model.encoding}` | {interleaving} | {' | '.join(cells)} |")
     return rows
 
 

@@ -39,9 +39,9 @@ class CodedWord(Word):
 
     A code in place takes bits of the word. In floats, in integers that memory holds as they are
     stored, and in formats of your own, they are the lowest bits, and a reader takes them as part of
-    the number: the stored word is a usable number. In fixed point and scaled integers, check bits read as 0 (or as copies
-    of the sign), and they take integer bits that no value of the tensor needs before they take the
-    lowest bits.
+    the number: the stored word is a usable number. In fixed point and scaled integers, check bits
+    read as 0 (or as copies of the sign), and they take integer bits that no value of the tensor
+    needs before they take the lowest bits.
 
     Attributes:
         format: the word without the code.
