@@ -211,6 +211,31 @@ def test_what_is_not_detected_is_decoded_to_the_nearest_codeword(name: str) -> N
         assert ((decoded.words ^ stored) & masks)[is_taken].any(axis=1).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "length", "silent"),
+    [("secded-32", 4, 0), ("secded-32", 8, 0), ("bch2-32", 4, 25), ("bch2-32", 8, 17)]
+    + [("bch3-32", 4, 0), ("bch3-32", 8, 0)],
+)
+def test_bursts_within_a_word(name: str, length: int, silent: int) -> None:
+    """The places at which a burst is miscorrected, as docs/hardware.md has them."""
+    code = EXTENDED[name]
+    places = np.array([range(first, first + length) for first in range(33 - length)])
+    stored, check = code.encode(random_words(code, len(places)))
+    decoded = code.decode(*flipped(code, stored, check, places))
+    assert int((~decoded.detected).sum()) == silent
+
+
+def test_four_random_flips_in_a_word_of_bch2() -> None:
+    code = EXTENDED["bch2-32"]
+    places = error_places(code, 4)
+    stored, check = code.encode(random_words(code, len(places)))
+    decoded = code.decode(*flipped(code, stored, check, places))
+    # Two more flips make each of them a codeword of weight 6, and there are 992 of these.
+    assert int((~decoded.detected).sum()) == 15 * 992
+    assert weight_distribution(code)[6] == 992
+    assert len(places) == 35_960  # of which 41 % are silent
+
+
 MISFITS = [("mset", 8), ("cep", 64), ("tmr", 64), ("secded32", 64), ("secded", 12), ("bch2", 24)]
 MISFITS += [("cep", 6), ("bch3", 20), ("secded64", 24)]
 
