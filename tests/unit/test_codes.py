@@ -213,8 +213,14 @@ def test_what_is_not_detected_is_decoded_to_the_nearest_codeword(name: str) -> N
 
 @pytest.mark.parametrize(
     ("name", "length", "silent"),
-    [("secded-32", 4, 0), ("secded-32", 8, 0), ("bch2-32", 4, 25), ("bch2-32", 8, 17)]
-    + [("bch3-32", 4, 0), ("bch3-32", 8, 0)],
+    [
+        ("secded-32", 4, 0),
+        ("secded-32", 8, 0),
+        ("bch2-32", 4, 25),
+        ("bch2-32", 8, 17),
+        ("bch3-32", 4, 0),
+        ("bch3-32", 8, 0),
+    ],
 )
 def test_bursts_within_a_word(name: str, length: int, silent: int) -> None:
     """The places at which a burst is miscorrected, as docs/hardware.md has them."""
