@@ -51,7 +51,7 @@ class Picky(nn.Sequential):
     def forward(self, x):
         return {}["the missing key"]
 """
-COMMANDS = ["campaign", "report", "protect", "profile", "verify", "info"]
+COMMANDS = ["campaign", "report", "protect", "plan", "profile", "verify", "info"]
 
 
 @pytest.fixture(autouse=True)

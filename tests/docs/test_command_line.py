@@ -30,7 +30,7 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines]
     assert {command[1] for command in commands} == {
-        *("campaign", "report", "protect", "profile", "verify", "info")
+        *("campaign", "report", "protect", "plan", "profile", "verify", "info")
     }
     threads = torch.get_num_threads()
     try:
