@@ -21,6 +21,8 @@ _GIVEN_UP_SHOWN = 3
 def plan_table(plan: Plan) -> Table:
     """The remaining candidates, and the best of those that were given up; see `Plan.table`."""
     rates = [rate(each) for each in plan.ber]
+    shown = [*plan.rows, *plan.given_up[:_GIVEN_UP_SHOWN]]
+    some_clamped = any(row.saturated for row in shown)
     columns: list[Column | str] = [
         Column("encoding", is_text=True),
         Column("guard", is_text=True),
@@ -29,18 +31,20 @@ def plan_table(plan: Plan) -> Table:
         *(f"at {each}" for each in rates if len(rates) > 1),
         "clean %",
         "clean cost",
+        *(["numbers\nclamped"] if some_clamped else []),
         "bits a\nweight",
         "bits a\nnumber",
         "decode\nns a word",
         "time of\na pass",
         "trials",
     ]
-    shown = [*plan.rows, *plan.given_up[:_GIVEN_UP_SHOWN]]
     title = (
         f"Encodings and guards within {plan.budget:g} bits a weight at BER {', '.join(rates)}, "
         f"{100 * plan.confidence:g} % intervals, validation samples"
     )
-    return make_table(columns, [_cells(plan, row) for row in shown], title, _caption(plan))
+    return make_table(
+        columns, [_cells(plan, row, some_clamped) for row in shown], title, _caption(plan)
+    )
 
 
 def plan_frame(plan: Plan) -> pd.DataFrame:
@@ -49,7 +53,7 @@ def plan_frame(plan: Plan) -> pd.DataFrame:
     return frame
 
 
-def _cells(plan: Plan, row: PlanRow) -> list[str]:
+def _cells(plan: Plan, row: PlanRow, some_clamped: bool) -> list[str]:
     by_ber = [_percent(row.by_ber[each]) for each in plan.ber if len(plan.ber) > 1]
     return [
         row.encoding,
@@ -59,6 +63,7 @@ def _cells(plan: Plan, row: PlanRow) -> list[str]:
         *by_ber,
         f"{100 * row.clean:.2f}",
         f"{100 * row.clean_cost:.2f}",
+        *([f"{row.saturated:,}"] if some_clamped else []),
         f"{row.bits_per_weight:.4g}",
         f"{row.bits:.4g}",
         f"{row.decode_ns:.3g}" if row.decode_ns else "",
@@ -70,7 +75,7 @@ def _cells(plan: Plan, row: PlanRow) -> list[str]:
 def _caption(plan: Plan) -> str:
     counts = Counter(each.kind for each in plan.unmeasured)
     dropped = [f"{number} {kind}" for kind, number in counts.items()]
-    why = Counter(row.dropped for row in plan.given_up)
+    why = Counter(row.dropped.partition(" after ")[0] for row in plan.given_up)
     dropped += [f"{number} {reason}" for reason, number in why.items()]
     parts = [f"dropped: {', '.join(dropped)}"] if dropped else []
     if not plan.is_margin_reached:

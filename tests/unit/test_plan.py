@@ -106,6 +106,8 @@ def test_a_plan_can_be_shown_and_stored(compared: Plan) -> None:
     caption = str(compared.table().caption)
     assert "1 over the budget" in caption
     assert "2 too much clean accuracy lost" in caption
+    worse = sum(row.dropped.startswith("worse than") for row in compared.given_up)
+    assert f"{worse} worse than the best" in caption
     assert "the trials ended before all intervals were within 0.1 points" in caption
     document = json.loads(json.dumps(compared.document()))
     assert document["rows"][0]["encoding"] == compared.best.encoding
@@ -183,6 +185,17 @@ def test_variants_and_encodings_by_tensor_take_part(trained_cnn: nn.Module, digi
         )  # fmt: skip
     with pytest.raises(ValueError, match="the name 'none' is that of a guard"):
         plan(trained_cnn, digits, ber=1e-3, variants={"none": clipped})
+
+
+def test_clamped_numbers_are_counted(trained_cnn: nn.Module, digits: Data) -> None:
+    options: dict[str, Any] = {"ber": 1e-6, "guards": ["none"], "tolerance": 1.0, **QUICK}
+    found = plan(trained_cnn, digits, candidates=["q0.15", "float32"], **options)
+    clamped = {row.encoding: row.saturated for row in found.rows}
+    assert clamped["q0.15"] == encoding_report(trained_cnn, "q0.15").saturated > 0
+    assert clamped["float32"] == 0
+    assert "numbers\nclamped" in [column.header for column in found.table().columns]
+    alone = plan(trained_cnn, digits, candidates=["float32"], **options)
+    assert "numbers\nclamped" not in [column.header for column in alone.table().columns]
 
 
 def test_patterns_that_the_code_corrects_are_not_run(trained_cnn: nn.Module, digits: Data) -> None:
