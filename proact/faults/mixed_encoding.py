@@ -58,6 +58,12 @@ class MixedEncoding(Encoding):
         self.is_coded = any(encoding.is_coded for _, encoding in self.parts)
         self.name = json.dumps(self.to_plain())
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MixedEncoding) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
     def word(self, stored: StoredTensor) -> Word:
         return self._of(stored).word(stored)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 import proact
 from proact.config.config_io import dump
+from proact.config.parsing import variants_from
 from proact.config.reading import read_experiment
 from proact.encodings import Encoding, encoding_named
 from proact.faults import (
@@ -131,6 +132,54 @@ def test_flips_of_a_tensor_do_not_depend_on_the_encodings_of_others() -> None:
         assert changed
 
 
+def test_faults_are_replayed_and_words_restored() -> None:
+    model = network()
+    encoded = encode(model, BY_KIND)
+    with inject(encoded, BitFlip(1e-2), BY_KIND, seed=2) as record:
+        faulty = {name: tensor.clone() for name, tensor in encoded.state_dict().items()}
+        replay = record.replay()
+    for name, tensor in encode(model, BY_KIND).state_dict().items():
+        torch.testing.assert_close(encoded.state_dict()[name], tensor, rtol=0, atol=0)
+    assert replay.encoding == checked_encoding(BY_KIND).name
+    with inject(encoded, replay, BY_KIND):
+        for name, tensor in encoded.state_dict().items():
+            torch.testing.assert_close(faulty[name], tensor, rtol=0, atol=0, equal_nan=True)
+    with pytest.raises(ValueError, match="was recorded in the encoding"):
+        inject(encoded, replay, "float32").__enter__()
+
+
+def test_bounds_can_have_an_encoding_of_their_own() -> None:
+    guarded = proact.protect.protect(network(), "weight-range")
+    strong = {Where(kind="bound"): "float32+tmr", "*": "q3.12+bch2"}
+    encoded = encode(guarded, strong)
+    before = {name: tensor.clone() for name, tensor in encoded.state_dict().items()}
+    encoded(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    for name, tensor in encoded.state_dict().items():
+        torch.testing.assert_close(before[name], tensor, rtol=0, atol=0)
+    weak = {Where(kind="bound"): "q7.1", "*": "float32"}
+    with pytest.raises(ValueError, match="with less precision than the values it bounds"):
+        encode(guarded, weak)
+
+
+def test_parts_of_one_name_and_different_classes_differ() -> None:
+    class Own(type(encoding_named("int8"))):  # type: ignore[misc]
+        """An encoding that has the name of another."""
+
+    own, built_in = MixedEncoding([("*", Own(8))]), MixedEncoding([("*", "int8")])
+    assert own.name == built_in.name
+    assert own != built_in
+    assert own == MixedEncoding([("*", Own(8))])
+
+
+def test_sweeps_take_encodings_by_tensor() -> None:
+    torch.manual_seed(1)
+    data = torch.randn(8, 1, 8, 8), torch.arange(8) % 10
+    options: dict[str, Any] = {"images_per_trial": "all", "progress": False, "trials": 120}
+    mixed = {"[04].weight": "int4", "*": "bfloat16"}
+    swept = proact.campaign.per_bit(network(), data, BitFlip(0.1), encoding=mixed, **options)
+    assert {stratum.name for stratum in swept.strata} == {str(bit) for bit in range(16)}
+
+
 def test_the_price_counts_check_words() -> None:
     model = network()
     numbers = sum(tensor.elements for tensor in FaultSpace(model, "float32"))
@@ -215,6 +264,12 @@ def test_files_with_bad_encodings_name_the_key(tmp_path: Path, line: str) -> Non
 
 
 def test_methods_take_encodings_by_tensor() -> None:
+    described = {"method": "ft-clipact", "encoding": {"*.bias": "float32+tmr", "*": "float32"}}
+    (recipe,) = variants_from({"mine": described}).values()
+    plain = recipe.to_plain()
+    assert plain["encoding"] == checked_encoding(described["encoding"]).name
+    assert json.loads(json.dumps(plain)) == plain
+    assert variants_from({"mine": plain})["mine"].to_plain() == plain
     options = FtClipactOptions(encoding=STRONG)
     assert options.encoding == checked_encoding(STRONG)
     assert FtClipactOptions(encoding="int8").encoding == "int8"
