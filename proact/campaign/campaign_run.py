@@ -35,12 +35,13 @@ from proact.campaign.validation import (
 )
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
-from proact.encodings import encoding_named
 from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
 from proact.faults.encode import selector_of
+from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.limits import TRIALS
 from proact.nn.forward import Forward
+from proact.nn.tensor_inventory import stored_tensors
 from proact.results.cell_reader import trials_of
 from proact.results.cells import CellState
 from proact.results.interval_set import IntervalSet
@@ -75,7 +76,7 @@ class CampaignRun:
         self._is_done = False
         self._pool: WorkerPool | None = None
         self._names, self._faults = list(variants), list(faults)
-        self._encoding = encoding_named(options.encoding)
+        self._encoding = checked_encoding(options.encoding)
         self.metric: Metric = metric_named(options.metric)
         check_margin(options.margin, self.metric)
         self.cells: dict[tuple[int, int], CellState] = {}
@@ -90,6 +91,8 @@ class CampaignRun:
             models = [
                 encode(model, self._encoding, where=where).eval() for model in variants.values()
             ]
+            if isinstance(self._encoding, MixedEncoding):
+                self._encoding.refuse_unused(map(stored_tensors, models))
             self._injectors = [Injector(model, self._encoding) for model in models]
             for injector in self._injectors:
                 for fault in self._faults:

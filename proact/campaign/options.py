@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proact.campaign.metrics import Metric
     from proact.campaign.progress import ProgressCallback
     from proact.data.reading import Collate
-    from proact.encodings import Encoding
+    from proact.faults.mixed_encoding import EncodingLike
     from proact.nn.batches import Batch
     from proact.nn.forward import OutputSelector
     from proact.results.policy import Policy
@@ -35,9 +35,15 @@ DEFAULT_MARGIN = 0.01
 
 
 def _check_encoding(value: Any) -> object:
-    from proact.encodings import encoding_named
+    from proact.faults.mixed_encoding import checked_encoding
 
-    return encoding_named(value)
+    return checked_encoding(value)
+
+
+def _read_encoding(value: Any) -> object:
+    from proact.faults.mixed_encoding import named_or_checked
+
+    return named_or_checked(value)
 
 
 def _check_metric(value: Any) -> object:
@@ -87,7 +93,8 @@ class CampaignOptions(Options):
     """The options that determine the result of a campaign, besides models, data and faults.
 
     Attributes:
-        encoding: the stored form of the parameters, by name or as a `proact.encodings.Encoding`.
+        encoding: the stored form of the parameters, by name or as a `proact.encodings.Encoding`;
+            or a mapping of selectors to these. A tensor has the encoding of its first match.
         margin: a cell (a variant under a fault) stops when half the width of its interval is at
             most this, in the metric's unit; above 0, and at most the width of the metric's range.
             0.01 if neither this nor ``trials`` is given.
@@ -132,15 +139,17 @@ class CampaignOptions(Options):
         ValueError, TypeError: an option has a value that is not accepted.
     """
 
-    encoding: str | Encoding = option(
+    encoding: EncodingLike = option(
         "float32",
         "Stored form of the parameters: float16, bfloat16, float32, float64, int8 (one scale per "
         "output channel), int8-tensor, native, or fixed point qM.N of up to 32 bits (1 sign, M "
-        "integer and N fraction bits).",
-        str,
+        "integer and N fraction bits); with a code as in float32+bch2; or by tensor as in "
+        '{"*.running_*": "float32+tmr", "*": "float32+bch2"}.',
+        Any,
         metavar="NAME",
         names=ENCODING_NAMES,
         check=_check_encoding,
+        parse=_read_encoding,
     )
     margin: float | None = option(
         None,

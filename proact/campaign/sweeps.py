@@ -18,9 +18,9 @@ from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
-from proact.encodings import encoding_named
 from proact.faults import ExactFlips, FaultSpace, Where, encode
 from proact.faults.kinds import StoredFault
+from proact.faults.mixed_encoding import checked_encoding
 from proact.faults.space import ExposedTensor
 from proact.limits import TRIALS
 from proact.results.cells import CellState
@@ -135,7 +135,7 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
 
 
 def _space(model: nn.Module, fault: StoredFault, options: RunOptions) -> FaultSpace:
-    encoding = encoding_named(options.encoding)
+    encoding = checked_encoding(options.encoding)
     return FaultSpace(encode(model, encoding, where=fault.where), encoding, fault.where, fault.bits)
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from proact.cli.campaign import campaign
 from proact.cli.errors import exit_code
 from proact.cli.info import info
+from proact.cli.plan import plan
 from proact.cli.profile import profile
 from proact.cli.protect import protect
 from proact.cli.report import report
@@ -37,7 +38,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 an internal error (or a failed verification), 2 bad input, "
     "130 interrupted.",
 )
-for _command in (campaign, report, protect, profile, verify, info):
+for _command in (campaign, report, protect, plan, profile, verify, info):
     app.command()(_command)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proact.config.parsing import VariantRecipe
     from proact.faults import Fault
     from proact.faults.kinds import StoredFault
+    from proact.faults.mixed_encoding import EncodingLike
 
 #: The version of experiment files that this proact writes, and the newest that it reads.
 FORM = 1
@@ -188,7 +189,7 @@ class Experiment(SetupOptions):
         ValueError, TypeError: an option has a value that is not accepted.
     """
 
-    encoding: str = with_default(CampaignOptions, "encoding", "q15.16")
+    encoding: EncodingLike = with_default(CampaignOptions, "encoding", "q15.16")
     proact: int = option(FORM, "Version of the file format.", int, flag="")
     variants: Mapping[str, VariantRecipe] = option(
         lambda: _variants(DEFAULT_VARIANTS),
@@ -321,6 +322,13 @@ class Experiment(SetupOptions):
         return self.ber or ()
 
     @property
+    def encoding_name(self) -> str:
+        """The name of the encoding; encodings by tensor as JSON."""
+        from proact.faults.mixed_encoding import checked_encoding
+
+        return checked_encoding(self.encoding).name
+
+    @property
     def swept(self) -> list[tuple[str, Literal["layer", "bit"]]]:
         """The sweeps to run, as (variant, kind)."""
         names = self.sweep_variants or (self.baseline,)
@@ -360,6 +368,7 @@ class Experiment(SetupOptions):
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **plain,
+            "encoding": self._plain_encoding(),
             "margin": self.margin_or_default,
             "variants": {name: recipe.to_plain() for name, recipe in self.variants.items()},
             "ber": list(self.rates),
@@ -368,3 +377,9 @@ class Experiment(SetupOptions):
             "sweep_variants": list(self.sweep_variants),
             "sweep_fault": self.sweep_fault.to_dict(),
         }
+
+    def _plain_encoding(self) -> Any:
+        from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
+
+        encoding = checked_encoding(self.encoding)
+        return encoding.to_plain() if isinstance(encoding, MixedEncoding) else encoding.name

@@ -95,7 +95,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     protect.save(model, path)
     models = {next(iter(experiment.variants)): plain, name: model}
     found = costs(experiment, models, plain, images)
-    return Protected(path, variant, found, experiment.encoding, units_of(experiment))
+    return Protected(path, variant, found, experiment.encoding_name, units_of(experiment))
 
 
 def _check_writable(path: Path) -> None:

@@ -21,7 +21,7 @@ def tables(outcome: Outcome) -> list[Table]:
     # Latency differs between runs; only the report and the document state it.
     costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
     found.append(
-        cost_table(costs, outcome.experiment.encoding, MetricUnits.of(outcome.result.spec))
+        cost_table(costs, outcome.experiment.encoding_name, MetricUnits.of(outcome.result.spec))
     )
     for (name, kind), sweep in outcome.sweeps.items():
         title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
@@ -34,7 +34,8 @@ def conditions(outcome: Outcome) -> str:
     result, experiment = outcome.result, outcome.experiment
     return (
         f"{result.images_per_trial or outcome.images} test images per trial; all parameters stored "
-        f"as {experiment.encoding} and faulted; proact {proact.__version__}, seed {experiment.seed}"
+        f"as {experiment.encoding_name} and faulted; "
+        f"proact {proact.__version__}, seed {experiment.seed}"
     )
 
 

@@ -19,7 +19,7 @@ from proact.encodings.base import (
     signed_values,
     unsigned_memory,
 )
-from proact.encodings.codes import CODE_NAMES, Code, FittedCode, LinearCode, code_named
+from proact.encodings.codes import CODE_NAMES, Code, FittedCode, code_named
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatWord
 from proact.encodings.integers import ScaledInteger, ScaledWord
@@ -68,11 +68,14 @@ class CodedWord(Word):
         #: Whether a reader takes check bits in place as part of the number.
         self.is_read_whole = not isinstance(inner, (FixedPoint, ScaledWord))
         self._readings = (
-            None if self.is_read_whole else [_Reading(inner.bits, each) for each in _payloads(code)]
+            None if self.is_read_whole else [_Reading(inner.bits, each) for each in code.payloads]
         )
         rest = fitted.rest
+        whole = (1 << inner.bits) - 1
+        #: Whether check bits take the places of bits of the words.
+        self._takes_bits = not code.check_bits or any(each != whole for each in code.payloads)
         self._reading_of_rest = (
-            None if self.is_read_whole or rest is None else _Reading(inner.bits, *_payloads(rest))
+            None if self.is_read_whole or rest is None else _Reading(inner.bits, *rest.payloads)
         )
         self.fields = MappingProxyType(_fields(inner, code))
         #: The first element after the full codewords of a code that cannot be shortened.
@@ -101,7 +104,7 @@ class CodedWord(Word):
 
     def saturates(self, tensor: Tensor) -> Tensor:
         saturated = self.format.saturates(tensor)
-        if self._readings is None:
+        if self._readings is None or not self._takes_bits:
             return saturated
         flat, marks = tensor.detach().reshape(-1), torch.zeros(tensor.numel(), dtype=torch.bool)
         for begin, end in self._chunks():
@@ -111,9 +114,8 @@ class CodedWord(Word):
         return saturated | marks.to(tensor.device).view(tensor.shape)
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        code = self.fitted.code
-        if code.check_bits and self._readings is not None:
-            return self.format.rounded(tensor)  # all bits are payload
+        if not self._takes_bits:
+            return self.format.rounded(tensor)
         result = self.format.rounded(tensor).detach().contiguous().clone()
         memory, dtype = integers_of(result).reshape(-1), tensor.dtype
         on_cpu, values = memory.cpu(), tensor.detach().reshape(-1)
@@ -256,8 +258,9 @@ class Coded(Encoding):
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
     is replaced by the value nearest to 0 in the range of the tensor's clean values: 0, unless all
-    of them have one sign. A bound or a threshold is replaced by the loosest one of its tensor. This
-    range, like the scales of integers, is assumed to be protected.
+    of them have one sign. A bound or a threshold is replaced by the loosest one of its tensor, a
+    running variance by the largest, other numbers of a normalisation by their median. These values,
+    like the scales of integers, are assumed to be protected.
 
     Args:
         numbers: the encoding of the numbers.
@@ -324,9 +327,9 @@ class Coded(Encoding):
 
 def _largest_payload(inner: Word, fitted: FittedCode, elements: int) -> int:
     """The largest positive word that the payload of every word of a tensor can represent."""
-    payloads = [*_payloads(fitted.code)]
+    payloads = [*fitted.code.payloads]
     if fitted.rest is not None and elements % fitted.code.words:
-        payloads += _payloads(fitted.rest)
+        payloads += fitted.rest.payloads
     top = (1 << (inner.bits - 1)) - 1
     for payload in payloads:
         top &= payload
@@ -345,24 +348,17 @@ def _unused_bits(
     words = inner.words(extremes, np.zeros(2, np.uint64))
     for unused in range(integer_bits, 0, -1):
         code, rest = fitted(inner, unused)
-        payloads = [*_payloads(code), *(_payloads(rest) if rest is not None else ())]
+        payloads = [*code.payloads, *(rest.payloads if rest is not None else ())]
         if not any(_Reading(inner.bits, each).saturates(words).any() for each in payloads):
             return unused
     return 0
-
-
-def _payloads(code: Code) -> tuple[int, ...]:
-    """The mask of the payload bits of each word of a codeword."""
-    if isinstance(code, LinearCode):
-        return code.payloads
-    return ((1 << code.word_bits) - 1,) * code.words
 
 
 def _fields(inner: Word, code: Code) -> dict[str, int]:
     """The bit fields of the format without check bits, and the field of the check bits."""
     own = ((1 << code.check_bits) - 1) << inner.bits
     taken = 0
-    for payload in _payloads(code):
+    for payload in code.payloads:
         taken |= inner.all_bits & ~payload
     fields = {name: mask & ~taken for name, mask in inner.fields.items() if mask & ~taken}
     return {**fields, "check": own | taken} if own | taken else fields
@@ -377,13 +373,18 @@ def _finite_range(tensor: Tensor) -> tuple[float, float]:
 def _replacement(stored: StoredTensor, low: float, high: float) -> float:
     """The number in place of one that is lost, in the range of the tensor's clean numbers.
 
-    It is the number nearest to 0. For a bound or a threshold it is the loosest one, because a bound
-    of 0 would replace every number that it bounds.
+    It is the number nearest to 0, except where another one does less harm: the loosest bound or
+    threshold, because a bound of 0 would replace every number that it bounds; the largest variance,
+    because a small one amplifies a channel; and otherwise the median of a normalisation.
     """
     if stored.kind == "bound":
         return low if stored.name.endswith("low") else high
     if stored.kind == "threshold":
         return high
+    if stored.kind == "statistics" and high > low > 0:  # variances: a large one damps a channel
+        return high
+    if stored.kind in ("normalisation", "statistics"):
+        return float(stored.tensor.nanmedian())
     return low if low > 0 else high if high < 0 else 0.0
 
 

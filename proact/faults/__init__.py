@@ -12,6 +12,7 @@ from proact.faults.kinds import (
     fault_from_dict,
     fault_from_json,
 )
+from proact.faults.mixed_encoding import MixedEncoding
 from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.selectors import Where
@@ -29,6 +30,7 @@ __all__ = [
     "FaultSite",
     "FaultSpace",
     "Injector",
+    "MixedEncoding",
     "Record",
     "Replay",
     "StuckAt",

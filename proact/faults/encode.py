@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from proact.encodings import Encoding, encoding_named
+from proact.encodings import Encoding
+from proact.encodings.coded import CodedWord
 from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
 from proact.faults.kinds import Fault, StoredFault
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, Where, checked_where, matches
 from proact.nn.module_copy import copy_model
@@ -22,9 +24,7 @@ from proact.ops._memory import extent, may_overlap, once
 from proact.ops.plain_memory import checked_memory, has_plain_memory
 
 
-def encode(
-    model: nn.Module, encoding: str | Encoding, *, where: Selector | None = "*"
-) -> nn.Module:
+def encode(model: nn.Module, encoding: EncodingLike, *, where: Selector | None = "*") -> nn.Module:
     """Returns a copy of ``model`` whose parameters are rounded to the encoding.
 
     ``model`` is unchanged. Clean accuracy is the accuracy of the copy; `encoding_report` gives the
@@ -33,7 +33,7 @@ def encode(
 
     Args:
         model: the model.
-        encoding: the stored form of its parameters.
+        encoding: the stored form of its parameters, by name or by selectors.
         where: the tensors that faults will hit, as for `BitFlip`, or None for no tensor. Other
             tensors that the encoding cannot store (sparse, complex or integer ones, for example)
             are copied as they are. `selector_of` gives it for a list of faults.
@@ -42,21 +42,13 @@ def encode(
         TypeError, ValueError: an unknown encoding, a selected tensor that it cannot store, or
             bounds of weight-range that it stores with less precision than the values they bound.
     """
-    encoding = encoding_named(encoding)
+    encoding = checked_encoding(encoding)
     selector = None if where is None else checked_where(where)
     result = copy_model(model)
     _lay_out(result)
     losses = _store(result, encoding, selector)
-    saturated = [loss for loss in losses if loss.saturated]
-    if saturated:
-        worst = max(saturated, key=lambda loss: loss.largest_error)
-        warnings.warn(
-            f"{sum(loss.saturated for loss in saturated)} of "
-            f"{sum(loss.elements for loss in losses)} numbers are out of the range of "
-            f"{encoding.name} and were saturated; the largest error is {worst.largest_error:.3g}, "
-            f"in {worst.tensor}",
-            stacklevel=2,
-        )
+    if any(loss.saturated for loss in losses):
+        warnings.warn(_of_saturation(encoding, losses), stacklevel=2)
     cache_plan(result, InjectionPlan(result, encoding))
     return result
 
@@ -81,7 +73,10 @@ class TensorLoss:
         word: the name of its stored form.
         elements: its number of elements.
         largest_error: the largest magnitude of stored minus original value.
-        saturated: the number of elements that were out of range.
+        saturated: the number of elements that were out of range and were clamped.
+        bits: the number of stored bits, check bits included.
+        saturated_by_code: the saturated elements that fit the format and not the payload that a
+            code leaves of its words.
     """
 
     tensor: str
@@ -89,6 +84,8 @@ class TensorLoss:
     elements: int
     largest_error: float
     saturated: int
+    bits: int
+    saturated_by_code: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,10 +114,19 @@ class EncodingReport:
         """The number of elements that were out of range."""
         return sum(loss.saturated for loss in self.tensors)
 
+    @property
+    def bits_per_parameter(self) -> float:
+        """The memory in bits a parameter: all stored bits, check bits included, over all numbers.
+
+        Numbers in buffers (running statistics, thresholds, bounds) are stored too and count.
+        """
+        return sum(loss.bits for loss in self.tensors) / sum(loss.elements for loss in self.tensors)
+
     def __str__(self) -> str:
         worst = max(self.tensors, key=lambda loss: loss.largest_error)
         text = f"{self.encoding}: largest rounding error {worst.largest_error:.3g} ({worst.tensor})"
         text += f", {self.saturated} of {sum(t.elements for t in self.tensors)} numbers saturated"
+        text += f", {self.bits_per_parameter:.4g} bits a parameter"
         if self.accuracy_before is not None and self.accuracy_after is not None:
             text += (
                 f", accuracy {100 * self.accuracy_before:.2f} % before and "
@@ -131,7 +137,7 @@ class EncodingReport:
 
 def encoding_report(
     model: nn.Module,
-    encoding: str | Encoding,
+    encoding: EncodingLike,
     accuracy: Callable[[nn.Module], float] | None = None,
 ) -> EncodingReport:
     """Reports the error of storing ``model`` in the encoding; ``model`` is unchanged.
@@ -146,7 +152,7 @@ def encoding_report(
     Raises:
         TypeError, ValueError: as `encode`.
     """
-    encoding = encoding_named(encoding)
+    encoding = checked_encoding(encoding)
     encoded = copy_model(model)
     losses = _store(encoded, encoding)
     before = after = None
@@ -193,11 +199,37 @@ def _store(
             rounded = bounds.rounded(stored, word)
             bounds.include(stored, rounded)
             bounds.check(stored, rounded)
-            error, saturated = 0.0, 0
+            error, saturated, by_code = 0.0, 0, 0
             if rounded is not tensor:
-                saturated = int(word.saturates(tensor).sum())
+                saturates = word.saturates(tensor)
+                saturated = int(saturates.sum())
+                if saturated and isinstance(word, CodedWord):
+                    by_code = int((saturates & ~word.format.saturates(tensor)).sum())
                 errors = (rounded.double() - tensor.double()).abs()
                 error = float(torch.where(errors.isnan(), 0.0, errors).max())
                 once(tensor).copy_(once(rounded, tensor))
-            losses.append(TensorLoss(stored.name, word.name, tensor.numel(), error, saturated))
+            elements = tensor.numel()
+            bits = word.stored_bits(elements)
+            losses.append(
+                TensorLoss(stored.name, word.name, elements, error, saturated, bits, by_code)
+            )
     return tuple(losses)
+
+
+def _of_saturation(encoding: Encoding, losses: Sequence[TensorLoss]) -> str:
+    """The warning that parameters were saturated."""
+    saturated = [loss for loss in losses if loss.saturated]
+    worst = max(saturated, key=lambda loss: loss.largest_error)
+    found = sum(loss.saturated for loss in saturated)
+    by_code = sum(loss.saturated_by_code for loss in saturated)
+    text = (
+        f"{found} of {sum(loss.elements for loss in losses)} numbers are out of the range of "
+        f"{encoding.name} and were saturated"
+    )
+    if by_code:
+        widest = max(saturated, key=lambda loss: loss.saturated_by_code)
+        text += (
+            f", {by_code} of them because the payload that the code leaves of a word is too small "
+            f"({widest.word})"
+        )
+    return f"{text}; the largest error is {worst.largest_error:.3g}, in {worst.tensor}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from proact.encodings import Encoding, encoding_named
+from proact.encodings import Encoding
 from proact.encodings.base import integers_of
 from proact.errors import ProactError
 from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
@@ -22,6 +22,7 @@ from proact.faults.active_injections import (
 )
 from proact.faults.injection_plan import InjectionPlan, cache_plan, cached_plan
 from proact.faults.kinds import Fault, StoredFault
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
@@ -53,12 +54,12 @@ class Injector:
     def __init__(
         self,
         model: nn.Module,
-        encoding: str | Encoding = "float32",
+        encoding: EncodingLike = "float32",
         *,
         is_private: bool = False,
     ) -> None:
         self.model = checked_network(model)
-        self.encoding = encoding_named(encoding)
+        self.encoding = checked_encoding(encoding)
         self._own: InjectionPlan | None = None
         ready = self._current_plan()
         if is_private:
@@ -140,7 +141,7 @@ class Injector:
 def inject(
     model: nn.Module,
     fault: Fault | Sequence[Fault],
-    encoding: str | Encoding = "float32",
+    encoding: EncodingLike = "float32",
     seed: int = 0,
     trial: int = 0,
     *,
@@ -164,7 +165,8 @@ def inject(
             the faults in stored tensors, and of those in activations, the first uses ``seed`` and
             each later one a seed derived from ``seed`` and its position. A bit that two of them
             flip has its original value again and counts twice.
-        encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16"``, ...
+        encoding: the stored form of the parameters: ``"float32"``, ``"int8"``, ``"q15.16+bch2"``,
+            ..., or a mapping of selectors to these, whose first match counts.
         seed: identifies the experiment; in [0, 2^63).
         trial: identifies one fault pattern of the experiment; in [0, 2^32). The same (seed, trial)
             flips the same bits in every tensor of the same name and shape, whatever the model.
@@ -181,7 +183,7 @@ def inject(
         ProactError: parameters were moved or converted inside the block, or an optimizer was about
             to update faulted parameters.
     """
-    encoding = encoding_named(encoding)
+    encoding = checked_encoding(encoding)
     faults, seed, trial = checked_pattern(fault, seed, trial)
     checked_network(model)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from torch import Tensor, nn
 
-from proact.encodings import Bits, Encoding, Word, encoding_named
+from proact.encodings import Bits, Encoding, Word
 from proact.encodings.coded import CodedWord
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector, checked_where, matches, select
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
@@ -101,7 +102,7 @@ class FaultSpace(Sequence[ExposedTensor]):
 
     Args:
         model: a model with plain memory; it is not changed.
-        encoding: the stored form of its parameters.
+        encoding: the stored form of its parameters, by name or by selectors.
         where: the exposed tensors: a pattern of names, a `Where` or a sequence of these; all by
             default.
         bits: the exposed bits of each word: a field of the encoding, a mask, a sequence of bit
@@ -123,12 +124,12 @@ class FaultSpace(Sequence[ExposedTensor]):
     def __init__(
         self,
         model: nn.Module,
-        encoding: str | Encoding = "float32",
+        encoding: EncodingLike = "float32",
         where: Selector = "*",
         bits: Bits = None,
     ) -> None:
         self._stored = stored_tensors(checked_network(model))
-        self.encoding = encoding_named(encoding)
+        self.encoding = checked_encoding(encoding)
         selector = checked_where(where)
         refuse_packed(packed_weights(model), selector)
         self._exposed = exposed_tensors(self._stored, self.encoding, selector, bits)

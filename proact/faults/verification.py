@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from proact.encodings import Bits, Encoding, encoding_named
+from proact.encodings import Bits
 from proact.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults._check import Check
 from proact.faults.coded_target import CodedTarget
@@ -17,6 +17,7 @@ from proact.faults.encode import encode
 from proact.faults.injection import Injector
 from proact.faults.injection_plan import InjectionPlan
 from proact.faults.kinds import BitFlip
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
 from proact.faults.target_memory import Target, read_words, rows_by_tensor
@@ -70,7 +71,7 @@ class Verification:
 
 def verify(
     model: nn.Module,
-    encoding: str | Encoding = "float32",
+    encoding: EncodingLike = "float32",
     *,
     ber: float | None = None,
     trials: int = 400,
@@ -98,7 +99,7 @@ def verify(
     Raises:
         ValueError, TypeError: an argument out of range, or as `inject`.
     """
-    encoding = encoding_named(encoding)
+    encoding = checked_encoding(encoding)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     trials = checked_integer("trials", trials, TRIALS)

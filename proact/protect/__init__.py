@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         trained_methods,
     )
     from proact.protect.objective import pixel_accuracy, token_accuracy, token_cross_entropy
+    from proact.protect.plan_result import Plan, PlanRow, UnmeasuredCandidate
+    from proact.protect.planner import plan
     from proact.protect.protection_cost import Cost, cost, latency_ratio
     from proact.protect.serialization import Protection, load, protection_of, save
     from proact.protect.threshold_memory import threshold_counts
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
 __all__ = [
     "GRANULARITIES",
     "Cost",
+    "Plan",
+    "PlanRow",
     "Protection",
+    "UnmeasuredCandidate",
     "check_options",
     "cost",
     "latency_ratio",
     "load",
     "methods",
     "pixel_accuracy",
+    "plan",
     "profile",
     "profile_quantiles",
     "protect",
@@ -50,13 +56,17 @@ __getattr__ = lazy_names(
     {
         "GRANULARITIES": "activation_profile",
         "Cost": "protection_cost",
+        "Plan": "plan_result",
+        "PlanRow": "plan_result",
         "Protection": "serialization",
+        "UnmeasuredCandidate": "plan_result",
         "check_options": "interface",
         "cost": "protection_cost",
         "latency_ratio": "protection_cost",
         "load": "serialization",
         "methods": "interface",
         "pixel_accuracy": "objective",
+        "plan": "planner",
         "profile": "activation_profile",
         "profile_quantiles": "activation_profile",
         "protect": "interface",

@@ -15,6 +15,8 @@ from proact.ops.seeds import derived_seed
 from proact.protect.distributed import DistributedContext
 from proact.protect.objective import CLASSES, Objective
 
+_BATCH = 512  # images of a forward pass without faults
+
 
 class FaultScorer:
     """A copy of a model, stored in an encoding, whose thresholds can be exchanged and scored.
@@ -66,14 +68,49 @@ class FaultScorer:
         """
         total = torch.zeros((), dtype=torch.float64)
         for trial in range(self._context.rank, self._patterns, self._context.world_size):
-            drawn = self._images.take(self._drawn_images(trial))
-            with self._injector.trial(fault, self._seed, trial), torch.no_grad():
-                output = self._objective.forward.logits(self.model, cloned(drawn.inputs))
-            values = self._objective.values(output, drawn.targets)
-            is_finite = torch.isfinite(output).flatten(1).all(1)
-            total += torch.where(is_finite, values, 0.0).sum()
+            total += self._values(self._images.take(self._drawn_images(trial)), fault, trial).sum()
         shared = self._context.all_reduce_sum(total)
         return float(shared) / (self._patterns * self._images_per_pattern)
+
+    def clean_values(self) -> Tensor:
+        """The metric of each image without faults, (images,) float64."""
+        with torch.no_grad():
+            parts = [self._judged(Split(*batch)) for batch in self._images.batches(_BATCH)]
+        return torch.cat(parts)
+
+    def trial(self, fault: Fault, trial: int, clean: Tensor) -> tuple[float, float]:
+        """The mean metric under one fault pattern, and without faults on the same images.
+
+        A pattern that changes no stored number, because the code corrects all of its flips, is not
+        run.
+
+        Args:
+            fault: the fault.
+            trial: the number of the pattern.
+            clean: as `clean_values` returns them.
+        """
+        drawn = self._drawn_images(trial)
+        before = clean[drawn]
+        values = self._values(self._images.take(drawn), fault, trial, before)
+        return float(values.mean()), float(before.mean())
+
+    def _values(
+        self, drawn: Split, fault: Fault, trial: int, if_unchanged: Tensor | None = None
+    ) -> Tensor:
+        """The metric of each of the images under a fault pattern, float64.
+
+        ``if_unchanged`` is returned if the pattern changes no stored number.
+        """
+        with self._injector.trial(fault, self._seed, trial) as record, torch.no_grad():
+            if if_unchanged is not None and not record.changed:
+                return if_unchanged
+            return self._judged(drawn)
+
+    def _judged(self, images: Split) -> Tensor:
+        output = self._objective.forward.logits(self.model, cloned(images.inputs))
+        values = self._objective.values(output, images.targets)
+        is_finite = torch.isfinite(output).flatten(1).all(1)
+        return torch.where(is_finite, values, 0.0)
 
     def _drawn_images(self, trial: int) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "search-images", trial))

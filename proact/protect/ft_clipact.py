@@ -16,8 +16,8 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip, Where
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.limits import SEEDS
 from proact.models.evaluation import examples
 from proact.nn import Site
@@ -57,7 +57,7 @@ class FtClipactOptions(ClipOptions):
     mode: str = "zero"
     patterns: int = 16
     images_per_pattern: int = 64
-    encoding: str | Encoding = "float32"
+    encoding: EncodingLike = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class FtClipactOptions(ClipOptions):
             raise ValueError(f"the granularity of ft-clipact is 'layer', got {self.granularity!r}")
         checked_count("patterns", self.patterns)
         checked_count("images_per_pattern", self.images_per_pattern)
-        encoding_named(self.encoding)
+        object.__setattr__(self, "encoding", named_or_checked(self.encoding))
         checked_integer("seed", self.seed, SEEDS)
 
 
@@ -84,7 +84,7 @@ def ft_clipact(
     clipped = place_at_sites(model, clips_at(thresholds, options.mode))
     scorer = FaultScorer(
         clipped,
-        encoding_named(options.encoding),
+        checked_encoding(options.encoding),
         data.validation,
         options.patterns,
         options.images_per_pattern,

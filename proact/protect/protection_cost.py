@@ -14,8 +14,8 @@ from torch import nn
 
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
-from proact.encodings import Encoding, encoding_named
 from proact.faults import FaultSpace, Where, encode
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.nn import HyReLU, WeightRange
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
@@ -54,7 +54,7 @@ class Cost:
 def cost(
     model: nn.Module,
     images: SamplesOrData,
-    encoding: str | Encoding = "float32",
+    encoding: EncodingLike = "float32",
     soft: bool = False,
     unprotected: nn.Module | None = None,
     *,
@@ -79,7 +79,7 @@ def cost(
     Raises:
         ValueError: an unknown encoding, or unsuitable images.
     """
-    encoding, images = encoding_named(encoding), as_evaluation(images)
+    encoding, images = checked_encoding(encoding), as_evaluation(images)
     objective = Objective(Forward(forward, output), None, metric)
     stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
     thresholds = sum(

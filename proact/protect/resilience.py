@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.encodings import Encoding, encoding_named
 from proact.faults import BitFlip
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.nn import Site
 from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget
@@ -57,7 +57,7 @@ class ResilienceAwareOptions(ProactOptions):
     decays: tuple[float, ...] = (1.0, 0.3)
     quantiles: tuple[float, ...] = (1.0, 0.99, 0.95, 0.9, 0.8, 0.5)
     ber: float = 3e-5
-    encoding: str | Encoding = "q15.16"
+    encoding: EncodingLike = "q15.16"
     patterns: int = 100
     images_per_pattern: int = 64
 
@@ -68,7 +68,7 @@ class ResilienceAwareOptions(ProactOptions):
         for quantile in self.quantiles:
             check_quantile(quantile)
         checked_ber(self.ber)
-        encoding_named(self.encoding)
+        object.__setattr__(self, "encoding", named_or_checked(self.encoding))
         checked_count("patterns", self.patterns)
         checked_count("images_per_pattern", self.images_per_pattern)
 
@@ -90,7 +90,7 @@ def resilience_aware_proact(
     # The scorer is made first, because the trainer changes the memory order of the weights.
     scorer = FaultScorer(
         place_at_sites(copy_sharing_parameters(model), clips),
-        encoding_named(options.encoding),
+        checked_encoding(options.encoding),
         data.validation,
         options.patterns,
         options.images_per_pattern,

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 def encoding_table(report: EncodingReport) -> Table:
-    """One row for each tensor: its word, its size, its largest rounding error, and the number of
-    its elements that were saturated."""
+    """One row for each tensor: its word, its elements, its stored bits, its largest rounding error,
+    and the number of its elements that were saturated."""
     columns = [
         Column("tensor", is_text=True),
         Column("word", is_text=True),
         Column("elements"),
+        Column("bits"),
         Column("largest error"),
         Column("saturated"),
     ]
@@ -30,6 +31,7 @@ def encoding_table(report: EncodingReport) -> Table:
             loss.tensor,
             loss.word,
             f"{loss.elements:,}",
+            f"{loss.bits:,}",
             f"{loss.largest_error:.3g}",
             f"{loss.saturated:,}",
         )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
+    from proact.protect import Plan
+
 
 def result_frame(result: Result, with_details: bool) -> pd.DataFrame:
     """See `Result.to_pandas`."""
@@ -58,6 +60,20 @@ def write_report(store: Any, folder: Path, *, baseline: str | None, run: int) ->
     from proact.report import writer
 
     return writer.write_report(store, folder, baseline=baseline, run=run)
+
+
+def plan_table(plan: Plan) -> Table:
+    """See `proact.protect.Plan.table`."""
+    from proact.report import plan_tables
+
+    return plan_tables.plan_table(plan)
+
+
+def plan_frame(plan: Plan) -> pd.DataFrame:
+    """See `proact.protect.Plan.to_pandas`."""
+    from proact.report import plan_tables
+
+    return plan_tables.plan_frame(plan)
 
 
 def progress_bars(always: bool) -> Callable[[Any], object] | None:

@@ -51,7 +51,7 @@ class Picky(nn.Sequential):
     def forward(self, x):
         return {}["the missing key"]
 """
-COMMANDS = ["campaign", "report", "protect", "profile", "verify", "info"]
+COMMANDS = ["campaign", "report", "protect", "plan", "profile", "verify", "info"]
 
 
 @pytest.fixture(autouse=True)
@@ -423,3 +423,39 @@ def test_warnings_are_sentences(
     errors = capsys.readouterr().err
     assert re.match(r"warning: \d+ of 17 numbers are out of the range of q3.4", errors)
     assert ".py:" not in errors
+
+
+def test_plan_prints_a_table_and_a_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [*WINES, "--models", str(tmp_path), "--guard", "none", "--trials", "8"]
+    by_tensor = '{"*.bias": "float32+tmr", "*": "bfloat16"}'
+    both = ["--candidate", "bfloat16+secded", "--candidate", by_tensor]
+    rates = ["--ber", "1e-2,3e-2", "--bits", "16"]
+    document = as_json(capsys, "plan", *quick, *both, *rates)
+    rows = [*document["rows"], *document["given_up"]]
+    assert {row["encoding"] for row in rows} == {"bfloat16+secded", by_tensor}
+    assert document["budget"] == 16.0
+    assert set(document["rows"][0]["by_ber"]) == {"0.01", "0.03"}
+    best = document["rows"][0]
+    assert main(["plan", *quick, *both, *rates]) == 0
+    printed = capsys.readouterr().out
+    assert f"best: {best['encoding']} keeps {100 * best['accuracy']['estimate']:.2f} %" in printed
+    assert "validation samples" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ber", "2"], "--ber: a bit error rate lies in [0, 1]"),
+        (["--bits", "-1"], "--bits: expected a finite number above 0"),
+        (["--bits", "2"], "expected a budget of at least 4 bits a weight"),
+        (["--candidate", "float31"], "--candidate: an encoding is one of"),
+        (["--guard", "weightrange"], "--guard: a guard is one of"),
+    ],
+)
+def test_plan_refuses_bad_input(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *WINES, *arguments]) == 2
+    assert message in capsys.readouterr().err

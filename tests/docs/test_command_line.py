@@ -30,7 +30,7 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines]
     assert {command[1] for command in commands} == {
-        *("campaign", "report", "protect", "profile", "verify", "info")
+        *("campaign", "report", "protect", "plan", "profile", "verify", "info")
     }
     threads = torch.get_num_threads()
     try:
@@ -50,3 +50,17 @@ def test_it_explains_every_key(tmp_path: Path) -> None:
     rows = re.findall(r"^\| (`.*?`) \|", PAGE.read_text(), re.MULTILINE)
     keys = set(re.findall(r"`(\w+)`", " ".join(rows)))
     assert keys == options_of(Experiment).keys()
+
+
+def test_encodings_by_tensor_are_read(tmp_path: Path) -> None:
+    text = (DOCS / "howto" / "choose_a_code.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "experiment.yaml"
+    names = []
+    for block in blocks:
+        file.write_text(block)
+        names.append(read_experiment(file).encoding_name)
+    assert names == [
+        '{"*.running_*": "float32+tmr", "*": "float32+bch2"}',
+        '[[{"kind": ["threshold", "bound", "statistics"]}, "float32+tmr"], ["*", "float32+bch2"]]',
+    ]

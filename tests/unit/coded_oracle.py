@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from proact.encodings import Code
 from proact.encodings.coded import CodedWord
-from proact.encodings.codes import LinearCode
 from proact.faults import FaultSpace, Record
 from proact.faults.space import ExposedTensor
 from proact.ops._flip_reference import flipped_bits
@@ -137,13 +136,12 @@ def _read_words(
             assert position == 0
             check[number] ^= np.uint64(1 << (bit - word.format.bits))
     decoded, detected = code.decode(stored, check)
-    payloads = code.payloads if isinstance(code, LinearCode) else [word.format.all_bits] * size
     after: list[int] = []
     for number, row in enumerate(decoded.tolist()):
         begins = begin + number * size
         here = min(size, end - begins)
         is_detected = bool(detected[number]) or any(row[here:])
-        values = [_as_read(word, w, payload) for w, payload in zip(row, payloads, strict=True)]
+        values = [_as_read(word, w, payload) for w, payload in zip(row, code.payloads, strict=True)]
         if is_detected and not code.masks_detected:
             values = [_replacement(exposed)] * size
         if word.limits is not None and not all(_in_range(exposed, values[:here])):
@@ -179,9 +177,15 @@ def _as_read(word: CodedWord, stored: int, payload: int) -> int:
 
 
 def _replacement(exposed: ExposedTensor) -> int:
-    """The word of the number nearest to 0 between the smallest and the largest clean value."""
+    """The word of the number nearest to 0 between the smallest and the largest clean value.
+
+    It is the largest running variance, and the median of other numbers of a normalisation.
+    """
     low, high = float(exposed.tensor.min()), float(exposed.tensor.max())
     value = min(max(0.0, low), high)
+    if exposed.name.startswith("1."):
+        is_variance = exposed.name.endswith("running_var") and low < high
+        value = high if is_variance else float(exposed.tensor.median())
     word = exposed.word
     assert isinstance(word, CodedWord)
     return int(word.format.words(np.array([value]), np.zeros(1, np.uint64))[0])

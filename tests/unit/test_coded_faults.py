@@ -36,6 +36,7 @@ ENCODINGS = [
     "float16+secded", "float16+bch2", "bfloat16+bch3", "bfloat16+secded64", "bfloat16+mset",
     "q15.16+bch2", "q15.16+secded32", "q7.8+bch3", "q7.8+tmr", "q3.4+secded", "q3.4+cep",
     "q3.4+secded64",
+    "float32+bch2-mirrored", "bfloat16+secded-mirrored", "q15.16+bch3-mirrored",
     "float32+bch2+range", "q15.16+secded32+range", "bfloat16+secded64+range", "float32+cep+range",
 ]  # fmt: skip
 #: Weights are integers, and all other tensors keep their own words: a code that fits both.

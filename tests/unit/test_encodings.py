@@ -250,6 +250,7 @@ def test_a_report_tells_errors_saturation_and_accuracy() -> None:
     assert loss.largest_error == report.largest_error == 3.5
     assert str(report) == (
         "q0.1: largest rounding error 3.5 (linear.weight), 2 of 4 numbers saturated, "
+        "2 bits a parameter, "
         "accuracy 100.00 % before and 50.00 % after"
     )
     assert encoding_table(report).row_count == 1

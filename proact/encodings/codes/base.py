@@ -46,6 +46,11 @@ class Code(ABC):
     #: Whether `decode` repairs what it detects, so that such words are not replaced.
     masks_detected: bool = False
 
+    @property
+    def payloads(self) -> tuple[int, ...]:
+        """The mask of the bits of each word that no check bit takes; by default all of them."""
+        return ((1 << self.word_bits) - 1,) * self.words
+
     @abstractmethod
     def encode(self, words: Words) -> tuple[Words, Words]:
         """Encodes words.

@@ -8,11 +8,17 @@ from typing import NamedTuple
 from proact.encodings.codes.base import Code
 from proact.encodings.codes.bch import bch, check_bits_of
 from proact.encodings.codes.in_place import cep, mset, parity
+from proact.encodings.codes.linear import LinearCode
+from proact.encodings.codes.mirrored import Mirrored
 from proact.encodings.codes.tmr import Tmr
 from proact.errors import unknown
 
+_MIRRORED = "-mirrored"
 #: The names of the codes; those after ``cep`` need memory of their own.
-CODE_NAMES = ("secded", "bch2", "bch3", "parity", "mset", "cep", "secded32", "secded64", "tmr")
+CODE_NAMES = (
+    *("secded", "bch2", "bch3", "parity", "mset", "cep", "secded32", "secded64", "tmr"),
+    *(f"{name}{_MIRRORED}" for name in ("secded", "bch2", "bch3")),
+)
 
 _ERRORS = {"secded": 1, "bch2": 2, "bch3": 3}
 _DATA_BITS = {"secded32": 32, "secded64": 64}
@@ -51,29 +57,45 @@ def code_named(name: str, word_bits: int, places: CheckPlaces = range) -> Fitted
     Raises:
         ValueError: an unknown name, or a code that does not fit words of this width.
     """
+    if name not in CODE_NAMES:
+        raise unknown("code", name, CODE_NAMES)
+    if name.endswith(_MIRRORED):
+        return _mirrored(name, word_bits, places)
     if name in _ERRORS:
         return _bch_in_place(name, word_bits, places)
     if name in _DATA_BITS:
-        data_bits = _DATA_BITS[name]
-        if data_bits % word_bits:
-            raise _misfit(name, word_bits, f"widths that divide {data_bits}")
-        degree = 7 if data_bits == 64 else 6
-        return FittedCode(bch(name, degree, 1, word_bits, data_bits // word_bits))
+        return _with_own_check_bits(name, word_bits)
+    return FittedCode(_of_each_word(name, word_bits, places))
+
+
+def _mirrored(name: str, word_bits: int, places: CheckPlaces) -> FittedCode:
+    code = code_named(name.removesuffix(_MIRRORED), word_bits, places).code
+    if code.words > 1 or not isinstance(code, LinearCode):
+        raise _misfit(name, word_bits, "words that are codewords of their own")
+    return FittedCode(Mirrored(code))
+
+
+def _with_own_check_bits(name: str, word_bits: int) -> FittedCode:
+    data_bits = _DATA_BITS[name]
+    if data_bits % word_bits:
+        raise _misfit(name, word_bits, f"widths that divide {data_bits}")
+    return FittedCode(bch(name, _DEGREES[data_bits] + 1, 1, word_bits, data_bits // word_bits))
+
+
+def _of_each_word(name: str, word_bits: int, places: CheckPlaces) -> Code:
     if name == "parity":
-        return FittedCode(parity(word_bits, places(1)[0]))
+        return parity(word_bits, places(1)[0])
     if name == "mset":
         if word_bits not in (16, 32, 64):
             raise _misfit(name, word_bits, "floats of 16, 32 or 64 bits")
-        return FittedCode(mset(word_bits))
+        return mset(word_bits)
     if name == "cep":
         if word_bits % 4 or word_bits > 32:
             raise _misfit(name, word_bits, "widths of 4 to 32 that are multiples of 4")
-        return FittedCode(cep(word_bits))
-    if name == "tmr":
-        if word_bits > 32:
-            raise _misfit(name, word_bits, "widths of up to 32")
-        return FittedCode(Tmr(word_bits))
-    raise unknown("code", name, CODE_NAMES)
+        return cep(word_bits)
+    if word_bits > 32:
+        raise _misfit(name, word_bits, "widths of up to 32")
+    return Tmr(word_bits)
 
 
 def _bch_in_place(name: str, word_bits: int, places: CheckPlaces) -> FittedCode:
