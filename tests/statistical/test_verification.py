@@ -218,7 +218,7 @@ def test_memory_that_is_not_as_recorded_fails(monkeypatch: pytest.MonkeyPatch) -
 
 
 CODED = ["float32+bch2", "float32+tmr", "q15.16+secded32", "float16+secded64", "int8+secded"]
-CODED += ["float32+cep", "bfloat16+bch3+range"]
+CODED += ["float32+cep", "bfloat16+bch3+range", "float32+secded-mirrored"]
 
 
 @pytest.mark.parametrize("encoding", CODED)
@@ -231,6 +231,13 @@ def test_coded_encodings_pass(encoding: str) -> None:
     (memory,) = (c for c in found.checks if c.name == "memory matches the record")
     assert "0 corrected" not in memory.measured or encoding == "float32+cep"
     assert " 0 detected" not in memory.measured or encoding == "float32+tmr"
+
+
+@pytest.mark.parametrize("encodings", [("float32", "float32+bch2"), ("float32+tmr", "q7.8+cep")])
+def test_encodings_by_tensor_pass(encodings: tuple[str, str]) -> None:
+    """The first one need not have a code."""
+    found = verify(network(), {"*.bias": encodings[0], "*": encodings[1]}, trials=50)
+    assert found.passed, found.checks
 
 
 @pytest.mark.parametrize("encoding", ["float32+bch2", "q15.16+secded32", "float16+secded64"])
