@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from proact.encodings.base import Bits, Encoding, UniformEncoding, Word
     from proact.encodings.coded import Coded
     from proact.encodings.codes import Code, Decoded
+    from proact.encodings.rates import ResidualRates, residual_rates
     from proact.encodings.registry import encoding_named
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "Coded",
     "Decoded",
     "Encoding",
+    "ResidualRates",
     "UniformEncoding",
     "Word",
     "encoding_named",
+    "residual_rates",
 ]
 
 __getattr__ = lazy_names(
@@ -31,8 +34,10 @@ __getattr__ = lazy_names(
         "Coded": "coded",
         "Decoded": "codes",
         "Encoding": "base",
+        "ResidualRates": "rates",
         "UniformEncoding": "base",
         "Word": "base",
         "encoding_named": "registry",
+        "residual_rates": "rates",
     },
 )

@@ -13,7 +13,6 @@ from proact.encodings.base import (
     Elements,
     Encoding,
     Floats,
-    MemoryWord,
     Word,
     Words,
     integers_of,
@@ -38,11 +37,11 @@ class CodedWord(Word):
     Bit numbers below ``format.bits`` are bits of the word itself. Those above are the bits of the
     check word, which a codeword has once; they belong to the first element of the codeword.
 
-    A code in place takes bits of the word. In floats, and in integers that memory holds as they are
-    stored, they are the lowest bits, and a reader takes them as part of the number: the stored
-    word is a usable number. In fixed point and scaled integers, check bits read as 0 (or as copies
-    of the sign), and they take integer bits that no value of the tensor needs before they take the
-    lowest bits.
+    A code in place takes bits of the word. In floats, in integers that memory holds as they are
+    stored, and in formats of your own, they are the lowest bits, and a reader takes them as part of
+    the number: the stored word is a usable number. In fixed point and scaled integers, check bits
+    read as 0 (or as copies of the sign), and they take integer bits that no value of the tensor
+    needs before they take the lowest bits.
 
     Attributes:
         format: the word without the code.
@@ -66,16 +65,17 @@ class CodedWord(Word):
         self.name = f"{inner.name}+{code.name}"
         self.bits = inner.bits + code.check_bits
         self.form, self.is_native = inner.form, inner.is_native
-        is_read_whole = isinstance(inner, (MemoryWord, FloatWord))
+        #: Whether a reader takes check bits in place as part of the number.
+        self.is_read_whole = not isinstance(inner, (FixedPoint, ScaledWord))
         self._readings = (
-            None if is_read_whole else [_Reading(inner.bits, each) for each in code.payloads]
+            None if self.is_read_whole else [_Reading(inner.bits, each) for each in code.payloads]
         )
         rest = fitted.rest
         whole = (1 << inner.bits) - 1
         #: Whether check bits take the places of bits of the words.
         self._takes_bits = not code.check_bits or any(each != whole for each in code.payloads)
         self._reading_of_rest = (
-            None if is_read_whole or rest is None else _Reading(inner.bits, *rest.payloads)
+            None if self.is_read_whole or rest is None else _Reading(inner.bits, *rest.payloads)
         )
         self.fields = MappingProxyType(_fields(inner, code))
         #: The first element after the full codewords of a code that cannot be shortened.
@@ -118,10 +118,13 @@ class CodedWord(Word):
             return self.format.rounded(tensor)
         result = self.format.rounded(tensor).detach().contiguous().clone()
         memory, dtype = integers_of(result).reshape(-1), tensor.dtype
-        on_cpu = memory.cpu()
+        on_cpu, values = memory.cpu(), tensor.detach().reshape(-1)
         for begin, end in self._chunks():
             elements = np.arange(begin, end, dtype=np.uint64)
-            words = self.words_in(unsigned_memory(on_cpu[begin:end].numpy()), dtype, elements)
+            if self._readings is None:
+                words = self.words_in(unsigned_memory(on_cpu[begin:end].numpy()), dtype, elements)
+            else:
+                words = self._nearest(values[begin:end].double().cpu().numpy(), elements)
             stored = self.as_read(self.encoded(words, begin)[0], begin)
             changed = self.memory_of(stored, dtype, elements)
             raw = changed.astype(f"u{dtype.itemsize}").view(f"i{dtype.itemsize}")
@@ -161,6 +164,22 @@ class CodedWord(Word):
         reading = self._reading_of_rest if position is None else self._readings[position]
         assert reading is not None
         return reading.read
+
+    def _nearest(self, values: Floats, elements: Elements) -> Words:
+        """The words nearest to values of those that the payload can hold.
+
+        Each value is rounded once. Rounding to words of the format first would add its error.
+        """
+        assert self._readings is not None
+        position = elements % np.uint64(len(self._readings))
+        position[elements >= np.uint64(self.singles)] = len(self._readings)
+        result = np.empty(len(values), np.uint64)
+        for number, reading in enumerate([*self._readings, self._reading_of_rest]):
+            rows = position == number
+            if reading is not None and rows.any():
+                steps = self.format.words(values[rows] / 2.0**reading.low, elements[rows])
+                result[rows] = reading.with_steps(signed_values(steps, reading.bits))
+        return result
 
     def _split(self, words: Words, begin: int) -> int:
         """The number of ``words`` that belong to codewords and are not coded one by one."""
@@ -202,7 +221,11 @@ class _Reading:
 
     def nearest(self, words: Words) -> Words:
         """The nearest words that the payload can hold, ties to even."""
-        return self._words(np.clip(self._steps(words), -self._limit, self._limit - 1))
+        return self.with_steps(self._steps(words))
+
+    def with_steps(self, steps: Floats) -> Words:
+        """The words of numbers of steps of the payload, which saturate."""
+        return self._words(np.clip(steps, -self._limit, self._limit - 1))
 
     def saturates(self, words: Words) -> np.ndarray:
         """Whether each word is outside the range of the payload."""

@@ -16,9 +16,11 @@ from scipy import stats
 
 from proact.faults._check import Check
 from proact.faults.target_memory import Target
+from proact.ops.number_formats import bit_numbers
 from proact.ops.plan import FlipColumns
 
 _SLICES = 64
+_BIT_NUMBERS = 256  # a bit number has eight bits
 _LEAST_EXPECTED = 10.0  # flips in each cell, for the chi-square approximation to hold
 
 
@@ -27,26 +29,38 @@ class Sample:
 
     def __init__(self, target: Target, ber: float) -> None:
         self.ber, self.bits = ber, target.bits
-        self.exposed = target.exposed
         self.trials: list[NDArray[np.uint64]] = []
         self.beyond = 0  # number of flips of bits that are not exposed
-        self.elements = np.array([tensor.elements for tensor in self.exposed], np.uint64)
-        self.sizes = [tensor.bits for tensor in self.exposed]
+        #: The words of tensors, and the check words that some codes add.
+        self.memories = [memory for tensor in target.exposed for memory in tensor.memories]
+        self.words = np.array([memory.words for memory in self.memories], np.uint64)
+        self.sizes = [memory.words * memory.mask.bit_count() for memory in self.memories]
         self.first_bit = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.uint64)
-        self.per_word = np.array([len(tensor.bit_numbers) for tensor in self.exposed], np.uint64)
-        self._ranks = np.full((len(self.exposed), 64), -1, np.int64)
-        for index, tensor in enumerate(self.exposed):
-            self._ranks[index, tensor.bit_numbers] = range(len(tensor.bit_numbers))
+        self.per_word = np.array([m.mask.bit_count() for m in self.memories], np.uint64)
+        # For each bit number of each tensor: the memory that has the bit, the rank of the bit in
+        # this memory, and the number of elements that share a word of it. -1 is no memory.
+        shape = (len(target.exposed), _BIT_NUMBERS)
+        self._memory, self._rank = np.full(shape, -1), np.zeros(shape, np.uint64)
+        self._elements = np.ones(shape, np.uint64)
+        number = 0
+        for index, tensor in enumerate(target.exposed):
+            for memory in tensor.memories:
+                bits = np.array(bit_numbers(memory.mask)) + memory.first_bit
+                self._memory[index, bits] = number
+                self._rank[index, bits] = np.arange(len(bits))
+                if memory.first_bit:
+                    self._elements[index, bits] = tensor.words_per_check
+                number += 1
 
     def add(self, columns: FlipColumns) -> None:
         """Adds the flips of one trial."""
-        tensors = columns.tensor
-        rank = self._ranks[tensors, columns.bit]
-        inside = (rank >= 0) & (columns.element < self.elements[tensors])
+        place = columns.tensor, columns.bit
+        memory, rank = self._memory[place], self._rank[place]
+        word, beside = np.divmod(columns.element, self._elements[place])
+        inside = (memory >= 0) & (word < self.words[memory]) & (beside == 0)
         self.beyond += int((~inside).sum())
-        tensors, rank = tensors[inside], rank[inside].astype(np.uint64)
-        element = columns.element[inside]
-        number = self.first_bit[tensors] + element * self.per_word[tensors] + rank
+        memory, rank, word = memory[inside], rank[inside], word[inside]
+        number = self.first_bit[memory] + word * self.per_word[memory] + rank
         self.trials.append(np.asarray(number, np.uint64))
 
     @property
@@ -111,8 +125,8 @@ def _variance(sample: Sample) -> Check:
 
 def _uniform(sample: Sample) -> list[Check]:
     flips = np.concatenate(sample.trials)
-    tensors = np.searchsorted(sample.first_bit, flips, side="right") - 1
-    found = np.bincount(tensors, None, len(sample.sizes))
+    memories = np.searchsorted(sample.first_bit, flips, side="right") - 1
+    found = np.bincount(memories, None, len(sample.sizes))
     checks = [_chi_square("flips over tensors", sample, found, sample.sizes)]
 
     edges = np.linspace(0, sample.bits, min(_SLICES, sample.bits) + 1).astype(np.uint64)
@@ -121,20 +135,21 @@ def _uniform(sample: Sample) -> list[Check]:
     found = np.bincount(slices, None, len(widths))
     checks.append(_chi_square("flips over elements", sample, found, widths))
 
-    ranks = (flips - sample.first_bit[tensors]) % sample.per_word[tensors]
-    bit_of = np.zeros((len(sample.exposed), 64), np.int64)
-    exposed_elements = np.zeros(64)
-    for index, tensor in enumerate(sample.exposed):
-        bit_of[index, : len(tensor.bit_numbers)] = tensor.bit_numbers
-        exposed_elements[tensor.bit_numbers] += tensor.elements
-    bits = bit_of[tensors, ranks]
-    used = exposed_elements > 0
+    ranks = (flips - sample.first_bit[memories]) % sample.per_word[memories]
+    bit_of = np.zeros((len(sample.memories), _BIT_NUMBERS), np.int64)
+    exposed_words = np.zeros(_BIT_NUMBERS)
+    for index, memory in enumerate(sample.memories):
+        bits = np.array(bit_numbers(memory.mask)) + memory.first_bit
+        bit_of[index, : len(bits)] = bits
+        exposed_words[bits] += memory.words
+    hit = bit_of[memories, ranks]
+    used = exposed_words > 0
     checks.append(
         _chi_square(
             "flips over bit positions",
             sample,
-            np.bincount(bits, None, 64)[used],
-            exposed_elements[used].tolist(),
+            np.bincount(hit, None, _BIT_NUMBERS)[used],
+            exposed_words[used].tolist(),
         )
     )
     return checks

@@ -94,5 +94,21 @@ def _places_in(
     if burst.within == "tensor":
         first = first[first + np.uint64(burst.length) <= whole]
     places = np.unique(first[:, None] + np.arange(burst.length, dtype=np.uint64))
-    word, rank = np.divmod(places, np.uint64(per_word))
-    return word, bits[rank]
+    word, rank = _word_and_rank(places, memory.words, per_word, burst.interleaving)
+    order = np.lexsort((rank, word))
+    return word[order], bits[rank[order]]
+
+
+def _word_and_rank(
+    places: NDArray[np.uint64], words: int, per_word: int, interleaving: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The word at each place in memory, and which of its exposed bits is there.
+
+    In a group of d words, bit b of word j is at place ``b * d + j`` of the group.
+    """
+    of_group = np.uint64(interleaving * per_word)
+    group, place = np.divmod(places, of_group)
+    first = group * np.uint64(interleaving)
+    size = np.minimum(np.uint64(words) - first, np.uint64(interleaving))  # the last is smaller
+    rank, word = np.divmod(place, size)
+    return first + word, rank

@@ -58,10 +58,15 @@ class CodedTarget(Target):
                 bit[rows] += np.uint8(exposed.memories[-1].first_bit)
         return FlipPlaces(tensor, element, bit)
 
-    def flips_at(self, ber: float, seed: int, trial: int, is_checked: bool = False) -> PendingFlips:
+    @property
+    def codewords(self) -> CodewordPlan:
+        """The plan that draws flips and drops codewords that the code corrects for certain."""
         if self._codewords is None:
             self._codewords = _codeword_plan(self.exposed)
-        found = self._codewords.draw(ber, seed, trial)
+        return self._codewords
+
+    def flips_at(self, ber: float, seed: int, trial: int, is_checked: bool = False) -> PendingFlips:
+        found = self.codewords.draw(ber, seed, trial)
 
         def raw() -> FlipPlaces:
             return self.drawn(self.draws.flip(ber, seed, trial).columns())

@@ -240,14 +240,20 @@ class Burst(RatedFault):
         within: ``"word"`` keeps a burst inside one word. ``"tensor"`` continues it from a word's
             highest exposed bit to the lowest of the next element (row-major), up to the end of the
             tensor.
+        interleaving: number of adjacent words whose bits are interleaved in memory, 1 or more; only
+            with ``within="tensor"``. Of each d words (row-major; the last group may be smaller),
+            the lowest exposed bits come first, word by word, then the next higher ones. A burst of
+            up to d bits then hits no word twice, except in the smaller group at the tensor's end.
 
     Raises:
-        ValueError, TypeError: a length or rate out of range, or an argument of another type.
+        ValueError, TypeError: a length or rate out of range, interleaving within words, or an
+            argument of another type.
     """
 
     length: int
     ber: Rates
     within: str = field(default="word", kw_only=True)
+    interleaving: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,6 +263,21 @@ class Burst(RatedFault):
         object.__setattr__(self, "length", length)
         if self.within not in ("word", "tensor"):
             raise ValueError(f"within must be 'word' or 'tensor', got {self.within!r}")
+        interleaving = checked_integer("the interleaving of a burst", self.interleaving, 1 << 32)
+        if interleaving == 0:
+            raise ValueError("the interleaving of a burst must be 1 or more, got 0")
+        if interleaving > 1 and self.within != "tensor":
+            raise ValueError(
+                f"an interleaving of {interleaving} words needs within='tensor', got "
+                f"within={self.within!r}"
+            )
+        object.__setattr__(self, "interleaving", interleaving)
+
+    def to_dict(self) -> dict[str, Any]:
+        described = super().to_dict()
+        if self.interleaving == 1:  # as in stores from before there was interleaving
+            del described["interleaving"]
+        return described
 
 
 def checked_bits(bits: Any) -> Bits:

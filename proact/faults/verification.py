@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from proact.encodings import Bits
 from proact.encodings.base import integers_of, same_bits, signed_memory
 from proact.faults._check import Check
+from proact.faults.coded_target import CodedTarget
 from proact.faults.encode import encode
 from proact.faults.injection import Injector
 from proact.faults.injection_plan import InjectionPlan
@@ -23,7 +24,7 @@ from proact.faults.target_memory import Target, read_words, rows_by_tensor
 from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
-from proact.ops.plan import FlipColumns, checked_ber, checked_integer
+from proact.ops.plan import FlipColumns, FlipPlaces, checked_ber, checked_integer
 
 _THREADS = (1, 2, 3, 8)
 _REPLAYED = 3  # number of trials that are compared across threads, ISAs and samplers
@@ -81,6 +82,9 @@ def verify(
 ) -> Verification:
     """Injects many trials into a copy of ``model`` and tests the flips statistically.
 
+    In an encoding with a code, the flips of stored bits are tested, and memory is compared with
+    codewords that are encoded, flipped and decoded one by one.
+
     Args:
         model: a model on the CPU; it is not changed.
         encoding: the stored form of its parameters; the copy is rounded to it.
@@ -132,6 +136,8 @@ def verify(
     )
     checks.append(_memory_is_as_recorded(injector, target, fault, seed))
     checks.extend(_same_in_every_way(target, ber, seed))
+    if isinstance(target, CodedTarget):
+        checks.append(_dropped_are_corrected(target, ber, seed))
     return Verification(tuple(checks), encoding.name, ber, size, trials, seed, alpha)
 
 
@@ -146,26 +152,45 @@ def _only_part(record: Record) -> FlipColumns:
 
 
 def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, seed: int) -> Check:
-    """Checks that the drawn bits, and no others, are flipped in memory and in the record."""
+    """Checks that the drawn bits, and no others, are flipped in memory and in the record.
+
+    In an encoding with a code, memory must hold the decoded words. The rate is then as high as
+    needed for some codewords that the code does not correct.
+    """
+    from proact.faults._decoding_checks import codewords_hit, decoding_ber, words_read
+
     assert isinstance(fault.ber, float)
-    places = _drawn(target, fault.ber, seed, trial=0).places
+    is_coded = isinstance(target, CodedTarget)
+    if is_coded:
+        fault = replace(fault, ber=decoding_ber(target.exposed, fault.ber))
+    assert isinstance(fault.ber, float)
+    places = _drawn(target, fault.ber, seed, trial=0)
     expected = [exposed.tensor.clone() for exposed in target.exposed]
+    holds = True
     for index, rows in rows_by_tensor(places.tensor):
         exposed = target.exposed[index]
-        element, inverse = np.unique(places.element[rows], return_inverse=True)
-        words = read_words(exposed, element)[1]
-        np.bitwise_xor.at(words, inverse, np.uint64(1) << places.bit[rows].astype(np.uint64))
-        memory = exposed.word.memory_of(words, exposed.tensor.dtype, element)
-        raw = integers_of(expected[index].view(-1)).numpy()
-        raw[element] = signed_memory(memory, raw.itemsize)
+        for read in words_read(exposed, places.element[rows], places.bit[rows]):
+            holds &= read.is_promised
+            changed = read.words != read_words(exposed, read.element)[1]
+            element = read.element[changed]
+            memory = exposed.word.memory_of(read.words[changed], exposed.tensor.dtype, element)
+            raw = integers_of(expected[index].view(-1)).numpy()
+            raw[element] = signed_memory(memory, raw.itemsize)
     with injector.trial(fault, seed, 0) as record:
         recorded = _only_part(record).places
-        holds = all(map(same_bits, expected, (e.tensor for e in target.exposed)))
+        holds &= all(map(same_bits, expected, (e.tensor for e in target.exposed)))
     holds &= all(map(np.array_equal, _ordered(places), _ordered(recorded)))
+    measured = f"{len(recorded.bit)} flips of trial 0"
+    if is_coded:
+        outcomes = record.corrected, record.detected, record.miscorrected
+        holds &= sum(outcomes) == codewords_hit(target.exposed, places)
+        measured += " at BER {:.3g}: {} codewords corrected, {} detected, {} wrong".format(
+            fault.ber, *outcomes
+        )
     return Check(
         "memory matches the record",
-        f"{len(recorded.bit)} flips of trial 0",
-        "these bits and no others",
+        measured,
+        "these bits and no others, decoded" if is_coded else "these bits and no others",
         holds=holds,
     )
 
@@ -177,12 +202,13 @@ def _ordered(places: tuple[NDArray[np.unsignedinteger], ...]) -> list[NDArray[np
 
 def _drawn(
     target: Target, ber: float, seed: int, trial: int, threads: int = 1, isa: str = ""
-) -> FlipColumns:
-    """The flips of one trial; they are undone at once."""
-    plan = target.plan if target.plan is not None else target.draws
+) -> FlipPlaces:
+    """The flips of stored bits of one trial; they are undone at once."""
+    is_coded = isinstance(target, CodedTarget)
+    plan = target.draws if is_coded or target.plan is None else target.plan
     log = plan.flip(ber, seed, trial, threads, isa)
     try:
-        return log.columns()
+        return target.drawn(log.columns())
     finally:
         log.restore()
 
@@ -191,7 +217,7 @@ def _same_in_every_way(target: Target, ber: float, seed: int) -> Iterator[Check]
     """Checks that thread counts, instruction sets and the Python reference give the same flips."""
 
     def pattern(trial: int, threads: int = 1, isa: str = "") -> list[NDArray[np.unsignedinteger]]:
-        return _ordered(_drawn(target, ber, seed, trial, threads, isa).places)
+        return _ordered(_drawn(target, ber, seed, trial, threads, isa))
 
     def all_equal(found: list[list[list[NDArray[np.unsignedinteger]]]]) -> bool:
         return all(
@@ -224,15 +250,42 @@ def _same_in_every_way(target: Target, ber: float, seed: int) -> Iterator[Check]
     )
 
 
-def _plain_places(
-    target: Target, ber: float, seed: int, trial: int
-) -> tuple[NDArray[np.unsignedinteger], ...]:
+def _plain_places(target: Target, ber: float, seed: int, trial: int) -> FlipPlaces:
     places = [
-        (index, element, bit)
+        (
+            index,
+            word * (exposed.words_per_check if memory.first_bit else 1),
+            bit + memory.first_bit,
+        )
         for index, exposed in enumerate(target.exposed)
-        for element, bit in reference.flipped_bits(
-            exposed.elements, exposed.mask, ber, seed, trial, exposed.stream
+        for memory in exposed.memories
+        for word, bit in reference.flipped_bits(
+            memory.words, memory.mask, ber, seed, trial, memory.stream
         )
     ]
     tensor, element, bit = np.array(places, np.uint64).reshape(-1, 3).T
-    return tensor.astype(np.uint32), element, bit.astype(np.uint8)
+    return FlipPlaces(tensor.astype(np.uint32), element, bit.astype(np.uint8))
+
+
+def _dropped_are_corrected(target: CodedTarget, ber: float, seed: int) -> Check:
+    """Checks which codewords are left to decode, for thread counts and instruction sets."""
+    from proact.faults._decoding_checks import decoding_ber, uncorrected
+
+    ber = decoding_ber(target.exposed, ber)
+    holds, decoded, dropped = True, 0, 0
+    for trial in range(_REPLAYED):
+        places = _drawn(target, ber, seed, trial)
+        left, dropped = uncorrected(target.exposed, places)
+        decoded = len(left)
+        ways = [(threads, "") for threads in _THREADS]
+        ways += [(1, isa) for isa in native_info()["isas"]]
+        for threads, isa in ways:
+            found = target.codewords.draw(ber, seed, trial, threads, isa)
+            rows = list(zip(*(column.tolist() for column in found.places), strict=True))
+            holds &= rows == left and found.dropped == dropped and found.flips == len(places.bit)
+    return Check(
+        "only codewords that the code corrects are dropped",
+        f"{dropped} dropped, {decoded} flips left in the last trial",
+        "no other",
+        holds=holds,
+    )

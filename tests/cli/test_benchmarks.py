@@ -72,6 +72,17 @@ def test_stopping_rules_prints_a_row_for_each_rule(tmp_path: Path) -> None:
         assert outcome["trials"] > 0
 
 
+def test_residual_rates_prints_formulas_beside_counts(tmp_path: Path) -> None:
+    few = ["--rows", "8", "--trials", "2", "--json", tmp_path / "rates.json"]
+    done = run("residual_rates", *few)
+    assert done.returncode == 0, done.stderr
+    assert "| `float32+bch2` | 1e-03 | 0.032 | " in done.stdout
+    assert "| `int8+secded` | 8 | " in done.stdout
+    figures = json.loads((tmp_path / "rates.json").read_text())
+    assert all(row["holds"] for row in figures["independent"])
+    assert all(sum(row["counts"]) > 0 for row in figures["bursts"])
+
+
 def test_startup_times_each_command() -> None:
     done = run("startup", "--repeats", "1")
     assert done.returncode == 0, done.stderr

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from conftest import bits_of, same_bits
 from proact.cli import main
-from proact.faults import Verification, verify
+from proact.encodings import Decoded
+from proact.encodings.base import Words
+from proact.encodings.codes import LinearCode
+from proact.faults import Verification, coded_target, decoding, verify
+from proact.faults.decoding import DecodedCodewords, Decoding
+from proact.faults.space import ExposedTensor
+from proact.ops.codeword_plan import CodewordFlips, CodewordPlan
 from proact.ops.number_formats import NumberFormat
-from proact.ops.plan import FlipLog, FlipPlan
+from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
 
 Flip = Callable[..., None]
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -208,6 +215,134 @@ def test_memory_that_is_not_as_recorded_fails(monkeypatch: pytest.MonkeyPatch) -
     found = verify(network(), trials=50)
     failed = {check.name for check in found.checks if not found.passes(check)}
     assert failed == {"memory matches the record"}
+
+
+CODED = ["float32+bch2", "float32+tmr", "q15.16+secded32", "float16+secded64", "int8+secded"]
+CODED += ["float32+cep", "bfloat16+bch3+range"]
+
+
+@pytest.mark.parametrize("encoding", CODED)
+def test_coded_encodings_pass(encoding: str) -> None:
+    model = network()
+    before = bits_of(model)
+    found = verify(model, encoding, trials=100, seed=1)
+    assert found.passed, found.checks
+    assert same_bits(before, model)
+    (memory,) = (c for c in found.checks if c.name == "memory matches the record")
+    assert "0 corrected" not in memory.measured or encoding == "float32+cep"
+    assert " 0 detected" not in memory.measured or encoding == "float32+tmr"
+
+
+@pytest.mark.parametrize("encoding", ["float32+bch2", "q15.16+secded32", "float16+secded64"])
+@pytest.mark.parametrize("bits", ["check", "sign"])
+def test_parts_of_coded_words_pass(encoding: str, bits: str) -> None:
+    found = verify(network(), encoding, trials=50, bits=bits, ber=0.02)
+    assert found.passed, found.checks
+
+
+def misses_a_flip(patch: pytest.MonkeyPatch) -> None:
+    """Leaves one wrong bit less in memory."""
+
+    def decoded(exposed: Sequence[ExposedTensor], places: FlipPlaces) -> Decoding:
+        found = decoding.decode(exposed, places)
+        return found._replace(residual=found.residual.take(slice(1, None)))
+
+    patch.setattr(coded_target, "decode", decoded)
+
+
+def miscounts(patch: pytest.MonkeyPatch) -> None:
+    def decoded(exposed: Sequence[ExposedTensor], places: FlipPlaces) -> Decoding:
+        found = decoding.decode(exposed, places)
+        few = DecodedCodewords(*(column[1:] for column in found.codewords))
+        return found._replace(codewords=few)
+
+    patch.setattr(coded_target, "decode", decoded)
+
+
+def takes_detected_words_as_they_are(patch: pytest.MonkeyPatch) -> None:
+    decode = LinearCode.decode
+
+    def decoded(exposed: Sequence[ExposedTensor], places: FlipPlaces) -> Decoding:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(
+                LinearCode,
+                "decode",
+                lambda code, words, check: Decoded(
+                    decode(code, words, check).words, np.zeros(len(words), bool)
+                ),
+            )
+            return decoding.decode(exposed, places)
+
+    patch.setattr(coded_target, "decode", decoded)
+
+
+def corrects_nothing(patch: pytest.MonkeyPatch) -> None:
+    """The decoder alone is broken: dropped codewords are not what it would make of them."""
+
+    def decoded(code: LinearCode, words: Words, check: Words) -> Decoded:
+        return Decoded(words, np.zeros(len(words), bool))
+
+    patch.setattr(LinearCode, "decode", decoded)
+
+
+def drops_too_many(patch: pytest.MonkeyPatch) -> None:
+    add = CodewordPlan.add
+
+    def added(plan: CodewordPlan, *args: int, corrects: int, **rest: int) -> None:
+        add(plan, *args, corrects=corrects + 1, **rest)
+
+    patch.setattr(CodewordPlan, "add", added)
+
+
+def drops_too_many_on_three_threads(patch: pytest.MonkeyPatch) -> None:
+    draw = CodewordPlan.draw
+
+    def drawn(
+        plan: CodewordPlan,
+        ber: float,
+        seed: int,
+        trial: int,
+        threads: int | None = None,
+        isa: str = "",
+    ) -> CodewordFlips:
+        found = draw(plan, ber, seed, trial, threads, isa)
+        return found._replace(dropped=found.dropped + 1) if threads == 3 else found
+
+    patch.setattr(CodewordPlan, "draw", drawn)
+
+
+def spares_check_words(patch: pytest.MonkeyPatch) -> None:
+    draw = CodewordPlan.draw
+
+    def drawn(plan: CodewordPlan, *args: object) -> CodewordFlips:
+        found = draw(plan, *args)  # type: ignore[arg-type]
+        return found._replace(places=found.places.take(found.places.bit < 32))
+
+    patch.setattr(CodewordPlan, "draw", drawn)
+
+
+FILTER, MEMORY = "only codewords that the code corrects are dropped", "memory matches the record"
+
+
+@pytest.mark.parametrize(
+    ("broken", "noticed"),
+    [
+        (misses_a_flip, {MEMORY}),
+        (miscounts, {MEMORY}),
+        (takes_detected_words_as_they_are, {MEMORY}),
+        (corrects_nothing, {MEMORY}),
+        (drops_too_many, {FILTER, MEMORY}),
+        (drops_too_many_on_three_threads, {FILTER}),
+        (spares_check_words, {FILTER, MEMORY}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_decoder_fails(
+    monkeypatch: pytest.MonkeyPatch, broken: Break, noticed: set[str]
+) -> None:
+    broken(monkeypatch)
+    found = verify(network(), "q15.16+secded32", trials=50, seed=1)
+    assert {check.name for check in found.checks if not found.passes(check)} == noticed
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ EXAMPLES: list[Fault] = [
     Burst(1, 1e-5),
     Burst(4, 1e-5),
     Burst(4, 1e-5, within="tensor"),
+    Burst(4, 1e-5, within="tensor", interleaving=8),
     Burst(4, 1e-5, where="0.*"),
     Replay([("0.weight", 3, 31)]),
     Replay([("0.weight", 3, 30)]),
@@ -177,6 +178,10 @@ def test_a_fault_is_compared_by_meaning_not_by_the_types_of_its_arguments() -> N
         (ExactFlips(3, bits=(31, "sign")), "ExactFlips(3, bits=31|sign)"),
         (StuckAt(1, 0.001), "StuckAt(1, 0.001)"),
         (Burst(4, 0.25, within="tensor"), "Burst(4, 0.25, within=tensor)"),
+        (
+            Burst(4, 0.25, within="tensor", interleaving=8),
+            "Burst(4, 0.25, within=tensor, interleaving=8)",
+        ),
         (ActivationFlip(0.5, at="input"), "ActivationFlip(0.5, at=input)"),
     ],
 )
@@ -211,6 +216,13 @@ def test_faults_print_what_differs_from_the_defaults(fault: Fault, text: str) ->
         (lambda: StuckAt(True, 0.1), "stuck-at value .*True"),
         (lambda: StuckAt(0.1, 1), "stuck-at value .*0.1"),
         (lambda: StuckAt(1, 1.5), "bit error rate .*1.5"),
+        (lambda: Burst(2, 0.1, interleaving=4), "interleaving of 4 words needs within='tensor'"),
+        (
+            lambda: Burst(2, 0.1, within="tensor", interleaving=0),
+            "interleaving .* 1 or more, got 0",
+        ),
+        (lambda: Burst(2, 0.1, within="tensor", interleaving=-1), "interleaving .*-1"),
+        (lambda: Burst(2, 0.1, within="tensor", interleaving=2.0), "interleaving .*2.0"),
         (lambda: Burst(0, 0.1), "burst's length must be 1 or more, got 0"),
         (lambda: Burst(-2, 0.1), "burst's length .*-2"),
         (lambda: Burst(2.0, 0.1), "burst's length .*2.0"),
