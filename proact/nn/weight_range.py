@@ -13,7 +13,8 @@ from torch._subclasses import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
-from proact.ops.range_plan import RangeLog, RangePlan, checked_action
+from proact.ops.range_plan import RangePlan, checked_action
+from proact.ops.sweep_log import SweepLog
 
 #: The unit that has its own bounds: a tensor, or an output channel.
 GRANULARITIES = ("tensor", "channel")
@@ -166,7 +167,7 @@ class WeightRange(nn.Identity):
             if not all(map(_has_memory, (*tensors, self.low, self.high))):
                 return  # the forward computes shapes only
             plan = running.plan_of(self, tensors)
-            log = RangeLog(plan)
+            log = SweepLog(plan)
             running.logs.append(log)
             self._last = plan.sweep_into(log, self.action)
             found = sum(self._last)
@@ -189,7 +190,7 @@ class _ActiveForwards:
 
     def __init__(self) -> None:
         self.depth = 0
-        self.logs: list[RangeLog] = []
+        self.logs: list[SweepLog] = []
         self.changed: list[Tensor] = []  # under autograd
         self._plan: RangePlan | None = None
         self._layout: list[object] = []
