@@ -103,10 +103,10 @@ def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, MemoryUse]:
         numbers = stored.tensor.numel()
         before = amounts.get(stored.kind, MemoryUse(0, 0))
         try:
-            word = encoding.word(stored).bits
+            bits = encoding.word(stored).stored_bits(numbers)
         except (TypeError, ValueError):  # the encoding cannot store it; no fault hits it
-            word = 8 * stored.tensor.element_size()
-        amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + word * numbers)
+            bits = 8 * stored.tensor.element_size() * numbers
+        amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + bits)
     return amounts
 
 

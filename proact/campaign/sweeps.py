@@ -116,7 +116,7 @@ def per_bit(
     for exposed in space:
         for bit in exposed.bit_numbers:
             having.setdefault(bit, []).append(exposed)
-    bits = {bit: sum(exposed.elements for exposed in having[bit]) for bit in sorted(having)}
+    bits = {bit: sum(e.words_with(bit) for e in having[bit]) for bit in sorted(having)}
     faults = []
     for bit in bits:
         is_everywhere = len(having[bit]) == len(space)

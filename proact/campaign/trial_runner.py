@@ -85,9 +85,10 @@ class TrialRunner:
         raised: list[tuple[EvaluatedBatch, Exception]] = []
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             flips = record.flips
-            # Without flips the clean results hold, unless the fault hits activations.
-            if flips == 0 and not isinstance(fault, ActivationFlip):
-                return _row(trial, 0, self._clean_score(units, clean), 0.0)
+            # The clean results hold if no stored number is read wrong: nothing flipped, or the code
+            # corrected it. Flips in activations come later.
+            if not record.changed and not isinstance(fault, ActivationFlip):
+                return _row(trial, flips, self._clean_score(units, clean), 0.0)
             batches = self._outputs(units, fault, record, raised)
             score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
             flips = record.flips
@@ -153,7 +154,7 @@ class TrialRunner:
         """The outputs from the last usable cut on; None if the model raises under the faults."""
         assert self._cache is not None
         try:
-            return self._cache.outputs(record.counts("tensor").keys())
+            return self._cache.outputs(record.changed)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:

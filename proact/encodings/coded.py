@@ -20,10 +20,11 @@ from proact.encodings.base import (
     signed_values,
     unsigned_memory,
 )
-from proact.encodings.codes import Code, FittedCode, LinearCode, code_named
+from proact.encodings.codes import CODE_NAMES, Code, FittedCode, LinearCode, code_named
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatWord
 from proact.encodings.integers import ScaledInteger, ScaledWord
+from proact.errors import unknown
 from proact.nn.tensor_inventory import StoredTensor
 
 _CHUNK = 1 << 18  # codewords encoded at a time, which keeps the copies small
@@ -48,9 +49,7 @@ class CodedWord(Word):
         replacement: the number in place of one whose error is detected and not corrected.
     """
 
-    def __init__(
-        self, inner: Word, fitted: FittedCode, elements: int, replacement: float
-    ) -> None:
+    def __init__(self, inner: Word, fitted: FittedCode, elements: int, replacement: float) -> None:
         code = fitted.code
         self.format, self.fitted, self.elements = inner, fitted, elements
         self.replacement = replacement
@@ -202,7 +201,8 @@ class _Reading:
         payload = words & np.uint64(self.payload)
         copies = ((1 << self.unused) - 1) << (self.bits - 1 - self.unused)
         is_negative = words >> np.uint64(self.bits - 1) & np.uint64(1)
-        return payload | is_negative * np.uint64(copies)
+        read: Words = payload | is_negative * np.uint64(copies)
+        return read
 
     @property
     def _limit(self) -> float:
@@ -213,19 +213,20 @@ class _Reading:
         return steps
 
     def _words(self, steps: Floats) -> Words:
-        integers = (steps * 2.0**self.low).astype(np.int64).astype(np.uint64)
-        return integers & np.uint64((1 << self.bits) - 1)
+        integers: Words = (steps * 2.0**self.low).astype(np.int64).astype(np.uint64)
+        integers &= np.uint64((1 << self.bits) - 1)
+        return integers
 
 
 class Coded(Encoding):
-    """A number format with an error-correcting or error-detecting code, such as ``float32+bch2``.
+    """A number format with a code, such as ``float32+bch2``.
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
-    is replaced by the value nearest to 0 in the range of the tensor's clean values: by 0, unless all
+    is replaced by the value nearest to 0 in the range of the tensor's clean values: 0, unless all
     of them have one sign. This range, like the scales of integers, is assumed to be protected.
 
     Args:
-        format: the encoding of the numbers.
+        numbers: the encoding of the numbers.
         code: the name of a code, or a `Code` of your own for the words of the format.
 
     Raises:
@@ -234,9 +235,13 @@ class Coded(Encoding):
 
     is_coded = True
 
-    def __init__(self, format: Encoding, code: str | Code) -> None:
-        self.format, self.code = format, code
-        self.name = f"{format.name}+{code if isinstance(code, str) else code.name}"
+    def __init__(self, numbers: str | Encoding, code: str | Code) -> None:
+        from proact.encodings.registry import encoding_named  # which also makes coded encodings
+
+        self.format, self.code = encoding_named(numbers), code
+        if isinstance(code, str) and code not in CODE_NAMES:
+            raise unknown("code", code, CODE_NAMES)
+        self.name = f"{self.format.name}+{code if isinstance(code, str) else code.name}"
 
     def word(self, stored: StoredTensor) -> Word:
         inner = self.format.word(stored)

@@ -7,12 +7,11 @@ from functools import lru_cache
 
 from proact.encodings.base import Encoding
 from proact.encodings.coded import Coded
-from proact.encodings.codes import CODE_NAMES
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
 from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
-from proact.errors import closest, unknown
+from proact.errors import closest
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
@@ -45,8 +44,6 @@ def _encoding(name: str) -> Encoding | None:
     plain, plus, code = name.partition("+")
     if plus:
         inner = _encoding(plain)
-        if inner is not None and code not in CODE_NAMES:
-            raise unknown("code", code, CODE_NAMES)
         return None if inner is None else Coded(inner, code)
     if name in FLOAT_NAMES:
         return Float(name)

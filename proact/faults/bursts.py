@@ -7,9 +7,11 @@ from decimal import Decimal, localcontext
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from proact.faults.kinds import Burst
-from proact.faults.space import ExposedTensor
+from proact.faults.space import ExposedMemory, ExposedTensor
+from proact.ops.number_formats import bit_numbers
 from proact.ops.plan import FlipPlaces, FlipPlan
 
 
@@ -48,12 +50,15 @@ def beginning_probability(ber: float, length: int, bits: int) -> float:
 def check_fits(burst: Burst, exposed: Sequence[ExposedTensor]) -> None:
     """ValueError if a tensor or a word is too small for a burst."""
     for tensor in exposed:
-        available = tensor.mask.bit_count() if burst.within == "word" else tensor.bits
-        if burst.length > available:
-            raise ValueError(
-                f"a burst of {burst.length} bits does not fit into a {burst.within} of "
-                f"{tensor.name}, which has {available} exposed bits"
-            )
+        for memory in tensor.memories:
+            per_word = memory.mask.bit_count()
+            available = per_word if burst.within == "word" else per_word * memory.words
+            if burst.length > available:
+                words = "check words" if memory.first_bit else burst.within
+                raise ValueError(
+                    f"a burst of {burst.length} bits does not fit into a {words} of "
+                    f"{tensor.name}, which has {available} exposed bits"
+                )
 
 
 def burst_places(
@@ -62,20 +67,32 @@ def burst_places(
     """The bits that the bursts of one trial flip: distinct, ordered by tensor, element and bit."""
     found = [np.empty((3, 0), np.uint64)]
     for index, tensor in enumerate(exposed):
-        bits = np.array(tensor.bit_numbers, np.uint64)
-        per_word = len(bits)
-        if burst.within == "word":
-            starts, reach = per_word - burst.length + 1, per_word
-        else:
-            starts, reach = per_word, tensor.bits
-        plan = FlipPlan()
-        plan.add_unread(tensor.elements, tensor.stream, (1 << starts) - 1)
-        drawn = plan.flip(beginning_probability(ber, burst.length, reach), seed, trial).columns()
-        first = drawn.element * np.uint64(per_word) + drawn.bit
-        if burst.within == "tensor":
-            first = first[first + np.uint64(burst.length) <= tensor.bits]
-        places = np.unique(first[:, None] + np.arange(burst.length, dtype=np.uint64))
-        element, rank = np.divmod(places, np.uint64(per_word))
-        found.append(np.stack([np.full(len(places), index, np.uint64), element, bits[rank]]))
+        for memory in tensor.memories:
+            element, bit = _places_in(burst, ber, memory, seed, trial)
+            if memory.first_bit:
+                element = element * np.uint64(tensor.words_per_check)
+            found.append(np.stack([np.full(len(element), index, np.uint64), element, bit]))
     tensors, elements, flipped = np.concatenate(found, axis=1)
     return FlipPlaces(tensors.astype(np.uint32), elements, flipped.astype(np.uint8))
+
+
+def _places_in(
+    burst: Burst, ber: float, memory: ExposedMemory, seed: int, trial: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The word and the bit number of each flip in one memory, in ascending order."""
+    bits = np.array(bit_numbers(memory.mask), np.uint64) + np.uint64(memory.first_bit)
+    per_word = len(bits)
+    whole = memory.words * per_word
+    if burst.within == "word":
+        starts, reach = per_word - burst.length + 1, per_word
+    else:
+        starts, reach = per_word, whole
+    plan = FlipPlan()
+    plan.add_unread(memory.words, memory.stream, (1 << starts) - 1)
+    drawn = plan.flip(beginning_probability(ber, burst.length, reach), seed, trial).columns()
+    first = drawn.element * np.uint64(per_word) + drawn.bit
+    if burst.within == "tensor":
+        first = first[first + np.uint64(burst.length) <= whole]
+    places = np.unique(first[:, None] + np.arange(burst.length, dtype=np.uint64))
+    word, rank = np.divmod(places, np.uint64(per_word))
+    return word, bits[rank]

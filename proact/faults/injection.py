@@ -309,16 +309,15 @@ class _Injection:
     def _flip(
         self, plan: InjectionPlan, stored: Sequence[StoredFault | Replay], record: Record
     ) -> None:
-        for position, fault in enumerate(stored):
-            seed = seed_of(self._seed, position)
-            # Unless the model is private, its memory was compared with the plan just now.
-            for target, pending in plan.flips(fault, seed, self._trial, self._may_move):
-                record.exposed_bits += target.bits
-                self._hit.append((target, pending.flips))
-                record.add(TensorFlips(target.exposed, pending.flips))
-                pending.apply()
-                self._changed.append(_Changed.by(target, pending.flips))
-                mark_changed(self._changed[-1].versioned)
+        seeded = [(fault, seed_of(self._seed, i)) for i, fault in enumerate(stored)]
+        record.exposed_bits = sum(t.bits for fault in stored for t in _targets(plan, fault))
+        # Unless the model is private, its memory was compared with the plan just now.
+        for target, pending in plan.flips(seeded, self._trial, self._may_move):
+            self._hit.append((target, pending.flips))
+            record.add(TensorFlips(target.exposed, pending.flips))
+            pending.apply()
+            self._changed.append(_Changed.by(target, pending.flips))
+            mark_changed(self._changed[-1].versioned)
         # An enclosing autocast may hold casts of the weights without the faults.
         torch.clear_autocast_cache()
 

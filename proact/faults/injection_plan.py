@@ -14,6 +14,7 @@ from proact.encodings.base import same_bits
 from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of
 from proact.faults.bursts import burst_places, check_fits
+from proact.faults.coded_target import CodedTarget, flipped_before
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
@@ -89,7 +90,9 @@ class InjectionPlan:
         if selection not in self._targets:
             refuse_packed(self.packed, fault.where)
             exposed = exposed_tensors(self.stored, self.encoding, fault.where, fault.bits)
-            self._targets[selection] = tuple(Target(part) for part in _by_rate(exposed, selectors))
+            self._targets[selection] = tuple(
+                self._target_of(part) for part in _by_rate(exposed, selectors)
+            )
         targets = self._targets[selection]
         if isinstance(fault, Burst):
             for target in targets:
@@ -112,22 +115,52 @@ class InjectionPlan:
             hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
             exposed = [exposed_tensor(stored, self.encoding, None) for stored in hit]
             replay.check_fits(self.stored, {each.name: each.word for each in exposed})
-            self._replays[replay] = Target(exposed)
+            self._replays[replay] = self._target_of(exposed)
         return self._replays[replay]
 
+    def _target_of(self, exposed: Sequence[ExposedTensor]) -> Target:
+        return CodedTarget(exposed) if self.encoding.is_coded else Target(exposed)
+
     def flips(
-        self, fault: StoredFault | Replay, seed: int, trial: int, is_checked: bool = False
+        self,
+        faults: Sequence[tuple[StoredFault | Replay, int]],
+        trial: int,
+        is_checked: bool = False,
     ) -> Iterator[tuple[Target, PendingFlips]]:
         """The flips of a trial, part by part; each is drawn after the previous one was applied.
 
-        ``is_checked`` tells that the caller has just seen the memory of this plan in its place.
+        Args:
+            faults: the faults, each with its seed.
+            trial: the trial number.
+            is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
-        if isinstance(fault, Replay):
-            target = self.replay_target(fault)
-            yield target, target.flips_of(_listed(fault, target))
+        if self.encoding.is_coded and len(faults) > 1:
+            # The decoder sees the flips of all faults together.
+            yield self._merged(faults, trial)
             return
-        for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-            yield target, _pending_flips(fault, ber, target, seed, trial, is_checked)
+        for fault, seed in faults:
+            if isinstance(fault, Replay):
+                target = self.replay_target(fault)
+                yield target, target.flips_of(_listed(fault, target))
+                continue
+            for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
+                yield target, _pending_flips(fault, ber, target, seed, trial, is_checked)
+
+    def _merged(
+        self, faults: Sequence[tuple[StoredFault | Replay, int]], trial: int
+    ) -> tuple[Target, PendingFlips]:
+        """The flips of several faults in coded words, decoded once."""
+        parts: list[tuple[Target, FlipPlaces]] = []
+        for fault, seed in faults:
+            if isinstance(fault, Replay):
+                target = self.replay_target(fault)
+                parts.append((target, _listed(fault, target)))
+                continue
+            for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
+                parts.append((target, _drawn_places(fault, ber, target, seed, trial, parts)))
+        exposed = {each.name: each for target, _ in parts for each in target.exposed}
+        merged = CodedTarget(list(exposed.values()))
+        return merged, merged.flips_of_several(parts)
 
     @cached_property
     def is_exact(self) -> bool:
@@ -198,14 +231,30 @@ def _pending_flips(
 ) -> PendingFlips:
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial, is_checked)
+    return target.flips_of(_drawn_places(fault, ber, target, seed, trial))
+
+
+def _drawn_places(
+    fault: StoredFault,
+    ber: float,
+    target: Target,
+    seed: int,
+    trial: int,
+    before: Sequence[tuple[Target, FlipPlaces]] = (),
+) -> FlipPlaces:
+    """The stored bits that a fault flips; earlier faults have flipped those in ``before``."""
+    if isinstance(fault, BitFlip):
+        return target.drawn(target.draws.flip(ber, seed, trial).columns())
     if isinstance(fault, Burst):
-        return target.flips_of(burst_places(fault, ber, target.exposed, seed, trial))
+        return burst_places(fault, ber, target.exposed, seed, trial)
     if isinstance(fault, ExactFlips):
-        return target.flips_of(target.draws.flip_exactly(fault.n, seed, trial).columns().places)
+        return target.drawn(target.draws.flip_exactly(fault.n, seed, trial).columns())
     if isinstance(fault, StuckAt):
-        stuck = target.draws.flip(ber, seed, trial).columns().places
-        changed = target.stored_bits(stuck) != fault.value
-        return target.flips_of(stuck.take(changed))
+        stuck = target.drawn(target.draws.flip(ber, seed, trial).columns())
+        bits = target.stored_bits(stuck)
+        if before:
+            bits ^= flipped_before(target, stuck, before)
+        return stuck.take(bits != fault.value)
     raise TypeError(f"fault must be a fault of proact.faults, got {type(fault).__name__}")
 
 

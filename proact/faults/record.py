@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from proact.faults.coded_target import DecodedFlips
+from proact.faults.decoding import CORRECTED, DETECTED, MISCORRECTED, OUTCOMES
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.rollback import undo_all
 from proact.faults.space import ExposedTensor
@@ -27,6 +29,14 @@ class TensorFlips(NamedTuple):
 
     exposed: Sequence[ExposedTensor]
     flips: ReversibleFlips
+
+
+class RecordedPart(NamedTuple):
+    """Flips in a list of tensors as columns, which give tensors by their numbers in the list."""
+
+    exposed: Sequence[ExposedTensor]
+    columns: FlipColumns
+    decoded: DecodedFlips | None = None  #: in an encoding with a code
 
 
 class Record:
@@ -58,6 +68,41 @@ class Record:
         return self.stored_flips + self.activation_flips
 
     @property
+    def changed(self) -> list[str]:
+        """The names of the stored tensors that hold other values because of the faults.
+
+        In an encoding with a code, tensors whose flips were all corrected are not among them.
+        """
+        names = (p.exposed[number].name for p in self._stored for number in p.flips.tensors())
+        return list(dict.fromkeys(names))
+
+    @property
+    def corrected(self) -> int:
+        """The number of codewords whose flips the code corrected; 0 in an encoding without one."""
+        return sum(flips.dropped for flips in self._decoded()) + self._count(CORRECTED)
+
+    @property
+    def detected(self) -> int:
+        """The number of codewords with errors that the code detected and could not correct."""
+        return self._count(DETECTED)
+
+    @property
+    def miscorrected(self) -> int:
+        """The number of codewords that were read wrong without notice.
+
+        Either the decoder took a wrong codeword for the stored one, or the code does not check the
+        bits that flipped.
+        """
+        return self._count(MISCORRECTED)
+
+    def _decoded(self) -> list[DecodedFlips]:
+        return [part.flips for part in self._stored if isinstance(part.flips, DecodedFlips)]
+
+    def _count(self, outcome: str) -> int:
+        number = OUTCOMES.index(outcome)
+        return sum(int((flips.codewords.outcome == number).sum()) for flips in self._decoded())
+
+    @property
     def ber(self) -> float:
         """The realised bit error rate: flips divided by exposed bits; 0 if no bit was exposed yet.
 
@@ -79,7 +124,7 @@ class Record:
         if by not in _GROUPS:
             raise ValueError(f"by must be one of {', '.join(_GROUPS)}, got {by!r}")
         found: Counter[str] = Counter()
-        for exposed, columns in self.parts():
+        for exposed, columns, _ in self.parts():
             for index, rows in rows_by_tensor(columns.tensor):
                 found[_GROUPS[by](exposed[index])] += len(rows)
         return dict(found.most_common())
@@ -92,23 +137,32 @@ class Record:
         (the values before and after this flip, float64). A word with two flips has two rows; the
         second starts from the value that the first produced. Flips in activations are included only
         if `inject` was called with ``log_activations=True``.
+
+        In an encoding with a code, these are the flips of stored bits before decoding: ``before``
+        is the clean value of the element and ``after`` the value that is read, and the field
+        ``outcome`` tells whether the codeword was ``"corrected"``, ``"detected"`` or
+        ``"miscorrected"``. Bits of a check word follow those of the word; they are listed with the
+        first element of their codeword.
         """
         parts = self.parts()
-        names = [np.array([tensor.name for tensor in exposed]) for exposed, _ in parts]
+        names = [np.array([tensor.name for tensor in part.exposed]) for part in parts]
         longest = max((name.dtype.itemsize // 4 for name in names), default=1)
         fields = [("tensor", f"U{longest}"), ("element", "u8"), ("bit", "u1")]
-        rows = np.empty(
-            sum(len(columns.bit) for _, columns in parts),
-            dtype=[*fields, ("before", "f8"), ("after", "f8")],
-        )
+        fields += [("before", "f8"), ("after", "f8")]
+        if any(part.decoded is not None for part in parts):
+            fields.append(("outcome", f"U{max(map(len, OUTCOMES))}"))
+        rows = np.zeros(sum(len(part.columns.bit) for part in parts), dtype=fields)
         at = 0
-        for (exposed, columns), name in zip(parts, names, strict=True):
+        for part, name in zip(parts, names, strict=True):
+            columns = part.columns
             mine = rows[at : at + len(columns.bit)]
             mine["tensor"] = name[columns.tensor]
             mine["element"], mine["bit"] = columns.element, columns.bit
             for index, of_tensor in rows_by_tensor(columns.tensor):
-                before, after = _values(exposed[index], columns, of_tensor)
+                before, after = _values(part, index, of_tensor)
                 mine["before"][of_tensor], mine["after"][of_tensor] = before, after
+            if part.decoded is not None:
+                mine["outcome"] = np.array(OUTCOMES)[part.decoded.outcomes(columns.places)]
             at += len(mine)
         return rows
 
@@ -139,20 +193,31 @@ class Record:
         """Adds the flips of one activation to `faults`."""
         self._activations.append((exposed, columns))
 
-    def parts(self) -> list[tuple[Sequence[ExposedTensor], FlipColumns]]:
-        """The exposed tensors and the flips of each part; flips give tensors by number."""
-        stored = [(part.exposed, part.flips.columns()) for part in self._stored]
-        return stored + [([exposed], columns) for exposed, columns in self._activations]
+    def parts(self) -> list[RecordedPart]:
+        """The flips of each target, and of each activation that was logged."""
+        stored = [
+            RecordedPart(
+                part.exposed,
+                part.flips.columns(),
+                part.flips if isinstance(part.flips, DecodedFlips) else None,
+            )
+            for part in self._stored
+        ]
+        return stored + [RecordedPart([e], columns) for e, columns in self._activations]
 
 
 def _values(
-    exposed: ExposedTensor, columns: FlipColumns, rows: NDArray[np.intp]
+    part: RecordedPart, index: int, rows: NDArray[np.intp]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The values before and after each flip of one tensor."""
+    exposed, columns = part.exposed[index], part.columns
     element, bit = columns.element[rows], columns.bit[rows].astype(np.uint64)
     before = exposed.word.words_in(columns.before[rows], exposed.tensor.dtype, element)
-    _chain_repeated(element, bit, before)
-    after = before ^ (np.uint64(1) << bit)
+    if part.decoded is not None:
+        after = part.decoded.words_after(index, element, before)
+    else:
+        _chain_repeated(element, bit, before)
+        after = before ^ (np.uint64(1) << bit)
     return exposed.word.values(before, element), exposed.word.values(after, element)
 
 

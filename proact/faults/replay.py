@@ -183,5 +183,5 @@ def _site(entry: Any) -> FaultSite:
     if not isinstance(tensor, str):
         raise TypeError(f"the tensor of a fault must be a string, got {tensor!r}")
     return FaultSite(
-        tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 64)
+        tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 256)
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
+from proact.encodings.coded import CodedWord
 from proact.errors import ProactError
 from proact.faults.space import ExposedTensor
 from proact.ops.cuda_stream import FlipStream
@@ -99,6 +100,10 @@ class Target:
         plan, log = self.plan, FlipLog(self.plan)
         return PendingFlips(log, lambda: plan.flip_places_into(log, places))
 
+    def drawn(self, columns: FlipColumns) -> FlipPlaces:
+        """The stored bits of flips that `draws` drew."""
+        return columns.places
+
     def stored_bits(self, places: FlipPlaces) -> NDArray[np.uint8]:
         """The stored bits at the given places: uint8 (n,), 0 or 1."""
         bits = np.empty(len(places.bit), np.uint8)
@@ -128,8 +133,14 @@ def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
         return None
     plan = FlipPlan([tensor.name for tensor in exposed])
     for tensor, form in zip(exposed, forms, strict=True):
-        plan.add(tensor.tensor, tensor.stream, tensor.mask, form)
+        plan.add(tensor.tensor, tensor.stream, _flippable(tensor), form)
     return plan
+
+
+def _flippable(exposed: ExposedTensor) -> int:
+    """The bits that native code may flip; in coded words the decoder decides which it flips."""
+    word = exposed.word
+    return word.format.all_bits if isinstance(word, CodedWord) else exposed.mask
 
 
 class _Written(NamedTuple):

@@ -140,8 +140,8 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _only_part(record: Record) -> FlipColumns:
-    ((_, columns),) = record.parts()
-    return columns
+    (part,) = record.parts()
+    return part.columns
 
 
 def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, seed: int) -> Check:

@@ -224,7 +224,7 @@ def test_faults_print_what_differs_from_the_defaults(fault: Fault, text: str) ->
         (lambda: Replay([(1, 1, 1)]), "tensor of a fault must be a string, got 1"),
         (lambda: Replay([("a", -1, 1)]), "element lies in .*-1"),
         (lambda: Replay([("a", 1.0, 1)]), "element is an integer, got 1.0"),
-        (lambda: Replay([("a", 1, 64)]), r"bit lies in \[0, 64\), got 64"),
+        (lambda: Replay([("a", 1, 256)]), r"bit lies in \[0, 256\), got 256"),
         (lambda: Replay([("a", 1, True)]), "bit is an integer, got True"),
         (lambda: Replay([("a", 1, 2), ("b", 1, 2), ("a", 1, 2)]), "bit 2 of element 1 of a is"),
         (lambda: Replay(np.zeros(3)), "fields tensor, element and bit"),

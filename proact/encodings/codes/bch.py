@@ -1,14 +1,14 @@
 """Extended Hamming and BCH codes.
 
 R. C. Bose, D. K. Ray-Chaudhuri, "On a class of error correcting binary group codes", Information
-and Control 3 (1960), and A. Hocquenghem, "Codes correcteurs d'erreurs", Chiffres 2 (1959). A Hamming
-code is the BCH code that corrects one error.
+and Control 3 (1960), and A. Hocquenghem, "Codes correcteurs d'erreurs", Chiffres 2 (1959). A
+Hamming code is the BCH code that corrects one error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from proact.encodings.codes.linear import LinearCode, error_patterns
 
@@ -17,7 +17,7 @@ from proact.encodings.codes.linear import LinearCode, error_patterns
 _PRIMITIVE = {3: 0b1011, 4: 0b10011, 5: 0b100101, 6: 0b1000011, 7: 0b10001001}
 
 
-@lru_cache(maxsize=None)
+@cache
 def generator_polynomial(degree: int, errors: int) -> int:
     """The generator of the BCH code of length 2^degree - 1 that corrects ``errors`` errors.
 

@@ -38,8 +38,8 @@ def mset(word_bits: int) -> LinearCode:
 def cep(word_bits: int, data_bits: int = 3) -> LinearCode:
     """Chunked Embedded Parity: one parity bit, among the lowest bits, for each chunk of the word.
 
-    From the highest bit down, ``data_bits`` adjacent bits and their parity bit form a chunk. A chunk
-    whose parity is wrong becomes 0.
+    From the highest bit down, ``data_bits`` adjacent bits and their parity bit form a chunk. A
+    chunk whose parity is wrong becomes 0.
 
     Args:
         word_bits: a multiple of ``data_bits + 1``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,8 @@ class LinearCode(Code):
 
     def packed(self, words: Words) -> Words:
         """The words of each codeword as one integer, uint64 (n,)."""
-        return np.bitwise_or.reduce(words << self._shifts, axis=1)
+        packed: Words = np.bitwise_or.reduce(words << self._shifts, axis=1)
+        return packed
 
     def unpacked(self, packed: Words) -> Words:
         """The inverse of `packed`: uint64 (n, words)."""
@@ -97,8 +99,10 @@ class LinearCode(Code):
 
     def syndromes(self, packed: Words, check: Words | None = None) -> NDArray[np.uint32]:
         """The syndrome of each codeword, uint32 (n,)."""
-        result = _looked_up(self.syndrome_tables, packed)
-        return result if check is None else result ^ check.astype(np.uint32)
+        result: NDArray[np.uint32] = _looked_up(self.syndrome_tables, packed)
+        if check is not None:
+            result ^= check.astype(np.uint32)
+        return result
 
     def encode(self, words: Words) -> tuple[Words, Words]:
         payload = self.packed(words) & np.uint64(self.payload)
@@ -141,9 +145,9 @@ def _mask(places: Iterable[int]) -> int:
     return mask
 
 
-def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[np.unsignedinteger]:
+def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[Any]:
     """The XOR of the columns of the set bits, for each value of each byte: (8, 256)."""
-    tables = np.zeros((_BYTES, 256), dtype)
+    tables: NDArray[Any] = np.zeros((_BYTES, 256), dtype)
     values = np.arange(256)
     for place, column in enumerate(columns):
         byte, bit = divmod(place, 8)
@@ -151,12 +155,12 @@ def _byte_tables(columns: Sequence[int], dtype: type) -> NDArray[np.unsignedinte
     return tables
 
 
-def _looked_up(tables: NDArray[np.unsignedinteger], packed: Words) -> NDArray[np.unsignedinteger]:
+def _looked_up(tables: NDArray[Any], packed: Words) -> NDArray[Any]:
     """The XOR over the bytes of ``packed`` of their table entries."""
     used = int(np.flatnonzero(tables.any(axis=1)).max(initial=0)) + 1
-    result = tables[0][(packed & np.uint64(0xFF)).astype(np.intp)]
+    result: NDArray[Any] = tables[0][(packed & np.uint64(0xFF)).astype(np.intp)]
     for byte in range(1, used):
-        result = result ^ tables[byte][
-            (packed >> np.uint64(8 * byte) & np.uint64(0xFF)).astype(np.intp)
-        ]
+        result = (
+            result ^ tables[byte][(packed >> np.uint64(8 * byte) & np.uint64(0xFF)).astype(np.intp)]
+        )
     return result

@@ -44,8 +44,8 @@ def code_named(name: str, word_bits: int, places: CheckPlaces = range) -> Fitted
     """The code with the given name for words of ``word_bits`` bits.
 
     ``secded``, ``bch2`` and ``bch3`` are codes in place. They code words of 32 bits, and with
-    ``secded`` those of 16 bits, one by one. Otherwise 64 bits of adjacent words form a codeword, and
-    single words that are left over are coded one by one with ``secded``.
+    ``secded`` those of 16 bits, one by one. Otherwise 64 bits of adjacent words form a codeword,
+    and single words that are left over are coded one by one with ``secded``.
 
     Args:
         name: one of `CODE_NAMES`.
