@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "core/dtype.hpp"
+#include "cpu/codeword_draws.hpp"
 #include "cpu/flips.hpp"
 #include "cpu/hyrelu.hpp"
 #include "cpu/isa.hpp"
@@ -221,6 +222,31 @@ Isa isa_named(const std::string& wanted) {
                                 wanted);
 }
 
+/// Returns a numpy array that owns the given numbers.
+template <class Value>
+py::array_t<Value> array_of(std::vector<Value>&& numbers) {
+    if (numbers.empty()) return py::array_t<Value>(0);
+    auto owned = std::make_unique<std::vector<Value>>(std::move(numbers));
+    const auto size = static_cast<py::ssize_t>(owned->size());
+    const Value* const data = owned->data();
+    const py::capsule owner(owned.get(),
+                            [](void* memory) { delete static_cast<std::vector<Value>*>(memory); });
+    static_cast<void>(owned.release());
+    return py::array_t<Value>(size, data, owner);
+}
+
+/// Returns the flips that are left as one numpy array per column (plan index, element, bit), the
+/// number of all flips and the number of dropped codewords.
+py::tuple draw_codewords(const CodewordPlan& plan, double ber, std::uint64_t seed,
+                         std::uint32_t trial, unsigned threads, const std::string& isa) {
+    CodewordFlips drawn = [&] {
+        const py::gil_scoped_release unlocked;
+        return plan.draw(ber, {seed, trial}, {isa_named(isa), threads});
+    }();
+    return py::make_tuple(array_of(std::move(drawn.tensor)), array_of(std::move(drawn.element)),
+                          array_of(std::move(drawn.bit)), drawn.flips, drawn.dropped);
+}
+
 /// Binds the methods that plans for host memory and device memory share.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
@@ -298,6 +324,23 @@ PYBIND11_MODULE(_proact, m) {
         .def("flip_places_into", &flip_places_into, py::arg("log"), py::arg("tensor"),
              py::arg("element"), py::arg("bit"))
         .def("recycle", &FaultPlan::recycle, py::arg("log"));
+
+    py::class_<CodewordPlan>(m, "CodewordPlan")
+        .def(py::init())
+        .def(
+            "add",
+            [](CodewordPlan& plan, std::uint64_t elements, std::uint64_t stream, std::uint64_t mask,
+               std::uint32_t word_bits, std::uint32_t words, std::uint32_t corrects,
+               std::uint64_t check_stream, std::uint64_t check_mask, std::uint64_t singles) {
+                plan.add({elements, stream, mask, word_bits, words, corrects, check_stream,
+                          check_mask, singles});
+            },
+            py::arg("elements"), py::arg("stream"), py::arg("mask"), py::arg("word_bits"),
+            py::arg("words"), py::arg("corrects"), py::arg("check_stream"), py::arg("check_mask"),
+            py::arg("singles"))
+        .def("draw", &draw_codewords, py::arg("ber"), py::arg("seed"), py::arg("trial"),
+             py::arg("threads") = 1, py::arg("isa") = "")
+        .def_readonly_static("max_ber", &CodewordPlan::max_ber);
 
     py::class_<SweepLog>(m, "SweepLog")
         .def(py::init())

@@ -209,4 +209,17 @@ class ExposedBits {
     bool is_whole_field_ = false;  // 2^k adjacent bits
 };
 
+/// Removes flips beyond the end of the tensor, which the last block can reach. Returns the number
+/// of remaining flips.
+inline std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* element,
+                                           std::uint8_t* bit, std::uint32_t flips) {
+    std::uint32_t left = 0;
+    for (std::uint32_t i = 0; i < flips; ++i) {
+        if (element[i] >= tensor_words) continue;
+        element[left] = element[i];
+        bit[left++] = bit[i];
+    }
+    return left;
+}
+
 }  // namespace proact

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../core/error_text.hpp"
+#include "equal_parts.hpp"
 #include "flip_words.hpp"
 #include "threads.hpp"
 
@@ -19,88 +20,34 @@ struct BlockRange {
     ExposedBits exposed;
     std::uint64_t begin;
     std::uint64_t end;
-
-    std::uint64_t size() const { return end - begin; }
 };
 
-/// All blocks of all tensors in plan order, with their estimated cost.
+/// All blocks of all tensors in plan order.
 class FaultPlan::BlockSchedule {
    public:
-    BlockSchedule(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber), ber_(ber) {
+    BlockSchedule(const std::vector<TensorMemory>& tensors, double ber) : laws_(ber) {
         if (ber == 0.0) return;
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             if (tensors[i].words == 0) continue;
             const BlockLaw law = laws_.of(tensors[i]);
-            ranges_.push_back({i, tensors[i], law, ExposedBits(tensors[i].mask), 0,
-                               law.blocks(tensors[i].words)});
-            cost_ += cost(ranges_.back());
+            const std::uint64_t blocks = law.blocks(tensors[i].words);
+            // In units of one flip. A block has a fixed overhead of a few flips.
+            constexpr double block_overhead = 8;
+            parts.add({i, tensors[i], law, ExposedBits(tensors[i].mask), 0, blocks},
+                      block_overhead + ber * law.bits());
         }
     }
 
-    /// Returns the number of parts for which each part takes longer than waking a thread.
-    std::size_t parts(unsigned threads) const {
-        constexpr double min_cost_per_thread = 8192;
-        return std::max<std::size_t>(
-            1,
-            std::min<std::size_t>(threads, static_cast<std::size_t>(cost_ / min_cost_per_thread)));
-    }
-
-    /// Visits the block ranges of part number `part`. Parts are contiguous and of equal cost.
-    template <class Visit>
-    void for_each_range(std::size_t part, std::size_t parts, Visit visit) const {
-        if (parts == 1) {
-            std::for_each(ranges_.begin(), ranges_.end(), visit);
-            return;
-        }
-        const auto cut = [&](std::size_t i) {
-            return i == parts ? 2 * cost_
-                              : cost_ * static_cast<double>(i) / static_cast<double>(parts);
-        };
-        double passed = 0;
-        for (BlockRange range : ranges_) {
-            const double whole = cost(range), each = whole / static_cast<double>(range.size());
-            const auto blocks_below = [&](double limit) {
-                return static_cast<std::uint64_t>(
-                    std::clamp((limit - passed) / each, 0.0, static_cast<double>(range.end)));
-            };
-            const std::uint64_t begin = blocks_below(cut(part)), end = blocks_below(cut(part + 1));
-            passed += whole;
-            range.begin = begin;
-            range.end = end;
-            if (range.size() != 0) visit(range);
-        }
-    }
+    EqualParts<BlockRange> parts;
 
    private:
-    /// The cost in units of one flip. A block has a fixed overhead of a few flips.
-    double cost(const BlockRange& range) const {
-        constexpr double block_overhead = 8;
-        return static_cast<double>(range.size()) * (block_overhead + ber_ * range.law.bits());
-    }
-
     BlockLaws laws_;
-    double ber_;
-    double cost_ = 0;
-    std::vector<BlockRange> ranges_;
 };
 
 namespace {
 
 /// Whether flips are logged for an undo or only counted.
 enum class Logging { keep, discard };
-
-/// Removes flips beyond the end of the tensor, which the last block can reach. Returns the number
-/// of remaining flips.
-std::uint32_t drop_words_beyond_end(std::uint64_t tensor_words, std::uint32_t* element,
-                                    std::uint8_t* bit, std::uint32_t flips) {
-    std::uint32_t left = 0;
-    for (std::uint32_t i = 0; i < flips; ++i) {
-        if (element[i] >= tensor_words) continue;
-        element[left] = element[i];
-        bit[left++] = bit[i];
-    }
-    return left;
-}
 
 /// Flips the drawn bits of a range of blocks. A block's words are prefetched when its positions are
 /// drawn and modified after the next block's draw, so that the draw hides the memory latency.
@@ -200,7 +147,7 @@ void check_ber(double ber) {
 void FaultPlan::add(const TensorMemory& tensor) {
     tensor.check();
     tensors_.push_back(tensor);
-    cache_->schedule = nullptr;
+    cache_->schedule.clear();
     if (tensor.words == 0 || tensor.is_stored_as<Unread>()) return;
     const std::uintptr_t begin = tensor.address, end = begin + tensor.words * tensor.word_bytes;
     const auto next = extents_.upper_bound(begin);
@@ -223,7 +170,7 @@ bool FaultPlan::replay_undoes() const {
 void FaultPlan::flip_into(FlipLog& log, double ber, FaultPattern pattern,
                           Execution execution) const {
     const std::shared_ptr<const BlockSchedule> schedule = schedule_at(ber);
-    const std::size_t parts = schedule->parts(overlapping_ ? 1 : execution.threads);
+    const std::size_t parts = schedule->parts.parts(overlapping_ ? 1 : execution.threads);
     const auto likely_flips = static_cast<std::size_t>(
         1.05 * ber * static_cast<double>(exposed_bits()) / static_cast<double>(parts));
     std::vector<FlipColumns>& columns =
@@ -231,7 +178,7 @@ void FaultPlan::flip_into(FlipLog& log, double ber, FaultPattern pattern,
     parallel_for(execution.threads, parts, [&](std::size_t part) {
         columns[part].reserve_total(likely_flips);
         SeenFilter seen;
-        schedule->for_each_range(part, parts, [&](const BlockRange& range) {
+        schedule->parts.for_each_range(part, parts, [&](const BlockRange& range) {
             flip_range(range, pattern, execution.isa, seen, columns[part], Logging::keep);
         });
     });
@@ -239,13 +186,8 @@ void FaultPlan::flip_into(FlipLog& log, double ber, FaultPattern pattern,
 
 std::shared_ptr<const FaultPlan::BlockSchedule> FaultPlan::schedule_at(double ber) const {
     check_ber(ber);
-    const std::unique_lock<std::mutex> lock(cache_->lock, std::try_to_lock);
-    if (!lock.owns_lock()) return std::make_shared<const BlockSchedule>(tensors_, ber);
-    if (cache_->schedule == nullptr || cache_->ber != ber) {
-        cache_->schedule = std::make_shared<const BlockSchedule>(tensors_, ber);
-        cache_->ber = ber;
-    }
-    return cache_->schedule;
+    return cache_->schedule.at(
+        ber, [&] { return std::make_shared<const BlockSchedule>(tensors_, ber); });
 }
 
 std::vector<FlipColumns> FaultPlan::reusable_columns(std::size_t parts, std::size_t flips) const {
@@ -284,11 +226,11 @@ FlipLog FaultPlan::flip(double ber, FaultPattern pattern, Execution execution) c
 std::uint64_t FaultPlan::flip_unlogged(double ber, FaultPattern pattern,
                                        Execution execution) const {
     const std::shared_ptr<const BlockSchedule> schedule = schedule_at(ber);
-    const std::size_t parts = schedule->parts(overlapping_ ? 1 : execution.threads);
+    const std::size_t parts = schedule->parts.parts(overlapping_ ? 1 : execution.threads);
     std::vector<std::uint64_t> flips(parts, 0);
     parallel_for(execution.threads, parts, [&](std::size_t part) {
         SeenFilter seen;
-        schedule->for_each_range(part, parts, [&](const BlockRange& range) {
+        schedule->parts.for_each_range(part, parts, [&](const BlockRange& range) {
             FlipColumns scratch;
             flips[part] +=
                 flip_range(range, pattern, execution.isa, seen, scratch, Logging::discard);

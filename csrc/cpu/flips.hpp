@@ -13,6 +13,7 @@
 #include "../core/tensor_memory.hpp"
 #include "execution.hpp"
 #include "flip_log.hpp"
+#include "schedule_cache.hpp"
 
 namespace proact {
 
@@ -75,8 +76,7 @@ class FaultPlan {
         std::vector<FlipColumns> spare;
         std::size_t parts = 0;  // of the last call; `flips` are the flips expected in each part
         std::size_t flips = 0;
-        double ber = 0;
-        std::shared_ptr<const BlockSchedule> schedule;
+        ScheduleCache<BlockSchedule> schedule;
 
         /// False for memory that only a much higher BER needed.
         bool is_worth_keeping(const FlipColumns& columns) const {

@@ -27,6 +27,8 @@ from proact.encodings.integers import ScaledInteger, ScaledWord
 from proact.errors import unknown
 from proact.nn.tensor_inventory import StoredTensor
 
+#: Ends the name of an encoding whose decoder checks the range of numbers.
+RANGE = "+range"
 _CHUNK = 1 << 18  # codewords encoded at a time, which keeps the copies small
 
 
@@ -47,12 +49,20 @@ class CodedWord(Word):
         fitted: the code of the words.
         elements: the number of elements of the tensor.
         replacement: the number in place of one whose error is detected and not corrected.
+        limits: the smallest and largest clean number, if decoded numbers outside are replaced too.
     """
 
-    def __init__(self, inner: Word, fitted: FittedCode, elements: int, replacement: float) -> None:
+    def __init__(
+        self,
+        inner: Word,
+        fitted: FittedCode,
+        elements: int,
+        replacement: float,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
         code = fitted.code
         self.format, self.fitted, self.elements = inner, fitted, elements
-        self.replacement = replacement
+        self.replacement, self.limits = replacement, limits
         self.name = f"{inner.name}+{code.name}"
         self.bits = inner.bits + code.check_bits
         self.form, self.is_native = inner.form, inner.is_native
@@ -223,11 +233,14 @@ class Coded(Encoding):
 
     The decoder corrects the errors that the code can correct. A number whose error is only detected
     is replaced by the value nearest to 0 in the range of the tensor's clean values: 0, unless all
-    of them have one sign. This range, like the scales of integers, is assumed to be protected.
+    of them have one sign. A bound or a threshold is replaced by the loosest one of its tensor. This
+    range, like the scales of integers, is assumed to be protected.
 
     Args:
         numbers: the encoding of the numbers.
         code: the name of a code, or a `Code` of your own for the words of the format.
+        checks_range: whether decoded numbers outside the range of the tensor's clean numbers count
+            as detected too. The name of the encoding then ends in ``+range``.
 
     Raises:
         ValueError: an unknown name.
@@ -235,13 +248,18 @@ class Coded(Encoding):
 
     is_coded = True
 
-    def __init__(self, numbers: str | Encoding, code: str | Code) -> None:
+    def __init__(
+        self, numbers: str | Encoding, code: str | Code, checks_range: bool = False
+    ) -> None:
         from proact.encodings.registry import encoding_named  # which also makes coded encodings
 
         self.format, self.code = encoding_named(numbers), code
         if isinstance(code, str) and code not in CODE_NAMES:
             raise unknown("code", code, CODE_NAMES)
+        self.checks_range = checks_range
         self.name = f"{self.format.name}+{code if isinstance(code, str) else code.name}"
+        if checks_range:
+            self.name += RANGE
 
     def word(self, stored: StoredTensor) -> Word:
         inner = self.format.word(stored)
@@ -255,7 +273,10 @@ class Coded(Encoding):
         fitted = self._fitted(inner, unused)
         if isinstance(inner, ScaledWord) and isinstance(self.format, ScaledInteger):
             inner = self.format.word_up_to(_largest_payload(inner, fitted, tensor.numel()), stored)
-        return CodedWord(inner, fitted, tensor.numel(), _nearest_to_zero(tensor))
+        low, high = _finite_range(tensor)
+        replacement = _replacement(stored, low, high)
+        limits = (low, high) if self.checks_range else None
+        return CodedWord(inner, fitted, tensor.numel(), replacement, limits)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation, which no code protects."""
@@ -324,11 +345,22 @@ def _fields(inner: Word, code: Code) -> dict[str, int]:
     return {**fields, "check": own | taken} if own | taken else fields
 
 
-def _nearest_to_zero(tensor: Tensor) -> float:
+def _finite_range(tensor: Tensor) -> tuple[float, float]:
+    """The smallest and the largest finite number of a tensor; (0, 0) if there is none."""
     finite = tensor.detach()[torch.isfinite(tensor)]
-    if not finite.numel():
-        return 0.0
-    low, high = float(finite.amin()), float(finite.amax())
+    return (float(finite.amin()), float(finite.amax())) if finite.numel() else (0.0, 0.0)
+
+
+def _replacement(stored: StoredTensor, low: float, high: float) -> float:
+    """The number in place of one that is lost, in the range of the tensor's clean numbers.
+
+    It is the number nearest to 0. For a bound or a threshold it is the loosest one, because a bound
+    of 0 would replace every number that it bounds.
+    """
+    if stored.kind == "bound":
+        return low if stored.name.endswith("low") else high
+    if stored.kind == "threshold":
+        return high
     return low if low > 0 else high if high < 0 else 0.0
 
 

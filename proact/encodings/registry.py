@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from proact.encodings.base import Encoding
-from proact.encodings.coded import Coded
+from proact.encodings.coded import RANGE, Coded
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
@@ -22,7 +22,8 @@ def encoding_named(name: str | Encoding) -> Encoding:
     ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor. A code
     follows after a plus sign, as in ``float32+bch2``: ``secded``, ``bch2``, ``bch3``, ``parity``,
     ``mset`` and ``cep`` in the same memory, ``secded32``, ``secded64`` and ``tmr`` with check bits
-    in addition.
+    in addition. With ``+range`` at the end, as in ``float32+bch2+range``, decoded numbers outside
+    the range of a tensor's clean numbers are replaced too.
 
     Raises:
         ValueError: an unknown name, or a fixed-point word of more than 32 bits.
@@ -44,7 +45,8 @@ def _encoding(name: str) -> Encoding | None:
     plain, plus, code = name.partition("+")
     if plus:
         inner = _encoding(plain)
-        return None if inner is None else Coded(inner, code)
+        has_range = code.endswith(RANGE)
+        return None if inner is None else Coded(inner, code.removesuffix(RANGE), has_range)
     if name in FLOAT_NAMES:
         return Float(name)
     if name == "native":

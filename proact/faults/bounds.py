@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from proact.encodings import Encoding
+from proact.encodings import Encoding, Word
 from proact.encodings.base import MemoryWord
 from proact.nn import ErrorCorrection, WeightRange
 from proact.nn.stored_guard import StoredGuard
@@ -52,6 +52,10 @@ def _qualified(guard: str, tensor: str) -> str:
     """The name in the whole model of a tensor that a guard names in its own model."""
     root = guard.rpartition(".")[0]
     return f"{root}.{tensor}" if root else tensor
+
+
+#: The number of attempts to move a bound outwards until its rounded value admits all values.
+_STEPS = 8
 
 
 class RoundedBounds:
@@ -107,6 +111,22 @@ class RoundedBounds:
         bound, needed = stored.tensor, self._needed[name]
         cuts = bound > needed if name.endswith(".low") else bound < needed
         return torch.where(cuts, needed, bound)
+
+    def rounded(self, stored: StoredTensor, word: Word) -> Tensor:
+        """The values of a tensor in the encoding; a bound that rounding narrows moves outwards."""
+        values = self.unrounded(stored)
+        result = word.rounded(values)
+        name = self._name(stored)
+        if name is None:
+            return result
+        needed = self._needed[name]
+        for _ in range(_STEPS):
+            cuts = result > needed if name.endswith(".low") else result < needed
+            if not cuts.any():
+                break
+            values = torch.where(cuts, values + 1.5 * (needed - result), values)
+            result = word.rounded(values)
+        return result
 
     def check(self, stored: StoredTensor, rounded: Tensor) -> None:
         """ValueError if a rounded bound excludes a value that it must admit."""

@@ -133,9 +133,16 @@ def _decode_part(
         ],
         axis=1,
     )
-    if not code.masks_detected:
-        replacement = word.words(np.array([word.replacement]), members[:1, 0])
-        after = np.where(detected[:, None], replacement, after)
+    is_lost = np.broadcast_to((detected & (not code.masks_detected))[:, None], after.shape)
+    if word.limits is not None:
+        low, high = word.limits
+        values = word.values(after.reshape(-1), np.where(is_stored, members, 0).reshape(-1))
+        within = ((values >= low) & (values <= high)).reshape(after.shape)
+        is_lost = is_lost | (is_stored & ~within)
+        detected = detected | (is_stored & ~within).any(axis=1)
+    if is_lost.any():
+        numbers = np.full(is_lost.sum(), word.replacement)
+        after[is_lost] = word.words(numbers, np.where(is_stored, members, 0)[is_lost])
     changed = np.where(is_stored, words ^ after, np.uint64(0))
     outcome = np.where(detected, 1, np.where(changed.any(axis=1), 2, 0)).astype(np.uint8)
     found = DecodedCodewords(np.full(len(begins), index, np.uint32), begins, outcome)

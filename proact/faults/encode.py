@@ -192,7 +192,7 @@ def _store(
                     word = encoding.word(stored)
                 except (TypeError, ValueError):
                     continue
-            rounded = word.rounded(bounds.unrounded(stored))
+            rounded = bounds.rounded(stored, word)
             bounds.include(stored, rounded)
             bounds.check(stored, rounded)
             error, saturated = 0.0, 0

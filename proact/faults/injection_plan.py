@@ -71,7 +71,7 @@ class InjectionPlan:
         """
         bounds = RoundedBounds(self.guards)
         for stored in bounds.in_order(self.stored):
-            rounded = rounded_to(self.encoding, stored, bounds.unrounded(stored))
+            rounded = rounded_to(self.encoding, stored, bounds)
             bounds.include(stored, stored.tensor if rounded is None else rounded)
             if rounded is not None and not same_bits(rounded, stored.tensor):
                 bounds.check(stored, rounded)
@@ -193,9 +193,9 @@ def is_roundable(tensor: Tensor) -> bool:
 
 
 def rounded_to(
-    encoding: Encoding, stored: StoredTensor, values: Tensor | None = None
+    encoding: Encoding, stored: StoredTensor, bounds: RoundedBounds | None = None
 ) -> Tensor | None:
-    """``values`` (by default the tensor's own) after storing and reading back.
+    """The values of a tensor after storing and reading back; ``bounds`` may widen them.
 
     None if memory holds the stored words themselves or the encoding cannot store the tensor.
     """
@@ -205,7 +205,7 @@ def rounded_to(
         word = encoding.word(stored)
     except (TypeError, ValueError):
         return None
-    rounded = word.rounded(stored.tensor if values is None else values)
+    rounded = word.rounded(stored.tensor) if bounds is None else bounds.rounded(stored, word)
     return None if rounded is stored.tensor else rounded
 
 

@@ -35,8 +35,9 @@ class ErrorCorrection(StoredGuard):
     A scrub corrects every codeword that the code can correct. Numbers of a codeword whose error is
     only detected become the value nearest to 0 in the range that the tensor's values had when they
     were coded: 0, unless all of them had one sign. If weight-range guards the tensor, it is the
-    value nearest to 0 within its bounds. Bounds become the largest numbers, so that they no longer
-    restrict. Integers become 0. A code that masks clears bits instead.
+    value nearest to 0 within its bounds. A bound or a threshold becomes the loosest one of its
+    tensor, because one of 0 would replace every number that it bounds. Integers become 0. A code
+    that masks clears bits instead.
 
     Scrubs are permanent. While faults are injected, what the guard writes is logged and undone when
     the injection ends. The guard needs the hooks of the model, as `WeightRange` does, and raises
@@ -53,7 +54,7 @@ class ErrorCorrection(StoredGuard):
             their first forward on.
 
     Attributes:
-        replacements: (tensors whose values have one sign,), a buffer of coded numbers that is not
+        replacements: (tensors whose replacement is not 0,), a buffer of coded numbers that is not
             part of the state_dict; absent if no tensor needs one.
 
     Raises:
@@ -127,8 +128,10 @@ class ErrorCorrection(StoredGuard):
                 continue
             low, high = (float(each) for each in tensor.detach().aminmax())
             value = low if low > 0 else high if high < 0 else 0.0
+            if _is_threshold(name):
+                value = high
             if (side := self.bound_side(model, name)) is not None:
-                value = math.copysign(torch.finfo(tensor.dtype).max / 2, side)
+                value = low if side == -1 else high
             if value:
                 values[name] = value
         self._replaced = tuple(values)
@@ -283,6 +286,7 @@ class ErrorCorrection(StoredGuard):
             bounds |= {
                 name: pair
                 for name, pair in guard.by_tensor(guard.low, guard.high).items()
+                if not _is_threshold(name)
                 if name in tensors
             }
         return {
@@ -435,6 +439,10 @@ def _scrub_in_background(model: nn.Module) -> None:
     guard = model._modules.get(ErrorCorrection.own_name)
     if isinstance(guard, ErrorCorrection):
         guard.in_background(model)
+
+
+def _is_threshold(name: str) -> bool:
+    return name.rpartition(".")[2] == "threshold"
 
 
 def _weight_range_of(model: nn.Module) -> WeightRange | None:

@@ -41,7 +41,7 @@ class ReferenceCodewordPlan:
     """A codeword plan with the interface of the native ``CodewordPlan``."""
 
     def __init__(self) -> None:
-        self._tensors: list[tuple[CodedWords, FlipPlan | None, FlipPlan | None]] = []
+        self._tensors: list[CodedWords] = []
 
     def add(
         self,
@@ -55,14 +55,17 @@ class ReferenceCodewordPlan:
         check_mask: int,
         singles: int,
     ) -> None:
-        coded = CodedWords(
-            elements, stream, mask, word_bits, words, corrects, check_stream, check_mask, singles
-        )
         self._tensors.append(
-            (
-                coded,
-                _plan_of(elements, stream, mask),
-                _plan_of(coded.codewords, check_stream, check_mask),
+            CodedWords(
+                elements,
+                stream,
+                mask,
+                word_bits,
+                words,
+                corrects,
+                check_stream,
+                check_mask,
+                singles,
             )
         )
 
@@ -71,9 +74,12 @@ class ReferenceCodewordPlan:
     ) -> NativeFlips:
         tensors, elements, bits = [], [], []
         flips = dropped = 0
-        for index, (coded, word_plan, check_plan) in enumerate(self._tensors):
-            element, bit = _drawn(word_plan, ber, seed, trial, threads, isa)
-            codeword, check_bit = _drawn(check_plan, ber, seed, trial, threads, isa)
+        for index, coded in enumerate(self._tensors):
+            pattern = ber, seed, trial, threads, isa
+            element, bit = _drawn(coded.elements, coded.stream, coded.mask, *pattern)
+            codeword, check_bit = _drawn(
+                coded.codewords, coded.check_stream, coded.check_mask, *pattern
+            )
             element = np.concatenate([element, codeword * np.uint64(coded.words)])
             bit = np.concatenate([bit, check_bit + np.uint8(coded.word_bits)])
             order = np.lexsort((bit, element))
@@ -96,19 +102,19 @@ class ReferenceCodewordPlan:
         )
 
 
-def _plan_of(elements: int, stream: int, mask: int) -> FlipPlan | None:
-    """A plan of one tensor; None if no bit is exposed."""
-    if mask == 0 or elements == 0:
-        return None
+def _drawn(
+    elements: int,
+    stream: int,
+    mask: int,
+    ber: float,
+    seed: int,
+    trial: int,
+    threads: int,
+    isa: str,
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    if mask == 0:
+        return np.empty(0, np.uint64), np.empty(0, np.uint8)
     plan = FlipPlan()
     plan.add_unread(elements, stream, mask)
-    return plan
-
-
-def _drawn(
-    plan: FlipPlan | None, ber: float, seed: int, trial: int, threads: int, isa: str
-) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    if plan is None:
-        return np.empty(0, np.uint64), np.empty(0, np.uint8)
     _, element, bit = plan.flip(ber, seed, trial, threads, isa).columns().places
     return element, bit

@@ -6,8 +6,9 @@ be dropped as soon as their flips are drawn; at low bit error rates few others a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from proact import _native
 from proact.limits import STREAMS
 from proact.ops._codeword_reference import CodedWords, ReferenceCodewordPlan
 from proact.ops.plan import FlipPlaces, checked_draw, checked_integer, checked_threads
@@ -39,6 +40,9 @@ class CodewordPlan:
 
     def __init__(self) -> None:
         self._reference = ReferenceCodewordPlan()
+        self._native: Any = None
+        if _native.module is not None:
+            self._native = _native.module.CodewordPlan()
         self._exposed_bits = 0
 
     def add(
@@ -91,6 +95,8 @@ class CodewordPlan:
         )
         _check(coded)
         self._reference.add(*coded)
+        if self._native is not None:
+            self._native.add(*coded)
         self._exposed_bits += coded.exposed_bits
 
     @property
@@ -107,7 +113,11 @@ class CodewordPlan:
         stream and mask. Neither ``threads`` nor ``isa`` changes them; all arguments are as for
         `FlipPlan.flip`.
         """
-        drawn = self._reference.draw(*checked_draw(ber, seed, trial), checked_threads(threads), isa)
+        ber, seed, trial = checked_draw(ber, seed, trial)
+        plan = self._native
+        if plan is None or ber > plan.max_ber:
+            plan = self._reference
+        drawn = plan.draw(ber, seed, trial, checked_threads(threads), isa)
         tensor, element, bit, flips, dropped = drawn
         return CodewordFlips(FlipPlaces(tensor, element, bit), flips, dropped)
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proact.ops import native_info
 from proact.ops._codeword_reference import CodedWords
 from proact.ops._flip_reference import flipped_bits
 from proact.ops.codeword_plan import CodewordFlips, CodewordPlan
-from proact.ops.plan import FlipPlan
+from proact.ops.plan import FlipPlaces, FlipPlan
 
 RATES = st.one_of(
     st.sampled_from([0.0, 1e-9, 0.3, 0.5, 0.6, 1.0]),
@@ -97,9 +98,38 @@ def test_any_plan_equals_brute_force(
     plan = plan_of(tensors)
     expected = expected_rows(tensors, ber, seed, trial)
     assert rows(plan.draw(ber, seed, trial)) == expected
-    native = plan._reference.draw(ber, seed, trial)
-    reference = [column.tolist() for column in native[:3]]
-    assert (list(zip(*reference, strict=True)), *native[3:]) == expected
+    *places, flips, dropped = plan._reference.draw(ber, seed, trial)
+    assert rows(CodewordFlips(FlipPlaces(*places), flips, dropped)) == expected
+
+
+@pytest.mark.parametrize("ber", [1e-6, 1e-4, 1e-2, 0.3, 0.6])
+@pytest.mark.parametrize("corrects", [0, 1, 2])
+def test_threads_and_instruction_sets_change_nothing(ber: float, corrects: int) -> None:
+    share = 1 if ber < 0.01 else 20
+    sizes = [400_003 // share, 5, 90_000 // share, 60_013 // share]
+    codes = [(32, 1, 0), (32, 1, 0x7F), (8, 8, 0xFF), (16, 4, 0)]
+    tensors = [
+        CodedWords(
+            elements, 2 * i, (1 << bits) - 1, bits, words, corrects, 2 * i + 1, check, elements
+        )
+        for i, (elements, (bits, words, check)) in enumerate(zip(sizes, codes, strict=True))
+    ]
+    tensors[3] = tensors[3]._replace(singles=tensors[3].elements // 4 * 4)
+    plan = plan_of(tensors)
+    drawn = plan._reference.draw(ber, 3, 4)
+    for isa in ["", *native_info()["isas"]]:
+        for threads in (1, 2, 5):
+            found = plan.draw(ber, 3, 4, threads, isa)
+            for column, other in zip(found.places, drawn[:3], strict=True):
+                np.testing.assert_array_equal(column, other)
+            assert (found.flips, found.dropped) == drawn[3:]
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    if not native_info()["native"]:
+        pytest.skip("needs the native module")
+    with pytest.raises(ValueError, match="mmx"):
+        CodewordPlan().draw(0.1, 1, 2, isa="mmx")
 
 
 def test_without_a_code_every_flip_of_the_plain_format_survives() -> None:

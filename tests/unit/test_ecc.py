@@ -227,7 +227,7 @@ def test_replacements_have_the_sign_of_all_values() -> None:
     variance.view(torch.int32)[0] ^= 0b111 << 27
     run(protected)
     assert guard.last_scrub["error_correction.replacements"] == (1, 0)
-    assert 0 < float(variance[0]) < 1e3
+    assert 0 < variance[0].item() < 1e3
 
 
 def test_integers_and_tensors_without_sign_become_zero() -> None:
@@ -283,13 +283,13 @@ def test_detected_words_become_the_bound_of_their_channel() -> None:
     weight.detach().view(torch.int32)[4, 5] ^= 0b111 << 27
     run(protected)
     assert guard_of(protected).last_scrub == {"4.weight": (0, 2)}
-    assert abs(float(weight[3, 5]) - nearest) <= nearest * 2.0**-11
-    assert float(weight[4, 5]) == 0.0
-    # Bounds that are lost no longer restrict.
+    assert abs(weight[3, 5].item() - nearest) <= nearest * 2.0**-11
+    assert weight[4, 5].item() == 0.0
+    # A bound that is lost becomes the loosest one.
     low = protected.get_buffer("weight_range.low")
     low.view(torch.int32)[2] ^= 0b111 << 27
     run(protected)
-    assert float(low[2]) < -1e38
+    assert abs(low[2].item() / low.min().item() - 1) < 2.0**-11
     assert weight_range_of(protected).repairs == 0  # type: ignore[union-attr]
 
 
@@ -548,3 +548,16 @@ def test_autograd_sees_that_words_were_corrected() -> None:
     protected(IMAGES)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.backward()
+
+
+@pytest.mark.parametrize("has_bounds", [False, True])
+def test_a_lost_threshold_becomes_the_loosest_one(has_bounds: bool) -> None:
+    model = network()
+    model = protect.protect(model, "weight-range") if has_bounds else model
+    protected = protect.protect(model, "ecc")
+    threshold = protected.get_parameter("5.threshold")
+    loosest = threshold.max().item()
+    threshold.detach().view(torch.int32)[threshold.argmin()] ^= 0b111 << 27
+    run(protected)
+    assert guard_of(protected).last_scrub == {"5.threshold": (0, 1)}
+    assert (threshold / loosest - 1).abs().sort().values[1] < 2.0**-11
