@@ -85,7 +85,7 @@ def scan_table(mebibytes: int, threads: int, repeats: int) -> Table:
                         isa,
                         f"{speed:.1f}",
                         f"{read:.1f}",
-                        ratio,
+                        f"{'~' if ratio.is_noisy else ''}{ratio.value:.2f}",
                         OVER_READING if is_judged else "",
                         OVER_READING.verdict(ratio.value) if is_judged else "",
                     )
@@ -93,10 +93,10 @@ def scan_table(mebibytes: int, threads: int, repeats: int) -> Table:
     columns: list[Column | str] = [
         Column("words", is_text=True),
         Column("code", is_text=True),
-        Column("instructions", is_text=True),
+        Column("isa", is_text=True),
         "GB/s",
         "read GB/s",
-        "ratio (quartiles)",
+        "ratio",
         "goal",
         "reached",
     ]

@@ -38,6 +38,7 @@ class BackgroundCalls:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
         self._error: list[BaseException] = []
 
     def ensure(self, owner: nn.Module, interval: float, call: Callable[[nn.Module], None]) -> None:
@@ -51,6 +52,7 @@ class BackgroundCalls:
         if self._thread is not None and self._thread.is_alive():
             return
         stop, errors = threading.Event(), self._error
+        self._stop = stop
         reference = weakref.ref(owner, lambda _: stop.set())
 
         def run() -> None:
@@ -67,6 +69,11 @@ class BackgroundCalls:
 
         self._thread = threading.Thread(target=run, name="proact-scrub", daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, after the call that it may be in."""
+        self._stop.set()
+        self._thread = None
 
     def raise_error(self) -> None:
         """ProactError if the thread ended with an error."""

@@ -187,7 +187,8 @@ class ErrorCorrection(StoredGuard):
         """A scrub is over before the forward begins, so nothing is left to do."""
 
     def finish(self) -> None:
-        """A scrub is over before the forward begins, so nothing is left to do."""
+        """Ends the background thread."""
+        self._background.stop()
 
     def begin_injection(self) -> tuple[Callable[[], None], Callable[[], None]]:
         with LOCK:

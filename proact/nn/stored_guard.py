@@ -67,7 +67,7 @@ class StoredGuard(nn.Identity):
         """Called when a guard is removed, whose own tensors are then no longer guarded."""
 
     def finish(self) -> None:
-        """Undoes what unfinished forwards left behind."""
+        """Ends what is unfinished, such as a forward that was interrupted."""
         raise NotImplementedError
 
     def begin_injection(self) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import bits_of, same_bits
-from proact import ProactError, protect
+from proact import ProactError, _native, campaign, protect
 from proact.encodings.codes import code_named
 from proact.faults import BitFlip, FaultSpace, Replay, inject
 from proact.nn import (
@@ -350,6 +350,57 @@ def test_a_background_thread_scrubs_and_ends_with_the_model() -> None:
     del protected, copies, weight
     gc.collect()
     _wait_until(lambda: not threads())
+
+
+def test_a_removed_guard_ends_its_thread() -> None:
+    protected = protect.protect(network(), "ecc", code="secded", interval=0.01)
+    again = protect.protect(protected, "weight-range")
+    first = next(t for t in threading.enumerate() if t.name == "proact-scrub")
+    remove_error_correction(protected)
+    remove_error_correction(again)
+    _wait_until(lambda: not first.is_alive())
+    _wait_until(lambda: not any(t.name == "proact-scrub" for t in threading.enumerate()))
+
+
+def test_compiled_models_are_scrubbed() -> None:
+    protected = protect.protect(network(), "ecc", code="secded")
+    compiled = torch.compile(protected, backend="eager")
+    clean = run(compiled)
+    protected.get_parameter("4.weight").detach().view(torch.int32)[0, 0] ^= 1 << 30
+    assert torch.equal(run(compiled), clean)
+    assert guard_of(protected).corrected == 1
+
+
+def test_the_guard_works_without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = protect.protect(network(), "ecc", code="bch2")
+    with inject(native, BitFlip(5e-3), "native", seed=2):
+        run(native)
+        expected, counts = bits_of(native), guard_of(native).last_scrub
+    monkeypatch.setattr(_native, "module", None)
+    plain = protect.protect(network(), "ecc", code="bch2")
+    before = bits_of(plain)
+    with inject(plain, BitFlip(5e-3), "native", seed=2):
+        run(plain)
+        assert same_bits(expected, plain)
+        assert guard_of(plain).last_scrub == counts
+    assert counts
+    assert same_bits(before, plain)
+
+
+def test_a_campaign_refuses_other_schedules(trained_cnn: nn.Module, digits: Any) -> None:
+    for options, shown in (({"every": 2}, "every=2"), ({"interval": 60.0}, "interval=60.0")):
+        variants = {"coded": protect.protect(trained_cnn, "ecc", **options)}
+        with pytest.raises(ValueError, match=f"variants: 'coded' is protected by ecc .*{shown}"):
+            campaign.run(variants, digits, [BitFlip(1e-4)], encoding="float32", trials=1)
+
+
+def test_a_campaign_sees_what_ecc_corrects(trained_cnn: nn.Module, digits: Any) -> None:
+    variants = {"plain": trained_cnn, "coded": protect.protect(trained_cnn, "ecc", code="bch2")}
+    fault = BitFlip(2e-3)
+    result = campaign.run(variants, digits, [fault], encoding="float32", trials=3)
+    coded, plain = (result.values(name, fault) for name in ("coded", "plain"))
+    assert min(value for value, _ in coded) > 0.9
+    assert sum(value for value, _ in plain) / 3 < 0.8
 
 
 def _has_corrected(model: nn.Module) -> bool:
