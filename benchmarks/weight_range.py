@@ -24,7 +24,8 @@ from torch import Tensor
 
 from proact import models
 from proact.nn import add_weight_range
-from proact.ops.range_plan import RangeLog, RangePlan
+from proact.ops.range_plan import RangePlan
+from proact.ops.sweep_log import SweepLog
 from proact.report.tables import Column, make_table
 
 OVER_READING = Goal("a sweep over reading the same memory", 1.2, at_most=True)
@@ -50,10 +51,10 @@ def sweeps(tensors: list[Tensor], repeats: int) -> Times:
     memory = tensors[0].view(-1).as_strided((sum(t.numel() for t in tensors),), (1,))
     target = torch.empty_like(memory)
     bounded = list(zip(tensors, low, high, strict=True))
-    assert not any(plan.sweep_into(RangeLog(plan), "zero"))
+    assert not any(plan.sweep_into(SweepLog(plan), "zero"))
     return interleave(
         {
-            SWEEP: lambda: plan.sweep_into(RangeLog(plan), "zero"),
+            SWEEP: lambda: plan.sweep_into(SweepLog(plan), "zero"),
             READING: memory.sum,
             COPYING: lambda: target.copy_(memory),
             IN_TORCH: lambda: [

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../core/half.hpp"
+#include "prefetch.hpp"
 
 namespace proact {
 
@@ -17,15 +18,6 @@ template <class Element>
 using FirstOutside = std::size_t (*)(const Element* x, std::size_t size,
                                      typename Arithmetic<Element>::Real floor,
                                      typename Arithmetic<Element>::Real ceiling);
-
-/// Prefetches `bytes` of memory. Hardware prefetching alone is 15 % slower where memory is fast.
-/// The distance crosses page boundaries; prefetches beyond the tensor have no effect.
-inline void prefetch_ahead(const void* x, std::size_t bytes) {
-    constexpr std::size_t distance = 8192, line = 64;
-    const auto begin = reinterpret_cast<std::uintptr_t>(x) + distance;
-    for (std::size_t at = 0; at < bytes; at += line)
-        __builtin_prefetch(reinterpret_cast<const void*>(begin + at));
-}
 
 template <class Element>
 FirstOutside<Element> baseline_first_outside();

@@ -1,7 +1,6 @@
 #include "range_sweep.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -41,7 +40,7 @@ Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
 template <class Element>
 std::uint64_t sweep_run(Element* x, std::size_t size,
                         const ValueRange<typename Arithmetic<Element>::Real>& range,
-                        FirstOutside<Element> first_outside, RangeLog::Part& log) {
+                        FirstOutside<Element> first_outside, SweepLog::Part& log) {
     const auto passes = [&](std::size_t i) {
         return range.passes(Arithmetic<Element>::load(x[i]));
     };
@@ -65,7 +64,7 @@ std::uint64_t sweep_run(Element* x, std::size_t size,
 
 template <class Element>
 std::uint64_t sweep_chunk(const BoundedMemory& memory, std::uint64_t begin, std::uint64_t end,
-                          RangeAction action, Isa isa, RangeLog::Part& log) {
+                          RangeAction action, Isa isa, SweepLog::Part& log) {
     using Real = typename Arithmetic<Element>::Real;
     const auto first_outside = first_outside_of<Element>(isa);
     auto* x = reinterpret_cast<Element*>(memory.address);
@@ -87,42 +86,6 @@ std::uint64_t sweep_chunk(const BoundedMemory& memory, std::uint64_t begin, std:
 
 }  // namespace
 
-void RangeLog::Part::save(const void* words, std::size_t bytes) {
-    const auto address = reinterpret_cast<std::uintptr_t>(words);
-    if (is_new_memory_ || saved_.back().address + saved_.back().bytes != address)
-        saved_.push_back({address, 0});
-    is_new_memory_ = false;
-    const auto* first = static_cast<const unsigned char*>(words);
-    bytes_.insert(bytes_.end(), first, first + bytes);
-    saved_.back().bytes += bytes;
-}
-
-void RangeLog::Part::restore() const {
-    const unsigned char* words = bytes_.data();
-    for (const SavedBytes& saved : saved_) {
-        if (saved.address != 0)
-            std::memcpy(reinterpret_cast<void*>(saved.address), words, saved.bytes);
-        words += saved.bytes;
-    }
-}
-
-void RangeLog::Part::relocate(const std::vector<Relocation>& moved) {
-    for (SavedBytes& saved : saved_) saved.address = relocated(saved.address, moved);
-}
-
-RangeLog::Part& RangeLog::new_part() {
-    const std::lock_guard<std::mutex> lock(adding_);
-    return parts_.emplace_back();
-}
-
-void RangeLog::relocate(const std::vector<Relocation>& moved) {
-    for (Part& part : parts_) part.relocate(moved);
-}
-
-void RangeLog::restore() const {
-    for (const Part& part : parts_) part.restore();
-}
-
 void RangePlan::add(const BoundedMemory& memory) {
     if (memory.channels == 0 || memory.inner == 0)
         throw std::invalid_argument("bounds expect at least 1 channel and inner element, got " +
@@ -135,11 +98,11 @@ void RangePlan::add(const BoundedMemory& memory) {
     elements_ += memory.elements;
 }
 
-std::vector<std::uint64_t> RangePlan::sweep_into(RangeLog& log, RangeAction action, Isa isa,
+std::vector<std::uint64_t> RangePlan::sweep_into(SweepLog& log, RangeAction action, Isa isa,
                                                  unsigned threads) const {
     std::vector<std::uint64_t> chunk_repairs(chunks_.size()), repairs(memories_.size());
     const auto share = [&](std::size_t begin, std::size_t end) {
-        RangeLog::Part& part = log.new_part();
+        SweepLog::Part& part = log.new_part();
         for (std::size_t p = begin; p < end; ++p) {
             const Chunk& chunk = chunks_[p];
             const BoundedMemory& memory = memories_[chunk.memory];

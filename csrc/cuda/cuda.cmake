@@ -58,7 +58,7 @@ endif()
 
 add_library(
   proact_cuda STATIC csrc/cuda/flips.cu csrc/cuda/hyrelu_backward.cu csrc/cuda/hyrelu_forward.cu
-                     csrc/cuda/runtime.cu)
+                     csrc/cuda/runtime.cu csrc/cuda/scrub.cu)
 set_target_properties(
   proact_cuda
   PROPERTIES CUDA_STANDARD 17

@@ -4,6 +4,7 @@
 #include "flips.hpp"
 #include "hyrelu.hpp"
 #include "runtime.hpp"
+#include "scrub.hpp"
 
 namespace proact::cuda {
 namespace {
@@ -65,5 +66,12 @@ void restore(const TensorMemory&, const BlockLaw&, std::uintptr_t, std::uintptr_
 }
 
 void add_counts(std::uintptr_t, std::uint64_t, std::uintptr_t, Stream) { refuse(); }
+
+void encode_codewords(const DeviceCodewords&, const CodeTables&, Stream) { refuse(); }
+
+void scrub_codewords(const DeviceCodewords&, const CodeTables&, const DeviceReplacements&,
+                     std::uintptr_t, Stream) {
+    refuse();
+}
 
 }  // namespace proact::cuda

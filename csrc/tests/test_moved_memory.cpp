@@ -88,7 +88,7 @@ void swept_words_are_restored_where_the_memory_is() {
     RangePlan plan;
     plan.add(memory_of(both.data(), elements, bounds));
     plan.add(memory_of(both.data() + elements, elements, bounds));
-    RangeLog log;
+    SweepLog log;
     plan.sweep_into(log, RangeAction::zero, chosen_isa(), 1);
     CHECK(both == std::vector<float>(2 * elements, 0.0f));
     const std::uint64_t bytes = elements * sizeof(float);

@@ -29,7 +29,7 @@ void threads_change_nothing() {
             std::vector<std::uint64_t> repairs_alone;
             std::vector<float> large_alone;
             for (const unsigned threads : {1u, 2u, 3u, 8u}) {
-                RangeLog log;
+                SweepLog log;
                 const auto repairs = plan.sweep_into(log, RangeAction::saturate, isa, threads);
                 if (threads == 1) repairs_alone = repairs, large_alone = large;
                 CHECK(repairs == repairs_alone);
@@ -55,7 +55,7 @@ void memory_within_range_is_only_read() {
     RangePlan plan;
     plan.add(memory_of(x, elements, bounds));
     for (const Isa isa : available_isas()) {
-        RangeLog log;
+        SweepLog log;
         CHECK_EQUAL(plan.sweep_into(log, RangeAction::zero, isa, 1)[0], std::uint64_t{0});
         log.restore();
     }

@@ -30,7 +30,7 @@ void matches(const std::vector<Element>& x, const Bounds<Element>& bounds, Range
     }
     RangePlan plan;
     plan.add(memory_of(data, x.size(), bounds));
-    RangeLog log;
+    SweepLog log;
     const std::vector<std::uint64_t> repairs = plan.sweep_into(log, action, isa, 1);
     const std::string where = name(isa) + ", bytes " + shown(sizeof(Element)) + ", elements " +
                               shown(x.size()) + ", offset " + shown(offset) + ", action " +
@@ -117,7 +117,7 @@ void a_negative_zero_stays() {
     RangePlan plan;
     const Bounds<float> bounds{{0.0f}, {1.0f}, 1};
     plan.add(memory_of(x.data(), x.size(), bounds));
-    RangeLog log;
+    SweepLog log;
     for (const Isa isa : available_isas())
         CHECK_EQUAL(plan.sweep_into(log, RangeAction::zero, isa, 1)[0], std::uint64_t{0});
     CHECK(same_bytes(x, before));
@@ -134,11 +134,11 @@ void the_replacement_is_nearest_to_zero() {
             const Bounds<float> bounds{{low}, {high}, 1};
             RangePlan plan;
             plan.add(memory_of(x.data(), x.size(), bounds));
-            RangeLog zeroed;
+            SweepLog zeroed;
             plan.sweep_into(zeroed, RangeAction::zero, isa, 1);
             CHECK(x == std::vector<float>(4, expected));
             zeroed.restore();
-            RangeLog saturated;
+            SweepLog saturated;
             plan.sweep_into(saturated, RangeAction::saturate, isa, 1);
             CHECK(x == (std::vector<float>{high, 0.25f < low ? low : high, low, expected}));
             saturated.restore();
@@ -156,7 +156,7 @@ void bounds_of_another_type() {
     plan.add({reinterpret_cast<std::uintptr_t>(x.data()), x.size(), Dtype::bfloat16,
               reinterpret_cast<std::uintptr_t>(low.data()),
               reinterpret_cast<std::uintptr_t>(high.data()), Dtype::float64, 1, 1});
-    RangeLog log;
+    SweepLog log;
     CHECK(outside > 0);
     CHECK_EQUAL(plan.sweep_into(log, RangeAction::zero, chosen_isa(), 1)[0], outside);
 }

@@ -27,6 +27,7 @@ from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
 from proact.campaign.validation import (
+    check_guards,
     check_images,
     check_margin,
     check_measurement,
@@ -87,6 +88,7 @@ class CampaignRun:
             stack.push(self._end_of_failed_preparation)
             # The data first: reading it is quicker than encoding models.
             split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
+            check_guards(variants)
             where = selector_of(self._faults)
             models = [
                 encode(model, self._encoding, where=where).eval() for model in variants.values()

@@ -15,6 +15,7 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.data import Split
 from proact.faults import Fault
+from proact.nn import ErrorCorrection
 from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.forward import described
 from proact.nn.written_state import restored
@@ -36,6 +37,20 @@ def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     if not variants:
         raise ValueError("variants: expected at least one, got none")
     return dict(variants)
+
+
+def check_guards(variants: Mapping[str, nn.Module]) -> None:
+    """Raise ValueError if the answers of a model depend on when its memory is scrubbed."""
+    for name, model in variants.items():
+        for module in model.modules():
+            if not isinstance(module, ErrorCorrection):
+                continue
+            if module.every != 1 or module.interval is not None:
+                raise ValueError(
+                    f"variants: {name!r} is protected by ecc with every={module.every} and "
+                    f"interval={module.interval}, so that its answers depend on the time of the "
+                    "last scrub: protect it with every=1 and interval=None for a campaign"
+                )
 
 
 def checked_faults(faults: Sequence[Fault]) -> list[Fault]:

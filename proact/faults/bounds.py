@@ -1,4 +1,4 @@
-"""Rounds the bounds of weight-range so that they admit every value that they admitted before."""
+"""Guards while a model is rounded: bounds admit what they admitted, and check bits stay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,51 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from proact.encodings import Word
-from proact.nn import WeightRange
+from proact.encodings import Encoding, Word
+from proact.encodings.base import MemoryWord
+from proact.nn import ErrorCorrection, WeightRange
+from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.weight_range import highest, lowest
 
 
-def guards_of(model: nn.Module) -> dict[str, WeightRange]:
-    """The weight-range guards of a model, by qualified name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, WeightRange)}
+def guards_of(model: nn.Module) -> dict[str, StoredGuard]:
+    """The guards on stored values of a model, by qualified name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, StoredGuard)}
+
+
+def refuse_recoding(
+    guards: Mapping[str, StoredGuard], stored: Iterable[StoredTensor], encoding: Encoding
+) -> None:
+    """ValueError if an encoding stores words with check bits of ecc in another form.
+
+    Rounding would break the check bits, and faults would not hit the words that are corrected.
+    """
+    coded = {
+        _qualified(name, tensor)
+        for name, guard in guards.items()
+        if isinstance(guard, ErrorCorrection)
+        for tensor in guard.names
+    }
+    for each in stored if coded else ():
+        if coded.isdisjoint(each.names):
+            continue
+        try:
+            word = encoding.word(each)
+        except (TypeError, ValueError):
+            continue  # a fault that hits it is refused elsewhere
+        if not isinstance(word, MemoryWord):
+            dtype = str(each.tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{each.name} has check bits of ecc in its {dtype} words, which the encoding "
+                f"{encoding.name} stores in another form: use the encoding native or {dtype}"
+            )
+
+
+def _qualified(guard: str, tensor: str) -> str:
+    """The name in the whole model of a tensor that a guard names in its own model."""
+    root = guard.rpartition(".")[0]
+    return f"{root}.{tensor}" if root else tensor
 
 
 #: The number of attempts to move a bound outwards until its rounded value admits all values.
@@ -33,7 +69,8 @@ class RoundedBounds:
     Pass each rounded tensor to `include`, in the order of `in_order`: bounds come last.
     """
 
-    def __init__(self, guards: Mapping[str, WeightRange]) -> None:
+    def __init__(self, all_guards: Mapping[str, StoredGuard]) -> None:
+        guards = {n: guard for n, guard in all_guards.items() if isinstance(guard, WeightRange)}
         #: By the bound's name: its value before, and what the rounded values need.
         self._before = {
             f"{name}.{side}": getattr(guard, side).detach()
@@ -48,10 +85,9 @@ class RoundedBounds:
             self._needed[high].fill_(-torch.inf)
             before = guard.by_tensor(self._before[low], self._before[high])
             needed = guard.by_tensor(self._needed[low], self._needed[high])
-            root = name.rpartition(".")[0]
             for tensor in guard.names:
-                qualified = f"{root}.{tensor}" if root else tensor
-                self._of.setdefault(qualified, []).append((*before[tensor], *needed[tensor]))
+                of = self._of.setdefault(_qualified(name, tensor), [])
+                of.append((*before[tensor], *needed[tensor]))
 
     def in_order(self, stored: Iterable[StoredTensor]) -> list[StoredTensor]:
         """The tensors, with bounds last."""

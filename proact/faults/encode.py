@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proact.encodings import Encoding
 from proact.encodings.coded import CodedWord
-from proact.faults.bounds import RoundedBounds, guards_of
+from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
@@ -182,9 +182,11 @@ def _store(
 ) -> tuple[TensorLoss, ...]:
     """Rounds a model in place; tensors outside ``where`` that it cannot store stay as they are."""
     losses = []
-    bounds = RoundedBounds(guards_of(model))
+    guards, tensors = guards_of(model), stored_tensors(model)
+    refuse_recoding(guards, tensors, encoding)
+    bounds = RoundedBounds(guards)
     with torch.no_grad():
-        for stored in bounds.in_order(stored_tensors(model)):
+        for stored in bounds.in_order(tensors):
             tensor = stored.tensor
             if where is not None and matches(where, stored):
                 checked_memory(stored.name, tensor)

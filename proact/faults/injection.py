@@ -273,10 +273,11 @@ class _Injection:
             active.undos.append(forbid_training(plan).remove)
         if hooked:
             self._attach(hooked, record, active)
+        # What guards wrote is undone before the flips.
+        guarded = [guard.begin_injection() for guard in plan.guards.values()]
+        active.undos.extend(end for _, end in guarded)
         active.undos.append(record.restore)
-        # Undone before the flips: repairs of a forward pass that was interrupted.
-        if plan.guards:
-            active.undos.extend(guard.finish for guard in plan.guards.values())
+        active.undos.extend(undo for undo, _ in guarded)
         self._flip(plan, stored, record)
         return record
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proact.encodings import Bits, Encoding
 from proact.encodings.base import same_bits
 from proact.errors import ProactError
-from proact.faults.bounds import RoundedBounds, guards_of
+from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.coded_target import CodedTarget, flipped_before
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
@@ -39,7 +39,7 @@ class InjectionPlan:
         encoding: the stored form of the parameters.
         stored: the stored tensors, each memory once.
         packed: weights in a packed form, which no fault can hit.
-        guards: the weight-range guards by qualified name.
+        guards: the guards on stored values by qualified name.
         state: the state of the model's memory when the plan was made.
         names: the qualified names of the stored tensors by address.
     """
@@ -49,6 +49,7 @@ class InjectionPlan:
         self.stored = stored_tensors(model)
         self.packed = packed_weights(model)
         self.guards = guards_of(model)
+        refuse_recoding(self.guards, self.stored, encoding)
         self.state = ModelState(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         #: The last fault with its targets: looking it up by its fields takes longer.

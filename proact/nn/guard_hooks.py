@@ -1,23 +1,27 @@
-"""Attach a `WeightRange` guard to a model, and remove it: a submodule and two forward hooks."""
+"""Attach guards on stored values to a model, and remove them: submodules and forward hooks."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from proact.errors import ProactError
+from proact.nn.error_correction import ErrorCorrection
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
+from proact.nn.stored_guard import StoredGuard
 from proact.nn.weight_range import WeightRange
+from proact.ops.in_place_code import TensorCode
+from proact.ops.scrub_plan import Scrubbed
 
-#: The name of the guard as a submodule of the model that it guards.
-NAME = "weight_range"
+Guard = TypeVar("Guard", bound=StoredGuard)
 
-_is_exporting = getattr(torch.compiler, "is_exporting", bool)  # absent from torch 2.6
+#: The kinds of guards in the order in which they act before a forward: errors are corrected before
+#: values are compared with their range. After the forward, the order is reversed.
+_KINDS: tuple[type[StoredGuard], ...] = (ErrorCorrection, WeightRange)
 
 
 def add_weight_range(
@@ -31,63 +35,175 @@ def add_weight_range(
         ValueError: as `WeightRange`, and if another attribute of ``model`` is named
             ``weight_range``, or if ``model`` is compiled or TorchScript.
     """
-    refuse_opaque(model, "a weight-range guard")
-    refuse_compiled(model, "a weight-range guard")
-    if weight_range_of(model) is None and hasattr(model, NAME):
-        raise ValueError(
-            f"{type(model).__name__} has an attribute {NAME!r}, which is the name of the guard: "
-            "rename the attribute"
-        )
-    guard = WeightRange(model, names, granularity, action)
-    remove_weight_range(model)
-    model.add_module(NAME, guard)
-    # The handles are stored, because a handle reserves its number when it is unpickled: otherwise
-    # a later hook could take the same number.
-    guard.handles = (
-        model.register_forward_pre_hook(_before_forward, prepend=True),
-        model.register_forward_hook(_after_forward, always_call=True),
-    )
+    _refuse(model, WeightRange)
+    return _attached(model, WeightRange(model, names, granularity, action))
+
+
+def add_error_correction(
+    model: nn.Module,
+    names: Sequence[str],
+    code: str,
+    codes: Mapping[int, TensorCode],
+    every: int = 1,
+    interval: float | None = None,
+) -> ErrorCorrection:
+    """Codes the tensors of ``model`` itself, attaches a guard and returns it.
+
+    An existing guard is replaced. The arguments are those of `ErrorCorrection`.
+
+    Raises:
+        ValueError: as `ErrorCorrection`, and if another attribute of ``model`` is named
+            ``error_correction``, or if ``model`` is compiled or TorchScript.
+    """
+    _refuse(model, ErrorCorrection)
+    guard = _attached(model, ErrorCorrection(model, names, code, codes, every, interval))
+    guard.start(model)
     return guard
 
 
 def remove_weight_range(model: nn.Module) -> None:
     """Removes the guard from ``model`` itself, if it has one."""
-    guard = weight_range_of(model)
-    if guard is not None:
-        guard.finish()
-        for handle in guard.handles:
-            handle.remove()
-        delattr(model, NAME)
+    _remove(model, WeightRange)
+
+
+def remove_error_correction(model: nn.Module) -> None:
+    """Removes the guard from ``model`` itself, if it has one; the words keep their check bits."""
+    _remove(model, ErrorCorrection)
 
 
 def without_weight_range(model: nn.Module) -> nn.Module:
     """A copy of ``model`` without its guard, or ``model`` itself if it has no guard."""
-    return model if weight_range_of(model) is None else unguarded_copy(model)
+    return _without(model, WeightRange)
 
 
-def unguarded_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model``, without the guard if it has one."""
-    copied = copy_model(model)
-    remove_weight_range(copied)
-    return copied
+def without_error_correction(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` without its guard, or ``model`` itself if it has no guard.
+
+    The parameters of the copy keep their values, check bits included.
+    """
+    return _without(model, ErrorCorrection)
 
 
 def weight_range_of(model: nn.Module) -> WeightRange | None:
     """The guard of ``model`` itself, or None; guards of its submodules do not count."""
-    guard = model._modules.get(NAME)
-    return guard if isinstance(guard, WeightRange) else None
+    return _guard_of(model, WeightRange)
+
+
+def error_correction_of(model: nn.Module) -> ErrorCorrection | None:
+    """The guard of ``model`` itself, or None; guards of its submodules do not count."""
+    return _guard_of(model, ErrorCorrection)
+
+
+def scrub(model: nn.Module) -> dict[str, Scrubbed]:
+    """Scrubs a model with an ecc guard now.
+
+    Returns:
+        The numbers of corrected and of detected codewords of each tensor that had any.
+
+    Raises:
+        ValueError: ``model`` itself has no such guard.
+        ProactError: memory of the model was converted or freed.
+    """
+    guard = error_correction_of(model)
+    if guard is None:
+        raise ValueError(
+            f"{type(model).__name__} has no ecc guard: proact.protect.protect(model, 'ecc') adds it"
+        )
+    guard.scrub_model(model)
+    return guard.last_scrub
+
+
+def guards_on(model: nn.Module) -> list[StoredGuard]:
+    """The guards of ``model`` itself, in the order in which they act before a forward."""
+    return [g for g in (_guard_of(model, kind) for kind in _KINDS) if g is not None]
+
+
+def without_guards(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` without guards, or ``model`` itself if it has none."""
+    return unguarded_copy(model) if guards_on(model) else model
+
+
+def unguarded_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of ``model``, without guards."""
+    copied = copy_model(model)
+    for guard in guards_on(copied):
+        _remove(copied, type(guard))
+    return copied
+
+
+def _guard_of(model: nn.Module, kind: type[Guard]) -> Guard | None:
+    guard = model._modules.get(kind.own_name)
+    return guard if isinstance(guard, kind) else None
+
+
+def _without(model: nn.Module, kind: type[StoredGuard]) -> nn.Module:
+    if _guard_of(model, kind) is None:
+        return model
+    copied = copy_model(model)
+    _remove(copied, kind)
+    return copied
+
+
+def _refuse(model: nn.Module, kind: type[StoredGuard]) -> None:
+    """ValueError if ``model`` cannot have a guard."""
+    guard = f"{'an' if kind.method[0] in 'aeiou' else 'a'} {kind.method} guard"
+    refuse_opaque(model, guard)
+    refuse_compiled(model, guard)
+    if _guard_of(model, kind) is None and hasattr(model, kind.own_name):
+        raise ValueError(
+            f"{type(model).__name__} has an attribute {kind.own_name!r}, which is the name of the "
+            "guard: rename the attribute"
+        )
+
+
+def _attached(model: nn.Module, guard: Guard) -> Guard:
+    _remove(model, type(guard))
+    model.add_module(guard.own_name, guard)
+    _hook(model)
+    return guard
+
+
+def _remove(model: nn.Module, kind: type[StoredGuard]) -> None:
+    guard = _guard_of(model, kind)
+    if guard is not None:
+        guard.finish()
+        _unhook(model)
+        delattr(model, kind.own_name)
+        for other in guards_on(model):
+            other.forget(kind.own_name)
+        _hook(model)
+
+
+def _hook(model: nn.Module) -> None:
+    """Places one set of hooks for all guards of ``model``, so that their order is fixed."""
+    _unhook(model)
+    guards = guards_on(model)
+    if not guards:
+        return
+    # The handles are stored, because a handle reserves its number when it is unpickled: otherwise
+    # a later hook could take the same number.
+    guards[0].handles = (
+        model.register_forward_pre_hook(_before_forward, prepend=True),
+        model.register_forward_hook(_after_forward, always_call=True),
+        *(handle for guard in guards for handle in guard.more_hooks(model)),
+    )
+
+
+def _unhook(model: nn.Module) -> None:
+    for guard in guards_on(model):
+        for handle in guard.handles:
+            handle.remove()
+        guard.handles = ()
 
 
 def _before_forward(model: nn.Module, inputs: Any) -> None:
-    guard = weight_range_of(model)
-    if guard is not None:
-        _refuse_export()
+    for guard in guards_on(model):
+        guard.refuse_export()
         _uncompiled(guard.begin)(model)
 
 
 def _after_forward(model: nn.Module, inputs: Any, output: Any) -> None:
-    guard = weight_range_of(model)
-    if guard is not None:
+    for guard in reversed(guards_on(model)):
         _uncompiled(guard.end)()
 
 
@@ -97,11 +213,3 @@ def _uncompiled(function: Callable[..., None]) -> Callable[..., None]:
         return function
     uncompiled: Callable[..., None] = torch.compiler.disable(function)
     return uncompiled
-
-
-def _refuse_export() -> None:
-    if _is_exporting() or torch._C._get_tracing_state() is not None:
-        raise ProactError(
-            "a model with a weight-range guard cannot be exported, because the guard repairs "
-            "memory before each forward: export proact.nn.without_weight_range(model)"
-        )

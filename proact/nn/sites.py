@@ -31,13 +31,13 @@ from proact.nn.activations import (
 from proact.nn.batches import Batch, cloned, tensors_in
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import Forward, as_forward, described
-from proact.nn.guard_hooks import without_weight_range
+from proact.nn.guard_hooks import without_guards
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
-from proact.nn.weight_range import WeightRange
+from proact.nn.stored_guard import StoredGuard
 from proact.nn.written_state import restored
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
@@ -80,7 +80,7 @@ def traced_sites(
     kinds = checked_kinds(kinds)
     refuse_lazy(model)
     refuse_opaque(model, "the search for activations")
-    model = without_weight_range(model)
+    model = without_guards(model)
     with restored(model):
         traced = trace_sites(model, example, kinds, forward, skip)
     if not traced.sites:
@@ -122,13 +122,12 @@ def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> 
         ``model``, or the replacement if ``model`` itself is the activation.
 
     Raises:
-        ValueError: ``model`` has a weight-range guard, which has no bounds for the new tensors.
+        ValueError: ``model`` has a guard on stored values, which does not cover the new tensors.
     """
-    if any(isinstance(module, WeightRange) for module in model.modules()):
+    for guard in (module for module in model.modules() if isinstance(module, StoredGuard)):
         raise ValueError(
-            f"{type(model).__name__} has a weight-range guard, which has no bounds for the new "
-            "modules' tensors: replace sites in proact.nn.without_weight_range(model), and apply "
-            "weight-range last"
+            f"{type(model).__name__} has {guard.article} guard, which does not cover the new "
+            f"modules' tensors: replace sites in {guard.removal}, and apply {guard.method} last"
         )
     rewritten: dict[str, dict[int, str]] = {}
     arguments: dict[str, str] = {}
@@ -182,9 +181,9 @@ def observed(
 ) -> nn.Module:
     """A copy of ``model`` that calls ``observe(site, output)`` whenever a site has run.
 
-    The copy computes the same, shares its parameters with ``model``, and has no weight-range guard.
+    The copy computes the same, shares its parameters with ``model``, and has no guards.
     """
-    model = without_weight_range(model)
+    model = without_guards(model)
     return place_at_sites(
         copy_sharing_parameters(model),
         {site: _Observer(site, _original(model, site), observe) for site in sites},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from proact.nn.hyrelu import HyReLU
 from proact.nn.inner_tensors import inner_tensors
 from proact.nn.model_kinds import refuse_lazy
-from proact.nn.weight_range import WeightRange
+from proact.nn.stored_guard import StoredGuard
 from proact.ops._memory import extent
 from proact.ops.plain_memory import has_plain_memory
 
@@ -161,7 +161,7 @@ def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
         leaf = name.split(".")[-2]  # parametrizations such as weight_norm store parts of a weight
     if leaf in ("running_mean", "running_var"):
         return "statistics"
-    if isinstance(module, WeightRange):
+    if isinstance(module, StoredGuard):
         return "bound"
     if isinstance(module, HyReLU) or leaf == "threshold":
         return "threshold"

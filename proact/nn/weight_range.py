@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
-from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
-from proact.ops.range_plan import RangeLog, RangePlan, checked_action
+from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
+from proact.ops.range_plan import RangePlan, checked_action
+from proact.ops.sweep_log import SweepLog
 
 #: The unit that has its own bounds: a tensor, or an output channel.
 GRANULARITIES = ("tensor", "channel")
 
-#: Threads may share a model, so sweeps and their rollbacks exclude each other.
-_LOCK = threading.RLock()
 
-
-class WeightRange(nn.Identity):
+class WeightRange(StoredGuard):
     """The smallest and largest trained values of a model's tensors, and a repair of other values.
 
     The guard is a submodule of the model, named ``weight_range``. (As part of an `nn.Sequential`
@@ -53,6 +49,11 @@ class WeightRange(nn.Identity):
         ValueError: an unknown granularity or action, no names, or a tensor with NaN or infinity.
     """
 
+    own_name = "weight_range"
+    method = "weight-range"
+    trained_reason = "its bounds are those of its current values"
+    removal = "proact.nn.without_weight_range(model)"
+
     low: Tensor
     high: Tensor
 
@@ -80,9 +81,7 @@ class WeightRange(nn.Identity):
         self._repairs = 0
         self._last: list[int] = []
         self._running = _ActiveForwards()
-        #: The handles of the hooks on the model.
-        self.handles: tuple[RemovableHandle, ...] = ()
-        tensors = self._tensors(model)
+        tensors = self.tensors(model)
         #: The shape of the bounds of each tensor.
         self._shapes = [
             _bounds_shape(model, name, tensor) if granularity == "channel" else (1,) * tensor.dim()
@@ -100,7 +99,7 @@ class WeightRange(nn.Identity):
         Raises:
             ValueError: a tensor with NaN or infinity; the bounds are unchanged.
         """
-        tensors = self._tensors(model)
+        tensors = self.tensors(model)
         for name, tensor in zip(self.names, tensors, strict=True):
             if not torch.isfinite(tensor).all():
                 raise ValueError(
@@ -144,7 +143,7 @@ class WeightRange(nn.Identity):
 
     def finish(self) -> None:
         """Restores the words that unfinished forwards replaced, such as one ended by Ctrl-C."""
-        with _LOCK:
+        with LOCK:
             self._running.finish()
 
     def extra_repr(self) -> str:
@@ -153,24 +152,27 @@ class WeightRange(nn.Identity):
             f"tensors={len(self.names)}, bounds={2 * self.low.numel()}"
         )
 
-    def _tensors(self, model: nn.Module) -> list[Tensor]:
-        return [_tensor(model, name) for name in self.names]
+    @property
+    def has_repaired(self) -> bool:
+        """Whether running forwards have replaced numbers that will be restored."""
+        return self._running.repairs > 0
 
     def begin(self, model: nn.Module) -> None:
         """Sweeps ``model`` before a forward; each call needs a call of `end`."""
-        with _LOCK:
+        with LOCK:
             running = self._running
             running.depth += 1
-            _refuse_training(model)
-            tensors = self._tensors(model)
-            if not all(map(_has_memory, (*tensors, self.low, self.high))):
+            self.refuse_training(model)
+            tensors = self.tensors(model)
+            if not all(map(self.has_memory, (*tensors, self.low, self.high))):
                 return  # the forward computes shapes only
             plan = running.plan_of(self, tensors)
-            log = RangeLog(plan)
+            log = SweepLog(plan)
             running.logs.append(log)
             self._last = plan.sweep_into(log, self.action)
             found = sum(self._last)
             self._repairs += found
+            running.repairs += found
             if found and torch.is_grad_enabled():
                 running.changed += [
                     t for t, count in zip(tensors, self._last, strict=True) if count
@@ -178,7 +180,7 @@ class WeightRange(nn.Identity):
 
     def end(self) -> None:
         """Ends a forward; the last of the concurrent forwards restores all replaced words."""
-        with _LOCK:
+        with LOCK:
             self._running.depth = max(0, self._running.depth - 1)
             if self._running.depth == 0:
                 self._running.finish()
@@ -189,7 +191,8 @@ class _ActiveForwards:
 
     def __init__(self) -> None:
         self.depth = 0
-        self.logs: list[RangeLog] = []
+        self.repairs = 0
+        self.logs: list[SweepLog] = []
         self.changed: list[Tensor] = []  # under autograd
         self._plan: RangePlan | None = None
         self._layout: list[object] = []
@@ -213,7 +216,7 @@ class _ActiveForwards:
         return self._plan
 
     def finish(self) -> None:
-        self.depth = 0
+        self.depth = self.repairs = 0
         lost: ProactError | None = None
         while self.logs:
             try:
@@ -223,9 +226,7 @@ class _ActiveForwards:
             self.logs.pop()
         if self.changed:
             # Autograd saved the replaced values, and they are gone: make a backward raise.
-            torch.autograd.graph.increment_version(
-                [t for t in self.changed if not t.is_inference()]
-            )
+            mark_written(self.changed)
             self.changed.clear()
         if lost is not None:
             raise lost
@@ -245,14 +246,6 @@ def highest(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return -lowest(-tensor.detach(), shape)
 
 
-def _refuse_training(model: nn.Module) -> None:
-    if model.training and torch.is_grad_enabled():
-        raise ProactError(
-            "a model with a weight-range guard cannot be trained, because its bounds are those of "
-            "its current values: call eval(), or train proact.nn.without_weight_range(model)"
-        )
-
-
 def _bounds_shape(model: nn.Module, name: str, tensor: Tensor) -> tuple[int, ...]:
     """The shape of one bound for each output channel; vectors have a single bound."""
     shape = [1] * tensor.dim()
@@ -262,29 +255,3 @@ def _bounds_shape(model: nn.Module, name: str, tensor: Tensor) -> tuple[int, ...
         axis = int(isinstance(model.get_submodule(layer), nn.modules.conv._ConvTransposeNd))
         shape[axis] = tensor.shape[axis]
     return tuple(shape)
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    module, path = model, name.split(".")
-    while len(path) > 1 and (child := module._modules.get(path[0])) is not None:
-        module = child
-        del path[0]
-    for members in (module._parameters, module._buffers):
-        tensor = members.get(path[0])
-        for attribute in path[1:]:  # inner tensors of a wrapper subclass
-            tensor = getattr(tensor, attribute, None)
-        if tensor is not None:
-            return tensor
-    raise ProactError(
-        f"weight-range guards {name}, which the model no longer has: apply weight-range after "
-        "every change that replaces tensors"
-    )
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        raise ProactError(
-            "weight-range repairs memory, and tensors inside torch.func transforms have no "
-            "memory of their own: transform proact.nn.without_weight_range(model)"
-        )
-    return not tensor.is_meta and not isinstance(tensor, FakeTensor)

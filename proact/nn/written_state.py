@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.nn.object_walk import is_opaque
-from proact.nn.weight_range import WeightRange
+from proact.nn.stored_guard import StoredGuard
 from proact.ops.plain_memory import has_plain_memory
 
 #: A buffer or attribute: the qualified name of its module, and its own name.
@@ -215,11 +215,11 @@ def _places(model: nn.Module) -> list[Place]:
 
 
 def _places_of(modules: dict[str, nn.Module]) -> list[Place]:
-    # A guard counts what it repairs and restores what it writes.
+    # A guard counts what it repairs, and undoes what it writes.
     return [
         (name, attribute)
         for name, module in modules.items()
-        if not isinstance(module, WeightRange)
+        if not isinstance(module, StoredGuard)
         for attribute in _attributes(module)
     ]
 

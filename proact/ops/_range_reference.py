@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from proact.ops.plain_memory import has_plain_memory, is_writable
+from proact.ops.sweep_log import ReferenceSweepLog
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -29,9 +29,7 @@ def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tenso
     """
     wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     value, low, high = x.to(wide), low.to(wide), high.to(wide)
-    finite = torch.finfo(x.dtype).max
-    floor = torch.where(low < -finite, -finite, low)
-    ceiling = torch.where(high > finite, finite, high)
+    floor, ceiling = _finite(low, high, x.dtype)
     outside = ~((value >= floor) & (value <= ceiling))
     result = torch.where(floor > 0, floor, torch.where(ceiling < 0, ceiling, 0.0))
     if action == "saturate":
@@ -42,30 +40,22 @@ def restricted(x: Tensor, low: Tensor, high: Tensor, action: str) -> tuple[Tenso
     return outside, result.expand_as(x).to(x.dtype)
 
 
-class ReferenceRangeLog:
-    """The words that sweeps overwrote, and their positions."""
+def nearest_to_zero(low: Tensor, high: Tensor, dtype: torch.dtype) -> Tensor:
+    """The number nearest to 0 between two bounds, as ``dtype``; 0 if no number passes them."""
+    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    floor, ceiling = _finite(low.to(wide), high.to(wide), dtype)
+    result = torch.where(floor > 0, floor, torch.where(ceiling < 0, ceiling, 0.0))
+    return torch.where(floor <= ceiling, result, 0.0).to(dtype)
 
-    def __init__(self) -> None:
-        self._written: list[tuple[str, Tensor, tuple[Tensor, ...], Tensor]] = []
 
-    def note(self, name: str, words: Tensor, places: tuple[Tensor, ...]) -> None:
-        self._written.append((name, words, places, words[places]))
-
-    def restore(self) -> list[str]:
-        """Writes the words back; returns the names of tensors whose memory is gone."""
-        lost = []
-        # Inference tensors can only be written in inference mode.
-        with torch.inference_mode():
-            for name, words, places, before in self._written:
-                if has_plain_memory(words) and is_writable(words):
-                    words[places] = before
-                else:
-                    lost.append(name)
-        return lost
+def _finite(low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bounds within the finite numbers of ``dtype``."""
+    finite = torch.finfo(dtype).max
+    return torch.where(low < -finite, -finite, low), torch.where(high > finite, finite, high)
 
 
 def sweep(
-    tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceRangeLog, name: str
+    tensor: Tensor, low: Tensor, high: Tensor, action: str, log: ReferenceSweepLog, name: str
 ) -> int:
     """Repairs one tensor; returns the number of replaced elements."""
     with torch.inference_mode():

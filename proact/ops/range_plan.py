@@ -1,4 +1,4 @@
-"""Range plans: sweeps that repair elements outside their trained range, and logs that undo them."""
+"""Range plans: sweeps that bring elements outside their trained range back into it."""
 
 from __future__ import annotations
 
@@ -15,34 +15,11 @@ from proact.errors import ProactError
 from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
-from proact.ops.plain_memory import MemoryGuard, check_writable, lack_of_memory, refuse_lost
+from proact.ops.plain_memory import MemoryGuard, check_writable, lack_of_memory
+from proact.ops.sweep_log import SweepLog
 
 #: The replacements for a value outside its range, in the order of csrc/core/value_range.hpp.
 ACTIONS = ("zero", "saturate")
-
-
-class RangeLog:
-    """The words that one sweep overwrote; empty until a plan fills it. Keeps the tensors alive."""
-
-    def __init__(self, plan: RangePlan) -> None:
-        self._plan = plan  # the log writes to its tensors
-        self._native: Any = plan._native and _native_log()
-        self._plain = reference.ReferenceRangeLog()
-
-    def restore(self) -> None:
-        """Writes the old words back, even if the memory has changed since.
-
-        If the storage of a tensor has moved, the words are written where it is now.
-
-        Raises:
-            ProactError: memory that was freed. All words elsewhere are restored.
-        """
-        lost: list[str] = []
-        if self._native is not None:
-            lost += self._plan._memory.follow(self._native)
-            self._native.restore()
-        lost += self._plain.restore()
-        refuse_lost(lost)
 
 
 class RangePlan:
@@ -77,7 +54,12 @@ class RangePlan:
         named = list(names) or [f"tensor {number}" for number in range(len(tensors))]
         for name, tensor, lower, upper in zip(named, tensors, low, high, strict=True):
             _check(name, tensor, lower, upper)
-        _refuse_shared_memory(named, tensors, low, high)
+        bounds = [
+            (f"a bound of {name}", bound)
+            for side in (low, high)
+            for name, bound in zip(named, side, strict=True)
+        ]
+        refuse_shared_memory(list(zip(named, tensors, strict=True)), bounds)
         self._names = named
         self._bounded = list(zip(tensors, low, high, strict=True))
         self._native: Any = None if _native.module is None else _native.module.RangePlan()
@@ -85,7 +67,7 @@ class RangePlan:
         #: The positions of the tensors in the native plan; the others are swept by torch.
         self._swept_natively: list[int] = []
         for position, bounded in enumerate(self._bounded):
-            is_dense = all(map(_is_dense_on_host, bounded))
+            is_dense = all(map(is_dense_on_host, bounded))
             if self._native is not None and is_dense and bounded[0].numel():
                 self._add_native(*bounded)
                 for each, memory in zip(("", "a bound of ", "a bound of "), bounded, strict=True):
@@ -95,7 +77,7 @@ class RangePlan:
         self._swept_by_torch = [p for p in range(len(tensors)) if p not in native]
 
     def _add_native(self, tensor: Tensor, low: Tensor, high: Tensor) -> None:
-        channels, inner = _channels(tensor, low)
+        channels, inner = channels_of(tensor, low)
         self._native.add(
             tensor.data_ptr(),
             tensor.numel(),
@@ -108,11 +90,11 @@ class RangePlan:
         )
 
     def sweep_into(
-        self, log: RangeLog, action: str, threads: int | None = None, isa: str = ""
+        self, log: SweepLog, action: str, threads: int | None = None, isa: str = ""
     ) -> list[int]:
         """Replaces elements outside their bounds; returns the number of them in each tensor.
 
-        Each word is logged before it is changed, so that `RangeLog.restore` also undoes a sweep
+        Each word is logged before it is changed, so that `SweepLog.restore` also undoes a sweep
         that was interrupted. ``threads`` is the largest number of CPU threads, torch's by default,
         and ``isa`` an instruction set of `proact.build_info`; the result depends on neither.
         """
@@ -141,24 +123,18 @@ def checked_action(action: str) -> str:
     return action
 
 
-def _native_log() -> Any:
-    module: Any = _native.module
-    return module.RangeLog()
-
-
 def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
-    for what, each in ((name, tensor), (f"the bound of {name}", low), (f"{name}'s bound", high)):
-        if not isinstance(each, Tensor):
-            raise TypeError(f"{what} must be a torch.Tensor, got {type(each).__name__}")
-        lack = lack_of_memory(each)
-        if lack is not None:
-            raise TypeError(f"{what} must have plain memory, got {lack}")
-        if each.dtype not in DTYPES:
-            raise TypeError(
-                f"{what} must be float16, bfloat16, float32 or float64, got {each.dtype}"
-            )
-        if each.device != tensor.device:
-            raise ValueError(f"{what} must be on {tensor.device} like {name}, got {each.device}")
+    _check_memory(name, name, tensor, tensor)
+    check_bounds(name, tensor, low, high)
+    if not tensor.is_contiguous() and may_overlap(tensor):
+        raise ValueError(f"elements of {name} must not share memory, got {layout(tensor)}")
+    check_writable(name, tensor)
+
+
+def check_bounds(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
+    """TypeError or ValueError if bounds do not fit the floating-point tensor named ``name``."""
+    _check_memory(f"the bound of {name}", name, low, tensor)
+    _check_memory(f"{name}'s bound", name, high, tensor)
     fits = low.dim() <= tensor.dim() and all(
         bound in (1, size)
         for bound, size in zip(reversed(low.shape), reversed(tensor.shape), strict=False)
@@ -173,21 +149,28 @@ def _check(name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
         raise TypeError(
             f"both bounds of {name} must have one dtype, got {low.dtype} and {high.dtype}"
         )
-    if not tensor.is_contiguous() and may_overlap(tensor):
-        raise ValueError(f"elements of {name} must not share memory, got {layout(tensor)}")
-    check_writable(name, tensor)
 
 
-def _refuse_shared_memory(
-    names: Sequence[str], tensors: Sequence[Tensor], low: Sequence[Tensor], high: Sequence[Tensor]
+def _check_memory(what: str, name: str, each: Tensor, tensor: Tensor) -> None:
+    if not isinstance(each, Tensor):
+        raise TypeError(f"{what} must be a torch.Tensor, got {type(each).__name__}")
+    if (lack := lack_of_memory(each)) is not None:
+        raise TypeError(f"{what} must have plain memory, got {lack}")
+    if each.dtype not in DTYPES:
+        raise TypeError(f"{what} must be float16, bfloat16, float32 or float64, got {each.dtype}")
+    if each.device != tensor.device:
+        raise ValueError(f"{what} must be on {tensor.device} like {name}, got {each.device}")
+
+
+def refuse_shared_memory(
+    written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str, Tensor]]
 ) -> None:
-    written = [(name, t) for name, t in zip(names, tensors, strict=True) if t.numel()]
-    read = [(f"a bound of {name}", b) for name, b in zip(names, low, strict=True)]
-    read += [(f"a bound of {name}", b) for name, b in zip(names, high, strict=True)]
+    """ValueError if a tensor that is written shares memory with another or with a bound."""
     extents = sorted(
         (str(tensor.device), *extent(tensor), name, is_written)
         for is_written, tensors in ((True, written), (False, read))
         for name, tensor in tensors
+        if tensor.numel()
     )
     for (device, _, end, before, a), (other, begin, _, after, b) in pairwise(extents):
         if device == other and begin < end and (a or b):
@@ -196,7 +179,7 @@ def _refuse_shared_memory(
             )
 
 
-def _channels(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
+def channels_of(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
     """The number of bounds, and the number of consecutive elements that share one."""
     for dim in range(1, bound.dim() + 1):
         if bound.shape[-dim] != 1:
@@ -204,5 +187,5 @@ def _channels(tensor: Tensor, bound: Tensor) -> tuple[int, int]:
     return 1, tensor.numel()
 
 
-def _is_dense_on_host(tensor: Tensor) -> bool:
+def is_dense_on_host(tensor: Tensor) -> bool:
     return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg()

@@ -7,18 +7,19 @@ import hashlib
 from torch import nn
 
 from proact.data.split import content
-from proact.nn import HyReLU, WeightRange
+from proact.nn import HyReLU
+from proact.nn.stored_guard import StoredGuard
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The hexadecimal SHA-256 digest of a model without thresholds and weight-range bounds.
+    """The hexadecimal SHA-256 digest of a model without thresholds and the tensors of guards.
 
     It covers names, dtypes, shapes and bytes of all other parameters and buffers.
     """
     added = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
-        if isinstance(module, (HyReLU, WeightRange))
+        if isinstance(module, (HyReLU, StoredGuard))
         for own in (*module._parameters, *module._buffers)
     }
     return _digest(model, added)

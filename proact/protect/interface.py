@@ -19,7 +19,7 @@ from proact.data.reading import Collate
 from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.models.evaluation import check_fit, examples, run_checked
-from proact.nn import Site
+from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
@@ -29,13 +29,13 @@ from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.written_state import restored
 from proact.protect.checkpointing import MethodRun
 from proact.protect.fingerprint import fingerprint, full_fingerprint
+from proact.protect.guards import copy_guards
 from proact.protect.held_out import TOLERANCE, scores, warn_of_cost, warn_of_few_samples
 from proact.protect.method import ClipMethod, GuardMethod
 from proact.protect.objective import CLASSES, Loss, Objective, SampleMetric
 from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.registry import METHODS
-from proact.protect.serialization import Protection, attach, protection_of
-from proact.protect.weight_range import copy_guard
+from proact.protect.serialization import Protection, attach, protection_of, unprotected_fingerprint
 
 
 def methods() -> list[str]:
@@ -80,18 +80,19 @@ def protect(
     """Protects a copy of ``model`` by one method and returns it; ``model`` is untouched.
 
     Methods clip activations at thresholds that they choose; ``"weight-range"`` keeps stored values
-    in their range instead. All methods use the same training and validation images and no test
-    images, so that they compare fairly. Weight-range composes with the other methods in either
-    order: the other method works without the guard, which then covers the new thresholds too. If
-    activations are clipped already, the method profiles the model with these clips and replaces
-    them by its own.
+    in their range instead, and ``"ecc"`` writes check bits into them. All methods use the same
+    training and validation images and no test images, so that they compare fairly. Weight-range and
+    ecc compose with each other and with the other methods in any order: the other method works
+    without the guards, which then cover the new thresholds too. If activations are clipped already,
+    the method profiles the model with these clips and replaces them by its own.
 
     Args:
         model: a model on the CPU; `proact.nn.find_sites` finds its activations.
         method: one of `methods`.
         data: the result of `proact.data.load`; or training samples in one of the forms of
             `proact.data.as_split`, such as a pair (inputs, targets), and a fifth of them is held
-            out for validation. ``"ranger"`` needs no targets, and ``"weight-range"`` no data.
+            out for validation. ``"ranger"`` needs no targets; ``"weight-range"`` and ``"ecc"`` need
+            no data.
         forward: a function of (model, batch) that runs the model it is given. By default a mapping
             enters as ``model(**batch)``, a tuple as ``model(*batch)``, and a tensor as
             ``model(batch)``.
@@ -113,8 +114,8 @@ def protect(
         options: the options of the method, such as ``granularity``: the attributes of
             `proact.protect.ranger.RangerOptions`, `proact.protect.ft_clipact.FtClipactOptions`,
             `proact.protect.fitact.FitactOptions`, `proact.protect.proact.ProactOptions`,
-            `proact.protect.resilience.ResilienceAwareOptions` and
-            `proact.protect.weight_range.WeightRangeOptions`.
+            `proact.protect.resilience.ResilienceAwareOptions`,
+            `proact.protect.weight_range.WeightRangeOptions` and `proact.protect.ecc.EccOptions`.
 
     Returns:
         The protected model in eval mode. Thresholds are parameters named ``<site>.threshold``;
@@ -125,9 +126,9 @@ def protect(
             the held-out samples, or more than a fifth of these have activations above the profile.
 
     Raises:
-        ValueError: an unknown method, a model without parameters or (except for weight-range)
-            without activations, unsuitable data or options, a loss or metric that does not fit the
-            outputs, or a loss that depends on no threshold.
+        ValueError: an unknown method, a model without parameters or (except for weight-range and
+            ecc) without activations, unsuitable data or options, a loss or metric that does not fit
+            the outputs, or a loss that depends on no threshold.
         TypeError: ``model`` is not a torch module, or the method lacks an option.
         ProactError: ``resume`` belongs to another run, or cannot be written.
     """
@@ -150,7 +151,7 @@ def protect(
     judges = found.judges or _is_classification(model, samples, objective)
     _check_samples(model, method, found, samples, objective)
     before = protection_of(model)
-    network = fingerprint(model)
+    network = unprotected_fingerprint(model)
     file = None if resume is None else Path(resume)
     working = unguarded_copy(model)
     identity = "" if file is None else _identity(method, chosen, working, samples, objective)
@@ -170,7 +171,7 @@ def protect(
             clipped = scores(result, samples.validation, objective, judges)
         tolerance = chosen.tolerance if isinstance(chosen, TrainedOptions) else TOLERANCE
         warn_of_cost(plain, clipped, tolerance, judges)
-    copy_guard(model, result)
+    copy_guards(model, result)
     sites = _merged(before.sites if before is not None else (), clips)
     return _recorded(result, model, method, chosen, sites, network, skipped)
 
@@ -187,8 +188,9 @@ def _guarded(
     """Protects a copy of ``model`` by a guard; samples are not needed, but checked if given."""
     if samples is not None:
         run_checked(model, examples(samples.train), forward=objective.forward)
-    before, network = protection_of(model), fingerprint(model)
+    before, network = protection_of(model), unprotected_fingerprint(model)
     result = found.run(unguarded_copy(model), options, progress)
+    copy_guards(model, result)
     sites = before.sites if before is not None else ()
     return _recorded(result, model, method, options, sites, network, ())
 
@@ -206,7 +208,8 @@ def _recorded(
     before = protection_of(model)
     applied = (*(before.applied if before is not None else ()), (method, _as_json(options)))
     left = (*(before.skipped if before is not None else ()), *skipped)
-    attach(result, Protection(applied, sites, network, left))
+    coded = fingerprint(result) if error_correction_of(result) is not None else network
+    attach(result, Protection(applied, sites, network, left, coded))
     return result.eval()
 
 

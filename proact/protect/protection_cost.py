@@ -16,10 +16,11 @@ from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
 from proact.faults import FaultSpace, Where, encode
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
-from proact.nn import HyReLU, WeightRange
+from proact.nn import HyReLU
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.module_copy import copy_model
+from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.objective import Objective, SampleMetric
 
@@ -34,7 +35,7 @@ class Cost:
         percent: the number of thresholds and bounds, in percent of all other stored numbers.
         clean: top-1 accuracy without faults in the encoding, in [0, 1].
         clean_soft: the same with the soft clip of training; None unless requested.
-        bounds: the number of stored bounds of weight-range.
+        bounds: the number of stored bounds of weight-range and replacements of ecc.
         clean_before: the clean accuracy of the unprotected model in the encoding, in [0, 1]; None
             if `cost` did not get this model.
         latency: the time of a forward pass divided by that of the unprotected model; None if `cost`
@@ -86,7 +87,12 @@ def cost(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
     )
     encoded = encode(model, encoding).eval()
-    bounds = sum(2 * m.low.numel() for m in model.modules() if isinstance(m, WeightRange))
+    bounds = sum(
+        buffer.numel()
+        for module in model.modules()
+        if isinstance(module, StoredGuard)
+        for buffer in module.buffers()
+    )
     added = thresholds + bounds
     kinds = ("threshold", "bound")
     bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0

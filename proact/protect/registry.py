@@ -13,4 +13,5 @@ METHODS = {
     "proact": "proact",
     "resilience-aware-proact": "resilience",
     "weight-range": "weight_range",
+    "ecc": "ecc",
 }

@@ -1,4 +1,4 @@
-"""Save thresholds and bounds to a safetensors file, and load them onto the unprotected model.
+"""Save a protection to a safetensors file, and load it onto the unprotected model.
 
 The metadata key ``proact.protection`` holds a JSON header: the version of the format, the applied
 methods with their options, each site with its activation and clip, and the fingerprint of the
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from proact.errors import ProactError
 from proact.models import checkpoint
-from proact.nn import HyReLU, Site, replace_sites, weight_range_of, without_weight_range
+from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
 from proact.nn.activations import Activation
+from proact.nn.guard_hooks import guards_on
 from proact.nn.module_copy import copy_model
 from proact.nn.sites import has_activation, with_own_function
+from proact.protect.ecc import add_ecc
 from proact.protect.fingerprint import fingerprint
 from proact.protect.weight_range import add_guard
 
@@ -37,17 +39,35 @@ class Protection:
         sites: the sites of the clips; those of one method are in execution order.
         fingerprint: of the model without protection.
         skipped: the name of the calling module of each activation that ``skip=`` left alone.
+        coded: the fingerprint after ecc has written check bits; "" for ``fingerprint``.
     """
 
     applied: tuple[tuple[str, dict[str, Any]], ...]
     sites: tuple[Site, ...]
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    coded: str = ""
+
+    @property
+    def current(self) -> str:
+        """The fingerprint of the protected model."""
+        return self.coded or self.fingerprint
 
 
 def protection_of(model: nn.Module) -> Protection | None:
     """The `Protection` of ``model``, or None if `proact.protect.protect` did not make it."""
     return getattr(model, _ATTRIBUTE, None)
+
+
+def unprotected_fingerprint(model: nn.Module) -> str:
+    """The fingerprint of the model that ``model`` was before ecc wrote check bits into it.
+
+    If its words have changed since, they count as those of the unprotected model.
+    """
+    protection, now = protection_of(model), fingerprint(model)
+    if protection is None or error_correction_of(model) is None:
+        return now
+    return protection.fingerprint if now == protection.current else now
 
 
 def attach(model: nn.Module, protection: Protection) -> None:
@@ -73,7 +93,7 @@ def save(model: nn.Module, path: str | Path) -> None:
             f"expected a model that proact.protect.protect returned, got {type(model).__name__} "
             "without a protection"
         )
-    if fingerprint(model) != protection.fingerprint:
+    if fingerprint(model) != protection.current:
         raise ValueError(
             f"the weights of {type(model).__name__} have changed since it was protected: "
             "protect it again"
@@ -89,12 +109,17 @@ def save(model: nn.Module, path: str | Path) -> None:
     guard = weight_range_of(model)
     if guard is not None:
         tensors |= {"weight_range.low": guard.low, "weight_range.high": guard.high}
+    words = error_correction_of(model)
+    if words is not None and "replacements" in words._buffers:
+        tensors["error_correction.replacements"] = words.replacements
     header = {
         "format": FORMAT,
         "applied": [{"method": name, "options": options} for name, options in protection.applied],
         "sites": sites,
         "guard": guard and {"granularity": guard.granularity, "action": guard.action},
+        "ecc": words and {"code": words.code, "every": words.every, "interval": words.interval},
         "fingerprint": protection.fingerprint,
+        "coded": protection.coded,
         "skipped": protection.skipped,
     }
     checkpoint.write(Path(path), tensors, {_HEADER: json.dumps(header)})
@@ -113,7 +138,7 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
     """
     path = Path(path)
     header, tensors = _read(path)
-    if weight_range_of(model) is not None or protection_of(model) is not None:
+    if guards_on(model) or protection_of(model) is not None:
         raise ValueError(
             f"{type(model).__name__} is protected already: load onto the unprotected model"
         )
@@ -129,14 +154,22 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             f"{path} was saved for other weights than those of {type(model).__name__}: load it "
             "onto the model that was protected"
         )
-    result = replace_sites(model, clips) if clips else copy_model(without_weight_range(model))
+    result = replace_sites(model, clips) if clips else copy_model(model)
     if header["guard"] is not None:
-        guard = add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
+        add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
+    words = header.get("ecc")
+    if words is not None:
+        add_ecc(result, words["code"], words["every"], words["interval"])
+    guard = weight_range_of(result)
+    if guard is not None:
         guard.low.copy_(tensors["weight_range.low"])
         guard.high.copy_(tensors["weight_range.high"])
+    coder = error_correction_of(result)
+    if coder is not None and "replacements" in coder._buffers:
+        coder.replacements.copy_(tensors["error_correction.replacements"])
     applied = tuple((each["method"], each["options"]) for each in header["applied"])
-    skipped = tuple(header.get("skipped", ()))
-    attach(result, Protection(applied, tuple(clips), header["fingerprint"], skipped))
+    skipped, coded = tuple(header.get("skipped", ())), header.get("coded", "")
+    attach(result, Protection(applied, tuple(clips), header["fingerprint"], skipped, coded))
     return result.eval()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from proact.nn import WeightRange, add_weight_range, weight_range_of
+from proact.nn import WeightRange, add_weight_range
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
 from proact.ops.plain_memory import has_plain_memory
@@ -65,14 +65,6 @@ def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
         and has_plain_memory(stored.tensor)
     ]
     return add_weight_range(model, names, granularity, action)
-
-
-def copy_guard(model: nn.Module, result: nn.Module) -> nn.Module:
-    """Guards ``result`` as ``model`` is guarded, with bounds of its own values, and returns it."""
-    guard = weight_range_of(model)
-    if guard is not None:
-        add_guard(result, guard.granularity, guard.action)
-    return result
 
 
 METHOD = GuardMethod(weight_range, WeightRangeOptions)

@@ -52,6 +52,14 @@ def test_weight_range_prints_each_ratio_beside_its_goal() -> None:
         assert words in done.stdout
 
 
+def test_scrub_prints_each_ratio_beside_its_goal() -> None:
+    few = ["--mebibytes", "1", "--repeats", "2", "--threads", "2", "--models", "resnet20"]
+    done = run("scrub", *few)
+    assert done.returncode == 0, done.stderr
+    for words in ("float16", "bch3", "baseline", ">= 0.5", "1 thread", "2 threads", "resnet20"):
+        assert words in done.stdout
+
+
 def test_training_keeps_the_model(tmp_path: Path) -> None:
     done = run("training", *TINY, "--epochs", "1", "--model-folder", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -156,6 +164,7 @@ def test_every_script_refuses_bad_arguments_in_one_sentence(
         ("weight_range", ["--threads", "many"], "--threads: expected an integer of at least 1"),
         ("weight_range", ["--seed", "-1"], "--seed: expected an integer in [0, 2^63), got -1"),
         ("weight_range", ["--model", "AlexNet"], "AlexNet"),
+        ("scrub", ["--models", "resnet18"], "resnet18"),
         ("injection", ["--ber", "nan"], "--ber: "),
         ("injection", ["--activation-ber", "2"], "--activation-ber: "),
         ("stopping_rules", ["--margin", "0.5"], "--margin: expected a number in (0, 0.5), got 0.5"),

@@ -181,19 +181,20 @@ def test_weight_range_follows_memory_that_moves_during_a_forward(
 
 
 def test_ranges_are_not_restored_into_freed_memory() -> None:
-    from proact.ops.range_plan import RangeLog, RangePlan
+    from proact.ops.range_plan import RangePlan
+    from proact.ops.sweep_log import SweepLog
 
     swept, kept = torch.full((40,), 9.0), torch.full((40,), 9.0)
     low, high = torch.tensor(0.0), torch.tensor(1.0)
     plan = RangePlan([swept, kept], [low] * 2, [high] * 2, ["swept", "kept"])
-    log = RangeLog(plan)
+    log = SweepLog(plan)
     assert plan.sweep_into(log, "zero") == [40, 40]
     swept.untyped_storage().resize_(0)
     with pytest.raises(ProactError, match="the memory of swept was freed"):
         log.restore()
     assert (kept == 9).all()
     with pytest.raises(ProactError, match="the memory of swept was moved or freed"):
-        plan.sweep_into(RangeLog(plan), "zero")
+        plan.sweep_into(SweepLog(plan), "zero")
 
 
 def test_operators_refuse_memory_that_was_freed() -> None:

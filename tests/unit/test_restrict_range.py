@@ -12,7 +12,8 @@ from torch import Tensor
 
 from proact import _native
 from proact.ops import restrict_range_
-from proact.ops.range_plan import ACTIONS, RangeLog, RangePlan
+from proact.ops.range_plan import ACTIONS, RangePlan
+from proact.ops.sweep_log import SweepLog
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 INF, NAN = math.inf, math.nan
@@ -77,7 +78,7 @@ def test_a_log_puts_every_bit_back(dtype: torch.dtype) -> None:
         x = layout.clone(memory_format=torch.preserve_format) if layout is before else layout
         memory = bits(before)
         plan = RangePlan([x], [torch.tensor(-0.5)], [torch.tensor(0.5)])
-        log = RangeLog(plan)
+        log = SweepLog(plan)
         assert plan.sweep_into(log, "saturate")[0] > 100
         assert x.abs().max() <= 0.5
         log.restore()
@@ -109,7 +110,7 @@ def test_native_code_agrees_with_plain_torch(
     def swept(*how: Any) -> tuple[list[int], list[Tensor]]:
         copies = [tensor.clone() for tensor in tensors]
         plan = RangePlan(copies, low, high)
-        return plan.sweep_into(RangeLog(plan), action, *how), copies
+        return plan.sweep_into(SweepLog(plan), action, *how), copies
 
     with monkeypatch.context() as without:
         without.setattr(_native, "module", None)

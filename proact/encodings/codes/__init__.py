@@ -9,9 +9,24 @@ from proact.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from proact.encodings.codes.base import Code, Decoded
     from proact.encodings.codes.linear import LinearCode
-    from proact.encodings.codes.registry import CODE_NAMES, FittedCode, code_named
+    from proact.encodings.codes.registry import (
+        CODE_NAMES,
+        IN_PLACE_CODE_NAMES,
+        FittedCode,
+        code_named,
+        words_code,
+    )
 
-__all__ = ["CODE_NAMES", "Code", "Decoded", "FittedCode", "LinearCode", "code_named"]
+__all__ = [
+    "CODE_NAMES",
+    "IN_PLACE_CODE_NAMES",
+    "Code",
+    "Decoded",
+    "FittedCode",
+    "LinearCode",
+    "code_named",
+    "words_code",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -20,6 +35,8 @@ __getattr__ = lazy_names(
         "Code": "base",
         "Decoded": "base",
         "FittedCode": "registry",
+        "IN_PLACE_CODE_NAMES": "registry",
+        "words_code": "registry",
         "LinearCode": "linear",
         "code_named": "registry",
     },

@@ -36,6 +36,8 @@ class LinearCode(Code):
     Attributes:
         payload: the places that do not hold check bits, as a mask.
         syndrome_tables: the syndrome of each value of each byte, uint32 (8, 256).
+        spread_tables: the places of the check bits for each value of each byte of a syndrome,
+            uint64 (8, 256); zero for a code with check bits of its own.
         flips: the places to flip for each syndrome, uint64 (2^check bits,).
         keeps: the places that keep their value for each syndrome, uint64 (2^check bits,).
         is_detected: whether each syndrome is detected, bool (2^check bits,).
@@ -61,7 +63,7 @@ class LinearCode(Code):
         every = (1 << word_bits * words) - 1
         self.payload = every & ~_mask(check_places)
         self.syndrome_tables = _byte_tables(columns, np.uint32)
-        self._spread = _byte_tables([1 << place for place in check_places], np.uint64)
+        self.spread_tables = _byte_tables([1 << place for place in check_places], np.uint64)
         syndromes = 1 << (len(check_places) + check_bits)
         self.flips = np.zeros(syndromes, np.uint64)
         self.keeps = np.full(syndromes, every, np.uint64)
@@ -107,7 +109,7 @@ class LinearCode(Code):
         check = self.syndromes(payload).astype(np.uint64)
         if self.check_bits:
             return words, check
-        return self.unpacked(payload | _looked_up(self._spread, check)), np.zeros_like(check)
+        return self.unpacked(payload | _looked_up(self.spread_tables, check)), np.zeros_like(check)
 
     def decode(self, words: Words, check: Words) -> Decoded:
         packed = self.packed(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from proact.encodings.codes.base import Code
@@ -12,6 +13,7 @@ from proact.encodings.codes.linear import LinearCode
 from proact.encodings.codes.mirrored import Mirrored
 from proact.encodings.codes.tmr import Tmr
 from proact.errors import unknown
+from proact.ops.in_place_code import InPlaceCode, TensorCode
 
 _MIRRORED = "-mirrored"
 #: The names of the codes; those after ``cep`` need memory of their own.
@@ -19,6 +21,7 @@ CODE_NAMES = (
     *("secded", "bch2", "bch3", "parity", "mset", "cep", "secded32", "secded64", "tmr"),
     *(f"{name}{_MIRRORED}" for name in ("secded", "bch2", "bch3")),
 )
+IN_PLACE_CODE_NAMES = CODE_NAMES[: CODE_NAMES.index("cep") + 1]
 
 _ERRORS = {"secded": 1, "bch2": 2, "bch3": 3}
 _DATA_BITS = {"secded32": 32, "secded64": 64}
@@ -96,6 +99,49 @@ def _of_each_word(name: str, word_bits: int, places: CheckPlaces) -> Code:
     if word_bits > 32:
         raise _misfit(name, word_bits, "widths of up to 32")
     return Tmr(word_bits)
+
+
+@lru_cache(maxsize=64)
+def words_code(name: str, word_bytes: int) -> TensorCode:
+    """A code in place for the words of a tensor in memory, whose lowest bits take the check bits.
+
+    Args:
+        name: one of `IN_PLACE_CODE_NAMES`.
+        word_bytes: the size of a word in bytes, 1, 2, 4 or 8.
+
+    Raises:
+        ValueError: an unknown name, a code with memory of its own, or one that does not fit words
+            of this size.
+    """
+    if name not in CODE_NAMES:
+        raise unknown("code", name, IN_PLACE_CODE_NAMES)
+    if name not in IN_PLACE_CODE_NAMES:
+        raise ValueError(
+            f"the code {name} has check bits outside the words: choose one of "
+            f"{', '.join(IN_PLACE_CODE_NAMES)}"
+        )
+    fitted = code_named(name, 8 * word_bytes)
+    rest = None if fitted.rest is None else _in_memory(name, word_bytes, True)
+    return TensorCode(_in_memory(name, word_bytes, False), rest)
+
+
+@lru_cache(maxsize=64)
+def _in_memory(name: str, word_bytes: int, is_rest: bool) -> InPlaceCode:
+    fitted = code_named(name, 8 * word_bytes)
+    code = fitted.rest if is_rest else fitted.code
+    assert isinstance(code, LinearCode)
+    return InPlaceCode(
+        word_bytes,
+        code.words,
+        code.payload,
+        code.syndrome_tables,
+        code.spread_tables,
+        code.flips,
+        code.keeps,
+        code.is_detected,
+        code.masks_detected,
+        source=(_in_memory, (name, word_bytes, is_rest)),
+    )
 
 
 def _bch_in_place(name: str, word_bits: int, places: CheckPlaces) -> FittedCode:

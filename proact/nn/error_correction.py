@@ -1,0 +1,485 @@
+"""A guard on stored words: check bits in their lowest bits, and a scrub before each forward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from proact.errors import ProactError
+from proact.nn.background import BackgroundCalls, WeakOwner
+from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
+from proact.nn.weight_range import WeightRange
+from proact.ops.in_place_code import TensorCode, encode_words_, memory_words
+from proact.ops.scrub_plan import Scrubbed, ScrubPlan
+from proact.ops.sweep_log import SweepLog
+
+Bounds = tuple[Tensor, Tensor]
+
+_BUFFER = "replacements"
+
+
+class ErrorCorrection(StoredGuard):
+    """Check bits in the lowest bits of a model's own words, and a scrub that corrects errors.
+
+    The guard is a submodule of the model, named ``error_correction``. Creating it writes check bits
+    into the tensors: their dtypes and their memory stay, floats are truncated to the other bits,
+    and a reader takes the check bits as part of the number. Without the guard, the model is a plain
+    PyTorch model.
+
+    A scrub corrects every codeword that the code can correct. Numbers of a codeword whose error is
+    only detected become the value nearest to 0 in the range that the tensor's values had when they
+    were coded: 0, unless all of them had one sign. If weight-range guards the tensor, it is the
+    value nearest to 0 within its bounds. A bound or a threshold becomes the loosest one of its
+    tensor, because one of 0 would replace every number that it bounds. Integers become 0. A code
+    that masks clears bits instead.
+
+    Scrubs are permanent. While faults are injected, what the guard writes is logged and undone when
+    the injection ends. The guard needs the hooks of the model, as `WeightRange` does, and raises
+    the same errors.
+
+    Args:
+        model: the model to guard; its tensors are coded in place.
+        names: the tensors of the model that are guarded.
+        code: the name of the code.
+        codes: the code of words by their size in bytes.
+        every: a scrub precedes every n-th forward, the first included; 0 for `scrub` calls only.
+        interval: the seconds between scrubs by a background thread; None for no thread. The thread
+            ends with the model. Copies and pickles of the model have a thread of their own from
+            their first forward on.
+
+    Attributes:
+        replacements: (tensors whose replacement is not 0,), a buffer of coded numbers that is not
+            part of the state_dict; absent if no tensor needs one.
+
+    Raises:
+        ValueError: no tensors, a tensor with NaN or infinity, or another ``every`` or ``interval``.
+    """
+
+    own_name = "error_correction"
+    method = "ecc"
+    trained_reason = "a step of an optimizer does not write check bits"
+    removal = "proact.nn.without_error_correction(model)"
+
+    replacements: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        code: str,
+        codes: Mapping[int, TensorCode],
+        every: int = 1,
+        interval: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.every, self.interval = checked_schedule(every, interval)
+        if not names:
+            raise ValueError(
+                f"ecc needs at least one tensor whose words the code {code} fits, got none"
+            )
+        self.code = code
+        self.names = tuple(names)
+        # Private, because public attributes are part of a model's identity.
+        self._codes = dict(codes)
+        tensors = self.tensors(model)
+        for name, tensor in zip(self.names, tensors, strict=True):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{name} holds NaN or infinity, whose check bits would change it, and ecc "
+                    "needs finite values"
+                )
+        self._dtypes = {name: t.dtype for name, t in zip(self.names, tensors, strict=True)}
+        #: The tensors whose replacement is not 0, in the order of the buffer.
+        self._replaced: tuple[str, ...] = ()
+        self._corrected = self._detected = self._forwards = 0
+        self._last: dict[str, Scrubbed] = {}
+        self._scrubs = _Scrubs()
+        self._owner = WeakOwner()
+        self._background = BackgroundCalls()
+        self._write(model)
+        self.measure(model)
+
+    @property
+    def corrected(self) -> int:
+        """The count of codewords whose error was corrected, summed over all scrubs so far."""
+        return self._corrected
+
+    @property
+    def detected(self) -> int:
+        """The count of codewords whose error was only detected, summed over all scrubs so far."""
+        return self._detected
+
+    @property
+    def last_scrub(self) -> dict[str, Scrubbed]:
+        """The numbers of corrected and of detected codewords in the last scrub, by tensor."""
+        return dict(self._last)
+
+    def measure(self, model: nn.Module) -> None:
+        """Sets the replacements by the current values of ``model``, which are codewords."""
+        values: dict[str, float] = {}
+        for name, tensor in zip(self.names, self.tensors(model), strict=True):
+            if not tensor.is_floating_point():
+                continue
+            low, high = (float(each) for each in tensor.detach().aminmax())
+            value = low if low > 0 else high if high < 0 else 0.0
+            if _is_threshold(name):
+                value = high
+            if (side := self.bound_side(model, name)) is not None:
+                value = low if side == -1 else high
+            if value:
+                values[name] = value
+        self._replaced = tuple(values)
+        self._buffers.pop(_BUFFER, None)
+        self._non_persistent_buffers_set.discard(_BUFFER)
+        if not values:
+            return
+        dtype = reduce(torch.promote_types, (self._dtypes[name] for name in values))
+        numbers = torch.tensor(list(values.values()), dtype=dtype)
+        encode_words_(numbers, self.code_of(numbers))
+        device = self._tensor(model, self._replaced[0]).device
+        self.register_buffer(_BUFFER, numbers.to(device), persistent=False)
+
+    def scrub(self) -> None:
+        """Scrubs the model now; `last_scrub` then holds the counts.
+
+        Raises:
+            ProactError: the model is not known, because this guard is part of a copy that has not
+                run yet, or memory of the model was converted or freed.
+        """
+        model = self._owner()
+        if model is None or model._modules.get(self.own_name) is not self:
+            raise ProactError(
+                "this ecc guard is part of a copied or loaded model that has not run yet: call "
+                "proact.nn.scrub(model)"
+            )
+        self.scrub_model(model)
+
+    def scrub_model(self, model: nn.Module) -> None:
+        """Scrubs ``model``, whose guard this is, now."""
+        with LOCK:
+            self._background.raise_error()
+            self._scrub(model)
+
+    def start(self, model: nn.Module) -> None:
+        """Notes the model, and starts the background thread if the guard has an interval."""
+        self._owner.set(model)
+        if self.interval is not None:
+            self._background.ensure(model, self.interval, _scrub_in_background)
+
+    def begin(self, model: nn.Module) -> None:
+        with LOCK:
+            self.refuse_training(model)
+            if not all(map(self.has_memory, self.tensors(model))):
+                return  # the forward computes shapes only
+            self._background.raise_error()
+            self.start(model)
+            if self.every and self._forwards % self.every == 0:
+                self._scrub(model)
+            self._forwards += 1
+
+    def end(self) -> None:
+        """A scrub is over before the forward begins, so nothing is left to do."""
+
+    def finish(self) -> None:
+        """Ends the background thread."""
+        self._background.stop()
+
+    def begin_injection(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        with LOCK:
+            scrubs = self._scrubs
+            scrubs.injections += 1
+            first = len(scrubs.logs)
+
+        def undo() -> None:
+            with LOCK:
+                scrubs.undo(first)
+
+        def end() -> None:
+            with LOCK:
+                scrubs.injections -= 1
+
+        return undo, end
+
+    def more_hooks(self, model: nn.Module) -> tuple[RemovableHandle, ...]:
+        return (
+            model.register_load_state_dict_pre_hook(_before_loading),
+            model.register_load_state_dict_post_hook(_after_loading),
+        )
+
+    def forget(self, submodule: str) -> None:
+        self.names = tuple(n for n in self.names if not n.startswith(f"{submodule}."))
+        self._dtypes = {name: self._dtypes[name] for name in self.names}
+
+    def extra_repr(self) -> str:
+        return (
+            f"code={self.code!r}, tensors={len(self.names)}, every={self.every}, "
+            f"interval={self.interval}"
+        )
+
+    def in_background(self, model: nn.Module) -> None:
+        """A scrub by the background thread, which leaves models with injected faults alone."""
+        with LOCK:
+            if not self._scrubs.injections:
+                self._scrub(model)
+
+    def check_words(self, state: Mapping[str, Any], prefix: str) -> None:
+        """ValueError if tensors of a state_dict are no codewords."""
+        for name in self.names:
+            tensor = state.get(prefix + name)
+            if not isinstance(tensor, Tensor) or tensor.is_meta:
+                continue
+            words = tensor.detach().to("cpu", self._dtypes[name]).contiguous().clone()
+            (found,) = ScrubPlan([words], [self.code_of(words)], [None], [name]).scrub()
+            if found != (0, 0):
+                raise ValueError(
+                    f"{prefix}{name} in the state_dict has {sum(found):,} words or groups of words "
+                    f"without valid check bits of {self.code}: load it into the unprotected model "
+                    "and protect that again"
+                )
+
+    def _scrub(self, model: nn.Module) -> None:
+        guard = _weight_range_of(model)
+        if guard is not None and guard.has_repaired:
+            return  # another forward runs, and will restore words; it began with a scrub
+        tensors = self.coded(model)
+        last: dict[str, Scrubbed] = {}
+        for names, plan in self._scrubs.plans_of(self, model, tensors):
+            log = None
+            if self._scrubs.injections:
+                log = SweepLog(plan)
+                self._scrubs.logs.append((log, []))
+            for name, found in zip(names, plan.scrub(log), strict=True):
+                if found != (0, 0):
+                    last[name] = found
+                    mark_written([tensors[name]])
+                    if log is not None:
+                        self._scrubs.logs[-1][1].append(tensors[name])
+        self._last = last
+        self._corrected += sum(found.corrected for found in last.values())
+        self._detected += sum(found.detected for found in last.values())
+
+    def coded(self, model: nn.Module) -> dict[str, Tensor]:
+        """All coded tensors by name in ``model``, the replacements included."""
+        tensors = dict(zip(self.names, self.tensors(model), strict=True))
+        buffer = self._buffers.get(_BUFFER)
+        if buffer is not None:
+            tensors[f"{self.own_name}.{_BUFFER}"] = buffer
+        return tensors
+
+    def code_of(self, tensor: Tensor) -> TensorCode:
+        """The code of the words of a guarded tensor."""
+        return self._codes[tensor.element_size()]
+
+    def bounds(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Bounds]:
+        """The bounds of replacements by tensor, for all tensors whose replacement is not 0."""
+        bounds: dict[str, Bounds] = {}
+        buffer = self._buffers.get(_BUFFER)
+        if buffer is not None:
+            numbers = buffer.detach()
+            bounds = {name: (numbers[i], numbers[i]) for i, name in enumerate(self._replaced)}
+        if (guard := _weight_range_of(model)) is not None:
+            bounds |= {
+                name: pair
+                for name, pair in guard.by_tensor(guard.low, guard.high).items()
+                if not _is_threshold(name)
+                if name in tensors
+            }
+        return {
+            name: pair
+            for name, pair in bounds.items()
+            if name in tensors and pair[0].device == tensors[name].device
+        }
+
+    def refuse_converted(self, tensors: Mapping[str, Tensor]) -> None:
+        """ProactError if a tensor has another dtype than when it was coded."""
+        for name, dtype in self._dtypes.items():
+            if (tensor := tensors[name]).dtype != dtype:
+                raise ProactError(
+                    f"{name} was converted to {tensor.dtype}, and its check bits were written into "
+                    f"words of {dtype}: convert {self.removal}, and protect that again"
+                )
+
+    def _write(self, model: nn.Module) -> None:
+        """Writes check bits into all tensors; bounds of weight-range follow the coded values."""
+        tensors = dict(zip(self.names, self.tensors(model), strict=True))
+        is_bound = {name: self.bound_side(model, name) is not None for name in tensors}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if not is_bound[name]:
+                    _encode(tensor, self.code_of(tensor))
+            guard = _weight_range_of(model)
+            if guard is not None:
+                guard.measure(model)
+                for name, tensor in tensors.items():
+                    if is_bound[name]:
+                        self._write_bound(model, guard, name, tensor)
+
+    def _write_bound(self, model: nn.Module, guard: WeightRange, name: str, bound: Tensor) -> None:
+        """Codes the lower or the upper bounds, and moves those outwards that exclude a value.
+
+        Coding changes the bits below the payload, so that one step of the payload is enough.
+        """
+        needed, code = bound.clone(), self.code_of(bound)
+        is_low = self.bound_side(model, name) == -1
+        step = _steps(code, bound)
+        _encode(bound, code)
+        for _ in range(4):
+            excludes = bound > needed if is_low else bound < needed
+            if not excludes.any():
+                break
+            words = memory_words(bound).cpu()
+            # Away from 0 for a lower bound below 0 and an upper bound above 0.
+            grows = ((needed < 0) == is_low).cpu()
+            moved = torch.where(grows, words + step, words - step)
+            # A magnitude below one step becomes 0 with the sign that keeps it outside.
+            magnitude = words & torch.iinfo(words.dtype).max
+            zero = torch.iinfo(words.dtype).min if is_low else 0
+            moved = torch.where(~grows & (magnitude < step), zero, moved)
+            memory_words(bound).copy_(torch.where(excludes.cpu(), moved, words))
+            _encode(bound, code)
+        if not torch.isfinite(bound).all():
+            raise ValueError(
+                f"values that {name} bounds are too large for check bits of {self.code}: remove "
+                "weight-range, or scale the values"
+            )
+
+    @staticmethod
+    def bound_side(model: nn.Module, name: str) -> int | None:
+        """-1 for the lower bounds of weight-range, 1 for the upper ones, None for other tensors."""
+        if _weight_range_of(model) is None:
+            return None
+        return {f"{WeightRange.own_name}.low": -1, f"{WeightRange.own_name}.high": 1}.get(name)
+
+
+class _Scrubs:
+    """The plans of a guard, and its writes during injections. A copy or a pickle starts empty."""
+
+    def __init__(self) -> None:
+        self.injections = 0
+        #: Each log with the tensors that it restores.
+        self.logs: list[tuple[SweepLog, list[Tensor]]] = []
+        self._plans: list[tuple[list[str], ScrubPlan]] = []
+        self._layout: list[object] = []
+
+    def plans_of(
+        self, guard: ErrorCorrection, model: nn.Module, tensors: Mapping[str, Tensor]
+    ) -> list[tuple[list[str], ScrubPlan]]:
+        """The plans of a scrub, one after the other: a replacement is scrubbed before it is read.
+
+        They are reused while all tensors stay at their addresses.
+        """
+        layout: list[object] = [
+            (name, t.data_ptr(), t.dtype, t.shape, t.stride()) for name, t in tensors.items()
+        ]
+        layout.append(id(_weight_range_of(model)))
+        if layout != self._layout:
+            guard.refuse_converted(tensors)
+            self._plans = self._made(guard, model, tensors)
+            self._layout = layout
+        return self._plans
+
+    def _made(
+        self, guard: ErrorCorrection, model: nn.Module, tensors: Mapping[str, Tensor]
+    ) -> list[tuple[list[str], ScrubPlan]]:
+        bounds = guard.bounds(model, tensors)
+        stages: list[list[str]] = [[], [], []]
+        for name in tensors:
+            is_bound = guard.bound_side(model, name) is not None
+            stages[0 if name not in guard.names else 1 if is_bound else 2].append(name)
+        return [
+            (
+                names,
+                ScrubPlan(
+                    [tensors[name].detach() for name in names],
+                    [guard.code_of(tensors[name]) for name in names],
+                    [bounds.get(name) for name in names],
+                    names,
+                ),
+            )
+            for names in stages
+            if names
+        ]
+
+    def undo(self, first: int) -> None:
+        """Undoes the writes from log number ``first`` on, the last one first."""
+        lost: ProactError | None = None
+        while len(self.logs) > first:
+            log, changed = self.logs[-1]
+            try:
+                log.restore()
+            except ProactError as error:  # memory that is gone: a second attempt cannot help
+                lost = lost or error
+            mark_written(changed)
+            self.logs.pop()
+        if lost is not None:
+            raise lost
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Scrubs, ()
+
+
+def checked_schedule(every: int, interval: float | None) -> tuple[int, float | None]:
+    """``every`` and ``interval``; ValueError for values out of range."""
+    if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+        raise ValueError(
+            f"every must be a number of forwards, or 0 for scrubs on demand only; got {every!r}"
+        )
+    is_number = isinstance(interval, (int, float)) and not isinstance(interval, bool)
+    if interval is not None and not (is_number and 0 < interval < math.inf):
+        raise ValueError(f"interval must be None or seconds above 0, got {interval!r}")
+    return every, interval
+
+
+def _scrub_in_background(model: nn.Module) -> None:
+    guard = model._modules.get(ErrorCorrection.own_name)
+    if isinstance(guard, ErrorCorrection):
+        guard.in_background(model)
+
+
+def _is_threshold(name: str) -> bool:
+    return name.rpartition(".")[2] == "threshold"
+
+
+def _weight_range_of(model: nn.Module) -> WeightRange | None:
+    guard = model._modules.get(WeightRange.own_name)
+    return guard if isinstance(guard, WeightRange) else None
+
+
+def _encode(tensor: Tensor, code: TensorCode) -> None:
+    """Writes check bits into a tensor on any device with any strides."""
+    tensor = tensor.detach()
+    if tensor.is_cpu and tensor.is_contiguous():
+        encode_words_(tensor, code)
+        mark_written([tensor])
+    else:
+        words = tensor.cpu().contiguous().clone()
+        encode_words_(words, code)
+        tensor.copy_(words)
+
+
+def _steps(coded: TensorCode, tensor: Tensor) -> Tensor:
+    """The lowest payload bit of each word, as integers of the size of the words."""
+    bits = 8 * tensor.element_size()
+    steps: list[int] = []
+    for code, _, codewords in coded.parts(tensor.numel()):
+        payloads = [code.payload >> bits * k & ((1 << bits) - 1) for k in range(code.words)]
+        steps += [payload & -payload for payload in payloads] * codewords
+    return torch.tensor(steps, dtype=memory_words(tensor).dtype)
+
+
+def _before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    guard = module._modules.get(ErrorCorrection.own_name)
+    if isinstance(guard, ErrorCorrection):
+        guard.check_words(state, prefix)
+
+
+def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
+    guard = module._modules.get(ErrorCorrection.own_name)
+    if isinstance(guard, ErrorCorrection):
+        guard.measure(module)
