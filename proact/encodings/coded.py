@@ -22,6 +22,7 @@ from proact.encodings.base import (
 from proact.encodings.codes import CODE_NAMES, Code, FittedCode, code_named
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatWord
+from proact.encodings.formats import format_named, unknown_encoding
 from proact.encodings.integers import ScaledInteger, ScaledWord
 from proact.errors import unknown
 from proact.nn.tensor_inventory import StoredTensor
@@ -263,7 +264,7 @@ class Coded(Encoding):
     like the scales of integers, are assumed to be protected.
 
     Args:
-        numbers: the encoding of the numbers.
+        numbers: the format of the numbers, by name or as an encoding without a code.
         code: the name of a code, or a `Code` of your own for the words of the format.
         checks_range: whether decoded numbers outside the range of the tensor's clean numbers count
             as detected too. The name of the encoding then ends in ``+range``.
@@ -277,9 +278,10 @@ class Coded(Encoding):
     def __init__(
         self, numbers: str | Encoding, code: str | Code, checks_range: bool = False
     ) -> None:
-        from proact.encodings.registry import encoding_named  # which also makes coded encodings
-
-        self.format, self.code = encoding_named(numbers), code
+        found = numbers if isinstance(numbers, Encoding) else format_named(numbers)
+        if found is None:
+            raise unknown_encoding(numbers)
+        self.format, self.code = found, code
         if isinstance(code, str) and code not in CODE_NAMES:
             raise unknown("code", code, CODE_NAMES)
         self.checks_range = checks_range

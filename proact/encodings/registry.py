@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from proact.encodings.base import Encoding
 from proact.encodings.coded import RANGE, Coded
-from proact.encodings.fixed_point import FixedPoint
-from proact.encodings.floats import Float
-from proact.encodings.integers import Native, ScaledInteger
-from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
-from proact.errors import closest
+from proact.encodings.formats import format_named, unknown_encoding
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
@@ -33,11 +28,7 @@ def encoding_named(name: str | Encoding) -> Encoding:
     encoding = _encoding(name) if isinstance(name, str) else None
     if encoding is not None:
         return encoding
-    raise ValueError(
-        f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
-        "such as q15.16, each possibly with a code, such as float32+bch2; "
-        f"got {name!r}{closest(name, ENCODING_NAMES)}"
-    )
+    raise unknown_encoding(name)
 
 
 @lru_cache(maxsize=64)
@@ -47,12 +38,4 @@ def _encoding(name: str) -> Encoding | None:
         inner = _encoding(plain)
         has_range = code.endswith(RANGE)
         return None if inner is None else Coded(inner, code.removesuffix(RANGE), has_range)
-    if name in FLOAT_NAMES:
-        return Float(name)
-    if name == "native":
-        return Native()
-    if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
-        return FixedPoint(int(match[1]), int(match[2]))
-    if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
-        return ScaledInteger(int(match[1]), per_channel=match[2] is None)
-    return None
+    return format_named(name)

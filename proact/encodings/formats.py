@@ -1,0 +1,38 @@
+"""Number formats by name: encodings without a code."""
+
+from __future__ import annotations
+
+import re
+
+from proact.encodings.base import Encoding
+from proact.encodings.fixed_point import FixedPoint
+from proact.encodings.floats import Float
+from proact.encodings.integers import Native, ScaledInteger
+from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
+from proact.errors import closest
+
+
+def format_named(name: str) -> Encoding | None:
+    """The number format with the given name; None if there is none.
+
+    Raises:
+        ValueError: a fixed-point word of more than 32 bits.
+    """
+    if name in FLOAT_NAMES:
+        return Float(name)
+    if name == "native":
+        return Native()
+    if match := re.fullmatch(r"q(\d{1,9})\.(\d{1,9})", name):
+        return FixedPoint(int(match[1]), int(match[2]))
+    if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
+        return ScaledInteger(int(match[1]), per_channel=match[2] is None)
+    return None
+
+
+def unknown_encoding(name: object) -> ValueError:
+    """The error for a name that no encoding has."""
+    return ValueError(
+        f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
+        "such as q15.16, each possibly with a code, such as float32+bch2; "
+        f"got {name!r}{closest(name, ENCODING_NAMES)}"
+    )
