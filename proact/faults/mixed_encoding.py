@@ -129,7 +129,7 @@ def checked_encoding(given: EncodingLike | Sequence[Any]) -> Encoding:
         return MixedEncoding(given.items())
     if isinstance(given, (list, tuple)):
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
-            raise TypeError(
+            raise ValueError(
                 f"encodings by tensor must be pairs of a selector and an encoding, got {given!r}"
             )
         return MixedEncoding((_selector(where), encoding) for where, encoding in given)

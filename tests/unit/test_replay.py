@@ -216,7 +216,7 @@ def test_the_record_of_one_network_does_not_fit_another(model: nn.Module, mlp: n
     [
         (FaultSite("0.weight", -1, 0), "element"),
         (FaultSite("0.weight", 0, -1), "bit"),
-        (FaultSite("0.weight", 0, 64), "bit"),
+        (FaultSite("0.weight", 0, 256), "bit"),
         (FaultSite("0.weight", 1.5, 0), "element"),  # type: ignore[arg-type]
         (FaultSite("0.weight", 0, 0.5), "bit"),  # type: ignore[arg-type]
         (FaultSite("0.weight", True, 0), "element"),
