@@ -21,11 +21,11 @@ using Bytes = __m256i;
 
 /// Shifts each number of a vector; the intrinsics cause false warnings in GCC.
 template <class Number>
-PROACT_ELEMENTWISE Bytes shifted_down(Bytes x, int bits) {
+PROACT_ELEMENTWISE Bytes shifted_down(Bytes x, Number bits) {
     return reinterpret_cast<Bytes>(reinterpret_cast<Vector<Number, sizeof(Bytes)>>(x) >> bits);
 }
 template <class Number>
-PROACT_ELEMENTWISE Bytes shifted_up(Bytes x, int bits) {
+PROACT_ELEMENTWISE Bytes shifted_up(Bytes x, Number bits) {
     return reinterpret_cast<Bytes>(reinterpret_cast<Vector<Number, sizeof(Bytes)>>(x) << bits);
 }
 

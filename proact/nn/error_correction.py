@@ -164,7 +164,7 @@ class ErrorCorrection(StoredGuard):
         """Scrubs ``model``, whose guard this is, now."""
         with LOCK:
             self._background.raise_error()
-            self._scrub(model)
+            self._scrub(model, self.coded(model))
 
     def start(self, model: nn.Module) -> None:
         """Notes the model, and starts the background thread if the guard has an interval."""
@@ -175,12 +175,13 @@ class ErrorCorrection(StoredGuard):
     def begin(self, model: nn.Module) -> None:
         with LOCK:
             self.refuse_training(model)
-            if not all(map(self.has_memory, self.tensors(model))):
+            tensors = self.coded(model)
+            if not all(map(self.has_memory, tensors.values())):
                 return  # the forward computes shapes only
             self._background.raise_error()
             self.start(model)
             if self.every and self._forwards % self.every == 0:
-                self._scrub(model)
+                self._scrub(model, tensors)
             self._forwards += 1
 
     def end(self) -> None:
@@ -226,7 +227,7 @@ class ErrorCorrection(StoredGuard):
         """A scrub by the background thread, which leaves models with injected faults alone."""
         with LOCK:
             if not self._scrubs.injections:
-                self._scrub(model)
+                self._scrub(model, self.coded(model))
 
     def check_words(self, state: Mapping[str, Any], prefix: str) -> None:
         """ValueError if tensors of a state_dict are no codewords."""
@@ -243,11 +244,10 @@ class ErrorCorrection(StoredGuard):
                     "and protect that again"
                 )
 
-    def _scrub(self, model: nn.Module) -> None:
+    def _scrub(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         guard = _weight_range_of(model)
         if guard is not None and guard.has_repaired:
             return  # another forward runs, and will restore words; it began with a scrub
-        tensors = self.coded(model)
         last: dict[str, Scrubbed] = {}
         for names, plan in self._scrubs.plans_of(self, model, tensors):
             log = None
