@@ -25,6 +25,7 @@ from proact.encodings.floats import FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
 from proact.encodings.integers import ScaledInteger, ScaledWord
 from proact.errors import unknown
+from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor
 
 #: Ends the name of an encoding whose decoder checks the range of numbers.
@@ -301,10 +302,8 @@ class Coded(Encoding):
         fitted = self._fitted(inner, unused)
         if isinstance(inner, ScaledWord) and isinstance(self.format, ScaledInteger):
             inner = self.format.word_up_to(_largest_payload(inner, fitted, tensor.numel()), stored)
-        low, high = _finite_range(tensor)
-        replacement = _replacement(stored, low, high)
-        limits = (low, high) if self.checks_range else None
-        return CodedWord(inner, fitted, tensor.numel(), replacement, limits)
+        limits = finite_range(stored) if self.checks_range else None
+        return CodedWord(inner, fitted, tensor.numel(), replacement_for(stored), limits)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation, which no code protects."""
@@ -364,30 +363,6 @@ def _fields(inner: Word, code: Code) -> dict[str, int]:
         taken |= inner.all_bits & ~payload
     fields = {name: mask & ~taken for name, mask in inner.fields.items() if mask & ~taken}
     return {**fields, "check": own | taken} if own | taken else fields
-
-
-def _finite_range(tensor: Tensor) -> tuple[float, float]:
-    """The smallest and the largest finite number of a tensor; (0, 0) if there is none."""
-    finite = tensor.detach()[torch.isfinite(tensor)]
-    return (float(finite.amin()), float(finite.amax())) if finite.numel() else (0.0, 0.0)
-
-
-def _replacement(stored: StoredTensor, low: float, high: float) -> float:
-    """The number in place of one that is lost, in the range of the tensor's clean numbers.
-
-    It is the number nearest to 0, except where another one does less harm: the loosest bound or
-    threshold, because a bound of 0 would replace every number that it bounds; the largest variance,
-    because a small one amplifies a channel; and otherwise the median of a normalisation.
-    """
-    if stored.kind == "bound":
-        return low if stored.name.endswith("low") else high
-    if stored.kind == "threshold":
-        return high
-    if stored.kind == "statistics" and high > low > 0:  # variances: a large one damps a channel
-        return high
-    if stored.kind in ("normalisation", "statistics"):
-        return float(stored.tensor.nanmedian())
-    return low if low > 0 else high if high < 0 else 0.0
 
 
 def _in_rows(words: Words, size: int) -> Words:

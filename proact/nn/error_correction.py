@@ -13,7 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
+from proact.nn.replacements import replacement_for
 from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
+from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode, encode_words_, memory_words
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
@@ -34,10 +36,10 @@ class ErrorCorrection(StoredGuard):
 
     A scrub corrects every codeword that the code can correct. Numbers of a codeword whose error is
     only detected become the value nearest to 0 in the range that the tensor's values had when they
-    were coded: 0, unless all of them had one sign. If weight-range guards the tensor, it is the
-    value nearest to 0 within its bounds. A bound or a threshold becomes the loosest one of its
-    tensor, because one of 0 would replace every number that it bounds. Integers become 0. A code
-    that masks clears bits instead.
+    were coded: 0, unless all of them had one sign. A bound or a threshold becomes the loosest one
+    of its tensor, because one of 0 would replace every number that it bounds; a running variance
+    becomes the largest one, and another number of a normalisation the median. Integers become 0. A
+    code that masks clears bits instead.
 
     Scrubs are permanent. While faults are injected, what the guard writes is logged and undone when
     the injection ends. The guard needs the hooks of the model, as `WeightRange` does, and raises
@@ -122,18 +124,13 @@ class ErrorCorrection(StoredGuard):
 
     def measure(self, model: nn.Module) -> None:
         """Sets the replacements by the current values of ``model``, which are codewords."""
-        values: dict[str, float] = {}
-        for name, tensor in zip(self.names, self.tensors(model), strict=True):
-            if not tensor.is_floating_point():
-                continue
-            low, high = (float(each) for each in tensor.detach().aminmax())
-            value = low if low > 0 else high if high < 0 else 0.0
-            if _is_threshold(name):
-                value = high
-            if (side := self.bound_side(model, name)) is not None:
-                value = low if side == -1 else high
-            if value:
-                values[name] = value
+        coded = set(self.names)
+        values = {
+            stored.name: value
+            for stored in stored_tensors(model)
+            if stored.name in coded and stored.tensor.is_floating_point()
+            if (value := replacement_for(stored))
+        }
         self._replaced = tuple(values)
         self._buffers.pop(_BUFFER, None)
         self._non_persistent_buffers_set.discard(_BUFFER)
@@ -279,17 +276,12 @@ class ErrorCorrection(StoredGuard):
     def bounds(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Bounds]:
         """The bounds of replacements by tensor, for all tensors whose replacement is not 0."""
         bounds: dict[str, Bounds] = {}
+        if (guard := _weight_range_of(model)) is not None:
+            bounds |= guard.by_tensor(guard.low, guard.high)
         buffer = self._buffers.get(_BUFFER)
         if buffer is not None:
             numbers = buffer.detach()
-            bounds = {name: (numbers[i], numbers[i]) for i, name in enumerate(self._replaced)}
-        if (guard := _weight_range_of(model)) is not None:
-            bounds |= {
-                name: pair
-                for name, pair in guard.by_tensor(guard.low, guard.high).items()
-                if not _is_threshold(name)
-                if name in tensors
-            }
+            bounds |= {name: (numbers[i], numbers[i]) for i, name in enumerate(self._replaced)}
         return {
             name: pair
             for name, pair in bounds.items()
@@ -440,10 +432,6 @@ def _scrub_in_background(model: nn.Module) -> None:
     guard = model._modules.get(ErrorCorrection.own_name)
     if isinstance(guard, ErrorCorrection):
         guard.in_background(model)
-
-
-def _is_threshold(name: str) -> bool:
-    return name.rpartition(".")[2] == "threshold"
 
 
 def _weight_range_of(model: nn.Module) -> WeightRange | None:
