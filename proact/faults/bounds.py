@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from proact.encodings import Encoding, Word
 from proact.encodings.base import MemoryWord
+from proact.encodings.coded import CodedWord
 from proact.nn import ErrorCorrection, WeightRange
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import StoredTensor
@@ -113,11 +114,15 @@ class RoundedBounds:
         return torch.where(cuts, needed, bound)
 
     def rounded(self, stored: StoredTensor, word: Word) -> Tensor:
-        """The values of a tensor in the encoding; a bound that rounding narrows moves outwards."""
+        """The values of a tensor in the encoding.
+
+        In words with a code, whose check bits take low bits, a bound that rounding narrows moves
+        outwards.
+        """
         values = self.unrounded(stored)
         result = word.rounded(values)
         name = self._name(stored)
-        if name is None:
+        if name is None or not isinstance(word, CodedWord):
             return result
         needed = self._needed[name]
         for _ in range(_STEPS):
