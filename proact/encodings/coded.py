@@ -13,6 +13,7 @@ from proact.encodings.base import (
     Elements,
     Encoding,
     Floats,
+    MemoryWord,
     Word,
     Words,
     integers_of,
@@ -20,6 +21,7 @@ from proact.encodings.base import (
     unsigned_memory,
 )
 from proact.encodings.codes import CODE_NAMES, Code, FittedCode, code_named
+from proact.encodings.codes.registry import IN_PLACE_CODE_NAMES, words_code
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
@@ -27,6 +29,7 @@ from proact.encodings.integers import ScaledInteger, ScaledWord
 from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor
+from proact.ops.in_place_code import encode_words_
 
 #: Ends the name of an encoding whose decoder checks the range of numbers.
 RANGE = "+range"
@@ -119,6 +122,9 @@ class CodedWord(Word):
         if not self._takes_bits:
             return self.format.rounded(tensor)
         result = self.format.rounded(tensor).detach().contiguous().clone()
+        if self.fitted.in_memory is not None and result.is_cpu:
+            encode_words_(result, self.fitted.in_memory)
+            return result
         memory, dtype = integers_of(result).reshape(-1), tensor.dtype
         on_cpu, values = memory.cpu(), tensor.detach().reshape(-1)
         for begin, end in self._chunks():
@@ -317,6 +323,9 @@ class Coded(Encoding):
                     f"{inner.name} with {inner.bits}"
                 )
             return FittedCode(self.code)
+        if isinstance(inner, MemoryWord) and self.code in IN_PLACE_CODE_NAMES:
+            in_memory = words_code(self.code, inner.bits // 8)
+            return code_named(self.code, inner.bits)._replace(in_memory=in_memory)
 
         def places(count: int) -> list[int]:
             high = min(unused, count)
@@ -348,7 +357,7 @@ def _unused_bits(
     extremes = torch.stack([tensor.amin(), tensor.amax()]).double().cpu().numpy()
     words = inner.words(extremes, np.zeros(2, np.uint64))
     for unused in range(integer_bits, 0, -1):
-        code, rest = fitted(inner, unused)
+        code, rest, _ = fitted(inner, unused)
         payloads = [*code.payloads, *(rest.payloads if rest is not None else ())]
         if not any(_Reading(inner.bits, each).saturates(words).any() for each in payloads):
             return unused

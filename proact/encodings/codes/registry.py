@@ -39,10 +39,12 @@ class FittedCode(NamedTuple):
         code: the code of each full codeword.
         rest: the code of each single word that is left after the last full codeword of a code in
             place; None if a codeword is one word, or if the last codeword may have fewer words.
+        in_memory: the same code for native encoding, if memory holds the stored words themselves.
     """
 
     code: Code
     rest: Code | None = None
+    in_memory: TensorCode | None = None
 
 
 def code_named(name: str, word_bits: int, places: CheckPlaces = range) -> FittedCode:
