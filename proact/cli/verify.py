@@ -28,7 +28,8 @@ def verify(
         typer.Option(
             "--encoding",
             metavar="NAME",
-            help=f"Stored form of the parameters: {', '.join(ENCODING_NAMES)} or another qM.N.",
+            help=f"Stored form of the parameters: {', '.join(ENCODING_NAMES)} or another qM.N, "
+            "also with a code, as in float32+bch2.",
             autocompletion=completing(ENCODING_NAMES),
         ),
     ] = "float32",

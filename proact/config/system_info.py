@@ -14,7 +14,7 @@ from rich.table import Table
 import proact
 from proact import data, models, protect
 from proact.data import cifar, file_lookup, mnist
-from proact.encodings.names import ENCODING_NAMES
+from proact.encodings.names import CODE_NAMES, ENCODING_NAMES
 from proact.report.tables import Column, make_table
 from proact.results.metric_info import BUILT_IN_METRICS
 
@@ -39,6 +39,7 @@ def system_info() -> dict[str, Any]:
         "models": models.names(),
         "methods": protect.methods(),
         "encodings": [*ENCODING_NAMES, "int7 to int2", "other qM.N of up to 32 bits"],
+        "codes": list(CODE_NAMES),
         "metrics": list(BUILT_IN_METRICS),
         "cache": str(file_lookup.cache()),
     }

@@ -20,8 +20,17 @@ from proact.encodings.base import (
     signed_values,
     unsigned_memory,
 )
-from proact.encodings.codes import CODE_NAMES, Code, FittedCode, code_named
-from proact.encodings.codes.registry import IN_PLACE_CODE_NAMES, words_code
+from proact.encodings.codes import (
+    CODE_NAMES,
+    IN_PLACE_CODE_NAMES,
+    Code,
+    FittedCode,
+    code_named,
+)
+from proact.encodings.codes.registry import (
+    is_built_in,
+    words_code,
+)
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
@@ -291,6 +300,11 @@ class Coded(Encoding):
         self.format, self.code = found, code
         if isinstance(code, str) and code not in CODE_NAMES:
             raise unknown("code", code, CODE_NAMES)
+        if isinstance(code, Code) and code.name in CODE_NAMES and not is_built_in(code):
+            raise ValueError(
+                f"{code.name} is the name of a code of proact: give {type(code).__name__} another "
+                "name, because the name identifies the encoding"
+            )
         self.checks_range = checks_range
         self.name = f"{self.format.name}+{code if isinstance(code, str) else code.name}"
         if checks_range:

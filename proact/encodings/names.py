@@ -1,7 +1,16 @@
-"""The names of the encodings; nothing heavy is imported, so that help pages can list them."""
+"""The names of encodings and codes; nothing heavy is imported, so that help pages can list them."""
 
 from __future__ import annotations
 
 FLOAT_NAMES = ("float16", "bfloat16", "float32", "float64")
 #: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, and any ``qM.N``.
 ENCODING_NAMES = (*FLOAT_NAMES, "int8", "int8-tensor", "native", "q15.16")
+
+#: Codes whose check bits take bits of the words.
+IN_PLACE_CODE_NAMES = ("secded", "bch2", "bch3", "parity", "mset", "cep")
+#: The names of the codes, which follow the name of an encoding after a plus sign.
+CODE_NAMES = (
+    *IN_PLACE_CODE_NAMES,
+    *("secded32", "secded64", "tmr"),
+    *("secded-mirrored", "bch2-mirrored", "bch3-mirrored"),
+)

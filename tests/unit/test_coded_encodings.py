@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from encoding_oracle import holding, weight_of, words_of
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conftest import SignedMagnitude, bits_of, same_bits
-from proact.encodings import Coded, encoding_named
+from proact.encodings import Code, Coded, Decoded, encoding_named
 from proact.encodings.coded import CodedWord
 from proact.encodings.codes import CODE_NAMES, code_named
 from proact.faults import BitFlip, FaultSpace, Injector, encode, encoding_report, inject
@@ -252,3 +255,19 @@ def test_bad_input_is_named_and_changes_nothing(encoding: str, values: Tensor, w
         inject(model, BitFlip(0.1), encoding).__enter__()
     assert "\n" not in str(error.value)
     assert same_bits(before, model)
+
+
+def test_a_code_of_ones_own_cannot_take_the_name_of_a_built_in_one() -> None:
+    class Parity(Code):
+        name = "parity"
+        word_bits = 32
+        check_bits = 1
+
+        def encode(self, words: NDArray[np.uint64]) -> Any:
+            return words, words[:, 0] & np.uint64(1)
+
+        def decode(self, words: NDArray[np.uint64], check: NDArray[np.uint64]) -> Any:
+            return Decoded(words, check != words[:, 0] & np.uint64(1))
+
+    with pytest.raises(ValueError, match=r"parity is the name of a code of proact: give Parity"):
+        Coded("float32", Parity())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proact.encodings.names import CODE_NAMES, IN_PLACE_CODE_NAMES
 from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from proact.encodings.codes.base import Code, Decoded
     from proact.encodings.codes.linear import LinearCode
     from proact.encodings.codes.registry import (
-        CODE_NAMES,
-        IN_PLACE_CODE_NAMES,
         FittedCode,
         code_named,
         words_code,
@@ -31,11 +30,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "CODE_NAMES": "registry",
         "Code": "base",
         "Decoded": "base",
         "FittedCode": "registry",
-        "IN_PLACE_CODE_NAMES": "registry",
         "words_code": "registry",
         "LinearCode": "linear",
         "code_named": "registry",

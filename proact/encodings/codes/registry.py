@@ -12,16 +12,11 @@ from proact.encodings.codes.in_place import cep, mset, parity
 from proact.encodings.codes.linear import LinearCode
 from proact.encodings.codes.mirrored import Mirrored
 from proact.encodings.codes.tmr import Tmr
+from proact.encodings.names import CODE_NAMES, IN_PLACE_CODE_NAMES
 from proact.errors import unknown
 from proact.ops.in_place_code import InPlaceCode, TensorCode
 
 _MIRRORED = "-mirrored"
-#: The names of the codes; those after ``cep`` need memory of their own.
-CODE_NAMES = (
-    *("secded", "bch2", "bch3", "parity", "mset", "cep", "secded32", "secded64", "tmr"),
-    *(f"{name}{_MIRRORED}" for name in ("secded", "bch2", "bch3")),
-)
-IN_PLACE_CODE_NAMES = CODE_NAMES[: CODE_NAMES.index("cep") + 1]
 
 _ERRORS = {"secded": 1, "bch2": 2, "bch3": 3}
 _DATA_BITS = {"secded32": 32, "secded64": 64}
@@ -71,6 +66,11 @@ def code_named(name: str, word_bits: int, places: CheckPlaces = range) -> Fitted
     if name in _DATA_BITS:
         return _with_own_check_bits(name, word_bits)
     return FittedCode(_of_each_word(name, word_bits, places))
+
+
+def is_built_in(code: Code) -> bool:
+    """Whether a code is of a class of proact."""
+    return type(code) in (LinearCode, Mirrored, Tmr)
 
 
 def _mirrored(name: str, word_bits: int, places: CheckPlaces) -> FittedCode:
