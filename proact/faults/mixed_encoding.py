@@ -9,14 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from proact.encodings import Encoding, Word, encoding_named
-from proact.faults.selectors import (
-    Selector,
-    checked_where,
-    matches,
-    shown,
-    where_from_json,
-    where_to_json,
-)
+from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
+from proact.faults.selectors import Selector, shown
 from proact.nn.tensor_inventory import StoredTensor, activation
 
 #: An encoding, its name, or encodings by selector; a tensor has the encoding of its first match.
@@ -48,13 +42,9 @@ class MixedEncoding(Encoding):
     """
 
     def __init__(self, parts: Iterable[tuple[Selector, str | Encoding]]) -> None:
-        self.parts = tuple((checked_where(where), encoding_named(each)) for where, each in parts)
-        if not self.parts:
-            raise ValueError("encodings by tensor must have at least one selector, got none")
-        selectors = [where for where, _ in self.parts]
-        for where in selectors:
-            if selectors.count(where) > 1:
-                raise ValueError(f"the encoding for {shown(where)!r} is given twice")
+        named = [(where, encoding_named(each)) for where, each in parts]
+        self._by_selector = BySelector(named, "encoding")
+        self.parts = self._by_selector.pairs
         self.is_coded = any(encoding.is_coded for _, encoding in self.parts)
         self.name = json.dumps(self.to_plain())
 
@@ -65,17 +55,14 @@ class MixedEncoding(Encoding):
         return hash(self.parts)
 
     def word(self, stored: StoredTensor) -> Word:
-        return self._of(stored).word(stored)
+        return self._by_selector.of(stored).word(stored)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
-        return self._of(activation(name, tensor)).activation_word(name, tensor, largest)
+        return self._by_selector.of(activation(name, tensor)).activation_word(name, tensor, largest)
 
     def to_plain(self) -> Any:
         """The mapping as JSON and YAML can hold it; `checked_encoding` is the inverse."""
-        pairs = [(where_to_json(where), encoding.name) for where, encoding in self.parts]
-        if all(isinstance(where, str) for where, _ in pairs):
-            return dict(pairs)
-        return [list(pair) for pair in pairs]
+        return pairs_to_plain((where, encoding.name) for where, encoding in self.parts)
 
     def refuse_unused(self, models: Iterable[Sequence[StoredTensor]]) -> None:
         """ValueError if a selector is the first match of no tensor of any model.
@@ -83,7 +70,7 @@ class MixedEncoding(Encoding):
         Args:
             models: the stored tensors of each model.
         """
-        chosen = {self._position(stored) for model in models for stored in model}
+        chosen = {self._by_selector.position(stored) for model in models for stored in model}
         for position, (where, encoding) in enumerate(self.parts):
             if position not in chosen:
                 raise ValueError(
@@ -91,19 +78,6 @@ class MixedEncoding(Encoding):
                     "tensor: the selector matches none, or earlier selectors match all of its "
                     "tensors"
                 )
-
-    def _of(self, stored: StoredTensor) -> Encoding:
-        position = self._position(stored)
-        if position is None:
-            raise ValueError(
-                f"no selector of the encoding matches {stored.name}: add one, such as '*' for all "
-                "other tensors"
-            )
-        return self.parts[position][1]
-
-    def _position(self, stored: StoredTensor) -> int | None:
-        selected = (at for at, (where, _) in enumerate(self.parts) if matches(where, stored))
-        return next(selected, None)
 
 
 def checked_encoding(given: EncodingLike | Sequence[Any]) -> Encoding:
@@ -118,21 +92,9 @@ def checked_encoding(given: EncodingLike | Sequence[Any]) -> Encoding:
     Raises:
         ValueError, TypeError: an unknown name, or as `MixedEncoding`.
     """
-    if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
-        try:
-            given = json.loads(given, object_pairs_hook=_without_repetition)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"encodings by tensor must be JSON such as {_EXAMPLE}, got {given!r}: {error}"
-            ) from None
-    if isinstance(given, Mapping):
-        return MixedEncoding(given.items())
-    if isinstance(given, (list, tuple)):
-        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
-            raise ValueError(
-                f"encodings by tensor must be pairs of a selector and an encoding, got {given!r}"
-            )
-        return MixedEncoding((_selector(where), encoding) for where, encoding in given)
+    pairs = selector_pairs(given, "encoding", _EXAMPLE)
+    if pairs is not None:
+        return MixedEncoding(pairs)
     return encoding_named(given)  # type: ignore[arg-type]
 
 
@@ -143,14 +105,3 @@ def named_or_checked(given: EncodingLike) -> str | Encoding:
 
 
 _EXAMPLE = '{"*.running_*": "float32+tmr", "*": "float32"}'
-
-
-def _selector(where: Any) -> Selector:
-    return where_from_json(list(where) if isinstance(where, tuple) else where)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, _ in pairs:
-        if sum(other == key for other, _ in pairs) > 1:
-            raise ValueError(f"{key!r} is given twice")
-    return dict(pairs)

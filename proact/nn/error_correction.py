@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -24,6 +24,7 @@ from proact.ops.sweep_log import SweepLog
 Bounds = tuple[Tensor, Tensor]
 
 _BUFFER = "replacements"
+_REPLACEMENTS = f"error_correction.{_BUFFER}"
 
 
 class ErrorCorrection(StoredGuard):
@@ -47,9 +48,9 @@ class ErrorCorrection(StoredGuard):
 
     Args:
         model: the model to guard; its tensors are coded in place.
-        names: the tensors of the model that are guarded.
-        code: the name of the code.
-        codes: the code of words by their size in bytes.
+        label: the names of the codes, for people.
+        codes: the code of each guarded tensor by its name.
+        replacement_codes: the code of ``replacements`` by the size of their words in bytes.
         every: a scrub precedes every n-th forward, the first included; 0 for `scrub` calls only.
         interval: the seconds between scrubs by a background thread; None for no thread. The thread
             ends with the model. Copies and pickles of the model have a thread of their own from
@@ -73,22 +74,23 @@ class ErrorCorrection(StoredGuard):
     def __init__(
         self,
         model: nn.Module,
-        names: Sequence[str],
-        code: str,
-        codes: Mapping[int, TensorCode],
+        label: str,
+        codes: Mapping[str, TensorCode],
+        replacement_codes: Mapping[int, TensorCode],
         every: int = 1,
         interval: float | None = None,
     ) -> None:
         super().__init__()
         self.every, self.interval = checked_schedule(every, interval)
-        if not names:
+        if not codes:
             raise ValueError(
-                f"ecc needs at least one tensor whose words the code {code} fits, got none"
+                f"ecc needs at least one tensor whose words the code {label} fits, got none"
             )
-        self.code = code
-        self.names = tuple(names)
+        self.code = label
+        self.names = tuple(codes)
         # Private, because public attributes are part of a model's identity.
         self._codes = dict(codes)
+        self._replacement_codes = dict(replacement_codes)
         tensors = self.tensors(model)
         for name, tensor in zip(self.names, tensors, strict=True):
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -138,7 +140,8 @@ class ErrorCorrection(StoredGuard):
             return
         dtype = reduce(torch.promote_types, (self._dtypes[name] for name in values))
         numbers = torch.tensor(list(values.values()), dtype=dtype)
-        encode_words_(numbers, self.code_of(numbers))
+        self._codes[_REPLACEMENTS] = self._replacement_codes[numbers.element_size()]
+        encode_words_(numbers, self.code_of(_REPLACEMENTS))
         device = self._tensor(model, self._replaced[0]).device
         self.register_buffer(_BUFFER, numbers.to(device), persistent=False)
 
@@ -233,7 +236,7 @@ class ErrorCorrection(StoredGuard):
             if not isinstance(tensor, Tensor) or tensor.is_meta:
                 continue
             words = tensor.detach().to("cpu", self._dtypes[name]).contiguous().clone()
-            (found,) = ScrubPlan([words], [self.code_of(words)], [None], [name]).scrub()
+            (found,) = ScrubPlan([words], [self.code_of(name)], [None], [name]).scrub()
             if found != (0, 0):
                 raise ValueError(
                     f"{prefix}{name} in the state_dict has {sum(found):,} words or groups of words "
@@ -266,12 +269,12 @@ class ErrorCorrection(StoredGuard):
         tensors = dict(zip(self.names, self.tensors(model), strict=True))
         buffer = self._buffers.get(_BUFFER)
         if buffer is not None:
-            tensors[f"{self.own_name}.{_BUFFER}"] = buffer
+            tensors[_REPLACEMENTS] = buffer
         return tensors
 
-    def code_of(self, tensor: Tensor) -> TensorCode:
-        """The code of the words of a guarded tensor."""
-        return self._codes[tensor.element_size()]
+    def code_of(self, name: str) -> TensorCode:
+        """The code of the words of a coded tensor."""
+        return self._codes[name]
 
     def bounds(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Bounds]:
         """The bounds of replacements by tensor, for all tensors whose replacement is not 0."""
@@ -304,7 +307,7 @@ class ErrorCorrection(StoredGuard):
         with torch.no_grad():
             for name, tensor in tensors.items():
                 if not is_bound[name]:
-                    _encode(tensor, self.code_of(tensor))
+                    _encode(tensor, self.code_of(name))
             guard = _weight_range_of(model)
             if guard is not None:
                 guard.measure(model)
@@ -317,7 +320,7 @@ class ErrorCorrection(StoredGuard):
 
         Coding changes the bits below the payload, so that one step of the payload is enough.
         """
-        needed, code = bound.clone(), self.code_of(bound)
+        needed, code = bound.clone(), self.code_of(name)
         is_low = self.bound_side(model, name) == -1
         step = _steps(code, bound)
         _encode(bound, code)
@@ -389,7 +392,7 @@ class _Scrubs:
                 names,
                 ScrubPlan(
                     [tensors[name].detach() for name in names],
-                    [guard.code_of(tensors[name]) for name in names],
+                    [guard.code_of(name) for name in names],
                     [bounds.get(name) for name in names],
                     names,
                 ),

@@ -41,9 +41,9 @@ def add_weight_range(
 
 def add_error_correction(
     model: nn.Module,
-    names: Sequence[str],
-    code: str,
-    codes: Mapping[int, TensorCode],
+    label: str,
+    codes: Mapping[str, TensorCode],
+    replacement_codes: Mapping[int, TensorCode],
     every: int = 1,
     interval: float | None = None,
 ) -> ErrorCorrection:
@@ -56,7 +56,8 @@ def add_error_correction(
             ``error_correction``, or if ``model`` is compiled or TorchScript.
     """
     _refuse(model, ErrorCorrection)
-    guard = _attached(model, ErrorCorrection(model, names, code, codes, every, interval))
+    created = ErrorCorrection(model, label, codes, replacement_codes, every, interval)
+    guard = _attached(model, created)
     guard.start(model)
     return guard
 

@@ -19,7 +19,7 @@ def replacement_for(stored: StoredTensor) -> float:
         return low if stored.name.endswith("low") else high
     if stored.kind == "threshold":
         return high
-    if stored.kind == "statistics" and low > 0:  # variances
+    if stored.kind == "statistics" and stored.name.endswith("running_var"):
         return high
     if stored.kind in ("normalisation", "statistics"):
         return float(stored.tensor.float().nanmedian())

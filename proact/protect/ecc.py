@@ -5,13 +5,17 @@ The codes are those of `proact.encodings.codes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from proact.encodings.codes import words_code
+from proact.faults import Where
+from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
+from proact.faults.selectors import Selector
 from proact.nn import ErrorCorrection, add_error_correction, remove_error_correction
 from proact.nn.error_correction import checked_schedule
 from proact.nn.tensor_inventory import StoredTensor, stored_tensors
@@ -22,6 +26,12 @@ from proact.protect.method import GuardMethod
 
 #: The dtypes whose words are coded.
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8)
+_WORD_BYTES = (4, 2, 1, 8)
+
+#: The guards' own numbers need so little precision that the strongest code in place costs nothing,
+#: and one that is lost harms a whole tensor.
+_CORRECTING = ("secded", "bch2", "bch3")
+_OWN_NUMBERS = (Where(kind="bound"), "bch3")
 
 
 @dataclass(frozen=True)
@@ -30,44 +40,95 @@ class EccOptions:
 
     Attributes:
         code: ``"secded"``, ``"bch2"`` or ``"bch3"``, which correct 1, 2 or 3 errors in a codeword,
-            or ``"parity"``, ``"mset"`` or ``"cep"``.
+            or ``"parity"``, ``"mset"`` or ``"cep"``; or codes by selector, as for
+            `proact.faults.MixedEncoding`: each tensor has the code of the first selector that
+            matches it. The codes that correct errors stand for
+            ``{Where(kind="bound"): "bch3", "*": code}``: the numbers of the guards themselves
+            (bounds of weight-range and replacements) have the strongest code. JSON text once the
+            options are made, unless it is one name.
         every: a scrub precedes every n-th forward, the first included; 0 for scrubs on demand only,
             by `proact.nn.scrub`.
         interval: the seconds between scrubs by a background thread; None for no thread.
     """
 
-    code: str = "bch2"
+    code: str | Mapping[Selector, str] = "bch2"
     every: int = 1
     interval: float | None = None
 
     def __post_init__(self) -> None:
-        _codes(self.code)
+        pairs = selector_pairs(self.code, "code", _EXAMPLE)
+        if pairs is not None:
+            given = BySelector(pairs, "code").pairs
+            object.__setattr__(self, "code", json.dumps(pairs_to_plain(given)))
+        _codes(self.label)
         checked_schedule(self.every, self.interval)
+
+    @property
+    def label(self) -> str:
+        """The code as text."""
+        return str(self.code)
 
 
 def ecc(model: nn.Module, options: EccOptions, report: Callable[[str], None]) -> nn.Module:
     """Guards ``model`` itself, which has no such guard yet, and returns it."""
-    guard = add_ecc(model, options.code, options.every, options.interval)
+    guard = add_ecc(model, options.label, options.every, options.interval)
     words = sum(tensor.numel() for tensor in guard.tensors(model))
     report(f"{words:,} words of {len(guard.names)} tensors coded with {options.code}")
     return model
 
 
 def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> ErrorCorrection:
-    """Codes every tensor that ``model`` stores and whose words the code fits, bounds too.
+    """Codes every tensor that ``model`` stores and whose words its code fits, bounds too.
 
     Tensors of other dtypes, and those without plain memory, stay as they are.
+
+    Args:
+        model: the model, whose words are coded in place.
+        code: a name, or codes by selector as JSON text.
+        every: as in `EccOptions`.
+        interval: as in `EccOptions`.
     """
-    codes = _codes(code)
+    by_selector = _codes(code)
     remove_error_correction(model)
-    names = [each.name for each in stored_tensors(model) if _fits(each, code, codes)]
-    return add_error_correction(model, names, code, codes, every, interval)
+    codes: dict[str, TensorCode] = {}
+    for stored in stored_tensors(model):
+        name = by_selector.of(stored)
+        if _fits(stored, name, fitting := _by_word_size(name)):
+            codes[stored.name] = fitting[stored.tensor.element_size()]
+    replacements = _by_word_size(by_selector.of(_REPLACEMENTS))
+    return add_error_correction(model, code, codes, replacements, every, interval)
 
 
-def _codes(name: str) -> dict[int, TensorCode]:
+_EXAMPLE = '{"*.bias": "bch3", "*": "bch2"}'
+
+#: The buffer that the guard adds after the tensors are coded.
+_REPLACEMENTS = StoredTensor(
+    "error_correction.replacements",
+    ("error_correction.replacements",),
+    torch.empty(0),
+    ErrorCorrection.own_name,
+    (ErrorCorrection.__name__,),
+    "bound",
+    True,
+)
+
+
+def _codes(code: str) -> BySelector[str]:
+    """The names of codes by selector; ValueError for a name of no code in place."""
+    pairs = selector_pairs(code, "code", _EXAMPLE)
+    if pairs is None:
+        pairs = [("*", code)]
+        if code in _CORRECTING:
+            pairs.insert(0, _OWN_NUMBERS)
+    for _, name in pairs:
+        _by_word_size(name)
+    return BySelector(pairs, "code")
+
+
+def _by_word_size(name: str) -> dict[int, TensorCode]:
     """A code by the size of words in bytes, for all sizes that it fits; ValueError if none."""
     codes: dict[int, TensorCode] = {}
-    for word_bytes in (4, 2, 1, 8):
+    for word_bytes in _WORD_BYTES:
         try:
             codes[word_bytes] = words_code(name, word_bytes)
         except ValueError:

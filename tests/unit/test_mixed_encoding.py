@@ -92,7 +92,7 @@ def test_a_name_and_an_encoding_are_read_as_before() -> None:
         ('{"*": "float32", "*": "int8"}', r"'\*' is given twice"),
         ('{"*": ', "must be JSON such as"),
         ([[{"sort": "bias"}, "float32"]], "the fields of a Where are"),
-        ([["*"]], "pairs of a selector and an encoding"),
+        ([["*"]], "pairs of a selector and its encoding"),
         ({3: "float32"}, "a pattern of names"),
         ({"*": {"*": "float32"}}, "an encoding is one of"),
     ],
