@@ -16,7 +16,7 @@ from proact.config.experiment import Experiment
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
 from proact.config.runner import MODELS, checked
-from proact.config.variants import costs, hardened, trained, units_of
+from proact.config.variants import CleanEvaluation, costs, hardened, trained, units_of
 from proact.errors import ProactError
 from proact.protect import Cost
 from proact.report.tables import cost_table
@@ -94,7 +94,8 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         raise
     protect.save(model, path)
     models = {next(iter(experiment.variants)): plain, name: model}
-    found = costs(experiment, models, plain, images)
+    evaluate = CleanEvaluation(experiment, images)
+    found = costs(experiment, models, plain, images, evaluate)
     return Protected(path, variant, found, experiment.encoding_name, units_of(experiment))
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from proact import campaign, faults, models
+from proact import campaign, faults
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import write_experiment
 from proact.config.user_code import load_data, load_function, load_model_for
-from proact.config.variants import built, costs, trained
+from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
 from proact.errors import ProactError
 from proact.protect import Cost
@@ -132,15 +132,12 @@ def _run(
     kept = folder / MODELS
     plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
     variants = built(experiment, plain, images, kept, stages)
-
-    def on_test(model: nn.Module) -> float:
-        return models.accuracy(model, images.test)
-
+    evaluate = CleanEvaluation(experiment, images)
     is_top_1 = experiment.metric == "top-1" and experiment.forward is experiment.output is None
     for name, model in variants.items():
-        report = faults.encoding_report(model, experiment.encoding, on_test if is_top_1 else None)
+        report = faults.encoding_report(model, experiment.encoding, evaluate if is_top_1 else None)
         stages.say(f"{name} in {report}")
-    cost = costs(experiment, variants, plain, images)
+    cost = costs(experiment, variants, plain, images, evaluate)
     common: dict[str, Any] = {
         **experiment.campaign_options,
         "collate": None,  # the data are collated already

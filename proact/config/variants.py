@@ -21,6 +21,7 @@ from proact import models, protect
 from proact.campaign import Metric
 from proact.campaign.clean_results import clean_value
 from proact.campaign.code_digest import content_of
+from proact.campaign.identity import ModelDigest
 from proact.config.experiment import Experiment
 from proact.config.names import is_user_code
 from proact.config.parsing import THRESHOLDS, VariantRecipe
@@ -104,13 +105,40 @@ def hardened(
     return model
 
 
+class CleanEvaluation:
+    """The experiment's metric of a model without faults on all test samples.
+
+    Equal models are evaluated once: the encoded form of a variant often equals the variant, and the
+    unprotected model is compared with each variant. All models must be copies of one model, with or
+    without protection, because a digest does not cover the functions that a forward method calls.
+    """
+
+    def __init__(self, experiment: Experiment, images: Data) -> None:
+        options = experiment.campaign_options
+        self._evaluate = partial(
+            clean_value,
+            data=images.test,
+            metric=options["metric"],
+            forward=Forward(options["forward"], options["output"]),
+        )
+        self._known: dict[str, float] = {}
+
+    def __call__(self, model: nn.Module) -> float:
+        digest = ModelDigest(model).of_content
+        if digest not in self._known:
+            self._known[digest] = self._evaluate(model)
+        return self._known[digest]
+
+
 def costs(
-    experiment: Experiment, variants: Mapping[str, nn.Module], plain: nn.Module, images: Data
+    experiment: Experiment,
+    variants: Mapping[str, nn.Module],
+    plain: nn.Module,
+    images: Data,
+    evaluate: CleanEvaluation,
 ) -> dict[str, Cost]:
     """Measure the fault-free cost of each variant, compared with the ``plain`` model."""
     options = experiment.campaign_options
-    forward = Forward(options["forward"], options["output"])
-    value = partial(clean_value, data=images.test, metric=options["metric"], forward=forward)
     found = {}
     for name, model in variants.items():
         protection = protect.protection_of(model)
@@ -123,7 +151,7 @@ def costs(
             soft,
             plain,
             forward=options["forward"],
-            evaluate=value,
+            evaluate=evaluate,
         )
     return found
 
