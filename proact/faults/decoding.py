@@ -153,9 +153,10 @@ def _decode_part(
 
 def _set_bits(masks: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """The (row, bit) of each set bit, ordered by row."""
-    as_bytes = np.ascontiguousarray(masks, "<u8").view(np.uint8).reshape(-1, 8)
-    rows, bits = np.nonzero(np.unpackbits(as_bytes, axis=1, bitorder="little"))
-    return rows, bits.astype(np.uint8)
+    width = 32 if not (masks >> np.uint64(32)).any() else 64
+    as_bytes = np.ascontiguousarray(masks.astype(f"<u{width // 8}")).view(np.uint8)
+    places = np.flatnonzero(np.unpackbits(as_bytes, bitorder="little"))
+    return places // width, (places % width).astype(np.uint8)
 
 
 def _uncoded(index: int, element: NDArray[np.uint64]) -> DecodedCodewords:

@@ -158,7 +158,7 @@ class PlacedFlips:
 
     def __init__(self, exposed: Sequence[ExposedTensor], places: FlipPlaces) -> None:
         self._exposed = exposed
-        self._places = places.take(places.order)
+        self._places = places.ordered()
         self._done: list[_Written] = []
 
     def flip(self) -> None:

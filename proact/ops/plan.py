@@ -31,6 +31,15 @@ class FlipPlaces(NamedTuple):
         """The rows ordered by tensor and element."""
         return np.lexsort((self.element, self.tensor))
 
+    def ordered(self) -> FlipPlaces:
+        """The bits ordered by tensor and element; ``self`` if they are ordered already."""
+        before, after = slice(None, -1), slice(1, None)
+        is_later = self.tensor[after] > self.tensor[before]
+        is_same = self.tensor[after] == self.tensor[before]
+        if (is_later | (is_same & (self.element[after] >= self.element[before]))).all():
+            return self
+        return self.take(self.order)
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> FlipPlaces:
         """The given rows, in the given order."""
         return FlipPlaces(self.tensor[rows], self.element[rows], self.bit[rows])
@@ -229,7 +238,7 @@ class FlipPlan:
     def flip_places_into(self, log: FlipLog, places: FlipPlaces) -> None:
         """Flips the given distinct bits; the log lists them by tensor and element."""
         self._memory.check()
-        self._plan.flip_places_into(log._log, *places.take(places.order))
+        self._plan.flip_places_into(log._log, *places.ordered())
 
     def undo_by_replay(self, ber: float, seed: int, trial: int, threads: int | None = None) -> int:
         """Undoes `flip_unlogged` by drawing the same flips again; returns their number.
