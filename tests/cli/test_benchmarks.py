@@ -107,6 +107,14 @@ def test_injection_prints_a_row_for_each_encoding() -> None:
 
 
 @pytest.mark.slow
+def test_coded_injection_prints_a_row_for_each_code() -> None:
+    done = run("coded_injection", "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    for words in ("float32+bch2", "float32+secded32", "float32+cep", "<= 1.5", "goal >= 100"):
+        assert words in done.stdout
+
+
+@pytest.mark.slow
 def test_loading_measures_a_stand_in_of_noise() -> None:
     done = run("loading")
     assert done.returncode == 0, done.stderr
