@@ -133,6 +133,8 @@ class FaultSpace(Sequence[ExposedTensor]):
         selector = checked_where(where)
         refuse_packed(packed_weights(model), selector)
         self._exposed = exposed_tensors(self._stored, self.encoding, selector, bits)
+        # Words depend on clean values, and the space may be asked while faults are in memory.
+        self._whole = self._stored_bits()
 
     @overload
     def __getitem__(self, index: int) -> ExposedTensor: ...
@@ -157,6 +159,9 @@ class FaultSpace(Sequence[ExposedTensor]):
 
     @property
     def whole(self) -> int | None:
+        return self._whole
+
+    def _stored_bits(self) -> int | None:
         try:
             return sum(
                 self.encoding.word(stored).stored_bits(stored.tensor.numel())

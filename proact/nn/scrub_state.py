@@ -12,6 +12,12 @@ from proact.nn.stored_guard import mark_written
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
 from proact.ops.sweep_log import SweepLog
 
+_OVERWRITTEN = (
+    "{} was written after ecc wrote its check bits, by an optimizer, load_state_dict of a part of "
+    "the model, a normalisation in training mode or an assignment: write to "
+    "proact.nn.without_error_correction(model), and protect that again"
+)
+
 
 class Scrubs:
     """Plans that are reused while tensors stay in their memory, and what they wrote.
@@ -42,11 +48,17 @@ class Scrubs:
     ) -> dict[str, Scrubbed]:
         """Scrubs tensors; returns the counts of those in which errors were found.
 
+        Outside of injections, a tensor of which nearly all codewords are invalid was not hit by
+        errors but written without check bits. It is left as it is.
+
         Args:
             tensors: all tensors of the plans, by name.
             dependence: what the plans depend on besides the tensors' memory.
             make: makes the plans, in the order in which they run, each with the names of its
                 tensors; called if the memory or ``dependence`` has changed.
+
+        Raises:
+            ProactError: a tensor was written.
         """
         layout: list[Hashable] = [
             (name, t.data_ptr(), t.dtype, t.shape, t.stride()) for name, t in tensors.items()
@@ -56,12 +68,17 @@ class Scrubs:
             self._plans, self._layout = make(), layout
         counts: dict[str, Scrubbed] = {}
         for names, plan in self._plans:
-            log = None
+            log = SweepLog(plan)
             changed: list[Tensor] = []
             if self.injections:
-                log = SweepLog(plan)
                 self._logs.append((log, changed))
-            for name, found in zip(names, plan.scrub(log), strict=True):
+            results = plan.scrub(log)
+            if not self.injections:
+                for name, code, found in zip(names, plan.codes, results, strict=True):
+                    if code.is_overwritten(tensors[name].numel(), sum(found)):
+                        log.restore()
+                        raise ProactError(_OVERWRITTEN.format(name))
+            for name, found in zip(names, results, strict=True):
                 if found != (0, 0):
                     counts[name] = found
                     mark_written([tensors[name]])

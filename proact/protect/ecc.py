@@ -6,12 +6,14 @@ The codes are those of `proact.encodings.codes`.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from proact.encodings.coded import has_only_small_integers
 from proact.encodings.codes import words_code
 from proact.faults import Where
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
@@ -80,7 +82,15 @@ def ecc(model: nn.Module, options: EccOptions, report: Callable[[str], None]) ->
 def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> ErrorCorrection:
     """Codes every tensor that ``model`` stores and whose words its code fits, bounds too.
 
-    Tensors of other dtypes, and those without plain memory, stay as they are.
+    Tensors of other dtypes, and those without plain memory, stay as they are, and so do tensors of
+    integers as small as the steps between those that a coded word can hold, such as masks.
+
+    Warns:
+        UserWarning: names the tensors of small integers.
+
+    Raises:
+        ValueError: as `proact.nn.add_error_correction`, or a part of ``model`` has a guard of its
+            own, whose words another code would destroy.
 
     Args:
         model: the model, whose words are coded in place.
@@ -90,11 +100,31 @@ def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> 
     """
     by_selector = _codes(code)
     remove_error_correction(model)
+    for name, module in model.named_modules():
+        if isinstance(module, ErrorCorrection):
+            part = name.rpartition(".")[0]
+            raise ValueError(
+                f"{part} has an ecc guard of its own, and its words cannot have two codes: protect "
+                f"the model with proact.nn.without_error_correction applied to {part}"
+            )
     codes: dict[str, TensorCode] = {}
+    small: list[str] = []
     for stored in stored_tensors(model):
         name = by_selector.of(stored)
-        if _fits(stored, name, fitting := _by_word_size(name)):
-            codes[stored.name] = fitting[stored.tensor.element_size()]
+        if not _fits(stored, name, fitting := _by_word_size(name)):
+            continue
+        fitted = fitting[stored.tensor.element_size()]
+        if has_only_small_integers(stored.tensor, fitted.step(stored.tensor.numel())):
+            small.append(stored.name)
+        else:
+            codes[stored.name] = fitted
+    if small:
+        warnings.warn(
+            f"{', '.join(small)} have no check bits, because the code would replace integers as "
+            "small as theirs by 0",
+            UserWarning,
+            stacklevel=2,
+        )
     replacements = _by_word_size(by_selector.of(_REPLACEMENTS))
     return add_error_correction(model, code, codes, replacements, every, interval)
 
