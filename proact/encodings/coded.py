@@ -39,6 +39,7 @@ from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.in_place_code import encode_words_
+from proact.ops.plain_memory import lack_of_memory
 
 #: Ends the name of an encoding whose decoder checks the range of numbers.
 RANGE = "+range"
@@ -318,6 +319,10 @@ class Coded(Encoding):
             self.name += RANGE
 
     def word(self, stored: StoredTensor) -> Word:
+        if (lack := lack_of_memory(stored.tensor)) is not None:
+            raise TypeError(
+                f"the encoding {self.name} needs plain memory, and {stored.name} is {lack}"
+            )
         inner = self.format.word(stored)
         tensor = stored.tensor
         if self.code == "mset" and not isinstance(inner, FloatWord):

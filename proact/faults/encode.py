@@ -155,6 +155,11 @@ def encoding_report(
     encoding = checked_encoding(encoding)
     encoded = copy_model(model)
     losses = _store(encoded, encoding)
+    if not losses:
+        raise ValueError(
+            f"{type(model).__name__} has no parameters or buffers that an encoding can store; "
+            "packed int8 weights cannot be read"
+        )
     before = after = None
     if accuracy is not None:
         before = accuracy(copy_model(model).eval())

@@ -16,7 +16,7 @@ from proact.faults.selectors import Selector, checked_where, matches, select
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
-from proact.ops.plain_memory import checked_memory
+from proact.ops.plain_memory import checked_memory, has_plain_memory
 from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
 
@@ -162,6 +162,8 @@ class FaultSpace(Sequence[ExposedTensor]):
         return self._whole
 
     def _stored_bits(self) -> int | None:
+        if not all(has_plain_memory(stored.tensor) for stored in self._stored):
+            return None
         try:
             return sum(
                 self.encoding.word(stored).stored_bits(stored.tensor.numel())

@@ -16,7 +16,7 @@ from proact.nn.background import BackgroundCalls, WeakOwner
 from proact.nn.coded_words import encode_bounds, encode_tensor
 from proact.nn.replacements import replacement_for
 from proact.nn.scrub_state import Scrubs
-from proact.nn.stored_guard import LOCK, StoredGuard
+from proact.nn.stored_guard import LOCK, StoredGuard, tensor_named
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode, encode_words_
@@ -100,10 +100,17 @@ class ErrorCorrection(StoredGuard):
                     "needs finite values"
                 )
         self._dtypes = {name: t.dtype for name, t in zip(self.names, tensors, strict=True)}
+        stored = {each.name: each for each in stored_tensors(model)}
+        self._buffer_names = [
+            n for n in self.names if stored[n].is_buffer and stored[n].kind != "bound"
+        ]
         #: The tensors whose replacement is not 0, in the order of the buffer.
         self._replaced: tuple[str, ...] = ()
         self._corrected = self._detected = self._forwards = 0
         self._last: dict[str, Scrubbed] = {}
+        #: Coded buffers during a forward, with their version counters when it began.
+        self._watched: list[tuple[str, Tensor, int]] = []
+        self._guards_wrote = (0, 0)
         self._scrubs = Scrubs()
         self._owner = WeakOwner()
         self._background = BackgroundCalls()
@@ -184,9 +191,30 @@ class ErrorCorrection(StoredGuard):
             if self.every and self._forwards % self.every == 0:
                 self._scrub(model, tensors)
             self._forwards += 1
+            buffers = [(name, tensors[name]) for name in self._buffer_names]
+            self._watched = [(n, t, t._version) for n, t in buffers if not t.is_inference()]
+            self._guards_wrote = self._writes_of_guards(model)
 
     def end(self) -> None:
-        """A scrub is over before the forward begins, so nothing is left to do."""
+        """ProactError if the forward wrote to a coded buffer, whose check bits are now wrong."""
+        with LOCK:
+            watched, self._watched = self._watched, []
+            model = self._owner()
+            if model is None or self._scrubs.injections:
+                return
+            if self._writes_of_guards(model) != self._guards_wrote:
+                return  # versions have changed with that
+            for name, tensor, version in watched:
+                if tensor._version != version or tensor_named(model, name) is not tensor:
+                    raise ProactError(
+                        f"the forward pass writes to {name}, so that its check bits do not stay "
+                        "valid: leave it without check bits, as in "
+                        f"code={{{name!r}: 'none', '*': {self.code!r}}}"
+                    )
+
+    def _writes_of_guards(self, model: nn.Module) -> tuple[int, int]:
+        guard = _weight_range_of(model)
+        return self._corrected + self._detected, 0 if guard is None else guard.repairs
 
     def finish(self) -> None:
         """Ends the background thread."""
@@ -217,6 +245,7 @@ class ErrorCorrection(StoredGuard):
     def forget(self, submodule: str) -> None:
         self.names = tuple(n for n in self.names if not n.startswith(f"{submodule}."))
         self._dtypes = {name: self._dtypes[name] for name in self.names}
+        self._buffer_names = [name for name in self._buffer_names if name in self.names]
 
     def extra_repr(self) -> str:
         return (

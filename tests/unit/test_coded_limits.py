@@ -149,3 +149,27 @@ def test_bounds_admit_what_they_admitted(encoding: str) -> None:
         guard = weight_range_of(coded)
         assert guard is not None
         assert guard.repairs == 0
+
+
+@pytest.mark.parametrize("name", ["float32+range", "float32+bch2+bch3", "float32+bch2+range+range"])
+def test_a_format_is_followed_by_one_code(name: str) -> None:
+    with pytest.raises(ValueError, match="a format is followed by one code"):
+        encoding_report(nn.Linear(2, 2), name)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("encoding", ["float32+bch2", "float32+tmr", "q15.16"])
+def test_sparse_buffers_outside_the_fault_space_do_no_harm(
+    encoding: str, layout: torch.layout
+) -> None:
+    model = with_buffer(torch.eye(3).to_sparse(layout=layout))
+    fault = BitFlip(1e-2, where=Where(kind=("weight", "bias")))
+    assert FaultSpace(model, encoding, fault.where).whole is None
+    with inject(model, fault, encoding):
+        pass
+
+
+def test_a_model_without_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="Flatten has no parameters or buffers that an encoding"):
+        encoding_report(nn.Flatten(), "float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -90,7 +91,48 @@ def test_a_part_with_a_guard_of_its_own_is_refused() -> None:
 def test_masks_stay_without_check_bits() -> None:
     model = network()
     model.register_buffer("mask", torch.tensor([1, 0, 1] * 8, dtype=torch.int8))
-    with pytest.warns(UserWarning, match="mask have no check bits"):
+    with pytest.warns(UserWarning, match="ecc leaves mask without check bits"):
         protected = protect.protect(model, "ecc", code="secded")
     assert "mask" not in guard_of(protected).names
     assert torch.equal(protected.get_buffer("mask"), model.get_buffer("mask"))
+
+
+class Averaging(nn.Module):
+    """Adds a running average of its outputs, which it keeps in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        self.mean = 0.5 * self.mean + 0.5 * out.mean(0).detach()
+        return out + self.mean
+
+
+class InPlace(Averaging):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        self.mean.mul_(0.5).add_(0.5 * out.mean(0).detach())
+        return out + self.mean
+
+
+@pytest.mark.parametrize("kind", [Averaging, InPlace])
+@pytest.mark.parametrize("has_bounds", [False, True])
+def test_a_buffer_that_the_forward_writes_is_an_error(
+    kind: type[nn.Module], has_bounds: bool
+) -> None:
+    torch.manual_seed(0)
+    model, batch = kind().eval(), torch.randn(5, 6)
+    expected = copy.deepcopy(model)
+    protected = protect.protect(model, "ecc")
+    if has_bounds:
+        protected = protect.protect(protected, "weight-range")
+    with torch.no_grad(), pytest.raises(ProactError, match="the forward pass writes to mean"):
+        protected(batch)
+    left = protect.protect(model, "ecc", code={"mean": "none", "*": "bch2"})
+    with torch.no_grad():
+        for _ in range(4):
+            assert torch.allclose(left(batch), expected(batch), atol=1e-2)
+    assert guard_of(left).corrected == guard_of(left).detected == 0
