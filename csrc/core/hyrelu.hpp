@@ -91,7 +91,9 @@ PROACT_ELEMENTWISE HyReluGradient<Value> soft_hyrelu_gradient(
     const Value exponent = (x - threshold) * slope.binary;
     const Value e = exponential2(exponent);
     const Value s = L::all(1) / (e + 1);
-    const auto open = (x > L::all(0)) & (s > L::all(0));
+    // x > 0 and s > 0; s is 0 if x is NaN. GCC 12 computes the conjunction of two comparisons of
+    // 64-byte vectors number by number.
+    const auto open = L::minimum(x, s) > L::all(0);
     // 1 - s = e s avoids the cancellation for s close to 1.
     const Value one_minus_s = L::where(exponent > L::all(gate_is_one<typename L::Real>), e * s);
     const Value dy_dt = L::where(open, s * one_minus_s * x * slope.natural);

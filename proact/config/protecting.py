@@ -82,7 +82,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         )
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(
-            f"{name}: choose thresholds",
+            f"{name}: protect",
             lambda stage: hardened(
                 variant, plain, images, unfinished, stage, experiment.protect_options
             ),

@@ -183,7 +183,7 @@ def _protected(
         protect.save(model, path)
         return model
 
-    return stages.run(f"{name}: choose thresholds", harden)
+    return stages.run(f"{name}: protect", harden)
 
 
 def _kept(path: Path, plain: nn.Module) -> nn.Module:

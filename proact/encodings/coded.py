@@ -39,6 +39,7 @@ from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.in_place_code import encode_words_
+from proact.ops.plain_memory import lack_of_memory
 
 #: Ends the name of an encoding whose decoder checks the range of numbers.
 RANGE = "+range"
@@ -56,6 +57,9 @@ class CodedWord(Word):
     the number: the stored word is a usable number. In fixed point and scaled integers, check bits
     read as 0 (or as copies of the sign), and they take integer bits that no value of the tensor
     needs before they take the lowest bits.
+
+    The bit field ``check`` has the places that hold check bits in at least one word of a codeword.
+    In codewords of several words, some words have payload bits there.
 
     Attributes:
         format: the word without the code.
@@ -91,15 +95,19 @@ class CodedWord(Word):
         self._reading_of_rest = (
             None if self.is_read_whole or rest is None else _Reading(inner.bits, *rest.payloads)
         )
-        self.fields = MappingProxyType(_fields(inner, code))
         #: The first element after the full codewords of a code that cannot be shortened.
         self.singles = elements if rest is None else elements - elements % code.words
+        self.fields = MappingProxyType(_fields(inner, code))
 
     @property
     def check_words(self) -> int:
         """The number of check words of the tensor."""
         code = self.fitted.code
         return -(-self.elements // code.words) if code.check_bits else 0
+
+    def has_bit(self, element: int, bit: int) -> bool:
+        """Whether a bit belongs to an element; check words belong to the first of a codeword."""
+        return bit < self.format.bits or element % self.fitted.code.words == 0
 
     def stored_bits(self, elements: int) -> int:
         return self.format.bits * elements + self.fitted.code.check_bits * self.check_words
@@ -311,6 +319,10 @@ class Coded(Encoding):
             self.name += RANGE
 
     def word(self, stored: StoredTensor) -> Word:
+        if (lack := lack_of_memory(stored.tensor)) is not None:
+            raise TypeError(
+                f"the encoding {self.name} needs plain memory, and {stored.name} is {lack}"
+            )
         inner = self.format.word(stored)
         tensor = stored.tensor
         if self.code == "mset" and not isinstance(inner, FloatWord):
@@ -322,8 +334,42 @@ class Coded(Encoding):
         fitted = self._fitted(inner, unused)
         if isinstance(inner, ScaledWord) and isinstance(self.format, ScaledInteger):
             inner = self.format.word_up_to(_largest_payload(inner, fitted, tensor.numel()), stored)
+        self._refuse_unfit(stored, inner, fitted)
         limits = finite_range(stored) if self.checks_range else None
         return CodedWord(inner, fitted, tensor.numel(), replacement_for(stored), limits)
+
+    def _refuse_unfit(self, stored: StoredTensor, inner: Word, fitted: FittedCode) -> None:
+        """ValueError if check bits would destroy numbers of a tensor."""
+        tensor, payloads = stored.tensor, fitted.code.payloads
+        takes_bits = any(payload != inner.all_bits for payload in payloads)
+        advice = (
+            f"encode it without a code, as in {{{stored.name!r}: 'native', '*': {self.name!r}}}"
+        )
+        if (isinstance(inner, FloatWord) and takes_bits) or self.checks_range:
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{stored.name} holds NaN or infinity, and the encoding {self.name} needs "
+                    f"finite values: {advice}"
+                )
+            if isinstance(inner, FloatWord) and bool(inner.saturates(tensor).any()):
+                raise ValueError(
+                    f"{stored.name} has values out of the range of {inner.name}, which would "
+                    f"become infinity, and the encoding {self.name} needs finite values: {advice}"
+                )
+        left = tensor.numel() % len(payloads)
+        last = fitted.rest.payloads if fitted.rest is not None and left else ()
+        step = max(payload & -payload for payload in (*payloads, *last))
+        if isinstance(inner, MemoryWord) and has_only_small_integers(tensor, step):
+            raise ValueError(
+                f"{stored.name} holds integers below {2 * step}, of which the encoding {self.name} "
+                f"keeps multiples of {step} in some words: {advice}"
+            )
+        if fitted.rest is None and left and any(p != inner.all_bits for p in payloads[left:]):
+            raise ValueError(
+                f"a codeword of {fitted.code.name} has {len(payloads)} words, and check bits of "
+                f"the last one of {stored.name} would lie beyond its {tensor.numel()} elements: "
+                f"{advice}"
+            )
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation, which no code protects."""
@@ -347,6 +393,16 @@ class Coded(Encoding):
             return [*range(count - high), *range(top - high, top)]
 
         return code_named(self.code, inner.bits, places)
+
+
+def has_only_small_integers(tensor: Tensor, step: int) -> bool:
+    """Whether a tensor holds integers such as masks, which multiples of ``step`` cannot represent.
+
+    These are integers other than 0 of which all magnitudes are below twice the step.
+    """
+    if tensor.is_floating_point() or not tensor.numel():
+        return False
+    return 0 < int(tensor.to(torch.int64).abs().amax()) < 2 * step
 
 
 def _largest_payload(inner: Word, fitted: FittedCode, elements: int) -> int:

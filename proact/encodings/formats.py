@@ -8,7 +8,7 @@ from proact.encodings.base import Encoding
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
-from proact.encodings.names import ENCODING_NAMES, FLOAT_NAMES
+from proact.encodings.names import CODE_NAMES, ENCODING_NAMES, FLOAT_NAMES
 from proact.errors import closest
 
 
@@ -29,10 +29,13 @@ def format_named(name: str) -> Encoding | None:
     return None
 
 
+_CODED_NAMES = tuple(f"float32+{code}" for code in CODE_NAMES)
+
+
 def unknown_encoding(name: object) -> ValueError:
     """The error for a name that no encoding has."""
     return ValueError(
         f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
         "such as q15.16, each possibly with a code, such as float32+bch2; "
-        f"got {name!r}{closest(name, ENCODING_NAMES)}"
+        f"got {name!r}{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
     )

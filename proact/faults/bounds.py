@@ -55,8 +55,9 @@ def _qualified(guard: str, tensor: str) -> str:
     return f"{root}.{tensor}" if root else tensor
 
 
-#: The number of attempts to move a bound outwards until its rounded value admits all values.
-_STEPS = 8
+#: The number of attempts to move a bound outwards until its rounded value admits all values. Each
+#: moves it twice as far, because the first distance can be far below a step of the payload.
+_STEPS = 48
 
 
 class RoundedBounds:
@@ -125,11 +126,11 @@ class RoundedBounds:
         if name is None or not isinstance(word, CodedWord):
             return result
         needed = self._needed[name]
-        for _ in range(_STEPS):
+        for attempt in range(_STEPS):
             cuts = result > needed if name.endswith(".low") else result < needed
             if not cuts.any():
                 break
-            values = torch.where(cuts, values + 1.5 * (needed - result), values)
+            values = torch.where(cuts, values + 1.5 * 2**attempt * (needed - result), values)
             result = word.rounded(values)
         return result
 

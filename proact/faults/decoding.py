@@ -126,13 +126,7 @@ def _decode_part(
     decoded = code.decode(stored ^ flips, check ^ check_flips)
     # A correction of words beyond the end of the tensor shows that there are more errors.
     detected = decoded.detected | np.where(is_stored, 0, decoded.words).any(axis=1)
-    after = np.stack(
-        [
-            word.reading_at(None if part.is_rest else i)(decoded.words[:, i])
-            for i in range(code.words)
-        ],
-        axis=1,
-    )
+    clean, after = (_as_read(word, part, each) for each in (stored, decoded.words))
     is_lost = np.broadcast_to((detected & (not code.masks_detected))[:, None], after.shape)
     if word.limits is not None:
         low, high = word.limits
@@ -143,12 +137,20 @@ def _decode_part(
     if is_lost.any():
         numbers = np.full(is_lost.sum(), word.replacement)
         after[is_lost] = word.words(numbers, np.where(is_stored, members, 0)[is_lost])
-    changed = np.where(is_stored, words ^ after, np.uint64(0))
+    changed = np.where(is_stored, clean ^ after, np.uint64(0))
     outcome = np.where(detected, 1, np.where(changed.any(axis=1), 2, 0)).astype(np.uint8)
     found = DecodedCodewords(np.full(len(begins), index, np.uint32), begins, outcome)
     rows, columns = np.nonzero(changed)
     which, bits = _set_bits(changed[rows, columns])
     return (members[rows, columns][which], bits), found
+
+
+def _as_read(word: CodedWord, part: _Part, stored: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The words that a reader sees in stored codewords, (n, words)."""
+    columns = [
+        word.reading_at(None if part.is_rest else i)(stored[:, i]) for i in range(part.code.words)
+    ]
+    return np.stack(columns, axis=1)
 
 
 def _set_bits(masks: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:

@@ -155,6 +155,11 @@ def encoding_report(
     encoding = checked_encoding(encoding)
     encoded = copy_model(model)
     losses = _store(encoded, encoding)
+    if not losses:
+        raise ValueError(
+            f"{type(model).__name__} has no parameters or buffers that an encoding can store; "
+            "packed int8 weights cannot be read"
+        )
     before = after = None
     if accuracy is not None:
         before = accuracy(copy_model(model).eval())
@@ -208,7 +213,9 @@ def _store(
                 if saturated and isinstance(word, CodedWord):
                     by_code = int((saturates & ~word.format.saturates(tensor)).sum())
                 errors = (rounded.double() - tensor.double()).abs()
-                error = float(torch.where(errors.isnan(), 0.0, errors).max())
+                is_lost = rounded.isnan() & ~tensor.isnan()
+                errors = torch.where(is_lost, torch.inf, errors.nan_to_num(0.0, torch.inf))
+                error = float(errors.max())
                 once(tensor).copy_(once(rounded, tensor))
             elements = tensor.numel()
             bits = word.stored_bits(elements)

@@ -165,8 +165,14 @@ class InjectionPlan:
 
     @cached_property
     def is_exact(self) -> bool:
-        """Whether memory holds the stored words themselves, so that no value is ever rounded."""
-        return not any(rounded_to(self.encoding, stored) is not None for stored in self.stored)
+        """Whether any values in the same memory have this plan.
+
+        Memory then holds the stored words themselves, so that no value is ever rounded. Coded words
+        depend on the values of a tensor, which determine its range and replacement.
+        """
+        return not self.encoding.is_coded and not any(
+            rounded_to(self.encoding, stored) is not None for stored in self.stored
+        )
 
     def refuse_moved(
         self, model: nn.Module, hit: Iterable[StoredTensor], cause: BaseException | None = None
@@ -275,7 +281,7 @@ _CACHED_PLANS: WeakKeyDictionary[nn.Module, dict[Encoding, InjectionPlan]] = Wea
 def cached_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
     """The plan that `cache_plan` kept, if the model still stores the same values, else None.
 
-    If memory holds the stored words themselves, it suffices that the tensors are the same. A write
+    If the plan holds for any values, it suffices that the tensors are the same. A write
     that bypasses torch's version counters (``.data``, numpy) is not noticed.
     """
     plans = _CACHED_PLANS.get(model)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proact.encodings import Word
+from proact.encodings.coded import CodedWord
 from proact.errors import ProactError
 from proact.faults.kinds import Fault, fault_from_json
 from proact.nn.tensor_inventory import StoredTensor
@@ -132,6 +133,12 @@ class Replay(Fault):
                 raise ValueError(
                     f"{name} has {tensor.tensor.numel()} elements of {word.bits} bits in "
                     f"{word.name}, and the replay has bit {bit} of element {element}"
+                )
+            if isinstance(word, CodedWord) and not word.has_bit(element, bit):
+                first = element - element % word.fitted.code.words
+                raise ValueError(
+                    f"bit {bit} of element {element} of {name} is a check bit, which {word.name} "
+                    f"has once for {word.fitted.code.words} elements: name the first, {first}"
                 )
             if (tensor.name, element, bit) in seen:
                 raise ValueError(

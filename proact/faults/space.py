@@ -16,7 +16,7 @@ from proact.faults.selectors import Selector, checked_where, matches, select
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
-from proact.ops.plain_memory import checked_memory
+from proact.ops.plain_memory import checked_memory, has_plain_memory
 from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
 
@@ -133,6 +133,8 @@ class FaultSpace(Sequence[ExposedTensor]):
         selector = checked_where(where)
         refuse_packed(packed_weights(model), selector)
         self._exposed = exposed_tensors(self._stored, self.encoding, selector, bits)
+        # Words depend on clean values, and the space may be asked while faults are in memory.
+        self._whole = self._stored_bits()
 
     @overload
     def __getitem__(self, index: int) -> ExposedTensor: ...
@@ -157,6 +159,11 @@ class FaultSpace(Sequence[ExposedTensor]):
 
     @property
     def whole(self) -> int | None:
+        return self._whole
+
+    def _stored_bits(self) -> int | None:
+        if not all(has_plain_memory(stored.tensor) for stored in self._stored):
+            return None
         try:
             return sum(
                 self.encoding.word(stored).stored_bits(stored.tensor.numel())

@@ -13,13 +13,14 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
+from proact.nn.coded_words import encode_bounds, encode_tensor
 from proact.nn.replacements import replacement_for
-from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
+from proact.nn.scrub_state import Scrubs
+from proact.nn.stored_guard import LOCK, StoredGuard, tensor_named
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import WeightRange
-from proact.ops.in_place_code import TensorCode, encode_words_, memory_words
+from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
-from proact.ops.sweep_log import SweepLog
 
 Bounds = tuple[Tensor, Tensor]
 
@@ -99,11 +100,18 @@ class ErrorCorrection(StoredGuard):
                     "needs finite values"
                 )
         self._dtypes = {name: t.dtype for name, t in zip(self.names, tensors, strict=True)}
+        stored = {each.name: each for each in stored_tensors(model)}
+        self._buffer_names = [
+            n for n in self.names if stored[n].is_buffer and stored[n].kind != "bound"
+        ]
         #: The tensors whose replacement is not 0, in the order of the buffer.
         self._replaced: tuple[str, ...] = ()
         self._corrected = self._detected = self._forwards = 0
         self._last: dict[str, Scrubbed] = {}
-        self._scrubs = _Scrubs()
+        #: Coded buffers during a forward, with their version counters when it began.
+        self._watched: list[tuple[str, Tensor, int]] = []
+        self._guards_wrote = (0, 0)
+        self._scrubs = Scrubs()
         self._owner = WeakOwner()
         self._background = BackgroundCalls()
         self._write(model)
@@ -183,9 +191,30 @@ class ErrorCorrection(StoredGuard):
             if self.every and self._forwards % self.every == 0:
                 self._scrub(model, tensors)
             self._forwards += 1
+            buffers = [(name, tensors[name]) for name in self._buffer_names]
+            self._watched = [(n, t, t._version) for n, t in buffers if not t.is_inference()]
+            self._guards_wrote = self._writes_of_guards(model)
 
     def end(self) -> None:
-        """A scrub is over before the forward begins, so nothing is left to do."""
+        """ProactError if the forward wrote to a coded buffer, whose check bits are now wrong."""
+        with LOCK:
+            watched, self._watched = self._watched, []
+            model = self._owner()
+            if model is None or self._scrubs.injections:
+                return
+            if self._writes_of_guards(model) != self._guards_wrote:
+                return  # versions have changed with that
+            for name, tensor, version in watched:
+                if tensor._version != version or tensor_named(model, name) is not tensor:
+                    raise ProactError(
+                        f"the forward pass writes to {name}, so that its check bits do not stay "
+                        "valid: leave it without check bits, as in "
+                        f"code={{{name!r}: 'none', '*': {self.code!r}}}"
+                    )
+
+    def _writes_of_guards(self, model: nn.Module) -> tuple[int, int]:
+        guard = _weight_range_of(model)
+        return self._corrected + self._detected, 0 if guard is None else guard.repairs
 
     def finish(self) -> None:
         """Ends the background thread."""
@@ -195,7 +224,7 @@ class ErrorCorrection(StoredGuard):
         with LOCK:
             scrubs = self._scrubs
             scrubs.injections += 1
-            first = len(scrubs.logs)
+            first = scrubs.logged
 
         def undo() -> None:
             with LOCK:
@@ -216,6 +245,7 @@ class ErrorCorrection(StoredGuard):
     def forget(self, submodule: str) -> None:
         self.names = tuple(n for n in self.names if not n.startswith(f"{submodule}."))
         self._dtypes = {name: self._dtypes[name] for name in self.names}
+        self._buffer_names = [name for name in self._buffer_names if name in self.names]
 
     def extra_repr(self) -> str:
         return (
@@ -248,21 +278,34 @@ class ErrorCorrection(StoredGuard):
         guard = _weight_range_of(model)
         if guard is not None and guard.has_repaired:
             return  # another forward runs, and will restore words; it began with a scrub
-        last: dict[str, Scrubbed] = {}
-        for names, plan in self._scrubs.plans_of(self, model, tensors):
-            log = None
-            if self._scrubs.injections:
-                log = SweepLog(plan)
-                self._scrubs.logs.append((log, []))
-            for name, found in zip(names, plan.scrub(log), strict=True):
-                if found != (0, 0):
-                    last[name] = found
-                    mark_written([tensors[name]])
-                    if log is not None:
-                        self._scrubs.logs[-1][1].append(tensors[name])
+        last = self._scrubs.run(tensors, id(guard), lambda: self._plans(model, tensors))
         self._last = last
         self._corrected += sum(found.corrected for found in last.values())
         self._detected += sum(found.detected for found in last.values())
+
+    def _plans(
+        self, model: nn.Module, tensors: Mapping[str, Tensor]
+    ) -> list[tuple[list[str], ScrubPlan]]:
+        """The plans of a scrub: replacements and bounds are scrubbed before they are read."""
+        self.refuse_converted(tensors)
+        bounds = self.bounds(model, tensors)
+        stages: list[list[str]] = [[], [], []]
+        for name in tensors:
+            is_bound = self.bound_side(model, name) is not None
+            stages[0 if name not in self.names else 1 if is_bound else 2].append(name)
+        return [
+            (
+                names,
+                ScrubPlan(
+                    [tensors[name].detach() for name in names],
+                    [self.code_of(name) for name in names],
+                    [bounds.get(name) for name in names],
+                    names,
+                ),
+            )
+            for names in stages
+            if names
+        ]
 
     def coded(self, model: nn.Module) -> dict[str, Tensor]:
         """All coded tensors by name in ``model``, the replacements included."""
@@ -307,38 +350,18 @@ class ErrorCorrection(StoredGuard):
         with torch.no_grad():
             for name, tensor in tensors.items():
                 if not is_bound[name]:
-                    _encode(tensor, self.code_of(name))
+                    encode_tensor(tensor, self.code_of(name))
             guard = _weight_range_of(model)
             if guard is not None:
                 guard.measure(model)
                 for name, tensor in tensors.items():
                     if is_bound[name]:
-                        self._write_bound(model, guard, name, tensor)
+                        is_low = self.bound_side(model, name) == -1
+                        encode_bounds(tensor, self.code_of(name), is_low)
+                        self._refuse_infinite(name, tensor)
 
-    def _write_bound(self, model: nn.Module, guard: WeightRange, name: str, bound: Tensor) -> None:
-        """Codes the lower or the upper bounds, and moves those outwards that exclude a value.
-
-        Coding changes the bits below the payload, so that one step of the payload is enough.
-        """
-        needed, code = bound.clone(), self.code_of(name)
-        is_low = self.bound_side(model, name) == -1
-        step = _steps(code, bound)
-        _encode(bound, code)
-        for _ in range(4):
-            excludes = bound > needed if is_low else bound < needed
-            if not excludes.any():
-                break
-            words = memory_words(bound).cpu()
-            # Away from 0 for a lower bound below 0 and an upper bound above 0.
-            grows = ((needed < 0) == is_low).cpu()
-            moved = torch.where(grows, words + step, words - step)
-            # A magnitude below one step becomes 0 with the sign that keeps it outside.
-            magnitude = words & torch.iinfo(words.dtype).max
-            zero = torch.iinfo(words.dtype).min if is_low else 0
-            moved = torch.where(~grows & (magnitude < step), zero, moved)
-            memory_words(bound).copy_(torch.where(excludes.cpu(), moved, words))
-            _encode(bound, code)
-        if not torch.isfinite(bound).all():
+    def _refuse_infinite(self, name: str, bounds: Tensor) -> None:
+        if not torch.isfinite(bounds).all():
             raise ValueError(
                 f"values that {name} bounds are too large for check bits of {self.code}: remove "
                 "weight-range, or scale the values"
@@ -350,73 +373,6 @@ class ErrorCorrection(StoredGuard):
         if _weight_range_of(model) is None:
             return None
         return {f"{WeightRange.own_name}.low": -1, f"{WeightRange.own_name}.high": 1}.get(name)
-
-
-class _Scrubs:
-    """The plans of a guard, and its writes during injections. A copy or a pickle starts empty."""
-
-    def __init__(self) -> None:
-        self.injections = 0
-        #: Each log with the tensors that it restores.
-        self.logs: list[tuple[SweepLog, list[Tensor]]] = []
-        self._plans: list[tuple[list[str], ScrubPlan]] = []
-        self._layout: list[object] = []
-
-    def plans_of(
-        self, guard: ErrorCorrection, model: nn.Module, tensors: Mapping[str, Tensor]
-    ) -> list[tuple[list[str], ScrubPlan]]:
-        """The plans of a scrub, one after the other: a replacement is scrubbed before it is read.
-
-        They are reused while all tensors stay at their addresses.
-        """
-        layout: list[object] = [
-            (name, t.data_ptr(), t.dtype, t.shape, t.stride()) for name, t in tensors.items()
-        ]
-        layout.append(id(_weight_range_of(model)))
-        if layout != self._layout:
-            guard.refuse_converted(tensors)
-            self._plans = self._made(guard, model, tensors)
-            self._layout = layout
-        return self._plans
-
-    def _made(
-        self, guard: ErrorCorrection, model: nn.Module, tensors: Mapping[str, Tensor]
-    ) -> list[tuple[list[str], ScrubPlan]]:
-        bounds = guard.bounds(model, tensors)
-        stages: list[list[str]] = [[], [], []]
-        for name in tensors:
-            is_bound = guard.bound_side(model, name) is not None
-            stages[0 if name not in guard.names else 1 if is_bound else 2].append(name)
-        return [
-            (
-                names,
-                ScrubPlan(
-                    [tensors[name].detach() for name in names],
-                    [guard.code_of(name) for name in names],
-                    [bounds.get(name) for name in names],
-                    names,
-                ),
-            )
-            for names in stages
-            if names
-        ]
-
-    def undo(self, first: int) -> None:
-        """Undoes the writes from log number ``first`` on, the last one first."""
-        lost: ProactError | None = None
-        while len(self.logs) > first:
-            log, changed = self.logs[-1]
-            try:
-                log.restore()
-            except ProactError as error:  # memory that is gone: a second attempt cannot help
-                lost = lost or error
-            mark_written(changed)
-            self.logs.pop()
-        if lost is not None:
-            raise lost
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Scrubs, ()
 
 
 def checked_schedule(every: int, interval: float | None) -> tuple[int, float | None]:
@@ -440,28 +396,6 @@ def _scrub_in_background(model: nn.Module) -> None:
 def _weight_range_of(model: nn.Module) -> WeightRange | None:
     guard = model._modules.get(WeightRange.own_name)
     return guard if isinstance(guard, WeightRange) else None
-
-
-def _encode(tensor: Tensor, code: TensorCode) -> None:
-    """Writes check bits into a tensor on any device with any strides."""
-    tensor = tensor.detach()
-    if tensor.is_cpu and tensor.is_contiguous():
-        encode_words_(tensor, code)
-        mark_written([tensor])
-    else:
-        words = tensor.cpu().contiguous().clone()
-        encode_words_(words, code)
-        tensor.copy_(words)
-
-
-def _steps(coded: TensorCode, tensor: Tensor) -> Tensor:
-    """The lowest payload bit of each word, as integers of the size of the words."""
-    bits = 8 * tensor.element_size()
-    steps: list[int] = []
-    for code, _, codewords in coded.parts(tensor.numel()):
-        payloads = [code.payload >> bits * k & ((1 << bits) - 1) for k in range(code.words)]
-        steps += [payload & -payload for payload in payloads] * codewords
-    return torch.tensor(steps, dtype=memory_words(tensor).dtype)
 
 
 def _before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -22,7 +22,7 @@ def replacement_for(stored: StoredTensor) -> float:
     if stored.kind == "statistics" and stored.name.endswith("running_var"):
         return high
     if stored.kind in ("normalisation", "statistics"):
-        return float(stored.tensor.float().nanmedian())
+        return float(stored.tensor.double().nanmedian())
     return low if low > 0 else high if high < 0 else 0.0
 
 

@@ -142,6 +142,32 @@ class TensorCode(NamedTuple):
             parts.append((self.rest, elements - left, left))
         return [part for part in parts if part[2]]
 
+    def is_overwritten(self, elements: int, invalid: int) -> bool:
+        """Whether so many codewords are invalid that all words must have been written.
+
+        Args:
+            elements: the number of words of the tensor.
+            invalid: the number of its codewords that are invalid.
+
+        Of arbitrary words, a share of 1 - 2^-r of the codewords is invalid, with r check bits. Bit
+        errors would have to be implausibly frequent to come near: at a BER of 1e-2, one half of the
+        codewords of 64 bits are hit. Fewer than 16 codewords do not tell.
+        """
+        codewords = sum(count for _, _, count in self.parts(elements))
+        expected = codewords * (1 - 0.5**self.code.check_bits)
+        return codewords >= 16 and invalid > 0.8 * expected
+
+    def step(self, elements: int) -> int:
+        """The largest difference between adjacent integers that all words can hold."""
+        codes = [code for code, _, _ in self.parts(elements)]
+        bits = 8 * self.code.word_bytes
+        payloads = [
+            code.payload >> bits * k & ((1 << bits) - 1)
+            for code in codes
+            for k in range(code.words)
+        ]
+        return max((payload & -payload for payload in payloads), default=1)
+
 
 def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None) -> None:
     """Writes valid check bits into all words of ``tensor``; its payload bits stay.

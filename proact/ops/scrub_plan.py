@@ -91,6 +91,11 @@ class ScrubPlan:
             for bound in pair or ():
                 self._memory.add(f"a bound of {self._names[position]}", bound)
 
+    @property
+    def codes(self) -> list[TensorCode]:
+        """The code of each tensor."""
+        return [code for _, code, _ in self._coded]
+
     def _add_native(
         self, position: int, memory: Tensor, coded: TensorCode, bounds: Bounds | None
     ) -> None:

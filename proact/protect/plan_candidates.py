@@ -42,6 +42,11 @@ def bits_per_weight(model: nn.Module, encoding: Encoding) -> float:
         ValueError, TypeError: the encoding cannot store a tensor.
     """
     weights = weights_of(model)
+    if not weights:
+        raise ValueError(
+            f"{type(model).__name__} has no parameters or buffers that faults can hit; packed int8 "
+            "weights cannot be read"
+        )
     bits = sum(encoding.word(each).stored_bits(each.tensor.numel()) for each in weights)
     return bits / sum(each.tensor.numel() for each in weights)
 

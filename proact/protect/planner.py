@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from proact.data import Data, Split
@@ -16,7 +17,7 @@ from proact.data.reading import Collate
 from proact.encodings import Encoding
 from proact.faults import BitFlip, encoding_report
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
-from proact.nn.batches import Batch
+from proact.nn.batches import Batch, tensors_in
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
@@ -91,6 +92,7 @@ def plan(
     guarded = _guarded(model, samples, variants or {}, chosen, forward, output, report)
     race = _Race(model, samples.validation, chosen, objective, report)
     timed = next(samples.validation.batches(_TIMED_IMAGES))[0]
+    _refuse_varying(model, timed, objective.forward)
     latency = {
         name: 1.0 if each is model else latency_ratio(each, model, timed, forward=forward)
         for name, each in guarded.items()
@@ -102,6 +104,8 @@ def plan(
             refused = race.admit(encoding, name, each, latency[name])
             if refused is not None:
                 unmeasured.append(refused)
+    if race.is_empty:
+        raise ValueError(_nothing_left(unmeasured, chosen))
     race.run()
     return race.finished(tuple(unmeasured))
 
@@ -164,6 +168,32 @@ def _guarded(
             )
         found[name] = variant
     return found
+
+
+def _refuse_varying(model: nn.Module, inputs: Batch, forward: Forward) -> None:
+    """ValueError if a model gives two outputs for the same inputs, as random ones do."""
+    working = copy_model(model).eval()
+    with torch.no_grad():
+        first, second = (tensors_in(forward.raw(working, inputs)) for _ in range(2))
+        for one, other in zip(first, second, strict=True):
+            if not torch.allclose(one.double(), other.double(), equal_nan=True):
+                raise ValueError(
+                    f"{type(model).__name__} gives different outputs for the same inputs, because "
+                    "they are random or depend on earlier calls, so that candidates cannot be "
+                    "compared: make them a function of the inputs"
+                )
+
+
+def _nothing_left(unmeasured: Sequence[UnmeasuredCandidate], options: PlanOptions) -> str:
+    """The message that no candidate can be measured, with the reason."""
+    if any(each.kind == TOO_COSTLY for each in unmeasured):
+        return (
+            f"no candidate keeps the clean accuracy within the tolerance of {options.tolerance:g}: "
+            "raise the tolerance or the budget"
+        )
+    why = next(each for each in unmeasured if each.kind == UNSTORABLE)
+    guard = f" with {why.guard}" if why.guard not in ("", NO_GUARD) else ""
+    return f"no candidate can be measured; {why.encoding}{guard}: {why.reason}"
 
 
 class _Contender:
@@ -257,17 +287,13 @@ class _Race:
         self._in.append(contender)
         return None
 
-    def run(self) -> None:
-        """Runs rounds of trials until the intervals are narrow enough or the trials are used up.
+    @property
+    def is_empty(self) -> bool:
+        """Whether no candidate was admitted."""
+        return not self._in
 
-        Raises:
-            ValueError: no candidate is left.
-        """
-        if not self._in:
-            raise ValueError(
-                f"no candidate keeps the clean accuracy within the tolerance of "
-                f"{self._options.tolerance:g}: raise the tolerance or the budget"
-            )
+    def run(self) -> None:
+        """Runs rounds of trials until the intervals are narrow enough or the trials are used up."""
         target = _FIRST_TRIALS
         while True:
             target = min(target, self._options.trials)

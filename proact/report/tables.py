@@ -306,5 +306,5 @@ def cost_table(
         headings,
         rows,
         f"Cost of protection, {encoding}, no faults",
-        "added numbers: thresholds of activations and bounds of parameters",
+        "added numbers: thresholds of activations, and bounds and replacements of parameters",
     )

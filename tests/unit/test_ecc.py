@@ -64,6 +64,7 @@ def by_definition(code: str, tensor: Tensor, replacement: float) -> tuple[np.nda
     return words, corrected, detected
 
 
+@pytest.mark.filterwarnings("ignore:ecc leaves 0.weight:UserWarning")  # cep in float64
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("code", CODES)
 def test_the_words_are_codewords_and_the_model_stays_plain(code: str, dtype: torch.dtype) -> None:
@@ -90,6 +91,7 @@ def test_the_words_are_codewords_and_the_model_stays_plain(code: str, dtype: tor
     assert coded - {"error_correction.replacements"} == left
 
 
+@pytest.mark.filterwarnings("ignore:ecc leaves 0.weight:UserWarning")  # cep in float64
 @pytest.mark.parametrize("ber", [1e-3, 1e-2, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("code", CODES)
@@ -217,6 +219,7 @@ def test_integers_and_tensors_without_sign_become_zero() -> None:
     assert whole[8:].any()
 
 
+@pytest.mark.filterwarnings("ignore:ecc leaves 0.weight:UserWarning")  # cep in float64
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

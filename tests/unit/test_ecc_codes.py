@@ -25,6 +25,21 @@ def test_the_numbers_of_guards_have_the_strongest_code_if_the_code_corrects(code
     assert same_bits(clean, protected) == (code != "parity")
 
 
+def test_a_mapping_keeps_the_code_of_the_guards_numbers() -> None:
+    guarded = protect.protect(network(), "weight-range")
+    whole = protect.protect(guarded, "ecc", code={"*": "bch2"})
+    assert same_bits(bits_of(protect.protect(guarded, "ecc", code="bch2")), whole)
+    bounds = {Where(kind="bound"): "bch2", "*": "bch2"}
+    assert not same_bits(bits_of(protect.protect(guarded, "ecc", code=bounds)), whole)
+
+
+def test_selectors_that_match_nothing_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"the code bch3 for '9\.\*' applies to no stored tensor"):
+        protect.protect(network(), "ecc", code={"9.*": "bch3", "*": "bch2"})
+    # Weight-range may be added later.
+    protect.protect(network(), "ecc", code={"weight_range.*": "secded", "*": "bch2"})
+
+
 def test_codes_are_chosen_by_selector(tmp_path: Path) -> None:
     model = network()
     kinds = {Where(kind="normalisation"): "bch3", "4.*": "secded", "*": "bch2"}
@@ -55,6 +70,8 @@ def test_codes_are_chosen_by_selector(tmp_path: Path) -> None:
         ({}, "codes by tensor must have at least one selector"),
         ({"*": "tmr"}, "the code tmr has check bits outside the words"),
         ({"0.*": "bch2"}, "no selector of the code matches 1.weight: add one, such as '\\*'"),
+        ({"*": "bch2", "0.*": "bch3"}, "no tensor is left for the selectors after"),
+        ({"*": "none"}, "a code is one of"),
         ([["*"]], "codes by tensor must be pairs of a selector and its code"),
         ('{"*": ', "codes by tensor must be JSON such as"),
     ],

@@ -262,3 +262,23 @@ def test_impossible_plans_are_refused(trained_cnn: nn.Module, digits: Data) -> N
         plan(trained_cnn, digits.validation.inputs)
     with pytest.raises(TypeError, match=r"plan takes a torch\.nn\.Module, got str"):
         plan("small-cnn", digits)  # type: ignore[arg-type]
+
+
+class Noisy(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.randn(len(x), self.out_features)
+
+
+def test_a_model_with_random_outputs_is_refused() -> None:
+    x = torch.randn(60, 8)
+    with pytest.raises(ValueError, match="Noisy gives different outputs for the same inputs"):
+        plan(Noisy(8, 4), (x, torch.arange(60) % 4), trials=4, candidates=["float32"])
+
+
+def test_the_reason_is_named_if_no_candidate_can_be_measured() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 8)
+    model = nn.Sequential(nn.Linear(8, 4)).eval()
+    data = x, model(x).argmax(1)
+    with pytest.raises(ValueError, match=r"no candidate can be measured; float32\+bch2 with ecc: "):
+        plan(model, data, trials=4, candidates=["float32+bch2"], guards=["ecc"])

@@ -76,7 +76,7 @@ def is_built_in(code: Code) -> bool:
 def _mirrored(name: str, word_bits: int, places: CheckPlaces) -> FittedCode:
     code = code_named(name.removesuffix(_MIRRORED), word_bits, places).code
     if code.words > 1 or not isinstance(code, LinearCode):
-        raise _misfit(name, word_bits, "words that are codewords of their own")
+        raise _misfit(name, word_bits, "words of 32 bits (secded-mirrored also 16)")
     return FittedCode(Mirrored(code))
 
 

@@ -1,0 +1,61 @@
+"""Writes check bits into the words of a model's tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proact.nn.stored_guard import mark_written
+from proact.ops.in_place_code import TensorCode, encode_words_, memory_words
+
+
+def encode_tensor(tensor: Tensor, code: TensorCode) -> None:
+    """Writes check bits into a tensor on any device with any strides."""
+    tensor = tensor.detach()
+    if tensor.is_cpu and tensor.is_contiguous():
+        encode_words_(tensor, code)
+        mark_written([tensor])
+    else:
+        words = tensor.cpu().contiguous().clone()
+        encode_words_(words, code)
+        tensor.copy_(words)
+
+
+def encode_bounds(bounds: Tensor, code: TensorCode, is_low: bool) -> None:
+    """Writes check bits into lower or upper bounds, and moves those that exclude a value outwards.
+
+    Coding changes the bits below the payload, so that one step of the payload is enough. A bound
+    beyond the range of the dtype becomes infinite.
+
+    Args:
+        bounds: contiguous bounds, coded in place.
+        code: the code of their words.
+        is_low: whether they are lower bounds.
+    """
+    needed = bounds.clone()
+    step = _steps(code, bounds)
+    encode_tensor(bounds, code)
+    for _ in range(4):
+        excludes = bounds > needed if is_low else bounds < needed
+        if not excludes.any():
+            return
+        words = memory_words(bounds).cpu()
+        # Away from 0 for a lower bound below 0 and an upper bound above 0.
+        grows = ((needed < 0) == is_low).cpu()
+        moved = torch.where(grows, words + step, words - step)
+        # A magnitude below one step becomes 0 with the sign that keeps it outside.
+        magnitude = words & torch.iinfo(words.dtype).max
+        zero = torch.iinfo(words.dtype).min if is_low else 0
+        moved = torch.where(~grows & (magnitude < step), zero, moved)
+        memory_words(bounds).copy_(torch.where(excludes.cpu(), moved, words))
+        encode_tensor(bounds, code)
+
+
+def _steps(coded: TensorCode, tensor: Tensor) -> Tensor:
+    """The lowest payload bit of each word, as integers of the size of the words."""
+    bits = 8 * tensor.element_size()
+    steps: list[int] = []
+    for code, _, codewords in coded.parts(tensor.numel()):
+        payloads = [code.payload >> bits * k & ((1 << bits) - 1) for k in range(code.words)]
+        steps += [payload & -payload for payload in payloads] * codewords
+    return torch.tensor(steps, dtype=memory_words(tensor).dtype)
