@@ -20,6 +20,7 @@ from proact.config.reading import write_experiment
 from proact.config.user_code import load_data, load_function, load_model_for
 from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
+from proact.encodings.base import MemoryWord
 from proact.errors import ProactError
 from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
@@ -119,8 +120,16 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
     given = load_model_for(experiment.model, images)
     campaign.RunOptions(**experiment.campaign_options)  # loads and checks the user's functions
     # Check that the encoding can store the parameters: training keeps their dtypes.
-    faults.FaultSpace(given, experiment.encoding)
+    space = faults.FaultSpace(given, experiment.encoding)
+    is_as_stored = all(
+        isinstance(each.word, MemoryWord) for each in space if each.tensor.is_floating_point()
+    )
     for name, variant in experiment.variants.items():
+        if not is_as_stored and any(step.method == "ecc" for step in variant.steps):
+            raise ValueError(
+                f"variants.{name}: ecc keeps check bits in the words that memory holds, and the "
+                f"encoding {experiment.encoding_name} stores other words: use the encoding native"
+            )
         if variant.thresholds is not None and not Path(variant.thresholds).is_file():
             raise ProactError(f"variants.{name}.thresholds: there is no file {variant.thresholds}")
     return images, given

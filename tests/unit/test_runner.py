@@ -49,6 +49,13 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         ran(tmp_path, variants=["ranger"])
 
 
+def test_ecc_in_an_encoding_of_other_words_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"variants.ecc: ecc keeps check bits.*encoding native"):
+        ran(tmp_path, variants=["relu", "ecc"], model="small-cnn", data="digits")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert ran(tmp_path, variants=["relu", "ecc"], encoding="native").result.cells
+
+
 def test_an_interrupted_method_goes_on_behind_its_finished_sites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
