@@ -36,6 +36,7 @@ class Case:
         granularity: one T for the ``"layer"``, for each ``"channel"`` or for each ``"neuron"``.
         eager: whether the formula in eager torch is a contender.
         compiled: whether the compiled formula is one.
+        has_isas: whether the other instruction sets of the machine are contenders.
     """
 
     work: str
@@ -46,6 +47,7 @@ class Case:
     granularity: str = "layer"
     eager: bool = False
     compiled: bool = False
+    has_isas: bool = False
 
     @property
     def is_soft(self) -> bool:
@@ -124,13 +126,15 @@ def _grid(
         # A call of the eager formula takes most of a second on the largest tensors, and its ratio
         # is no better there.
         eager, eager_elsewhere = (n * dtype.itemsize <= most << 20 for most in (64, 16))
+        # Below, the call takes longer than the loop.
+        isas = threads == 1 and n >= 1 << 18
         cases += [
-            Case("zero forward", n, dtype, threads, "tail", "layer", eager, also),
+            Case("zero forward", n, dtype, threads, "tail", "layer", eager, also, isas),
             Case("zero in place", n, dtype, threads),
-            Case("soft forward", n, dtype, threads, "1%", "layer", eager_elsewhere, also),
-            Case("soft fwd+bwd", n, dtype, threads, "tail"),
-            Case("soft fwd+bwd", n, dtype, threads, "1%", "layer", eager, also),
-            Case("soft fwd+bwd", n, dtype, threads, "bulk", "layer", eager_elsewhere, also),
+            Case("soft forward", n, dtype, threads, "1%", "layer", eager_elsewhere, also, isas),
+            Case("soft fwd+bwd", n, dtype, threads, "tail", "layer", False, False, isas),
+            Case("soft fwd+bwd", n, dtype, threads, "1%", "layer", eager, also, isas),
+            Case("soft fwd+bwd", n, dtype, threads, "bulk", "layer", eager_elsewhere, also, isas),
         ]
     return cases
 

@@ -10,6 +10,8 @@ from _hyrelu_cases import Case
 from _timing import Call, Goal, Row, Times, compare, interleave
 from torch import Tensor
 
+import proact
+from proact.ops._hyrelu_native import instruction_set
 from proact.ops.hyrelu import hyrelu, hyrelu_
 
 OURS, RELU, EAGER, COMPILED, COPY = (
@@ -33,7 +35,8 @@ SOFT_SPARSE = Goal("soft forward + backward <= 1.3x torch.relu, T in the tail or
 SOFT_BULK = Goal("soft forward + backward <= 2x torch.relu, T in the bulk", 2.0, True)
 SOFT_EAGER = Goal("soft forward + backward >= 5x faster than the eager formula", 5.0, False)
 SOFT_COMPILED = Goal("soft forward + backward not slower than the compiled formula", 1.0, False)
-GOALS = (ZERO, SOFT_SPARSE, SOFT_BULK, SOFT_EAGER, SOFT_COMPILED)
+ISA = Goal("the chosen instruction set <= 1.1x each other one of the machine", 1.1, True)
+GOALS = (ZERO, SOFT_SPARSE, SOFT_BULK, SOFT_EAGER, SOFT_COMPILED, ISA)
 
 
 def measure(
@@ -116,6 +119,8 @@ def _contenders(case: Case, x: Tensor) -> dict[str, Call]:
         OURS: lambda x, t: hyrelu(x, t, mode, SLOPE),
         RELU: lambda x, _: torch.relu(x),
     }
+    isas = {f"{OURS} on {isa}": isa for isa in _other_isas()} if case.has_isas else {}
+    functions |= dict.fromkeys(isas, functions[OURS])
     if case.eager:
         functions[EAGER] = formula
     if case.compiled:
@@ -126,7 +131,23 @@ def _contenders(case: Case, x: Tensor) -> dict[str, Call]:
             contenders[name] = _step(function, x, t, grad, with_threshold=name != RELU)
         else:
             contenders[name] = _forward(function, x, t)
+        if name in isas:
+            contenders[name] = _on(isas[name], contenders[name])
     return contenders
+
+
+def _other_isas() -> list[str]:
+    """The instruction sets of this machine besides the chosen one and the baseline."""
+    info = proact.build_info()
+    return [isa for isa in info["isas"] if isa not in ("baseline", info["isa"])]
+
+
+def _on(isa: str, call: Call) -> Call:
+    def run() -> object:
+        with instruction_set(isa):
+            return call()
+
+    return run
 
 
 def _forward(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> Call:
@@ -148,6 +169,8 @@ def _step(
 
 
 def _goal(case: Case, other: str) -> Goal | None:
+    if other.startswith(f"{OURS} on "):
+        return ISA
     if case.work == "zero forward" and other == RELU:
         return ZERO if case.bytes >= SMALLEST_ZERO_FORWARD else None
     if not case.is_step:
@@ -163,10 +186,10 @@ def _rows(case: Case, times: Times) -> list[Row]:
     moved = (5 if case.is_step else 2) * case.bytes
     copied = 2 * case.bytes / float(np.median(times[COPY]))
     rows = []
-    for other in (RELU, EAGER, COMPILED):
-        if other not in times:
+    for other in times:
+        if other in (COPY, OURS):
             continue
-        faster = other != RELU
+        faster = other in (EAGER, COMPILED)
         rows.append(
             Row(
                 question=f"{case.work}, "

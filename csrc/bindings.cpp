@@ -28,21 +28,35 @@ T* pointer_to(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+Isa isa_named(const std::string& wanted) {
+    if (wanted.empty()) return chosen_isa();
+    std::string names;
+    for (const Isa isa : available_isas()) {
+        if (name(isa) == wanted) return isa;
+        names += (names.empty() ? "" : ", ") + name(isa);
+    }
+    throw std::invalid_argument("expected an available instruction set (" + names + "), got " +
+                                wanted);
+}
+
 void forward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
              std::uintptr_t x, std::uintptr_t threshold, double slope, std::uintptr_t y,
-             unsigned threads) {
+             unsigned threads, const std::string& isa) {
+    const Execution execution = {isa_named(isa), threads};
     with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
         hyrelu_forward<Element>(static_cast<HyReluMode>(mode), {samples, thresholds, inner},
                                 pointer_to<const Element>(x), pointer_to<const Real>(threshold),
-                                slope, pointer_to<Element>(y), {chosen_isa(), threads});
+                                slope, pointer_to<Element>(y), execution);
     });
 }
 
 void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, std::size_t inner,
               std::uintptr_t grad, std::uintptr_t x, std::uintptr_t threshold, double slope,
-              std::uintptr_t grad_x, std::uintptr_t grad_threshold, unsigned threads) {
+              std::uintptr_t grad_x, std::uintptr_t grad_threshold, unsigned threads,
+              const std::string& isa) {
+    const Execution execution = {isa_named(isa), threads};
     with_element(static_cast<Dtype>(dtype), [&](auto* type) {
         using Element = std::remove_pointer_t<decltype(type)>;
         using Real = typename Arithmetic<Element>::Real;
@@ -50,7 +64,7 @@ void backward(int dtype, int mode, std::size_t samples, std::size_t thresholds, 
                                  pointer_to<const Element>(grad), pointer_to<const Element>(x),
                                  pointer_to<const Real>(threshold), slope,
                                  pointer_to<Element>(grad_x), pointer_to<Real>(grad_threshold),
-                                 {chosen_isa(), threads});
+                                 execution);
     });
 }
 
@@ -209,17 +223,6 @@ NumberFormat number_format(const py::tuple& format) {
         "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32 or "
         "unread, got " +
         name);
-}
-
-Isa isa_named(const std::string& wanted) {
-    if (wanted.empty()) return chosen_isa();
-    std::string names;
-    for (const Isa isa : available_isas()) {
-        if (name(isa) == wanted) return isa;
-        names += (names.empty() ? "" : ", ") + name(isa);
-    }
-    throw std::invalid_argument("expected an available instruction set (" + names + "), got " +
-                                wanted);
 }
 
 /// Returns a numpy array that owns the given numbers.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from proact.ops.cuda_stream import stream_handle
 
 MODES = ("soft", "zero", "saturate")
 _MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
+#: The instruction set of the loops; "" for the one that was chosen when the module was loaded.
+_isa: ContextVar[str] = ContextVar("isa", default="")
 #: The numbers of dtypes in csrc/bindings.cpp.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 HALVES = (torch.float16, torch.bfloat16)
@@ -59,6 +64,16 @@ def backward(
     return grad_x, grad_threshold
 
 
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Computes with an instruction set of `proact.build_info` in this block, to compare them."""
+    token = _isa.set(name)
+    try:
+        yield
+    finally:
+        _isa.reset(token)
+
+
 def plain_forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
     return torch.empty_like(x).copy_(reference.forward(x, threshold, mode, slope))
 
@@ -99,7 +114,7 @@ def _call_forward(x: Tensor, layout: Layout, mode: str, slope: float, y: Tensor)
         y.data_ptr(),
     )
     if x.is_cpu:
-        module.hyrelu(*arguments, torch.get_num_threads())
+        module.hyrelu(*arguments, torch.get_num_threads(), _isa.get())
     else:
         with torch.cuda.device(x.device):
             module.cuda_hyrelu(*arguments, *_where(x))
@@ -128,7 +143,7 @@ def _call_backward(
         grad_threshold.data_ptr(),
     )
     if x.is_cpu:
-        module.hyrelu_backward(*arguments, torch.get_num_threads())
+        module.hyrelu_backward(*arguments, torch.get_num_threads(), _isa.get())
     else:
         size = module.cuda_backward_workspace_bytes(*shape)
         workspace = torch.empty(size, dtype=torch.uint8, device=x.device)

@@ -12,12 +12,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+import proact
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # as Python does for a script that lies there
@@ -368,3 +371,17 @@ def test_sizes_reach_from_the_first_cache_far_beyond_the_last() -> None:
     assert max(sizes) >= max(64 << 20, 2 * min(cases_of_hyrelu.last_level_cache_bytes(), 1 << 28))
     assert cases_of_hyrelu.size_text(16 << 10) == "16 KiB"
     assert cases_of_hyrelu.size_text(3 << 19) == "1.5 MiB"
+
+
+def test_every_instruction_set_is_compared_with_the_chosen_one() -> None:
+    kernels_of_hyrelu = importlib.import_module("_hyrelu_kernels")
+    wanted = [case for case in cases_of_hyrelu.default(1, quick=True) if case.has_isas]
+    assert {case.work for case in wanted} >= {"zero forward", "soft fwd+bwd"}
+    case = replace(wanted[-1], compiled=False, eager=False)
+    (rows,) = kernels_of_hyrelu.measure([case], 2, 0, 1.0)
+    info = proact.build_info()
+    others = set(info["isas"]) - {"baseline", info["isa"]}
+    against = {row.labels["against"]: row for row in rows}
+    assert against.keys() == {"torch.relu", *(f"proact on {isa}" for isa in others)}
+    for isa in others:
+        assert against[f"proact on {isa}"].goal == kernels_of_hyrelu.ISA

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import proact
+from proact import _native
 from proact.nn import HyReLU
 from proact.ops import _hyrelu_reference as reference
 from proact.ops import hyrelu, hyrelu_
+from proact.ops._hyrelu_native import instruction_set
 
 MODES = ["soft", "zero", "saturate"]
 INF, NAN = math.inf, math.nan
@@ -311,3 +314,24 @@ def test_module_keeps_its_own_threshold() -> None:
     given.fill_(5.0)
     assert module.threshold.item() == 1.0
     assert HyReLU(3).threshold.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.skipif(_native.module is None, reason="needs the native module")
+@pytest.mark.parametrize("mode", MODES)
+def test_every_instruction_set_of_the_machine_computes_the_formula(mode: str) -> None:
+    x, threshold = inputs(torch.float32, 9000), threshold_of((), torch.float32)
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    expected = reference.forward(x, threshold, mode, 20.0)
+    expected_grad, expected_total = reference.backward(grad, x, threshold, mode, 20.0)
+    for isa in proact.build_info()["isas"]:
+        with instruction_set(isa):
+            y = hyrelu(x, threshold, mode, 20.0)
+            grad_x, total = torch.ops.proact.hyrelu_backward(grad, x, threshold, mode, 20.0)
+        assert torch.allclose(y, expected, atol=1e-6)
+        assert torch.allclose(grad_x, expected_grad, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(total, expected_total, rtol=1e-3)
+    with (
+        pytest.raises(ValueError, match="expected an available instruction set"),
+        instruction_set("sse"),
+    ):
+        hyrelu(x, threshold, mode, 20.0)
