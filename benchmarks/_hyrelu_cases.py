@@ -132,7 +132,7 @@ def _grid(
             Case("zero forward", n, dtype, threads, "tail", "layer", eager, also, isas),
             Case("zero in place", n, dtype, threads),
             Case("soft forward", n, dtype, threads, "1%", "layer", eager_elsewhere, also, isas),
-            Case("soft fwd+bwd", n, dtype, threads, "tail", "layer", False, False, isas),
+            Case("soft fwd+bwd", n, dtype, threads, "tail", has_isas=isas),
             Case("soft fwd+bwd", n, dtype, threads, "1%", "layer", eager, also, isas),
             Case("soft fwd+bwd", n, dtype, threads, "bulk", "layer", eager_elsewhere, also, isas),
         ]

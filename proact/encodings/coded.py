@@ -95,9 +95,9 @@ class CodedWord(Word):
         self._reading_of_rest = (
             None if self.is_read_whole or rest is None else _Reading(inner.bits, *rest.payloads)
         )
+        self.fields = MappingProxyType(_fields(inner, code))
         #: The first element after the full codewords of a code that cannot be shortened.
         self.singles = elements if rest is None else elements - elements % code.words
-        self.fields = MappingProxyType(_fields(inner, code))
 
     @property
     def check_words(self) -> int:

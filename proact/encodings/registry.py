@@ -33,16 +33,14 @@ def encoding_named(name: str | Encoding) -> Encoding:
 
 @lru_cache(maxsize=64)
 def _encoding(name: str) -> Encoding | None:
-    plain, plus, code = name.partition("+")
-    if plus:
-        inner = _encoding(plain)
-        if inner is not None and (
-            name.endswith(f"{plain}{RANGE}") or "+" in code.removesuffix(RANGE)
-        ):
-            raise ValueError(
-                f"a format is followed by one code, and {RANGE} by choice, as in "
-                f"float32+bch2{RANGE}; got {name!r}"
-            )
-        has_range = code.endswith(RANGE)
-        return None if inner is None else Coded(inner, code.removesuffix(RANGE), has_range)
-    return format_named(name)
+    has_range = name.endswith(RANGE)
+    plain, *codes = name.removesuffix(RANGE).split("+")
+    inner = format_named(plain)
+    if inner is None or not (codes or has_range):
+        return inner
+    if len(codes) != 1:
+        raise ValueError(
+            f"a format is followed by one code, and {RANGE} by choice, as in "
+            f"float32+bch2{RANGE}; got {name!r}"
+        )
+    return Coded(inner, codes[0], has_range)

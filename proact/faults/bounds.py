@@ -141,7 +141,8 @@ class RoundedBounds:
             return
         needed = self._needed[name]
         cuts = rounded > needed if name.endswith(".low") else rounded < needed
-        if cuts.any():
+        is_lost = rounded.isnan() & ~self._before[name].isnan()
+        if (cuts | is_lost).any():
             raise ValueError(
                 f"{name} is stored with less precision than the values it bounds, so that "
                 "weight-range would repair correct values: store bounds like the values, or as "

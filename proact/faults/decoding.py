@@ -137,7 +137,8 @@ def _decode_part(
     if is_lost.any():
         numbers = np.full(is_lost.sum(), word.replacement)
         after[is_lost] = word.words(numbers, np.where(is_stored, members, 0)[is_lost])
-    changed = np.where(is_stored, clean ^ after, np.uint64(0))
+    # Saturated numbers that memory cannot hold exactly differ from their clean words.
+    changed = np.where(is_stored & (clean != after), words ^ after, np.uint64(0))
     outcome = np.where(detected, 1, np.where(changed.any(axis=1), 2, 0)).astype(np.uint8)
     found = DecodedCodewords(np.full(len(begins), index, np.uint32), begins, outcome)
     rows, columns = np.nonzero(changed)
@@ -155,8 +156,8 @@ def _as_read(word: CodedWord, part: _Part, stored: NDArray[np.uint64]) -> NDArra
 
 def _set_bits(masks: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """The (row, bit) of each set bit, ordered by row."""
-    width = 32 if not (masks >> np.uint64(32)).any() else 64
-    as_bytes = np.ascontiguousarray(masks.astype(f"<u{width // 8}")).view(np.uint8)
+    width = 64 if (masks >> np.uint64(32)).any() else 32
+    as_bytes = masks.astype(f"<u{width // 8}").view(np.uint8)
     places = np.flatnonzero(np.unpackbits(as_bytes, bitorder="little"))
     return places // width, (places % width).astype(np.uint8)
 

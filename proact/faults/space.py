@@ -164,9 +164,12 @@ class FaultSpace(Sequence[ExposedTensor]):
     def _stored_bits(self) -> int | None:
         if not all(has_plain_memory(stored.tensor) for stored in self._stored):
             return None
+        known = {exposed.name: exposed.word for exposed in self._exposed}
         try:
             return sum(
-                self.encoding.word(stored).stored_bits(stored.tensor.numel())
+                (known.get(stored.name) or self.encoding.word(stored)).stored_bits(
+                    stored.tensor.numel()
+                )
                 for stored in self._stored
             )
         except (TypeError, ValueError):

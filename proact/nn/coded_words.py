@@ -53,9 +53,7 @@ def encode_bounds(bounds: Tensor, code: TensorCode, is_low: bool) -> None:
 
 def _steps(coded: TensorCode, tensor: Tensor) -> Tensor:
     """The lowest payload bit of each word, as integers of the size of the words."""
-    bits = 8 * tensor.element_size()
     steps: list[int] = []
     for code, _, codewords in coded.parts(tensor.numel()):
-        payloads = [code.payload >> bits * k & ((1 << bits) - 1) for k in range(code.words)]
-        steps += [payload & -payload for payload in payloads] * codewords
+        steps += code.steps * codewords
     return torch.tensor(steps, dtype=memory_words(tensor).dtype)

@@ -49,7 +49,7 @@ class ErrorCorrection(StoredGuard):
 
     Args:
         model: the model to guard; its tensors are coded in place.
-        label: the names of the codes, for people.
+        label: the codes as text, which becomes the attribute ``code``.
         codes: the code of each guarded tensor by its name.
         replacement_codes: the code of ``replacements`` by the size of their words in bytes.
         every: a scrub precedes every n-th forward, the first included; 0 for `scrub` calls only.
@@ -208,8 +208,8 @@ class ErrorCorrection(StoredGuard):
                 if tensor._version != version or tensor_named(model, name) is not tensor:
                     raise ProactError(
                         f"the forward pass writes to {name}, so that its check bits do not stay "
-                        "valid: leave it without check bits, as in "
-                        f"code={{{name!r}: 'none', '*': {self.code!r}}}"
+                        f"valid: let code= begin with {name!r}: 'none', as in "
+                        f"code={{{name!r}: 'none', '*': 'bch2'}}"
                     )
 
     def _writes_of_guards(self, model: nn.Module) -> tuple[int, int]:

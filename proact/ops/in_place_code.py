@@ -72,6 +72,13 @@ class InPlaceCode:
         """The number of check bits of a codeword."""
         return len(self.flips).bit_length() - 1
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The lowest payload bit of each word, as a number."""
+        bits = 8 * self.word_bytes
+        words = (self.payload >> bits * k & ((1 << bits) - 1) for k in range(self.words))
+        return tuple(word & -word for word in words)
+
     def syndromes(self, packed: Words) -> NDArray[np.uint32]:
         """The syndrome of each codeword, uint32 (n,)."""
         return _looked_up(self.syndrome_tables, packed, self.codeword_bytes)
@@ -145,13 +152,13 @@ class TensorCode(NamedTuple):
     def is_overwritten(self, elements: int, invalid: int) -> bool:
         """Whether so many codewords are invalid that all words must have been written.
 
-        Args:
-            elements: the number of words of the tensor.
-            invalid: the number of its codewords that are invalid.
-
         Of arbitrary words, a share of 1 - 2^-r of the codewords is invalid, with r check bits. Bit
         errors would have to be implausibly frequent to come near: at a BER of 1e-2, one half of the
         codewords of 64 bits are hit. Fewer than 16 codewords do not tell.
+
+        Args:
+            elements: the number of words of the tensor.
+            invalid: the number of its codewords that are invalid.
         """
         codewords = sum(count for _, _, count in self.parts(elements))
         expected = codewords * (1 - 0.5**self.code.check_bits)
@@ -159,14 +166,7 @@ class TensorCode(NamedTuple):
 
     def step(self, elements: int) -> int:
         """The largest difference between adjacent integers that all words can hold."""
-        codes = [code for code, _, _ in self.parts(elements)]
-        bits = 8 * self.code.word_bytes
-        payloads = [
-            code.payload >> bits * k & ((1 << bits) - 1)
-            for code in codes
-            for k in range(code.words)
-        ]
-        return max((payload & -payload for payload in payloads), default=1)
+        return max((max(code.steps) for code, _, _ in self.parts(elements)), default=1)
 
 
 def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from proact.encodings.coded import has_only_small_integers
-from proact.encodings.codes import words_code
+from proact.encodings.codes import code_named, words_code
 from proact.faults import Where
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, shown
@@ -39,9 +39,10 @@ _WORD_BYTES = (4, 2, 1, 8)
 #: The name of a code that leaves tensors as they are, for codes by selector.
 NO_CODE = "none"
 
+_EXAMPLE = '{"*.bias": "bch3", "*": "bch2"}'
+
 #: The guards' own numbers need so little precision that the strongest code in place costs nothing,
 #: and one that is lost harms a whole tensor.
-_CORRECTING = ("secded", "bch2", "bch3")
 _OWN_NUMBERS = (Where(kind="bound"), "bch3")
 
 
@@ -95,18 +96,19 @@ def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> 
     Tensors of other dtypes, and those without plain memory, stay as they are, and so do tensors of
     integers as small as the steps between those that a coded word can hold, such as masks.
 
-    Warns:
-        UserWarning: names the tensors of small integers.
-
-    Raises:
-        ValueError: as `proact.nn.add_error_correction`, or a part of ``model`` has a guard of its
-            own, whose words another code would destroy.
-
     Args:
         model: the model, whose words are coded in place.
         code: a name, or codes by selector as JSON text.
         every: as in `EccOptions`.
         interval: as in `EccOptions`.
+
+    Warns:
+        UserWarning: names selectors that match nothing, tensors of small integers, and weights that
+            the code does not fit.
+
+    Raises:
+        ValueError: as `proact.nn.add_error_correction`, or a part of ``model`` has a guard of its
+            own, whose words another code would destroy.
     """
     by_selector = _codes(code)
     remove_error_correction(model)
@@ -147,11 +149,8 @@ def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> 
             "does not fit the code"
         )
     chosen = by_selector.of(_REPLACEMENTS)
-    replacements = _by_word_size("bch3" if chosen == NO_CODE else chosen)
+    replacements = _by_word_size(_OWN_NUMBERS[1] if chosen == NO_CODE else chosen)
     return add_error_correction(model, code, codes, replacements, every, interval)
-
-
-_EXAMPLE = '{"*.bias": "bch3", "*": "bch2"}'
 
 
 def _codes(code: str) -> BySelector[str]:
@@ -166,7 +165,8 @@ def _codes(code: str) -> BySelector[str]:
             )
     last, name = pairs[-1]
     is_chosen = any(where == _OWN_NUMBERS[0] for where, _ in pairs)
-    if last == "*" and name in _CORRECTING and not is_chosen:
+    corrects = name != NO_CODE and code_named(name, 32).code.corrects > 0
+    if last == "*" and corrects and not is_chosen:
         pairs.insert(-1, _OWN_NUMBERS)
     return BySelector(pairs, "code")
 

@@ -86,13 +86,13 @@ def plan(
     samples = as_data(data, collate=collate)
     objective = Objective(Forward(forward, output), None, metric)
     objective.check(model, samples.validation, "plan", trains=False)
+    timed = next(samples.validation.batches(_TIMED_IMAGES))[0]
+    _refuse_varying(model, timed, objective.forward)
     report = progress or _ignore
     unmeasured: list[UnmeasuredCandidate] = []
     encodings = _within_budget(model, chosen, unmeasured)
     guarded = _guarded(model, samples, variants or {}, chosen, forward, output, report)
     race = _Race(model, samples.validation, chosen, objective, report)
-    timed = next(samples.validation.batches(_TIMED_IMAGES))[0]
-    _refuse_varying(model, timed, objective.forward)
     latency = {
         name: 1.0 if each is model else latency_ratio(each, model, timed, forward=forward)
         for name, each in guarded.items()

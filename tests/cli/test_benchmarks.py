@@ -99,19 +99,24 @@ def test_startup_times_each_command() -> None:
 
 
 @pytest.mark.slow
-def test_injection_prints_a_row_for_each_encoding() -> None:
-    done = run("injection", "--repeats", "1")
+@pytest.mark.parametrize(
+    ("script", "rows"),
+    [
+        (
+            "injection",
+            ("bfloat16", "int8-tensor", "q15.16 in numpy", "inputs of convolutions", "<= 1.1"),
+        ),
+        (
+            "coded_injection",
+            ("float32+bch2", "float32+secded32", "float32+cep", "<= 1.5", "goal >= 100"),
+        ),
+    ],
+)
+def test_injections_print_a_row_for_each_encoding(script: str, rows: tuple[str, ...]) -> None:
+    done = run(script, "--repeats", "1")
     assert done.returncode == 0, done.stderr
-    for name in ("bfloat16", "int8-tensor", "q15.16 in numpy", "inputs of convolutions", "<= 1.1"):
-        assert name in done.stdout
-
-
-@pytest.mark.slow
-def test_coded_injection_prints_a_row_for_each_code() -> None:
-    done = run("coded_injection", "--repeats", "1")
-    assert done.returncode == 0, done.stderr
-    for words in ("float32+bch2", "float32+secded32", "float32+cep", "<= 1.5", "goal >= 100"):
-        assert words in done.stdout
+    for row in rows:
+        assert row in done.stdout
 
 
 @pytest.mark.slow

@@ -122,6 +122,9 @@ def test_a_saturated_number_that_is_corrected_is_not_miscorrected() -> None:
     with inject(coded, Replay([("weight", 0, 3)]), "q15.16+secded") as record:
         assert (record.corrected, record.detected, record.miscorrected) == (1, 0, 0)
         assert not record.changed
+    with inject(coded, Replay([("weight", 0, 3), ("weight", 0, 4)]), "q15.16+secded") as record:
+        assert record.detected == 1
+        assert coded.weight[0, 0].item() == 0.25  # nearest to 0 of all
 
 
 def test_a_check_bit_has_one_name() -> None:

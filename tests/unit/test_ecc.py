@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ecc_model import CODES, DTYPES, IMAGES, guard_of, network, run
+from guard_models import CODES, DTYPES, IMAGES, guard_of, network, run
 from torch import Tensor, nn
 
 from conftest import bits_of, same_bits

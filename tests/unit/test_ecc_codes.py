@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ecc_model import guard_of, network, run
+from guard_models import guard_of, network, run
 
 from conftest import bits_of, same_bits
 from proact import protect

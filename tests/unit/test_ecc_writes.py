@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ecc_model import guard_of, run
+from guard_models import guard_of, run
 from torch import nn
 
 from conftest import bits_of, same_bits

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from guard_models import IMAGES, run, small_network
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
@@ -29,7 +30,7 @@ from proact.faults import (
     inject,
 )
 from proact.faults.kinds import Fault
-from proact.nn import HyReLU, add_weight_range, weight_range_of, without_weight_range
+from proact.nn import add_weight_range, weight_range_of, without_weight_range
 from proact.nn.tensor_inventory import StoredTensor
 
 ENCODINGS: list[str | Encoding] = ["float32", "float16", "bfloat16", "native", "q15.16", "q2.5"]
@@ -37,35 +38,14 @@ ENCODINGS += ["int8", "int8-tensor", "int4", SignedMagnitude()]
 
 
 def network(granularity: str = "tensor", action: str = "zero") -> nn.Sequential:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3),
-        nn.BatchNorm2d(4),
-        HyReLU(1.7),
-        nn.Flatten(),
-        nn.Linear(64, 8),
-        HyReLU(torch.rand(8) + 0.3),
-        nn.Linear(8, 3),
-    )
-    with torch.no_grad():
-        for _ in range(30):
-            model(torch.randn(9, 2, 6, 6))
+    model = small_network(4, 8, 30)
     names = [n for n, tensor in model.state_dict().items() if tensor.is_floating_point()]
-    add_weight_range(model.eval(), names, granularity, action)
+    add_weight_range(model, names, granularity, action)
     return model
 
 
 def guard_of(model: nn.Module) -> Any:
     return weight_range_of(model)
-
-
-IMAGES = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1))
-
-
-def run(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        out: Tensor = model(IMAGES)
-    return out
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])

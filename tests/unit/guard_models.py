@@ -1,4 +1,4 @@
-"""A small model with every kind of stored tensor, for tests of ecc."""
+"""Small models for tests of guards on stored values."""
 
 from __future__ import annotations
 
@@ -12,22 +12,32 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 IMAGES = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def small_network(channels: int, features: int, batches: int) -> nn.Sequential:
+    """A network for `IMAGES` with normalisation and clips, in eval mode.
+
+    Its running statistics are those of some batches of random images.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 5, 3),
-        nn.BatchNorm2d(5),
+        nn.Conv2d(2, channels, 3),
+        nn.BatchNorm2d(channels),
         HyReLU(1.7),
         nn.Flatten(),
-        nn.Linear(80, 7),
-        HyReLU(torch.rand(7) + 0.3),
-        nn.Linear(7, 3),
+        nn.Linear(16 * channels, features),
+        HyReLU(torch.rand(features) + 0.3),
+        nn.Linear(features, 3),
     )
     with torch.no_grad():
-        for _ in range(5):
+        for _ in range(batches):
             model(torch.randn(9, 2, 6, 6))
+    return model.eval()
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """A network that ecc can guard, with every kind of stored tensor."""
+    model = small_network(5, 7, 5)
     model.register_buffer("whole", torch.arange(-60, 61, dtype=torch.int8))
-    return model.to(dtype).eval()
+    return model.to(dtype)
 
 
 def run(model: nn.Module) -> Tensor:
