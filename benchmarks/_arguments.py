@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from proact.data import Data
+    from proact.models import Recipe
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +78,7 @@ class Parser(argparse.ArgumentParser):
             metavar="FOLDER",
             help="Folder of trained models; a missing model is trained and kept there",
         )
-        self.add_campaign_options(threads=threads)
+        self.add_campaign_options(threads=threads, image_size=None, epochs=None)
 
     def add_repeats(self, default: int = 25) -> None:
         self.add_argument(
@@ -200,14 +202,29 @@ def load_data(options: argparse.Namespace) -> Data:
     from proact import data
 
     torch.set_num_threads(options.threads)
-    return data.load(options.data, options.data_folder, download=options.download)
+    return data.load(
+        options.data,
+        options.data_folder,
+        download=options.download,
+        image_size=options.image_size,
+    )
 
 
-def trained_model(options: argparse.Namespace, images: Data) -> nn.Module:
-    """The model of ``--model``, trained on ``images`` with seed 0 unless it is kept already."""
+def trained_model(options: argparse.Namespace, images: Data, seed: int = 0) -> nn.Module:
+    """The model of ``--model``, trained on ``images`` unless it is kept already."""
     from proact import models
 
-    return models.trained(options.model, images, 0, options.model_folder)
+    recipe = recipe_of(options, images)
+    return models.trained(options.model, images, seed, options.model_folder, recipe=recipe)
+
+
+def recipe_of(options: argparse.Namespace, images: Data) -> Recipe:
+    """The recipe that trains the model of ``--model``, with the epochs of ``--epochs``."""
+    from proact import models
+
+    untrained = models.create(options.model, images.num_classes, images.train.images.shape[1])
+    recipe = models.recipe_for(images, untrained)
+    return recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
 
 
 def write_json(path: Path | None, document: Any) -> None:

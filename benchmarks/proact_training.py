@@ -1,16 +1,13 @@
 #!/usr/bin/env python
-"""How much faster does ProAct train its thresholds with cached prefixes than without?
+"""How long does ProAct train its thresholds, and are they as good as those of the plain loop?
 
-At every n-th site of a model, three contenders train the same decays from the same start:
+Compares three times: training the network (the time of the first steps, scaled to all steps),
+`proact.protect.protect` as users call it, and the plain loop over its sites. The plain loop
+computes the gradient of every step on training images, and tries one decay after the other from the
+strongest on. Both keep the activations before a site, and judge a decay on as few validation images
+as they need.
 
-* proact computes the activations before the site and the unclipped model's outputs once, and folds
-  batch norms after the site into convolutions;
-* the careful loop runs both models whole in each step; weights are frozen, so that autograd goes
-  back to the site only;
-* the first loop is the obvious one: weights are not frozen, and autograd goes through the whole
-  model.
-
-The time to fill caches is counted. Prints the ratios and the distances between the thresholds.
+Prints the times, the thresholds of both site by site, and their accuracies without and with faults.
 """
 
 from __future__ import annotations
@@ -19,109 +16,154 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import _arguments
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from proact.nn.prefix_cache import MemoryBudget, PrefixCache
-from proact.protect.model_suffix import ModelSuffix, WholeModel
-from proact.protect.proact import ProactOptions, train_threshold
-from proact.protect.threshold_trainer import ThresholdTrainer, TrainingLoss
+from proact import campaign, models, protect
+from proact.data import Data
+from proact.faults import BitFlip
+from proact.nn import HyReLU, Site
+from proact.nn.prefix_cache import MemoryBudget
+from proact.nn.sites import place_at_sites
+from proact.protect.model_suffix import ModelSuffix
+from proact.protect.proact import ProactOptions, SiteTraining
+from proact.protect.threshold_trainer import ThresholdTrainer
 from proact.report.tables import Column, make_table
 
-GOAL = 5.0
-CACHED, CAREFUL, FIRST = "proact", "careful loop", "first loop"
+GOAL_SHARE, GOAL_POINTS = 0.1, 2.0
+ENCODING = "q15.16"
+FAST, PLAIN = "proact", "plain loop"
 
 
-class UncachedTrainer(ThresholdTrainer):
-    """Runs the whole clipped model and the whole unclipped model in each step."""
+class EnoughSteps(Exception):  # noqa: N818
+    """Ends a training after its first steps."""
 
-    def __init__(self, model: nn.Module, free_weights: bool, *rest: Any) -> None:
-        super().__init__(model, *rest)
-        self._free_weights = free_weights
-        self._unclipped = copy.deepcopy(model).eval().requires_grad_(False)
-        self._unclipped.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def gradient(
-        self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: TrainingLoss
-    ) -> list[Tensor]:
-        images, labels = self.train.images[batch], self.train.labels[batch]
-        with torch.no_grad():
-            teacher = self._unclipped(images).softmax(1)
-        moving = list(self.model.parameters()) if self._free_weights else thresholds
-        for parameter in moving:
-            parameter.requires_grad_(True)
-        (loss(self.model(images), labels, teacher) / len(batch)).backward()
-        gradients = [threshold.grad for threshold in thresholds if threshold.grad is not None]
-        for parameter in moving:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        return gradients
+def network_seconds(options: argparse.Namespace, images: Data) -> float:
+    """The time that training the network takes, from that of its first steps."""
+    model = models.create(options.model, images.num_classes, images.train.images.shape[1])
+    begun: list[float] = []
+    estimate = 0.0
+
+    def watch(done: int, total: int) -> None:
+        nonlocal estimate
+        begun.append(time.perf_counter())
+        # The first two steps warm up.
+        if done == options.steps + 2:
+            estimate = (begun[-1] - begun[1]) / options.steps * total
+            raise EnoughSteps
+
+    try:
+        models.train(model, images, _arguments.recipe_of(options, images), progress=watch)
+    except EnoughSteps:
+        return estimate
+    return begun[-1] - begun[0]
+
+
+def plain_loop(
+    model: nn.Module, images: Data, chosen: ProactOptions, say: Callable[[str], None]
+) -> nn.Module:
+    """ProAct site by site, without table and bisection."""
+    working = copy.deepcopy(model)
+    bounds = chosen.profiled(working, images, chosen.granularity)
+    trainer = ThresholdTrainer(working, bounds, images, chosen)
+    for site in reversed(trainer.sites):
+        part = ModelSuffix(trainer, site, MemoryBudget(chosen.cache_bytes))
+        training = SiteTraining(trainer, site, part, chosen, tabulate=False)
+        for decay in sorted(chosen.decays, reverse=True):
+            training.train(decay)
+            judgement = part.judge()
+            say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {judgement.kept:.4f}")
+            if judgement.accepted:
+                break
+            trainer.set_threshold(site, bounds[site])
+        part.close()
+    return place_at_sites(copy.deepcopy(model), trainer.deployed_clips())
+
+
+def thresholds(model: nn.Module, maxima: Mapping[Site, torch.Tensor]) -> dict[str, float]:
+    """The mean threshold of each site over the mean of its maxima, in execution order."""
+    found = {}
+    for site, maximum in maxima.items():
+        clip = model.get_submodule(site.name)
+        assert isinstance(clip, HyReLU)
+        found[site.name] = float(clip.threshold.detach().mean() / maximum.mean())
+    return found
 
 
 def run(options: argparse.Namespace) -> None:
     images = _arguments.load_data(options)
     model = _arguments.trained_model(options, images)
     chosen = ProactOptions(
-        granularity=options.granularity,
-        samples=options.samples,
-        epochs=options.epochs,
-        decays=tuple(options.decays),
+        granularity=options.granularity, samples=options.samples, epochs=options.threshold_epochs
     )
-    bounds = chosen.profiled(model, images, options.granularity)
-    given = (bounds, images, chosen)
-    trainers = {
-        CACHED: ThresholdTrainer(copy.deepcopy(model), *given),
-        CAREFUL: UncachedTrainer(copy.deepcopy(model), False, *given),
-        FIRST: UncachedTrainer(copy.deepcopy(model), True, *given),
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, style="dim")
+
+    seconds = {"network": network_seconds(options, images)}
+    protected: dict[str, nn.Module] = {}
+
+    def timed(name: str, make: Callable[[], nn.Module]) -> None:
+        start = time.perf_counter()
+        protected[name] = make()
+        seconds[name] = time.perf_counter() - start
+
+    settings = {
+        "granularity": options.granularity,
+        "samples": options.samples,
+        "epochs": options.threshold_epochs,
     }
-    total = dict.fromkeys(trainers, 0.0)
-    rows = []
-    for site in list(reversed(bounds))[:: options.every]:
-        seconds: dict[str, float] = {}
-        found: dict[str, list[Tensor]] = {}
-        kept: dict[str, list[float]] = {}
-        for name, trainer in trainers.items():
-            start = time.perf_counter()
-            cached = name == CACHED
-            budget = MemoryBudget(chosen.cache_bytes)
-            part = ModelSuffix(trainer, site, budget) if cached else WholeModel(trainer)
-            found[name], kept[name] = [], []
-            for decay in chosen.decays:
-                trainer.set_threshold(site, bounds[site])
-                kept[name].append(train_threshold(trainer, site, part, decay, chosen))
-                found[name].append(trainer.clip(site).threshold.detach().clone())
-            seconds[name] = time.perf_counter() - start
-            total[name] += seconds[name]
-            trainer.set_threshold(site, bounds[site])
-        apart = max(_distance(*pair) for pair in zip(found[CACHED], found[CAREFUL], strict=True))
-        points = max(abs(a - b) for a, b in zip(kept[CACHED], kept[CAREFUL], strict=True))
-        rows.append(
-            (
-                site.name,
-                *(f"{seconds[name] / seconds[CACHED]:.1f}" for name in (CAREFUL, FIRST)),
-                f"{100 * apart:.2f} %",
-                f"{100 * points:.2f} points",
-            )
-        )
-    title = f"{options.model}: times over proact's, {options.threads} threads"
+    timed(FAST, lambda: protect.protect(model, "proact", images, progress=say, **settings))
+    if options.plain_loop:
+        timed(PLAIN, lambda: plain_loop(model, images, chosen, say))
+
+    share = seconds[FAST] / seconds["network"]
+    rows = [
+        (name, f"{each:.0f} s", f"{each / seconds['network']:.3f}")
+        for name, each in seconds.items()
+    ]
+    print(
+        f"{options.model} on {options.data}, threads: {options.threads}; "
+        f"goal: {GOAL_SHARE:g} of the time of the network"
+    )
+    training = Column("training", is_text=True)
+    console.print(make_table([training, "time", "over the network's"], rows, "Time"))
+
+    maxima = chosen.profiled(model, images, options.granularity)
+    levels = {name: thresholds(each, maxima) for name, each in protected.items()}
+    sites = [
+        (site.name, *(f"{level[site.name]:.3f}" for level in levels.values())) for site in maxima
+    ]
     site_column = Column("site", is_text=True)
-    distances = ("thresholds apart by", "accuracies apart by")
-    table = make_table([site_column, CAREFUL, FIRST, *distances], rows, title)
-    table.add_section()
-    ratios = {name: total[name] / total[CACHED] for name in (CAREFUL, FIRST)}
-    table.add_row("all sites", *(f"{ratio:.2f}" for ratio in ratios.values()))
-    Console().print(table)
-    print(f"goal: {GOAL:g} times faster than without caches")
+    console.print(make_table([site_column, *levels], sites, "Thresholds over maxima"))
 
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    """The mean distance of thresholds, over the mean threshold."""
-    return float((one - other).abs().mean() / other.abs().mean())
+    variants = {"unprotected": model, **protected}
+    faults = [BitFlip(rate) for rate in options.ber]
+    result = campaign.run(
+        variants,
+        images,
+        faults,
+        encoding=ENCODING,
+        trials=options.trials,
+        images_per_trial=options.images,
+    )
+    console.print(result.table())
+    document: dict[str, object] = {"seconds": seconds, "share": share, "thresholds": levels}
+    gains = result.difference(FAST, PLAIN) if options.plain_loop else {}
+    for fault, gain in gains.items():
+        low, high = (100 * value for value in (gain.low, gain.high))
+        print(
+            f"{FAST} - {PLAIN} at {fault}: {100 * gain.estimate:+.2f} points "
+            f"({low:+.2f} to {high:+.2f}), goal: within {GOAL_POINTS:g} points of 0, or above"
+        )
+    document["differences"] = {f: list(g) for f, g in gains.items()}
+    _arguments.write_json(options.json, document)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,19 +172,28 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--granularity", default="hybrid", metavar="NAME", help="Granularity of the thresholds")
     for name, default, text in (
-        ("--samples", 10_000, "Training images (count)"),
-        ("--epochs", 2, "Passes over the training images for each decay (count)"),
-        ("--every", 3, "Distance of the sites that are trained: 1 trains all (count)"),
+        ("--samples", 10_000, "Training images for thresholds (count)"),
+        ("--threshold-epochs", 5, "Passes over these images for each decay (count)"),
+        ("--steps", 100, "Steps of the network's training that are timed (count)"),
+        ("--trials", 300, "Fault patterns for each rate (count)"),
+        ("--images", 100, "Test images under each fault pattern (count)"),
     ):
         add(name, type=_arguments.COUNT, default=default, metavar="COUNT", help=text)
     add(
-        "--decays",
+        "--ber",
         nargs="+",
-        type=float,
-        default=[1.0, 0.1],
-        metavar="DECAY",
-        help="Weight decays of the threshold that are trained at each site",
+        type=_arguments.BIT_ERROR_RATE,
+        default=[1e-5, 3e-5, 1e-4],
+        metavar="BER",
+        help="Bit error rates, per stored bit",
     )
+    add(
+        "--plain-loop",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Whether the plain loop runs, too",
+    )
+    parser.add_json()
     return _arguments.run_script(run, parser, arguments)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 
 import _arguments
 from rich.progress import (
@@ -30,11 +29,7 @@ GOAL_RUN = ("resnet20", "fashion-mnist", 2)
 
 def run(options: argparse.Namespace) -> None:
     images = _arguments.load_data(options)
-    channels = images.train.images.shape[1]
-    untrained = models.create(options.model, images.num_classes, channels)
-    recipe = models.recipe_for(images, untrained)
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
+    recipe = _arguments.recipe_of(options, images)
     print(f"{options.model} on {options.data}, {len(images.train)} training images: {recipe}")
     start = time.perf_counter()
     columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn())
@@ -61,12 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _arguments.Parser(__doc__)
     parser.add_model_and_data(*GOAL_RUN)
     parser.add_campaign_options(seed=0)
-    parser.add_argument(
-        "--epochs",
-        type=_arguments.COUNT,
-        metavar="COUNT",
-        help="Passes over the training images (count); by default those of the recipe",
-    )
     finished = "finished epochs are kept, and the same command continues"
     return _arguments.run_script(run, parser, arguments, after_interrupt=finished)
 

@@ -23,6 +23,7 @@ _SETUP = (
     "data_folder",
     "download",
     "image_size",
+    "epochs",
 )
 
 

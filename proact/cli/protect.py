@@ -20,6 +20,7 @@ _OPTIONS = (
     "data_folder",
     "download",
     "image_size",
+    "epochs",
 )
 
 

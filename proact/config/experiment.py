@@ -161,11 +161,21 @@ class SetupOptions(CampaignOptions):
         "Download missing files through torchvision into the folder.",
         bool,
     )
-    image_size: int = option(
-        224,
-        "Height and width of the images of an imagefolder (pixels).",
+    image_size: int | None = option(
+        None,
+        "Height and width of the images; those of an imagefolder are scaled and cropped, others "
+        "get a black border (pixels).",
         int,
         metavar="PIXELS",
+        default_text="224 for an imagefolder, else the images' own",
+        check=integer(1),
+    )
+    epochs: int | None = option(
+        None,
+        "Passes over the training images by which a named model is trained (count).",
+        int,
+        metavar="COUNT",
+        default_text="10; 40 for fewer than 10,000 images",
         check=integer(1),
     )
     threads: int = option(

@@ -46,7 +46,7 @@ def planned(experiment: Experiment, options: PlanOptions, kept: Path, stages: St
         collate=load_function(experiment.collate),
     )
     given = load_model_for(experiment.model, images)
-    plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
+    plain = trained(experiment, given, images, kept, stages)
     functions = {
         "forward": load_function(experiment.forward),
         "output": load_function(experiment.output),

@@ -77,9 +77,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     _check_writable(path)
     try:
         kept = path.parent / MODELS
-        plain = trained(
-            experiment.model, given, images, experiment.seed, kept, stages, experiment.data
-        )
+        plain = trained(experiment, given, images, kept, stages)
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(
             f"{name}: protect",

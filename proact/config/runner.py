@@ -139,7 +139,7 @@ def _run(
     experiment: Experiment, folder: Path, stages: Stages, images: Data, given: nn.Module
 ) -> Outcome:
     kept = folder / MODELS
-    plain = trained(experiment.model, given, images, experiment.seed, kept, stages, experiment.data)
+    plain = trained(experiment, given, images, kept, stages)
     variants = built(experiment, plain, images, kept, stages)
     evaluate = CleanEvaluation(experiment, images)
     is_top_1 = experiment.metric == "top-1" and experiment.forward is experiment.output is None

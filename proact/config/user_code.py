@@ -47,7 +47,7 @@ def load_data(
     folder: str | Path | None = None,
     *,
     download: bool = False,
-    image_size: int = 224,
+    image_size: int | None = None,
     collate: Collate | None = None,
 ) -> Data:
     """Load a named data set, or data of the user's code.

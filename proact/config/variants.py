@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,24 +36,27 @@ from proact.report.units import MetricUnits
 
 
 def trained(
-    text: str, given: nn.Module, images: Data, seed: int, folder: Path, stages: Stages, named: str
+    experiment: Experiment, given: nn.Module, images: Data, folder: Path, stages: Stages
 ) -> nn.Module:
     """Train the named model or read it from ``folder``; return a user's model unchanged.
 
     Args:
-        text: names the model.
+        experiment: names the model and the data; its seed determines initial weights, order and
+            augmentation of images.
         given: the untrained model, or the user's model.
         images: the training data.
-        seed: determines initial weights, order and augmentation of images.
         folder: keeps the trained weights.
         stages: show the progress.
-        named: the name of the data set in the progress.
     """
-    if is_user_code(text):
+    name = experiment.model
+    if is_user_code(name):
         return given
+    recipe = models.recipe_for(images, given)
+    if experiment.epochs is not None:
+        recipe = replace(recipe, epochs=experiment.epochs)
     return stages.run(
-        f"{text} on {named}: train",
-        lambda stage: models.trained(text, images, seed, folder, stage.steps),
+        f"{name} on {experiment.data}: train",
+        lambda stage: models.trained(name, images, experiment.seed, folder, stage.steps, recipe),
     )
 
 

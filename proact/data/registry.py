@@ -22,13 +22,15 @@ _MODULES = {
     "imagefolder": "image_folder",
 }
 
+_FOLDER_SIZE = 224  # pixels
+
 
 def load(
     name: str = "digits",
     folder: str | Path | None = None,
     *,
     download: bool = False,
-    image_size: int = 224,
+    image_size: int | None = None,
 ) -> Data:
     """Load a data set by name: decoded once, normalised, and split deterministically.
 
@@ -41,7 +43,9 @@ def load(
             and ``~/.cache/proact``.
         download: whether to download missing files through torchvision into ``folder`` or the
             cache.
-        image_size: height and width of the images of an ``imagefolder``, in pixels.
+        image_size: height and width of the images in pixels. Those of an ``imagefolder`` are scaled
+            and cropped (None means 224), those of the other sets are surrounded by black (None
+            leaves them as they are).
 
     Returns:
         Training, validation and test images in float32. The test part is the official one if there
@@ -49,7 +53,7 @@ def load(
         ``imagefolder`` has its own. The split is the same in every call.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the images are larger than ``image_size``.
         ProactError: files are missing or are not the official ones. The message names the searched
             folders and explains how to get the files.
     """
@@ -60,11 +64,14 @@ def load(
     if name == "digits":
         loaded: Data = module.load_digits()
     elif name == "imagefolder":
-        loaded = module.load_image_folder(place, image_size)
+        loaded = module.load_image_folder(place, _FOLDER_SIZE if image_size is None else image_size)
     elif name.startswith("cifar"):
         loaded = module.load_cifar(name, place, download)
     else:
         loaded = module.load_idx(name, place, download)
+    if name != "imagefolder" and image_size is not None:
+        padding: Any = import_module("proact.data.padding")
+        loaded = padding.padded(loaded, image_size)
     return loaded
 
 

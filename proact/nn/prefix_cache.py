@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from proact.nn.batches import Batch, cloned, samples_in, split_batch, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
-from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut, TracedModel
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.written_state import written_state
 
@@ -49,8 +49,9 @@ class MemoryBudget:
 class PrefixCache:
     """The outputs of a model for fixed inputs, computed from a cut on.
 
-    The tensors that cross the cut are computed once and kept if the budget suffices; otherwise
-    each call computes them again. The part of the model before the cut must not change.
+    The tensors that cross the cut are computed once, when they are first needed, and kept if the
+    budget suffices; otherwise each call computes them again. Until `close`, the part of the model
+    before the cut must not change, unless `fill` was called before the change.
 
     Args:
         model: in eval mode.
@@ -60,8 +61,10 @@ class PrefixCache:
         batch: the number of samples that run at a time, when the cache is filled and in `outputs`.
             (Another batch size may sum in another order.)
         forward: runs the model.
-        fold: whether batch norms behind the cut are folded into convolutions, which is faster, and
-            equal up to rounding.
+
+    Attributes:
+        samples: the number of samples in the inputs.
+        bytes: reserved for the kept tensors; 0 if the budget did not suffice.
     """
 
     def __init__(
@@ -73,20 +76,15 @@ class PrefixCache:
         *,
         batch: int = 256,
         forward: Forward = DEFAULT,
-        fold: bool = False,
     ) -> None:
         self._model, self._cut, self._inputs, self._batch = model, cut, inputs, batch
-        self._forward, self._samples = forward, samples_in(inputs)
+        self._forward, self.samples = forward, samples_in(inputs)
         self._budget = budget
         self._kept: list[_KeptTensor] = []
+        self._filled = 0  # batches
+        self.bytes = 0
         if cut is not None:
-            self._after = with_folded_batch_norm(cut.after) if fold else cut.after
-            self._fill(cut)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes that are kept; 0 if the budget did not suffice."""
-        return sum(kept.memory.nbytes for kept in self._kept)
+            self._reserve()
 
     def outputs_at(self, indices: Tensor) -> Tensor:
         """The logits of the inputs at ``indices``, (indices, ...).
@@ -95,56 +93,72 @@ class PrefixCache:
         """
         if self._cut is None:
             return self._forward.logits(self._model, take(self._inputs, indices))
+        self.fill()
         if self._kept:
             crossing = [kept.at(indices) for kept in self._kept]
         else:
-            with torch.no_grad():
-                crossing = list(self._cut.before(*tensors_in(take(self._inputs, indices))))
-        return logits_of(self._after(*crossing))
+            crossing = self._crossing(take(self._inputs, indices))
+        return logits_of(self._cut.after(*crossing))
 
     def outputs(self) -> Iterator[Tensor]:
         """The logits of all inputs in order, one batch at a time.
 
         The batches are those in which the cache was filled, and the kept tensors enter the model
-        with the strides that they had then: without folding, the outputs equal those of the whole
-        model bit by bit.
+        with the strides that they had then, so that the outputs equal those of the whole model bit
+        by bit.
         """
         for number, batch in enumerate(self._batches()):
             # The model gets copies, because activation functions may write to their inputs.
             if self._cut is None:
                 yield self._forward.logits(self._model, cloned(batch))
-            elif self._kept:
-                yield logits_of(self._after(*(kept.batch(number) for kept in self._kept)))
+                continue
+            if self.bytes and number == self._filled:
+                self._keep(batch)
+            if self.bytes:
+                crossing = [kept.batch(number) for kept in self._kept]
             else:
-                with torch.no_grad():
-                    crossing = self._cut.before(*tensors_in(cloned(batch)))
-                yield logits_of(self._after(*crossing))
+                crossing = self._crossing(cloned(batch))
+            yield logits_of(self._cut.after(*crossing))
 
-    def _batches(self) -> Iterator[Batch]:
-        yield from split_batch(self._inputs, self._batch)
+    def fill(self) -> None:
+        """Computes and keeps the tensors of all inputs, if the budget sufficed."""
+        if not self.bytes:
+            return
+        for number, batch in enumerate(self._batches()):
+            if self.bytes and number == self._filled:
+                self._keep(batch)
 
     def close(self) -> None:
         """Frees the kept tensors and their budget; later calls compute them again."""
         self._budget.release(self.bytes)
-        self._kept = []
+        self._kept, self.bytes = [], 0
 
-    def _fill(self, cut: GraphCut) -> None:
+    def _batches(self) -> Iterator[Batch]:
+        yield from split_batch(self._inputs, self._batch)
+
+    def _crossing(self, batch: Batch) -> list[Tensor]:
+        assert self._cut is not None
         with torch.no_grad():
-            few = min(2, self._samples)  # some models take no single sample
-            some = cut.before(*tensors_in(cloned(take(self._inputs, slice(0, few)))))
-            wanted = self._samples * sum(tensor.nbytes for tensor in some) // few
-            if not self._budget.reserve(wanted):
-                return
-            for batch in self._batches():
-                crossing = cut.before(*tensors_in(cloned(batch)))
-                if not self._kept:
-                    self._kept = [_KeptTensor(t, self._samples) for t in crossing]
-                if not all(map(_KeptTensor.fits, self._kept, crossing)):
-                    self._kept = []  # a shape depends on the batch
-                    self._budget.release(wanted)
-                    return
-                for kept, tensor in zip(self._kept, crossing, strict=True):
-                    kept.append(tensor)
+            return list(self._cut.before(*tensors_in(batch)))
+
+    def _reserve(self) -> None:
+        few = min(2, self.samples)  # some models take no single sample
+        some = self._crossing(cloned(take(self._inputs, slice(0, few))))
+        wanted = self.samples * sum(tensor.nbytes for tensor in some) // few
+        if self._budget.reserve(wanted):
+            self.bytes = wanted
+
+    def _keep(self, batch: Batch) -> None:
+        """Keeps the tensors of the next batch; frees all where a shape depends on the batch."""
+        crossing = self._crossing(cloned(batch))
+        if not self._kept:
+            self._kept = [_KeptTensor(t, self.samples) for t in crossing]
+        if not all(map(_KeptTensor.fits, self._kept, crossing)):
+            self.close()
+            return
+        for kept, tensor in zip(self._kept, crossing, strict=True):
+            kept.append(tensor)
+        self._filled += 1
 
 
 class MultiCutCache:
@@ -184,6 +198,7 @@ class MultiCutCache:
             cut = traced.cut_at(layer) if traced is not None else None
             if cut is not None:
                 cache = PrefixCache(model, cut, inputs, budget, batch=batch, forward=forward)
+                cache.fill()
                 if cache.bytes:
                     self._caches.append((cache, _stored_in(cut.before, names)))
 

@@ -72,13 +72,12 @@ def fitact(
             optimizer.step()
             for threshold, master in zip(thresholds, masters, strict=True):
                 threshold.data.copy_(master.clamp_(min=0.0))
-        kept = whole.accuracy()
-        accepted = kept >= trainer.required_accuracy
+        judgement = whole.judge()
+        verdict = "accepted" if judgement.accepted else "costs too much: the epoch before is kept"
         run.report(
-            f"epoch {epoch} of {options.epochs} keeps {kept:.4f} of validation, "
-            f"{'accepted' if accepted else 'costs too much: the epoch before is kept'}"
+            f"epoch {epoch} of {options.epochs} keeps {judgement.kept:.4f} of validation, {verdict}"
         )
-        if not accepted:
+        if not judgement.accepted:
             for threshold, value in zip(thresholds, before, strict=True):
                 threshold.data.copy_(value)
             break

@@ -2,53 +2,68 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from proact.nn import Site
+from proact.nn.batches import Batch, take
+from proact.nn.graph_cut import GraphCut, with_folded_batch_norm
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
-from proact.protect.threshold_trainer import ThresholdTrainer
+from proact.protect.threshold_trainer import Judgement, ThresholdTrainer
+
+#: The most training images, of all processes, whose gradients are tabulated.
+TABULATED = 512
 
 
-class _TrainedPart:
+class TrainedPart:
     """The part of a trainer's model that training runs, with its prefix caches.
 
     Attributes:
-        train: gives the outputs for the training images.
+        first: gives the outputs for the first `TABULATED` training images.
+        train: gives them for all training images.
     """
 
-    train: PrefixCache
-    _trainer: ThresholdTrainer
-    _soft: PrefixCache
-    _deployed: PrefixCache
+    def __init__(
+        self, trainer: ThresholdTrainer, cut: GraphCut | None, budget: MemoryBudget
+    ) -> None:
+        self._trainer, self._cut, self._budget = trainer, cut, budget
+        self._caches: list[PrefixCache] = []
+        own = -(-TABULATED // trainer.context.world_size)
+        self.first = self._cache(take(trainer.train.inputs, slice(0, own)))
+        self._validation: dict[str, PrefixCache] = {}
+        for mode in trainer.modes:
+            with trainer.in_mode(mode):
+                self._validation[mode] = self._cache(trainer.validation.inputs)
 
-    def accuracy(self) -> float:
-        """The lower of the validation accuracies (or metrics) in soft and in deployed mode.
+    @cached_property
+    def train(self) -> PrefixCache:
+        return self._cache(self._trainer.train.inputs)
 
-        Where activations are small against 1 / slope, the soft clip is nearly linear: its threshold
-        can shrink at no cost, and would cut everything in deployed mode.
-        """
-        soft = self._trainer.accuracy(self._soft)
-        mode = self._trainer.options.mode
-        if mode == "soft":
-            return soft
-        with self._trainer.in_mode(mode):
-            return min(soft, self._trainer.accuracy(self._deployed))
+    def judge(self) -> Judgement:
+        """Whether the thresholds stay within the tolerance, in soft and in deployed mode."""
+        return self._trainer.judge(self._validation)
+
+    def close(self) -> None:
+        """Frees the caches and returns their memory to the budget."""
+        for cache in self._caches:
+            cache.close()
+
+    def _cache(self, inputs: Batch) -> PrefixCache:
+        trainer = self._trainer
+        cache = PrefixCache(
+            trainer.model, self._cut, inputs, self._budget, forward=trainer.objective.forward
+        )
+        self._caches.append(cache)
+        return cache
 
 
-class WholeModel(_TrainedPart):
+class WholeModel(TrainedPart):
     """The whole model, for training all thresholds at once; nothing is cached."""
 
     def __init__(self, trainer: ThresholdTrainer) -> None:
-        self._trainer = trainer
-        nothing, forward = MemoryBudget(0), trainer.objective.forward
-        self.train = PrefixCache(
-            trainer.model, None, trainer.train.inputs, nothing, forward=forward
-        )
-        self._soft = PrefixCache(
-            trainer.model, None, trainer.validation.inputs, nothing, forward=forward
-        )
-        self._deployed = self._soft
+        super().__init__(trainer, None, MemoryBudget(0))
 
 
-class ModelSuffix(_TrainedPart):
+class ModelSuffix(TrainedPart):
     """The model from one site on, for training the threshold of this site.
 
     The activations that reach the site are cached, so earlier thresholds must not change before
@@ -57,26 +72,16 @@ class ModelSuffix(_TrainedPart):
     Args:
         trainer: holds the model and the images.
         site: where the suffix begins.
-        budget: bounds the memory of the three caches (training images, and validation images in
-            soft and in deployed mode).
+        budget: bounds the memory of the caches (training images, and validation images in soft and
+            in deployed mode).
 
     Attributes:
         is_cut: whether the model could be cut at the site. Otherwise it runs whole in each step.
     """
 
     def __init__(self, trainer: ThresholdTrainer, site: Site, budget: MemoryBudget) -> None:
-        self._trainer = trainer
-        model, mode = trainer.model, trainer.options.mode
-        train, validation = trainer.train.inputs, trainer.validation.inputs
-        forward = trainer.objective.forward
         cut = trainer.traced.cut_at(trainer.clip(site))
         self.is_cut = cut is not None
-        self.train = PrefixCache(model, cut, train, budget, forward=forward, fold=True)
-        self._soft = PrefixCache(model, cut, validation, budget, forward=forward)
-        with trainer.in_mode(mode):
-            self._deployed = PrefixCache(model, cut, validation, budget, forward=forward)
-
-    def close(self) -> None:
-        """Frees the caches and returns their memory to the budget."""
-        for cache in (self.train, self._soft, self._deployed):
-            cache.close()
+        if cut is not None:  # folding is faster, and equal up to rounding
+            cut = GraphCut(with_folded_batch_norm(cut.before), with_folded_batch_norm(cut.after))
+        super().__init__(trainer, cut, budget)

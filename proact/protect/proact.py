@@ -7,7 +7,9 @@ Training for Hybrid Clipped Activation Function to Enhance Resilience of DNNs", 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,9 @@ from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
+from proact.protect.gradient_table import GradientTable
 from proact.protect.method import ClipMethod
-from proact.protect.model_suffix import ModelSuffix, WholeModel
+from proact.protect.model_suffix import TABULATED, ModelSuffix, TrainedPart
 from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
@@ -32,8 +35,8 @@ class ProactOptions(TrainedOptions):
 
     Attributes:
         granularity: ``"hybrid"`` (published), ``"layer"``, ``"channel"`` or ``"neuron"``.
-        decays: weight decays of the threshold, per unit of learning rate. Each site tries them in
-            this order and keeps the first that stays within the tolerance. If none does, the
+        decays: weight decays of the threshold, per unit of learning rate. Each site keeps the
+            strongest that stays within the tolerance, found by bisection. If none does, the
             threshold stays where it starts: at the profile's maximum, or at ``quantile`` of it.
         learning_rate: of AdamW, as a share of the starting threshold.
         cache_bytes: memory, in bytes for each process, for the activations that lead to the current
@@ -69,19 +72,36 @@ def proact(
             "the outputs are no logits of classes for the targets: training uses the loss alone, "
             "without the soft targets of the unclipped model"
         )
+    if not trainer.can_accept:
+        run.report(
+            f"{len(data.validation)} validation samples cannot show that a drop is below the "
+            f"tolerance of {options.tolerance:g}: thresholds stay where they start"
+        )
     budget = MemoryBudget(options.cache_bytes)
-    # The estimate of the time left assumes that the second decay is accepted.
+    # The estimate of the time left assumes that the threshold is trained twice.
     for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
         suffix = ModelSuffix(trainer, site, budget)
-        for decay in options.decays if can_train(trainer, site, suffix, run) else ():
-            kept = train_threshold(trainer, site, suffix, decay, options)
-            accepted = kept >= trainer.required_accuracy
-            verdict = "accepted" if accepted else "costs too much"
-            run.report_candidate(site, f"decay {decay:g}", kept, verdict)
-            if accepted:
-                break
-            trainer.set_threshold(site, bounds[site])
-        run.finish(site, trainer.clip(site).threshold)
+        best = bounds[site]
+        # The strongest decay within the tolerance: accuracy falls with the decay, so that bisection
+        # finds it. The strongest of all is tried first, because many sites accept it.
+        decays = sorted(options.decays, reverse=True)
+        if not (trainer.can_accept and can_train(trainer, site, suffix, run)):
+            decays = []
+        training, tried = SiteTraining(trainer, site, suffix, options), 0
+        while decays:
+            training.train(decays[tried])
+            judgement = suffix.judge()
+            verdict = "accepted" if judgement.accepted else "costs too much"
+            run.report_candidate(site, f"decay {decays[tried]:g}", judgement.kept, verdict)
+            if judgement.accepted:
+                best = trainer.clip(site).threshold.detach().clone()
+                trainer.keep(judgement)
+                decays = decays[:tried]
+            else:
+                decays = decays[tried + 1 :]
+            tried = len(decays) // 2
+        trainer.set_threshold(site, best)
+        run.finish(site, best)
         suffix.close()
     return trainer.deployed_clips()
 
@@ -91,7 +111,7 @@ def can_train(trainer: ThresholdTrainer, site: Site, suffix: ModelSuffix, run: M
 
     Reports a threshold that does not, and a model that cannot be cut.
     """
-    if not trainer.has_gradient(suffix.train, trainer.clip(site).threshold):
+    if not trainer.has_gradient(suffix.first, trainer.clip(site).threshold):
         run.report(
             f"{site.name}: no gradient reaches it (the logits do not depend on it, or it runs "
             "under torch.no_grad), so it is not trained"
@@ -102,44 +122,96 @@ def can_train(trainer: ThresholdTrainer, site: Site, suffix: ModelSuffix, run: M
     return True
 
 
-def train_threshold(
-    trainer: ThresholdTrainer,
-    site: Site,
-    part: WholeModel | ModelSuffix,
-    decay: float,
-    options: ProactOptions,
-) -> float:
-    """Trains the threshold of one site and leaves it in its best state.
+class SiteTraining:
+    """The training of one site's threshold, with one decay after the other.
+
+    A vector of thresholds (of channels or neurons) follows its gradient on batches of the training
+    images. A scalar threshold follows a `GradientTable`, which is computed once for all decays.
 
     AdamW works on the threshold relative to its start: activations of different layers differ by
     orders of magnitude, and one learning rate has to suit all of them.
 
-    Returns:
-        The validation accuracy of the best state, in [0, 1].
+    Args:
+        trainer: holds the model and the images.
+        site: where the threshold is, now at its start.
+        part: the part of the model that runs.
+        options: of the method.
+        tabulate: whether a scalar threshold follows the table; else it is trained like a vector.
     """
-    threshold = trainer.clip(site).threshold
-    loss = functools.partial(distillation_loss, objective=trainer.objective)
-    unit = wide_copy(threshold)
-    relative = torch.ones_like(unit, requires_grad=True)
-    steps = trainer.steps_per_epoch * options.epochs
-    optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(options.seed)
 
-    best, best_threshold = -1.0, threshold.detach().clone()
-    for _ in range(options.epochs):
-        for batch in trainer.batches(generator):
-            (gradient,) = trainer.gradient(part.train, [threshold], batch, loss)
-            relative.grad = gradient * unit
+    def __init__(
+        self,
+        trainer: ThresholdTrainer,
+        site: Site,
+        part: TrainedPart,
+        options: ProactOptions,
+        tabulate: bool = True,
+    ) -> None:
+        self._trainer, self._site, self._part, self._options = trainer, site, part, options
+        self._loss = functools.partial(distillation_loss, objective=trainer.objective)
+        self._start = wide_copy(trainer.clip(site).threshold)
+        self._is_tabulated = tabulate and self._start.numel() == 1
+
+    def train(self, decay: float) -> None:
+        """Trains from the start on, and leaves the threshold where training ends.
+
+        Args:
+            decay: the weight decay per unit of learning rate.
+        """
+        options = self._options
+        relative = torch.ones_like(self._start, requires_grad=True)
+        steps = self._trainer.steps_per_epoch * options.epochs
+        optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        generator = torch.Generator().manual_seed(options.seed)
+        gradients = self._tabulated if self._is_tabulated else self._computed
+        for gradient in gradients(relative, steps, generator):
+            relative.grad = gradient
             optimizer.step()
             cosine.step()
             relative.data.clamp_(min=0.0)
-            trainer.set_threshold(site, relative.detach() * unit)
-        kept = part.accuracy()
-        if kept >= best:  # of equal epochs the latest has the tightest threshold
-            best, best_threshold = kept, threshold.detach().clone()
-    trainer.set_threshold(site, best_threshold)
-    return best
+        self._set(relative.detach())
+
+    def _computed(
+        self, relative: Tensor, steps: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """The gradient of the mean loss over a batch, for each step."""
+        threshold = self._trainer.clip(self._site).threshold
+        for _ in range(self._options.epochs):
+            for batch in self._trainer.batches(generator):
+                self._set(relative.detach())
+                (gradient,) = self._trainer.gradient(
+                    self._part.train, [threshold], batch, self._loss
+                )
+                yield gradient * self._start
+
+    def _tabulated(
+        self, relative: Tensor, steps: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """The gradient from the table, for each step."""
+        batches = torch.randint(self._table.batches, (steps,), generator=generator).tolist()
+        draws = torch.rand(steps, generator=generator).tolist()
+        for batch, draw in zip(batches, draws, strict=True):
+            gradient = self._table.read(relative.item(), batch, draw)
+            yield torch.full_like(self._start, gradient)
+
+    @cached_property
+    def _table(self) -> GradientTable:
+        threshold = self._trainer.clip(self._site).threshold
+        batches = self._trainer.first_batches(TABULATED)
+
+        def gradients(relative: float) -> Tensor:
+            self._set(torch.full_like(self._start, relative))
+            found = [
+                self._trainer.gradient(self._part.first, [threshold], batch, self._loss)[0]
+                for batch in batches
+            ]
+            return torch.stack(found).flatten().to(self._start) * self._start.flatten()
+
+        return GradientTable(gradients)
+
+    def _set(self, relative: Tensor) -> None:
+        self._trainer.set_threshold(self._site, relative * self._start)
 
 
 def distillation_loss(

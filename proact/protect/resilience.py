@@ -30,7 +30,7 @@ from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import checked_count
-from proact.protect.proact import ProactOptions, can_train, train_threshold
+from proact.protect.proact import ProactOptions, SiteTraining, can_train
 from proact.protect.threshold_trainer import ThresholdTrainer
 
 
@@ -104,8 +104,9 @@ def resilience_aware_proact(
         best, best_threshold = -1.0, start[site]
         trains = can_train(trainer, site, suffix, run)
         for name in _candidates(trainer, site, suffix, start, untrained, options, trains):
-            kept = suffix.accuracy()
-            if kept < trainer.required_accuracy:
+            judgement = suffix.judge()
+            kept = judgement.kept
+            if not judgement.accepted:
                 run.report_candidate(site, name, kept, "costs too much")
                 continue
             threshold = trainer.clip(site).threshold.detach().clone()
@@ -114,6 +115,7 @@ def resilience_aware_proact(
             run.report_candidate(site, name, kept, f"{score:.4f} under faults")
             if score > best:
                 best, best_threshold = score, threshold
+                trainer.keep(judgement)
         trainer.set_threshold(site, best_threshold)
         scorer.set_threshold(site, best_threshold)
         run.finish(site, best_threshold)
@@ -131,12 +133,12 @@ def _candidates(
     trains: bool,
 ) -> Iterator[str]:
     """Sets the threshold of ``site`` to each candidate in turn and yields the candidate's name."""
+    training = SiteTraining(trainer, site, suffix, options)
     for quantile, thresholds in zip(options.quantiles, untrained, strict=True):
         trainer.set_threshold(site, thresholds[site])
         yield f"quantile {quantile:g}"
     for decay in options.decays if trains else ():
-        trainer.set_threshold(site, start[site])
-        train_threshold(trainer, site, suffix, decay, options)
+        training.train(decay)
         yield f"decay {decay:g}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -25,12 +26,30 @@ from proact.protect.distributed import DistributedContext
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions
 from proact.protect.teacher import Teacher
+from proact.protect.tolerance import ToleranceTest, Verdict
 
 #: A loss, summed over the samples, of logits, targets and the unclipped model's probabilities in
 #: the shape of the logits (None where they are not defined).
 TrainingLoss = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
 _EVALUATED = 512  # samples that the unclipped model evaluates at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """The verdict on thresholds in each mode, up to the first mode that rejects them."""
+
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether they are within the tolerance in every mode."""
+        return all(verdict.accepted for verdict in self.verdicts.values())
+
+    @property
+    def kept(self) -> float:
+        """The lowest mean metric on the validation samples, in [0, 1]."""
+        return min(verdict.kept for verdict in self.verdicts.values())
 
 
 class ThresholdTrainer:
@@ -49,9 +68,10 @@ class ThresholdTrainer:
     Attributes:
         model: the clipped model, in soft mode.
         sites: the sites, in execution order.
-        train, validation: the samples of this process.
+        train, validation: the samples of this process, in an order that the seed determines.
         teacher: the unclipped model's probabilities for ``train``.
-        required_accuracy: the lowest validation accuracy (or metric) within the tolerance.
+        modes: the modes in which thresholds are judged.
+        can_accept: whether the validation samples are enough to accept any candidate.
 
     Raises:
         ValueError: fewer images than processes; thresholds that exceed the tolerance before any
@@ -85,12 +105,16 @@ class ThresholdTrainer:
         _prefer_channels_last((unclipped, self.model), examples(self.train), objective.forward)
         self.teacher = Teacher(unclipped, self.train, objective)
         with torch.no_grad():
-            outputs = (objective.forward.logits(unclipped, p) for p in self._validation_parts())
-            clean = self._metric(outputs)
-        self.required_accuracy = clean - options.tolerance
+            parts = split_batch(self.validation.inputs, _EVALUATED)
+            outputs = (objective.forward.logits(unclipped, part) for part in parts)
+            clean = torch.cat([values.cpu() for values in self._values(outputs)])
+        # The deployed mode comes first, because it rejects most often.
+        self.modes = tuple(dict.fromkeys((options.mode, "soft")))
+        self._tests = {m: ToleranceTest(clean, options.tolerance, self.context) for m in self.modes}
+        self.can_accept = self._tests["soft"].can_accept
         self._check_loss()
         if options.quantile < 1.0:
-            self._check_start(clean)
+            self._check_start()
 
     def loss(self, output: Tensor, targets: Batch, teacher: Tensor | None) -> Tensor:
         """The objective's loss alone, summed over the samples."""
@@ -158,6 +182,12 @@ class ThresholdTrainer:
         """
         yield from torch.randperm(self._samples, generator=generator).split(self.options.batch)
 
+    def first_batches(self, samples: int) -> list[Tensor]:
+        """Index batches of the first training images, in their order, each of full size."""
+        samples = min(samples, self._samples)
+        size = min(self.options.batch, samples)
+        return [torch.arange(start, start + size) for start in range(0, samples - size + 1, size)]
+
     def gradient(
         self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: TrainingLoss
     ) -> list[Tensor]:
@@ -187,10 +217,27 @@ class ThresholdTrainer:
         threshold.requires_grad_(False)
         return found is not None
 
-    def accuracy(self, forward: PrefixCache) -> float:
-        """The accuracy (or metric) on all validation samples, in [0, 1], over all processes."""
-        with torch.no_grad():
-            return self._metric(forward.outputs())
+    def judge(self, caches: Mapping[str, PrefixCache]) -> Judgement:
+        """Whether the current thresholds stay within the tolerance in soft and in deployed mode.
+
+        Where activations are small against 1 / slope, the soft clip is nearly linear: its threshold
+        can shrink at no cost, and would cut everything in deployed mode.
+
+        Args:
+            caches: the outputs for the validation samples in each mode.
+        """
+        verdicts: dict[str, Verdict] = {}
+        for mode, test in self._tests.items():
+            with self.in_mode(mode), torch.no_grad():
+                verdicts[mode] = test.judge(self._values(caches[mode].outputs()))
+            if not verdicts[mode].accepted:
+                break
+        return Judgement(verdicts)
+
+    def keep(self, judgement: Judgement) -> None:
+        """Makes accepted thresholds those with which later ones are compared."""
+        for mode, verdict in judgement.verdicts.items():
+            self._tests[mode].keep(verdict)
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
@@ -224,38 +271,29 @@ class ThresholdTrainer:
                 "without torch.no_grad or detach behind an activation"
             )
 
-    def _validation_parts(self) -> Iterator[Batch]:
-        return split_batch(self.validation.inputs, _EVALUATED)
-
-    def _check_start(self, clean: float) -> None:
-        forward = PrefixCache(
-            self.model,
-            None,
-            self.validation.inputs,
-            MemoryBudget(0),
-            forward=self.objective.forward,
-        )
-        with self.in_mode(self.options.mode):
-            kept = self.accuracy(forward)
-        if kept < self.required_accuracy:
+    def _check_start(self) -> None:
+        nothing, forward = MemoryBudget(0), self.objective.forward
+        whole = PrefixCache(self.model, None, self.validation.inputs, nothing, forward=forward)
+        judgement = self.judge(dict.fromkeys(self._tests, whole))
+        if not judgement.accepted:
             raise ValueError(
-                f"quantile {self.options.quantile:g} lowers the validation accuracy from "
-                f"{clean:.4f} to {kept:.4f} before any training, more than the tolerance of "
-                f"{self.options.tolerance:g}: use a higher quantile"
+                f"quantile {self.options.quantile:g} lowers the validation accuracy to "
+                f"{judgement.kept:.4f} before any training, more than the tolerance of "
+                f"{self.options.tolerance:g} allows: use a higher quantile"
             )
 
-    def _metric(self, outputs: Iterable[Tensor]) -> float:
-        total, start = torch.zeros((), dtype=torch.float64), 0
+    def _values(self, outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The metric of each validation sample, in the batches of the outputs."""
+        start = 0
         for output in outputs:
             targets = take(self.validation.targets, slice(start, start + len(output)))
-            total += self.objective.values(output, targets).sum().cpu()
+            yield self.objective.values(output, targets)
             start += len(output)
-        return float(self.context.all_reduce_sum(total)) / self._validation_samples
 
     def _shard(self, split: Split) -> Split:
-        if self.context.world_size == 1:
-            return split
-        return split.take(self.context.shard(torch.arange(len(split))))
+        """The samples of this process. The first ones stand for all, whatever order was given."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        return split.take(self.context.shard(torch.randperm(len(split), generator=generator)))
 
 
 def wide_copy(threshold: Tensor) -> Tensor:

@@ -33,16 +33,16 @@ def run(script: str, *arguments: str | Path, **variables: str) -> subprocess.Com
     )
 
 
-def test_training_with_and_without_caches_ends_alike(tmp_path: Path) -> None:
-    few = ["--epochs", "1", "--every", "2", "--model-folder", tmp_path]
-    done = run("proact_training", *TINY, *few)
+def test_threshold_training_is_compared_with_the_plain_loop(tmp_path: Path) -> None:
+    few = ["--threshold-epochs", "2", "--trials", "10", "--steps", "5", "--model-folder", tmp_path]
+    done = run("proact_training", *TINY, *few, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
-    assert "goal: 5 times faster than without caches" in done.stdout
-    rows = [line for line in done.stdout.splitlines() if "points" in line and "relu" in line]
-    assert len(rows) == 2
-    for row in rows:
-        apart = float(row.split("│")[4].strip().removesuffix("%"))
-        assert apart <= 1.0
+    assert "goal: 0.1 of the time of the network" in done.stdout
+    assert done.stdout.count("proact - plain loop at ") == 3
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert set(found["seconds"]) == {"network", "proact", "plain loop"}
+    mine, plain = (found["thresholds"][name] for name in ("proact", "plain loop"))
+    assert list(mine) == list(plain) == ["relu1", "relu2", "relu3", "relu4"]
 
 
 def test_weight_range_prints_each_ratio_beside_its_goal() -> None:
@@ -188,7 +188,7 @@ def test_every_script_refuses_bad_arguments_in_one_sentence(
         ("training", ["--data", "letters"], "letters"),
         ("training", ["--data", "mnist", "--data-folder", "/nowhere"], "/nowhere"),
         ("proact_training", [*TINY, "--model", "vgg61"], "vgg61"),
-        ("proact_training", ["--decays", "strong"], "strong"),
+        ("proact_training", ["--ber", "many"], "many"),
         ("loading", ["--data-folder", "/nowhere"], "/nowhere"),
     ],
 )

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from proact import models, protect
 from proact.data import Data, Split
-from proact.nn import HyReLU, Site
+from proact.nn import HyReLU
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect import proact as proact_module
 from proact.protect.model_suffix import ModelSuffix
-from proact.protect.proact import ProactOptions, train_threshold
+from proact.protect.proact import ProactOptions, SiteTraining
 from proact.protect.threshold_trainer import ThresholdTrainer
 
 FAST: dict[str, Any] = {"epochs": 2, "decays": (1.0, 0.1)}
@@ -71,24 +71,21 @@ def test_a_frozen_threshold_does_not_move_by_a_bit(
     order: list[str] = []
     kept: dict[str, Tensor] = {}
 
-    def watched(
-        trainer: ThresholdTrainer,
-        site: Site,
-        suffix: ModelSuffix,
-        decay: float,
-        options: ProactOptions,
-    ) -> float:
-        before = thresholds(trainer.model)
-        reached = train_threshold(trainer, site, suffix, decay, options)
-        after = thresholds(trainer.model)
-        assert all(torch.equal(after[n], before[n]) for n in before if n != site.name)
-        assert not torch.equal(after[site.name], before[site.name])
-        order.append(site.name)
-        kept[site.name] = after[site.name]
-        return reached
+    class Watched(SiteTraining):
+        def train(self, decay: float) -> None:
+            trainer, site = self._trainer, self._site
+            before = thresholds(trainer.model)
+            super().train(decay)
+            after = thresholds(trainer.model)
+            assert all(torch.equal(after[n], before[n]) for n in before if n != site.name)
+            assert not torch.equal(after[site.name], before[site.name])
+            order.append(site.name)
+            kept[site.name] = after[site.name]
 
-    monkeypatch.setattr(proact_module, "train_threshold", watched)
-    hardened = protect.protect(trained_cnn, "proact", digits, tolerance=1.0, **FAST)
+    monkeypatch.setattr(proact_module, "SiteTraining", Watched)
+    hardened = protect.protect(
+        trained_cnn, "proact", digits, tolerance=1.0, epochs=2, decays=(1.0,)
+    )
     assert order == ["relu4", "relu3", "relu2", "relu1"]
     assert all(torch.equal(found, kept[name]) for name, found in thresholds(hardened).items())
 
@@ -216,10 +213,10 @@ def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Da
     trainer = ThresholdTrainer(copy.deepcopy(trained_cnn), bounds, digits, options)
     site = trainer.sites[1]
     needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
-    room = needs * len(digits.train)
+    room = needs * (512 + 2 * len(digits.validation) + len(digits.train))
     budget = MemoryBudget(room)
     suffix = ModelSuffix(trainer, site, budget)
-    assert (suffix.train.bytes, budget.left) == (room, 0)
+    assert (suffix.train.bytes, budget.left) == (needs * len(digits.train), 0)
     suffix.close()
     assert (suffix.train.bytes, budget.left) == (0, room)
     assert ModelSuffix(trainer, site, MemoryBudget(room - 1)).train.bytes == 0
@@ -244,7 +241,7 @@ def test_each_site_returns_its_memory(
             return had_enough
 
     monkeypatch.setattr(proact_module, "MemoryBudget", Watched)
-    needs = 8 * 8 * 8 * 4 * (len(digits.train) + 2 * len(digits.validation))  # at the first site
+    needs = 8 * 8 * 8 * 4 * (512 + 2 * len(digits.validation))  # at the first site
     protect.protect(trained_cnn, "proact", digits, cache_bytes=needs, **FAST)
     (budget,) = budgets
     assert budget.left == needs == budget.most  # type: ignore[attr-defined]
@@ -293,7 +290,7 @@ def test_the_gradient_is_that_of_the_plain_formula(
     (found,) = trainer.gradient(suffix.train, [threshold], batch, proact_module.distillation_loss)
 
     plain = copy.deepcopy(trainer.model).requires_grad_(True)
-    images, labels = double_digits.train.images[batch], double_digits.train.labels[batch]
+    images, labels = trainer.train.images[batch], trainer.train.labels[batch]
     output = plain(images)
     soft = double_cnn(images).detach().softmax(1)
     ce = -output.log_softmax(1)[torch.arange(64), labels].mean()
@@ -310,37 +307,24 @@ def test_training_is_that_of_a_plain_loop(
 ) -> None:
     """AdamW on T in units of its start, a cosine, 0.8 CE + 0.1 KD, written out in eager torch
     through the plain formula of the soft clip, with no cache and no native operator."""
-    options = ProactOptions(epochs=1)
+    options = ProactOptions(epochs=1, granularity="channel")
     trainer = ThresholdTrainer(
         copy.deepcopy(double_cnn),
-        options.profiled(double_cnn, double_digits, "hybrid"),
+        options.profiled(double_cnn, double_digits, "channel"),
         double_digits,
         options,
     )
     site = trainer.sites[number]
     start = trainer.clip(site).threshold.detach().clone()
-    bounds = {s.name: trainer.clip(s).threshold.detach().clone() for s in trainer.sites}
-    train_threshold(
-        trainer, site, ModelSuffix(trainer, site, MemoryBudget(1 << 30)), decay, options
-    )
+    suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
+    SiteTraining(trainer, site, suffix, options).train(decay)
     found = trainer.clip(site).threshold
 
     relative = torch.ones_like(start, requires_grad=True)
     optimizer = torch.optim.AdamW([relative], lr=0.01, weight_decay=decay)
-    steps = -(-len(double_digits.train) // 64)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order = torch.randperm(len(double_digits.train), generator=torch.Generator().manual_seed(0))
-    for batch in order.split(64):
-        x = double_digits.train.images[batch]
-        soft = double_cnn(x).detach().softmax(1)
-        for name, layer in double_cnn.named_children():
-            if name in bounds:
-                limit = relative * start if name == site.name else bounds[name]
-                x = x.relu() * torch.sigmoid(20 * (limit - x))
-            else:
-                x = layer(x)
-        ce = F.cross_entropy(x, double_digits.train.labels[batch])
-        loss = 0.8 * ce + 0.1 * F.cross_entropy(x, soft)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, trainer.steps_per_epoch)
+    for batch in trainer.batches(torch.Generator().manual_seed(0)):
+        loss = plain_loss(trainer, double_cnn, {site.name: relative * start}, batch)
         (relative.grad,) = torch.autograd.grad(loss, relative)
         optimizer.step()
         schedule.step()
@@ -350,6 +334,59 @@ def test_training_is_that_of_a_plain_loop(
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
+def plain_loss(
+    trainer: ThresholdTrainer, model: nn.Module, moved: dict[str, Tensor], batch: Tensor
+) -> Tensor:
+    """0.8 CE + 0.1 KD by the plain formula of the soft clip, the mean over a batch of ``train``."""
+    limits = {**{s.name: trainer.clip(s).threshold.detach() for s in trainer.sites}, **moved}
+    x = trainer.train.images[batch]
+    soft = model(x).detach().softmax(1)
+    for name, layer in model.named_children():
+        limit = limits.get(name)
+        x = layer(x) if limit is None else x.relu() * torch.sigmoid(20 * (limit - x))
+    return 0.8 * F.cross_entropy(x, trainer.train.labels[batch]) + 0.1 * F.cross_entropy(x, soft)
+
+
+def test_the_table_holds_the_gradients_of_the_first_images(
+    double_cnn: nn.Module, double_digits: Data
+) -> None:
+    options = ProactOptions(granularity="layer")
+    bounds = options.profiled(double_cnn, double_digits, "layer")
+    trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
+    site = trainer.sites[1]
+    suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
+    table = SiteTraining(trainer, site, suffix, options)._table
+    assert table.batches == 512 // 64
+    for power in (0, 2, 5):
+        relative = torch.tensor(0.75**power, dtype=torch.float64, requires_grad=True)
+        for number in range(table.batches):
+            found = table.read(float(relative.detach()), number, 0.5)
+            batch = torch.arange(64 * number, 64 * (number + 1))
+            moved = {site.name: relative * bounds[site]}
+            loss = plain_loss(trainer, double_cnn, moved, batch)
+            (expected,) = torch.autograd.grad(loss, relative)
+            assert found == pytest.approx(float(expected), rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("decay", [1.0, 3.0])
+def test_a_scalar_threshold_ends_where_gradients_take_it(
+    double_cnn: nn.Module, double_digits: Data, decay: float
+) -> None:
+    """AdamW on gradients from the table against AdamW on gradients of all images."""
+    options = ProactOptions(granularity="layer")
+    bounds = options.profiled(double_cnn, double_digits, "layer")
+    trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
+    site = trainer.sites[2]
+    suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
+    SiteTraining(trainer, site, suffix, options).train(decay)
+    found = float(trainer.clip(site).threshold / bounds[site])
+    trainer.set_threshold(site, bounds[site])
+    SiteTraining(trainer, site, suffix, options, tabulate=False).train(decay)
+    expected = float(trainer.clip(site).threshold / bounds[site])
+    assert expected < 0.9
+    assert found == pytest.approx(expected, rel=0.12)
+
+
 def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: Data) -> None:
     few = Data("few", digits.train.take(torch.arange(5)), digits.validation, digits.test, 10)
     lines: list[str] = []
@@ -357,7 +394,7 @@ def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: 
         protect.protect(
             trained_cnn, "proact", few, tolerance=1.0, progress=lines.append, batch=64, **FAST
         )
-    assert len(lines) == 4
+    assert {line.split(":")[0] for line in lines} == {"relu1", "relu2", "relu3", "relu4"}
 
 
 def test_labels_that_the_network_has_no_class_for_are_refused(digits: Data) -> None:

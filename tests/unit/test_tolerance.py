@@ -1,0 +1,98 @@
+"""Does acceptance leave room for the validation set's own error, and do early verdicts hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from proact.protect.distributed import DistributedContext
+from proact.protect.tolerance import ToleranceTest, Verdict, upper_bound
+
+ALONE = DistributedContext()
+BATCH = 64
+
+
+def judge(test: ToleranceTest, values: Tensor) -> Verdict:
+    return test.judge(iter(values.split(BATCH)))
+
+
+def drawn(samples: int, losses: float, gains: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The metric without and with clips, where shares of the samples are lost and won."""
+    share = torch.rand(samples, generator=torch.Generator().manual_seed(seed)).double()
+    clean = (share >= gains).double()
+    clipped = torch.where(share < gains, 1.0, torch.where(share > 1 - losses, 0.0, clean))
+    return clean, clipped
+
+
+def test_the_bound_is_students_with_one_more_drop() -> None:
+    drops = np.array([0.0, 1.0, 0.0, -1.0, 1.0, 0.25, 0.0])
+    more = np.append(drops, 1.0)
+    expected = more.mean() + student.ppf(0.95, 7) * more.std(ddof=1) / np.sqrt(8)
+    assert upper_bound(7, drops.sum(), (drops**2).sum()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_drop_among_few_samples_proves_nothing() -> None:
+    ones = torch.ones(100, dtype=torch.float64)
+    test = ToleranceTest(ones, 0.015, ALONE)
+    assert not test.can_accept
+    assert not judge(test, ones).accepted
+    many = torch.ones(1000, dtype=torch.float64)
+    test = ToleranceTest(many, 0.015, ALONE)
+    assert test.can_accept
+    assert judge(test, many).accepted
+
+
+@pytest.mark.parametrize("tolerance", [0.005, 0.015])
+def test_an_early_verdict_is_that_of_all_samples(tolerance: float) -> None:
+    early = 0
+    for seed in range(300):
+        losses = 0.04 * (seed % 30) / 30
+        clean, clipped = drawn(4000, losses, 0.003, seed)
+        found = judge(ToleranceTest(clean, tolerance, ALONE), clipped)
+        drops = clean - clipped
+        bound = upper_bound(4000, float(drops.sum()), float(drops.square().sum()))
+        assert found.accepted == (bound <= tolerance)
+        early += found.samples < 4000
+        if found.samples == 4000:
+            assert found.kept == pytest.approx(float(clipped.mean()), rel=1e-12)
+    assert early > 150
+
+
+def test_few_samples_tell_a_candidate_from_the_current_one() -> None:
+    """Close to the tolerance, only the changes against the current candidate are unknown."""
+    clean, current = drawn(8000, 0.02, 0.0, seed=1)
+    test = ToleranceTest(clean, 0.0245, ALONE)
+    first = judge(test, current)
+    assert first.accepted
+    assert first.samples == 8000
+    assert judge(test, current).samples == 8000
+    test.keep(first)
+    again = judge(test, current)
+    assert again.accepted
+    assert again.samples <= 4096
+    assert again.kept == pytest.approx(float(current.mean()), abs=1e-12)
+
+
+def test_no_more_batches_are_computed_than_needed() -> None:
+    clean = torch.ones(64 * BATCH, dtype=torch.float64)
+    taken = 0
+
+    def values() -> Iterator[Tensor]:
+        nonlocal taken
+        for batch in torch.zeros_like(clean).split(BATCH):
+            taken += 1
+            yield batch
+
+    found = ToleranceTest(clean, 0.015, ALONE).judge(values())
+    assert not found.accepted
+    assert found.samples == BATCH * taken <= 4 * BATCH
+
+
+def test_a_gain_is_accepted_at_any_tolerance() -> None:
+    clean, clipped = drawn(2000, 0.0, 0.05, seed=2)
+    assert judge(ToleranceTest(clean, 0.0, ALONE), clipped).accepted
