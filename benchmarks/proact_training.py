@@ -76,9 +76,10 @@ def plain_loop(
         training = SiteTraining(trainer, site, part, chosen, tabulate=False)
         for decay in sorted(chosen.decays, reverse=True):
             training.train(decay)
-            judgement = part.judge()
-            say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {judgement.kept:.4f}")
-            if judgement.accepted:
+            verdict = part.judge()
+            say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {verdict.kept:.4f}")
+            if verdict.accepted:
+                trainer.tolerance.keep(verdict)
                 break
             trainer.set_threshold(site, bounds[site])
         part.close()

@@ -123,7 +123,13 @@ def profile_quantiles(
                 f"the activations at {site.name!r} are not finite on the training images: check "
                 "the model's parameters and the range of the images"
             )
-    return [{s: values[rank - 1].clone() for s, values in sorted_ones.items()} for rank in ranks]
+    return [
+        {
+            s: values[rank - 1].clone(memory_format=torch.contiguous_format)
+            for s, values in sorted_ones.items()
+        }
+        for rank in ranks
+    ]
 
 
 def batches_of(split: Split, size: int) -> Iterator[Batch]:

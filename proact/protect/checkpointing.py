@@ -13,6 +13,7 @@ from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import Site
 from proact.protect.distributed import DistributedContext
+from proact.protect.tolerance import Verdict
 
 _HEADER = "proact.protecting"
 
@@ -77,10 +78,14 @@ class MethodRun:
             yield site
             spent += seconds[site]
 
-    def report_candidate(self, site: Site, candidate: str, kept: float, verdict: str) -> None:
-        """Reports the validation accuracy, in [0, 1], that a candidate threshold keeps."""
+    def report_candidate(
+        self, site: Site, candidate: str, verdict: Verdict, result: str = ""
+    ) -> None:
+        """Reports the verdict on a candidate threshold, and a further result."""
+        said = result or ("accepted" if verdict.accepted else "costs too much")
         self.report(
-            f"{site.name}: {candidate} keeps {kept:.4f} of validation, {verdict} ({self.position})"
+            f"{site.name}: {candidate} keeps {verdict.kept:.4f} of {verdict.samples} validation "
+            f"samples, {said} ({self.position})"
         )
 
     def finish(self, site: Site, threshold: Tensor) -> None:

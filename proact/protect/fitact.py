@@ -72,12 +72,12 @@ def fitact(
             optimizer.step()
             for threshold, master in zip(thresholds, masters, strict=True):
                 threshold.data.copy_(master.clamp_(min=0.0))
-        judgement = whole.judge()
-        verdict = "accepted" if judgement.accepted else "costs too much: the epoch before is kept"
+        verdict = whole.judge()
+        said = "accepted" if verdict.accepted else "costs too much: the epoch before is kept"
         run.report(
-            f"epoch {epoch} of {options.epochs} keeps {judgement.kept:.4f} of validation, {verdict}"
+            f"epoch {epoch} of {options.epochs} keeps {verdict.kept:.4f} of validation, {said}"
         )
-        if not judgement.accepted:
+        if not verdict.accepted:
             for threshold, value in zip(thresholds, before, strict=True):
                 threshold.data.copy_(value)
             break

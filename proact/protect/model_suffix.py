@@ -6,12 +6,13 @@ from functools import cached_property
 
 from proact.nn import Site
 from proact.nn.batches import Batch, take
-from proact.nn.graph_cut import GraphCut, with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
-from proact.protect.threshold_trainer import Judgement, ThresholdTrainer
+from proact.protect.threshold_trainer import ThresholdTrainer
+from proact.protect.tolerance import Verdict
 
 #: The most training images, of all processes, whose gradients are tabulated.
-TABULATED = 512
+TABULATED = 256
 
 
 class TrainedPart:
@@ -29,17 +30,15 @@ class TrainedPart:
         self._caches: list[PrefixCache] = []
         own = -(-TABULATED // trainer.context.world_size)
         self.first = self._cache(take(trainer.train.inputs, slice(0, own)))
-        self._validation: dict[str, PrefixCache] = {}
-        for mode in trainer.modes:
-            with trainer.in_mode(mode):
-                self._validation[mode] = self._cache(trainer.validation.inputs)
+        with trainer.in_mode(trainer.options.mode):
+            self._validation = self._cache(trainer.validation.inputs)
 
     @cached_property
     def train(self) -> PrefixCache:
         return self._cache(self._trainer.train.inputs)
 
-    def judge(self) -> Judgement:
-        """Whether the thresholds stay within the tolerance, in soft and in deployed mode."""
+    def judge(self) -> Verdict:
+        """Whether the thresholds stay within the tolerance, in the mode that is deployed."""
         return self._trainer.judge(self._validation)
 
     def close(self) -> None:
@@ -72,8 +71,7 @@ class ModelSuffix(TrainedPart):
     Args:
         trainer: holds the model and the images.
         site: where the suffix begins.
-        budget: bounds the memory of the caches (training images, and validation images in soft and
-            in deployed mode).
+        budget: bounds the memory of the caches, of training and validation images.
 
     Attributes:
         is_cut: whether the model could be cut at the site. Otherwise it runs whole in each step.
@@ -82,6 +80,4 @@ class ModelSuffix(TrainedPart):
     def __init__(self, trainer: ThresholdTrainer, site: Site, budget: MemoryBudget) -> None:
         cut = trainer.traced.cut_at(trainer.clip(site))
         self.is_cut = cut is not None
-        if cut is not None:  # folding is faster, and equal up to rounding
-            cut = GraphCut(with_folded_batch_norm(cut.before), with_folded_batch_norm(cut.after))
         super().__init__(trainer, cut, budget)

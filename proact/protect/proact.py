@@ -7,16 +7,19 @@ Training for Hybrid Clipped Activation Function to Enhance Resilience of DNNs", 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from proact.data import Data
+from proact.models.evaluation import examples
 from proact.nn import Site
 from proact.nn.batches import Batch
+from proact.nn.memory_order import prefer_channels_last
 from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
@@ -35,8 +38,8 @@ class ProactOptions(TrainedOptions):
 
     Attributes:
         granularity: ``"hybrid"`` (published), ``"layer"``, ``"channel"`` or ``"neuron"``.
-        decays: weight decays of the threshold, per unit of learning rate. Each site keeps the
-            strongest that stays within the tolerance, found by bisection. If none does, the
+        decays: weight decays of the threshold, per unit of learning rate. Each site tries them in
+            this order and keeps the first that stays within the tolerance. If none does, the
             threshold stays where it starts: at the profile's maximum, or at ``quantile`` of it.
         learning_rate: of AdamW, as a share of the starting threshold.
         cache_bytes: memory, in bytes for each process, for the activations that lead to the current
@@ -65,6 +68,7 @@ def proact(
     objective: Objective = CLASSES,
 ) -> Clips:
     """The clips that ProAct chooses for ``model``, a working copy (arXiv 2406.06313)."""
+    prefer_channels_last((model,), examples(data.train), objective.forward)
     bounds = options.profiled(model, data, options.granularity, run, objective.forward)
     trainer = ThresholdTrainer(model, run.with_finished(bounds), data, options, objective)
     if not trainer.teacher.is_defined:
@@ -72,9 +76,9 @@ def proact(
             "the outputs are no logits of classes for the targets: training uses the loss alone, "
             "without the soft targets of the unclipped model"
         )
-    if not trainer.can_accept:
+    if not trainer.tolerance.can_accept:
         run.report(
-            f"{len(data.validation)} validation samples cannot show that a drop is below the "
+            f"{trainer.tolerance.samples} validation samples cannot show that a drop is below the "
             f"tolerance of {options.tolerance:g}: thresholds stay where they start"
         )
     budget = MemoryBudget(options.cache_bytes)
@@ -82,24 +86,16 @@ def proact(
     for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
         suffix = ModelSuffix(trainer, site, budget)
         best = bounds[site]
-        # The strongest decay within the tolerance: accuracy falls with the decay, so that bisection
-        # finds it. The strongest of all is tried first, because many sites accept it.
-        decays = sorted(options.decays, reverse=True)
-        if not (trainer.can_accept and can_train(trainer, site, suffix, run)):
-            decays = []
-        training, tried = SiteTraining(trainer, site, suffix, options), 0
-        while decays:
-            training.train(decays[tried])
-            judgement = suffix.judge()
-            verdict = "accepted" if judgement.accepted else "costs too much"
-            run.report_candidate(site, f"decay {decays[tried]:g}", judgement.kept, verdict)
-            if judgement.accepted:
+        training = SiteTraining(trainer, site, suffix, options)
+        trains = trainer.tolerance.can_accept and can_train(trainer, site, suffix, run)
+        for decay in options.decays if trains else ():
+            training.train(decay)
+            verdict = suffix.judge()
+            run.report_candidate(site, f"decay {decay:g}", verdict)
+            if verdict.accepted:
                 best = trainer.clip(site).threshold.detach().clone()
-                trainer.keep(judgement)
-                decays = decays[:tried]
-            else:
-                decays = decays[tried + 1 :]
-            tried = len(decays) // 2
+                trainer.tolerance.keep(verdict)
+                break
         trainer.set_threshold(site, best)
         run.finish(site, best)
         suffix.close()
@@ -156,59 +152,65 @@ class SiteTraining:
         """Trains from the start on, and leaves the threshold where training ends.
 
         Args:
-            decay: the weight decay per unit of learning rate.
+            decay: the weight decay per unit of learning rate, one of the options' ``decays``.
         """
-        options = self._options
+        if self._is_tabulated:
+            end = self._ends[self._options.decays.index(decay)]
+            self._set(torch.full_like(self._start, end))
+            return
         relative = torch.ones_like(self._start, requires_grad=True)
-        steps = self._trainer.steps_per_epoch * options.epochs
-        optimizer = torch.optim.AdamW([relative], lr=options.learning_rate, weight_decay=decay)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        generator = torch.Generator().manual_seed(options.seed)
-        gradients = self._tabulated if self._is_tabulated else self._computed
-        for gradient in gradients(relative, steps, generator):
-            relative.grad = gradient
-            optimizer.step()
-            cosine.step()
-            relative.data.clamp_(min=0.0)
+        optimizer, cosine = self._optimizer(relative, decay)
         self._set(relative.detach())
-
-    def _computed(
-        self, relative: Tensor, steps: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
-        """The gradient of the mean loss over a batch, for each step."""
         threshold = self._trainer.clip(self._site).threshold
+        generator = torch.Generator().manual_seed(self._options.seed)
         for _ in range(self._options.epochs):
             for batch in self._trainer.batches(generator):
-                self._set(relative.detach())
                 (gradient,) = self._trainer.gradient(
                     self._part.train, [threshold], batch, self._loss
                 )
-                yield gradient * self._start
+                relative.grad = gradient * self._start
+                optimizer.step()
+                cosine.step()
+                relative.data.clamp_(min=0.0)
+                self._set(relative.detach())
 
-    def _tabulated(
-        self, relative: Tensor, steps: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
-        """The gradient from the table, for each step."""
-        batches = torch.randint(self._table.batches, (steps,), generator=generator).tolist()
-        draws = torch.rand(steps, generator=generator).tolist()
-        for batch, draw in zip(batches, draws, strict=True):
-            gradient = self._table.read(relative.item(), batch, draw)
-            yield torch.full_like(self._start, gradient)
+    def _optimizer(self, relative: Tensor, decay: float) -> tuple[AdamW, CosineAnnealingLR]:
+        optimizer = AdamW([relative], lr=self._options.learning_rate, weight_decay=decay)
+        return optimizer, CosineAnnealingLR(optimizer, self._steps)
+
+    @property
+    def _steps(self) -> int:
+        return self._trainer.steps_per_epoch * self._options.epochs
 
     @cached_property
-    def _table(self) -> GradientTable:
+    def _ends(self) -> list[float]:
+        """Where training ends for each decay, relative to the start, by the table."""
+        table = GradientTable(self._gradients)
+        generator = torch.Generator().manual_seed(self._options.seed)
+        batches = torch.randint(table.batches, (self._steps,), generator=generator).tolist()
+        draws = torch.rand(self._steps, generator=generator).tolist()
+        decays = torch.tensor(self._options.decays)
+        relative = torch.ones(len(decays), requires_grad=True)
+        # AdamW decays all elements of a tensor alike, so each gets its own decay here.
+        optimizer, cosine = self._optimizer(relative, decay=0.0)
+        for batch, draw in zip(batches, draws, strict=True):
+            found = [table.read(each, batch, draw) for each in relative.tolist()]
+            relative.grad = torch.tensor(found)
+            relative.data.mul_(1.0 - optimizer.param_groups[0]["lr"] * decays)
+            optimizer.step()
+            cosine.step()
+            relative.data.clamp_(min=0.0)
+        return relative.tolist()
+
+    def _gradients(self, relative: float) -> Tensor:
+        """The gradient of each tabulated batch for the relative threshold, (batches,)."""
+        self._set(torch.full_like(self._start, relative))
         threshold = self._trainer.clip(self._site).threshold
-        batches = self._trainer.first_batches(TABULATED)
-
-        def gradients(relative: float) -> Tensor:
-            self._set(torch.full_like(self._start, relative))
-            found = [
-                self._trainer.gradient(self._part.first, [threshold], batch, self._loss)[0]
-                for batch in batches
-            ]
-            return torch.stack(found).flatten().to(self._start) * self._start.flatten()
-
-        return GradientTable(gradients)
+        found = [
+            self._trainer.gradient(self._part.first, [threshold], batch, self._loss)[0]
+            for batch in self._trainer.first_batches(TABULATED)
+        ]
+        return torch.stack(found).flatten() * self._start.flatten()
 
     def _set(self, relative: Tensor) -> None:
         self._trainer.set_threshold(self._site, relative * self._start)

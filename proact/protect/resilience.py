@@ -104,18 +104,17 @@ def resilience_aware_proact(
         best, best_threshold = -1.0, start[site]
         trains = can_train(trainer, site, suffix, run)
         for name in _candidates(trainer, site, suffix, start, untrained, options, trains):
-            judgement = suffix.judge()
-            kept = judgement.kept
-            if not judgement.accepted:
-                run.report_candidate(site, name, kept, "costs too much")
+            verdict = suffix.judge()
+            if not verdict.accepted:
+                run.report_candidate(site, name, verdict)
                 continue
             threshold = trainer.clip(site).threshold.detach().clone()
             scorer.set_threshold(site, threshold)
             score = scorer.accuracy(BitFlip(options.ber))
-            run.report_candidate(site, name, kept, f"{score:.4f} under faults")
+            run.report_candidate(site, name, verdict, f"{score:.4f} under faults")
             if score > best:
                 best, best_threshold = score, threshold
-                trainer.keep(judgement)
+                trainer.tolerance.keep(verdict)
         trainer.set_threshold(site, best_threshold)
         scorer.set_threshold(site, best_threshold)
         run.finish(site, best_threshold)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,8 +15,8 @@ from proact.data.dataset import stratified_parts
 from proact.models.evaluation import examples
 from proact.nn import HyReLU, Site
 from proact.nn.batches import Batch, cloned, samples_in, split_batch, take
-from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
+from proact.nn.memory_order import prefer_channels_last
 from proact.nn.module_copy import copy_sharing_parameters
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
@@ -33,23 +32,6 @@ from proact.protect.tolerance import ToleranceTest, Verdict
 TrainingLoss = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
 _EVALUATED = 512  # samples that the unclipped model evaluates at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """The verdict on thresholds in each mode, up to the first mode that rejects them."""
-
-    verdicts: Mapping[str, Verdict]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether they are within the tolerance in every mode."""
-        return all(verdict.accepted for verdict in self.verdicts.values())
-
-    @property
-    def kept(self) -> float:
-        """The lowest mean metric on the validation samples, in [0, 1]."""
-        return min(verdict.kept for verdict in self.verdicts.values())
 
 
 class ThresholdTrainer:
@@ -70,8 +52,7 @@ class ThresholdTrainer:
         sites: the sites, in execution order.
         train, validation: the samples of this process, in an order that the seed determines.
         teacher: the unclipped model's probabilities for ``train``.
-        modes: the modes in which thresholds are judged.
-        can_accept: whether the validation samples are enough to accept any candidate.
+        tolerance: judges thresholds by the validation samples.
 
     Raises:
         ValueError: fewer images than processes; thresholds that exceed the tolerance before any
@@ -91,27 +72,24 @@ class ThresholdTrainer:
         bounds = self.context.broadcast(lambda: dict(bounds))
         self.sites = list(bounds)
         chosen = _subset(data.train, options.samples)
-        self._samples, self._validation_samples = len(chosen), len(data.validation)
-        if min(self._samples, self._validation_samples) < self.context.world_size:
+        judging = _subset(data.validation, options.validation_samples)
+        self._samples = len(chosen)
+        if min(len(chosen), len(judging)) < self.context.world_size:
             raise ValueError(
                 f"each of the {self.context.world_size} processes needs a training and a "
-                f"validation image, got {self._samples} and {self._validation_samples} images in "
-                "all"
+                f"validation image, got {len(chosen)} and {len(judging)} images in all"
             )
-        self.train, self.validation = self._shard(chosen), self._shard(data.validation)
+        self.train, self.validation = self._shard(chosen), self._shard(judging)
         unclipped = model.eval().requires_grad_(False)
         soft = clips_at(bounds, "soft", options.slope)
         self.model = place_at_sites(copy_sharing_parameters(unclipped), soft)
-        _prefer_channels_last((unclipped, self.model), examples(self.train), objective.forward)
+        prefer_channels_last((unclipped, self.model), examples(self.train), objective.forward)
         self.teacher = Teacher(unclipped, self.train, objective)
         with torch.no_grad():
             parts = split_batch(self.validation.inputs, _EVALUATED)
             outputs = (objective.forward.logits(unclipped, part) for part in parts)
             clean = torch.cat([values.cpu() for values in self._values(outputs)])
-        # The deployed mode comes first, because it rejects most often.
-        self.modes = tuple(dict.fromkeys((options.mode, "soft")))
-        self._tests = {m: ToleranceTest(clean, options.tolerance, self.context) for m in self.modes}
-        self.can_accept = self._tests["soft"].can_accept
+        self.tolerance = ToleranceTest(clean, options.tolerance, self.context)
         self._check_loss()
         if options.quantile < 1.0:
             self._check_start()
@@ -167,8 +145,8 @@ class ThresholdTrainer:
 
     @cached_property
     def traced(self) -> TracedModel:
-        """The clipped model, traced once for all sites."""
-        return TracedModel(self.model, examples(self.train), self.objective.forward)
+        """The clipped model, traced once for all sites, with folded batch norms."""
+        return TracedModel(self.model, examples(self.train), self.objective.forward, fold=True)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -217,27 +195,14 @@ class ThresholdTrainer:
         threshold.requires_grad_(False)
         return found is not None
 
-    def judge(self, caches: Mapping[str, PrefixCache]) -> Judgement:
-        """Whether the current thresholds stay within the tolerance in soft and in deployed mode.
-
-        Where activations are small against 1 / slope, the soft clip is nearly linear: its threshold
-        can shrink at no cost, and would cut everything in deployed mode.
+    def judge(self, forward: PrefixCache) -> Verdict:
+        """Whether the current thresholds stay within the tolerance, in the mode that is deployed.
 
         Args:
-            caches: the outputs for the validation samples in each mode.
+            forward: gives the outputs for the validation samples.
         """
-        verdicts: dict[str, Verdict] = {}
-        for mode, test in self._tests.items():
-            with self.in_mode(mode), torch.no_grad():
-                verdicts[mode] = test.judge(self._values(caches[mode].outputs()))
-            if not verdicts[mode].accepted:
-                break
-        return Judgement(verdicts)
-
-    def keep(self, judgement: Judgement) -> None:
-        """Makes accepted thresholds those with which later ones are compared."""
-        for mode, verdict in judgement.verdicts.items():
-            self._tests[mode].keep(verdict)
+        with self.in_mode(self.options.mode), torch.no_grad():
+            return self.tolerance.judge(self._values(forward.outputs()))
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
@@ -274,11 +239,11 @@ class ThresholdTrainer:
     def _check_start(self) -> None:
         nothing, forward = MemoryBudget(0), self.objective.forward
         whole = PrefixCache(self.model, None, self.validation.inputs, nothing, forward=forward)
-        judgement = self.judge(dict.fromkeys(self._tests, whole))
-        if not judgement.accepted:
+        verdict = self.judge(whole)
+        if not verdict.accepted:
             raise ValueError(
                 f"quantile {self.options.quantile:g} lowers the validation accuracy to "
-                f"{judgement.kept:.4f} before any training, more than the tolerance of "
+                f"{verdict.kept:.4f} before any training, more than the tolerance of "
                 f"{self.options.tolerance:g} allows: use a higher quantile"
             )
 
@@ -300,32 +265,6 @@ def wide_copy(threshold: Tensor) -> Tensor:
     """A detached copy in float32 or wider: Adam's squared gradients underflow in float16."""
     wide = torch.promote_types(threshold.dtype, torch.float32)
     return threshold.detach().to(wide, copy=True)
-
-
-def _prefer_channels_last(models: Sequence[nn.Module], image: Batch, forward: Forward) -> None:
-    """Puts convolution weights into the channels-last order, which is faster on CPUs.
-
-    Activations follow the weights. Nothing changes if one of the models runs only on activations
-    in the usual order.
-    """
-    weights = [
-        tensor
-        for model in models
-        for tensor in (*model.parameters(), *model.buffers())
-        if tensor.dim() == 4
-    ]
-    if not isinstance(image, Tensor) or image.dim() != 4 or not weights:
-        return
-    for weight in weights:
-        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    try:
-        with torch.no_grad():
-            for model in models:
-                forward(model, image.contiguous(memory_format=torch.channels_last))
-                forward(model, image.clone())
-    except RuntimeError:
-        for weight in weights:
-            weight.data = weight.data.contiguous()
 
 
 def _subset(split: Split, samples: int | None) -> Split:
