@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,10 +34,12 @@ class GraphCut:
             the module at the cut, and every other tensor that is computed without this module and
             read after it (shortcuts).
         after: maps these tensors to the output of the model.
+        crossing: the nodes of the model's graph whose values are these tensors.
     """
 
     before: fx.GraphModule
     after: fx.GraphModule
+    crossing: tuple[fx.Node, ...]
 
 
 class TracedModel:
@@ -75,6 +77,32 @@ class TracedModel:
         self._traced = fx.GraphModule(model, self._graph)
         if fold:
             self._traced = with_folded_batch_norm(self._traced)
+
+    def before_all(self, cuts: Sequence[GraphCut]) -> fx.GraphModule | None:
+        """A graph module that computes what crosses each of several cuts of this model.
+
+        Maps the tensors of an input batch to a tuple with the result of each ``before``. None where
+        the results differ for the examples, because an operation writes to a tensor that it reads.
+        """
+        crossing = {node for cut in cuts for node in cut.crossing}
+        graph = fx.Graph()
+        known: dict[fx.Node, fx.Node] = {}
+        kept: dict[fx.Node, fx.Node] = {}
+        for node in self._traced.graph.nodes:
+            if node.op != "output":
+                known[node] = graph.node_copy(node, known.__getitem__)
+            if node in crossing:  # operations behind an earlier cut may write to the tensor
+                kept[node] = graph.call_method("clone", (known[node],))
+        graph.output(tuple(tuple(kept[node] for node in cut.crossing) for cut in cuts))
+        whole = _without_dead_code(self._traced, graph)
+        inputs = tensors_in(self._examples)
+        with torch.no_grad():
+            found = whole(*(tensor.clone() for tensor in inputs))
+            for cut, tensors in zip(cuts, found, strict=True):
+                expected = cut.before(*(tensor.clone() for tensor in inputs))
+                if not all(map(torch.equal, tensors, expected)):
+                    return None
+        return whole
 
     def cut_at(self, module: nn.Module) -> GraphCut | None:
         """The model cut at ``module``, or None where torch.fx does not reproduce the model.
@@ -207,10 +235,16 @@ def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | Non
             known[node] = after.node_copy(node, known.__getitem__)
     if not any(node.op == "output" for node in after.nodes):
         return None  # the output does not depend on the module
-    cut = GraphCut(fx.GraphModule(model, before), fx.GraphModule(model, after))
-    cut.before.graph.eliminate_dead_code()
-    cut.before.recompile()
-    return cut
+    return GraphCut(
+        _without_dead_code(model, before), fx.GraphModule(model, after), tuple(crossing)
+    )
+
+
+def _without_dead_code(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    module = fx.GraphModule(model, graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def _recomputed_sizes(behind: Iterable[fx.Node]) -> set[fx.Node]:

@@ -9,7 +9,7 @@ several cuts, and continues at the last cut before all of these tensors. Caches 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -63,6 +63,7 @@ class PrefixCache:
         forward: runs the model.
 
     Attributes:
+        cut: where to continue.
         samples: the number of samples in the inputs.
         bytes: reserved for the kept tensors; 0 if the budget did not suffice.
     """
@@ -77,7 +78,7 @@ class PrefixCache:
         batch: int = 256,
         forward: Forward = DEFAULT,
     ) -> None:
-        self._model, self._cut, self._inputs, self._batch = model, cut, inputs, batch
+        self._model, self.cut, self._inputs, self._batch = model, cut, inputs, batch
         self._forward, self.samples = forward, samples_in(inputs)
         self._budget = budget
         self._kept: list[_KeptTensor] = []
@@ -91,14 +92,14 @@ class PrefixCache:
 
         Gradients flow back to the cut, and through the whole model where it was not cut.
         """
-        if self._cut is None:
+        if self.cut is None:
             return self._forward.logits(self._model, take(self._inputs, indices))
         self.fill()
         if self._kept:
             crossing = [kept.at(indices) for kept in self._kept]
         else:
             crossing = self._crossing(take(self._inputs, indices))
-        return logits_of(self._cut.after(*crossing))
+        return logits_of(self.cut.after(*crossing))
 
     def outputs(self) -> Iterator[Tensor]:
         """The logits of all inputs in order, one batch at a time.
@@ -107,39 +108,40 @@ class PrefixCache:
         with the strides that they had then, so that the outputs equal those of the whole model bit
         by bit.
         """
-        for number, batch in enumerate(self._batches()):
+        for number, batch in enumerate(self.batches()):
             # The model gets copies, because activation functions may write to their inputs.
-            if self._cut is None:
+            if self.cut is None:
                 yield self._forward.logits(self._model, cloned(batch))
                 continue
             if self.bytes and number == self._filled:
-                self._keep(batch)
+                self.keep(self._crossing(cloned(batch)))
             if self.bytes:
                 crossing = [kept.batch(number) for kept in self._kept]
             else:
                 crossing = self._crossing(cloned(batch))
-            yield logits_of(self._cut.after(*crossing))
+            yield logits_of(self.cut.after(*crossing))
 
     def fill(self) -> None:
         """Computes and keeps the tensors of all inputs, if the budget sufficed."""
         if not self.bytes:
             return
-        for number, batch in enumerate(self._batches()):
+        for number, batch in enumerate(self.batches()):
             if self.bytes and number == self._filled:
-                self._keep(batch)
+                self.keep(self._crossing(cloned(batch)))
 
     def close(self) -> None:
         """Frees the kept tensors and their budget; later calls compute them again."""
         self._budget.release(self.bytes)
         self._kept, self.bytes = [], 0
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """The inputs as they run, one batch at a time."""
         yield from split_batch(self._inputs, self._batch)
 
     def _crossing(self, batch: Batch) -> list[Tensor]:
-        assert self._cut is not None
+        assert self.cut is not None
         with torch.no_grad():
-            return list(self._cut.before(*tensors_in(batch)))
+            return list(self.cut.before(*tensors_in(batch)))
 
     def _reserve(self) -> None:
         few = min(2, self.samples)  # some models take no single sample
@@ -148,9 +150,8 @@ class PrefixCache:
         if self._budget.reserve(wanted):
             self.bytes = wanted
 
-    def _keep(self, batch: Batch) -> None:
+    def keep(self, crossing: list[Tensor]) -> None:
         """Keeps the tensors of the next batch; frees all where a shape depends on the batch."""
-        crossing = self._crossing(cloned(batch))
         if not self._kept:
             self._kept = [_KeptTensor(t, self.samples) for t in crossing]
         if not all(map(_KeptTensor.fits, self._kept, crossing)):
@@ -159,6 +160,27 @@ class PrefixCache:
         for kept, tensor in zip(self._kept, crossing, strict=True):
             kept.append(tensor)
         self._filled += 1
+
+
+def fill_together(traced: TracedModel, caches: Sequence[PrefixCache]) -> None:
+    """Fills the caches of several cuts by one pass over their inputs, if one pass can do it.
+
+    Args:
+        traced: the model whose cuts they have.
+        caches: of the same inputs; those without memory are left out.
+    """
+    kept = [cache for cache in caches if cache.bytes]
+    if not kept:
+        return
+    before = traced.before_all([cache.cut for cache in kept if cache.cut is not None])
+    if before is None:
+        return
+    for batch in kept[0].batches():
+        with torch.no_grad():
+            found = before(*tensors_in(cloned(batch)))
+        for cache, crossing in zip(kept, found, strict=True):
+            if cache.bytes:
+                cache.keep(list(crossing))
 
 
 class MultiCutCache:

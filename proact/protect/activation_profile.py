@@ -199,7 +199,9 @@ def _reduced(activations: Tensor, granularity: str, samples: bool = False) -> Te
     first = int(samples)
     neurons = activations.dim() - first
     if granularity == "layer":
-        return activations.flatten(first).amax(-1) if neurons else activations.clone()
+        # Not flattened, which would copy activations in the channels-last order.
+        dimensions = tuple(range(first, activations.dim()))
+        return activations.amax(dimensions) if neurons else activations.clone()
     if granularity == "channel" and neurons > 1:
         return activations.amax(tuple(range(first + 1, activations.dim())), keepdim=True)
     return activations.clone()

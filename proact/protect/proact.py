@@ -26,7 +26,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
 from proact.protect.gradient_table import GradientTable
 from proact.protect.method import ClipMethod
-from proact.protect.model_suffix import TABULATED, ModelSuffix, TrainedPart
+from proact.protect.model_suffix import TABULATED, ModelSuffix, ModelSuffixes, TrainedPart
 from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
@@ -81,10 +81,10 @@ def proact(
             f"{trainer.tolerance.samples} validation samples cannot show that a drop is below the "
             f"tolerance of {options.tolerance:g}: thresholds stay where they start"
         )
-    budget = MemoryBudget(options.cache_bytes)
+    suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(options.cache_bytes))
     # The estimate of the time left assumes that the threshold is trained twice.
     for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
-        suffix = ModelSuffix(trainer, site, budget)
+        suffix = suffixes.at(site)
         best = bounds[site]
         training = SiteTraining(trainer, site, suffix, options)
         trains = trainer.tolerance.can_accept and can_train(trainer, site, suffix, run)

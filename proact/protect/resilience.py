@@ -27,7 +27,7 @@ from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
-from proact.protect.model_suffix import ModelSuffix
+from proact.protect.model_suffix import ModelSuffix, ModelSuffixes
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, SiteTraining, can_train
@@ -98,9 +98,9 @@ def resilience_aware_proact(
         objective,
     )
     trainer = ThresholdTrainer(model, thresholds, data, options, objective)
-    budget = MemoryBudget(options.cache_bytes)
+    suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(options.cache_bytes))
     for site in run.unfinished(reversed(start), trainer.expected_seconds(len(options.decays))):
-        suffix = ModelSuffix(trainer, site, budget)
+        suffix = suffixes.at(site)
         best, best_threshold = -1.0, start[site]
         trains = can_train(trainer, site, suffix, run)
         for name in _candidates(trainer, site, suffix, start, untrained, options, trains):
