@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 #: Neighbouring thresholds of the table differ by this factor.
-RATIO = 0.75
+RATIO = 0.7
 #: The lowest threshold of the table, relative to its start.
 LOWEST = 1e-3
 

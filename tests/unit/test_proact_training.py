@@ -17,7 +17,7 @@ from proact.nn import HyReLU
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect import proact as proact_module
-from proact.protect.gradient_table import GradientTable
+from proact.protect.gradient_table import RATIO, GradientTable
 from proact.protect.model_suffix import ModelSuffix
 from proact.protect.proact import ProactOptions, SiteTraining
 from proact.protect.threshold_trainer import ThresholdTrainer
@@ -360,7 +360,7 @@ def test_the_table_holds_the_gradients_of_the_first_images(
     table = GradientTable(SiteTraining(trainer, site, suffix, options)._gradients)
     assert table.batches == 256 // 64
     for power in (0, 2, 5):
-        relative = torch.tensor(0.75**power, dtype=torch.float64, requires_grad=True)
+        relative = torch.tensor(RATIO**power, dtype=torch.float64, requires_grad=True)
         for number in range(table.batches):
             found = table.read(float(relative.detach()), number, 0.5)
             batch = torch.arange(64 * number, 64 * (number + 1))
