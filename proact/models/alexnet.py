@@ -2,7 +2,7 @@
 
 A. Krizhevsky, I. Sutskever, G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
 Networks", NeurIPS 2012: five convolutions and three linear layers, with 3x3 kernels and the widths
-that are usual for CIFAR.
+that are usual for CIFAR. There is no dropout, as in the AlexNet of ProAct's authors.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ def alexnet(num_classes: int, in_channels: int) -> nn.Sequential:
             relu5=nn.ReLU(),
             pool5=nn.AdaptiveMaxPool2d(2),
             flatten=nn.Flatten(),
-            drop6=nn.Dropout(),
             linear6=nn.Linear(256 * 2 * 2, 4096),
             relu6=nn.ReLU(),
-            drop7=nn.Dropout(),
             linear7=nn.Linear(4096, 4096),
             relu7=nn.ReLU(),
             output=nn.Linear(4096, num_classes),
