@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from proact.nn import Site
 from proact.nn.batches import Batch, take
 from proact.nn.graph_cut import GraphCut
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache, fill_together
+from proact.protect.gradient_table import TABULATED
 from proact.protect.threshold_trainer import ThresholdTrainer
 from proact.protect.tolerance import Verdict
-
-#: The most training images, of all processes, whose gradients are tabulated.
-TABULATED = 256
 
 
 class TrainedPart:
@@ -89,13 +87,19 @@ class ModelSuffix(TrainedPart):
         self.is_cut = cut is not None
         super().__init__(trainer, cut, budget)
 
+    def reached_from(self, sites: Collection[Site]) -> bool:
+        """Whether an activation that crosses the cut passes one of ``sites`` (in a branch)."""
+        assert self._cut is not None
+        called = {str(node.target) for node in self._cut.before.graph.nodes}
+        return any(site.name in called for site in sites)
+
 
 class ModelSuffixes:
     """The suffixes of a model, from the last site to the first.
 
-    Where every threshold is a scalar, one pass over the images fills the caches of all sites that
-    the budget allows: no threshold before a site changes until the site's own is trained. A vector
-    of thresholds trains on many more images, whose cache may need the whole budget.
+    One pass over the images fills the caches of as many scalar sites as the budget allows, where
+    no activation that reaches a site passes a threshold that is trained before it. A vector of
+    thresholds trains on many more images, whose cache may need the whole budget.
 
     Args:
         trainer: holds the model and the images.
@@ -116,17 +120,18 @@ class ModelSuffixes:
         return self._ready.pop(site)
 
     def _prepare(self, sites: Sequence[Site]) -> None:
-        trainer, first = self._trainer, sites[0]
-        for site in sites:
-            if site != first and trainer.clip(site).threshold.numel() > 1:
+        trainer = self._trainer
+        self._ready = {sites[0]: ModelSuffix(trainer, sites[0], self._budget)}
+        if trainer.clip(sites[0]).threshold.numel() > 1:
+            return
+        for site in sites[1:]:
+            if trainer.clip(site).threshold.numel() > 1:
                 break
             suffix = ModelSuffix(trainer, site, self._budget)
-            if site != first and not suffix.is_cached:
+            if not suffix.is_cached or suffix.reached_from(self._ready):
                 suffix.close()
                 break
             self._ready[site] = suffix
-            if trainer.clip(site).threshold.numel() > 1:
-                break
         suffixes = list(self._ready.values())
         if len(suffixes) > 1:
             fill_together(trainer.traced, [suffix.first for suffix in suffixes])

@@ -24,9 +24,9 @@ from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
-from proact.protect.gradient_table import GradientTable
+from proact.protect.gradient_table import TABULATED, GradientTable
 from proact.protect.method import ClipMethod
-from proact.protect.model_suffix import TABULATED, ModelSuffix, ModelSuffixes, TrainedPart
+from proact.protect.model_suffix import ModelSuffix, ModelSuffixes, TrainedPart
 from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
@@ -82,7 +82,7 @@ def proact(
             f"tolerance of {options.tolerance:g}: thresholds stay where they start"
         )
     suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(options.cache_bytes))
-    # The estimate of the time left assumes that the threshold is trained twice.
+    # The estimate of the time left assumes that two decays are tried.
     for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
         suffix = suffixes.at(site)
         best = bounds[site]

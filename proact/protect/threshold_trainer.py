@@ -22,6 +22,7 @@ from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
+from proact.protect.gradient_table import TABULATED
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions
 from proact.protect.teacher import Teacher
@@ -113,11 +114,12 @@ class ThresholdTrainer:
         thresholds = {site: self.clip(site).threshold for site in self.sites}
         return clips_at(thresholds, self.options.mode, self.options.slope)
 
-    def expected_seconds(self, trainings: int) -> dict[Site, float]:
-        """The time that each site takes if its threshold is trained ``trainings`` times.
+    def expected_seconds(self, decays: int) -> dict[Site, float]:
+        """The time that each site takes if ``decays`` are tried there.
 
         It follows from the time that one batch takes to reach the site and to go on from it, where
-        forward and backward count as three forward passes.
+        forward and backward count as three forward passes. A scalar threshold is assumed to need
+        its gradients at four places.
         """
         reached: dict[Site, float] = {}
 
@@ -135,13 +137,17 @@ class ThresholdTrainer:
                 start = time.perf_counter()
                 self.objective.forward(self.model, cloned(batch))
                 end = time.perf_counter()
-        evaluated = 2 * len(self.validation)
-        to_site = len(self.train) + evaluated
-        from_site = trainings * self.options.epochs * (3 * len(self.train) + evaluated)
-        return {
-            site: (to_site * (when - start) + from_site * (end - when)) / samples_in(batch)
-            for site, when in reached.items()
-        }
+        expected = {}
+        for site, when in reached.items():
+            reaching, steps = TABULATED, 4 * TABULATED
+            if self.clip(site).threshold.numel() > 1:
+                reaching = len(self.train)
+                steps = decays * self.options.epochs * len(self.train)
+            to_site = reaching + len(self.validation)
+            from_site = 3 * steps + decays * len(self.validation)
+            seconds = to_site * (when - start) + from_site * (end - when)
+            expected[site] = seconds / samples_in(batch)
+        return expected
 
     @cached_property
     def traced(self) -> TracedModel:

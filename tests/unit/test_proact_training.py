@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from proact import models, protect
 from proact.data import Data, Split
+from proact.models import Recipe
 from proact.nn import HyReLU
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
@@ -207,6 +208,30 @@ def test_caches_change_speed_only(
         assert lines == kept[0]
         for name, value in found.items():
             torch.testing.assert_close(value, kept[1][name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_branch_beside_a_site_keeps_its_trained_threshold(digits: Data) -> None:
+    """The later of two parallel activations is trained first, and reaches the cut at the other."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 32), nn.Linear(64, 32)
+            self.output = nn.Linear(64, 10)
+            self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            one, two = self.relu1(self.first(x)), self.relu2(self.second(x))
+            return self.output(self.relu3(torch.cat([one, two], 1)))
+
+    torch.manual_seed(0)
+    model = models.train(Branches(), digits, Recipe(epochs=5, batch=64, peak=0.05))
+    options: dict[str, Any] = {"tolerance": 1.0, "granularity": "layer", "decays": (1.0,)}
+    kept = thresholds(protect.protect(model, "proact", digits, **options))
+    recomputed = thresholds(protect.protect(model, "proact", digits, cache_bytes=1, **options))
+    for name, value in kept.items():
+        torch.testing.assert_close(value, recomputed[name], rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:
