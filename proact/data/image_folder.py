@@ -44,13 +44,11 @@ def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
         image_size: height and width of the images in pixels, at least 1.
 
     Raises:
-        ValueError: no folder, or an invalid ``image_size``.
+        ValueError: no folder.
         ProactError: the folder has another structure, too few images, or unreadable images.
     """
     if folder is None:
         raise ValueError("imagefolder: expected a folder, got none")
-    if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
-        raise ValueError(f"image_size: expected at least 1 pixel, got {image_size!r}")
     if not folder.is_dir():
         raise ProactError(f"imagefolder: expected a folder with one folder per class, got {folder}")
     train_folder = folder / "train"

@@ -53,12 +53,16 @@ def load(
         ``imagefolder`` has its own. The split is the same in every call.
 
     Raises:
-        ValueError: the name is unknown, or the images are larger than ``image_size``.
+        ValueError: the name is unknown; ``image_size`` is no integer of at least 1, or smaller than
+            images that get a border.
         ProactError: files are missing or are not the official ones. The message names the searched
             folders and explains how to get the files.
     """
     if name not in _MODULES:
         raise unknown("data set", name, _MODULES)
+    is_size = isinstance(image_size, int) and not isinstance(image_size, bool) and image_size > 0
+    if not (is_size or image_size is None):
+        raise ValueError(f"image_size: expected at least 1 pixel, got {image_size!r}")
     place = None if folder is None else Path(folder).expanduser()
     module: Any = import_module(f"proact.data.{_MODULES[name]}")
     if name == "digits":
