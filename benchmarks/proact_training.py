@@ -79,7 +79,6 @@ def plain_loop(
             verdict = part.judge()
             say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {verdict.kept:.4f}")
             if verdict.accepted:
-                trainer.tolerance.keep(verdict)
                 break
             trainer.set_threshold(site, bounds[site])
         part.close()

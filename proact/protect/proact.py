@@ -94,7 +94,6 @@ def proact(
             run.report_candidate(site, f"decay {decay:g}", verdict)
             if verdict.accepted:
                 best = trainer.clip(site).threshold.detach().clone()
-                trainer.tolerance.keep(verdict)
                 break
         trainer.set_threshold(site, best)
         run.finish(site, best)

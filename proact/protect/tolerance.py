@@ -39,11 +39,8 @@ def upper_bound(samples: int, total: float, squares: float) -> float:
         squares: the sum of their squares.
     """
     mean = (total + 1.0) / (samples + 1)
-    return mean + _quantile(samples) * _deviation(samples, total, squares) / math.sqrt(samples + 1)
-
-
-def _quantile(samples: int) -> float:
-    return float(stdtrit(samples, CONFIDENCE))
+    error = _deviation(samples, total, squares) / math.sqrt(samples + 1)
+    return min(mean + float(stdtrit(samples, CONFIDENCE)) * error, 1.0)
 
 
 def _deviation(samples: int, total: float, squares: float) -> float:
@@ -52,7 +49,7 @@ def _deviation(samples: int, total: float, squares: float) -> float:
     return math.sqrt(max(spread, 0.0) / samples)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Verdict:
     """The judgement of one candidate.
 
@@ -61,13 +58,11 @@ class Verdict:
         kept: the mean metric of the validation samples, in [0, 1]; an estimate where ``samples`` is
             less than all of them.
         samples: the number of validation samples that were needed for the verdict.
-        drops: the drops of this process's samples, in their order, as far as they were computed.
     """
 
     accepted: bool
     kept: float
     samples: int
-    drops: Tensor
 
 
 class ToleranceTest:
@@ -84,7 +79,6 @@ class ToleranceTest:
 
     def __init__(self, clean: Tensor, tolerance: float, context: DistributedContext) -> None:
         self._clean, self._tolerance, self._context = clean, tolerance, context
-        self._current: Tensor | None = None
         counted, total = context.all_reduce_sum(
             torch.tensor([len(clean), float(clean.sum())], dtype=torch.float64)
         ).tolist()
@@ -95,14 +89,6 @@ class ToleranceTest:
     def can_accept(self) -> bool:
         """Whether a candidate that costs nothing on the validation samples would be accepted."""
         return upper_bound(self.samples, 0.0, 0.0) <= self._tolerance
-
-    def keep(self, verdict: Verdict) -> None:
-        """Makes an accepted candidate the current one, with which later ones are compared.
-
-        Later candidates differ from it on few samples, so that few are needed to judge them.
-        """
-        is_complete = len(verdict.drops) == len(self._clean)
-        self._current = verdict.drops if is_complete else None
 
     def judge(self, values: Iterator[Tensor]) -> Verdict:
         """Judges a candidate.
@@ -116,44 +102,16 @@ class ToleranceTest:
             for batch in islice(values, batches):
                 clean = self._clean[len(drops) : len(drops) + len(batch)]
                 drops = torch.cat([drops, clean - batch.cpu()])
-            seen, total, squares, error = self._forecast(drops)
-            bound = upper_bound(self.samples, total, squares)
+            sums = [float(len(drops)), float(drops.sum()), float(drops.square().sum())]
+            reduced = self._context.all_reduce_sum(torch.tensor(sums, dtype=torch.float64))
+            count, total, squares = reduced.tolist()
+            seen, share = round(count), count / self.samples
+            # If the others drop as those seen do, this is what all of them together show.
+            bound = upper_bound(self.samples, total / share, squares / share)
+            spread = _deviation(seen, total, squares)
+            error = spread * math.sqrt((self.samples - seen) / (self.samples * seen))
             accepted = bound <= self._tolerance
             errors = _SURE_TO_ACCEPT if accepted else _SURE_TO_REJECT
-            is_sure = abs(bound - self._tolerance) > errors * error / self.samples
-            if is_sure or seen == self.samples:
-                kept = self._mean - total / self.samples
-                return Verdict(accepted, kept, seen, drops)
+            if seen == self.samples or abs(bound - self._tolerance) > errors * error:
+                return Verdict(accepted, self._mean - total / seen, seen)
             batches *= 2
-
-    def _forecast(self, drops: Tensor) -> tuple[int, float, float, float]:
-        """What the drops of the first samples tell about all samples.
-
-        Where the drops of the current candidate are known for all samples, only the changes against
-        them are extrapolated.
-
-        Returns:
-            The number of samples seen by all processes; the sum of the drops of all samples, the
-            sum of their squares, and the standard error of the first sum.
-        """
-        current, is_known = self._current, float(self._current is not None)
-        if current is None:
-            current = torch.zeros(len(self._clean), dtype=torch.float64)
-        changes, rest = drops - current[: len(drops)], current[len(drops) :]
-        sums = [drops.sum(), drops.square().sum(), changes.sum(), changes.square().sum()]
-        counts = [float(len(drops)), is_known]
-        reduced = self._context.all_reduce_sum(
-            torch.tensor([*map(float, sums), float(rest.sum()), *counts], dtype=torch.float64)
-        )
-        total, squares, change, changed, remaining, count, known = reduced.tolist()
-        seen = round(count)
-        if known < self._context.world_size:
-            change, changed, remaining = total, squares, 0.0
-        unseen = self.samples - seen
-        error = _deviation(seen, change, changed) * math.sqrt(self.samples * unseen / seen)
-        return (
-            seen,
-            total + remaining + change * unseen / seen,
-            squares * self.samples / seen,
-            error,
-        )
