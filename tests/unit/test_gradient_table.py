@@ -1,0 +1,58 @@
+"""Does the table of gradients interpolate, and grow no further than it is read?"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from proact.protect.gradient_table import LOWEST, RATIO, GradientTable
+
+DRAWS = 1000
+
+
+class Computed:
+    """Gradients of two batches that are known everywhere, and where they were asked for."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def __call__(self, relative: float) -> Tensor:
+        self.at.append(relative)
+        return torch.tensor([relative, -(relative**2)])
+
+
+@pytest.mark.parametrize("relative", [0.95, 0.6, 0.2])
+def test_the_mean_over_draws_is_interpolated_linearly(relative: float) -> None:
+    table = GradientTable(Computed())
+    power = math.floor(math.log(relative, RATIO))
+    high, low = RATIO**power, RATIO ** (power + 1)
+    share = (relative - low) / (high - low)
+    for batch, expected in enumerate((relative, -share * high**2 - (1 - share) * low**2)):
+        found = [table.read(relative, batch, draw / DRAWS) for draw in range(DRAWS)]
+        assert len(set(found)) == 2
+        assert sum(found) / DRAWS == pytest.approx(expected, rel=2e-3)
+
+
+def test_thresholds_above_the_start_have_its_gradient() -> None:
+    table = GradientTable(Computed())
+    assert table.read(1.3, 0, 0.5) == 1.0
+    assert table.batches == 2
+
+
+def test_gradients_are_computed_once_and_only_as_far_as_needed() -> None:
+    computed = Computed()
+    table = GradientTable(computed)
+    for relative in (1.0, 0.8, 0.75, 0.8, 0.5, 0.9):
+        table.read(relative, 0, 0.5)
+    assert computed.at == pytest.approx([1.0, RATIO, RATIO**2])
+
+
+def test_the_table_ends_at_its_lowest_threshold() -> None:
+    computed = Computed()
+    table = GradientTable(computed)
+    found = table.read(0.0, 0, 0.5)
+    assert found == pytest.approx(computed.at[-1], rel=1e-6)
+    assert RATIO * LOWEST < computed.at[-1] <= LOWEST
