@@ -29,7 +29,7 @@ from proact.faults import BitFlip
 from proact.nn import HyReLU, Site
 from proact.nn.prefix_cache import MemoryBudget
 from proact.nn.sites import place_at_sites
-from proact.protect.model_suffix import ModelSuffix
+from proact.protect.model_suffix import ModelSuffixes
 from proact.protect.proact import ProactOptions, SiteTraining
 from proact.protect.threshold_trainer import ThresholdTrainer
 from proact.report.tables import Column, make_table
@@ -71,14 +71,16 @@ def plain_loop(
     working = copy.deepcopy(model)
     bounds = chosen.profiled(working, images, chosen.granularity)
     trainer = ThresholdTrainer(working, bounds, images, chosen)
+    suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(chosen.cache_bytes))
     for site in reversed(trainer.sites):
-        part = ModelSuffix(trainer, site, MemoryBudget(chosen.cache_bytes))
+        part = suffixes.at(site)
         training = SiteTraining(trainer, site, part, chosen, tabulate=False)
         for decay in sorted(chosen.decays, reverse=True):
             training.train(decay)
             verdict = part.judge()
             say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {verdict.kept:.4f}")
             if verdict.accepted:
+                trainer.tolerance.keep(verdict.drops)
                 break
             trainer.set_threshold(site, bounds[site])
         part.close()

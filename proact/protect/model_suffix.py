@@ -112,12 +112,18 @@ class ModelSuffixes:
     ) -> None:
         self._trainer, self._sites, self._budget = trainer, list(sites), budget
         self._ready: dict[Site, ModelSuffix] = {}
+        self._has_started = False
 
     def at(self, site: Site) -> ModelSuffix:
         """The suffix from ``site`` on, with its own caches."""
         if site not in self._ready:
             self._prepare(self._sites[self._sites.index(site) :])
-        return self._ready.pop(site)
+        suffix = self._ready.pop(site)
+        if not self._has_started:
+            # Of all runs: of one that resumes, too, whose last sites are trained.
+            self._trainer.start_from(suffix.validation)
+            self._has_started = True
+        return suffix
 
     def _prepare(self, sites: Sequence[Site]) -> None:
         trainer = self._trainer

@@ -94,6 +94,7 @@ def proact(
             run.report_candidate(site, f"decay {decay:g}", verdict)
             if verdict.accepted:
                 best = trainer.clip(site).threshold.detach().clone()
+                trainer.tolerance.keep(verdict.drops)
                 break
         trainer.set_threshold(site, best)
         run.finish(site, best)
@@ -198,7 +199,8 @@ class SiteTraining:
             relative.data.mul_(1.0 - optimizer.param_groups[0]["lr"] * decays)
             optimizer.step()
             cosine.step()
-            relative.data.clamp_(min=0.0)
+            # The table knows no gradients above the start, where nothing is clipped.
+            relative.data.clamp_(0.0, 1.0)
         return relative.tolist()
 
     def _gradients(self, relative: float) -> Tensor:

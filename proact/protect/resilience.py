@@ -114,6 +114,7 @@ def resilience_aware_proact(
             run.report_candidate(site, name, verdict, f"{score:.4f} under faults")
             if score > best:
                 best, best_threshold = score, threshold
+                trainer.tolerance.keep(verdict.drops)
         trainer.set_threshold(site, best_threshold)
         scorer.set_threshold(site, best_threshold)
         run.finish(site, best_threshold)

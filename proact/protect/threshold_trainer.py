@@ -210,6 +210,11 @@ class ThresholdTrainer:
         with self.in_mode(self.options.mode), torch.no_grad():
             return self.tolerance.judge(self._values(forward.outputs()))
 
+    def start_from(self, forward: PrefixCache) -> None:
+        """Makes the current thresholds those from which candidates start; see `judge`."""
+        with self.in_mode(self.options.mode), torch.no_grad():
+            self.tolerance.keep(self.tolerance.measure(self._values(forward.outputs())))
+
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
         """Switches all clips to ``mode`` inside the block, and back to soft behind it."""

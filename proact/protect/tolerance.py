@@ -8,7 +8,7 @@ itself: its upper bound is, at the one-sided confidence `CONFIDENCE`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,10 +20,9 @@ from proact.protect.distributed import DistributedContext
 
 #: One-sided confidence that the mean drop lies below `upper_bound`.
 CONFIDENCE = 0.95
-#: A verdict is given early if the rest of the samples would have to deviate from those seen by
-#: more than this number of standard errors to change it. A wrong rejection only leaves a threshold
-#: higher than it could be.
-_SURE_TO_ACCEPT, _SURE_TO_REJECT = 4.0, 2.0
+#: A candidate is rejected early if the rest of the samples would have to deviate from those seen by
+#: more than this number of standard errors to change that.
+_SURE = 3.0
 
 
 def upper_bound(samples: int, total: float, squares: float) -> float:
@@ -49,7 +48,7 @@ def _deviation(samples: int, total: float, squares: float) -> float:
     return math.sqrt(max(spread, 0.0) / samples)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdict:
     """The judgement of one candidate.
 
@@ -58,37 +57,47 @@ class Verdict:
         kept: the mean metric of the validation samples, in [0, 1]; an estimate where ``samples`` is
             less than all of them.
         samples: the number of validation samples that were needed for the verdict.
+        drops: of the samples of this process, in their order, as far as they were computed.
     """
 
     accepted: bool
     kept: float
     samples: int
+    drops: Tensor
 
 
 class ToleranceTest:
-    """Judges candidates by the drops of the validation samples, as few of them as it needs.
+    """Judges candidates by the drops of the validation samples.
 
-    Samples have to be in random order. A verdict is given before all were seen if the others are
-    sure not to change it (stochastic curtailment).
+    A candidate is accepted by all samples. It is rejected before all were seen if the others are
+    sure not to change that (stochastic curtailment): candidates differ from the current thresholds
+    on few samples, so that the changes on a part of the samples tell the changes on the others.
 
     Args:
-        clean: the metric of each sample of this process without clips, (samples,) float64.
+        clean: the metric of each sample of this process without clips, (samples,) float64, in
+            random order.
         tolerance: the mean drop that is allowed, in [0, 1].
         context: of all processes.
     """
 
     def __init__(self, clean: Tensor, tolerance: float, context: DistributedContext) -> None:
         self._clean, self._tolerance, self._context = clean, tolerance, context
-        counted, total = context.all_reduce_sum(
-            torch.tensor([len(clean), float(clean.sum())], dtype=torch.float64)
-        ).tolist()
-        self.samples = round(counted)
-        self._mean = total / self.samples
+        self._current = torch.zeros_like(clean)
+        self.samples = round(self._sums(torch.ones_like(clean))[0])
+        self._mean = self._sums(clean)[0] / self.samples
 
     @property
     def can_accept(self) -> bool:
         """Whether a candidate that costs nothing on the validation samples would be accepted."""
         return upper_bound(self.samples, 0.0, 0.0) <= self._tolerance
+
+    def keep(self, drops: Tensor) -> None:
+        """Makes the candidate with these drops the one from which the next ones start."""
+        self._current = drops
+
+    def measure(self, values: Iterable[Tensor]) -> Tensor:
+        """The drops of all samples of this process; the arguments are those of `judge`."""
+        return self._clean - torch.cat([batch.cpu() for batch in values])
 
     def judge(self, values: Iterator[Tensor]) -> Verdict:
         """Judges a candidate.
@@ -102,16 +111,25 @@ class ToleranceTest:
             for batch in islice(values, batches):
                 clean = self._clean[len(drops) : len(drops) + len(batch)]
                 drops = torch.cat([drops, clean - batch.cpu()])
-            sums = [float(len(drops)), float(drops.sum()), float(drops.square().sum())]
-            reduced = self._context.all_reduce_sum(torch.tensor(sums, dtype=torch.float64))
-            count, total, squares = reduced.tolist()
-            seen, share = round(count), count / self.samples
-            # If the others drop as those seen do, this is what all of them together show.
-            bound = upper_bound(self.samples, total / share, squares / share)
-            spread = _deviation(seen, total, squares)
-            error = spread * math.sqrt((self.samples - seen) / (self.samples * seen))
-            accepted = bound <= self._tolerance
-            errors = _SURE_TO_ACCEPT if accepted else _SURE_TO_REJECT
-            if seen == self.samples or abs(bound - self._tolerance) > errors * error:
-                return Verdict(accepted, self._mean - total / seen, seen)
+            current, rest = self._current[: len(drops)], self._current[len(drops) :]
+            changes = drops - current
+            seen = round(self._sums(torch.ones_like(drops))[0])
+            total, squares = self._sums(drops, drops.square())
+            if seen == self.samples:
+                bound = upper_bound(self.samples, total, squares)
+                kept = self._mean - total / self.samples
+                return Verdict(bound <= self._tolerance, kept, self.samples, drops)
+            change, changed, others = self._sums(changes, changes.square(), rest)
+            # If the other samples change as those seen do, this is what all of them show.
+            total += others + change * (self.samples - seen) / seen
+            bound = upper_bound(self.samples, total, squares * self.samples / seen)
+            error = _deviation(seen, change, changed) * math.sqrt(1 / seen - 1 / self.samples)
+            if bound - self._tolerance > _SURE * error:
+                return Verdict(False, self._mean - total / self.samples, seen, drops)
             batches *= 2
+
+    def _sums(self, *values: Tensor) -> list[float]:
+        """The sum of each tensor over the samples of all processes."""
+        sums = torch.tensor([float(each.sum()) for each in values], dtype=torch.float64)
+        found: list[float] = self._context.all_reduce_sum(sums).tolist()
+        return found

@@ -60,7 +60,22 @@ def test_an_early_verdict_is_that_of_all_samples(tolerance: float) -> None:
         early += found.samples < 4000
         if found.samples == 4000:
             assert found.kept == pytest.approx(float(clipped.mean()), rel=1e-12)
-    assert early > 150
+    assert early > 50
+
+
+def test_few_samples_reject_what_costs_more_than_the_current_candidate() -> None:
+    """Close to the tolerance, only the changes against the current candidate are unknown."""
+    clean, current = drawn(8000, 0.02, 0.0, seed=1)
+    worse = current.clone()
+    worse[torch.arange(0, 8000, 150)] = 0.0  # 0.7 % more
+    alone, pairing = (ToleranceTest(clean, 0.024, ALONE) for _ in range(2))
+    first = judge(pairing, current)
+    assert first.accepted
+    assert first.samples == 8000
+    assert torch.equal(first.drops, pairing.measure(current.split(BATCH)))
+    pairing.keep(first.drops)
+    assert not judge(pairing, worse).accepted
+    assert judge(pairing, worse).samples < judge(alone, worse).samples
 
 
 def test_no_more_batches_are_computed_than_needed() -> None:
