@@ -7,6 +7,7 @@ training takes its steps from the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -22,7 +23,8 @@ LOWEST = 1e-3
 class GradientTable:
     """The gradient of each batch's loss at relative thresholds 1, `RATIO`, `RATIO`^2, ...
 
-    The table grows downwards as far as it is read.
+    The table grows downwards as far as it is read. The mean of the batches at each threshold is
+    `significant_mean`.
 
     Args:
         gradients: computes the gradients for the relative threshold at one relative threshold,
@@ -31,8 +33,9 @@ class GradientTable:
 
     def __init__(self, gradients: Callable[[float], Tensor]) -> None:
         self._compute = gradients
-        self._thresholds = [1.0]
-        self._gradients = [gradients(1.0).tolist()]
+        self._thresholds: list[float] = []
+        self._gradients: list[list[float]] = []
+        self._add(1.0)
 
     @property
     def batches(self) -> int:
@@ -51,9 +54,7 @@ class GradientTable:
             draw: uniform in [0, 1).
         """
         while relative < self._thresholds[-1] > LOWEST:
-            lower = self._thresholds[-1] * RATIO
-            self._gradients.append(self._compute(lower).tolist())
-            self._thresholds.append(lower)
+            self._add(self._thresholds[-1] * RATIO)
         below = next((i for i, t in enumerate(self._thresholds) if t <= relative), None)
         if below is None:
             below = len(self._thresholds) - 1
@@ -61,4 +62,27 @@ class GradientTable:
             low, high = self._thresholds[below], self._thresholds[below - 1]
             if draw < (relative - low) / (high - low):
                 below -= 1
-        return float(self._gradients[below][batch])
+        return self._gradients[below][batch]
+
+    def _add(self, relative: float) -> None:
+        gradients = self._compute(relative)
+        self._gradients.append(
+            (gradients - gradients.mean() + significant_mean(gradients)).tolist()
+        )
+        self._thresholds.append(relative)
+
+
+def significant_mean(gradients: Tensor) -> Tensor:
+    """The mean of the batches' gradients, moved towards 0 by its standard error, to 0 at most.
+
+    AdamW divides gradients by their scatter, so that a mean of 0 that a few batches miss by their
+    error would move the threshold as a real one does, where training on many batches lets it rest.
+
+    Args:
+        gradients: (batches,).
+    """
+    mean = gradients.mean()
+    if len(gradients) < 2:
+        return mean
+    error = gradients.std() / math.sqrt(len(gradients))
+    return mean.sign() * (mean.abs() - error).clamp(min=0.0)

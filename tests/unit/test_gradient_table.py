@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proact.protect.gradient_table import LOWEST, RATIO, GradientTable
+from proact.protect.gradient_table import LOWEST, RATIO, GradientTable, significant_mean
 
 DRAWS = 1000
 
@@ -21,7 +21,7 @@ class Computed:
 
     def __call__(self, relative: float) -> Tensor:
         self.at.append(relative)
-        return torch.tensor([relative, -(relative**2)])
+        return torch.tensor([relative**2, relative**2])
 
 
 @pytest.mark.parametrize("relative", [0.95, 0.6, 0.2])
@@ -30,7 +30,8 @@ def test_the_mean_over_draws_is_interpolated_linearly(relative: float) -> None:
     power = math.floor(math.log(relative, RATIO))
     high, low = RATIO**power, RATIO ** (power + 1)
     share = (relative - low) / (high - low)
-    for batch, expected in enumerate((relative, -share * high**2 - (1 - share) * low**2)):
+    expected = share * high**2 + (1 - share) * low**2
+    for batch in range(2):
         found = [table.read(relative, batch, draw / DRAWS) for draw in range(DRAWS)]
         assert len(set(found)) == 2
         assert sum(found) / DRAWS == pytest.approx(expected, rel=2e-3)
@@ -54,5 +55,15 @@ def test_the_table_ends_at_its_lowest_threshold() -> None:
     computed = Computed()
     table = GradientTable(computed)
     found = table.read(0.0, 0, 0.5)
-    assert found == pytest.approx(computed.at[-1], rel=1e-6)
+    assert found == pytest.approx(computed.at[-1] ** 2, rel=1e-6)
     assert RATIO * LOWEST < computed.at[-1] <= LOWEST
+
+
+def test_a_mean_within_its_error_counts_as_0() -> None:
+    rough = torch.tensor([3.0, -1.0, 2.0, -2.0])
+    assert float(significant_mean(rough)) == 0.0
+    clear = torch.tensor([-5.0, -6.0, -7.0, -6.0])
+    error = float(clear.std()) / 2
+    assert float(significant_mean(clear)) == pytest.approx(-6.0 + error)
+    table = GradientTable(lambda _: rough)
+    assert [table.read(1.0, batch, 0.0) for batch in range(4)] == [2.5, -1.5, 1.5, -2.5]

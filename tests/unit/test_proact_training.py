@@ -18,7 +18,6 @@ from proact.nn import HyReLU
 from proact.nn.graph_cut import TracedModel
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.protect import proact as proact_module
-from proact.protect.gradient_table import RATIO, GradientTable
 from proact.protect.model_suffix import ModelSuffix
 from proact.protect.proact import ProactOptions, SiteTraining
 from proact.protect.threshold_trainer import ThresholdTrainer
@@ -382,17 +381,17 @@ def test_the_table_holds_the_gradients_of_the_first_images(
     trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
     site = trainer.sites[1]
     suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
-    table = GradientTable(SiteTraining(trainer, site, suffix, options)._gradients)
-    assert table.batches == 256 // 64
-    for power in (0, 2, 5):
-        relative = torch.tensor(RATIO**power, dtype=torch.float64, requires_grad=True)
-        for number in range(table.batches):
-            found = table.read(float(relative.detach()), number, 0.5)
+    training = SiteTraining(trainer, site, suffix, options)
+    for level in (1.0, 0.5, 0.2):
+        relative = torch.tensor(level, dtype=torch.float64, requires_grad=True)
+        found = training._gradients(level)
+        assert len(found) == 256 // 64
+        for number, value in enumerate(found):
             batch = torch.arange(64 * number, 64 * (number + 1))
             moved = {site.name: relative * bounds[site]}
             loss = plain_loss(trainer, double_cnn, moved, batch)
             (expected,) = torch.autograd.grad(loss, relative)
-            assert found == pytest.approx(float(expected), rel=1e-7, abs=1e-12)
+            torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("decay", [1.0, 3.0])
