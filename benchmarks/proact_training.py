@@ -2,10 +2,9 @@
 """How long does ProAct train its thresholds, and are they as good as those of the plain loop?
 
 Compares three times: training the network (the time of the first steps, scaled to all steps),
-`proact.protect.protect` as users call it, and the plain loop over its sites. The plain loop
-computes the gradient of every step on training images, and tries one decay after the other from the
-strongest on. Both keep the activations before a site, and judge a decay on as few validation images
-as they need.
+`proact.protect.protect` as users call it, and the plain loop over its sites, which computes the
+gradient of every step on training images. Both try one decay after the other from the strongest on,
+keep the activations before a site, and reject a decay by as few validation images as that takes.
 
 Prints the times, the thresholds of both site by site, and their accuracies without and with faults.
 """
@@ -17,6 +16,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import _arguments
 import torch
@@ -67,20 +67,22 @@ def network_seconds(options: argparse.Namespace, images: Data) -> float:
 def plain_loop(
     model: nn.Module, images: Data, chosen: ProactOptions, say: Callable[[str], None]
 ) -> nn.Module:
-    """ProAct site by site, without table and bisection."""
+    """ProAct site by site, without the table."""
     working = copy.deepcopy(model)
     bounds = chosen.profiled(working, images, chosen.granularity)
     trainer = ThresholdTrainer(working, bounds, images, chosen)
     suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(chosen.cache_bytes))
-    for site in reversed(trainer.sites):
+    for number, site in enumerate(reversed(trainer.sites)):
         part = suffixes.at(site)
+        if number == 0:
+            trainer.set_reference(part.validation)
         training = SiteTraining(trainer, site, part, chosen, tabulate=False)
         for decay in sorted(chosen.decays, reverse=True):
             training.train(decay)
             verdict = part.judge()
             say(f"{PLAIN}: {site.name}: decay {decay:g} keeps {verdict.kept:.4f}")
             if verdict.accepted:
-                trainer.tolerance.keep(verdict.drops)
+                trainer.tolerance.set_reference(verdict.drops)
                 break
             trainer.set_threshold(site, bounds[site])
         part.close()
@@ -116,12 +118,7 @@ def run(options: argparse.Namespace) -> None:
         protected[name] = make()
         seconds[name] = time.perf_counter() - start
 
-    settings = {
-        "granularity": options.granularity,
-        "samples": options.samples,
-        "epochs": options.threshold_epochs,
-    }
-    timed(FAST, lambda: protect.protect(model, "proact", images, progress=say, **settings))
+    timed(FAST, lambda: protect.protect(model, "proact", images, progress=say, **asdict(chosen)))
     if options.plain_loop:
         timed(PLAIN, lambda: plain_loop(model, images, chosen, say))
 

@@ -16,7 +16,9 @@ from proact.nn.written_state import restored
 def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
     """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd."""
     with torch.no_grad():
-        return torch.cat([forward.logits(model, part) for part in split_batch(inputs, batch)])
+        # Models may write to their inputs.
+        parts = (cloned(part) for part in split_batch(inputs, batch))
+        return torch.cat([forward.logits(model, part) for part in parts])
 
 
 def accuracy(model: nn.Module, split: Split, forward: Forward = DEFAULT) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,6 @@ from torch.utils import _pytree as pytree
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.hyrelu import HyReLU
-
-#: How far folded batch norms may move the outputs, as a share of the largest.
-_ROUNDING = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,7 @@ class TracedModel:
         forward: Forward = DEFAULT,
         fold: bool = False,
     ) -> None:
-        self._model, self._examples, self._forward, self._fold = model, examples, forward, fold
+        self._model, self._examples, self._forward = model, examples, forward
         self._graph: fx.Graph | None = None
         # torch.fx follows the forward of the class, not one that was set on the instance.
         if "forward" in vars(model):
@@ -75,8 +73,7 @@ class TracedModel:
             # Tracing runs the user's forward on proxies, so it can raise anything.
             return
         self._traced = fx.GraphModule(model, self._graph)
-        if fold:
-            self._traced = with_folded_batch_norm(self._traced)
+        self._folded = with_folded_batch_norm(self._traced) if fold else None
 
     def before_all(self, cuts: Sequence[GraphCut]) -> fx.GraphModule | None:
         """A graph module that computes what crosses each of several cuts of this model.
@@ -88,13 +85,14 @@ class TracedModel:
         graph = fx.Graph()
         known: dict[fx.Node, fx.Node] = {}
         kept: dict[fx.Node, fx.Node] = {}
-        for node in self._traced.graph.nodes:
+        traced = self._traced if self._folded is None else self._folded
+        for node in traced.graph.nodes:
             if node.op != "output":
                 known[node] = graph.node_copy(node, known.__getitem__)
             if node in crossing:  # operations behind an earlier cut may write to the tensor
                 kept[node] = graph.call_method("clone", (known[node],))
         graph.output(tuple(tuple(kept[node] for node in cut.crossing) for cut in cuts))
-        whole = _without_dead_code(self._traced, graph)
+        whole = _without_dead_code(traced, graph)
         inputs = tensors_in(self._examples)
         with torch.no_grad():
             found = whole(*(tensor.clone() for tensor in inputs))
@@ -115,10 +113,19 @@ class TracedModel:
         """
         if self._graph is None:
             return None
-        cut = _cut(self._traced, self._traced.graph, module)
+        cut = self._checked(self._traced, module, is_folded=False)
+        if cut is None or self._folded is None:
+            return cut
+        return self._checked(self._folded, module, is_folded=True)
+
+    def _checked(
+        self, traced: fx.GraphModule, module: nn.Module, is_folded: bool
+    ) -> GraphCut | None:
+        cut = _cut(traced, traced.graph, module)
         if cut is None:
             return None
-        return cut if all(self._reproduces(cut, batch) for batch in self._batches) else None
+        reproduced = all(self._reproduces(cut, batch, is_folded) for batch in self._batches)
+        return cut if reproduced else None
 
     @cached_property
     def _batches(self) -> list[Batch]:
@@ -133,7 +140,7 @@ class TracedModel:
             return [self._examples]
         return [self._examples, first]
 
-    def _reproduces(self, cut: GraphCut, batch: Batch) -> bool:
+    def _reproduces(self, cut: GraphCut, batch: Batch, is_folded: bool) -> bool:
         samples = samples_in(batch)
         with torch.no_grad():
             expected = self._forward.logits(self._model, cloned(batch))
@@ -144,11 +151,10 @@ class TracedModel:
                 found = logits_of(cut.after(*(tensor.clone() for tensor in crossing)))
             except RuntimeError:  # the traced graph may fit other input shapes only
                 return False
-        if not self._fold:
+        if not is_folded or expected.shape != found.shape:
             return torch.equal(expected, found)
-        return expected.shape == found.shape and bool(
-            (expected - found).abs().max() <= _ROUNDING * expected.abs().max()
-        )
+        rounding = math.sqrt(torch.finfo(expected.dtype).eps) * expected.abs().max()
+        return bool((expected - found).abs().max() <= rounding)
 
 
 class _Tracer(fx.Tracer):

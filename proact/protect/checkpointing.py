@@ -84,8 +84,8 @@ class MethodRun:
         """Reports the verdict on a candidate threshold, and a further result."""
         said = result or ("accepted" if verdict.accepted else "costs too much")
         self.report(
-            f"{site.name}: {candidate} keeps {verdict.kept:.4f} of {verdict.samples} validation "
-            f"samples, {said} ({self.position})"
+            f"{site.name}: {candidate} keeps {verdict.kept:.4f} of validation by "
+            f"{verdict.samples} samples, {said} ({self.position})"
         )
 
     def finish(self, site: Site, threshold: Tensor) -> None:

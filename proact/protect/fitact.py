@@ -62,7 +62,7 @@ def fitact(
     optimizer = torch.optim.Adam(masters, lr=options.learning_rate)
     generator = torch.Generator().manual_seed(options.seed)
 
-    for epoch in range(1, options.epochs + 1):
+    for epoch in range(1, options.epochs + 1) if trainer.tolerance.can_accept else ():
         before = [threshold.detach().clone() for threshold in thresholds]
         for batch in trainer.batches(generator):
             gradients = trainer.gradient(whole.train, thresholds, batch, trainer.loss)

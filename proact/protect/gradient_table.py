@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-#: The most training images, of all processes, whose gradients are tabulated.
-TABULATED = 256
 #: Neighbouring thresholds of the table differ by this factor.
 RATIO = 0.7
 #: The lowest threshold of the table, relative to its start.

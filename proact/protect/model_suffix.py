@@ -9,16 +9,17 @@ from proact.nn import Site
 from proact.nn.batches import Batch, take
 from proact.nn.graph_cut import GraphCut
 from proact.nn.prefix_cache import MemoryBudget, PrefixCache, fill_together
-from proact.protect.gradient_table import TABULATED
 from proact.protect.threshold_trainer import ThresholdTrainer
 from proact.protect.tolerance import Verdict
+
+_BATCH = 256  # samples that run at a time
 
 
 class TrainedPart:
     """The part of a trainer's model that training runs, with its prefix caches.
 
     Attributes:
-        first: gives the outputs for the first `TABULATED` training images.
+        first: gives the outputs for the training images whose gradients are tabulated.
         train: gives them for all training images.
         validation: gives them for the validation images, with clips in the mode that is deployed.
     """
@@ -28,10 +29,11 @@ class TrainedPart:
     ) -> None:
         self._trainer, self._cut, self._budget = trainer, cut, budget
         self._caches: list[PrefixCache] = []
-        own = -(-TABULATED // trainer.context.world_size)
-        self.first = self._cache(take(trainer.train.inputs, slice(0, own)))
-        with trainer.in_mode(trainer.options.mode):
-            self.validation = self._cache(trainer.validation.inputs)
+        world = trainer.context.world_size
+        tabulated = max(len(trainer.tabulated) * trainer.options.batch, 2 * world)
+        self.first = self._cache(take(trainer.train.inputs, slice(0, -(-tabulated // world))))
+        # Together, the processes judge by as many samples at a time as one process does.
+        self.validation = self._cache(trainer.validation.inputs, -(-_BATCH // world))
 
     @cached_property
     def train(self) -> PrefixCache:
@@ -51,10 +53,15 @@ class TrainedPart:
         for cache in self._caches:
             cache.close()
 
-    def _cache(self, inputs: Batch) -> PrefixCache:
+    def _cache(self, inputs: Batch, batch: int = _BATCH) -> PrefixCache:
         trainer = self._trainer
         cache = PrefixCache(
-            trainer.model, self._cut, inputs, self._budget, forward=trainer.objective.forward
+            trainer.model,
+            self._cut,
+            inputs,
+            self._budget,
+            batch=batch,
+            forward=trainer.objective.forward,
         )
         self._caches.append(cache)
         return cache
@@ -98,8 +105,9 @@ class ModelSuffixes:
     """The suffixes of a model, from the last site to the first.
 
     One pass over the images fills the caches of as many scalar sites as the budget allows, where
-    no activation that reaches a site passes a threshold that is trained before it. A vector of
-    thresholds trains on many more images, whose cache may need the whole budget.
+    no activation that reaches a site passes a threshold that is trained before it. They keep their
+    memory until their site is trained. A vector of thresholds trains on many more images, whose
+    cache may need the whole budget.
 
     Args:
         trainer: holds the model and the images.
@@ -112,18 +120,12 @@ class ModelSuffixes:
     ) -> None:
         self._trainer, self._sites, self._budget = trainer, list(sites), budget
         self._ready: dict[Site, ModelSuffix] = {}
-        self._has_started = False
 
     def at(self, site: Site) -> ModelSuffix:
         """The suffix from ``site`` on, with its own caches."""
         if site not in self._ready:
             self._prepare(self._sites[self._sites.index(site) :])
-        suffix = self._ready.pop(site)
-        if not self._has_started:
-            # Of all runs: of one that resumes, too, whose last sites are trained.
-            self._trainer.start_from(suffix.validation)
-            self._has_started = True
-        return suffix
+        return self._ready.pop(site)
 
     def _prepare(self, sites: Sequence[Site]) -> None:
         trainer = self._trainer

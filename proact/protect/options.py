@@ -106,16 +106,16 @@ class TrainedOptions(ClipOptions):
     Attributes:
         mode: the mode of the clips in the result: ``"zero"``, ``"saturate"``, or ``"soft"``, the
             trained one.
-        tolerance: the accuracy, in [0, 1], that may be lost against the unclipped model in the
-            mode of the result. It is compared with the upper bound of the loss that validation
-            samples leave at a one-sided confidence of 95 % (`proact.protect.tolerance`).
+        tolerance: the accuracy, in [0, 1], that the clips may cost, in the mode of the result. What
+            they cost on validation samples has to lie below it by the error of these samples, at a
+            one-sided confidence of 95 % (`proact.protect.tolerance`).
         slope: the steepness k of the soft clip, per unit of activation.
         epochs: the number of passes over the training images.
         batch: the number of images in a step.
         samples: the most training images that are used for training, the same share of every class;
             None uses all. The profile always uses all.
-        validation_samples: the most validation images that judge thresholds, likewise. Of the
-            tolerance, more images leave more to be used: 2,500 leave all but about 0.4 points.
+        validation_samples: the most validation images that judge thresholds, likewise. With 2,500
+            images and a tolerance of 1.5 points, thresholds may cost about 1.1 points on them.
         seed: determines the order of the images; in [0, 2^63).
     """
 

@@ -24,12 +24,15 @@ from proact.nn.prefix_cache import MemoryBudget
 from proact.protect.activation_profile import check_granularity
 from proact.protect.checkpointing import MethodRun
 from proact.protect.clips import Clips
-from proact.protect.gradient_table import TABULATED, GradientTable
+from proact.protect.gradient_table import GradientTable
 from proact.protect.method import ClipMethod
 from proact.protect.model_suffix import ModelSuffix, ModelSuffixes, TrainedPart
 from proact.protect.objective import CLASSES, Objective, class_dimension, soft_cross_entropy
 from proact.protect.options import TrainedOptions, checked_count, checked_factors, checked_positive
 from proact.protect.threshold_trainer import ThresholdTrainer, wide_copy
+
+#: The fewest batches whose gradients tell their mean from their scatter.
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,23 @@ def proact(
             "without the soft targets of the unclipped model"
         )
     if not trainer.tolerance.can_accept:
-        run.report(
-            f"{trainer.tolerance.samples} validation samples cannot show that a drop is below the "
-            f"tolerance of {options.tolerance:g}: thresholds stay where they start"
-        )
+        return trainer.deployed_clips()
     suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(options.cache_bytes))
     # The estimate of the time left assumes that two decays are tried.
-    for site in run.unfinished(reversed(bounds), trainer.expected_seconds(2)):
+    for number, site in enumerate(run.unfinished(reversed(bounds), trainer.expected_seconds(2))):
         suffix = suffixes.at(site)
+        if number == 0:  # in a resumed run, later sites have trained thresholds
+            trainer.set_reference(suffix.validation)
         best = bounds[site]
         training = SiteTraining(trainer, site, suffix, options)
-        trains = trainer.tolerance.can_accept and can_train(trainer, site, suffix, run)
+        trains = can_train(trainer, site, suffix, run)
         for decay in options.decays if trains else ():
             training.train(decay)
             verdict = suffix.judge()
             run.report_candidate(site, f"decay {decay:g}", verdict)
             if verdict.accepted:
                 best = trainer.clip(site).threshold.detach().clone()
-                trainer.tolerance.keep(verdict.drops)
+                trainer.tolerance.set_reference(verdict.drops)
                 break
         trainer.set_threshold(site, best)
         run.finish(site, best)
@@ -132,7 +134,8 @@ class SiteTraining:
         site: where the threshold is, now at its start.
         part: the part of the model that runs.
         options: of the method.
-        tabulate: whether a scalar threshold follows the table; else it is trained like a vector.
+        tabulate: whether a scalar threshold follows the table. False trains it like a vector, which
+            the table is compared with; so do too few training images for `_FEWEST` batches.
     """
 
     def __init__(
@@ -146,7 +149,8 @@ class SiteTraining:
         self._trainer, self._site, self._part, self._options = trainer, site, part, options
         self._loss = functools.partial(distillation_loss, objective=trainer.objective)
         self._start = wide_copy(trainer.clip(site).threshold)
-        self._is_tabulated = tabulate and self._start.numel() == 1
+        is_scalar = self._start.numel() == 1
+        self._is_tabulated = tabulate and is_scalar and len(trainer.tabulated) >= _FEWEST
 
     def train(self, decay: float) -> None:
         """Trains from the start on, and leaves the threshold where training ends.
@@ -209,7 +213,7 @@ class SiteTraining:
         threshold = self._trainer.clip(self._site).threshold
         found = [
             self._trainer.gradient(self._part.first, [threshold], batch, self._loss)[0]
-            for batch in self._trainer.first_batches(TABULATED)
+            for batch in self._trainer.tabulated
         ]
         return torch.stack(found).flatten() * self._start.flatten()
 

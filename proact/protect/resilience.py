@@ -99,11 +99,16 @@ def resilience_aware_proact(
     )
     trainer = ThresholdTrainer(model, thresholds, data, options, objective)
     suffixes = ModelSuffixes(trainer, trainer.sites[::-1], MemoryBudget(options.cache_bytes))
-    for site in run.unfinished(reversed(start), trainer.expected_seconds(len(options.decays))):
+    if not trainer.tolerance.can_accept:
+        return trainer.deployed_clips()
+    expected = trainer.expected_seconds(len(options.decays))
+    for number, site in enumerate(run.unfinished(reversed(start), expected)):
         suffix = suffixes.at(site)
+        if number == 0:  # in a resumed run, later sites have trained thresholds
+            trainer.set_reference(suffix.validation)
         best, best_threshold = -1.0, start[site]
         trains = can_train(trainer, site, suffix, run)
-        for name in _candidates(trainer, site, suffix, start, untrained, options, trains):
+        for name in _candidates(trainer, site, suffix, untrained, options, trains):
             verdict = suffix.judge()
             if not verdict.accepted:
                 run.report_candidate(site, name, verdict)
@@ -114,7 +119,7 @@ def resilience_aware_proact(
             run.report_candidate(site, name, verdict, f"{score:.4f} under faults")
             if score > best:
                 best, best_threshold = score, threshold
-                trainer.tolerance.keep(verdict.drops)
+                trainer.tolerance.set_reference(verdict.drops)
         trainer.set_threshold(site, best_threshold)
         scorer.set_threshold(site, best_threshold)
         run.finish(site, best_threshold)
@@ -126,7 +131,6 @@ def _candidates(
     trainer: ThresholdTrainer,
     site: Site,
     suffix: ModelSuffix,
-    start: dict[Site, Tensor],
     untrained: list[dict[Site, Tensor]],
     options: ResilienceAwareOptions,
     trains: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -22,7 +23,6 @@ from proact.nn.prefix_cache import MemoryBudget, PrefixCache
 from proact.nn.sites import place_at_sites
 from proact.protect.clips import Clips, clips_at
 from proact.protect.distributed import DistributedContext
-from proact.protect.gradient_table import TABULATED
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import TrainedOptions
 from proact.protect.teacher import Teacher
@@ -33,6 +33,7 @@ from proact.protect.tolerance import ToleranceTest, Verdict
 TrainingLoss = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
 _EVALUATED = 512  # samples that the unclipped model evaluates at a time
+_TABULATED = 8  # batches
 
 
 class ThresholdTrainer:
@@ -72,15 +73,16 @@ class ThresholdTrainer:
         self.context = DistributedContext.current()
         bounds = self.context.broadcast(lambda: dict(bounds))
         self.sites = list(bounds)
-        chosen = _subset(data.train, options.samples)
-        judging = _subset(data.validation, options.validation_samples)
+        chosen = _chosen(data.train, options.samples, options.seed)
+        judging = _chosen(data.validation, options.validation_samples, options.seed)
         self._samples = len(chosen)
         if min(len(chosen), len(judging)) < self.context.world_size:
             raise ValueError(
                 f"each of the {self.context.world_size} processes needs a training and a "
                 f"validation image, got {len(chosen)} and {len(judging)} images in all"
             )
-        self.train, self.validation = self._shard(chosen), self._shard(judging)
+        self.train = data.train.take(self.context.shard(chosen))
+        self.validation = data.validation.take(self.context.shard(judging))
         unclipped = model.eval().requires_grad_(False)
         soft = clips_at(bounds, "soft", options.slope)
         self.model = place_at_sites(copy_sharing_parameters(unclipped), soft)
@@ -88,11 +90,13 @@ class ThresholdTrainer:
         self.teacher = Teacher(unclipped, self.train, objective)
         with torch.no_grad():
             parts = split_batch(self.validation.inputs, _EVALUATED)
-            outputs = (objective.forward.logits(unclipped, part) for part in parts)
+            outputs = (objective.forward.logits(unclipped, cloned(part)) for part in parts)
             clean = torch.cat([values.cpu() for values in self._values(outputs)])
         self.tolerance = ToleranceTest(clean, options.tolerance, self.context)
         self._check_loss()
-        if options.quantile < 1.0:
+        if not self.tolerance.can_accept:
+            self._warn_of_few_samples()
+        elif options.quantile < 1.0:
             self._check_start()
 
     def loss(self, output: Tensor, targets: Batch, teacher: Tensor | None) -> Tensor:
@@ -139,7 +143,8 @@ class ThresholdTrainer:
                 end = time.perf_counter()
         expected = {}
         for site, when in reached.items():
-            reaching, steps = TABULATED, 4 * TABULATED
+            reaching = len(self.tabulated) * self.options.batch
+            steps = 4 * reaching
             if self.clip(site).threshold.numel() > 1:
                 reaching = len(self.train)
                 steps = decays * self.options.epochs * len(self.train)
@@ -166,11 +171,15 @@ class ThresholdTrainer:
         """
         yield from torch.randperm(self._samples, generator=generator).split(self.options.batch)
 
-    def first_batches(self, samples: int) -> list[Tensor]:
-        """Index batches of the first training images, in their order, each of full size."""
-        samples = min(samples, self._samples)
-        size = min(self.options.batch, samples)
-        return [torch.arange(start, start + size) for start in range(0, samples - size + 1, size)]
+    @property
+    def tabulated(self) -> list[Tensor]:
+        """Index batches of the first training images, whose gradients a table holds.
+
+        They are `_TABULATED` full batches, or as many as there are.
+        """
+        size = self.options.batch
+        count = min(_TABULATED, self._samples // size)
+        return list(torch.arange(count * size).split(size)) if count else []
 
     def gradient(
         self, forward: PrefixCache, thresholds: Sequence[Tensor], batch: Tensor, loss: TrainingLoss
@@ -210,10 +219,10 @@ class ThresholdTrainer:
         with self.in_mode(self.options.mode), torch.no_grad():
             return self.tolerance.judge(self._values(forward.outputs()))
 
-    def start_from(self, forward: PrefixCache) -> None:
-        """Makes the current thresholds those from which candidates start; see `judge`."""
+    def set_reference(self, forward: PrefixCache) -> None:
+        """Makes the current thresholds the reference of `judge`; ``forward`` is as there."""
         with self.in_mode(self.options.mode), torch.no_grad():
-            self.tolerance.keep(self.tolerance.measure(self._values(forward.outputs())))
+            self.tolerance.set_reference(self.tolerance.drops(self._values(forward.outputs())))
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
@@ -247,6 +256,15 @@ class ThresholdTrainer:
                 "without torch.no_grad or detach behind an activation"
             )
 
+    def _warn_of_few_samples(self) -> None:
+        if self.context.is_first:
+            warnings.warn(
+                f"{self.tolerance.samples} validation samples cannot show that a drop is within "
+                f"the tolerance of {self.options.tolerance:g}, so no threshold is trained: give "
+                "more samples, raise validation_samples, or raise the tolerance",
+                stacklevel=4,
+            )
+
     def _check_start(self) -> None:
         nothing, forward = MemoryBudget(0), self.objective.forward
         whole = PrefixCache(self.model, None, self.validation.inputs, nothing, forward=forward)
@@ -266,11 +284,6 @@ class ThresholdTrainer:
             yield self.objective.values(output, targets)
             start += len(output)
 
-    def _shard(self, split: Split) -> Split:
-        """The samples of this process. The first ones stand for all, whatever order was given."""
-        generator = torch.Generator().manual_seed(self.options.seed)
-        return split.take(self.context.shard(torch.randperm(len(split), generator=generator)))
-
 
 def wide_copy(threshold: Tensor) -> Tensor:
     """A detached copy in float32 or wider: Adam's squared gradients underflow in float16."""
@@ -278,14 +291,16 @@ def wide_copy(threshold: Tensor) -> Tensor:
     return threshold.detach().to(wide, copy=True)
 
 
-def _subset(split: Split, samples: int | None) -> Split:
-    """At most ``samples`` samples, the same share of every class as far as possible."""
-    if samples is None or samples >= len(split):
-        return split
-    chosen = torch.zeros(0)
-    if split.class_labels is not None:
-        chosen, _ = stratified_parts(split.class_labels, (samples / len(split),), seed=0)
-    if not 0 < len(chosen) <= samples:
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randperm(len(split), generator=generator)[:samples]
-    return split.take(chosen)
+def _chosen(split: Split, samples: int | None, seed: int) -> Tensor:
+    """The indices of at most ``samples`` samples, the same share of every class as far as possible.
+
+    Their order is random, so that the first ones stand for all.
+    """
+    chosen = torch.arange(len(split))
+    if samples is not None and samples < len(split):
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:samples]
+        if split.class_labels is not None:
+            share = samples / len(split)
+            stratified, _ = stratified_parts(split.class_labels, (share,), seed=0)
+            chosen = stratified if 0 < len(stratified) <= samples else chosen
+    return chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]

@@ -28,16 +28,17 @@ _SURE = 3.0
 def upper_bound(samples: int, total: float, squares: float) -> float:
     """The upper bound of the mean drop, from the drops of the validation samples.
 
-    It is Student's bound for the mean of the drops and one more drop of 1. The added drop keeps the
-    bound above 0 where no sample dropped: with probability 5 % none of n samples drops although
-    3 / n of all samples do, and Student's bound alone would be 0.
+    It is Student's bound for the mean, of the drops and one more drop of 1; half a drop more stands
+    for the skewness of drops, most of which are 0. Where samples drop and none gains, the bound is
+    that of Clopper and Pearson (Biometrika 26, 1934) up to 5 %: 3 / n if no sample drops, because
+    with a probability of 5 % none of n samples drops although 3 / n of all samples do.
 
     Args:
         samples: the number of drops, n.
         total: their sum.
         squares: the sum of their squares.
     """
-    mean = (total + 1.0) / (samples + 1)
+    mean = (total + 1.5) / (samples + 1)
     error = _deviation(samples, total, squares) / math.sqrt(samples + 1)
     return min(mean + float(stdtrit(samples, CONFIDENCE)) * error, 1.0)
 
@@ -70,8 +71,9 @@ class ToleranceTest:
     """Judges candidates by the drops of the validation samples.
 
     A candidate is accepted by all samples. It is rejected before all were seen if the others are
-    sure not to change that (stochastic curtailment): candidates differ from the current thresholds
-    on few samples, so that the changes on a part of the samples tell the changes on the others.
+    sure not to change that (stochastic curtailment): candidates differ from the thresholds that
+    they start from, the reference, on few samples, so that the changes on a part of the samples
+    tell the changes on the others.
 
     Args:
         clean: the metric of each sample of this process without clips, (samples,) float64, in
@@ -82,7 +84,7 @@ class ToleranceTest:
 
     def __init__(self, clean: Tensor, tolerance: float, context: DistributedContext) -> None:
         self._clean, self._tolerance, self._context = clean, tolerance, context
-        self._current = torch.zeros_like(clean)
+        self._reference = torch.zeros_like(clean)
         self.samples = round(self._sums(torch.ones_like(clean))[0])
         self._mean = self._sums(clean)[0] / self.samples
 
@@ -91,12 +93,12 @@ class ToleranceTest:
         """Whether a candidate that costs nothing on the validation samples would be accepted."""
         return upper_bound(self.samples, 0.0, 0.0) <= self._tolerance
 
-    def keep(self, drops: Tensor) -> None:
-        """Makes the candidate with these drops the one from which the next ones start."""
-        self._current = drops
+    def set_reference(self, drops: Tensor) -> None:
+        """Makes the thresholds with these drops those from which the next candidates differ."""
+        self._reference = drops
 
-    def measure(self, values: Iterable[Tensor]) -> Tensor:
-        """The drops of all samples of this process; the arguments are those of `judge`."""
+    def drops(self, values: Iterable[Tensor]) -> Tensor:
+        """The drop of each sample of this process; ``values`` is as for `judge`."""
         return self._clean - torch.cat([batch.cpu() for batch in values])
 
     def judge(self, values: Iterator[Tensor]) -> Verdict:
@@ -111,22 +113,24 @@ class ToleranceTest:
             for batch in islice(values, batches):
                 clean = self._clean[len(drops) : len(drops) + len(batch)]
                 drops = torch.cat([drops, clean - batch.cpu()])
-            current, rest = self._current[: len(drops)], self._current[len(drops) :]
-            changes = drops - current
+            start, rest = self._reference[: len(drops)], self._reference[len(drops) :]
+            changes = drops - start
             seen = round(self._sums(torch.ones_like(drops))[0])
             total, squares = self._sums(drops, drops.square())
             if seen == self.samples:
                 bound = upper_bound(self.samples, total, squares)
-                kept = self._mean - total / self.samples
-                return Verdict(bound <= self._tolerance, kept, self.samples, drops)
+                return Verdict(bound <= self._tolerance, self._kept(total), self.samples, drops)
             change, changed, others = self._sums(changes, changes.square(), rest)
             # If the other samples change as those seen do, this is what all of them show.
             total += others + change * (self.samples - seen) / seen
             bound = upper_bound(self.samples, total, squares * self.samples / seen)
             error = _deviation(seen, change, changed) * math.sqrt(1 / seen - 1 / self.samples)
             if bound - self._tolerance > _SURE * error:
-                return Verdict(False, self._mean - total / self.samples, seen, drops)
+                return Verdict(False, self._kept(total), seen, drops)
             batches *= 2
+
+    def _kept(self, total: float) -> float:
+        return min(max(self._mean - total / self.samples, 0.0), 1.0)
 
     def _sums(self, *values: Tensor) -> list[float]:
         """The sum of each tensor over the samples of all processes."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proact.protect.gradient_table import LOWEST, RATIO, GradientTable, significant_mean
 
-DRAWS = 1000
+DRAWS, SPREAD = 1000, 0.01
 
 
 class Computed:
@@ -21,7 +21,7 @@ class Computed:
 
     def __call__(self, relative: float) -> Tensor:
         self.at.append(relative)
-        return torch.tensor([relative**2, relative**2])
+        return torch.tensor([relative**2, relative**2 + SPREAD])
 
 
 @pytest.mark.parametrize("relative", [0.95, 0.6, 0.2])
@@ -30,8 +30,9 @@ def test_the_mean_over_draws_is_interpolated_linearly(relative: float) -> None:
     power = math.floor(math.log(relative, RATIO))
     high, low = RATIO**power, RATIO ** (power + 1)
     share = (relative - low) / (high - low)
-    expected = share * high**2 + (1 - share) * low**2
-    for batch in range(2):
+    mean = share * high**2 + (1 - share) * low**2
+    # The mean is moved by its standard error, SPREAD / 2.
+    for batch, expected in enumerate((mean - SPREAD / 2, mean + SPREAD / 2)):
         found = [table.read(relative, batch, draw / DRAWS) for draw in range(DRAWS)]
         assert len(set(found)) == 2
         assert sum(found) / DRAWS == pytest.approx(expected, rel=2e-3)
@@ -39,7 +40,7 @@ def test_the_mean_over_draws_is_interpolated_linearly(relative: float) -> None:
 
 def test_thresholds_above_the_start_have_its_gradient() -> None:
     table = GradientTable(Computed())
-    assert table.read(1.3, 0, 0.5) == 1.0
+    assert table.read(1.3, 0, 0.5) == pytest.approx(1.0 - SPREAD / 2, rel=1e-6)
     assert table.batches == 2
 
 
@@ -55,7 +56,8 @@ def test_the_table_ends_at_its_lowest_threshold() -> None:
     computed = Computed()
     table = GradientTable(computed)
     found = table.read(0.0, 0, 0.5)
-    assert found == pytest.approx(computed.at[-1] ** 2, rel=1e-6)
+    # The mean is below its error and counts as 0; the batches lie on both sides of it.
+    assert found == pytest.approx(-SPREAD / 2, rel=1e-3)
     assert RATIO * LOWEST < computed.at[-1] <= LOWEST
 
 

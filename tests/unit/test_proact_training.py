@@ -233,13 +233,46 @@ def test_a_branch_beside_a_site_keeps_its_trained_threshold(digits: Data) -> Non
         torch.testing.assert_close(value, recomputed[name], rtol=1e-4, atol=1e-6)
 
 
+def test_a_model_may_write_to_its_inputs(trained_cnn: nn.Module, digits: Data) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = copy.deepcopy(trained_cnn)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.mul_(2.0).sub_(1.0))
+
+    given = {part: getattr(digits, part).images.clone() for part in ("train", "validation")}
+    options = ProactOptions()
+    bounds = options.profiled(Scales(), digits, "layer")
+    trainer = ThresholdTrainer(Scales(), bounds, digits, options)
+    for part, images in given.items():
+        assert torch.equal(getattr(digits, part).images, images)
+        own = getattr(trainer, part).images
+        assert torch.equal(
+            own.flatten(1).sum(1).sort().values, images.flatten(1).sum(1).sort().values
+        )
+
+
+@pytest.mark.parametrize("method", ["proact", "resilience-aware-proact", "fitact"])
+def test_too_few_validation_samples_leave_the_start(
+    trained_cnn: nn.Module, digits: Data, method: str
+) -> None:
+    few = Data("few", digits.train, digits.validation.take(torch.arange(100)), digits.test, 10)
+    with pytest.warns(UserWarning, match="100 validation samples cannot show that a drop"):
+        found = protect.protect(trained_cnn, method, few, granularity="layer")
+    start = protect.protect(trained_cnn, "ranger", few, mode="zero", granularity="layer")
+    for name, value in thresholds(found).items():
+        assert torch.equal(value, thresholds(start)[name])
+
+
 def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:
     options = ProactOptions()
     bounds = options.profiled(trained_cnn, digits, "hybrid")
     trainer = ThresholdTrainer(copy.deepcopy(trained_cnn), bounds, digits, options)
     site = trainer.sites[1]
     needs = 16 * 4 * 4 * 4  # bytes an image at conv2's output
-    room = needs * (256 + len(digits.validation) + len(digits.train))
+    room = needs * (512 + len(digits.validation) + len(digits.train))
     budget = MemoryBudget(room)
     suffix = ModelSuffix(trainer, site, budget)
     assert (suffix.train.bytes, budget.left) == (needs * len(digits.train), 0)
@@ -267,7 +300,7 @@ def test_each_site_returns_its_memory(
             return had_enough
 
     monkeypatch.setattr(proact_module, "MemoryBudget", Watched)
-    needs = 8 * 8 * 8 * 4 * (256 + len(digits.validation))  # at the first site
+    needs = 8 * 8 * 8 * 4 * (512 + len(digits.validation))  # at the first site
     protect.protect(trained_cnn, "proact", digits, cache_bytes=needs, **FAST)
     (budget,) = budgets
     assert budget.left == needs == budget.most  # type: ignore[attr-defined]
@@ -385,7 +418,7 @@ def test_the_table_holds_the_gradients_of_the_first_images(
     for level in (1.0, 0.5, 0.2):
         relative = torch.tensor(level, dtype=torch.float64, requires_grad=True)
         found = training._gradients(level)
-        assert len(found) == 256 // 64
+        assert len(found) == 8
         for number, value in enumerate(found):
             batch = torch.arange(64 * number, 64 * (number + 1))
             moved = {site.name: relative * bounds[site]}
@@ -394,12 +427,13 @@ def test_the_table_holds_the_gradients_of_the_first_images(
             torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch", [64, 128, 200])
 @pytest.mark.parametrize("decay", [1.0, 3.0])
 def test_a_scalar_threshold_ends_where_gradients_take_it(
-    double_cnn: nn.Module, double_digits: Data, decay: float
+    double_cnn: nn.Module, double_digits: Data, decay: float, batch: int
 ) -> None:
     """AdamW on gradients from the table against AdamW on gradients of all images."""
-    options = ProactOptions(granularity="layer")
+    options = ProactOptions(granularity="layer", batch=batch)
     bounds = options.profiled(double_cnn, double_digits, "layer")
     trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
     site = trainer.sites[2]
