@@ -145,7 +145,7 @@ def test_the_tolerance_is_one_sided(trained_cnn: nn.Module, digits: Data) -> Non
     clean = models.accuracy(broken, digits.validation)
     assert clean < 0.8
     lines: list[str] = []
-    protect.protect(broken, "proact", digits, tolerance=0.01, decays=(0.1,), progress=lines.append)
+    protect.protect(broken, "proact", digits, decays=(0.1,), progress=lines.append)
     assert lines[0].startswith("relu4: decay 0.1 keeps")
     assert "accepted" in lines[0]
     assert float(lines[0].split()[4]) > clean + 0.1
@@ -443,8 +443,8 @@ def test_a_scalar_threshold_ends_where_gradients_take_it(
     trainer.set_threshold(site, bounds[site])
     SiteTraining(trainer, site, suffix, options, tabulate=False).train(decay)
     expected = float(trainer.clip(site).threshold / bounds[site])
-    assert expected < 0.9
-    assert found == pytest.approx(expected, rel=0.12)
+    assert expected < 0.95
+    assert found == pytest.approx(expected, abs=0.08)
 
 
 def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: Data) -> None:
