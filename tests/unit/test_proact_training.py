@@ -432,7 +432,10 @@ def test_the_table_holds_the_gradients_of_the_first_images(
 def test_a_scalar_threshold_ends_where_gradients_take_it(
     double_cnn: nn.Module, double_digits: Data, decay: float, batch: int
 ) -> None:
-    """AdamW on gradients from the table against AdamW on gradients of all images."""
+    """AdamW on gradients from the table against AdamW on gradients of all images.
+
+    Eight batches tell the mean gradient up to a third of its scatter, by which AdamW divides.
+    """
     options = ProactOptions(granularity="layer", batch=batch)
     bounds = options.profiled(double_cnn, double_digits, "layer")
     trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
@@ -444,7 +447,7 @@ def test_a_scalar_threshold_ends_where_gradients_take_it(
     SiteTraining(trainer, site, suffix, options, tabulate=False).train(decay)
     expected = float(trainer.clip(site).threshold / bounds[site])
     assert expected < 0.95
-    assert found == pytest.approx(expected, abs=0.08)
+    assert found == pytest.approx(expected, abs=0.1)
 
 
 def test_too_few_images_for_a_batch_still_train(trained_cnn: nn.Module, digits: Data) -> None:

@@ -157,7 +157,7 @@ def test_where_no_decay_is_good_enough_the_profile_stays(
 ) -> None:
     start = thresholds(protect.protect(trained_cnn, "ranger", digits, granularity="hybrid"))
     hopeless = protect.protect(
-        trained_cnn, "proact", digits, tolerance=0.0, epochs=1, decays=(50.0,), learning_rate=0.5
+        trained_cnn, "proact", digits, epochs=1, decays=(50.0,), learning_rate=0.5
     )
     assert all(torch.equal(t, start[name]) for name, t in thresholds(hopeless).items())
 

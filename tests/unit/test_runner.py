@@ -19,7 +19,7 @@ from proact.errors import ProactError
 
 OWN = Path(__file__).parents[2] / "docs" / "own_network.py"
 WINES = {"model": f"{OWN}:network", "data": f"{OWN}:data", "ber": [1e-2], "trials": 5}
-PROACT = "proact:epochs=1,decays=(1.0,0.1)"
+PROACT = "proact:epochs=1,decays=(1.0,0.1),tolerance=1.0"
 
 
 def ran(folder: Path, **keys: Any) -> Outcome:

@@ -183,5 +183,5 @@ def test_fitact_moves_as_adam_does_in_every_dtype(
 def test_a_start_that_costs_too_much_is_refused(
     trained_cnn: nn.Module, digits: Data, method: str
 ) -> None:
-    with pytest.raises(ValueError, match="more than the tolerance of 0.015: use a higher quantile"):
+    with pytest.raises(ValueError, match="tolerance of 0.015 allows: use a higher quantile"):
         protect.protect(trained_cnn, method, digits, quantile=0.2, **METHODS[method])
