@@ -123,7 +123,8 @@ def protect(
 
     Warns:
         UserWarning: clips cost more than the tolerance (1.5 points where the method has none) on
-            the held-out samples, or more than a fifth of these have activations above the profile.
+            the held-out samples; more than a fifth of these have activations above the profile; or
+            they are too few to show that the tolerance is kept, so that no threshold is trained.
 
     Raises:
         ValueError: an unknown method, a model without parameters or (except for weight-range and
