@@ -30,7 +30,7 @@ def upper_bound(samples: int, total: float, squares: float) -> float:
 
     It is Student's bound for the mean, of the drops and one more drop of 1; half a drop more stands
     for the skewness of drops, most of which are 0. Where samples drop and none gains, the bound is
-    that of Clopper and Pearson (Biometrika 26, 1934) up to 5 %: 3 / n if no sample drops, because
+    that of Clopper and Pearson (Biometrika 26, 1934) up to 6 %: 3 / n if no sample drops, because
     with a probability of 5 % none of n samples drops although 3 / n of all samples do.
 
     Args:
