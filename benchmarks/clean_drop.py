@@ -19,6 +19,7 @@ from proact.protect.options import TrainedOptions
 from proact.report.tables import make_table
 
 GOAL = 1  # of ten seeds
+PARTS = ("validation", "test")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,9 +55,6 @@ def run(options: argparse.Namespace) -> None:
         f"{options.seeds} seeds (goal: at most {GOAL} of 10)"
     )
     _arguments.write_json(options.json, {"tolerance": options.tolerance, "drops": drops})
-
-
-PARTS = ("validation", "test")
 
 
 def main(arguments: list[str] | None = None) -> int:

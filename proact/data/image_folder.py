@@ -28,7 +28,7 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La
 _VALIDATION_NAMES = ("validation", "val", "valid")
 
 
-def load_image_folder(folder: Path | None, image_size: int = 224) -> Data:
+def load_image_folder(folder: Path | None, image_size: int) -> Data:
     """Load ``folder/<class>/<image>``, or ``folder/train/<class>/<image>`` and its siblings.
 
     The siblings of ``train`` are ``test`` and, optionally, ``validation`` (``val``). Without

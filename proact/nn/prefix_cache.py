@@ -64,7 +64,6 @@ class PrefixCache:
 
     Attributes:
         cut: where to continue.
-        samples: the number of samples in the inputs.
         bytes: reserved for the kept tensors; 0 if the budget did not suffice.
     """
 
@@ -79,7 +78,7 @@ class PrefixCache:
         forward: Forward = DEFAULT,
     ) -> None:
         self._model, self.cut, self._inputs, self._batch = model, cut, inputs, batch
-        self._forward, self.samples = forward, samples_in(inputs)
+        self._forward, self._samples = forward, samples_in(inputs)
         self._budget = budget
         self._kept: list[_KeptTensor] = []
         self._filled = 0  # batches
@@ -123,7 +122,7 @@ class PrefixCache:
 
     def fill(self) -> None:
         """Computes and keeps the tensors of all inputs, if the budget sufficed."""
-        if not self.bytes:
+        if not self.bytes or self._filled * self._batch >= self._samples:
             return
         for number, batch in enumerate(self.batches()):
             if self.bytes and number == self._filled:
@@ -144,16 +143,16 @@ class PrefixCache:
             return list(self.cut.before(*tensors_in(batch)))
 
     def _reserve(self) -> None:
-        few = min(2, self.samples)  # some models take no single sample
+        few = min(2, self._samples)  # some models take no single sample
         some = self._crossing(cloned(take(self._inputs, slice(0, few))))
-        wanted = self.samples * sum(tensor.nbytes for tensor in some) // few
+        wanted = self._samples * sum(tensor.nbytes for tensor in some) // few
         if self._budget.reserve(wanted):
             self.bytes = wanted
 
     def keep(self, crossing: list[Tensor]) -> None:
         """Keeps the tensors of the next batch; frees all where a shape depends on the batch."""
         if not self._kept:
-            self._kept = [_KeptTensor(t, self.samples) for t in crossing]
+            self._kept = [_KeptTensor(t, self._samples) for t in crossing]
         if not all(map(_KeptTensor.fits, self._kept, crossing)):
             self.close()
             return
