@@ -78,7 +78,9 @@ class Parser(argparse.ArgumentParser):
             metavar="FOLDER",
             help="Folder of trained models; a missing model is trained and kept there",
         )
-        self.add_campaign_options(threads=threads, image_size=None, epochs=None)
+        self.add_campaign_options(
+            threads=threads, image_size=None, training_images=None, epochs=None
+        )
 
     def add_repeats(self, default: int = 25) -> None:
         self.add_argument(
@@ -207,6 +209,7 @@ def load_data(options: argparse.Namespace) -> Data:
         options.data_folder,
         download=options.download,
         image_size=options.image_size,
+        training_images=options.training_images,
     )
 
 

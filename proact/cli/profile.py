@@ -12,7 +12,7 @@ from proact.config.names import USER_CODE
 from proact.data.registry import names as data_names
 from proact.models.registry import names as model_names
 
-_OPTIONS = ("data_folder", "download", "image_size", "collate", "forward")
+_OPTIONS = ("data_folder", "download", "image_size", "training_images", "collate", "forward")
 
 
 @takes_options(Experiment, _OPTIONS)
@@ -75,10 +75,8 @@ def profile(
     from proact.config.user_code import load_data, load_function
 
     values, _ = given_values(Experiment, given)
-    forward, collate = (load_function(values.pop(name, None)) for name in ("forward", "collate"))
-    images = None
-    if data is not None:
-        images = load_data(data, values.pop("data_folder", None), collate=collate, **values)
+    forward = load_function(values.get("forward"))
+    images = None if data is None else load_data(Experiment(data=data, **values))
     kinds = tuple(activations.split(","))
     found = profile_of(
         model, images, shape, classes, activations=kinds, skip=skip or (), forward=forward

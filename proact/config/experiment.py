@@ -21,6 +21,7 @@ from proact.config.names import (
     check_function_name,
     check_metric_name,
     check_model_name,
+    is_user_code,
 )
 from proact.data.registry import names as data_names
 from proact.errors import unknown
@@ -170,6 +171,14 @@ class SetupOptions(CampaignOptions):
         default_text="224 for an imagefolder, else the images' own",
         check=integer(1),
     )
+    training_images: int | None = option(
+        None,
+        "The most training images of a named data set, the same share of every class (count).",
+        int,
+        metavar="COUNT",
+        default_text="all",
+        check=integer(1),
+    )
     epochs: int | None = option(
         None,
         "Passes over the training images by which a named model is trained (count).",
@@ -186,6 +195,19 @@ class SetupOptions(CampaignOptions):
         metavar="COUNT",
         check=integer(1),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        of_named = {
+            "data": ("data_folder", "download", "image_size", "training_images"),
+            "model": ("epochs",),
+        }
+        for what, names in of_named.items():
+            given = getattr(self, what)
+            for name in names if is_user_code(given) else ():
+                if getattr(self, name) not in (None, False):
+                    expected = "data set" if what == "data" else what
+                    raise ConfigError(f"expected a named {expected}, got {given}", (name,))
 
 
 @dataclass(frozen=True, kw_only=True)

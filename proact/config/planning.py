@@ -38,13 +38,7 @@ def planned(experiment: Experiment, options: PlanOptions, kept: Path, stages: St
             that cannot be loaded.
     """
     torch.set_num_threads(experiment.threads)
-    images = load_data(
-        experiment.data,
-        experiment.data_folder,
-        download=experiment.download,
-        image_size=experiment.image_size,
-        collate=load_function(experiment.collate),
-    )
+    images = load_data(experiment)
     given = load_model_for(experiment.model, images)
     plain = trained(experiment, given, images, kept, stages)
     functions = {

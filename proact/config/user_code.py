@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 from proact import data, models
 from proact.campaign import Metric
 from proact.campaign.built_in_metrics import metric_named
+from proact.config.experiment import SetupOptions
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
 from proact.data.dataset import parts_of
-from proact.data.reading import Collate
 from proact.errors import ProactError
 
 # A file that defines both model and data is loaded, and runs, once.
@@ -42,31 +42,24 @@ class UsersCodeError(ProactError):
     """An error of the user's code, with a traceback of the user's frames only."""
 
 
-def load_data(
-    text: str,
-    folder: str | Path | None = None,
-    *,
-    download: bool = False,
-    image_size: int | None = None,
-    collate: Collate | None = None,
-) -> Data:
-    """Load a named data set, or data of the user's code.
+def load_data(options: SetupOptions) -> Data:
+    """Load the named data set of an experiment, or data of the user's code.
 
     Data other than a `proact.data.Data` are divided into 65 % training, 15 % validation and 20 %
     test samples.
 
-    Args:
-        text: a name, ``file.py:attribute`` or ``module:attribute``.
-        folder, download, image_size: as for `proact.data.load`.
-        collate: as for `proact.data.as_split`.
-
     Raises:
         ValueError, TypeError, ProactError: the errors of `proact.data.load` and `load_attribute`.
     """
-    if not is_user_code(text):
-        return data.load(text, folder, download=download, image_size=image_size)
-    given = load_attribute(text)
-    return parts_of(given, collate)
+    if is_user_code(options.data):
+        return parts_of(load_attribute(options.data), load_function(options.collate))
+    return data.load(
+        options.data,
+        options.data_folder,
+        download=options.download,
+        image_size=options.image_size,
+        training_images=options.training_images,
+    )
 
 
 def load_model_for(text: str, images: Data) -> nn.Module:

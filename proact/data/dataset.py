@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,33 @@ def stratified_parts(labels: Tensor, shares: tuple[float, ...], seed: int) -> li
             start = end
         parts[-1].append(members[start:])
     return [torch.cat(part).sort().values for part in parts]
+
+
+def stratified_subset(split: Split, samples: int) -> Tensor:
+    """Choose samples by a fixed random draw, the same share of every class if there are classes.
+
+    Args:
+        split: where samples are chosen; not in fixed batches.
+        samples: the most samples to choose, at least 1.
+
+    Returns:
+        Sorted indices (m,) int64, where m is ``samples`` or the number of all samples.
+    """
+    if samples >= len(split):
+        return torch.arange(len(split))
+    labels = split.class_labels
+    labels = torch.zeros(len(split), dtype=torch.int64) if labels is None else labels
+    classes = [torch.nonzero(labels == label).squeeze(1) for label in torch.unique(labels)]
+    # Whole numbers that add up: the classes that lose most by rounding down get one more.
+    exact = [samples * len(members) / len(split) for members in classes]
+    counts = [math.floor(share) for share in exact]
+    lost = sorted(range(len(classes)), key=lambda index: counts[index] - exact[index])
+    for index in lost[: samples - sum(counts)]:
+        counts[index] += 1
+    generator = torch.Generator().manual_seed(0)
+    drawn = [members[torch.randperm(len(members), generator=generator)] for members in classes]
+    chosen = [members[:count] for members, count in zip(drawn, counts, strict=True)]
+    return torch.cat(chosen).sort().values
 
 
 #: Samples in any form, or a data set with its splits.

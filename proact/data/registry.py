@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ def load(
     *,
     download: bool = False,
     image_size: int | None = None,
+    training_images: int | None = None,
 ) -> Data:
     """Load a data set by name: decoded once, normalised, and split deterministically.
 
@@ -46,6 +48,7 @@ def load(
         image_size: height and width of the images in pixels. Those of an ``imagefolder`` are scaled
             and cropped (None means 224), those of the other sets are surrounded by black (None
             leaves them as they are).
+        training_images: the most training images, the same share of every class (None means all).
 
     Returns:
         Training, validation and test images in float32. The test part is the official one if there
@@ -53,16 +56,15 @@ def load(
         ``imagefolder`` has its own. The split is the same in every call.
 
     Raises:
-        ValueError: the name is unknown; ``image_size`` is no integer of at least 1, or smaller than
-            images that get a border.
+        ValueError: the name is unknown; ``image_size`` or ``training_images`` is no integer of at
+            least 1; ``image_size`` is smaller than images that get a border.
         ProactError: files are missing or are not the official ones. The message names the searched
             folders and explains how to get the files.
     """
     if name not in _MODULES:
         raise unknown("data set", name, _MODULES)
-    is_size = isinstance(image_size, int) and not isinstance(image_size, bool) and image_size > 0
-    if not (is_size or image_size is None):
-        raise ValueError(f"image_size: expected at least 1 pixel, got {image_size!r}")
+    _check_at_least_1("image_size", image_size, "pixel")
+    _check_at_least_1("training_images", training_images, "image")
     place = None if folder is None else Path(folder).expanduser()
     module: Any = import_module(f"proact.data.{_MODULES[name]}")
     if name == "digits":
@@ -76,7 +78,17 @@ def load(
     if name != "imagefolder" and image_size is not None:
         padding: Any = import_module("proact.data.padding")
         loaded = padding.padded(loaded, image_size)
+    if training_images is not None:
+        dataset: Any = import_module("proact.data.dataset")
+        chosen = dataset.stratified_subset(loaded.train, training_images)
+        loaded = replace(loaded, train=loaded.train.take(chosen))
     return loaded
+
+
+def _check_at_least_1(name: str, value: Any, unit: str) -> None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not (is_count or value is None):
+        raise ValueError(f"{name}: expected at least 1 {unit}, got {value!r}")
 
 
 def names() -> list[str]:

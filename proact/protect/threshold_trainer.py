@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Data, Split
-from proact.data.dataset import stratified_parts
+from proact.data.dataset import stratified_subset
 from proact.models.evaluation import examples
 from proact.nn import HyReLU, Site
 from proact.nn.batches import Batch, cloned, samples_in, split_batch, take
@@ -296,11 +296,5 @@ def _chosen(split: Split, samples: int | None, seed: int) -> Tensor:
 
     Their order is random, so that the first ones stand for all.
     """
-    chosen = torch.arange(len(split))
-    if samples is not None and samples < len(split):
-        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:samples]
-        if split.class_labels is not None:
-            share = samples / len(split)
-            stratified, _ = stratified_parts(split.class_labels, (share,), seed=0)
-            chosen = stratified if 0 < len(stratified) <= samples else chosen
+    chosen = stratified_subset(split, len(split) if samples is None else samples)
     return chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))]

@@ -183,6 +183,11 @@ def test_without_anything_it_is_the_documented_one() -> None:
             "sweep_fault: {kind: ActivationFlip, ber: 1e-6}",
             "sweep_fault: expected a fault in stored parameters",
         ),
+        *(
+            (f"data: own.py:data\n{key}: {value}", f"{key}: expected a named data set, got own")
+            for key, value in (("image_size", 9), ("training_images", 9), ("download", "true"))
+        ),
+        ("model: own.py:model\nepochs: 9", "epochs: expected a named model, got own.py:model"),
         ("workers: 1\nscheduler: tcp://x:1", "scheduler: expected workers or a scheduler"),
         ("faults: [{kind: BitFlip, ber: 1e-6, where: *.w}]", "needs quotes"),
         ("a: [1", "line 1: expected"),
