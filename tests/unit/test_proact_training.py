@@ -427,26 +427,45 @@ def test_the_table_holds_the_gradients_of_the_first_images(
             torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def centroid_cnn(double_digits: Data) -> nn.Module:
+    """An untrained network in float64 whose output layer compares with the mean of each class.
+
+    Unlike a trained network it is the same on every machine, up to 1e-15.
+    """
+    torch.manual_seed(0)
+    network = models.create("small-cnn", 10, 1).double().eval()
+    *layers, output = network.children()
+    train = double_digits.train
+    with torch.no_grad():
+        features = nn.Sequential(*layers)(train.images)
+        means = torch.stack([features[train.labels == label].mean(0) for label in range(10)])
+        scale = 1 / features.var(0).mean()
+        output.weight.copy_(scale * means)
+        output.bias.copy_(-0.5 * scale * (means**2).sum(1))
+    return network
+
+
 @pytest.mark.parametrize("batch", [64, 128, 200])
-@pytest.mark.parametrize("decay", [1.0, 3.0])
+@pytest.mark.parametrize("number", [1, 2])
 def test_a_scalar_threshold_ends_where_gradients_take_it(
-    double_cnn: nn.Module, double_digits: Data, decay: float, batch: int
+    centroid_cnn: nn.Module, double_digits: Data, number: int, batch: int
 ) -> None:
     """AdamW on gradients from the table against AdamW on gradients of all images.
 
     Eight batches tell the mean gradient up to a third of its scatter, by which AdamW divides.
     """
     options = ProactOptions(granularity="layer", batch=batch)
-    bounds = options.profiled(double_cnn, double_digits, "layer")
-    trainer = ThresholdTrainer(copy.deepcopy(double_cnn), bounds, double_digits, options)
-    site = trainer.sites[2]
+    bounds = options.profiled(centroid_cnn, double_digits, "layer")
+    trainer = ThresholdTrainer(copy.deepcopy(centroid_cnn), bounds, double_digits, options)
+    site = trainer.sites[number]
     suffix = ModelSuffix(trainer, site, MemoryBudget(1 << 30))
-    SiteTraining(trainer, site, suffix, options).train(decay)
+    SiteTraining(trainer, site, suffix, options).train(3.0)
     found = float(trainer.clip(site).threshold / bounds[site])
     trainer.set_threshold(site, bounds[site])
-    SiteTraining(trainer, site, suffix, options, tabulate=False).train(decay)
+    SiteTraining(trainer, site, suffix, options, tabulate=False).train(3.0)
     expected = float(trainer.clip(site).threshold / bounds[site])
-    assert expected < 0.95
+    assert expected < 0.8
     assert found == pytest.approx(expected, abs=0.1)
 
 
