@@ -100,9 +100,7 @@ def _threshold(case: Case, x: Tensor) -> Tensor:
 def _contenders(case: Case, x: Tensor) -> dict[str, Call]:
     """Functional calls as users write them: each allocates its outputs.
 
-    For large tensors the allocator may take fresh pages from the kernel in every call; HyReLU and
-    torch.relu allocate the same tensors and pay the same for them. The copy writes to memory that
-    is allocated already.
+    The copy writes to memory that is allocated already.
     """
     x, t = x.detach(), _threshold(case, x)
     target = torch.empty_like(x)

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import proact
+from proact.campaign import keep_freed_memory
 from proact.options import above_0
 
 PARTS = ("hyrelu", "flips")
@@ -160,6 +161,10 @@ def measure_flips(
 
 def run(options: argparse.Namespace) -> None:
     _arguments.require_native()
+    # Else glibc may return the freed output of one contender to the system in every call and keep
+    # that of another, as the layout of the heap happens to be: fresh pages cost up to five times as
+    # much as the loop that fills them.
+    keep_freed_memory()
     # In a file or a pipe, tables get the width that they need.
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 170)
     rows: list[Row] = []
