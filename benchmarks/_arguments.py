@@ -201,16 +201,9 @@ def load_data(options: argparse.Namespace) -> Data:
     """The data set of ``--data``; sets torch's threads to ``--threads`` first."""
     import torch
 
-    from proact import data
-
     torch.set_num_threads(options.threads)
-    return data.load(
-        options.data,
-        options.data_folder,
-        download=options.download,
-        image_size=options.image_size,
-        training_images=options.training_images,
-    )
+    names = ("data", "data_folder", "download", "image_size", "training_images")
+    return Experiment(**{name: getattr(options, name) for name in names}).load_data()
 
 
 def trained_model(options: argparse.Namespace, images: Data, seed: int = 0) -> nn.Module:

@@ -72,11 +72,11 @@ def profile(
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.profiling import profile_of, profile_tables
-    from proact.config.user_code import load_data, load_function
+    from proact.config.user_code import load_function
 
     values, _ = given_values(Experiment, given)
     forward = load_function(values.get("forward"))
-    images = None if data is None else load_data(Experiment(data=data, **values))
+    images = None if data is None else Experiment(data=data, **values).load_data()
     kinds = tuple(activations.split(","))
     found = profile_of(
         model, images, shape, classes, activations=kinds, skip=skip or (), forward=forward

@@ -31,6 +31,7 @@ from proact.protect.registry import METHODS
 
 if TYPE_CHECKING:
     from proact.config.parsing import VariantRecipe
+    from proact.data import Data
     from proact.faults import Fault
     from proact.faults.kinds import StoredFault
     from proact.faults.mixed_encoding import EncodingLike
@@ -208,6 +209,30 @@ class SetupOptions(CampaignOptions):
                 if getattr(self, name) not in (None, False):
                     expected = "data set" if what == "data" else what
                     raise ConfigError(f"expected a named {expected}, got {given}", (name,))
+
+    def load_data(self) -> Data:
+        """Load the named data set, or the data of the user's code.
+
+        Data other than a `proact.data.Data` are divided into 65 % training, 15 % validation and
+        20 % test samples.
+
+        Raises:
+            ValueError, TypeError, ProactError: the errors of `proact.data.load`; the user's code
+                cannot be loaded.
+        """
+        from proact import data
+        from proact.config.user_code import load_attribute, load_function
+        from proact.data.dataset import parts_of
+
+        if is_user_code(self.data):
+            return parts_of(load_attribute(self.data), load_function(self.collate))
+        return data.load(
+            self.data,
+            self.data_folder,
+            download=self.download,
+            image_size=self.image_size,
+            training_images=self.training_images,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from proact import protect
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import read_options
-from proact.config.user_code import load_data, load_function, load_model_for
+from proact.config.user_code import load_function, load_model_for
 from proact.config.variants import trained
 from proact.protect import Plan
 from proact.protect.plan_options import PlanOptions
@@ -38,7 +38,7 @@ def planned(experiment: Experiment, options: PlanOptions, kept: Path, stages: St
             that cannot be loaded.
     """
     torch.set_num_threads(experiment.threads)
-    images = load_data(experiment)
+    images = experiment.load_data()
     given = load_model_for(experiment.model, images)
     plain = trained(experiment, given, images, kept, stages)
     functions = {

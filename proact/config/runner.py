@@ -17,7 +17,7 @@ from proact import campaign, faults
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import write_experiment
-from proact.config.user_code import load_data, load_model_for
+from proact.config.user_code import load_model_for
 from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
 from proact.encodings.base import MemoryWord
@@ -110,7 +110,7 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
     Raises:
         ValueError, TypeError, ProactError: the model, data, encoding or a file is invalid.
     """
-    images = load_data(experiment)
+    images = experiment.load_data()
     given = load_model_for(experiment.model, images)
     campaign.RunOptions(**experiment.campaign_options)  # loads and checks the user's functions
     # Check that the encoding can store the parameters: training keeps their dtypes.

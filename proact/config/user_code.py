@@ -23,13 +23,11 @@ import cloudpickle
 from torch import nn
 from torch.utils.data import DataLoader
 
-from proact import data, models
+from proact import models
 from proact.campaign import Metric
 from proact.campaign.built_in_metrics import metric_named
-from proact.config.experiment import SetupOptions
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
-from proact.data.dataset import parts_of
 from proact.errors import ProactError
 
 # A file that defines both model and data is loaded, and runs, once.
@@ -40,26 +38,6 @@ _named: set[str] = set()
 
 class UsersCodeError(ProactError):
     """An error of the user's code, with a traceback of the user's frames only."""
-
-
-def load_data(options: SetupOptions) -> Data:
-    """Load the named data set of an experiment, or data of the user's code.
-
-    Data other than a `proact.data.Data` are divided into 65 % training, 15 % validation and 20 %
-    test samples.
-
-    Raises:
-        ValueError, TypeError, ProactError: the errors of `proact.data.load` and `load_attribute`.
-    """
-    if is_user_code(options.data):
-        return parts_of(load_attribute(options.data), load_function(options.collate))
-    return data.load(
-        options.data,
-        options.data_folder,
-        download=options.download,
-        image_size=options.image_size,
-        training_images=options.training_images,
-    )
 
 
 def load_model_for(text: str, images: Data) -> nn.Module:
