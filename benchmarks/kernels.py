@@ -161,9 +161,9 @@ def measure_flips(
 
 def run(options: argparse.Namespace) -> None:
     _arguments.require_native()
-    # Else glibc may return the freed output of one contender to the system in every call and keep
-    # that of another, as the layout of the heap happens to be: fresh pages cost up to five times as
-    # much as the loop that fills them.
+    # Otherwise glibc may return the freed output of one contender to the system after every call
+    # and keep that of another, depending on where it lies in the heap. A call that takes fresh
+    # pages is up to five times as long.
     keep_freed_memory()
     # In a file or a pipe, tables get the width that they need.
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 170)

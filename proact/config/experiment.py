@@ -199,16 +199,14 @@ class SetupOptions(CampaignOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        of_named = {
-            "data": ("data_folder", "download", "image_size", "training_images"),
-            "model": ("epochs",),
-        }
-        for what, names in of_named.items():
-            given = getattr(self, what)
-            for name in names if is_user_code(given) else ():
-                if getattr(self, name) not in (None, False):
-                    expected = "data set" if what == "data" else what
-                    raise ConfigError(f"expected a named {expected}, got {given}", (name,))
+        options_of_data = ("data_folder", "download", "image_size", "training_images")
+        for what, given, names in (
+            ("data set", self.data, options_of_data),
+            ("model", self.model, ("epochs",)),
+        ):
+            ignored = [name for name in names if getattr(self, name) not in (None, False)]
+            if is_user_code(given) and ignored:
+                raise ConfigError(f"expected a named {what}, got {given}", (ignored[0],))
 
     def load_data(self) -> Data:
         """Load the named data set, or the data of the user's code.
