@@ -115,6 +115,19 @@ struct VectorMemory<Float16, 32> {
     }
 };
 
+/// As above, for AVX-512.
+template <>
+struct VectorMemory<Float16, 64> {
+    using Value = Vector<float, 64>;
+    [[gnu::target("avx512f"), gnu::always_inline]] static inline Value read(const Float16* memory) {
+        return reinterpret_cast<Value>(_mm512_cvtph_ps(load<__m256i>(memory)));
+    }
+    [[gnu::target("avx512f"), gnu::always_inline]] static inline void write(Float16* memory,
+                                                                            Value value) {
+        store(memory, _mm512_cvtps_ph(reinterpret_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+    }
+};
+
 /// Uses intrinsics, because the compilers' own word conversions need more shuffles.
 template <>
 struct VectorMemory<BFloat16, 32> : HalfVectorMemory<BFloat16, 32> {
