@@ -143,6 +143,7 @@ def test_the_recipe_follows_the_data_and_the_network(few: Data) -> None:
     plain = models.create("vgg16", 10, 1)
     assert recipe_for(few, models.create("small-cnn")).peak == 0.1
     assert recipe_for(few, plain).peak == pytest.approx(0.01)
+    assert recipe_for(few, models.create("alexnet", 10, 1)).peak == pytest.approx(0.025)
     assert recipe_for(few, models.create("vgg16-bn")).epochs == 40
 
 
