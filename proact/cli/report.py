@@ -56,6 +56,16 @@ def report(
             "[default: one at which the variants differ]",
         ),
     ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            "--limit",
+            metavar="LOSS",
+            show_default=False,
+            help="Loss that verdicts allow, in the metric's unit: 0.02 is 2 points of accuracy. "
+            "[default: 5 % of the metric's range]",
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +78,7 @@ def report(
 
     place = store / "rows.sqlite" if store.is_dir() else store
     target = place.parent if out is None else out
-    files = write_report(place, target, baseline=baseline, run=run, at=at)
+    files = write_report(place, target, baseline=baseline, run=run, at=at, limit=limit)
     if as_json:
         print_json({kind: str(path) for kind, path in files.items()})
     else:

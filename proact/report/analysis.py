@@ -13,8 +13,15 @@ from proact.results.cells import CellResult, CellSpec
 from proact.results.run_log import Variant
 from proact.results.statistics import Interval
 
-#: Verdicts give the BER up to which the loss is at most this part of the metric's range.
-LIMIT = 0.05
+#: Verdicts allow a loss of this part of the metric's range where no limit is given.
+DEFAULT_LIMIT = 0.05
+
+
+def mark(cell: CellResult) -> str:
+    """What tables say beside a value: ``unfinished``, ``no trial needed``, or nothing."""
+    if cell.needs_no_trial:
+        return "no trial needed"
+    return "" if cell.is_finished or cell.is_missing else "unfinished"
 
 
 @dataclass(frozen=True)
@@ -52,18 +59,40 @@ class Analysis:
     Args:
         result: the result of a campaign, not of a sweep.
         baseline: the variant that the others are compared with; by default the first.
+        limit: the loss against the fault-free model that verdicts allow, in the metric's unit
+            (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 % of
+            the range.
 
     Raises:
-        ValueError: no such variant.
+        ValueError: no such variant, or a limit out of range.
     """
 
-    def __init__(self, result: Result, baseline: str | None = None) -> None:
+    def __init__(
+        self, result: Result, baseline: str | None = None, limit: float | None = None
+    ) -> None:
         self.result, self.run = result, result.spec
         self.variants = [variant.name for variant in self.run.variants]
         if baseline is not None and baseline not in self.variants:
             raise unknown("variant", baseline, self.variants)
         self.baseline = baseline or self.variants[0]
         self.units = MetricUnits.of(self.run)
+        width = self.run.highest - self.run.lowest
+        self.limit = DEFAULT_LIMIT * width if limit is None else limit
+        if not 0.0 < self.limit <= width:
+            raise ValueError(
+                f"the limit of a loss lies in (0, {width:g}], the width of the metric's range; "
+                f"got {limit!r}"
+            )
+
+    @cached_property
+    def costs(self) -> Mapping[str, VariantCost]:
+        """The cost of each variant."""
+        costs = self.run.notes.get("costs")
+        noted = costs if isinstance(costs, Mapping) else {}
+        return {
+            variant.name: cost_of(variant, noted.get(variant.name) or {})
+            for variant in self.run.variants
+        }
 
     @cached_property
     def specs(self) -> Mapping[tuple[str, str], CellSpec]:

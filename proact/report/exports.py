@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from proact.report.analysis import Analysis, Family
+from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
 from proact.report.units import rate
 from proact.results.cells import CellResult
+from proact.results.statistics import Interval
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -23,13 +25,14 @@ _LATEX = {
 
 def as_csv(analysis: Analysis) -> str:
     """One row per cell: the columns of `proact.results.Result.to_pandas`, the number of exposed
-    bits, the realised BER, and whether the cell is finished. A cell without trials has no values.
-    """
+    bits, the realised BER, whether the cell is finished, and whether it needed no trial. A cell
+    without trials has no values, unless it needed none."""
     cells = analysis.result.cells
     frame = cells_frame(analysis.result)
     frame["bits"] = [analysis.specs[cell.variant, cell.fault].bits for cell in cells]
     frame["realised_ber"] = [analysis.realised_ber(cell) for cell in cells]
     frame["finished"] = [cell.is_finished for cell in cells]
+    frame["needs_no_trial"] = [cell.needs_no_trial for cell in cells]
     missing = [cell.is_missing for cell in cells]
     measured = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
     frame[measured] = frame[measured].astype(object)
@@ -39,31 +42,115 @@ def as_csv(analysis: Analysis) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-_KNOWN_WITHOUT_TRIALS = ("variant", "fault", "ber", "clean", "trials", "failed", "bits", "finished")
+_KNOWN_WITHOUT_TRIALS = (
+    *("variant", "fault", "ber", "clean", "trials", "failed", "bits", "finished"),
+    "needs_no_trial",
+)
+
+
+@dataclass(frozen=True)
+class ExportTable:
+    """A table as text: its title, its headings, and its rows; the first column names the row."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def export_tables(analysis: Analysis) -> list[ExportTable]:
+    """For each family of faults the metric and the paired differences, with a row per rate and a
+    column per variant; at last the costs, with a row per variant."""
+    tables = []
+    for family in analysis.families:
+        tables.append(_value_table(analysis, family))
+        if any(family.gains.values()):
+            tables.append(_gain_table(analysis, family))
+    return [*tables, _cost_table(analysis)]
+
+
+def _value_table(analysis: Analysis, family: Family) -> ExportTable:
+    units, run = analysis.units, analysis.run
+    unit = f" in {units.unit}" if units.unit else ""
+    title = (
+        f"{units.name}{unit} under {family.name}, {run.encoding}, with "
+        f"{100 * run.confidence:g} % intervals"
+    )
+    names = analysis.variants
+    fault_free = ["no faults", *(units.value(run.variant(name).clean) for name in names)]
+    rows = [
+        [rate(ber), *(_cell_text(analysis, family.cells.get((name, fault))) for name in names)]
+        for fault, ber in family.faults.items()
+    ]
+    return ExportTable(title, ["BER per bit", *names], [fault_free, *rows])
+
+
+def _gain_table(analysis: Analysis, family: Family) -> ExportTable:
+    units, others = analysis.units, [name for name in family.gains if family.gains[name]]
+    unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
+    title = (
+        f"Paired difference to {analysis.baseline}{unit} under {family.name}, "
+        f"{analysis.run.encoding}, with {100 * analysis.run.confidence:g} % intervals"
+    )
+    rows = [
+        [rate(ber), *(_gain_text(analysis, family.gains[name].get(fault)) for name in others)]
+        for fault, ber in family.faults.items()
+    ]
+    return ExportTable(title, ["BER per bit", *others], rows)
+
+
+def _cost_table(analysis: Analysis) -> ExportTable:
+    units, costs = analysis.units, analysis.costs
+    unit = f" in {units.unit}" if units.unit else ""
+    headings = ["variant", "thresholds", "bounds", "bytes", "% of other stored values"]
+    headings += [f"fault-free {units.name}{unit}", "time of a forward pass"]
+    rows = [
+        [
+            name,
+            f"{cost.thresholds:,}",
+            f"{cost.bounds:,}",
+            f"{cost.bytes:,.0f}",
+            f"{cost.percent:.2f}",
+            units.value(cost.clean),
+            "not measured" if cost.latency is None else f"{cost.latency:.2f} x",
+        ]
+        for name, cost in costs.items()
+    ]
+    return ExportTable(f"Cost of protection in {analysis.run.encoding}", headings, rows)
+
+
+def _cell_text(analysis: Analysis, cell: CellResult | None) -> str:
+    """``94.8 (93.8 to 95.2)``, with the cell's `mark`, or ``no trials``."""
+    if cell is None or cell.is_missing:
+        return "no trials"
+    text = f"{analysis.units.value(cell.value.estimate)} ({analysis.units.interval(cell.value)})"
+    return f"{text}, {mark(cell)}" if mark(cell) else text
+
+
+def _gain_text(analysis: Analysis, gain: Interval | None) -> str:
+    """``+15.1 (+11.4 to +19.0)``, or ``no trials``."""
+    if gain is None:
+        return "no trials"
+    units = analysis.units
+    return f"{units.difference(gain.estimate)} ({units.interval_of_difference(gain)})"
 
 
 def as_latex(analysis: Analysis) -> str:
-    """Tables for the package booktabs, one per family of faults: a row per rate, a column per
-    variant."""
-    return "\n".join(_latex_table(analysis, family) for family in analysis.families)
+    """The tables for LaTeX with the package booktabs."""
+    return "\n".join(map(_latex_table, export_tables(analysis)))
 
 
-def _latex_table(analysis: Analysis, family: Family) -> str:
-    units, variants = analysis.units, analysis.variants
-    unit = f" ({units.unit})" if units.unit else ""
-    confidence = f"{100 * analysis.run.confidence:g} % intervals"
-    caption = f"{units.name}{unit} under {family.name}, {analysis.run.encoding}, {confidence}"
-    if not all(cell.is_finished or cell.is_missing for cell in family.cells.values()):
-        caption += "; * not finished"
-    body = _rows(analysis, family, _latex_cell(analysis))
+def _latex_table(table: ExportTable) -> str:
+    def line(texts: Sequence[str]) -> str:
+        return f"    {' & '.join(map(latex, texts))} \\\\"
+
     lines = [
         r"\begin{table}",
-        rf"  \caption{{{latex(caption)}}}",
-        rf"  \begin{{tabular}}{{r{'r' * len(variants)}}}",
+        rf"  \caption{{{latex(table.title)}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(table.headings) - 1)}}}",
         r"    \toprule",
-        f"    {' & '.join(['BER per bit', *map(latex, variants)])} \\\\",
+        line(table.headings),
         r"    \midrule",
-        *(f"    {' & '.join(row)} \\\\" for row in body),
+        *map(line, table.rows),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",
@@ -72,87 +159,24 @@ def _latex_table(analysis: Analysis, family: Family) -> str:
     return "\n".join(lines)
 
 
-def _latex_cell(analysis: Analysis) -> Callable[[CellResult | None], str]:
-    def written(cell: CellResult | None) -> str:
-        if cell is None or cell.is_missing:
-            return "--"
-        value = cell.value
-        ends = f"{analysis.units.value(value.low)}--{analysis.units.value(value.high)}"
-        text = f"{analysis.units.value(value.estimate)} ({ends})"
-        return text if cell.is_finished else f"{text}*"
-
-    return written
-
-
 def as_markdown(analysis: Analysis) -> str:
-    """The same tables in Markdown, with those of paired gains."""
-    parts = []
-    for family in analysis.families:
-        parts += [f"### {markdown(family.name)}, {analysis.run.encoding}", ""]
-        parts += _markdown_table(analysis, family)
-        parts += _markdown_gains(analysis, family)
-    return "\n".join(parts)
+    """The tables in Markdown."""
+    return "\n".join(map(_markdown_table, export_tables(analysis)))
 
 
-def _markdown_table(analysis: Analysis, family: Family) -> list[str]:
-    units = analysis.units
-    unit = f" in {units.unit}" if units.unit else ""
-    heading = f"{units.name}{unit} with its {100 * analysis.run.confidence:g} % interval:"
-    rows = _rows(analysis, family, lambda cell: cell_text(analysis, cell))
-    return [heading, "", *_grid(["BER per bit", *analysis.variants], rows), ""]
+def _markdown_table(table: ExportTable) -> str:
+    def line(texts: Sequence[str]) -> str:
+        return f"| {' | '.join(map(markdown, texts))} |"
 
-
-def _markdown_gains(analysis: Analysis, family: Family) -> list[str]:
-    if not any(family.gains.values()):
-        return []
-    units, others = analysis.units, [name for name in family.gains if family.gains[name]]
-    rows = [
-        [rate(ber), *(gain_text(analysis, family, variant, fault) for variant in others)]
-        for fault, ber in family.faults.items()
-    ]
-    unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
-    heading = f"Paired difference to {markdown(analysis.baseline)}{unit}:"
-    return [heading, "", *_grid(["BER per bit", *others], rows), ""]
-
-
-def cell_text(analysis: Analysis, cell: CellResult | None) -> str:
-    """``94.8 (93.8 to 95.2)``, or ``no trials``."""
-    if cell is None or cell.is_missing:
-        return "no trials"
-    value, units = cell.value, analysis.units
-    text = f"{units.value(value.estimate)} ({units.interval(value)})"
-    return text if cell.is_finished else f"{text}, unfinished"
-
-
-def gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> str:
-    """``+15.1 (+11.4 to +19.0)``, or ``no trials``."""
-    gain = family.gains[variant].get(fault)
-    if gain is None:
-        return "no trials"
-    units = analysis.units
-    return f"{units.difference(gain.estimate)} ({units.interval_of_difference(gain)})"
-
-
-def _rows(
-    analysis: Analysis, family: Family, written: Callable[[CellResult | None], str]
-) -> list[list[str]]:
-    return [
-        [rate(ber), *(written(family.cells.get((name, fault))) for name in analysis.variants)]
-        for fault, ber in family.faults.items()
-    ]
-
-
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(map(markdown, headings))} |",
-        f"|{'---:|' * len(headings)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+    alignment = f"|---|{'---:|' * (len(table.headings) - 1)}"
+    lines = [markdown(table.title), "", line(table.headings), alignment, *map(line, table.rows), ""]
+    return "\n".join(lines)
 
 
 def latex(text: str) -> str:
-    """Escapes text for LaTeX."""
-    return "".join(_LATEX.get(sign, sign) for sign in text).replace("--", "-{}-")
+    """Escapes text for LaTeX; the sign of a negative number becomes a minus."""
+    escaped = "".join(_LATEX.get(sign, sign) for sign in text).replace("--", "-{}-")
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
 
 
 def markdown(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from proact.report.analysis import (
-    LIMIT,
     Analysis,
     Family,
     VariantCost,
@@ -30,7 +29,7 @@ _KINDS = {
 }
 
 
-def verdict(analysis: Analysis, variant: str, cost: VariantCost) -> str:
+def verdict(analysis: Analysis, variant: str) -> str:
     """One sentence: the BER up to which the variant holds, its gain and its cost."""
     family, units = analysis.families[0], analysis.units
     if not family.line(variant):
@@ -38,15 +37,15 @@ def verdict(analysis: Analysis, variant: str, cost: VariantCost) -> str:
     parts = [_holding(analysis, family, variant)]
     if variant != analysis.baseline:
         parts += _compared(analysis, family, variant)
-        parts.append(_costing(analysis, variant, cost, units))
+        parts.append(_costing(analysis, analysis.costs[variant], units))
     return "; ".join(part for part in parts if part) + "."
 
 
 def _holding(analysis: Analysis, family: Family, variant: str) -> str:
     units, line = analysis.units, family.line(variant)
-    limit = LIMIT * (analysis.run.highest - analysis.run.lowest)
-    last = holds_until(line, limit, analysis.run.is_better_higher)
-    within = f"within {units.amount(limit)} of its fault-free {units.with_unit(line[0].clean)}"
+    last = holds_until(line, analysis.limit, analysis.run.is_better_higher)
+    clean = units.with_unit(line[0].clean)
+    within = f"within {units.amount(analysis.limit)} of its fault-free {clean}"
     if last is None:
         first = line[0]
         return (
@@ -86,7 +85,7 @@ def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:
     return parts
 
 
-def _costing(analysis: Analysis, variant: str, cost: VariantCost, units: MetricUnits) -> str:
+def _costing(analysis: Analysis, cost: VariantCost, units: MetricUnits) -> str:
     clean = analysis.run.variant(analysis.baseline).clean
     lost = clean - cost.clean if analysis.run.is_better_higher else cost.clean - clean
     parts = []

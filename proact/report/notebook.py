@@ -10,6 +10,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from proact.report.analysis import mark
 from proact.report.html import inline_svg, rendered
 from proact.report.units import MetricUnits
 from proact.results.result import Result
@@ -22,6 +23,7 @@ def campaign_html(result: Result) -> str:
         "notebook_result.html",
         variants=[(name, list(mine)) for name, mine in groupby(cells, lambda cell: cell.variant)],
         units=MetricUnits.of(result.spec),
+        mark=mark,
         confidence=result.confidence,
         has_cells_without_trials=any(not cell.trials for cell in cells),
         figure=_figure(result),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 from markupsafe import Markup, escape
 
-from proact.report.analysis import Analysis, VariantCost, cost_of
+from proact.report.analysis import Analysis, mark
 from proact.report.figures import PageFigures
 from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
@@ -25,7 +25,6 @@ def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[
     """A campaign as HTML; ``store`` names the store on the page, ``others`` are the numbers of the
     other campaigns in it."""
     run = analysis.run
-    costs = {name: _cost(analysis, name) for name in analysis.variants}
     return rendered(
         "report.html",
         title=_title(analysis),
@@ -33,8 +32,8 @@ def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[
         run=run,
         units=analysis.units,
         rate=rate,
-        verdicts=[(name, _whole(verdict(analysis, name, cost))) for name, cost in costs.items()],
-        costs=costs,
+        mark=mark,
+        verdicts=[(name, _whole(verdict(analysis, name))) for name in analysis.variants],
         figures=figures,
         paragraphs=[how_measured(analysis, family) for family in analysis.families],
         sessions=analysis.result.sessions,
@@ -61,12 +60,6 @@ def _title(analysis: Analysis) -> str:
         if model is not None:
             return f"{model} on {experiment['data']}" if "data" in experiment else str(model)
     return run.name or " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
-
-
-def _cost(analysis: Analysis, variant: str) -> VariantCost:
-    costs = analysis.run.notes.get("costs")
-    mine = costs.get(variant) if isinstance(costs, Mapping) else None
-    return cost_of(analysis.run.variant(variant), mine or {})
 
 
 def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:

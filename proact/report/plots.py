@@ -26,7 +26,7 @@ def accuracy_figure(
     """The metric over BER: one line per variant, the interval as a band.
 
     A line has a gap at a cell without trials. Cells with a BER of 0 are left out, as the axis is
-    logarithmic. Unfinished cells have hollow markers.
+    logarithmic. Unfinished cells have hollow markers, and cells that needed no trial have crosses.
     """
     units = units or MetricUnits(cells[0].metric if cells else "top-1")
     figure, axes = new_axes(7.0, 4.5)
@@ -35,9 +35,11 @@ def accuracy_figure(
         mine = [cell for cell in cells if cell.variant == variant and cell.ber > 0]
         mine.sort(key=lambda cell: cell.ber)
         line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
-        _band(axes, units, look, variant, line)
+        markers = [index for index, cell in enumerate(mine) if not cell.needs_no_trial]
+        _band(axes, units, look, variant, line, markers)
         unfinished = [cell for cell in mine if not (cell.is_finished or cell.is_missing)]
-        _hollow(axes, units, look, unfinished)
+        _mark(axes, units, look, unfinished, look.marker)
+        _mark(axes, units, look, [cell for cell in mine if cell.needs_no_trial], "x")
     if units.is_share:
         axes.set_ylim(0, 100)
     unit = f" ({units.unit})" if units.unit else ""
@@ -71,14 +73,21 @@ def gain_figure(
 
 
 def _band(
-    axes: Axes, units: MetricUnits, look: Look, variant: str, shown: Mapping[float, Interval]
+    axes: Axes,
+    units: MetricUnits,
+    look: Look,
+    variant: str,
+    shown: Mapping[float, Interval],
+    markers: list[int] | None = None,
 ) -> None:
+    """A line with its band; ``markers`` are the positions with a marker, by default all."""
     axes.plot(
         list(shown),
         [units.shown(value.estimate) for value in shown.values()],
         color=look.colour,
         marker=look.marker,
         markersize=4.5,
+        markevery=markers,
         linestyle=look.line,
         label=as_text(variant),
     )
@@ -92,12 +101,14 @@ def _band(
     )
 
 
-def _hollow(axes: Axes, units: MetricUnits, look: Look, cells: Sequence[CellResult]) -> None:
+def _mark(
+    axes: Axes, units: MetricUnits, look: Look, cells: Sequence[CellResult], marker: str
+) -> None:
     axes.plot(
         [cell.ber for cell in cells],
         [units.shown(cell.value.estimate) for cell in cells],
         color=look.colour,
-        marker=look.marker,
+        marker=marker,
         markersize=4.5,
         markerfacecolor="#ffffff",
         linestyle="none",

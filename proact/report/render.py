@@ -55,11 +55,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     style.save_figure(figure, path)
 
 
-def write_report(store: Any, folder: Path, *, baseline: str | None, run: int) -> dict[str, Path]:
+def write_report(
+    store: Any, folder: Path, *, baseline: str | None, run: int, limit: float | None
+) -> dict[str, Path]:
     """See `Result.report`."""
     from proact.report import writer
 
-    return writer.write_report(store, folder, baseline=baseline, run=run)
+    return writer.write_report(store, folder, baseline=baseline, run=run, limit=limit)
 
 
 def plan_table(plan: Plan) -> Table:

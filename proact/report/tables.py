@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.table import Table
 
+from proact.report.analysis import mark
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellDetails, CellResult
 from proact.results.result import Result
@@ -147,8 +148,8 @@ def cells_table(result: Result) -> Table:
             shown(cell.fault, cell.ber),
             "no trials" if cell.is_missing else units.value(cell.value.estimate),
             units.interval(cell.value),
-            f"{cell.flips:,.1f}",
-            f"{cell.trials:,}",
+            f"{cell.flips:,.1f}" if cell.trials else "",
+            mark(cell) if cell.needs_no_trial else f"{cell.trials:,} {mark(cell)}".rstrip(),
         )
         for cell in result.cells
     ]

@@ -33,6 +33,7 @@ def write_report(
     baseline: str | None = None,
     run: int | None = None,
     at: float | None = None,
+    limit: float | None = None,
 ) -> dict[str, Path]:
     """Writes a campaign of a store as ``report.html``, figures and tables.
 
@@ -44,15 +45,17 @@ def write_report(
             layers and bits of the same data are shown too.
         at: the bit error rate (per exposed bit) whose distribution of trials is shown first; by
             default the one at which the trials of the baseline vary most.
+        limit: the loss against the fault-free model that verdicts allow; see
+            `proact.results.Result.report`.
 
     Returns:
         The paths by kind: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
         ``.png`` and ``.svg``, such as ``accuracy.png``.
 
     Raises:
-        ValueError: an unknown variant, run or rate. ProactError: the store cannot be read or the
-            folder cannot be written; nothing was written. NoTrialsError: no trial is stored; the
-            page that says so was written.
+        ValueError: an unknown variant, run or rate, or a limit out of range.
+        ProactError: the store cannot be read or the folder cannot be written; nothing was written.
+        NoTrialsError: no trial is stored; the page that says so was written.
     """
     name = _name_of(store)
     runs = read(store)
@@ -66,7 +69,7 @@ def write_report(
                 "only trials of an older version of proact: rerun the same command to describe them"
             )
         raise NoTrialsError(f"{name} holds {reason} ({written[PAGE]})")
-    analysis = Analysis(chosen, baseline)
+    analysis = Analysis(chosen, baseline, limit)
     figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
     campaigns = [each.number for each in runs if each.spec.kind == "campaign"]
     others = [number for number in campaigns if number != chosen.number]

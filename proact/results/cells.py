@@ -130,10 +130,14 @@ class CellResult:
     @property
     def is_missing(self) -> bool:
         """Whether there is no estimate: no trial has a result, and the interval is the whole range.
+        A cell that `needs_no_trial` is not missing."""
+        return self.trials == 0 and not self.needs_no_trial
 
-        A cell that needs no trial, because its fault flips bits too rarely, is not missing.
-        """
-        return self.trials == 0 and (self.failed > 0 or not self.is_finished)
+    @property
+    def needs_no_trial(self) -> bool:
+        """Whether the cell was decided without a trial: its fault flips bits so rarely that the
+        interval without trials is narrow enough."""
+        return self.trials == 0 and self.failed == 0 and self.is_finished
 
     @property
     def accuracy(self) -> Interval:

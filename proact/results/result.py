@@ -229,20 +229,26 @@ class Result:
             renderer().save_figure(figure, Path(path))
         return figure
 
-    def report(self, folder: str | Path, baseline: str | None = None) -> Path:
+    def report(
+        self, folder: str | Path, baseline: str | None = None, limit: float | None = None
+    ) -> Path:
         """Writes the page ``report.html`` and its figures and tables into ``folder``.
 
         Args:
             baseline: the variant that the others are compared with; by default the first.
+            limit: the loss against the fault-free model that verdicts allow, in the metric's unit
+                (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 %
+                of the range.
 
         Returns:
             The path of the page, which needs no internet connection and no other file.
 
         Raises:
-            ValueError: there is no such variant. ProactError: the folder cannot be written.
+            ValueError: there is no such variant, or the limit is out of range. ProactError: the
+                folder cannot be written.
         """
         files = renderer().write_report(
-            self._store, Path(folder), baseline=baseline, run=self.number
+            self._store, Path(folder), baseline=baseline, run=self.number, limit=limit
         )
         return files["html"]
 

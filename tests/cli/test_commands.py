@@ -215,12 +215,14 @@ def test_report_hands_the_store_over(
     monkeypatch.setattr(webbrowser, "open", shown.append)
     files = as_json(capsys, "report", tmp_path)
     assert files == {"html": f"{tmp_path}/report.html", "csv": f"{tmp_path}/cells.csv"}
-    options = ["--baseline", "relu", "--run", "2", "--at", "1e-5", "--open"]
+    options = ["--baseline", "relu", "--run", "2", "--at", "1e-5", "--limit", "0.02"]
+    options.append("--open")
     store = tmp_path / "mine.sqlite"
     assert main(["report", str(store), "--out", str(tmp_path / "out"), *options]) == 0
+    asked = {"baseline": "relu", "run": 2, "at": 1e-5, "limit": 0.02}
     assert calls == [
-        (tmp_path / "rows.sqlite", tmp_path, {"baseline": None, "run": None, "at": None}),
-        (store, tmp_path / "out", {"baseline": "relu", "run": 2, "at": 1e-5}),
+        (tmp_path / "rows.sqlite", tmp_path, dict.fromkeys(asked)),
+        (store, tmp_path / "out", asked),
     ]
     assert shown == [f"file://{tmp_path}/out/report.html"]
 

@@ -61,6 +61,8 @@ def analysis_of(
     gains: Mapping[str, Mapping[str, Interval]],
     units: MetricUnits | None = None,
     highest: float = 1.0,
+    cost: VariantCost = NO_COST,
+    limit: float = 0.05,
 ) -> Analysis:
     """As much of a campaign's analysis as a verdict needs; the first variant is the baseline."""
     units = units or MetricUnits("top-1")
@@ -75,6 +77,8 @@ def analysis_of(
         units=units,
         run=run,
         baseline=next(iter(lines)),
+        costs=dict.fromkeys(lines, cost),
+        limit=limit,
     )
     return cast(Analysis, analysis)
 
@@ -84,27 +88,35 @@ def plain(text: str) -> str:
 
 
 def test_a_verdict_of_the_baseline() -> None:
-    assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu", NO_COST)) == (
+    assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu")) == (
         "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
         "1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
-    assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu", NO_COST)) == (
+    assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu")) == (
         "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
         "1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
     )
-    assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu", NO_COST)) == (
+    assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu")) == (
         "is not shown to stay within 5.0 points of its fault-free 90.0 % at any tested rate: "
         "at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     missing = replace(LINE[0], trials=0, is_finished=False)
-    assert verdict(analysis_of({"relu": [missing]}, {}), "relu", NO_COST) == "has no trials yet."
+    assert verdict(analysis_of({"relu": [missing]}, {}), "relu") == "has no trials yet."
+
+
+def test_a_verdict_with_another_limit() -> None:
+    said = plain(verdict(analysis_of({"relu": LINE}, {}, limit=0.03), "relu"))
+    assert said.startswith(
+        "is shown to stay within 3.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "1e-6, "
+    )
 
 
 def test_a_verdict_skips_no_rate_in_silence() -> None:
     """Between rates that hold, one without trials is no rate that was tried."""
     gap = replace(LINE[1], trials=0, is_finished=False)
     held = [LINE[0], gap, LINE[3]]
-    said = plain(verdict(analysis_of({"relu": held}, {}), "relu", NO_COST))
+    said = plain(verdict(analysis_of({"relu": held}, {}), "relu"))
     assert "up to a bit error rate of 1e-3" in said
     assert "1e-5" not in said
 
@@ -118,20 +130,20 @@ def test_a_verdict_of_another_variant() -> None:
         }
     }
     cost = VariantCost(10, 4, 56.0, 0.0512, 0.88, None, 1.237)
-    said = plain(verdict(analysis_of(lines, gains), "new", cost))
+    said = plain(verdict(analysis_of(lines, gains, cost=cost), "new"))
     assert said.endswith(
         "; its largest gain over relu is 12.3 points (+10.0 to +15.0), at 1e-5; it is worse than "
         "relu at 1e-6; it costs 2.0 points of the fault-free top-1 accuracy, 56 bytes (0.051 % "
         "more numbers to store) and 1.24 times the time of a forward pass."
     )
     unshown = {"new": {LINE[0].fault: Interval(0.1, -0.1, 0.3)}}
-    said = plain(verdict(analysis_of(lines, unshown), "new", NO_COST))
+    said = plain(verdict(analysis_of(lines, unshown), "new"))
     assert said.endswith("; no gain over relu is shown at any tested rate.")
     many = replace(cost, percent=1234.5, clean=0.9, latency=None)
-    said = plain(verdict(analysis_of(lines, gains), "new", many))
+    said = plain(verdict(analysis_of(lines, gains, cost=many), "new"))
     assert said.endswith("it costs 56 bytes (1,234 % more numbers to store).")
     better = replace(NO_COST, clean=0.91)
-    said = plain(verdict(analysis_of(lines, gains), "new", better))
+    said = plain(verdict(analysis_of(lines, gains, cost=better), "new"))
     assert said.endswith("it costs -1.0 points of the fault-free top-1 accuracy.")
 
 
@@ -139,9 +151,9 @@ def test_a_verdict_in_nats() -> None:
     line = [replace(cell(1e-5, (0.5, 0.4, 0.9), 0.25), metric="loss")]
     lines = {"relu": line, "new": line}
     gains = {"new": {line[0].fault: Interval(-0.3, -0.4, -0.2)}}
-    analysis = analysis_of(lines, gains, MetricUnits("loss", False, False), 20.0)
-    cost = replace(NO_COST, clean=0.3)
-    assert plain(verdict(analysis, "new", cost)) == (
+    units = MetricUnits("loss", False, False)
+    analysis = analysis_of(lines, gains, units, 20.0, replace(NO_COST, clean=0.3), limit=1.0)
+    assert plain(verdict(analysis, "new")) == (
         "is shown to stay within 1 nats of its fault-free 0.25 nats up to a bit error rate of "
         "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain over "
         "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free "

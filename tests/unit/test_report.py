@@ -198,7 +198,9 @@ def test_csv_reads_back(written: dict[str, Path], stored: Result) -> None:
         kind = float if values.dtype.kind in "fi" else str
         assert [kind(row[str(column)]) for row in rows] == list(values)
     frame = pd.read_csv(written["csv"])
-    assert list(frame.columns[len(expected.columns) :]) == ["bits", "realised_ber", "finished"]
+    assert list(frame.columns[len(expected.columns) :]) == [
+        *("bits", "realised_ber", "finished", "needs_no_trial"),
+    ]
     assert frame["finished"].all()
     is_transient = frame["fault"].str.startswith("ActivationFlip")
     assert (frame["bits"].isna() == is_transient).all()
@@ -208,10 +210,13 @@ def test_csv_reads_back(written: dict[str, Path], stored: Result) -> None:
 
 def test_markdown_shows_names_letter_by_letter(written: dict[str, Path], stored: Result) -> None:
     tables = tables_of(written["markdown"].read_text("utf-8"))
+    costs = tables.pop()
+    assert [row[0] for row in costs[1:]] == HOSTILE
     assert [table[0][1:] for table in tables] == [HOSTILE, HOSTILE[1:]] * 3
+    assert tables[0][1] == ["no faults", *(f"{100 * stored.clean[name]:.1f}" for name in HOSTILE)]
     units = MetricUnits("top-1")
     cells = {(c.variant, rate(c.ber)): c for c in stored.cells if c.fault.startswith("BitFlip")}
-    for ber, *values in tables[0][1:]:
+    for ber, *values in tables[0][2:]:
         for name, text in zip(HOSTILE, values, strict=True):
             value = cells[name, ber].value
             assert text == f"{units.value(value.estimate)} ({units.interval(value)})"
@@ -230,10 +235,13 @@ def test_latex_escapes(written: dict[str, Path]) -> None:
     assert latex("a--b") == "a-{}-b", "no dash"
     text = written["latex"].read_text("utf-8")
     for name in HOSTILE:
-        assert text.count(latex(name)) == 3
-    for line in text.splitlines():
-        if line.endswith(r"\\"):
-            assert len(re.findall(r"(?<!\\)&", line)) == len(HOSTILE)
-    assert text.count(r"\begin{tabular}{rrrrr}") == text.count(r"\end{tabular}") == 3
+        assert text.count(latex(name)) >= 4
+    assert latex("-0.4 (-1.5 to +0.2), 1e-5, a-1") == "$-$0.4 ($-$1.5 to +0.2), 1e-5, a-1"
+    tables = re.findall(r"\\begin\{tabular\}\{(l\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert [len(columns) for columns, _ in tables] == [5, 4] * 3 + [7], "values, gains; costs"
+    for columns, body in tables:
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
+        assert [rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
     # Nothing but names and commands begins with a backslash, and no percent sign hides a line.
     assert not re.search(r"(?<!\\)[%#]", text)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from pages import HOSTILE, OPTIONS, Interrupt, Page, checked, hostile_variants, tables_of
+from rich.console import Console
 from torch import nn
 
 from proact import campaign
@@ -76,18 +77,19 @@ def test_cells_without_trials_are_missing_and_never_zero(begun: Path, tmp_path: 
         assert row["finished"] != (is_missing or (row["variant"], rate(row["ber"])) in partly)
         assert (row["trials"] == 0) == is_missing
 
-    for ber, *texts in tables_of(written["markdown"].read_text("utf-8"))[0][1:]:
+    for ber, *texts in tables_of(written["markdown"].read_text("utf-8"))[0][2:]:
         for name, text in zip(names, texts, strict=True):
             assert (text == "no trials") == ((name, ber) in missing)
             assert text.endswith("unfinished") == ((name, ber) in partly)
 
-    rows = [line.split(" & ") for line in written["latex"].read_text("utf-8").splitlines()]
-    for ber, *texts in (row for row in rows if len(row) == 4 and "BER" not in row[0]):
+    first, *_ = written["latex"].read_text("utf-8").split(r"\end{tabular}")
+    rows = [line.split(" & ") for line in first.splitlines() if "1e-" in line]
+    assert len(rows) == 3
+    for ber, *texts in rows:
         for name, text in zip(names, texts, strict=True):
             value = text.removesuffix(" \\\\")
-            assert (value == "--") == ((name, ber.strip()) in missing)
-            assert value.endswith("*") == ((name, ber.strip()) in partly)
-    assert "* not finished" in written["latex"].read_text("utf-8")
+            assert (value == "no trials") == ((name, ber.strip()) in missing)
+            assert value.endswith(", unfinished") == ((name, ber.strip()) in partly)
 
 
 def test_a_cell_that_needs_no_trial_is_no_missing_one(
@@ -101,12 +103,21 @@ def test_a_cell_that_needs_no_trial_is_no_missing_one(
     rows = page.table("BER per bit", "a", "b")
     assert rows[1][0] == "1e-9"
     assert rows[1][1].startswith(f"{100 * result.clean['a']:.1f} ")
+    assert [text.count("no trial needed") for text in rows[1][1:] + rows[2][1:]] == [1, 1, 0, 0]
+    for file in ("cells.md", "cells.tex"):
+        assert (tmp_path / file).read_text("utf-8").count(", no trial needed") == 2
+    console = Console(record=True, width=200)
+    console.print(result.table())
+    assert console.export_text().count("no trial needed") == 2
+    assert result._repr_html_().count("no trial needed") == 2
     # What only trials can tell is not told.
     (first, *_) = page.table("variant", "fault", "exposed bits")
-    assert (first[6], first[4:6], first[8:]) == ("0", ["no trials"] * 2, ["no trials"] * 2)
+    assert first[6] == "0 no trial needed"
+    assert (first[4:6], first[8:]) == (["no trials"] * 2, ["no trials"] * 2)
     assert "no classes" not in page.text
     frame = pd.read_csv(tmp_path / "cells.csv")
     assert frame["finished"].all()
+    assert frame["needs_no_trial"].tolist() == [True, False] * 2
     assert frame["accuracy"].notna().all()
     for column in ("flips", "non_finite", "raised"):
         assert frame[column].isna().tolist() == [True, False] * 2

@@ -45,6 +45,9 @@ def test_a_result_writes_its_report(
         shown = Page(page).table("BER per bit", "a", "b")
         assert [row[0] for row in shown] == ["no faults", "1e-3"]
         assert "Difference to b, paired" in Page(page).text
+        assert Page(page).text.count("to stay within 5.0 points of") == 2
+        page = again.report(tmp_path / "new", limit=0.12)
+        assert Page(page).text.count("to stay within 12.0 points of") == 2
         with pytest.raises(ValueError, match="'c'"):
             result.report(tmp_path / "never", baseline="c")
     assert not (tmp_path / "never").exists()
@@ -72,6 +75,9 @@ def test_what_cannot_be_reported(store: Path, tmp_path: Path) -> None:
         write_report(store, never, baseline="_hiden")
     with pytest.raises(ValueError, match="the bit error rates 1e-5, 1e-4, 1e-3; got 0.5"):
         write_report(store, never, at=0.5)
+    for limit in (0.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"lies in \(0, 1\], .* range; got {limit}"):
+            write_report(store, never, limit=limit)
     with pytest.raises(ProactError, match="there is no store"):
         write_report(tmp_path / "nothing.sqlite", never)
     (tmp_path / "text").write_text("no rows here, and longer than a header")
