@@ -103,10 +103,13 @@ def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, MemoryUse]:
         numbers = stored.tensor.numel()
         before = amounts.get(stored.kind, MemoryUse(0, 0))
         try:
-            bits = encoding.word(stored).stored_bits(numbers)
+            word = encoding.word(stored)
+            name, bits = word.name, word.stored_bits(numbers)
         except (TypeError, ValueError):  # the encoding cannot store it; no fault hits it
+            name = str(stored.tensor.dtype).removeprefix("torch.")
             bits = 8 * stored.tensor.element_size() * numbers
-        amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + bits)
+        words = before.words if name in before.words else (*before.words, name)
+        amounts[stored.kind] = MemoryUse(before.numbers + numbers, before.bits + bits, words)
     return amounts
 
 

@@ -107,24 +107,26 @@ def per_bit(
 ) -> Result:
     """Measure the loss caused by ``fault`` in one bit position, for each position of a word.
 
-    Arguments, result and errors are those of `per_layer`. In a model with words of several widths,
-    a position exposes only the words that have it.
+    Arguments, result and errors are those of `per_layer`. A position of int8 is another one than
+    the same position of float32: where the encoding stores tensors as words of several kinds, the
+    strata are named after both, as in ``int8 7``.
     """
     chosen = _checked(options)
     space = _space(model, fault, chosen)
-    having: dict[int, list[ExposedTensor]] = {}
+    words: dict[str, list[ExposedTensor]] = {}
     for exposed in space:
-        for bit in exposed.bit_numbers:
-            having.setdefault(bit, []).append(exposed)
-    bits = {bit: sum(e.words_with(bit) for e in having[bit]) for bit in sorted(having)}
-    faults = []
-    for bit in bits:
-        is_everywhere = len(having[bit]) == len(space)
-        where = fault.where if is_everywhere else tuple(_exactly(e.name) for e in having[bit])
-        faults.append(replace(fault, bits=(bit,), where=where))
-    fields = [_field_of(having[bit][0], bit) for bit in bits]
-    parts = SweepParts("bit", fault, [str(bit) for bit in bits], list(bits.values()), fields)
-    return _run(model, data, faults, parts, chosen)
+        words.setdefault(exposed.word.name, []).append(exposed)
+    names, bits, faults, fields = list[str](), list[int](), list[StoredFault](), list[str | None]()
+    for word, stored in words.items():
+        for bit in sorted({bit for exposed in stored for bit in exposed.bit_numbers}):
+            having = [exposed for exposed in stored if bit in exposed.bit_numbers]
+            is_everywhere = len(having) == len(space)
+            where = fault.where if is_everywhere else tuple(_exactly(e.name) for e in having)
+            names.append(f"{word} {bit}" if len(words) > 1 else str(bit))
+            bits.append(sum(exposed.words_with(bit) for exposed in having))
+            faults.append(replace(fault, bits=(bit,), where=where))
+            fields.append(_field_of(having[0], bit))
+    return _run(model, data, faults, SweepParts("bit", fault, names, bits, fields), chosen)
 
 
 def _checked(options: Mapping[str, Any]) -> RunOptions:

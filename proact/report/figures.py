@@ -221,7 +221,7 @@ class PageFigures:
         if kind == "layer":
             return layers_figure(strata, variants, label, units)
         fields = {
-            int(cell.part): cell.field
+            cell.part: cell.field
             for sweep in sweeps.values()
             for cell in sweep.spec.cells
             if cell.part is not None

@@ -12,6 +12,7 @@ from proact.report.analysis import (
     largest_gain,
     losses,
 )
+from proact.report.description import listed, models_described, storage_described
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellResult
 from proact.results.findings import finding_sentences
@@ -81,7 +82,7 @@ def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:
         )
     worse = [rate(family.faults[fault]) for fault in losses(gains, better)]
     if worse:
-        parts.append(f"it is worse than {analysis.baseline} at {_listed(worse)}")
+        parts.append(f"it is worse than {analysis.baseline} at {listed(worse)}")
     return parts
 
 
@@ -96,7 +97,7 @@ def _costing(analysis: Analysis, cost: VariantCost, units: MetricUnits) -> str:
         parts.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
     if cost.latency is not None:
         parts.append(f"{cost.latency:.2f} times the time of a forward pass")
-    return f"it costs {_listed(parts)}" if parts else ""
+    return f"it costs {listed(parts)}" if parts else ""
 
 
 def _percent(value: float) -> str:
@@ -109,6 +110,8 @@ def how_measured(analysis: Analysis, family: Family) -> str:
     run, environment = analysis.run, _environment(analysis)
     kind = family.name.partition("(")[0]
     narrowed = f" ({family.name})" if family.name != kind else ""
+    storage = storage_described(analysis)
+    stored = f"{run.encoding} ({storage})" if storage else run.encoding
     target = "the outputs of layers" if kind == "ActivationFlip" else "parameters and buffers"
     judged = (
         f"{run.images_per_trial} of {run.images:,} evaluation images, drawn for each trial"
@@ -122,17 +125,18 @@ def how_measured(analysis: Analysis, family: Family) -> str:
     ]
     return " ".join(
         [
+            models_described(analysis),
             f"Faults were injected with proact {environment.get('proact', '')} (PyTorch "
-            f"{environment.get('torch', '')}) into {target} stored as {run.encoding}{narrowed}: "
+            f"{environment.get('torch', '')}) into {target} stored as {stored}{narrowed}: "
             f"{_KINDS.get(kind, kind)}.",
             f"A trial is one fault pattern, drawn as a function of the seed ({run.seed}), the "
-            "trial's number and each tensor's name (Philox 4x32-10), and judged on "
-            f"{judged}. All variants met the same fault patterns and images.",
+            "trial's number and each tensor's name (Philox 4x32-10, J. Salmon et al., SC 2011), "
+            f"and judged on {judged}. All variants met the same fault patterns and images.",
             _stopping(analysis, min(trials), max(trials), sum(trials)),
             f"Intervals ({100 * run.confidence:g} %, two-sided, for each cell alone) are for the "
             f"mean {analysis.units.name} over fault patterns, with the trial as the unit of "
-            "replication: Gaffke's bound for bounded variables, which allows for failures that "
-            "no trial has met yet, "
+            "replication: Gaffke's bound for bounded variables (N. Gaffke, Math. Methods Stat. "
+            "14, 2005), which allows for failures that no trial has met yet, "
             "trials without a flip counted with their exact probability, and the fault-free "
             "result on the same images as control variate. Differences are of the same trials, "
             "paired. An output with NaN or infinity counts as wrong.",
@@ -149,9 +153,10 @@ def _stopping(analysis: Analysis, fewest: int, most: int, total: int) -> str:
         return f"Each variant was run for {trials} trials at each rate, {total:,} in all."
     margin = analysis.units.amount(run.margin)
     return (
-        f"Trials were run until half the width of the interval was {margin} (Chow-Robbins "
-        "sequential sampling; the interval has a higher confidence, which corrects for the interim "
-        f"analyses): {trials} trials for a variant at a rate, {total:,} in all."
+        f"Trials were run until half the width of the interval was {margin} (sequential sampling "
+        "of Y. Chow and H. Robbins, Ann. Math. Stat. 36, 1965; the interval has a higher "
+        "confidence, which corrects for the interim analyses): "
+        f"{trials} trials for a variant at a rate, {total:,} in all."
     )
 
 
@@ -170,7 +175,3 @@ def _environment(analysis: Analysis) -> Mapping[str, object]:
     """The environment of the last session that stored a trial."""
     worked = [session for session in analysis.result.sessions if session.rows]
     return (worked or list(analysis.result.sessions))[-1].environment
-
-
-def _listed(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)

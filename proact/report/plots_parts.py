@@ -48,32 +48,43 @@ def layers_figure(
 
 def bits_figure(
     sweeps: Mapping[str, Sequence[Stratum]],
-    fields: Mapping[int, str | None],
+    fields: Mapping[str, str | None],
     variants: Sequence[str],
     label: str,
     units: MetricUnits,
 ) -> Figure:
     """Loss by bit of a word with its interval, the highest bit on the left, as words are written.
+    Words of several kinds stand side by side.
 
     Args:
-        fields: by bit, the name of its field in the encoding; None where it has none.
-        sweeps, variants, label: as for `layers_figure`.
+        sweeps: by variant; parts are named ``7``, or ``int8 7`` where there are several kinds.
+        fields: by part, the name of its field in the encoding; None where it has none.
+        variants, label: as for `layers_figure`.
     """
-    bits = sorted({int(part.name) for parts in sweeps.values() for part in parts}, reverse=True)
+    names = dict.fromkeys(part.name for parts in sweeps.values() for part in parts)
+    words = list(dict.fromkeys(_word_and_bit(name)[0] for name in names))
+    ranks = {
+        name: (words.index(word), -bit) for name in names for word, bit in [_word_and_bit(name)]
+    }
+    bits = sorted(names, key=ranks.__getitem__)
     figure, axes = new_axes(max(0.24 * len(bits) + 1.5, 5.0), 3.8)
     places = {bit: place for place, bit in enumerate(bits)}
     axes.axhline(0.0, color="#000000", linewidth=0.8)
     for shift, variant, look in _apart(sweeps, variants):
         for part in sweeps[variant]:
-            place = places[int(part.name)] + shift
+            place = places[part.name] + shift
             _mark(axes, part, place, look, units, is_upright=True)
         axes.plot([], [], look.marker, color=look.colour, label=as_text(variant))
-    axes.set_xticks(range(len(bits)), [str(bit) for bit in bits], fontsize="small")
+    axes.set_xticks(
+        range(len(bits)), [str(_word_and_bit(bit)[1]) for bit in bits], fontsize="small"
+    )
     axes.set_xlim(-0.7, len(bits) - 0.3)
     axes.grid(visible=False, axis="x")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + _SPACE_FOR_NAMES * (high - low))
     _name_fields(axes, bits, fields)
+    if len(words) > 1:
+        _name_words(axes, bits)
     axes.set_xlabel("bit of the stored word (0 is the lowest)")
     axes.set_ylabel(label)
     add_legend(figure, axes)
@@ -110,10 +121,34 @@ def _mark(
     )
 
 
-def _name_fields(axes: Axes, bits: Sequence[int], fields: Mapping[int, str | None]) -> None:
+def _word_and_bit(part: str) -> tuple[str, int]:
+    """The kind of word, empty where there is one kind, and the number of the bit."""
+    word, _, bit = part.rpartition(" ")
+    return word, int(bit)
+
+
+def _name_words(axes: Axes, bits: Sequence[str]) -> None:
+    """Lines between the kinds of words, and their names above the axes."""
+    place = 0
+    for word, run in groupby(bits, key=lambda bit: _word_and_bit(bit)[0]):
+        if place:
+            axes.axvline(place - 0.5, color="#000000", linewidth=1.0)
+        axes.annotate(
+            as_text(word),
+            (place - 0.4, 1.0),
+            (0, 3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="bottom",
+            fontsize="small",
+        )
+        place += len(list(run))
+
+
+def _name_fields(axes: Axes, bits: Sequence[str], fields: Mapping[str, str | None]) -> None:
     """Lines between the fields of a word, and their names at the top."""
     place = 0
-    for name, run in groupby(bits, key=fields.get):
+    for (_, name), run in groupby(bits, key=lambda bit: (_word_and_bit(bit)[0], fields.get(bit))):
         length = len(list(run))
         if place:
             axes.axvline(place - 0.5, color="#000000", linewidth=0.6, linestyle=":")

@@ -25,10 +25,12 @@ RunKind = Literal["campaign", "layer", "bit"]
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """The count of the numbers of one kind that a model stores, and the bits that they take."""
+    """The count of the numbers of one kind that a model stores, the bits that they take, and the
+    names of the words that they are stored as; none are known of older versions' stores."""
 
     numbers: int
     bits: int
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,10 @@ def facts_digest(facts: Mapping[str, Any]) -> str:
 
 
 def _variant(described: dict[str, Any]) -> Variant:
-    memory = {kind: MemoryUse(**amount) for kind, amount in described.pop("memory").items()}
+    memory = {
+        kind: MemoryUse(amount["numbers"], amount["bits"], tuple(amount.get("words", ())))
+        for kind, amount in described.pop("memory").items()
+    }
     if "network" in described:  # the key of older versions
         described["model_class"] = described.pop("network")
     return Variant(**described, memory=memory)

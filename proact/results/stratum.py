@@ -13,7 +13,8 @@ class Stratum:
     """A part of the fault space.
 
     Attributes:
-        name: a layer's qualified name, or a bit's number (0 is the lowest).
+        name: a layer's qualified name, or a bit's number (0 is the lowest), after the name of its
+            word where the encoding has words of several kinds: ``7``, ``int8 7``.
         share: of the exposed bits, in (0, 1].
         value: mean of the metric when the fault hits this part, with its interval.
         loss: how much worse ``value`` is than the metric without faults, with its interval.

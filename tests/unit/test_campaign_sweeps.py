@@ -78,7 +78,7 @@ def test_a_fixed_number_of_trials_is_shared_out(
     assert [stratum.name for stratum in rates.strata] == ["conv1", "conv2", "conv3"]
 
 
-def test_words_of_different_lengths(digits: Data) -> None:
+def test_bits_of_different_words_are_strata_of_their_own(digits: Data) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10).double(), nn.Linear(10, 10))
     model[1].float()
@@ -87,8 +87,11 @@ def test_words_of_different_lengths(digits: Data) -> None:
         model, digits, encoding="int8", trials=1000, images_per_trial=16,
     )  # fmt: skip
     # Weights are int8; biases keep float32.
-    assert [int(stratum.name) for stratum in sweep.strata] == list(range(32))
-    assert sweep.strata[0].share > 10 * sweep.strata[31].share
+    expected = [f"int8 {bit}" for bit in range(8)] + [f"float32 {bit}" for bit in range(32)]
+    assert [stratum.name for stratum in sweep.strata] == expected
+    total = (640 + 100) * 8 + (10 + 10) * 32
+    assert sweep.strata[0].share == pytest.approx((640 + 100) / total)
+    assert sweep.strata[8].share == pytest.approx(20 / total)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,16 @@ def test_sweeps_take_encodings_by_tensor() -> None:
     options: dict[str, Any] = {"images_per_trial": "all", "progress": False, "trials": 120}
     mixed = {"[04].weight": "int4", "*": "bfloat16"}
     swept = proact.campaign.per_bit(network(), data, BitFlip(0.1), encoding=mixed, **options)
-    assert {stratum.name for stratum in swept.strata} == {str(bit) for bit in range(16)}
+    expected = [f"int4 {bit}" for bit in range(4)] + [f"bfloat16 {bit}" for bit in range(16)]
+    assert [stratum.name for stratum in swept.strata] == expected
+    space = FaultSpace(network(), mixed)
+    words = {name: sum(e.elements for e in space if e.word.name == name) for name in mixed.values()}
+    for stratum in swept.strata:
+        word = stratum.name.split()[0]
+        assert stratum.share == pytest.approx(words[word] / space.bits)
+    for cell in swept.spec.cells:  # the fault of a position hits the words of one kind alone
+        word = str(cell.part).split()[0]
+        assert cell.bits == words[word]
 
 
 def test_the_price_counts_check_words() -> None:

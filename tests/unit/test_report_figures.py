@@ -20,7 +20,7 @@ from proact import campaign, report
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
-from proact.report.plots_parts import layers_figure
+from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.style import COLOURS, looks, unknown_signs
 from proact.report.units import MetricUnits
@@ -60,6 +60,19 @@ def test_bins_hold_as_many_values_each(images: int, most: int) -> None:
 def test_bins_of_metrics_with_any_values() -> None:
     edges = bin_edges(0.0, 20.0, None)
     assert (edges[0], edges[-1], len(edges)) == (0.0, 20.0, 31)
+
+
+def test_bits_of_different_words_stand_side_by_side() -> None:
+    mean = Interval(0.5, 0.4, 0.6)
+    names = [f"int4 {bit}" for bit in range(4)] + [f"bfloat16 {bit}" for bit in range(16)]
+    fields = {name: "sign" if name in ("int4 3", "bfloat16 15") else "rest" for name in names}
+    parts = [Stratum(name, 0.05, mean, mean, 3) for name in names]
+    figure = bits_figure({"a": parts}, fields, ["a"], "loss", MetricUnits("top-1"))
+    (axes,) = figure.axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == [str(bit) for bit in (*range(3, -1, -1), *range(15, -1, -1))]
+    written = [text.get_text() for text in axes.texts]
+    assert written == ["sign", "rest", "sign", "rest", "int4", "bfloat16"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Sentences that describe the models of a campaign and how their numbers are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proact.report.analysis import Analysis
+
+#: The papers of the methods. Methods of proact's own have none.
+_PAPERS = {
+    "ranger": "arXiv 2003.13874",
+    "ft-clipact": "arXiv 1912.00941",
+    "fitact": "arXiv 2112.13544",
+    "proact": "arXiv 2406.06313",
+    "resilience-aware-proact": "after arXiv 2406.06313",
+}
+
+
+def models_described(analysis: Analysis) -> str:
+    """The model, the data, and each variant with the options of its methods, as far as the store
+    has them: the command line writes them, and `proact.campaign.run` knows the classes alone."""
+    experiment = analysis.run.notes.get("experiment")
+    noted = experiment if isinstance(experiment, Mapping) else {}
+    model, data = noted.get("model", noted.get("network")), noted.get("data")  # older: network
+    subject = "" if model is None else f"The model was {model}"
+    if model is not None and data is not None:
+        subject += f" on {data}"
+    recipes = noted.get("variants")
+    if isinstance(recipes, Mapping) and set(analysis.variants) <= set(recipes):
+        described = [f"{name} ({_recipe(recipes[name])})" for name in analysis.variants]
+    else:
+        described = [f"{each.name} ({each.model_class})" for each in analysis.run.variants]
+    variants = f"The variants were {'; '.join(described)}."
+    return f"{subject}. {variants}" if subject else variants
+
+
+def _recipe(given: Any) -> str:
+    """``proact, arXiv 2406.06313, epochs=2``; several methods are joined by ``then``."""
+    if isinstance(given, Mapping):
+        method = str(given.get("method", ""))
+        options = [f"{name}={value}" for name, value in given.items() if name != "method"]
+        paper = [_PAPERS[method]] if method in _PAPERS else []
+        return ", ".join([method, *paper, *options])
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return ", then ".join(map(_recipe, given))
+    return str(given)
+
+
+def storage_described(analysis: Analysis) -> str:
+    """``weights as int8; biases and statistics as float32``; empty where all words are alike or
+    older versions of proact did not store their kinds."""
+    kinds: dict[str, list[str]] = {}
+    for variant in analysis.run.variants:
+        for kind, memory in variant.memory.items():
+            for word in memory.words:
+                if kind not in kinds.setdefault(word, []):
+                    kinds[word].append(kind)
+    if len(kinds) < 2:
+        return ""
+    return "; ".join(
+        f"{listed([_PLURALS.get(kind, kind) for kind in mine])} as {word}"
+        for word, mine in kinds.items()
+    )
+
+
+#: The kinds of `proact.nn.tensor_inventory.KINDS` in a sentence.
+_PLURALS = {
+    "weight": "weights",
+    "bias": "biases",
+    "normalisation": "parameters of normalisations",
+    "statistics": "running statistics",
+    "threshold": "thresholds",
+    "bound": "bounds",
+    "other": "other tensors",
+}
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
