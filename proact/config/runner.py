@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import nn
 
 from proact import campaign, faults
+from proact.config import config_io
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import write_experiment
@@ -71,7 +74,9 @@ def run(
 
     The folder receives ``experiment.yaml``, which repeats the run; ``rows.sqlite``, the store; and
     ``models/`` with trained weights and thresholds. An interrupted run continues from these
-    files, and another experiment with the same models reuses them.
+    files, and another experiment with the same models reuses them. The ``experiment.yaml`` of
+    another experiment is kept as ``experiment-1.yaml`` (or the next free number), and a message
+    names the keys that differ.
 
     Args:
         experiment: the experiment.
@@ -89,6 +94,7 @@ def run(
     images, given = checked(experiment)
     _make_writable(folder, [EXPERIMENT, *extra_files])
     Store(folder / STORE).close()
+    _keep_other(folder, experiment, stages)
     write_experiment(experiment, folder / EXPERIMENT, _REMARK)
     try:
         outcome = _run(experiment, folder, stages, images, given)
@@ -193,6 +199,32 @@ def _sweeps(
         )
 
     return {(name, kind): sweep(name, kind) for name, kind in experiment.swept}
+
+
+def _keep_other(folder: Path, experiment: Experiment, stages: Stages) -> None:
+    """Rename the file of an experiment that differs from ``experiment``, and say so."""
+    file = folder / EXPERIMENT
+    if not file.exists():
+        return
+    now = json.loads(json.dumps(experiment.to_plain()))
+    try:
+        before = config_io.read(file)
+    except ValueError:
+        different = "a file that is no experiment"
+    else:
+        # The file of a finished run has the number of images that "auto" chose.
+        skipped = {"images_per_trial"} if experiment.images_per_trial == "auto" else set()
+        keys = [key for key in before if key not in skipped and before[key] != now.get(key)]
+        if not keys:
+            return
+        different = f"an experiment with another {', another '.join(keys)}"
+    names = (f"{file.stem}-{number}{file.suffix}" for number in count(1))
+    kept = next(name for name in names if not (folder / name).exists())
+    file.rename(folder / kept)
+    stages.say(
+        f"{folder} holds {different}: its {EXPERIMENT} is now {kept}, and its trials stay in "
+        f"{STORE} (proact report --run)"
+    )
 
 
 def _make_writable(folder: Path, files: Sequence[str]) -> None:

@@ -105,3 +105,24 @@ def test_the_report_names_the_model_and_the_data(tmp_path: Path) -> None:
     title = f"Accuracy of {outcome.experiment.model} on {outcome.experiment.data} under faults"
     page = outcome.result.report(tmp_path / "report")
     assert title in page.read_text("utf-8")
+
+
+def test_the_file_of_another_experiment_is_kept_with_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ran(tmp_path, variants=["relu"], images_per_trial="auto")
+    file = tmp_path / "experiment.yaml"
+    first = file.read_text("utf-8")
+    capfd.readouterr()
+    ran(tmp_path, variants=["relu"], images_per_trial="auto")
+    assert "experiment-1" not in capfd.readouterr().err, "the same one"
+    ran(tmp_path, variants=["relu"], trials=6, ber=[1e-3])
+    assert (
+        f"{tmp_path} holds an experiment with another trials, another ber: its experiment.yaml is "
+        "now experiment-1.yaml, and its trials stay in rows.sqlite (proact report --run)"
+    ) in capfd.readouterr().err
+    assert (tmp_path / "experiment-1.yaml").read_text("utf-8") == first
+    file.write_text("- no experiment\n")
+    ran(tmp_path, variants=["relu"])
+    assert f"{tmp_path} holds a file that is no experiment: " in capfd.readouterr().err
+    assert (tmp_path / "experiment-2.yaml").read_text("utf-8") == "- no experiment\n"
