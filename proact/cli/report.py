@@ -66,6 +66,14 @@ def report(
             "[default: 5 % of the metric's range]",
         ),
     ] = None,
+    family_wise: Annotated[
+        bool,
+        typer.Option(
+            "--family-wise",
+            help="Make all verdicts together right with the confidence of the campaign, by "
+            "intervals with Bonferroni's correction.",
+        ),
+    ] = False,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +86,9 @@ def report(
 
     place = store / "rows.sqlite" if store.is_dir() else store
     target = place.parent if out is None else out
-    files = write_report(place, target, baseline=baseline, run=run, at=at, limit=limit)
+    files = write_report(
+        place, target, baseline=baseline, run=run, at=at, limit=limit, family_wise=family_wise
+    )
     if as_json:
         print_json({kind: str(path) for kind, path in files.items()})
     else:

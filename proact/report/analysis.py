@@ -62,18 +62,25 @@ class Analysis:
         limit: the loss against the fault-free model that verdicts allow, in the metric's unit
             (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 % of
             the range.
+        family_wise: whether verdicts use intervals that all hold together with the campaign's
+            confidence.
 
     Raises:
         ValueError: no such variant, or a limit out of range.
     """
 
     def __init__(
-        self, result: Result, baseline: str | None = None, limit: float | None = None
+        self,
+        result: Result,
+        baseline: str | None = None,
+        limit: float | None = None,
+        family_wise: bool = False,
     ) -> None:
         self.result, self.run = result, result.spec
         self.variants = [variant.name for variant in self.run.variants]
         if baseline is not None and baseline not in self.variants:
             raise unknown("variant", baseline, self.variants)
+        self.is_family_wise = family_wise
         self.baseline = baseline or self.variants[0]
         self.units = MetricUnits.of(self.run)
         width = self.run.highest - self.run.lowest
@@ -101,12 +108,37 @@ class Analysis:
     @cached_property
     def families(self) -> list[Family]:
         """The families of faults; those with the most rates come first."""
+        return self._families(self.result)
+
+    @property
+    def intervals_of_verdicts(self) -> int:
+        """The number of intervals that verdicts look at: of cells and of gains."""
+        family = self.families[0]
+        of_cells = sum(not cell.is_missing for cell in family.cells.values())
+        return of_cells + sum(map(len, family.gains.values()))
+
+    @property
+    def confidence_of_verdicts(self) -> float:
+        """The confidence of each interval that verdicts look at. If each of m intervals misses with
+        probability alpha / m, one of them misses with at most alpha (Bonferroni)."""
+        if not self.is_family_wise:
+            return self.run.confidence
+        return 1.0 - (1.0 - self.run.confidence) / max(self.intervals_of_verdicts, 1)
+
+    @cached_property
+    def family_of_verdicts(self) -> Family:
+        """The first family, with the intervals of `confidence_of_verdicts`."""
+        if not self.is_family_wise:
+            return self.families[0]
+        return self._families(self.result.at_confidence(self.confidence_of_verdicts))[0]
+
+    def _families(self, result: Result) -> list[Family]:
         gains = {
-            variant: self.result.difference(variant, self.baseline)
+            variant: result.difference(variant, self.baseline)
             for variant in self.variants
             if variant != self.baseline
         }
-        cells = {(cell.variant, cell.fault): cell for cell in self.result.cells}
+        cells = {(cell.variant, cell.fault): cell for cell in result.cells}
         names = list(dict.fromkeys(cell.family for cell in self.run.cells))
         found = [self._family(name, cells, gains) for name in names]
         return sorted(found, key=lambda family: -len(family.faults))

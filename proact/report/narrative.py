@@ -32,7 +32,7 @@ _KINDS = {
 
 def verdict(analysis: Analysis, variant: str) -> str:
     """One sentence: the BER up to which the variant holds, its gain and its cost."""
-    family, units = analysis.families[0], analysis.units
+    family, units = analysis.family_of_verdicts, analysis.units
     if not family.line(variant):
         return "has no trials yet."
     parts = [_holding(analysis, family, variant)]

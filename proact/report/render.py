@@ -55,13 +55,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     style.save_figure(figure, path)
 
 
-def write_report(
-    store: Any, folder: Path, *, baseline: str | None, run: int, limit: float | None
-) -> dict[str, Path]:
-    """See `Result.report`."""
+def write_report(store: Any, folder: Path, **options: Any) -> dict[str, Path]:
+    """See `Result.report`; the options are those of `proact.report.writer.write_report`."""
     from proact.report import writer
 
-    return writer.write_report(store, folder, baseline=baseline, run=run, limit=limit)
+    return writer.write_report(store, folder, **options)
 
 
 def plan_table(plan: Plan) -> Table:

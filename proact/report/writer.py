@@ -34,6 +34,7 @@ def write_report(
     run: int | None = None,
     at: float | None = None,
     limit: float | None = None,
+    family_wise: bool = False,
 ) -> dict[str, Path]:
     """Writes a campaign of a store as ``report.html``, figures and tables.
 
@@ -45,8 +46,7 @@ def write_report(
             layers and bits of the same data are shown too.
         at: the bit error rate (per exposed bit) whose distribution of trials is shown first; by
             default the one at which the trials of the baseline vary most.
-        limit: the loss against the fault-free model that verdicts allow; see
-            `proact.results.Result.report`.
+        limit, family_wise: of verdicts; see `proact.results.Result.report`.
 
     Returns:
         The paths by kind: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
@@ -69,7 +69,7 @@ def write_report(
                 "only trials of an older version of proact: rerun the same command to describe them"
             )
         raise NoTrialsError(f"{name} holds {reason} ({written[PAGE]})")
-    analysis = Analysis(chosen, baseline, limit)
+    analysis = Analysis(chosen, baseline, limit, family_wise)
     figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
     campaigns = [each.number for each in runs if each.spec.kind == "campaign"]
     others = [number for number in campaigns if number != chosen.number]

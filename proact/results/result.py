@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from proact.results.policy import Policy
 from proact.results.rendering import renderer
 from proact.results.run_log import RunSpec, WorkSession, logged_runs
 from proact.results.statistics import Interval, StoppingRule, stratified_mean
+from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
 from proact.results.stratum import Stratum, stratum, sweep_confidence
 
@@ -193,6 +194,17 @@ class Result:
             [part.share for part in self.strata], [part.value for part in self.strata]
         )
 
+    def at_confidence(self, confidence: float) -> Result:
+        """The same trials with intervals of another two-sided confidence, in (0, 1).
+
+        Where cells stop stays as it is, so that intervals of a higher confidence are wider than the
+        margin. The price of stopping is measured at 95 % (docs/statistics.md).
+        """
+        spec = replace(self.spec, confidence=checked_confidence(confidence))
+        other = replace(self, spec=spec)
+        other.__dict__["states"] = self.states  # the cached property
+        return other
+
     def failures(self) -> dict[tuple[str, str], list[tuple[int, str]]]:
         """(trial, reason) of the failed trials, by cell, of the cells that have some."""
         with self._store.again() as store:
@@ -230,7 +242,11 @@ class Result:
         return figure
 
     def report(
-        self, folder: str | Path, baseline: str | None = None, limit: float | None = None
+        self,
+        folder: str | Path,
+        baseline: str | None = None,
+        limit: float | None = None,
+        family_wise: bool = False,
     ) -> Path:
         """Writes the page ``report.html`` and its figures and tables into ``folder``.
 
@@ -239,6 +255,8 @@ class Result:
             limit: the loss against the fault-free model that verdicts allow, in the metric's unit
                 (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 %
                 of the range.
+            family_wise: whether all verdicts together are right with the campaign's confidence, by
+                intervals with Bonferroni's correction; by default each interval has it for itself.
 
         Returns:
             The path of the page, which needs no internet connection and no other file.
@@ -248,7 +266,12 @@ class Result:
                 folder cannot be written.
         """
         files = renderer().write_report(
-            self._store, Path(folder), baseline=baseline, run=self.number, limit=limit
+            self._store,
+            Path(folder),
+            baseline=baseline,
+            run=self.number,
+            limit=limit,
+            family_wise=family_wise,
         )
         return files["html"]
 

@@ -216,13 +216,13 @@ def test_report_hands_the_store_over(
     files = as_json(capsys, "report", tmp_path)
     assert files == {"html": f"{tmp_path}/report.html", "csv": f"{tmp_path}/cells.csv"}
     options = ["--baseline", "relu", "--run", "2", "--at", "1e-5", "--limit", "0.02"]
-    options.append("--open")
+    options += ["--family-wise", "--open"]
     store = tmp_path / "mine.sqlite"
     assert main(["report", str(store), "--out", str(tmp_path / "out"), *options]) == 0
     asked = {"baseline": "relu", "run": 2, "at": 1e-5, "limit": 0.02}
     assert calls == [
-        (tmp_path / "rows.sqlite", tmp_path, dict.fromkeys(asked)),
-        (store, tmp_path / "out", asked),
+        (tmp_path / "rows.sqlite", tmp_path, {**dict.fromkeys(asked), "family_wise": False}),
+        (store, tmp_path / "out", {**asked, "family_wise": True}),
     ]
     assert shown == [f"file://{tmp_path}/out/report.html"]
 

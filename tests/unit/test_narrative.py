@@ -73,7 +73,7 @@ def analysis_of(
         lowest=0.0, highest=highest, is_better_higher=units.is_better_higher, variant=variants.get
     )
     analysis = SimpleNamespace(
-        families=[Family("BitFlip", faults, cells, gains)],
+        family_of_verdicts=Family("BitFlip", faults, cells, gains),
         units=units,
         run=run,
         baseline=next(iter(lines)),

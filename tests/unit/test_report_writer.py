@@ -13,6 +13,7 @@ from proact import ProactError, campaign
 from proact.data import Data
 from proact.faults import BitFlip
 from proact.report import write_report
+from proact.report.units import MetricUnits
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,17 @@ def test_a_result_writes_its_report(
         assert Page(page).text.count("to stay within 5.0 points of") == 2
         page = again.report(tmp_path / "new", limit=0.12)
         assert Page(page).text.count("to stay within 12.0 points of") == 2
+        page = again.report(tmp_path / "new", family_wise=True)
+        # Two cells and a gain.
+        assert "Each of these 3 intervals has 98.333 % (Bonferroni)" in " ".join(
+            Page(page).text.split()
+        )
+        strict = again.at_confidence(1 - 0.05 / 3)
+        (mine, _), (wider, _) = again.cells, strict.cells
+        units = MetricUnits("top-1")
+        first, *_ = Page(page).text.split("Shown")
+        assert f"({units.interval(wider.value)})" in first
+        assert f"({units.interval(mine.value)})" not in first
         with pytest.raises(ValueError, match="'c'"):
             result.report(tmp_path / "never", baseline="c")
     assert not (tmp_path / "never").exists()

@@ -307,6 +307,28 @@ def targets(result: Result, only_finished: bool = False) -> dict[tuple[str, str]
     }
 
 
+@pytest.mark.parametrize("goal", [{"trials": 12}, {"margin": 0.1}], ids=str)
+def test_another_confidence_widens_the_intervals_of_the_same_trials(
+    goal: dict[str, Any], variants: dict[str, nn.Module], digits: Data
+) -> None:
+    result = campaign.run(variants, digits, [BitFlip(1e-3)], **OPTIONS, **goal)
+    strict, same = result.at_confidence(0.999), result.at_confidence(result.confidence)
+    assert same.cells == result.cells
+    for mine, wider in zip(result.cells, strict.cells, strict=True):
+        assert (wider.trials, wider.value.estimate) == (mine.trials, mine.value.estimate)
+        assert wider.value.low < mine.value.low
+        assert wider.value.high >= mine.value.high
+    first, second = result.clean
+    gains = zip(
+        result.difference(second, first).values(),
+        strict.difference(second, first).values(),
+        strict=True,
+    )
+    assert all(wider.half_width > mine.half_width for mine, wider in gains)
+    with pytest.raises(ValueError, match="confidence lies in"):
+        result.at_confidence(1.0)
+
+
 def test_a_sweep_that_is_interrupted(trained_cnn: nn.Module, digits: Data, path: Path) -> None:
     options = {"images_per_trial": 16, "encoding": "q15.16", "executor": 1, "store": path}
     with pytest.raises(KeyboardInterrupt):
