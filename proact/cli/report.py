@@ -74,6 +74,16 @@ def report(
             "intervals with Bonferroni's correction.",
         ),
     ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="STORE",
+            show_default=False,
+            help="Another store, or the folder of a campaign, whose last campaign the page shows "
+            "beside this one.",
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -84,10 +94,17 @@ def report(
     from proact.cli.output import print_json
     from proact.report import write_report
 
-    place = store / "rows.sqlite" if store.is_dir() else store
+    place = _store_at(store)
     target = place.parent if out is None else out
     files = write_report(
-        place, target, baseline=baseline, run=run, at=at, limit=limit, family_wise=family_wise
+        place,
+        target,
+        baseline=baseline,
+        run=run,
+        at=at,
+        limit=limit,
+        family_wise=family_wise,
+        compare=None if compare is None else _store_at(compare),
     )
     if as_json:
         print_json({kind: str(path) for kind, path in files.items()})
@@ -98,3 +115,7 @@ def report(
         import webbrowser
 
         webbrowser.open(files["html"].resolve().as_uri())
+
+
+def _store_at(path: Path) -> Path:
+    return path / "rows.sqlite" if path.is_dir() else path

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from proact.report.analysis import Analysis, Family
+from proact.report.comparison import Comparison
 from proact.report.html import inline_svg
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
@@ -128,6 +129,17 @@ class PageFigures:
         figure = gain_figure(gains, analysis.baseline, analysis.variants, confidence, units)
         label = f"paired difference to {analysis.baseline} over bit error rate"
         return FamilyFigures(family, accuracy, self._drawn(f"gain{suffix}", label, figure))
+
+    def compared(self, comparison: Comparison) -> list[PageFigure]:
+        """The lines of two campaigns, one figure per family of faults."""
+        shown = []
+        for number, family in enumerate(self._analysis.families):
+            figure = comparison.figure(family)
+            if figure is not None:
+                label = f"comparison with {comparison.name} under {family.name}"
+                name = f"compared-{number}" if number else "compared"
+                shown.append(self._drawn(name, label, figure))
+        return shown
 
     def _of_trials(self, first: str | None) -> list[TrialsFigure]:
         analysis, family, run = self._analysis, self._analysis.families[0], self._analysis.run

@@ -10,6 +10,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from proact.report.analysis import Analysis, mark
+from proact.report.comparison import Comparison
 from proact.report.figures import PageFigures
 from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
@@ -21,9 +22,20 @@ _MOST_FAILURES = 20
 _RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
-def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[int]) -> str:
-    """A campaign as HTML; ``store`` names the store on the page, ``others`` are the numbers of the
-    other campaigns in it."""
+def page(
+    analysis: Analysis,
+    figures: PageFigures,
+    store: str,
+    others: Sequence[int],
+    comparison: Comparison | None = None,
+) -> str:
+    """A campaign as HTML.
+
+    Args:
+        store: names the store on the page.
+        others: the numbers of the other campaigns in it.
+        comparison: with another campaign.
+    """
     run = analysis.run
     return rendered(
         "report.html",
@@ -35,6 +47,8 @@ def page(analysis: Analysis, figures: PageFigures, store: str, others: Sequence[
         mark=mark,
         verdicts=[(name, _whole(verdict(analysis, name))) for name in analysis.variants],
         figures=figures,
+        comparison=comparison,
+        compared_figures=[] if comparison is None else figures.compared(comparison),
         paragraphs=[how_measured(analysis, family) for family in analysis.families],
         sessions=analysis.result.sessions,
         failures=_failures(analysis)[:_MOST_FAILURES],

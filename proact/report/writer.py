@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from proact.errors import ProactError
 from proact.report.analysis import Analysis
+from proact.report.comparison import Comparison
 from proact.report.exports import as_csv, as_latex, as_markdown
 from proact.report.figures import PageFigures
 from proact.report.files import PAGE
@@ -35,6 +36,7 @@ def write_report(
     at: float | None = None,
     limit: float | None = None,
     family_wise: bool = False,
+    compare: str | Path | Result | None = None,
 ) -> dict[str, Path]:
     """Writes a campaign of a store as ``report.html``, figures and tables.
 
@@ -47,13 +49,17 @@ def write_report(
         at: the bit error rate (per exposed bit) whose distribution of trials is shown first; by
             default the one at which the trials of the baseline vary most.
         limit, family_wise: of verdicts; see `proact.results.Result.report`.
+        compare: another campaign, or a store whose last campaign is meant; a section of the page
+            shows the variants and faults that both have side by side, with the settings that
+            differ.
 
     Returns:
         The paths by kind: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
         ``.png`` and ``.svg``, such as ``accuracy.png``.
 
     Raises:
-        ValueError: an unknown variant, run or rate, or a limit out of range.
+        ValueError: an unknown variant, run or rate, a limit out of range, or a campaign to compare
+            with that has another metric or no cell in common.
         ProactError: the store cannot be read or the folder cannot be written; nothing was written.
         NoTrialsError: no trial is stored; the page that says so was written.
     """
@@ -70,10 +76,11 @@ def write_report(
             )
         raise NoTrialsError(f"{name} holds {reason} ({written[PAGE]})")
     analysis = Analysis(chosen, baseline, limit, family_wise)
+    comparison = None if compare is None else _compared(analysis, compare)
     figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
     campaigns = [each.number for each in runs if each.spec.kind == "campaign"]
     others = [number for number in campaigns if number != chosen.number]
-    files = {PAGE: page(analysis, figures, name, others).encode()}
+    files = {PAGE: page(analysis, figures, name, others, comparison).encode()}
     for title, figure in figures.figures.items():
         for ending in ("png", "svg"):
             files[f"{title}.{ending}"] = _drawn(figure, ending)
@@ -101,6 +108,16 @@ def _chosen(runs: Sequence[Result], number: int | None, name: str) -> Result | N
             return each
     known = ", ".join(str(each.number) for each in campaigns) or "none"
     raise ValueError(f"the campaigns of {name} have the numbers {known}; got {number}")
+
+
+def _compared(analysis: Analysis, compare: str | Path | Result) -> Comparison:
+    if isinstance(compare, Result):
+        return Comparison(analysis, compare, compare.spec.name or f"run {compare.number}")
+    name = _name_of(compare)
+    chosen = _chosen(read(compare), None, name)
+    if chosen is None:
+        raise ProactError(f"{name} holds no campaign to compare with")
+    return Comparison(analysis, chosen, name)
 
 
 def _drawn(figure: Figure, ending: str) -> bytes:

@@ -247,6 +247,7 @@ class Result:
         baseline: str | None = None,
         limit: float | None = None,
         family_wise: bool = False,
+        compare: Result | None = None,
     ) -> Path:
         """Writes the page ``report.html`` and its figures and tables into ``folder``.
 
@@ -257,13 +258,15 @@ class Result:
                 of the range.
             family_wise: whether all verdicts together are right with the campaign's confidence, by
                 intervals with Bonferroni's correction; by default each interval has it for itself.
+            compare: another campaign, which the page shows beside this one.
 
         Returns:
             The path of the page, which needs no internet connection and no other file.
 
         Raises:
-            ValueError: there is no such variant, or the limit is out of range. ProactError: the
-                folder cannot be written.
+            ValueError: there is no such variant, the limit is out of range, or the other campaign
+                has another metric or no cell in common with this one.
+            ProactError: the folder cannot be written.
         """
         files = renderer().write_report(
             self._store,
@@ -272,6 +275,7 @@ class Result:
             run=self.number,
             limit=limit,
             family_wise=family_wise,
+            compare=compare,
         )
         return files["html"]
 

@@ -216,10 +216,11 @@ def test_report_hands_the_store_over(
     files = as_json(capsys, "report", tmp_path)
     assert files == {"html": f"{tmp_path}/report.html", "csv": f"{tmp_path}/cells.csv"}
     options = ["--baseline", "relu", "--run", "2", "--at", "1e-5", "--limit", "0.02"]
-    options += ["--family-wise", "--open"]
+    options += ["--family-wise", "--compare", str(tmp_path), "--open"]
     store = tmp_path / "mine.sqlite"
     assert main(["report", str(store), "--out", str(tmp_path / "out"), *options]) == 0
     asked = {"baseline": "relu", "run": 2, "at": 1e-5, "limit": 0.02}
+    asked["compare"] = tmp_path / "rows.sqlite"
     assert calls == [
         (tmp_path / "rows.sqlite", tmp_path, {**dict.fromkeys(asked), "family_wise": False}),
         (store, tmp_path / "out", {**asked, "family_wise": True}),

@@ -17,7 +17,11 @@ from proact.results.statistics.planning import (
     trials_for_margin,
 )
 from proact.results.statistics.stopping import ProgressEstimate, StoppingRule
-from proact.results.statistics.strata import optimal_allocation, stratified_mean
+from proact.results.statistics.strata import (
+    independent_difference,
+    optimal_allocation,
+    stratified_mean,
+)
 
 __all__ = [
     "Components",
@@ -33,6 +37,7 @@ __all__ = [
     "components_of",
     "deviation",
     "images_per_trial",
+    "independent_difference",
     "mean_interval",
     "optimal_allocation",
     "proportion_interval",

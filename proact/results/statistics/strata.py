@@ -1,4 +1,5 @@
-"""Stratified sampling: the allocation of trials to strata, and the mean of the whole."""
+"""Stratified sampling: the allocation of trials to strata, and the mean of the whole; the
+difference of two means that were estimated separately."""
 
 from __future__ import annotations
 
@@ -60,4 +61,18 @@ def stratified_mean(shares: Sequence[float], means: Sequence[Interval]) -> Inter
         estimate,
         estimate - math.sqrt(float(((weights * (estimates - lows)) ** 2).sum())),
         estimate + math.sqrt(float(((weights * (highs - estimates)) ** 2).sum())),
+    )
+
+
+def independent_difference(first: Interval, second: Interval) -> Interval:
+    """``first`` minus ``second``, which were estimated from different trials.
+
+    The distances of their ends are added in squares, as in `stratified_mean` (Zou and Donner 2008,
+    equation 7). If the estimates rise and fall together, the interval is wider than it need be.
+    """
+    estimate = first.estimate - second.estimate
+    return Interval(
+        estimate,
+        estimate - math.hypot(first.estimate - first.low, second.high - second.estimate),
+        estimate + math.hypot(first.high - first.estimate, second.estimate - second.low),
     )
