@@ -57,7 +57,8 @@ def load(
 
     Raises:
         ValueError: the name is unknown; ``image_size`` or ``training_images`` is no integer of at
-            least 1; ``image_size`` is smaller than images that get a border.
+            least 1; ``image_size`` is smaller than images that get a border; a class would have no
+            training image.
         ProactError: files are missing or are not the official ones. The message names the searched
             folders and explains how to get the files.
     """
@@ -80,8 +81,14 @@ def load(
         loaded = padding.padded(loaded, image_size)
     if training_images is not None:
         dataset: Any = import_module("proact.data.dataset")
-        chosen = dataset.stratified_subset(loaded.train, training_images)
-        loaded = replace(loaded, train=loaded.train.take(chosen))
+        subset = loaded.train.take(dataset.stratified_subset(loaded.train, training_images))
+        missing = set(loaded.train.labels.tolist()) - set(subset.labels.tolist())
+        if missing:
+            raise ValueError(
+                f"training_images: {training_images} of {len(loaded.train):,} images leave "
+                f"{len(missing)} classes of {name} without one; ask for more"
+            )
+        loaded = replace(loaded, train=subset)
     return loaded
 
 

@@ -31,6 +31,13 @@ def test_a_limit_above_the_number_of_images_changes_nothing() -> None:
     assert data.load("digits", training_images=10**6).digest == data.load("digits").digest
 
 
+def test_a_class_without_an_image_is_refused() -> None:
+    words = "training_images: 7 of .* leave 3 classes of digits without one"
+    with pytest.raises(ValueError, match=words):
+        data.load("digits", training_images=7)
+    assert len(torch.bincount(data.load("digits", training_images=12).train.labels)) == 10
+
+
 def test_samples_without_classes_are_chosen_at_random() -> None:
     split = Split(torch.arange(100.0).view(100, 1))
     chosen = stratified_subset(split, 30)
