@@ -107,9 +107,9 @@ def per_bit(
 ) -> Result:
     """Measure the loss caused by ``fault`` in one bit position, for each position of a word.
 
-    Arguments, result and errors are those of `per_layer`. A position of int8 is another one than
-    the same position of float32: where the encoding stores tensors as words of several kinds, the
-    strata are named after both, as in ``int8 7``.
+    Arguments, result and errors are those of `per_layer`. Where the encoding stores tensors as
+    words of several kinds, bit 7 of int8 and bit 7 of float32 are separate strata, named
+    ``int8 7`` and ``float32 7``.
     """
     chosen = _checked(options)
     space = _space(model, fault, chosen)

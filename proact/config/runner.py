@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 from proact import campaign, faults
-from proact.config import config_io
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
-from proact.config.reading import write_experiment
+from proact.config.reading import read_experiment, write_experiment
 from proact.config.user_code import load_model_for
 from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
@@ -27,7 +26,7 @@ from proact.encodings.base import MemoryWord
 from proact.errors import ProactError
 from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
-from proact.results.result import Result
+from proact.results.result import Result, read
 from proact.results.store import Store
 
 EXPERIMENT, STORE, MODELS = "experiment.yaml", "rows.sqlite", "models"
@@ -202,29 +201,40 @@ def _sweeps(
 
 
 def _keep_other(folder: Path, experiment: Experiment, stages: Stages) -> None:
-    """Rename the file of an experiment that differs from ``experiment``, and say so."""
+    """Keep the file of an experiment that differs from ``experiment``, and say so."""
     file = folder / EXPERIMENT
     if not file.exists():
         return
-    now = json.loads(json.dumps(experiment.to_plain()))
+    now = experiment.to_plain()
     try:
-        before = config_io.read(file)
-    except ValueError:
-        different = "a file that is no experiment"
+        before = read_experiment(file).to_plain()
+    except (ValueError, TypeError, ProactError):
+        different = "a file that is no experiment of this version"
     else:
-        # The file of a finished run has the number of images that "auto" chose.
-        skipped = {"images_per_trial"} if experiment.images_per_trial == "auto" else set()
-        keys = [key for key in before if key not in skipped and before[key] != now.get(key)]
-        if not keys:
+        keys = [key for key in now if json.dumps(before[key]) != json.dumps(now[key])]
+        # A finished run leaves the number of images that it chose for "auto" in its file.
+        if not keys or (keys == ["images_per_trial"] and _has_run(folder / STORE, now)):
             return
-        different = f"an experiment with another {', another '.join(keys)}"
+        different = f"an experiment that differs in {', '.join(keys)}"
+    text = file.read_bytes()
     names = (f"{file.stem}-{number}{file.suffix}" for number in count(1))
-    kept = next(name for name in names if not (folder / name).exists())
-    file.rename(folder / kept)
+    kept = next(
+        name
+        for name in names
+        if not (folder / name).exists() or (folder / name).read_bytes() == text
+    )
+    file.replace(folder / kept)
     stages.say(
         f"{folder} holds {different}: its {EXPERIMENT} is now {kept}, and its trials stay in "
         f"{STORE} (proact report --run)"
     )
+
+
+def _has_run(store: Path, experiment: Mapping[str, Any]) -> bool:
+    """Whether the last campaign of a store is that of ``experiment``."""
+    campaigns = [each for each in read(store) if each.spec.kind == "campaign"]
+    noted = campaigns[-1].spec.notes.get("experiment") if campaigns else None
+    return json.dumps(noted) == json.dumps(experiment)
 
 
 def _make_writable(folder: Path, files: Sequence[str]) -> None:

@@ -85,8 +85,8 @@ def load(
         missing = set(loaded.train.labels.tolist()) - set(subset.labels.tolist())
         if missing:
             raise ValueError(
-                f"training_images: {training_images} of {len(loaded.train):,} images leave "
-                f"{len(missing)} classes of {name} without one; ask for more"
+                f"training_images: expected enough for every class of {name}, got "
+                f"{training_images}, which leaves {len(missing)} of its classes without an image"
             )
         loaded = replace(loaded, train=subset)
     return loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from proact.errors import unknown
 from proact.report.units import MetricUnits
@@ -16,11 +17,13 @@ from proact.results.statistics import Interval
 #: Verdicts allow a loss of this part of the metric's range where no limit is given.
 DEFAULT_LIMIT = 0.05
 
+NO_TRIAL_NEEDED = "no trial needed"
+
 
 def mark(cell: CellResult) -> str:
     """What tables say beside a value: ``unfinished``, ``no trial needed``, or nothing."""
     if cell.needs_no_trial:
-        return "no trial needed"
+        return NO_TRIAL_NEEDED
     return "" if cell.is_finished or cell.is_missing else "unfinished"
 
 
@@ -163,6 +166,19 @@ class Analysis:
                 for variant, mine in gains.items()
             },
         )
+
+    def why_no_gain(self, family: Family, variant: str, fault: str) -> str:
+        """What tables say where a variant has no paired gain."""
+        pair = [family.cells.get((name, fault)) for name in (variant, self.baseline)]
+        is_decided = any(cell is not None and cell.needs_no_trial for cell in pair)
+        return NO_TRIAL_NEEDED if is_decided else "no trials"
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions and machine of the last session that stored a trial."""
+        sessions = self.result.sessions
+        worked = [session for session in sessions if session.rows]
+        return (worked or list(sessions))[-1].environment
 
     @property
     def has_trials(self) -> bool:

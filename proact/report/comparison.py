@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from proact.report.analysis import Analysis, Family
+from proact.report.description import recipe_described
 from proact.report.plots import accuracy_figure
 from proact.results.cells import CellResult
 from proact.results.result import Result
@@ -33,6 +33,9 @@ class ComparedCells:
         return independent_difference(self.here.value, self.there.value)
 
 
+_MODEL_OF = "model of "
+
+
 class Comparison:
     """Two campaigns side by side: the variants and the faults that both have.
 
@@ -49,14 +52,19 @@ class Comparison:
     """
 
     def __init__(self, here: Analysis, other: Result, name: str) -> None:
-        other = other.at_confidence(here.run.confidence)
-        self.name, self._here, self._there = name, here, Analysis(other)
-        if other.metric != here.result.metric:
+        run = here.run
+        if (other.spec, other.sessions) == (run, here.result.sessions):
+            raise ValueError(f"{name} is the campaign of the page itself; name another one")
+        if _metric(other) != _metric(here.result):
             raise ValueError(
-                f"campaigns are compared in one metric; this one has {here.result.metric}, and "
-                f"{name} has {other.metric}"
+                f"campaigns are compared in one metric; this one has {run.metric} in "
+                f"[{run.lowest:g}, {run.highest:g}], and {name} has {other.metric} in "
+                f"[{other.spec.lowest:g}, {other.spec.highest:g}]"
             )
-        theirs = {(cell.variant, cell.fault): cell for cell in other.cells}
+        self.name, self._here, self._there = name, here, Analysis(other)
+        theirs = {
+            (cell.variant, cell.fault): cell for cell in other.at_confidence(run.confidence).cells
+        }
         self.cells = [
             ComparedCells(
                 mine.variant, mine.fault, mine.ber, mine, theirs[mine.variant, mine.fault]
@@ -71,11 +79,20 @@ class Comparison:
             )
 
     @property
+    def clean(self) -> list[tuple[str, float, float]]:
+        """The variants of both campaigns: the metric without faults, here and there."""
+        here, there = self._here.result.clean, self._there.result.clean
+        names = dict.fromkeys(each.variant for each in self.cells)
+        return [(name, here[name], there[name]) for name in names]
+
+    @property
     def settings(self) -> list[tuple[str, str, str]]:
-        """The settings that differ: their name, here and there."""
-        here, there = _settings(self._here.result), _settings(self._there.result)
-        names = dict.fromkeys([*here, *there])
-        pairs = [(name, here.get(name, "not set"), there.get(name, "not set")) for name in names]
+        """What differs: its name, here and there. Only what both stores have is compared."""
+        here, there = _settings(self._here), _settings(self._there)
+        if here["encoding"] != there["encoding"]:
+            # A digest is that of the stored form, so that the same model has two.
+            here = {name: text for name, text in here.items() if not name.startswith(_MODEL_OF)}
+        pairs = [(name, here[name], there[name]) for name in here if name in there]
         return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
 
     def figure(self, family: Family) -> Figure | None:
@@ -88,20 +105,31 @@ class Comparison:
         return accuracy_figure(lines, self._here.run.confidence, self._here.units)
 
 
-def _settings(result: Result) -> Mapping[str, str]:
-    """What was set, and with which versions, as text."""
-    spec, notes = result.spec, result.spec.notes.get("experiment")
-    values: dict[str, Any] = dict(notes) if isinstance(notes, Mapping) else {}
-    values |= {
+def _metric(result: Result) -> tuple[object, ...]:
+    spec = result.spec
+    return spec.metric, spec.lowest, spec.highest, spec.is_better_higher
+
+
+def _settings(analysis: Analysis) -> Mapping[str, str]:
+    """What determines the numbers of a campaign, as text."""
+    spec, noted = analysis.run, analysis.run.notes.get("experiment")
+    experiment = noted if isinstance(noted, Mapping) else {}
+    recipes = experiment.get("variants")
+    values: dict[str, object] = {
+        **{name: experiment[name] for name in ("model", "data") if name in experiment},
+        "images (digest)": str(spec.facts.get("data"))[:12],
         "encoding": spec.encoding,
         "seed": spec.seed,
         "margin": spec.margin,
         "trials": spec.trials,
         "confidence": spec.confidence,
-        "images": spec.images,
-        "images_per_trial": spec.images_per_trial or "all",
-        "data": values.get("data", spec.facts.get("data")),
+        "evaluation images": spec.images,
+        "images per trial": spec.images_per_trial or "all",
+        **{name: spec.facts.get(name) for name in ("state", "on_error", "forward", "output")},
+        **{name: analysis.environment.get(name) for name in ("proact", "torch", "processor")},
     }
-    for name in ("proact", "torch", "processor"):
-        values[name] = result.sessions[-1].environment.get(name)
+    for variant in spec.variants:
+        values[f"{_MODEL_OF}{variant.name}"] = f"{variant.model_class} {variant.digest[:12]}"
+        if isinstance(recipes, Mapping) and variant.name in recipes:
+            values[f"method of {variant.name}"] = recipe_described(recipes[variant.name])
     return {name: str(value) for name, value in values.items()}

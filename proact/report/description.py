@@ -28,40 +28,52 @@ def models_described(analysis: Analysis) -> str:
         subject += f" on {data}"
     recipes = noted.get("variants")
     if isinstance(recipes, Mapping) and set(analysis.variants) <= set(recipes):
-        described = [f"{name} ({_recipe(recipes[name])})" for name in analysis.variants]
+        described = [f"{name} ({recipe_described(recipes[name])})" for name in analysis.variants]
     else:
         described = [f"{each.name} ({each.model_class})" for each in analysis.run.variants]
     variants = f"The variants were {'; '.join(described)}."
     return f"{subject}. {variants}" if subject else variants
 
 
-def _recipe(given: Any) -> str:
+def recipe_described(given: Any) -> str:
     """``proact, arXiv 2406.06313, epochs=2``; several methods are joined by ``then``."""
     if isinstance(given, Mapping):
         method = str(given.get("method", ""))
-        options = [f"{name}={value}" for name, value in given.items() if name != "method"]
+        options = [
+            f"{name}={_option(value)}"
+            for name, value in given.items()
+            if name != "method" and value not in (None, [], {})
+        ]
         paper = [_PAPERS[method]] if method in _PAPERS else []
         return ", ".join([method, *paper, *options])
     if isinstance(given, Sequence) and not isinstance(given, str):
-        return ", then ".join(map(_recipe, given))
-    return str(given)
+        return ", then ".join(map(recipe_described, given))
+    text = str(given)
+    return f"{text}, {_PAPERS[text]}" if text in _PAPERS else text
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(_option, value))
+    return str(value)
 
 
 def storage_described(analysis: Analysis) -> str:
-    """``weights as int8; biases and statistics as float32``; empty where all words are alike or
-    older versions of proact did not store their kinds."""
-    kinds: dict[str, list[str]] = {}
+    """``The encoding stores weights as int8; biases and thresholds as float32.`` Empty where all
+    words are alike, and for stores of older versions of proact, which did not keep their kinds."""
+    words: dict[str, list[str]] = {}
     for variant in analysis.run.variants:
         for kind, memory in variant.memory.items():
-            for word in memory.words:
-                if kind not in kinds.setdefault(word, []):
-                    kinds[word].append(kind)
-    if len(kinds) < 2:
+            known = words.setdefault(kind, [])
+            known += [word for word in memory.words if word not in known]
+    if len({word for known in words.values() for word in known}) < 2:
         return ""
-    return "; ".join(
-        f"{listed([_PLURALS.get(kind, kind) for kind in mine])} as {word}"
-        for word, mine in kinds.items()
-    )
+    kinds: dict[str, list[str]] = {}
+    for kind, known in words.items():
+        # Selectors by name can give tensors of one kind different words.
+        kinds.setdefault(" or ".join(known), []).append(_PLURALS.get(kind, kind))
+    parts = [f"{listed(mine)} as {known}" for known, mine in kinds.items() if known]
+    return f"The encoding stores {'; '.join(parts)}."
 
 
 #: The kinds of `proact.nn.tensor_inventory.KINDS` in a sentence.

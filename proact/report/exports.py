@@ -10,7 +10,6 @@ from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
 from proact.report.units import rate
 from proact.results.cells import CellResult
-from proact.results.statistics import Interval
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -19,6 +18,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after a line's end, LaTeX reads a length in brackets
+    "]": "{]}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
@@ -58,8 +59,8 @@ class ExportTable:
 
 
 def export_tables(analysis: Analysis) -> list[ExportTable]:
-    """For each family of faults the metric and the paired differences, with a row per rate and a
-    column per variant; at last the costs, with a row per variant."""
+    """For each family of faults, the metric and the paired differences, with a row per rate and a
+    column per variant; finally the costs, with a row per variant."""
     tables = []
     for family in analysis.families:
         tables.append(_value_table(analysis, family))
@@ -92,7 +93,7 @@ def _gain_table(analysis: Analysis, family: Family) -> ExportTable:
         f"{analysis.run.encoding}, with {100 * analysis.run.confidence:g} % intervals"
     )
     rows = [
-        [rate(ber), *(_gain_text(analysis, family.gains[name].get(fault)) for name in others)]
+        [rate(ber), *(_gain_text(analysis, family, name, fault) for name in others)]
         for fault, ber in family.faults.items()
     ]
     return ExportTable(title, ["BER per bit", *others], rows)
@@ -126,11 +127,11 @@ def _cell_text(analysis: Analysis, cell: CellResult | None) -> str:
     return f"{text}, {mark(cell)}" if mark(cell) else text
 
 
-def _gain_text(analysis: Analysis, gain: Interval | None) -> str:
-    """``+15.1 (+11.4 to +19.0)``, or ``no trials``."""
+def _gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> str:
+    """``+15.1 (+11.4 to +19.0)``, or why there is no gain."""
+    gain, units = family.gains[variant].get(fault), analysis.units
     if gain is None:
-        return "no trials"
-    units = analysis.units
+        return analysis.why_no_gain(family, variant, fault)
     return f"{units.difference(gain.estimate)} ({units.interval_of_difference(gain)})"
 
 
@@ -141,7 +142,8 @@ def as_latex(analysis: Analysis) -> str:
 
 def _latex_table(table: ExportTable) -> str:
     def line(texts: Sequence[str]) -> str:
-        return f"    {' & '.join(map(latex, texts))} \\\\"
+        # The empty group keeps a star from becoming a part of the line's end before it.
+        return f"    {{}}{' & '.join(map(latex, texts))} \\\\"
 
     lines = [
         r"\begin{table}",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from proact.report.analysis import (
     Analysis,
     Family,
@@ -46,7 +44,7 @@ def _holding(analysis: Analysis, family: Family, variant: str) -> str:
     units, line = analysis.units, family.line(variant)
     last = holds_until(line, analysis.limit, analysis.run.is_better_higher)
     clean = units.with_unit(line[0].clean)
-    within = f"within {units.amount(analysis.limit)} of its fault-free {clean}"
+    within = f"within {units.limit(analysis.limit)} of its fault-free {clean}"
     if last is None:
         first = line[0]
         return (
@@ -107,32 +105,27 @@ def _percent(value: float) -> str:
 
 def how_measured(analysis: Analysis, family: Family) -> str:
     """A paragraph on the method of measurement, for a paper."""
-    run, environment = analysis.run, _environment(analysis)
+    run, environment = analysis.run, analysis.environment
     kind = family.name.partition("(")[0]
     narrowed = f" ({family.name})" if family.name != kind else ""
-    storage = storage_described(analysis)
-    stored = f"{run.encoding} ({storage})" if storage else run.encoding
+    storage = "" if kind == "ActivationFlip" else storage_described(analysis)
     target = "the outputs of layers" if kind == "ActivationFlip" else "parameters and buffers"
     judged = (
         f"{run.images_per_trial} of {run.images:,} evaluation images, drawn for each trial"
         if run.images_per_trial
         else f"all {run.images:,} evaluation images"
     )
-    trials = [
-        state.target
-        for state in analysis.result.states.values()
-        if state.spec.family == family.name
-    ]
     return " ".join(
         [
             models_described(analysis),
             f"Faults were injected with proact {environment.get('proact', '')} (PyTorch "
-            f"{environment.get('torch', '')}) into {target} stored as {stored}{narrowed}: "
+            f"{environment.get('torch', '')}) into {target} stored as {run.encoding}{narrowed}: "
             f"{_KINDS.get(kind, kind)}.",
+            *([storage] if storage else []),
             f"A trial is one fault pattern, drawn as a function of the seed ({run.seed}), the "
             "trial's number and each tensor's name (Philox 4x32-10, J. Salmon et al., SC 2011), "
             f"and judged on {judged}. All variants met the same fault patterns and images.",
-            _stopping(analysis, min(trials), max(trials), sum(trials)),
+            *_stopping(analysis, family),
             f"Intervals ({100 * run.confidence:g} %, two-sided, for each cell alone) are for the "
             f"mean {analysis.units.name} over fault patterns, with the trial as the unit of "
             "replication: Gaffke's bound for bounded variables (N. Gaffke, Math. Methods Stat. "
@@ -146,18 +139,35 @@ def how_measured(analysis: Analysis, family: Family) -> str:
     ).strip()
 
 
-def _stopping(analysis: Analysis, fewest: int, most: int, total: int) -> str:
-    run = analysis.run
-    trials = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
-    if run.margin is None:
-        return f"Each variant was run for {trials} trials at each rate, {total:,} in all."
-    margin = analysis.units.amount(run.margin)
-    return (
-        f"Trials were run until half the width of the interval was {margin} (sequential sampling "
-        "of Y. Chow and H. Robbins, Ann. Math. Stat. 36, 1965; the interval has a higher "
-        "confidence, which corrects for the interim analyses): "
-        f"{trials} trials for a variant at a rate, {total:,} in all."
-    )
+def _stopping(analysis: Analysis, family: Family) -> list[str]:
+    """How many trials there were, and why they ended."""
+    run, cells = analysis.run, family.cells.values()
+    trials = [cell.trials + cell.failed for cell in cells if cell.trials + cell.failed]
+    sentences = []
+    if trials:
+        fewest, most = min(trials), max(trials)
+        span = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
+        if run.margin is None:
+            sentences.append(
+                f"Each variant was run for {span} trials at each rate, {sum(trials):,} in all."
+            )
+        else:
+            sentences.append(
+                f"Trials were run until half the width of the interval was "
+                f"{analysis.units.amount(run.margin)} (sequential sampling of Y. Chow and H. "
+                "Robbins, Ann. Math. Stat. 36, 1965; the interval has a higher confidence, which "
+                f"corrects for the interim analyses): {span} trials for a variant at a rate, "
+                f"{sum(trials):,} in all."
+            )
+    decided = sum(cell.needs_no_trial for cell in cells)
+    if decided:
+        sentences.append(
+            f"{decided} of {len(cells)} pairs of a variant and a rate needed no trial, because "
+            "bits flip so rarely there that the interval is narrow enough beforehand."
+        )
+    if not all(cell.is_finished for cell in cells):
+        sentences.append("The campaign is not finished: some cells have too few trials yet.")
+    return sentences
 
 
 def _realised(analysis: Analysis, family: Family) -> str:
@@ -169,9 +179,3 @@ def _realised(analysis: Analysis, family: Family) -> str:
         flips += cell.flips * cell.trials
         expected += cell.ber * bits * cell.trials
     return f"In all {flips:,.0f} bits were flipped, where {expected:,.0f} are expected."
-
-
-def _environment(analysis: Analysis) -> Mapping[str, object]:
-    """The environment of the last session that stored a trial."""
-    worked = [session for session in analysis.result.sessions if session.rows]
-    return (worked or list(analysis.result.sessions))[-1].environment

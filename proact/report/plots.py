@@ -32,8 +32,9 @@ def accuracy_figure(
     figure, axes = new_axes(7.0, 4.5)
     variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
     for variant, look in looks(variants).items():
-        mine = [cell for cell in cells if cell.variant == variant and cell.ber > 0]
-        mine.sort(key=lambda cell: cell.ber)
+        # Of cells with one BER, under other kinds of faults, the last is drawn.
+        by_ber = {cell.ber: cell for cell in cells if cell.variant == variant and cell.ber > 0}
+        mine = [by_ber[ber] for ber in sorted(by_ber)]
         line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
         markers = [index for index, cell in enumerate(mine) if not cell.needs_no_trial]
         _band(axes, units, look, variant, line, markers)

@@ -77,6 +77,10 @@ class MetricUnits:
         number = f"{abs(100.0 * value):.1f}" if self.is_share else f"{abs(value):.3g}"
         return f"{number} {self.unit_of_differences}".strip()
 
+    def limit(self, value: float) -> str:
+        """A difference as the user gave it: ``5 points``, ``0.04 points``."""
+        return f"{self.shown(value):g} {self.unit_of_differences}".strip()
+
     def interval(self, interval: Interval) -> str:
         """The ends: ``93.8 to 95.2``."""
         return f"{self.value(interval.low)} to {self.value(interval.high)}"

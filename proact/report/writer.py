@@ -112,7 +112,7 @@ def _chosen(runs: Sequence[Result], number: int | None, name: str) -> Result | N
 
 def _compared(analysis: Analysis, compare: str | Path | Result) -> Comparison:
     if isinstance(compare, Result):
-        return Comparison(analysis, compare, compare.spec.name or f"run {compare.number}")
+        return Comparison(analysis, compare, compare.spec.name or compare.place)
     name = _name_of(compare)
     chosen = _chosen(read(compare), None, name)
     if chosen is None:

@@ -205,6 +205,12 @@ class Result:
         other.__dict__["states"] = self.states  # the cached property
         return other
 
+    @property
+    def place(self) -> str:
+        """Where the run is stored: ``run 2 of runs/mine/rows.sqlite``, or ``run 1 in memory``."""
+        path = self._store.path
+        return f"run {self.number} " + ("in memory" if path is None else f"of {path}")
+
     def failures(self) -> dict[tuple[str, str], list[tuple[int, str]]]:
         """(trial, reason) of the failed trials, by cell, of the cells that have some."""
         with self._store.again() as store:

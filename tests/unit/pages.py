@@ -14,7 +14,12 @@ from proact import protect
 from proact.campaign import CampaignProgress
 from proact.data import Data
 
-HOSTILE = ["<script>alert(1)</script>", "$x$ & 50 % #_{}~^\\", "_hidden", "néfaste 網絡 | *b* `c`"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "$x$ & 50 % #_{}~^\\",
+    "_hidden",
+    "[néfaste] 網絡 | *b* `c`",
+]
 OPTIONS: dict[str, Any] = {"encoding": "q15.16", "images_per_trial": 16, "executor": 1, "seed": 3}
 
 

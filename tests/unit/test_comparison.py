@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from pages import OPTIONS, Page
 from torch import nn
 
@@ -54,6 +55,7 @@ def test_cells_of_both_campaigns_stand_side_by_side(
     page = Page(here.report(tmp_path, compare=theirs))
     rows = page.table("variant", "fault", "BER per bit", "here", "floats")
     units = MetricUnits("top-1")
+    assert rows.pop(0)[:3] == ["relu", "no faults", "0"]
     assert len(rows) == len(FAULTS)
     for row, fault in zip(rows, FAULTS, strict=True):
         mine, other = here.cell("relu", fault).value, theirs.cell("relu", fault).value
@@ -67,20 +69,36 @@ def test_cells_of_both_campaigns_stand_side_by_side(
     assert settings["encoding"] == ("q15.16", "float32")
     assert settings["seed"] == ("3", "4")
     assert settings["trials"] == ("8", "6")
-    assert "images_per_trial" not in settings
+    assert "images per trial" not in settings
+    assert "model of relu" not in settings, "digests of other encodings differ"
     assert (tmp_path / "compared.svg").exists()
 
 
-def test_a_store_is_compared_by_its_path(here: Result, other_store: Path, tmp_path: Path) -> None:
-    written = write_report(other_store, tmp_path, compare=other_store)
-    page = Page(written["html"])
-    rows = page.table("variant", "fault", "BER per bit", "here", str(other_store))
-    assert [row[5].split()[0] for row in rows] == ["+0.0", "+0.0"]
-    assert "Settings that differ" not in page.text
-    # A higher confidence here is that of both.
+def test_a_store_is_compared_by_its_path(
+    here: Result, other_store: Path, trained_cnn: nn.Module, digits: Data, tmp_path: Path
+) -> None:
+    """The same options with another model: the clean values and the model are what differs."""
+    torch.manual_seed(0)
+    untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    options = {**OPTIONS, "encoding": "float32", "seed": 4}
+    path = tmp_path / "rows.sqlite"
+    mine = campaign.run({"relu": untrained}, digits, FAULTS, trials=6, store=path, **options)
+    page = Page(write_report(path, tmp_path / "report", compare=other_store)["html"])
+    first, *rows = page.table("variant", "fault", "BER per bit", "here", str(other_store))
     (theirs,) = read(other_store)
-    strict = Comparison(Analysis(here.at_confidence(0.99)), theirs, "x").cells[0].there
-    assert strict.value.half_width > theirs.cells[0].value.half_width
+    clean = [100 * each.clean["relu"] for each in (mine, theirs)]
+    assert first[1:5] == ["no faults", "0", f"{clean[0]:.1f}", f"{clean[1]:.1f}"]
+    assert len(rows) == len(FAULTS)
+    settings = page.table("setting", "here")
+    assert [row[0] for row in settings] == ["model of relu"]
+    assert settings[0][1].startswith("Sequential ")
+
+
+def test_both_columns_have_the_confidence_of_the_page(here: Result, other_store: Path) -> None:
+    (theirs,) = read(other_store)
+    comparison = Comparison(Analysis(here.at_confidence(0.99)), theirs, "x")
+    assert comparison.cells[0].there.value.half_width > theirs.cells[0].value.half_width
+    assert ("confidence", "0.99", "0.95") in comparison.settings
 
 
 def test_what_cannot_be_compared_is_refused(
@@ -88,11 +106,13 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     never = tmp_path / "never"
     nats = campaign.run({"relu": trained_cnn}, digits, FAULTS, trials=2, metric="loss", **OPTIONS)
-    with pytest.raises(ValueError, match="this one has top-1, and run 1 has loss"):
+    with pytest.raises(ValueError, match="this one has top-1 in .*, and run 1 in memory has loss"):
         here.report(never, compare=nats)
     alone = campaign.run({"x": trained_cnn}, digits, FAULTS, trials=2, **OPTIONS)
-    with pytest.raises(ValueError, match="here are relu, ranger, and run 1 has x"):
+    with pytest.raises(ValueError, match="here are relu, ranger, and run 1 in memory has x"):
         here.report(never, compare=alone)
+    with pytest.raises(ValueError, match="is the campaign of the page itself"):
+        write_report(other_store, never, compare=other_store)
     empty = tmp_path / "empty.sqlite"
     Store(empty).close()
     with pytest.raises(ProactError, match=r"empty.sqlite holds no campaign to compare with"):

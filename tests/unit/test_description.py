@@ -31,14 +31,15 @@ def analysis_of(notes: dict[str, Any], **memories: dict[str, MemoryUse]) -> Anal
 def test_variants_are_described_with_methods_options_and_papers() -> None:
     variants = {
         "relu": "unprotected",
-        "mine": {"method": "proact", "epochs": 2},
+        "mine": {"method": "proact", "epochs": 2, "skip": [], "path": None, "decays": [1.0, 0.5]},
         "both": [{"method": "ecc", "code": "bch2"}, {"method": "weight-range"}],
         "not run": "unprotected",
     }
     notes = {"experiment": {"model": "resnet20", "data": "fashion-mnist", "variants": variants}}
     assert models_described(analysis_of(notes, relu={}, mine={}, both={})) == (
         "The model was resnet20 on fashion-mnist. The variants were relu (unprotected); "
-        "mine (proact, arXiv 2406.06313, epochs=2); both (ecc, code=bch2, then weight-range)."
+        "mine (proact, arXiv 2406.06313, epochs=2, decays=1.0 0.5); both (ecc, code=bch2, then "
+        "weight-range)."
     )
 
 
@@ -56,7 +57,8 @@ def test_storage_is_described_where_words_differ() -> None:
     }
     protected = {**plain, "threshold": MemoryUse(2, 64, ("float32", "int8"))}
     assert storage_described(analysis_of({}, a=plain, b=protected)) == (
-        "weights and thresholds as int8; biases, running statistics and thresholds as float32"
+        "The encoding stores weights as int8; biases and running statistics as float32; thresholds "
+        "as float32 or int8."
     )
     alike = {"weight": MemoryUse(90, 2880, ("q15.16",))}
     assert storage_described(analysis_of({}, a=alike)) == ""
@@ -71,7 +73,8 @@ def test_the_words_of_a_campaign_are_in_its_store(digits: Data) -> None:
         encoding={"*.weight": "int4", "*": "bfloat16"},
     )  # fmt: skip
     analysis = Analysis(result)
-    assert storage_described(analysis) == "weights as int4; biases as bfloat16"
+    stored = "The encoding stores weights as int4; biases as bfloat16."
+    assert storage_described(analysis) == stored
     said = how_measured(analysis, analysis.families[0])
     assert said.startswith("The variants were mine (Sequential). Faults were injected with proact ")
-    assert "(weights as int4; biases as bfloat16): each exposed bit flips" in said
+    assert f"with the bit error rate as its probability. {stored} A trial is" in said

@@ -89,15 +89,15 @@ def plain(text: str) -> str:
 
 def test_a_verdict_of_the_baseline() -> None:
     assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu")) == (
-        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "is shown to stay within 5 points of its fault-free 90.0 % up to a bit error rate of "
         "1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu")) == (
-        "is shown to stay within 5.0 points of its fault-free 90.0 % up to a bit error rate of "
+        "is shown to stay within 5 points of its fault-free 90.0 % up to a bit error rate of "
         "1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
     )
     assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu")) == (
-        "is not shown to stay within 5.0 points of its fault-free 90.0 % at any tested rate: "
+        "is not shown to stay within 5 points of its fault-free 90.0 % at any tested rate: "
         "at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     missing = replace(LINE[0], trials=0, is_finished=False)
@@ -107,9 +107,13 @@ def test_a_verdict_of_the_baseline() -> None:
 def test_a_verdict_with_another_limit() -> None:
     said = plain(verdict(analysis_of({"relu": LINE}, {}, limit=0.03), "relu"))
     assert said.startswith(
-        "is shown to stay within 3.0 points of its fault-free 90.0 % up to a bit error rate of "
-        "1e-6, "
+        "is shown to stay within 3 points of its fault-free 90.0 % up to a bit error rate of 1e-6, "
     )
+
+
+def test_a_small_limit_is_not_rounded_away() -> None:
+    said = plain(verdict(analysis_of({"relu": LINE}, {}, limit=0.0004), "relu"))
+    assert said.startswith("is not shown to stay within 0.04 points of")
 
 
 def test_a_verdict_skips_no_rate_in_silence() -> None:

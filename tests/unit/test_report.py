@@ -233,6 +233,7 @@ def test_latex_escapes(written: dict[str, Path]) -> None:
     assert latex("~^\\") == r"\textasciitilde{}\textasciicircum{}\textbackslash{}"
     assert latex("<a|b>") == r"\textless{}a\textbar{}b\textgreater{}", "OT1 has other signs there"
     assert latex("a--b") == "a-{}-b", "no dash"
+    assert latex("[1]") == "{[}1{]}", "no optional argument"
     text = written["latex"].read_text("utf-8")
     for name in HOSTILE:
         assert text.count(latex(name)) >= 4
@@ -241,6 +242,9 @@ def test_latex_escapes(written: dict[str, Path]) -> None:
     assert [len(columns) for columns, _ in tables] == [5, 4] * 3 + [7], "values, gains; costs"
     for columns, body in tables:
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert all(line.startswith("    {}") for line in lines), (
+            "no star or length for the line above"
+        )
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
         assert [rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
     # Nothing but names and commands begins with a backslash, and no percent sign hides a line.

@@ -62,6 +62,16 @@ def test_bins_of_metrics_with_any_values() -> None:
     assert (edges[0], edges[-1], len(edges)) == (0.0, 20.0, 31)
 
 
+def test_cells_of_one_rate_under_other_faults_make_one_point(tmp_path: Path) -> None:
+    others = [replace(each, fault=f"StuckAt(1, {each.ber})") for each in LINE[:2]]
+    decided = replace(LINE[0], ber=1e-9, trials=0)
+    figure = accuracy_figure([decided, *LINE, *others], 0.95)
+    figure.savefig(tmp_path / "figure.png")
+    line, *_ = figure.axes[0].get_lines()
+    assert list(line.get_xdata()) == [1e-9, *(each.ber for each in LINE)]
+    assert line.get_markevery() == [1, 2, 3, 4], "a cross marks the first"
+
+
 def test_bits_of_different_words_stand_side_by_side() -> None:
     mean = Interval(0.5, 0.4, 0.6)
     names = [f"int4 {bit}" for bit in range(4)] + [f"bfloat16 {bit}" for bit in range(16)]

@@ -118,11 +118,38 @@ def test_the_file_of_another_experiment_is_kept_with_a_word(
     assert "experiment-1" not in capfd.readouterr().err, "the same one"
     ran(tmp_path, variants=["relu"], trials=6, ber=[1e-3])
     assert (
-        f"{tmp_path} holds an experiment with another trials, another ber: its experiment.yaml is "
-        "now experiment-1.yaml, and its trials stay in rows.sqlite (proact report --run)"
+        f"{tmp_path} holds an experiment that differs in trials, images_per_trial, ber: its "
+        "experiment.yaml is now experiment-1.yaml, and its trials stay in rows.sqlite (proact "
+        "report --run)"
     ) in capfd.readouterr().err
     assert (tmp_path / "experiment-1.yaml").read_text("utf-8") == first
     file.write_text("- no experiment\n")
     ran(tmp_path, variants=["relu"])
-    assert f"{tmp_path} holds a file that is no experiment: " in capfd.readouterr().err
+    assert f"{tmp_path} holds a file that is no experiment of this version: " in (
+        capfd.readouterr().err
+    )
     assert (tmp_path / "experiment-2.yaml").read_text("utf-8") == "- no experiment\n"
+
+
+def test_a_key_that_a_file_leaves_out_has_its_default(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ran(tmp_path, variants=["relu"], images_per_trial=8)
+    file = tmp_path / "experiment.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    short = "".join(line for line in lines if not line.startswith("seed:"))
+    file.write_text(short)
+    ran(tmp_path, variants=["relu"], images_per_trial=8, seed=9)
+    assert "differs in seed: its experiment.yaml is now experiment-1" in capfd.readouterr().err
+    assert (tmp_path / "experiment-1.yaml").read_text() == short
+
+
+def test_two_experiments_in_turn_leave_two_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for images in (8, "auto", 8, "auto", 8):
+        ran(tmp_path, variants=["relu"], images_per_trial=images)
+    assert capfd.readouterr().err.count("differs in images_per_trial") == 4
+    assert sorted(path.name for path in tmp_path.glob("*.yaml")) == [
+        *("experiment-1.yaml", "experiment-2.yaml", "experiment.yaml"),
+    ]
