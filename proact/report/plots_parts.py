@@ -16,6 +16,8 @@ from proact.results.stratum import Stratum
 _SPREAD = 0.6
 #: The space for the names of fields above the marks, as a part of the axis.
 _SPACE_FOR_NAMES = 0.16
+#: The distance from the axis to the names of words, and from the bits to the label, in points.
+_BELOW_BITS = 18
 
 
 def layers_figure(
@@ -85,7 +87,8 @@ def bits_figure(
     _name_fields(axes, bits, fields)
     if len(words) > 1:
         _name_words(axes, bits)
-    axes.set_xlabel("bit of the stored word (0 is the lowest)")
+    pad = _BELOW_BITS if len(words) > 1 else None
+    axes.set_xlabel("bit of the stored word (0 is the lowest)", labelpad=pad)
     axes.set_ylabel(label)
     add_legend(figure, axes)
     return figure
@@ -128,21 +131,23 @@ def _word_and_bit(part: str) -> tuple[str, int]:
 
 
 def _name_words(axes: Axes, bits: Sequence[str]) -> None:
-    """Lines between the kinds of words, and their names above the axes."""
+    """Lines between the kinds of words, and their names below the bits."""
     place = 0
     for word, run in groupby(bits, key=lambda bit: _word_and_bit(bit)[0]):
+        length = len(list(run))
         if place:
             axes.axvline(place - 0.5, color="#000000", linewidth=1.0)
         axes.annotate(
             as_text(word),
-            (place - 0.4, 1.0),
-            (0, 3),
+            (place + 0.5 * (length - 1), 0.0),
+            (0, -_BELOW_BITS),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            va="bottom",
+            ha="center",
+            va="top",
             fontsize="small",
         )
-        place += len(list(run))
+        place += length
 
 
 def _name_fields(axes: Axes, bits: Sequence[str], fields: Mapping[str, str | None]) -> None:
