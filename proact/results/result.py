@@ -198,7 +198,7 @@ class Result:
         """The same trials with intervals of another two-sided confidence, in (0, 1).
 
         Where cells stop stays as it is, so that intervals of a higher confidence are wider than the
-        margin. The price of stopping is measured at 95 % (docs/statistics.md).
+        margin. Coverage is measured up to 99.9 % (docs/statistics.md).
         """
         spec = replace(self.spec, confidence=checked_confidence(confidence))
         other = replace(self, spec=spec)

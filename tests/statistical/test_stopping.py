@@ -13,6 +13,7 @@ eight that `images_per_trial` chooses there, none does: see docs/statistics.md.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -52,6 +53,8 @@ PROVED = [
     ("constant", 16),
     ("constant", 8),
 ]
+#: Cells in which a few trials decide.
+RARE = ["rare", "rare 3 %", "rare survivors"]
 #: Cells that do not stop in time, with the ratio measured over 2,000 campaigns.
 LATE = {("collapsed", 16): 1.55}
 
@@ -61,6 +64,20 @@ LATE = {("collapsed", 16): 1.55}
 def test_2000_campaigns_cover_the_mean(name: str, images: int) -> None:
     coverage, _, _ = simulated(name, images, 0.01, 2000)
     assert coverage >= COVERED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["collapsed", "half-collapsed", *RARE])
+def test_a_higher_confidence_than_that_of_the_stop_is_covered(name: str) -> None:
+    """The share of misses is at most 1.2 times the nominal one, as at 95 %."""
+    cell, rule, rng = CELLS[name](), StoppingRule(0.01, CONFIDENCE), np.random.default_rng(SEED)
+    strict, covered, campaigns = replace(rule, confidence=0.99), 0, 2000
+    for _ in range(campaigns):
+        stream = Stream(cell, 16, rng)
+        trials, _ = stopped(rule, cell.prior, stream)
+        interval = strict.interval(stream.grouped(trials), cell.prior)
+        covered += interval.low <= cell.mean <= interval.high
+    assert covered / campaigns >= 1.0 - 1.2 * 0.01
 
 
 @pytest.mark.slow
