@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from matplotlib.figure import Figure
 
 from proact.report.analysis import Analysis, Family
-from proact.report.description import recipe_described
+from proact.report.description import experiment_of, recipe_described
 from proact.report.plots import accuracy_figure
 from proact.results.cells import CellResult
 from proact.results.result import Result
@@ -112,8 +112,7 @@ def _metric(result: Result) -> tuple[object, ...]:
 
 def _settings(analysis: Analysis) -> Mapping[str, str]:
     """What determines the numbers of a campaign, as text."""
-    spec, noted = analysis.run, analysis.run.notes.get("experiment")
-    experiment = noted if isinstance(noted, Mapping) else {}
+    spec, experiment = analysis.run, experiment_of(analysis.run)
     recipes = experiment.get("variants")
     values: dict[str, object] = {
         **{name: experiment[name] for name in ("model", "data") if name in experiment},

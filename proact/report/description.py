@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proact.report.analysis import Analysis
+from proact.results.run_log import RunSpec
 
 #: The papers of the methods. Methods of proact's own have none.
 _PAPERS = {
@@ -20,19 +21,29 @@ _PAPERS = {
 def models_described(analysis: Analysis) -> str:
     """The model, the data, and each variant with the options of its methods, as far as the store
     has them: the command line writes them, and `proact.campaign.run` knows the classes alone."""
-    experiment = analysis.run.notes.get("experiment")
-    noted = experiment if isinstance(experiment, Mapping) else {}
-    model, data = noted.get("model", noted.get("network")), noted.get("data")  # older: network
-    subject = "" if model is None else f"The model was {model}"
-    if model is not None and data is not None:
-        subject += f" on {data}"
-    recipes = noted.get("variants")
+    recipes = experiment_of(analysis.run).get("variants")
     if isinstance(recipes, Mapping) and set(analysis.variants) <= set(recipes):
         described = [f"{name} ({recipe_described(recipes[name])})" for name in analysis.variants]
     else:
         described = [f"{each.name} ({each.model_class})" for each in analysis.run.variants]
     variants = f"The variants were {'; '.join(described)}."
-    return f"{subject}. {variants}" if subject else variants
+    subject = model_and_data(analysis.run)
+    return f"The model was {subject}. {variants}" if subject else variants
+
+
+def model_and_data(run: RunSpec) -> str:
+    """``resnet20 on fashion-mnist``; empty where the store does not name the model."""
+    noted = experiment_of(run)
+    model = noted.get("model", noted.get("network"))  # the key of older versions
+    if model is None:
+        return ""
+    return f"{model} on {noted['data']}" if "data" in noted else str(model)
+
+
+def experiment_of(run: RunSpec) -> Mapping[str, Any]:
+    """The options that the command line notes with a run; empty for `proact.campaign.run`."""
+    noted = run.notes.get("experiment")
+    return noted if isinstance(noted, Mapping) else {}
 
 
 def recipe_described(given: Any) -> str:

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from proact.report.analysis import Analysis, mark
 from proact.report.comparison import Comparison
+from proact.report.description import model_and_data
 from proact.report.figures import PageFigures
 from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
@@ -68,12 +69,8 @@ def empty_page(store: str, is_older: bool) -> str:
 
 def _title(analysis: Analysis) -> str:
     run = analysis.run
-    experiment = run.notes.get("experiment")
-    if isinstance(experiment, Mapping):
-        model = experiment.get("model", experiment.get("network"))  # the key of older versions
-        if model is not None:
-            return f"{model} on {experiment['data']}" if "data" in experiment else str(model)
-    return run.name or " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
+    classes = " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
+    return model_and_data(run) or run.name or classes
 
 
 def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:

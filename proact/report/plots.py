@@ -32,7 +32,7 @@ def accuracy_figure(
     figure, axes = new_axes(7.0, 4.5)
     variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
     for variant, look in looks(variants).items():
-        # Of cells with one BER, under other kinds of faults, the last is drawn.
+        # A variant may have one BER under several kinds of faults; the last of these is drawn.
         by_ber = {cell.ber: cell for cell in cells if cell.variant == variant and cell.ber > 0}
         mine = [by_ber[ber] for ber in sorted(by_ber)]
         line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
