@@ -5,9 +5,11 @@ A `CampaignRun` owns the encoded models, their clean outputs, the store and the 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +28,8 @@ from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
+from proact.campaign.strata import PlannedFault, StrataPlanner, critical_field
+from proact.campaign.trial_runner import TrialRunner
 from proact.campaign.validation import (
     check_guards,
     check_images,
@@ -138,6 +142,7 @@ class CampaignRun:
         self.tuning: Tuning
         self.tuning, clean = tune(self._store, task, self._options, self._announcer.stage)
         facts = with_policy(facts, self.tuning.policy)
+        self._planned = self._with_strata(task, clean)
         variants = [
             Variant(
                 name,
@@ -159,7 +164,7 @@ class CampaignRun:
         self._job = Job(
             models,
             clean,
-            self._faults,
+            [planned.fault for planned in self._planned],
             self._encoding,
             self._measurement,
             self.tuning.policy,
@@ -200,17 +205,17 @@ class CampaignRun:
     def run_trials(self, goal: Goal) -> None:
         """Run trials until every cell meets the goal."""
 
-        def target(cell: CellState) -> int:
+        def targets(strata: Sequence[CellState]) -> Sequence[int]:
             if isinstance(goal, StoppingRule):
-                return self._next_look(cell, goal)
-            return goal if isinstance(goal, int) else goal(cell)
+                return self._next_look(strata, goal)
+            return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
 
         pool = self._pool_for(goal)
         coordinator = Coordinator(
             self._store, self.cells, pool, self._announcer.update, isinstance(goal, StoppingRule)
         )
         try:
-            coordinator.work(target)
+            coordinator.work(targets)
         finally:
             coordinator.keep_what_is_done()
 
@@ -265,8 +270,55 @@ class CampaignRun:
         """Read the trials of a cell up to its target."""
         return trials_of(self._store, cell.spec.key, cell.target, self.prior(cell))
 
+    def _with_strata(self, task: Task, clean: Sequence[CleanResults]) -> list[PlannedFault]:
+        """The faults of the trials: those of the campaign, or their strata where these pay."""
+        everywhere = (None,) * len(self._names)
+        plain = [PlannedFault(fault, number, everywhere) for number, fault in enumerate(self._faults)]
+        options = self._options
+        if not options.strata or options.margin is None or self._sweep is not None:
+            return plain
+        planner = StrataPlanner(
+            self._injectors, self.metric, options.margin, options.confidence, options.trials
+        )
+        if options.strata is True:
+            planner.refuse(self._faults)
+        candidates = [
+            fault for fault in self._faults if options.strata is True or planner.may_pay(fault)
+        ]
+        if not candidates:
+            return plain
+        self._announcer.stage("finding the bits that matter")
+        runner = TrialRunner(
+            self._injectors[0].model,
+            self._encoding,
+            self._measurement,
+            clean[0],
+            self.tuning.policy,
+            options.seed,
+            prefix_cache=False,
+        )
+        found = [critical_field(self._store, task.digest, runner, fault) for fault in candidates]
+        fields = dict(zip(candidates, found, strict=True))
+        planned: list[PlannedFault] = []
+        for each in plain:
+            strata = None
+            if each.fault in fields:
+                strata = planner.planned(each.fault, fields[each.fault], options.strata)
+            if strata is None:
+                planned.append(each)
+                continue
+            planned += [PlannedFault(s.fault, each.number, s.of_variants) for s in strata]
+        return planned
+
     def _positions(self) -> list[tuple[int, int]]:
-        return [(v, f) for f in range(len(self._faults)) for v in range(len(self._names))]
+        """Of the cells, or of their strata, in the job; strata of one cell stand together."""
+        return [
+            (variant, position)
+            for number in range(len(self._faults))
+            for variant in range(len(self._names))
+            for position, planned in enumerate(self._planned)
+            if planned.number == number and planned.is_in(variant)
+        ]
 
     def _registered(
         self,
@@ -286,35 +338,44 @@ class CampaignRun:
         if self._options.name is not None:
             for number in numbers:
                 store.name(self._options.name, number)
-        faults = [store.fault(str(fault), fault.to_dict()) for fault in self._faults]
+        faults = [
+            store.fault(str(planned.fault), planned.fault.to_dict()) for planned in self._planned
+        ]
         return {(v, f): (numbers[v], faults[f]) for v, f in self._positions()}
 
     def _states(
         self, keys: Mapping[tuple[int, int], tuple[int, int]]
     ) -> dict[tuple[int, int], CellState]:
         states = {}
-        for (variant, fault), key in keys.items():
+        for (variant, position), key in keys.items():
             if self._options.retry_failed:
                 self._store.forget_failures(key)
             runs = self._store.runs(key)
-            # Progress shows what the pilot expects, until the first interim analysis.
-            group = (variant * len(self._faults) + fault) // group_size(len(keys))
-            planned = dict(enumerate(self.tuning.expected)).get(group, 0)
+            planned = self._planned[position]
+            stratum = planned.of_variants[variant]
             spec = cell_spec(
                 self._names[variant],
                 self._injectors[variant],
-                self._faults[fault],
+                self._faults[planned.number],
                 key,
                 self._sweep,
-                fault,
+                planned.number,
             )
-            states[variant, fault] = CellState(
+            if stratum is not None:
+                spec = replace(spec, unflipped=0.0, stratum=stratum)
+                expected = math.ceil(stratum.planned)
+            else:
+                # Progress shows what the pilot expects, until the first interim analysis.
+                cells = len(self._names) * len(self._faults)
+                group = (variant * len(self._faults) + planned.number) // group_size(cells)
+                expected = dict(enumerate(self.tuning.expected)).get(group, 0)
+            states[variant, position] = CellState(
                 spec,
                 IntervalSet(runs),
                 failed=len(self._store.failures(key, 1 << 32)),
                 seconds=self._seconds_per_trial,
                 issued=IntervalSet(runs),
-                planned=min(planned, self._options.trials or TRIALS),
+                planned=min(expected, self._options.trials or TRIALS),
             )
         return states
 
@@ -349,14 +410,25 @@ class CampaignRun:
         with suppress(ProactError):
             self._log.close(outcome, self.stored - self._stored_before)
 
-    def _next_look(self, cell: CellState, rule: StoppingRule) -> int:
-        prior = self.prior(cell)
-        if cell.target == 0:
-            return rule.first(prior)
+    def _next_look(self, strata: Sequence[CellState], rule: StoppingRule) -> Sequence[int]:
+        """The targets after an interim analysis of a cell; those of now if it has enough trials."""
+        targets = [cell.target for cell in strata]
+        priors = [self.prior(cell) for cell in strata]
+        is_first = not any(targets)
+        found = [cell.spec.stratum for cell in strata if cell.spec.stratum is not None]
+        if found:
+            whole = self.spec.stratified_rule
+            if is_first:
+                return whole.first([stratum.planned for stratum in found])
+            weights = [stratum.weight for stratum in found]
+            return whole.next(weights, [self.trials(c) for c in strata], priors) or targets
+        (cell,), (prior,) = strata, priors
+        if is_first:
+            return [rule.first(prior)]
         trials = self.trials(cell)
         cell.estimate = rule.progress_estimate(trials, prior)
         following = rule.next(trials, prior)
-        return cell.target if following is None else following
+        return targets if following is None else [following]
 
     def _check_name(self, facts: Mapping[str, object], digests: Mapping[str, str]) -> None:
         name = self._options.name

@@ -29,8 +29,9 @@ ATTEMPTS = 3
 #: A cell ends early when it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
-#: Returns the number of trials that a cell needs; its current target means that it has enough.
-NextTarget = Callable[[CellState], int]
+#: Returns the numbers of trials that the strata of a cell need, or of a cell without strata the one
+#: number; their current targets mean that it has enough.
+NextTargets = Callable[[Sequence[CellState]], Sequence[int]]
 
 
 class Coordinator:
@@ -38,7 +39,8 @@ class Coordinator:
 
     Args:
         store: receives the rows.
-        cells: the state of each cell, by its position (variant, fault) in the job.
+        cells: the state of each cell, or of each stratum of a cell, by its position (variant,
+            fault) in the job.
         pool: runs the units.
         announce: called after every unit and any interim analysis that follows it.
         runs_ahead: whether idle workers run trials beyond a cell's target. This helps if the final
@@ -57,18 +59,25 @@ class Coordinator:
         self._announce, self._runs_ahead = announce, runs_ahead
         self._position = {cell: position for position, cell in cells.items()}
         self.cells: Sequence[CellState] = list(cells.values())
+        strata: dict[tuple[object, ...], list[CellState]] = {}
+        for position, cell in cells.items():
+            spec = cell.spec
+            of = (position,) if spec.stratum is None else (spec.variant, spec.fault)
+            strata.setdefault(of, []).append(cell)
+        #: The strata of the cell that a stratum belongs to; of a cell without strata, itself.
+        self._strata = {cell: mine for mine in strata.values() for cell in mine}
         self._running: dict[Future[UnitResult], WorkUnit] = {}
         self._again: list[WorkUnit] = []
         self._attempts: Counter[tuple[int, int, int]] = Counter()
 
-    def work(self, next_target: NextTarget) -> None:
+    def work(self, next_targets: NextTargets) -> None:
         """Run until every cell has enough trials.
 
         Trials that idle workers ran beyond a target are stored too. No result uses them yet.
         """
         for cell in self.cells:
             cell.is_finished = False
-            self._look(cell, next_target)
+            self._look(cell, next_targets)
         while True:
             while len(self._running) < self._pool.queue_depth and (unit := self._next_unit()):
                 self._running[self._pool.submit(unit)] = unit
@@ -77,7 +86,7 @@ class Coordinator:
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in done:
                 cell = self._take(future)
-                self._look(cell, next_target)
+                self._look(cell, next_targets)
                 self._announce()
 
     def keep_what_is_done(self) -> None:
@@ -182,13 +191,16 @@ class Coordinator:
         del self._attempts[subject]
         self._fail(cell, trial, ATTEMPTS, reason)
 
-    def _look(self, cell: CellState, next_target: NextTarget) -> None:
-        """Make the interim analyses for which enough trials are stored."""
-        while not cell.is_finished and cell.trials >= cell.target:
-            target = next_target(cell)
-            is_hopeless = self._is_hopeless(cell)
-            cell.is_finished = target == cell.target or is_hopeless
-            cell.target = target if not cell.is_finished else cell.target
+    def _look(self, cell: CellState, next_targets: NextTargets) -> None:
+        """Make the interim analyses for which enough trials are stored, of all strata together."""
+        strata = self._strata[cell]
+        while not cell.is_finished and all(each.trials >= each.target for each in strata):
+            targets = next_targets(strata)
+            is_enough = list(targets) == [each.target for each in strata]
+            is_finished = is_enough or any(map(self._is_hopeless, strata))
+            for each, target in zip(strata, targets, strict=True):
+                each.is_finished = is_finished
+                each.target = each.target if is_finished else target
 
     def _is_hopeless(self, cell: CellState) -> bool:
         if cell.failed < _MANY_FAILURES:

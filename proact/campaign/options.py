@@ -62,6 +62,16 @@ def _check_output(value: Any) -> object:
     return value
 
 
+def _check_strata(value: Any) -> object:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError(f"expected 'auto', True or False, got {value!r}")
+    return value
+
+
+def _on_or_off(text: Any) -> Any:
+    return {"on": True, "off": False}.get(text, text)
+
+
 def _check_function(value: Any) -> object:
     if value is not None and not callable(value):
         raise TypeError(f"expected a function, got {value!r}")
@@ -113,6 +123,10 @@ class CampaignOptions(Options):
             logits (images, classes, height, width), where targets of 255 do not count;
             ``"mean-average-precision"`` of torchvision's detectors; ``"cosine"`` to the clean
             output; or a `proact.campaign.Metric`.
+        strata: ``"auto"`` draws the trials of a `proact.faults.BitFlip` in strata, by the number of
+            flips in the bits that matter, where this is expected to save trials; True wherever it
+            is possible; False never. Strata need a margin, an encoding without a code, and tensors
+            that all variants share (docs/statistics.md).
         seed: determines the faults and images of each trial, in [0, 2^63). The same seed gives the
             same rows.
         forward: a function of (model, batch) that runs the model it is given. By default a mapping
@@ -191,6 +205,16 @@ class CampaignOptions(Options):
         metavar="NAME",
         names=tuple(BUILT_IN_METRICS),
         check=_check_metric,
+    )
+    strata: bool | Literal["auto"] = option(
+        "auto",
+        "Draw trials in strata by the number of flips in the bits that matter: auto where this "
+        "saves trials, on wherever it is possible, off never.",
+        str,
+        metavar="CHOICE",
+        names=("auto", "on", "off"),
+        check=_check_strata,
+        from_text=_on_or_off,
     )
     seed: int = option(
         0,

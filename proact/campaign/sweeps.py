@@ -18,9 +18,10 @@ from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
-from proact.faults import ExactFlips, FaultSpace, Where, encode
+from proact.faults import ExactFlips, FaultSpace, encode
 from proact.faults.kinds import StoredFault
 from proact.faults.mixed_encoding import checked_encoding
+from proact.faults.selectors import exactly
 from proact.faults.space import ExposedTensor
 from proact.limits import TRIALS
 from proact.results.cells import CellState
@@ -94,7 +95,7 @@ def per_layer(
         names.setdefault(layer, []).append(exposed.name)
         bits[layer] = bits.get(layer, 0) + exposed.bits
     faults = [
-        replace(fault, where=tuple(_exactly(name) for name in tensors))
+        replace(fault, where=tuple(exactly(name) for name in tensors))
         for tensors in names.values()
     ]
     parts = SweepParts("layer", fault, list(bits), list(bits.values()), [None] * len(bits))
@@ -121,7 +122,7 @@ def per_bit(
         for bit in sorted({bit for exposed in stored for bit in exposed.bit_numbers}):
             having = [exposed for exposed in stored if bit in exposed.bit_numbers]
             is_everywhere = len(having) == len(space)
-            where = fault.where if is_everywhere else tuple(_exactly(e.name) for e in having)
+            where = fault.where if is_everywhere else tuple(exactly(e.name) for e in having)
             names.append(f"{word} {bit}" if len(words) > 1 else str(bit))
             bits.append(sum(exposed.words_with(bit) for exposed in having))
             faults.append(replace(fault, bits=(bit,), where=where))
@@ -223,9 +224,3 @@ def _next_round(
 def _field_of(exposed: ExposedTensor, bit: int) -> str | None:
     names = (name for name, mask in exposed.word.fields.items() if mask >> bit & 1)
     return next(names, None)
-
-
-def _exactly(name: str) -> Where:
-    """Make a selector of exactly one tensor; wildcards in its name are escaped."""
-    escaped = "".join(f"[{char}]" if char in "*?[" else char for char in name)
-    return Where(escaped)

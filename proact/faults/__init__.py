@@ -17,11 +17,13 @@ from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.selectors import Where
 from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.strata import BitFlipStratum
 from proact.faults.verification import Verification, verify
 
 __all__ = [
     "ActivationFlip",
     "BitFlip",
+    "BitFlipStratum",
     "Burst",
     "EncodingReport",
     "ExactFlips",

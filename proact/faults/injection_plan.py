@@ -20,6 +20,7 @@ from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, matches, shown
 from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors, refuse_packed
+from proact.faults.strata import BitFlipStratum
 from proact.faults.target_memory import PendingFlips, Target
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tensors
@@ -27,7 +28,7 @@ from proact.ops._memory import may_overlap, once
 from proact.ops.plain_memory import has_plain_memory
 from proact.ops.plan import FlipPlaces
 
-_Selection = tuple[Selector, Bits, tuple[Selector, ...]]
+_Selection = tuple[Selector, Bits, tuple[object, ...]]
 
 
 class InjectionPlan:
@@ -87,13 +88,14 @@ class InjectionPlan:
 
     def _targets_of(self, fault: StoredFault) -> tuple[Target, ...]:
         selectors = tuple(where for where, _ in fault.rates)
-        selection = (fault.where, fault.bits, selectors)
+        stratum = fault if isinstance(fault, BitFlipStratum) else None
+        divided = selectors if stratum is None else (stratum.critical, stratum.shared)
+        selection = (fault.where, fault.bits, divided)
         if selection not in self._targets:
             refuse_packed(self.packed, fault.where)
             exposed = exposed_tensors(self.stored, self.encoding, fault.where, fault.bits)
-            self._targets[selection] = tuple(
-                self._target_of(part) for part in _by_rate(exposed, selectors)
-            )
+            parts = _by_rate(exposed, selectors) if stratum is None else stratum.split(exposed)
+            self._targets[selection] = tuple(map(self._target_of, parts))
         targets = self._targets[selection]
         if isinstance(fault, Burst):
             for target in targets:
@@ -135,8 +137,8 @@ class InjectionPlan:
             trial: the trial number.
             is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
-        if self.encoding.is_coded and len(faults) > 1:
-            # The decoder sees the flips of all faults together.
+        if self.encoding.is_coded and (len(faults) > 1 or isinstance(faults[0][0], BitFlipStratum)):
+            # The decoder sees the flips of all faults, and of all parts of a stratum, together.
             yield self._merged(faults, trial)
             return
         for fault, seed in faults:
@@ -144,8 +146,11 @@ class InjectionPlan:
                 target = self.replay_target(fault)
                 yield target, target.flips_of(_listed(fault, target))
                 continue
-            for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-                yield target, _pending_flips(fault, ber, target, seed, trial, is_checked)
+            for part, (target, (_, ber)) in enumerate(
+                zip(self.targets(fault), fault.rates, strict=True)
+            ):
+                if target.exposed:
+                    yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
 
     def _merged(
         self, faults: Sequence[tuple[StoredFault | Replay, int]], trial: int
@@ -157,8 +162,12 @@ class InjectionPlan:
                 target = self.replay_target(fault)
                 parts.append((target, _listed(fault, target)))
                 continue
-            for target, (_, ber) in zip(self.targets(fault), fault.rates, strict=True):
-                parts.append((target, _drawn_places(fault, ber, target, seed, trial, parts)))
+            for part, (target, (_, ber)) in enumerate(
+                zip(self.targets(fault), fault.rates, strict=True)
+            ):
+                if target.exposed:
+                    places = _drawn_places(fault, part, ber, target, seed, trial, parts)
+                    parts.append((target, places))
         exposed = {each.name: each for target, _ in parts for each in target.exposed}
         merged = CodedTarget(list(exposed.values()))
         return merged, merged.flips_of_several(parts)
@@ -234,22 +243,38 @@ def _by_rate(
 
 
 def _pending_flips(
-    fault: StoredFault, ber: float, target: Target, seed: int, trial: int, is_checked: bool
+    fault: StoredFault,
+    part: int,
+    ber: float,
+    target: Target,
+    seed: int,
+    trial: int,
+    is_checked: bool,
 ) -> PendingFlips:
+    if isinstance(fault, BitFlipStratum) and fault.is_free(part):
+        return target.flips_at(ber, fault.seed_of(part, seed), trial, is_checked)
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial, is_checked)
-    return target.flips_of(_drawn_places(fault, ber, target, seed, trial))
+    return target.flips_of(_drawn_places(fault, part, ber, target, seed, trial))
 
 
 def _drawn_places(
     fault: StoredFault,
+    part: int,
     ber: float,
     target: Target,
     seed: int,
     trial: int,
     before: Sequence[tuple[Target, FlipPlaces]] = (),
 ) -> FlipPlaces:
-    """The stored bits that a fault flips; earlier faults have flipped those in ``before``."""
+    """The stored bits that a fault flips in one part of its space; earlier faults have flipped
+    those in ``before``."""
+    if isinstance(fault, BitFlipStratum):
+        own_seed = fault.seed_of(part, seed)
+        if fault.is_free(part):
+            return target.drawn(target.draws.flip(ber, own_seed, trial).columns())
+        flips = fault.flips(part, target.bits, seed, trial)
+        return target.drawn(target.draws.flip_exactly(flips, own_seed, trial).columns())
     if isinstance(fault, BitFlip):
         return target.drawn(target.draws.flip(ber, seed, trial).columns())
     if isinstance(fault, Burst):

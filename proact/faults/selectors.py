@@ -80,6 +80,11 @@ def checked_where(where: Any) -> Selector:
     )
 
 
+def exactly(name: str) -> Where:
+    """A selector of one tensor; wildcards in its name are escaped."""
+    return Where("".join(f"[{char}]" if char in "*?[" else char for char in name))
+
+
 def matches(where: Selector, stored: StoredTensor) -> bool:
     """Whether a selector matches the tensor."""
     return any(

@@ -7,6 +7,9 @@ lists of numbers, give independent seeds. The purposes in use:
 | purpose | numbers | seeds |
 |---|---|---|
 | ``fault`` | position | the second and later faults of one injection |
+| ``stratum`` | part | flips in one part of a stratum's fault space |
+| ``stratum-flips`` | trial, part | numbers of flips in a stratum (`derived_words`) |
+| ``pilot`` | | fault patterns and images of the pilot that finds the critical field |
 | ``search`` | | fault patterns of a threshold search |
 | ``search-images`` | trial | images of one trial of a threshold search |
 | ``images`` | trial | images of one trial of a campaign (`derived_words`) |

@@ -16,8 +16,8 @@ from proact.results.statistics import Interval
 
 _MOST_BINS = 30
 
-#: Values, and the number of trials with each.
-Distribution = Sequence[tuple[float, int]]
+#: Values, and the share of the trials with each.
+Distribution = Sequence[tuple[float, float]]
 Edges = NDArray[np.float64]
 
 

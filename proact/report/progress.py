@@ -96,10 +96,11 @@ class CampaignBars:
                 bars.update(self._total, description=progress.stage)
             return
         failed = f"{progress.failed:,} failed" if progress.failed else ""
-        cells = "cell" if len(progress.cells) == 1 else "cells"
+        count = len({(cell.spec.variant, cell.spec.fault) for cell in progress.cells})
+        cells = "cell" if count == 1 else "cells"
         bars.update(
             self._total,
-            description=f"{len(progress.cells):,} {cells}, all trials",
+            description=f"{count:,} {cells}, all trials",
             completed=progress.done,
             total=progress.total or None,
             note=failed,
@@ -121,8 +122,7 @@ class CampaignBars:
             if index in self._bars:
                 bars.update(self._bars[index], visible=index in shown, **values)
             else:
-                description = f"{cell.spec.variant} {cell.spec.fault}"
-                self._bars[index] = bars.add_task(description, **values)
+                self._bars[index] = bars.add_task(cell.spec.label, **values)
 
 
 def so_far(cell: CellState, units: MetricUnits) -> str:

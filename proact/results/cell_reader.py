@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from proact.results.cells import CellDetails, CellResult, CellState
+from proact.results.cells import (
+    NO_FLIPS,
+    OWN,
+    CellDetails,
+    CellResult,
+    CellSpec,
+    CellState,
+    StratumResult,
+)
 from proact.results.run_log import RunSpec
 from proact.results.statistics import (
     Interval,
     Prior,
-    StoppingRule,
     Trials,
     mean_interval,
     proportion_interval,
     quantile_interval,
+    stratified,
+    stratified_quantile,
     trial_mean,
+    weighted_sum,
 )
 from proact.results.statistics.interval import Numbers
 from proact.results.store import CellKey, Store
+
+Strata: TypeAlias = Sequence[CellState]
 
 #: Shares of images as SQL over the columns of a row; without faults each of them is 0.
 _SEVERITIES = {
@@ -59,74 +73,97 @@ class CellReader:
     Args:
         store: open, with the rows.
         run: the specification of the run.
+
+    Methods take the states of a cell's strata, or its one state if it has none.
     """
 
     def __init__(self, store: Store, run: RunSpec) -> None:
         self._store, self._run = store, run
 
-    def result(self, cell: CellState) -> CellResult:
+    def result(self, states: Strata) -> CellResult:
         """The trial is the unit of replication: images within one share its faults."""
-        spec, prior = cell.spec, self._run.prior(cell.spec)
-        trials = trials_of(self._store, spec.key, cell.target, prior)
-        flips, non_finite, raised, agreeing = self._store.totals(
-            spec.key,
-            "avg(flips), avg(non_finite * 1.0 / images), avg(raised * 1.0 / images), max(agreeing)",
-            cell.target,
+        spec = states[0].spec
+        trials = [self._trials(state) for state in states]
+        flips, non_finite, raised = (
+            self._average(states, column)
+            for column in ("flips", "non_finite * 1.0 / images", "raised * 1.0 / images")
         )
-        rule = self._rule(cell)
+        has_classes = any(self._totals(state, "max(agreeing)")[0] is not None for state in states)
         return CellResult(
             spec.variant,
             spec.fault,
             spec.ber,
             self._run.metric,
-            trial_mean(trials, prior, self._run.confidence)
-            if rule is None
-            else rule.interval(trials, prior),
-            None if agreeing is None else self._share(cell, "sdc"),
-            prior.clean,
-            trials.measured,
-            trials.failed,
-            flips or 0.0,
-            non_finite or 0.0,
-            raised or 0.0,
-            cell.is_finished,
+            self._value(states, trials),
+            self._share(states, "sdc") if has_classes else None,
+            self._clean(spec),
+            sum(each.measured for each in trials),
+            sum(each.failed for each in trials),
+            flips,
+            non_finite,
+            raised,
+            all(state.is_finished for state in states),
+            self._strata(states, trials),
         )
 
-    def details(self, cell: CellState, limit: float, levels: Sequence[float]) -> CellDetails:
+    def values(self, states: Strata) -> list[tuple[float, float]]:
+        """See `Result.values`."""
+        shares: dict[float, float] = {}
+        for state, weight in zip(states, _weights(states), strict=True):
+            grouped = self._store.grouped(state.spec.key, ["value"], state.target)
+            rows = sum(count for _, count in grouped)
+            for value, count in grouped:
+                shares[float(value)] = shares.get(float(value), 0.0) + weight * count / rows
+        if _is_stratified(states):
+            clean = self._clean(states[0].spec)
+            shares[clean] = shares.get(clean, 0.0) + _rest(states)
+        return sorted(shares.items())
+
+    def details(self, states: Strata, limit: float, levels: Sequence[float]) -> CellDetails:
         """See `CellDetails`; a critical trial loses more than ``limit``."""
-        store, key = self._store, cell.spec.key
-        prior = self._run.prior(cell.spec)
-        top5, loss, agreeing, rows = store.totals(
-            key, "max(top5), avg(loss), max(agreeing), count(*)", cell.target
+        (top5, agreeing) = (
+            any(self._totals(state, f"max({column})")[0] is not None for state in states)
+            for column in ("top5", "agreeing")
         )
-        confidence = self._confidence(cell)
-        lost = len(store.failures(key, cell.target))
+        images, clean_top5, clean_loss = self._store.clean_counts(states[0].spec.key)
         shares = {}
-        if top5 is not None:
-            # Rows do not hold the clean share on the same images, so trials are used alone.
-            grouped = store.grouped(key, ["top5 * 1.0 / images"], cell.target)
-            values, counts = np.array(grouped).T
-            top = mean_interval(values, confidence, counts=counts)
-            shares["top5"] = _widened(top, lost / (lost + rows))
+        if top5:
+            known = (clean_top5 or 0.0) / images
+            shares["top5"] = self._whole(states, self._top5, known)
         for name in _SEVERITIES:
-            if name in ("non_finite", "raised") or (agreeing is not None and name != "sdc"):
-                shares[name] = self._share(cell, name)
-        quantiles = {}
-        if rows:
-            grouped = store.grouped(key, ["value"], cell.target)
-            values, counts = np.array(grouped).T
-            quantiles = {
-                level: _quantile(values, counts, level, confidence, prior, lost) for level in levels
-            }
-        critical = self._critical(cell, confidence, float(limit), lost)
-        return CellDetails(shares, loss, critical, quantiles)
+            if name in ("non_finite", "raised") or (agreeing and name != "sdc"):
+                shares[name] = self._share(states, name)
+        has_loss = any(self._totals(state, "avg(loss)")[0] is not None for state in states)
+        loss = self._average(states, "loss", clean_loss or 0.0) if has_loss else None
+        critical = self._whole(states, lambda state: self._critical(state, float(limit)), 0.0)
+        return CellDetails(shares, loss, critical, self._quantiles(states, levels))
 
-    def difference(self, cell: CellState, baseline: CellState) -> Interval:
-        """Mean gain over ``baseline``, trial by trial.
+    def difference(self, states: Strata, baselines: Strata) -> Interval:
+        """Mean gain over a baseline, trial by trial.
 
         Both met the same faults on the same images, which cancels much of the spread. The part of
-        the difference that the drawn images explain is known, and removed (`trial_mean`).
+        the difference that the drawn images explain is known, and removed (`trial_mean`). Strata of
+        tensors that one of the two lacks have no pairs: they are compared with the clean results.
         """
+        if not _is_stratified(states):
+            return self._paired(states[0], baselines[0])
+        theirs = {_name(state): state for state in baselines}
+        clean = self._clean(states[0].spec) - self._clean(baselines[0].spec)
+        weights, terms = [], []
+        for state, weight in zip(states, _weights(states), strict=True):
+            if _name(state) != OWN:
+                weights.append(weight)
+                terms.append(self._paired(state, theirs[_name(state)]))
+        weights.append(1.0 - math.fsum(weights))
+        terms.append(Interval(clean, clean, clean))
+        for sign, of_variant in ((1.0, states), (-1.0, baselines)):
+            for state, weight in zip(of_variant, _weights(of_variant), strict=True):
+                if _name(state) == OWN:
+                    weights.append(sign * weight)
+                    terms.append(self._change(state))
+        return weighted_sum(weights, terms)
+
+    def _paired(self, cell: CellState, baseline: CellState) -> Interval:
         mine, theirs = self._run.prior(cell.spec), self._run.prior(baseline.spec)
         both = min(cell.target, baseline.target)
         grouped = self._store.paired(cell.spec.key, baseline.spec.key, both)
@@ -145,33 +182,149 @@ class CellReader:
         )
         return trial_mean(trials, prior, self._confidence(cell))
 
-    def _rule(self, cell: CellState) -> StoppingRule | None:
-        """The rule that stopped the cell; None where nothing did."""
-        return self._run.rule if cell.is_finished else None
+    def _change(self, state: CellState) -> Interval:
+        """The mean change of the metric against the clean result."""
+        prior = self._run.prior(state.spec)
+        mean = trial_mean(self._trials(state), prior, self._confidence(state))
+        return Interval(*(end - prior.clean for end in mean))
+
+    def _value(self, states: Strata, trials: Sequence[Trials]) -> Interval:
+        spec, priors = states[0].spec, [self._run.prior(state.spec) for state in states]
+        is_finished = all(state.is_finished for state in states)
+        if _is_stratified(states):
+            if is_finished:
+                return self._run.stratified_rule.interval(_weights(states), trials, priors)
+            means = [
+                trial_mean(*each, self._run.confidence)
+                for each in zip(trials, priors, strict=True)
+            ]
+            return stratified(_weights(states), means, self._clean(spec))
+        rule = self._run.rule if is_finished else None
+        if rule is None:
+            return trial_mean(trials[0], priors[0], self._run.confidence)
+        return rule.interval(trials[0], priors[0])
+
+    def _strata(self, states: Strata, trials: Sequence[Trials]) -> tuple[StratumResult, ...]:
+        if not _is_stratified(states):
+            return ()
+        found = []
+        for state, weight, mine in zip(states, _weights(states), trials, strict=True):
+            mean = trial_mean(mine, self._run.prior(state.spec), self._confidence(state))
+            found.append(StratumResult(_name(state), weight, mean, mine.measured, mine.failed))
+        clean = self._clean(states[0].spec)
+        known = Interval(clean, clean, clean)
+        return (*found, StratumResult(NO_FLIPS, _rest(states), known, 0, 0))
+
+    def _whole(
+        self, states: Strata, of: Callable[[CellState], Interval], known: float
+    ) -> Interval:
+        """A quantity of a cell from that of its strata; ``known`` is its value without a flip."""
+        if not _is_stratified(states):
+            return of(states[0])
+        return stratified(_weights(states), [of(state) for state in states], known)
+
+    def _average(self, states: Strata, column: str, known: float = 0.0) -> float:
+        """The mean of a column over fault patterns; ``known`` is its value without a flip."""
+        means = [self._totals(state, f"avg({column})")[0] or 0.0 for state in states]
+        if not _is_stratified(states):
+            return float(means[0])
+        weighted = (w * mean for w, mean in zip(_weights(states), means, strict=True))
+        return math.fsum([*weighted, _rest(states) * known])
+
+    def _trials(self, state: CellState) -> Trials:
+        return trials_of(self._store, state.spec.key, state.target, self._run.prior(state.spec))
+
+    def _totals(self, state: CellState, sums: str) -> tuple[Any, ...]:
+        return self._store.totals(state.spec.key, sums, state.target)
+
+    def _clean(self, spec: CellSpec) -> float:
+        return self._run.prior(spec).clean
 
     def _confidence(self, cell: CellState) -> float:
         """The level of the intervals: a little higher where a rule stopped the cell."""
-        rule = self._rule(cell)
+        rule = self._run.rule if cell.is_finished else None
         return self._run.confidence if rule is None else rule.confidence_at_stop
 
-    def _critical(self, cell: CellState, confidence: float, limit: float, lost: int) -> Interval:
+    def _critical(self, cell: CellState, limit: float) -> Interval:
         """The probability that a trial loses more than the limit; unflipped ones never do."""
         losing = "clean - value" if self._run.is_better_higher else "value - clean"
-        hits, flipped, rows = self._store.totals(
-            cell.spec.key,
+        hits, flipped, rows = self._totals(
+            cell,
             f"coalesce(sum({losing} > {limit!r}), 0), coalesce(sum(flips > 0), 0), count(*)",
-            cell.target,
         )
+        lost = self._lost(cell)
         unflipped = cell.spec.unflipped
         among = rows if unflipped is None else flipped
-        share = proportion_interval(hits, among, confidence)
+        share = proportion_interval(hits, among, self._confidence(cell))
         found = _widened(share, lost / max(lost + among, 1))
         return Interval(*((1.0 - (unflipped or 0.0)) * end for end in found))
 
-    def _share(self, cell: CellState, name: str) -> Interval:
-        prior = replace(self._run.prior(cell.spec), clean=0.0, lowest=0.0, highest=1.0)
-        trials = trials_of(self._store, cell.spec.key, cell.target, prior, _SEVERITIES[name], "0")
-        return trial_mean(trials, prior, self._confidence(cell))
+    def _share(self, states: Strata, name: str) -> Interval:
+        def of(cell: CellState) -> Interval:
+            prior = replace(self._run.prior(cell.spec), clean=0.0, lowest=0.0, highest=1.0)
+            column = _SEVERITIES[name]
+            trials = trials_of(self._store, cell.spec.key, cell.target, prior, column, "0")
+            return trial_mean(trials, prior, self._confidence(cell))
+
+        return self._whole(states, of, 0.0)
+
+    def _top5(self, cell: CellState) -> Interval:
+        # Rows do not hold the clean share on the same images, so trials are used alone.
+        grouped = self._store.grouped(cell.spec.key, ["top5 * 1.0 / images"], cell.target)
+        if not grouped:
+            return Interval(0.0, 0.0, 1.0)
+        values, counts = np.array(grouped, dtype=np.float64).T
+        lost = self._lost(cell)
+        top = mean_interval(values, self._confidence(cell), counts=counts)
+        return _widened(top, lost / (lost + float(counts.sum())))
+
+    def _lost(self, cell: CellState) -> int:
+        return len(self._store.failures(cell.spec.key, cell.target))
+
+    def _quantiles(self, states: Strata, levels: Sequence[float]) -> dict[float, Interval]:
+        prior, confidence = self._run.prior(states[0].spec), self._confidence(states[0])
+        grouped = [
+            np.array(
+                self._store.grouped(state.spec.key, ["value"], state.target), dtype=np.float64
+            ).reshape(-1, 2)
+            for state in states
+        ]
+        if not all(map(len, grouped)):
+            return {}
+        if _is_stratified(states):
+            lost = [self._lost(state) for state in states]
+            weights, range_of_values = _weights(states), (prior.lowest, prior.highest)
+            return {
+                level: stratified_quantile(
+                    grouped, weights, lost, prior.clean, level, confidence, range_of_values
+                )
+                for level in levels
+            }
+        values, counts = grouped[0].T
+        lost_trials = self._lost(states[0])
+        return {
+            level: _quantile(values, counts, level, confidence, prior, lost_trials)
+            for level in levels
+        }
+
+
+def _is_stratified(states: Strata) -> bool:
+    return states[0].spec.stratum is not None
+
+
+def _weights(states: Strata) -> list[float]:
+    """The weights of a cell's strata; 1 for a cell without them."""
+    return [1.0 if state.spec.stratum is None else state.spec.stratum.weight for state in states]
+
+
+def _rest(states: Strata) -> float:
+    """The weight of the fault patterns without a flip, in a cell with strata."""
+    return 1.0 - math.fsum(_weights(states))
+
+
+def _name(state: CellState) -> str:
+    assert state.spec.stratum is not None
+    return state.spec.stratum.name
 
 
 def _widened(share: Interval, lost: float) -> Interval:

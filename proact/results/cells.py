@@ -14,9 +14,32 @@ from proact.results.statistics import Interval, ProgressEstimate
 from proact.results.store import CellKey
 
 
+#: The names of two strata: only tensors that not every variant has are hit; no flip at all.
+OWN, NO_FLIPS = "own", "no flips"
+
+
+@dataclass(frozen=True)
+class CellStratum:
+    """A stratum of a cell: fault patterns with certain numbers of flips in the critical field.
+
+    Attributes:
+        name: ``"1"`` or ``"3 or more"``, the number of flips in the critical field; ``"0"``, none
+            there but some in other bits of the same tensors; ``"own"``, none in these tensors but
+            some in tensors that not every variant has.
+        weight: the exact probability of such a pattern, in (0, 1). The patterns without a flip have
+            what the weights of a cell's strata leave of 1.
+        planned: the number of trials that the pilot expects it to need.
+    """
+
+    name: str
+    weight: float
+    planned: float
+
+
 @dataclass(frozen=True)
 class CellSpec:
-    """The specification of a cell, and the knowledge before its first trial.
+    """The specification of a cell, or of one stratum of it, and the knowledge before its first
+    trial.
 
     Attributes:
         variant, fault: their names.
@@ -29,6 +52,7 @@ class CellSpec:
         is_clean_without_flips: see `proact.results.statistics.Prior`.
         part, share: in a sweep: the layer or bit, and its share of the exposed bits.
         field: in a sweep over bits: the field of the encoding that holds the bit.
+        stratum: the stratum of the cell; None if its trials are drawn from all fault patterns.
     """
 
     variant: str
@@ -42,11 +66,18 @@ class CellSpec:
     part: str | None = None
     share: float | None = None
     field: str | None = None
+    stratum: CellStratum | None = None
+
+    @property
+    def label(self) -> str:
+        """Variant and fault, and the stratum if there are several."""
+        stratum = "" if self.stratum is None else f", stratum {self.stratum.name}"
+        return f"{self.variant} {self.fault}{stratum}"
 
 
 @dataclass(eq=False)
 class CellState:
-    """How far a cell is. Of a stored run only the first four are known.
+    """How far a cell is, or one stratum of it. Of a stored run only the first four are known.
 
     Attributes:
         spec: the cell.
@@ -91,6 +122,23 @@ class CellState:
 
 
 @dataclass(frozen=True)
+class StratumResult:
+    """The statistics of a stratum's trials.
+
+    Attributes:
+        name, weight: see `CellStratum`. The last stratum of a cell is ``"no flips"``.
+        value: mean of the metric over its fault patterns, with its interval.
+        trials, failed: the numbers of its trials with and without a result.
+    """
+
+    name: str
+    weight: float
+    value: Interval
+    trials: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class CellResult:
     """The statistics of a cell's trials.
 
@@ -111,6 +159,8 @@ class CellResult:
             count as wrong answers.
         is_finished: whether the cell has all trials that it needs; cells of an interrupted
             run may not.
+        strata: the strata from which trials were drawn; empty if they were drawn from all fault
+            patterns.
     """
 
     variant: str
@@ -126,6 +176,7 @@ class CellResult:
     non_finite: float
     raised: float
     is_finished: bool = True
+    strata: tuple[StratumResult, ...] = ()
 
     @property
     def is_missing(self) -> bool:

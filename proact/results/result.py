@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from proact.errors import unknown
 from proact.results.cell_reader import CellReader, trials_of
-from proact.results.cells import CellDetails, CellResult, CellSpec, CellState
+from proact.results.cell_states import States, states_of, summary
+from proact.results.cells import CellDetails, CellResult, CellState
 from proact.results.findings import finding_sentences
-from proact.results.interval_set import IntervalSet
 from proact.results.policy import Policy
 from proact.results.rendering import renderer
 from proact.results.run_log import RunSpec, WorkSession, logged_runs
-from proact.results.statistics import Interval, StoppingRule, stratified_mean
+from proact.results.statistics import Interval, stratified_mean
 from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
 from proact.results.stratum import Stratum, stratum, sweep_confidence
@@ -80,14 +80,13 @@ class Result:
     def states(self) -> Mapping[tuple[str, str], CellState]:
         """How far each (variant, fault) is; variants together, in the order in which they were
         given. Where a cell stops follows from its rows, so that an interrupted run can tell which
-        of its cells are finished."""
+        of its cells are finished. A cell with strata has the trials of all of them."""
+        return {names: summary(states) for names, states in self._strata_states.items()}
+
+    @cached_property
+    def _strata_states(self) -> States:
         with self._store.again() as store:
-            states = {
-                (cell.variant, cell.fault): _state(store, self.spec, index)
-                for index, cell in enumerate(self.spec.cells)
-            }
-        order = [variant.name for variant in self.spec.variants]
-        return dict(sorted(states.items(), key=lambda item: order.index(item[0][0])))
+            return states_of(store, self.spec)
 
     @property
     def is_finished(self) -> bool:
@@ -100,7 +99,7 @@ class Result:
         knowledge."""
         with self._store.again() as store:
             reader = CellReader(store, self.spec)
-            return [reader.result(state) for state in self.states.values()]
+            return [reader.result(states) for states in self._strata_states.values()]
 
     def cell(self, variant: str, fault: object) -> CellResult:
         """The cell of a variant and a fault.
@@ -111,20 +110,38 @@ class Result:
         found = dict(zip(self.states, self.cells, strict=True))
         return found[self._key(variant, fault)]
 
-    def rows(self, variant: str, fault: object) -> Sequence[Row]:
-        """The trials of a cell by number, as many as its result uses."""
-        state = self._state(variant, fault)
-        with self._store.again() as store:
-            return store.rows(state.spec.key, state.target)
+    def rows(self, variant: str, fault: object, stratum: str | None = None) -> Sequence[Row]:
+        """The trials of a cell by number, as many as its result uses.
 
-    def values(self, variant: str, fault: object) -> list[tuple[float, int]]:
-        """The values of the metric over a cell's trials, and the number of trials with each."""
-        state = self._state(variant, fault)
+        Args:
+            variant, fault: of the cell.
+            stratum: whose trials, by the names in `CellResult.strata`; strata number their trials
+                separately, and their rows must not be averaged without the strata's weights.
+
+        Raises:
+            ValueError: no such cell or stratum; a cell with strata and none is named.
+        """
+        states = self._strata_states[self._key(variant, fault)]
+        named = {
+            None if state.spec.stratum is None else state.spec.stratum.name: state
+            for state in states
+        }
+        if stratum not in named:
+            if stratum is None:
+                raise ValueError(
+                    f"the trials of {variant} under {fault} were drawn in strata: name one of "
+                    f"{', '.join(map(str, named))}"
+                )
+            raise unknown("stratum", stratum, [str(name) for name in named])
         with self._store.again() as store:
-            return [
-                (float(value), int(count))
-                for value, count in store.grouped(state.spec.key, ["value"], state.target)
-            ]
+            return store.rows(named[stratum].spec.key, named[stratum].target)
+
+    def values(self, variant: str, fault: object) -> list[tuple[float, float]]:
+        """The distribution of the metric over a cell's fault patterns: values of trials, each with
+        its share of them. Strata are weighted, and patterns without a flip have the clean value."""
+        states = self._strata_states[self._key(variant, fault)]
+        with self._store.again() as store:
+            return CellReader(store, self.spec).values(states)
 
     def details(
         self, limit: float = 0.05, quantiles: Sequence[float] = (0.05, 0.5)
@@ -141,9 +158,9 @@ class Result:
         with self._store.again() as store:
             reader = CellReader(store, self.spec)
             return {
-                names: reader.details(state, limit, quantiles)
-                for names, state in self.states.items()
-                if state.target
+                names: reader.details(states, limit, quantiles)
+                for names, states in self._strata_states.items()
+                if any(state.target for state in states)
             }
 
     def difference(self, variant: str, baseline: str) -> dict[str, Interval]:
@@ -156,11 +173,10 @@ class Result:
         gains = {}
         with self._store.again() as store:
             reader = CellReader(store, self.spec)
-            for (name, fault), mine in self.states.items():
-                if name == variant:
-                    other = self.states[baseline, fault]
-                    if min(mine.target, other.target):
-                        gains[fault] = reader.difference(mine, other)
+            for (name, fault), mine in self._strata_states.items():
+                other = self._strata_states[baseline, fault]
+                if name == variant and all(state.target for state in (*mine, *other)):
+                    gains[fault] = reader.difference(mine, other)
         return gains
 
     @cached_property
@@ -179,8 +195,8 @@ class Result:
                 assert cell.part is not None
                 assert cell.share is not None
                 prior = spec.prior(cell)
-                target = self.states[cell.variant, cell.fault].target
-                trials = trials_of(store, cell.key, target, prior)
+                (state,) = self._strata_states[cell.variant, cell.fault]
+                trials = trials_of(store, cell.key, state.target, prior)
                 parts.append(
                     stratum(cell.part, cell.share, trials, prior, confidence, spec.is_better_higher)
                 )
@@ -202,7 +218,7 @@ class Result:
         """
         spec = replace(self.spec, confidence=checked_confidence(confidence))
         other = replace(self, spec=spec)
-        other.__dict__["states"] = self.states  # the cached property
+        other.__dict__["_strata_states"] = self._strata_states  # the cached property
         return other
 
     @property
@@ -215,8 +231,12 @@ class Result:
         """(trial, reason) of the failed trials, by cell, of the cells that have some."""
         with self._store.again() as store:
             found = {
-                names: store.failures(state.spec.key, state.target)
-                for names, state in self.states.items()
+                names: [
+                    failure
+                    for state in states
+                    for failure in store.failures(state.spec.key, state.target)
+                ]
+                for names, states in self._strata_states.items()
             }
         return {names: failed for names, failed in found.items() if failed}
 
@@ -296,9 +316,6 @@ class Result:
             raise unknown("fault", str(fault), [name for _, name in self.states])
         return key
 
-    def _state(self, variant: str, fault: object) -> CellState:
-        return self.states[self._key(variant, fault)]
-
 
 def read(store: str | Path | Store) -> list[Result]:
     """The runs that a store holds, in the order in which they were last worked on.
@@ -319,34 +336,3 @@ def has_unexplained_rows(store: str | Path | Store) -> bool:
     opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
     with opening as opened:
         return not logged_runs(opened) and opened.number("SELECT count(*) FROM row") > 0
-
-
-def _state(store: Store, spec: RunSpec, index: int) -> CellState:
-    cell = spec.cells[index]
-    stored = IntervalSet(store.runs(cell.key))
-    if spec.stopped:
-        return CellState(cell, stored, spec.stopped[index], is_finished=True)
-    if spec.rule is not None:
-        return _replayed(store, spec, cell, spec.rule, stored)
-    if spec.kind == "campaign":
-        assert spec.trials is not None
-        done = stored.upto()
-        return CellState(cell, stored, min(done, spec.trials), done >= spec.trials)
-    # How the trials of a sweep are shared out follows from all of its cells.
-    return CellState(cell, stored, stored.upto())
-
-
-def _replayed(
-    store: Store, spec: RunSpec, cell: CellSpec, rule: StoppingRule, stored: IntervalSet
-) -> CellState:
-    """Repeats the interim analyses that the rule makes on the stored rows."""
-    prior = spec.prior(cell)
-    target = rule.first(prior)
-    if target == 0:
-        return CellState(cell, stored, 0, is_finished=True)
-    while target <= stored.upto():
-        following = rule.next(trials_of(store, cell.key, target, prior), prior)
-        if following is None:
-            return CellState(cell, stored, target, is_finished=True)
-        target = following
-    return CellState(cell, stored, stored.upto())

@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from proact.limits import TRIALS
-from proact.results.cells import CellSpec
-from proact.results.statistics import Prior, StoppingRule
+from proact.results.cells import CellSpec, CellStratum
+from proact.results.statistics import Prior, StoppingRule, StratifiedRule
 from proact.results.store import Store
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
@@ -101,6 +101,12 @@ class RunSpec:
             return None
         return StoppingRule(self.margin, self.confidence, self.trials or TRIALS - 1)
 
+    @property
+    def stratified_rule(self) -> StratifiedRule:
+        """The rule that stops a cell with strata; such cells need a margin."""
+        assert self.margin is not None
+        return StratifiedRule(self.margin, self.confidence, self.trials or TRIALS - 1)
+
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
 
@@ -137,11 +143,17 @@ class RunSpec:
         return RunSpec(
             **values,
             variants=tuple(_variant(described) for described in variants),
-            cells=tuple(
-                CellSpec(**{**described, "key": tuple(described["key"])}) for described in cells
-            ),
+            cells=tuple(map(_cell, cells)),
             stopped=tuple(stopped),
         )
+
+
+def _cell(described: dict[str, Any]) -> CellSpec:
+    stratum = described.pop("stratum", None)
+    return CellSpec(
+        **{**described, "key": tuple(described["key"])},
+        stratum=None if stratum is None else CellStratum(**stratum),
+    )
 
 
 def facts_digest(facts: Mapping[str, Any]) -> str:

@@ -101,6 +101,13 @@ class Store(Database):
             "SELECT id FROM variant WHERE task = ? AND name = ? AND digest = ?", task, name, digest
         )
 
+    def clean_counts(self, cell: CellKey) -> tuple[int, int | None, float | None]:
+        """(images, top5, loss) of a cell's variant without faults; see `variant`."""
+        ((images, top5, loss),) = self.execute(
+            "SELECT images, top5, loss FROM variant WHERE id = ?", cell[:1]
+        )
+        return images, top5, loss
+
     def fault(self, name: str, description: Mapping[str, Any]) -> int:
         """The number of a fault; ``description`` holds its fields, ``ber`` among them or not."""
         text = json.dumps(dict(description), sort_keys=True)

@@ -21,6 +21,13 @@ from proact.results.statistics.strata import (
     independent_difference,
     optimal_allocation,
     stratified_mean,
+    weighted_sum,
+)
+from proact.results.statistics.stratified import (
+    StratifiedRule,
+    allocation,
+    stratified,
+    stratified_quantile,
 )
 
 __all__ = [
@@ -29,8 +36,10 @@ __all__ = [
     "Prior",
     "ProgressEstimate",
     "StoppingRule",
+    "StratifiedRule",
     "TrialCost",
     "Trials",
+    "allocation",
     "betting_interval",
     "checked_confidence",
     "checked_margin",
@@ -43,7 +52,10 @@ __all__ = [
     "proportion_interval",
     "quantile_interval",
     "single_fault_trials",
+    "stratified",
     "stratified_mean",
+    "stratified_quantile",
     "trial_mean",
     "trials_for_margin",
+    "weighted_sum",
 ]

@@ -74,7 +74,7 @@ class StoppingRule:
         mean = trial_mean(trials, prior, self.confidence_at_stop)
         if trials.measured + trials.failed >= self.most:
             return mean
-        shift = _shift_of_stopping(trials, prior)
+        shift = shift_of_stopping(trials, prior)
         moved = (min(max(end + shift, prior.lowest), prior.highest) for end in mean)
         return Interval(*map(float, moved))
 
@@ -129,7 +129,7 @@ class StoppingRule:
         return min(n, self.most)
 
 
-def _shift_of_stopping(trials: Trials, prior: Prior) -> float:
+def shift_of_stopping(trials: Trials, prior: Prior) -> float:
     """The correction of a mean for the bias of sequential stopping.
 
     The number of trials N follows the variance S^2, and where values are skewed, S^2 and the

@@ -48,19 +48,27 @@ def optimal_allocation(
 
 
 def stratified_mean(shares: Sequence[float], means: Sequence[Interval]) -> Interval:
-    """The mean of the whole from those of its strata.
+    """The mean of the whole from those of its strata, whose shares need not add up to 1."""
+    whole = sum(shares)
+    return weighted_sum([share / whole for share in shares], means)
 
-    sum_h W_h m_h, with the ends of the interval from the distances of the strata's own ends, added
-    in squares: G. Zou and A. Donner, Stat. Med. 27 (2008) ("MOVER"). For normal intervals this is
-    Cochran's formula 5.6; it keeps lopsided ones lopsided.
+
+def weighted_sum(weights: Sequence[float], means: Sequence[Interval]) -> Interval:
+    """sum_h w_h m_h of means that were estimated from different trials; weights of any sign.
+
+    The distances of the ends of the interval are those of the means' own ends, added in squares: G.
+    Zou and A. Donner, Stat. Med. 27 (2008) ("MOVER"). For normal intervals this is Cochran's
+    formula 5.6; it keeps lopsided ones lopsided.
     """
-    weights = np.asarray(shares, dtype=np.float64) / sum(shares)
+    weight = np.asarray(weights, dtype=np.float64)
     estimates, lows, highs = (np.array(column) for column in zip(*means, strict=True))
-    estimate = float(weights @ estimates)
+    estimate = math.fsum(weight * estimates)
+    down = np.where(weight > 0.0, estimates - lows, highs - estimates)
+    up = np.where(weight > 0.0, highs - estimates, estimates - lows)
     return Interval(
         estimate,
-        estimate - math.sqrt(float(((weights * (estimates - lows)) ** 2).sum())),
-        estimate + math.sqrt(float(((weights * (highs - estimates)) ** 2).sum())),
+        estimate - math.sqrt(float(((weight * down) ** 2).sum())),
+        estimate + math.sqrt(float(((weight * up) ** 2).sum())),
     )
 
 
@@ -70,9 +78,4 @@ def independent_difference(first: Interval, second: Interval) -> Interval:
     The distances of their ends are added in squares, as in `stratified_mean` (Zou and Donner 2008,
     equation 7). If the estimates rise and fall together, the interval is wider than it need be.
     """
-    estimate = first.estimate - second.estimate
-    return Interval(
-        estimate,
-        estimate - math.hypot(first.estimate - first.low, second.high - second.estimate),
-        estimate + math.hypot(first.high - first.estimate, second.estimate - second.low),
-    )
+    return weighted_sum([1.0, -1.0], [first, second])

@@ -1,0 +1,247 @@
+"""Stratified campaigns: how many trials each stratum gets, and when a cell has enough.
+
+The strata of a cell divide its fault patterns by the number of flips in the critical field
+(`proact.faults.BitFlipStratum`). Their weights are exact probabilities, so that the estimate is
+unbiased for any field. What remains, the fault patterns without a flip, gives the clean result and
+needs no trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from proact.results.statistics.bounded import all_alike_half_width, proportion_interval
+from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
+from proact.results.statistics.interval import (
+    Interval,
+    Numbers,
+    checked_confidence,
+    checked_margin,
+)
+from proact.results.statistics.planning import normal_quantile
+from proact.results.statistics.stopping import PRICE_OF_STOPPING, shift_of_stopping
+from proact.results.statistics.strata import weighted_sum
+
+#: Every stratum has this many trials or more: fewer tell nothing of its spread.
+FEWEST_TRIALS = 16
+#: The first analysis comes after this share of the trials that the pilot expects.
+_FIRST = 0.5
+#: A stratum has at most this many times its trials at the next analysis.
+_GROWTH = 1.5
+#: The next analysis comes after this many times the trials of this one, or later.
+_STEP = 1.02
+
+
+def allocation(
+    weights: Sequence[float],
+    deviations: Sequence[float],
+    margin: float,
+    confidence: float = 0.95,
+    width: float = 1.0,
+) -> list[float]:
+    """The numbers of trials with which the whole's interval reaches the margin at the least cost.
+
+    With n_h trials, stratum h adds w_h^2 (z^2 s_h^2 / n_h + u^2 / n_h^2) to the square of half the
+    interval's width: the spread of its trials (W. Cochran, Sampling Techniques, 1977, section 5.5),
+    and what n_h trials cannot have seen (`mean_interval`). The total sum_h n_h is least where every
+    stratum gains as much from one more trial.
+
+    Args:
+        weights: of the strata in the whole, above 0; they add up to at most 1.
+        deviations: the standard deviations s_h of a trial, at least 0.
+        margin: half the width of the whole's interval, in the unit of the deviations.
+        confidence: in (0, 1), two-sided.
+        width: of the range of a trial's values.
+    """
+    w = np.asarray(weights, dtype=np.float64)
+    spread = (w * normal_quantile(confidence) * np.asarray(deviations)) ** 2
+    unseen = (w * all_alike_half_width(confidence) * width) ** 2
+
+    def trials_at(gain: float) -> Numbers:
+        """The n_h with spread_h / n^2 + 2 unseen_h / n^3 = gain, by bisection of log n."""
+        low = np.full(len(w), -5.0)
+        high = np.full(len(w), 60.0)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            n = np.exp(middle)
+            is_short = spread / n**2 + 2.0 * unseen / n**3 > gain
+            low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)
+        return np.asarray(np.exp(high), dtype=np.float64)
+
+    lowest, highest = -200.0, 20.0  # of log gain
+    for _ in range(60):
+        middle = 0.5 * (lowest + highest)
+        n = trials_at(math.exp(middle))
+        if float((spread / n + unseen / n**2).sum()) > margin**2:
+            highest = middle
+        else:
+            lowest = middle
+    return [float(each) for each in trials_at(math.exp(lowest))]
+
+
+@dataclass(frozen=True)
+class StratifiedRule:
+    """Stops a cell when the interval of its stratified mean reaches at most ``margin`` to each
+    side, on average of the two.
+
+    Where a cell stops depends on the trials of its strata alone, in the order of their numbers.
+
+    Attributes:
+        margin: half the intended width, in the metric's unit.
+        confidence: in (0, 1), two-sided.
+        most: the largest number of trials of all strata together.
+    """
+
+    margin: float
+    confidence: float = 0.95
+    most: int = (1 << 32) - 1
+
+    def __post_init__(self) -> None:
+        checked_margin(self.margin)
+        checked_confidence(self.confidence)
+
+    @property
+    def confidence_at_stop(self) -> float:
+        """The confidence of intervals at the stop, which corrects for the interim analyses."""
+        return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
+
+    def first(self, planned: Sequence[float]) -> list[int]:
+        """The numbers of trials at the first analysis, from those that a pilot expects."""
+        wanted = [max(math.ceil(_FIRST * each), FEWEST_TRIALS) for each in planned]
+        return self._within_most(wanted, [0] * len(wanted))
+
+    def next(
+        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
+    ) -> list[int] | None:
+        """The numbers of trials at the next analysis; None: these are enough.
+
+        Args:
+            weights: of the strata; the patterns without a flip have what remains to 1.
+            trials, priors: of the strata.
+        """
+        seen = [each.measured + each.failed for each in trials]
+        # Failed trials widen the interval however many trials follow.
+        measured = [replace(each, failed=0) for each in trials]
+        means = [
+            trial_mean(each, prior, self.confidence_at_stop)
+            for each, prior in zip(measured, priors, strict=True)
+        ]
+        half_width = stratified(weights, means, priors[0].clean).half_width
+        if half_width <= self.margin or sum(seen) >= self.most:
+            return None
+        width = priors[0].highest - priors[0].lowest
+        deviations = [deviation(*each) for each in zip(measured, priors, strict=True)]
+        wanted = allocation(weights, deviations, self.margin, self.confidence_at_stop, width)
+        following = [
+            min(max(math.ceil(more), now), math.ceil(_GROWTH * now))
+            for more, now in zip(wanted, seen, strict=True)
+        ]
+        least = math.ceil(_STEP * sum(seen)) + 1
+        if sum(following) < least:
+            # The plan counts on a narrower interval than these trials have: add in proportion.
+            scale = (least + len(seen)) / sum(following)
+            following = [math.ceil(scale * each) for each in following]
+        return self._within_most(following, seen)
+
+    def interval(
+        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
+    ) -> Interval:
+        """Of the mean that stopped the cell, moved by what stopping does to it, stratum by stratum
+        (`StoppingRule.interval`)."""
+        means = [
+            trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
+        ]
+        whole = stratified(weights, means, priors[0].clean)
+        if sum(each.measured + each.failed for each in trials) >= self.most:
+            return whole
+        shift = sum(
+            weight * shift_of_stopping(mine, prior)
+            for weight, mine, prior in zip(weights, trials, priors, strict=True)
+        )
+        lowest, highest = priors[0].lowest, priors[0].highest
+        return Interval(*(min(max(end + shift, lowest), highest) for end in whole))
+
+    def _within_most(self, wanted: Sequence[int], seen: Sequence[int]) -> list[int]:
+        more = sum(wanted) - sum(seen)
+        left = self.most - sum(seen)
+        if more <= left:
+            return list(wanted)
+        # Rounded down, with one trial for the first strata of what rounding leaves.
+        scaled = [
+            now + (then - now) * left // more for then, now in zip(wanted, seen, strict=True)
+        ]
+        for index in range(self.most - sum(scaled)):
+            scaled[index % len(scaled)] += 1
+        return scaled
+
+
+def stratified(weights: Sequence[float], means: Sequence[Interval], known: float) -> Interval:
+    """The mean of strata with these weights and of what remains to 1, whose mean is known."""
+    rest = 1.0 - math.fsum(weights)
+    return weighted_sum([*weights, rest], [*means, Interval(known, known, known)])
+
+
+def stratified_quantile(
+    grouped: Sequence[Numbers],
+    weights: Sequence[float],
+    lost: Sequence[int],
+    known: float,
+    level: float,
+    confidence: float,
+    ends: tuple[float, float],
+) -> Interval:
+    """A quantile of values that were drawn in strata, by inverting their distribution function.
+
+    At every value x, the share of patterns at or below x is a weighted sum of the strata's shares,
+    whose intervals are exact (`proportion_interval`). The quantile lies where the interval of this
+    sum holds ``level``.
+
+    Args:
+        grouped: of each stratum: (k, 2), its values, and how many trials have each.
+        weights, lost: of each stratum: its weight, and the number of its failed trials, which may
+            have had any value.
+        known: the value of the patterns without a flip, which have the remaining weight.
+        level: in (0, 1).
+        confidence: in (0, 1), two-sided.
+        ends: the ends of the range of the values.
+    """
+    values = np.unique(np.concatenate([[known], *(each[:, 0] for each in grouped)]))
+    estimates, lows, highs = [], [], []
+    for value in values:
+        shares = []
+        for each, missing in zip(grouped, lost, strict=True):
+            n = int(each[:, 1].sum()) + missing
+            below = int(each[each[:, 0] <= value, 1].sum())
+            shares.append(
+                Interval(
+                    below / (n - missing),
+                    proportion_interval(below, n, confidence).low,
+                    proportion_interval(below + missing, n, confidence).high,
+                )
+            )
+        whole = stratified(weights, shares, float(known <= value))
+        estimates.append(whole.estimate)
+        lows.append(whole.low)
+        highs.append(whole.high)
+
+    def first_with(shares: Sequence[float], end: float) -> float:
+        reached = np.flatnonzero(np.asarray(shares) >= level - 1e-12)
+        return float(values[reached[0]]) if len(reached) else end
+
+    low = first_with(highs, ends[1])
+    # Trials that were not seen may lie below the smallest value that was.
+    smallest = stratified(
+        weights,
+        [
+            Interval(0.0, 0.0, proportion_interval(m, int(each[:, 1].sum()) + m, confidence).high)
+            for each, m in zip(grouped, lost, strict=True)
+        ],
+        0.0,
+    )
+    if smallest.high >= level:
+        low = ends[0]
+    return Interval(first_with(estimates, ends[1]), low, first_with(lows, ends[1]))
