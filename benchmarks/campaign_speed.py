@@ -61,7 +61,14 @@ def by_proact(
     )
     cells = result.cells
     seconds = time.perf_counter() - start
-    work = [sum(row.seconds for row in result.rows(*cell)) for cell in result.states]
+    work = [
+        sum(
+            row.seconds
+            for stratum in cell.sampled_strata
+            for row in result.rows(cell.variant, cell.fault, stratum)
+        )
+        for cell in cells
+    ]
     # Time that workers spent in parallel counts once. The time before the trials (encoding, clean
     # outputs, warm-up, pilot, starting workers) is shared out evenly.
     workers = max(sum(work) / seconds, 1.0)

@@ -91,6 +91,8 @@ class CampaignRun:
         with ExitStack() as stack:
             stack.push(self._end_of_failed_preparation)
             # The data first: reading it is quicker than encoding models.
+            if options.strata is True:
+                self._refuse_strata()
             split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
             check_guards(variants)
             where = selector_of(self._faults)
@@ -270,10 +272,22 @@ class CampaignRun:
         """Read the trials of a cell up to its target."""
         return trials_of(self._store, cell.spec.key, cell.target, self.prior(cell))
 
+    def _refuse_strata(self) -> None:
+        """Raise ValueError if the campaign cannot have strata."""
+        if self._sweep is not None:
+            raise ValueError("strata=True: per_layer and per_bit have strata of their own")
+        if self._options.margin is None:
+            raise ValueError(
+                f"strata=True needs a margin, got only trials={self._options.trials}: the margin "
+                "decides how many trials each stratum gets"
+            )
+
     def _with_strata(self, task: Task, clean: Sequence[CleanResults]) -> list[PlannedFault]:
         """The faults of the trials: those of the campaign, or their strata where these pay."""
         everywhere = (None,) * len(self._names)
-        plain = [PlannedFault(fault, number, everywhere) for number, fault in enumerate(self._faults)]
+        plain = [
+            PlannedFault(fault, number, everywhere) for number, fault in enumerate(self._faults)
+        ]
         options = self._options
         if not options.strata or options.margin is None or self._sweep is not None:
             return plain
@@ -303,7 +317,9 @@ class CampaignRun:
         for each in plain:
             strata = None
             if each.fault in fields:
-                strata = planner.planned(each.fault, fields[each.fault], options.strata)
+                strata = planner.planned(
+                    each.fault, fields[each.fault], is_forced=options.strata is True
+                )
             if strata is None:
                 planned.append(each)
                 continue

@@ -137,17 +137,17 @@ class StrataPlanner:
             return False
         assert isinstance(fault, BitFlip)
         highest = max(exposed.bit_numbers[-1] for exposed in self._shared(fault))
-        return self.planned(fault, CriticalField((highest,), 0.5, 0.5, 0.0), "auto") is not None
+        return self.planned(fault, CriticalField((highest,), 0.5, 0.5, 0.0), False) is not None
 
     def planned(
-        self, fault: Fault, found: CriticalField, wish: bool | str
+        self, fault: Fault, found: CriticalField, is_forced: bool
     ) -> list[FaultStratum] | None:
         """The strata of a fault; None if plain trials are as good, or need none.
 
         Args:
             fault: see `reason_against`.
             found: by the pilot.
-            wish: True divides wherever it is possible, ``"auto"`` where it saves trials.
+            is_forced: whether to divide even if that saves no trials.
         """
         assert isinstance(fault, BitFlip)
         assert isinstance(fault.ber, float)
@@ -164,7 +164,7 @@ class StrataPlanner:
         if 0.5 * (1.0 - unflipped) <= self._margin:
             return None
         last = _last_stratum(in_field, fault.ber)
-        if last > _MOST_STRATA and wish != True:  # noqa: E712: "auto" is true too
+        if last > _MOST_STRATA and not is_forced:
             return None
         numbers = range(1, min(last, _MOST_STRATA) + 1)
         faults = {
@@ -176,10 +176,10 @@ class StrataPlanner:
             name = f"{number} or more" if is_last else str(number)
             faults[name] = replace(base, in_field=(number, None if is_last else number))
         variances = self._variances(found, faults, parts[0], fault.ber)
-        of_variants = [self._weighted(faults, variances, bits_of) for bits_of in parts]
+        of_variants = [self._weighted(faults, variances, bits_of, bits) for bits_of in parts]
         expected = sum(stratum.planned for stratum in of_variants[0].values())
         plain = self._plain(faults, variances, found, parts[0])
-        if wish is not True and expected > _WORTH_IT * plain:
+        if not is_forced and expected > _WORTH_IT * plain:
             return None
         return [
             FaultStratum(each, tuple(mine.get(name) for mine in of_variants))
@@ -192,6 +192,7 @@ class StrataPlanner:
         faults: Mapping[str, BitFlipStratum],
         variances: Mapping[str, float],
         bits: tuple[int, ...],
+        critical: tuple[int, ...],
     ) -> dict[str, CellStratum]:
         """The strata of one variant, of those that its fault space has."""
         weights = {}
@@ -204,7 +205,7 @@ class StrataPlanner:
             list(weights.values()), deviations, self._margin, self._rule.confidence_at_stop
         )
         return {
-            name: CellStratum(name, weight, n)
+            name: CellStratum(name, weight, n, critical)
             for (name, weight), n in zip(weights.items(), planned, strict=True)
         }
 
@@ -233,9 +234,7 @@ class StrataPlanner:
         flipped = math.fsum(weights.values())
         shares = {name: weight / flipped for name, weight in weights.items()}
         # k critical flips lose what the worst of k independent ones loses, in the pilot's measure.
-        means = {
-            name: 1.0 - (1.0 - found.loss) ** faults[name].in_field[0] for name in weights
-        }
+        means = {name: 1.0 - (1.0 - found.loss) ** faults[name].in_field[0] for name in weights}
         mean = math.fsum(shares[name] * means[name] for name in weights)
         variance = math.fsum(
             shares[name] * (variances[name] + (means[name] - mean) ** 2) for name in weights
@@ -259,9 +258,7 @@ class StrataPlanner:
         return FaultSpace(injector.model, injector.encoding, fault.where, fault.bits)
 
 
-def critical_field(
-    store: Store, task: str, runner: TrialRunner, fault: Fault
-) -> CriticalField:
+def critical_field(store: Store, task: str, runner: TrialRunner, fault: Fault) -> CriticalField:
     """Find the critical field by single flips, once per task and fault space.
 
     Args:
@@ -284,7 +281,9 @@ def _found(runner: TrialRunner, fault: BitFlip) -> CriticalField:
     available, metric = len(measurement.data), measurement.metric
     policy = replace(runner.policy, images=min(_PILOT_IMAGES, available))
     seed = derived_seed(runner.seed, "pilot")
-    pilot = replace(runner, policy=policy, seed=seed, prefix_cache=False)
+    # A pattern that raises counts as a loss here, whatever the campaign does with it.
+    judged = replace(measurement, on_error="worst")
+    pilot = replace(runner, measurement=judged, policy=policy, seed=seed, prefix_cache=False)
     space = FaultSpace(runner.model, runner.encoding, fault.where, fault.bits)
     sign = 1.0 if metric.is_better_higher else -1.0
     losses: dict[int, list[float]] = {}

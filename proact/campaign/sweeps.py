@@ -95,8 +95,7 @@ def per_layer(
         names.setdefault(layer, []).append(exposed.name)
         bits[layer] = bits.get(layer, 0) + exposed.bits
     faults = [
-        replace(fault, where=tuple(exactly(name) for name in tensors))
-        for tensors in names.values()
+        replace(fault, where=tuple(exactly(name) for name in tensors)) for tensors in names.values()
     ]
     parts = SweepParts("layer", fault, list(bits), list(bits.values()), [None] * len(bits))
     return _run(model, data, faults, parts, chosen)

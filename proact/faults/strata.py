@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from scipy.stats import binom
 
 from proact.encodings import Bits
 from proact.faults.kinds import StoredFault, checked_bits
-from proact.faults.selectors import Selector
+from proact.faults.selectors import Selector, shown
 from proact.faults.space import ExposedTensor
 from proact.ops.plan import checked_ber, checked_integer
 from proact.ops.seeds import derived_seed, derived_words
@@ -24,6 +25,8 @@ _ANY: Range = (0, None)
 #: Numbers of flips further than this many standard deviations from the mean have a probability
 #: below 1e-30 and are never drawn.
 _REACH = 12
+#: Longer lists of tensor names are shortened in texts, in characters.
+_LONGEST_LIST = 60
 
 
 @dataclass(frozen=True)
@@ -136,13 +139,20 @@ class BitFlipStratum(StoredFault):
         return first + int(np.searchsorted(np.cumsum(chances[:-1]), uniform, side="right"))
 
     def __str__(self) -> str:
-        """The rate and the limits; not the names of the tensors, which may be hundreds."""
-        limits = [
-            f"{name}={_shown_range(getattr(self, name))}"
-            for name in ("in_field", "elsewhere", "in_others")
-            if getattr(self, name) != _ANY
-        ]
-        return f"BitFlipStratum({', '.join([f'{self.ber:.12g}', *limits])})"
+        """As other faults, but a long list of tensors is shown by their number and a digest."""
+        names = "|".join(self.shared)
+        if len(names) > _LONGEST_LIST:
+            digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+            names = f"{len(self.shared)} tensors {digest}"
+        parts = [f"{self.ber:.12g}", f"critical={shown(self.critical)}", f"shared={names}"]
+        if self.bits is not None:
+            parts.append(f"bits={shown(self.bits)}")
+        if self.where != "*":
+            parts.append(f"where={shown(self.where)}")
+        for name in ("in_field", "elsewhere", "in_others"):
+            if getattr(self, name) != _ANY:
+                parts.append(f"{name}={_shown_range(getattr(self, name))}")
+        return f"BitFlipStratum({', '.join(parts)})"
 
 
 def _shown_range(limits: Range) -> str:

@@ -194,8 +194,20 @@ class Analysis:
         """The number of failed trials of all cells."""
         return sum(cell.failed for cell in self.result.cells)
 
+    @cached_property
+    def stratified(self) -> list[CellResult]:
+        """The cells whose trials were drawn in strata."""
+        return [cell for cell in self.result.cells if cell.strata]
+
+    @property
+    def critical_bits(self) -> list[int]:
+        """The bits of the critical field, in ascending order."""
+        strata = (cell.stratum for cell in self.run.cells if cell.stratum is not None)
+        return sorted({bit for stratum in strata for bit in stratum.critical})
+
     def realised_ber(self, cell: CellResult) -> float | None:
-        """Flips per exposed bit; None where the number of exposed bits is unknown."""
+        """Flips per exposed bit; None where the number of exposed bits is unknown. In a cell with
+        strata it is weighted."""
         bits = self.specs[cell.variant, cell.fault].bits
         return None if not bits or not cell.trials else cell.flips / bits
 

@@ -26,14 +26,16 @@ _LATEX = {
 
 def as_csv(analysis: Analysis) -> str:
     """One row per cell: the columns of `proact.results.Result.to_pandas`, the number of exposed
-    bits, the realised BER, whether the cell is finished, and whether it needed no trial. A cell
-    without trials has no values, unless it needed none."""
+    bits, the realised BER, whether the cell is finished, whether it needed no trial, and the number
+    of strata from which its trials were drawn (0: none). A cell without trials has no values,
+    unless it needed none."""
     cells = analysis.result.cells
     frame = cells_frame(analysis.result)
     frame["bits"] = [analysis.specs[cell.variant, cell.fault].bits for cell in cells]
     frame["realised_ber"] = [analysis.realised_ber(cell) for cell in cells]
     frame["finished"] = [cell.is_finished for cell in cells]
     frame["needs_no_trial"] = [cell.needs_no_trial for cell in cells]
+    frame["strata"] = [len(cell.sampled_strata) if cell.strata else 0 for cell in cells]
     missing = [cell.is_missing for cell in cells]
     measured = [c for c in frame.columns if c not in _KNOWN_WITHOUT_TRIALS]
     frame[measured] = frame[measured].astype(object)
@@ -45,7 +47,7 @@ def as_csv(analysis: Analysis) -> str:
 
 _KNOWN_WITHOUT_TRIALS = (
     *("variant", "fault", "ber", "clean", "trials", "failed", "bits", "finished"),
-    "needs_no_trial",
+    *("needs_no_trial", "strata"),
 )
 
 

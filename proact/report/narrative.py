@@ -159,6 +159,19 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
                 f"corrects for the interim analyses): {span} trials for a variant at a rate, "
                 f"{sum(trials):,} in all."
             )
+    stratified = {cell.fault for cell in cells if cell.strata}
+    if stratified:
+        bits = listed([str(bit) for bit in analysis.critical_bits])
+        noun = "bit" if len(analysis.critical_bits) == 1 else "bits"
+        rates = listed(
+            [rate(family.faults[fault]) for fault in family.faults if fault in stratified]
+        )
+        sentences.append(
+            f"At {rates}, trials were drawn in strata by the number of flips in the critical field "
+            f"({noun} {bits} of the tensors that all variants share, found by a pilot of single "
+            "flips), and combined with the exact probabilities of the strata (W. Cochran, Sampling "
+            "Techniques, 1977, chapter 5; intervals by G. Zou and A. Donner, Stat. Med. 27, 2008)."
+        )
     decided = sum(cell.needs_no_trial for cell in cells)
     if decided:
         sentences.append(
@@ -175,7 +188,11 @@ def _realised(analysis: Analysis, family: Family) -> str:
         return ""
     flips = expected = 0.0
     for cell in family.cells.values():
+        if cell.strata:  # the numbers of flips were chosen
+            continue
         bits = analysis.specs[cell.variant, cell.fault].bits or 0
         flips += cell.flips * cell.trials
         expected += cell.ber * bits * cell.trials
+    if not expected:
+        return ""
     return f"In all {flips:,.0f} bits were flipped, where {expected:,.0f} are expected."

@@ -149,7 +149,7 @@ def cells_table(result: Result) -> Table:
             "no trials" if cell.is_missing else units.value(cell.value.estimate),
             units.interval(cell.value),
             f"{cell.flips:,.1f}" if cell.trials else "",
-            mark(cell) if cell.needs_no_trial else f"{cell.trials:,} {mark(cell)}".rstrip(),
+            _trials_text(cell),
         )
         for cell in result.cells
     ]
@@ -165,6 +165,13 @@ def cells_table(result: Result) -> Table:
     ]
     title = f"{units.name[0].upper()}{units.name[1:]} under faults"
     return make_table(columns, rows, title, grouped=True)
+
+
+def _trials_text(cell: CellResult) -> str:
+    if cell.needs_no_trial:
+        return mark(cell)
+    strata = f"in {len(cell.sampled_strata)} strata" if cell.strata else ""
+    return " ".join(part for part in (f"{cell.trials:,}", strata, mark(cell)) if part)
 
 
 class Gain(NamedTuple):

@@ -195,8 +195,7 @@ class CellReader:
             if is_finished:
                 return self._run.stratified_rule.interval(_weights(states), trials, priors)
             means = [
-                trial_mean(*each, self._run.confidence)
-                for each in zip(trials, priors, strict=True)
+                trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
             ]
             return stratified(_weights(states), means, self._clean(spec))
         rule = self._run.rule if is_finished else None
@@ -215,9 +214,7 @@ class CellReader:
         known = Interval(clean, clean, clean)
         return (*found, StratumResult(NO_FLIPS, _rest(states), known, 0, 0))
 
-    def _whole(
-        self, states: Strata, of: Callable[[CellState], Interval], known: float
-    ) -> Interval:
+    def _whole(self, states: Strata, of: Callable[[CellState], Interval], known: float) -> Interval:
         """A quantity of a cell from that of its strata; ``known`` is its value without a flip."""
         if not _is_stratified(states):
             return of(states[0])

@@ -1,4 +1,4 @@
-"""How far the cells of a stored run are: which trials their results use, and whether they are done."""
+"""How far the cells of a stored run are: which trials results use, and which cells are done."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def summary(states: Sequence[CellState]) -> CellState:
     if len(states) == 1:
         return states[0]
     first = states[0].spec
-    whole = CellSpec(first.variant, first.fault, first.family, first.key, first.ber, first.bits, None)
+    whole = CellSpec(
+        first.variant, first.fault, first.family, first.key, first.ber, first.bits, None
+    )
     stored = IntervalSet([(0, sum(state.trials for state in states))])
     target = sum(state.target for state in states)
     return CellState(whole, stored, target, all(state.is_finished for state in states))

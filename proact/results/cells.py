@@ -13,7 +13,6 @@ from proact.results.interval_set import IntervalSet
 from proact.results.statistics import Interval, ProgressEstimate
 from proact.results.store import CellKey
 
-
 #: The names of two strata: only tensors that not every variant has are hit; no flip at all.
 OWN, NO_FLIPS = "own", "no flips"
 
@@ -29,11 +28,13 @@ class CellStratum:
         weight: the exact probability of such a pattern, in (0, 1). The patterns without a flip have
             what the weights of a cell's strata leave of 1.
         planned: the number of trials that the pilot expects it to need.
+        critical: the numbers of the bits in the critical field; 0 is the lowest.
     """
 
     name: str
     weight: float
     planned: float
+    critical: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,12 @@ class CellResult:
     raised: float
     is_finished: bool = True
     strata: tuple[StratumResult, ...] = ()
+
+    @property
+    def sampled_strata(self) -> tuple[str | None, ...]:
+        """The names by which `Result.rows` finds the trials: of the strata that were sampled, or
+        one None if the cell has no strata."""
+        return tuple(each.name for each in self.strata if each.name != NO_FLIPS) or (None,)
 
     @property
     def is_missing(self) -> bool:

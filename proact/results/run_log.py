@@ -152,7 +152,9 @@ def _cell(described: dict[str, Any]) -> CellSpec:
     stratum = described.pop("stratum", None)
     return CellSpec(
         **{**described, "key": tuple(described["key"])},
-        stratum=None if stratum is None else CellStratum(**stratum),
+        stratum=None
+        if stratum is None
+        else CellStratum(**{**stratum, "critical": tuple(stratum["critical"])}),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -133,6 +133,13 @@ def _mixed(collapsed: float) -> KnownCell:
     )
 
 
+def mixed_in(cells: Sequence[KnownCell], weights: Sequence[float]) -> KnownCell:
+    """Trials of several cells, with these relative weights."""
+    tables = np.concatenate([cell.tables for cell in cells])
+    chances = np.concatenate([w * cell.chances for w, cell in zip(weights, cells, strict=True)])
+    return KnownCell(tables, chances / chances.sum())
+
+
 def _alike(tables: NDArray[np.int64]) -> KnownCell:
     return KnownCell(tables, np.full(len(tables), 1.0 / len(tables)))
 
@@ -146,6 +153,7 @@ def _unchanged() -> KnownCell:
 #: three, and of "rare survivors" 98 % collapse.
 CELLS: dict[str, Callable[[], KnownCell]] = {
     "collapsed": lambda: _alike(recorded()["collapsed"]),
+    "intact": lambda: _alike(recorded()["intact"]),
     "half-collapsed": lambda: _alike(recorded()["half-collapsed"]),
     "rare": lambda: _mixed(0.01),
     "constant": _unchanged,

@@ -34,7 +34,7 @@ from proact.results.cells import CellSpec
 from proact.results.run_log import RunSpec
 from proact.results.schema import SCHEMA_VERSION
 from proact.results.statistics import Prior, Trials
-from proact.results.store import Store
+from proact.results.store import Row, Store
 from proact.results.stratum import Stratum, stratum
 
 FAULTS = [
@@ -100,6 +100,12 @@ def rows_in(path: Path) -> dict[tuple[int, int], int]:
         return {(variant, fault): count for variant, fault, count in counted}
 
 
+def rows_of(result: Result, variant: str, fault: str) -> list[Row]:
+    """The rows of all strata."""
+    strata = result.cell(variant, fault).sampled_strata
+    return [row for stratum in strata for row in result.rows(variant, fault, stratum)]
+
+
 def assert_same(stored: Result, live: Result) -> None:
     """Everything that both results hold is equal, and follows from the rows of a campaign alone."""
     assert stored.number == live.number
@@ -108,7 +114,7 @@ def assert_same(stored: Result, live: Result) -> None:
     assert stored.cells == live.cells
     pd.testing.assert_frame_equal(stored.to_pandas(), live.to_pandas(), check_exact=True)
     assert stored.details() == live.details()
-    assert stored.details().keys() == {names for names in live.states if live.rows(*names)}
+    assert stored.details().keys() == {names for names in live.states if rows_of(live, *names)}
     assert stored.failures() == live.failures()
     baseline, *others = live.clean
     for other in others:
@@ -117,11 +123,17 @@ def assert_same(stored: Result, live: Result) -> None:
         assert gains.keys() == {
             fault
             for variant, fault in live.states
-            if variant == other and live.rows(other, fault) and live.rows(baseline, fault)
+            if variant == other and rows_of(live, other, fault) and rows_of(live, baseline, fault)
         }
     for names in live.states:
+        assert sum(share for _, share in stored.values(*names)) == pytest.approx(
+            1.0 if rows_of(live, *names) else 0.0
+        )
+        if live.cell(*names).strata:
+            continue
         values = [row.value for row in live.rows(*names)]
-        assert dict(stored.values(*names)) == {value: values.count(value) for value in values}
+        shares = {value: values.count(value) / len(values) for value in values}
+        assert dict(stored.values(*names)) == pytest.approx(shares)
     if live.spec.kind == "campaign":
         again = replayed(stored)
         assert again.is_finished
@@ -280,8 +292,11 @@ def test_the_stopping_rule_is_replayed(
     live = campaign.run(variants, digits, faults, **options)
     stored = only(path)
     assert_same(stored, live)
-    names = [(cell.variant, cell.fault) for cell in stored.spec.cells]
-    in_the_end = dict(zip(names, stored.spec.stopped, strict=True))
+    in_the_end: dict[tuple[str, str], int] = {}
+    for cell, trials in zip(stored.spec.cells, stored.spec.stopped, strict=True):
+        names = (cell.variant, cell.fault)
+        in_the_end[names] = in_the_end.get(names, 0) + trials
+    assert any(cell.stratum is not None for cell in stored.spec.cells)
     # Some cells were finished and some were not; those that were keep their number of trials.
     assert 0 < len(finished) < len(in_the_end)
     assert finished.items() <= in_the_end.items()

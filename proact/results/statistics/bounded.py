@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom, binomtest, gamma
+from scipy.stats import beta, binom, gamma
 
 from proact.results.statistics.dirichlet_quantile import dirichlet_mean_quantile
 from proact.results.statistics.interval import (
@@ -85,8 +85,17 @@ def proportion_interval(hits: int, trials: int, confidence: float = 0.95) -> Int
         raise ValueError(f"hits lie in [0, trials], got {hits} of {trials}")
     if trials == 0:
         return Interval(0.0, 0.0, 1.0)
-    ends = binomtest(hits, trials).proportion_ci(confidence, method="exact")
-    return Interval(hits / trials, float(ends.low), float(ends.high))
+    low, high = proportion_ends(np.array([float(hits)]), trials, confidence)
+    return Interval(hits / trials, float(low[0]), float(high[0]))
+
+
+def proportion_ends(hits: Numbers, trials: int, confidence: float) -> tuple[Numbers, Numbers]:
+    """The ends of `proportion_interval` for several numbers of hits, (k,) each: the quantiles of
+    beta distributions."""
+    level = 0.5 * (1.0 - confidence)
+    low = np.where(hits > 0, beta.ppf(level, np.maximum(hits, 1), trials - hits + 1), 0.0)
+    high = np.where(hits < trials, beta.isf(level, hits + 1, np.maximum(trials - hits, 1)), 1.0)
+    return low, high
 
 
 def quantile_interval(

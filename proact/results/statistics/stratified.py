@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from proact.results.statistics.bounded import all_alike_half_width, proportion_interval
+from proact.results.statistics.bounded import all_alike_half_width, proportion_ends
 from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
 from proact.results.statistics.interval import (
     Interval,
@@ -62,15 +62,17 @@ def allocation(
     unseen = (w * all_alike_half_width(confidence) * width) ** 2
 
     def trials_at(gain: float) -> Numbers:
-        """The n_h with spread_h / n^2 + 2 unseen_h / n^3 = gain, by bisection of log n."""
-        low = np.full(len(w), -5.0)
-        high = np.full(len(w), 60.0)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            n = np.exp(middle)
-            is_short = spread / n**2 + 2.0 * unseen / n**3 > gain
-            low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)
-        return np.asarray(np.exp(high), dtype=np.float64)
+        """The n_h whose next trial takes ``gain`` from the square of half the width: the root of
+        gain n^3 = spread_h n + 2 unseen_h, by the formulas of Cardano and Viete."""
+        third, half = spread / (3.0 * gain), unseen / gain
+        inside = half**2 - third**3
+        root = np.sqrt(np.maximum(inside, 0.0))
+        one_root = np.cbrt(half + root) + np.cbrt(half - root)
+        size = third**1.5
+        cosine = np.divide(half, size, out=np.ones_like(half), where=size > half)
+        three_roots = 2.0 * np.sqrt(third) * np.cos(np.arccos(cosine) / 3.0)
+        roots: Numbers = np.where(inside >= 0.0, one_root, three_roots)
+        return roots
 
     lowest, highest = -200.0, 20.0  # of log gain
     for _ in range(60):
@@ -171,9 +173,7 @@ class StratifiedRule:
         if more <= left:
             return list(wanted)
         # Rounded down, with one trial for the first strata of what rounding leaves.
-        scaled = [
-            now + (then - now) * left // more for then, now in zip(wanted, seen, strict=True)
-        ]
+        scaled = [now + (then - now) * left // more for then, now in zip(wanted, seen, strict=True)]
         for index in range(self.most - sum(scaled)):
             scaled[index % len(scaled)] += 1
         return scaled
@@ -210,38 +210,25 @@ def stratified_quantile(
         ends: the ends of the range of the values.
     """
     values = np.unique(np.concatenate([[known], *(each[:, 0] for each in grouped)]))
-    estimates, lows, highs = [], [], []
-    for value in values:
-        shares = []
-        for each, missing in zip(grouped, lost, strict=True):
-            n = int(each[:, 1].sum()) + missing
-            below = int(each[each[:, 0] <= value, 1].sum())
-            shares.append(
-                Interval(
-                    below / (n - missing),
-                    proportion_interval(below, n, confidence).low,
-                    proportion_interval(below + missing, n, confidence).high,
-                )
-            )
-        whole = stratified(weights, shares, float(known <= value))
-        estimates.append(whole.estimate)
-        lows.append(whole.low)
-        highs.append(whole.high)
+    # One more row stands for values below the smallest that was seen.
+    is_known_below = np.append(0.0, known <= values)
+    known_weight = 1.0 - math.fsum(weights)
+    estimate = known_weight * is_known_below
+    down, up = np.zeros(len(estimate)), np.zeros(len(estimate))
+    for each, weight, missing in zip(grouped, weights, lost, strict=True):
+        found = int(each[:, 1].sum())
+        below = np.append(0.0, [each[each[:, 0] <= value, 1].sum() for value in values])
+        share = below / found
+        low, _ = proportion_ends(below, found + missing, confidence)
+        _, high = proportion_ends(below + missing, found + missing, confidence)
+        estimate = estimate + weight * share
+        down = down + (weight * (share - low)) ** 2
+        up = up + (weight * (high - share)) ** 2
 
-    def first_with(shares: Sequence[float], end: float) -> float:
-        reached = np.flatnonzero(np.asarray(shares) >= level - 1e-12)
-        return float(values[reached[0]]) if len(reached) else end
+    def first_with(shares: Numbers) -> float:
+        reached = np.flatnonzero(shares >= level - 1e-12)
+        ends_and_values = np.concatenate([[ends[0]], values, [ends[1]]])
+        return float(ends_and_values[reached[0] if len(reached) else -1])
 
-    low = first_with(highs, ends[1])
-    # Trials that were not seen may lie below the smallest value that was.
-    smallest = stratified(
-        weights,
-        [
-            Interval(0.0, 0.0, proportion_interval(m, int(each[:, 1].sum()) + m, confidence).high)
-            for each, m in zip(grouped, lost, strict=True)
-        ],
-        0.0,
-    )
-    if smallest.high >= level:
-        low = ends[0]
-    return Interval(first_with(estimates, ends[1]), low, first_with(lows, ends[1]))
+    lowest, highest = estimate - np.sqrt(down), estimate + np.sqrt(up)
+    return Interval(first_with(estimate), first_with(highest), first_with(lowest))

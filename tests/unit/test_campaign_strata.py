@@ -1,0 +1,256 @@
+"""Do campaigns with strata give the same numbers as plain ones, with fewer trials?"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from proact import campaign
+from proact.data import Data
+from proact.faults import BitFlip, BitFlipStratum, Burst, ExactFlips, Injector, fault_from_json
+from proact.protect import protect
+from proact.results import Result, read
+from proact.results.cells import NO_FLIPS, OWN
+
+FAULTS = [BitFlip(1e-7), BitFlip(1e-6), BitFlip(1e-5)]
+OPTIONS: dict[str, Any] = {"images_per_trial": 50, "executor": 1, "margin": 0.006}
+SIGMAS = 4.0
+
+
+@pytest.fixture(scope="module")
+def variants(trained_cnn: nn.Module, digits: Data) -> dict[str, nn.Module]:
+    return {"relu": trained_cnn, "ranger": protect(trained_cnn, "ranger", digits)}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("strata") / "rows.sqlite"
+
+
+@pytest.fixture(scope="module")
+def result(variants: dict[str, nn.Module], digits: Data, path: Path) -> Result:
+    return campaign.run(variants, digits, FAULTS, strata=True, store=path, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def plain(variants: dict[str, nn.Module], digits: Data) -> Result:
+    return campaign.run(variants, digits, FAULTS, strata=False, **OPTIONS)
+
+
+def test_strata_agree_with_plain_trials(result: Result, plain: Result) -> None:
+    for mine, other in zip(result.cells, plain.cells, strict=True):
+        assert mine.value.half_width <= 0.006
+        assert mine.clean == other.clean
+        # Half-widths at 95 % are about two standard errors.
+        error = math.hypot(mine.value.half_width, other.value.half_width) / 2
+        assert abs(mine.value.estimate - other.value.estimate) <= SIGMAS * error
+        assert mine.sdc is not None
+        assert other.sdc is not None
+        error = math.hypot(mine.sdc.half_width, other.sdc.half_width) / 2
+        assert abs(mine.sdc.estimate - other.sdc.estimate) <= SIGMAS * error
+    for fault, gain in result.difference("ranger", "relu").items():
+        other_gain = plain.difference("ranger", "relu")[fault]
+        error = math.hypot(gain.half_width, other_gain.half_width) / 2
+        assert abs(gain.estimate - other_gain.estimate) <= SIGMAS * error
+
+
+def test_strata_save_trials(result: Result, plain: Result) -> None:
+    saved = [
+        other.trials / mine.trials
+        for mine, other in zip(result.cells, plain.cells, strict=True)
+        if mine.variant == "relu" and other.trials
+    ]
+    assert min(saved) > 1.0
+    assert max(saved) > 3.0
+
+
+def test_a_cell_is_the_weighted_sum_of_its_strata(result: Result) -> None:
+    bits = {name: _bits(result, name) for name in result.clean}
+    for cell in result.cells:
+        weights = [stratum.weight for stratum in cell.strata]
+        assert math.fsum(weights) == pytest.approx(1.0)
+        assert cell.strata[-1].name == NO_FLIPS
+        unflipped = (1.0 - cell.ber) ** bits[cell.variant]
+        assert cell.strata[-1].weight == pytest.approx(unflipped, rel=1e-9)
+        assert sum(stratum.trials for stratum in cell.strata) == cell.trials
+        estimate = sum(s.weight * s.value.estimate for s in cell.strata)
+        # The stop moves the interval of a cell by less than its margin.
+        assert abs(cell.value.estimate - estimate) <= 0.006
+        # Thresholds belong to one variant alone.
+        assert (OWN in cell.sampled_strata) == (cell.variant == "ranger")
+
+
+def _bits(result: Result, variant: str) -> int:
+    spec = next(cell for cell in result.spec.cells if cell.variant == variant)
+    assert spec.bits is not None
+    return spec.bits
+
+
+def test_rows_hold_the_flips_of_their_stratum(
+    result: Result, variants: dict[str, nn.Module]
+) -> None:
+    cell = result.cell("relu", FAULTS[2])
+    critical = result.spec.cells[0].stratum
+    assert critical is not None
+    # Bit 30 is the highest of the exponent: a flip multiplies small weights by 2^128.
+    assert 30 in critical.critical
+    for name in cell.sampled_strata:
+        rows = result.rows("relu", FAULTS[2], name)
+        assert [row.trial for row in rows] == list(range(len(rows)))
+        assert all(row.flips >= 1 for row in rows)
+    with pytest.raises(ValueError, match="were drawn in strata: name one of 0, 1"):
+        result.rows("relu", FAULTS[2])
+    with pytest.raises(ValueError, match="stratum"):
+        result.rows("relu", FAULTS[2], "17")
+
+
+def test_a_row_can_be_replayed_alone(
+    result: Result, variants: dict[str, nn.Module], path: Path
+) -> None:
+    """From the fault that the store describes, the seed and the trial's number."""
+    with result._store.again() as store:
+        described = dict(store.execute("SELECT id, description FROM fault"))
+    spec = next(cell for cell in result.spec.cells if cell.stratum and cell.variant == "relu")
+    fault = fault_from_json(described[spec.key[1]])
+    assert isinstance(fault, BitFlipStratum)
+    assert spec.stratum is not None
+    injector = Injector(variants["relu"], "float32")
+    for row in result.rows("relu", spec.fault, spec.stratum.name)[:10]:
+        with injector.trial(fault, 0, row.trial) as record:
+            assert record.flips == row.flips
+
+
+def test_variants_meet_the_same_faults_in_a_stratum(result: Result) -> None:
+    """Flips of the ranger variant are those of the other one, and those in its thresholds."""
+    for name in ("0", "1 or more"):
+        both = zip(
+            result.rows("relu", FAULTS[1], name),
+            result.rows("ranger", FAULTS[1], name),
+            strict=False,
+        )
+        differences = [mine.flips - theirs.flips for theirs, mine in both]
+        assert all(0 <= difference <= 2 for difference in differences)
+
+
+def test_the_distribution_of_trials_is_weighted(result: Result) -> None:
+    for names in result.states:
+        values = result.values(*names)
+        assert math.fsum(share for _, share in values) == pytest.approx(1.0)
+        mean = math.fsum(value * share for value, share in values)
+        assert mean == pytest.approx(result.cell(*names).value.estimate, abs=0.02)
+    for found in result.details().values():
+        assert 0.0 <= found.critical.low <= found.critical.estimate <= found.critical.high <= 1.0
+        # Most patterns at these rates change nothing.
+        assert found.quantiles[0.5].estimate == pytest.approx(result.clean["relu"], abs=0.02)
+
+
+def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
+    (stored,) = read(path)
+    assert stored.cells == result.cells
+    assert stored.details() == result.details()
+    assert stored.difference("ranger", "relu") == result.difference("ranger", "relu")
+
+
+@pytest.mark.parametrize("after", [1, 60, 150])
+def test_an_interrupted_campaign_ends_in_the_same_table(
+    after: int, result: Result, variants: dict[str, nn.Module], digits: Data, tmp_path: Path
+) -> None:
+    def interrupt(progress: campaign.CampaignProgress) -> None:
+        if progress.done >= after:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, "strata": True, "store": tmp_path / "rows.sqlite"}
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(variants, digits, FAULTS, progress=interrupt, **options)
+    (begun,) = read(tmp_path / "rows.sqlite")
+    assert not begun.is_finished
+    for cell in begun.cells:
+        assert cell.value.low <= cell.value.estimate <= cell.value.high
+    again = campaign.run(variants, digits, FAULTS, **options)
+    assert again.to_pandas().equals(result.to_pandas())
+
+
+def test_the_table_does_not_depend_on_the_executor(
+    result: Result, variants: dict[str, nn.Module], digits: Data
+) -> None:
+    other = campaign.run(variants, digits, FAULTS, strata=True, **{**OPTIONS, "executor": 2})
+    assert other.to_pandas().equals(result.to_pandas())
+
+
+def test_strata_are_used_where_they_save_trials(trained_cnn: nn.Module, digits: Data) -> None:
+    faults = [BitFlip(1e-6), BitFlip(1e-3), Burst(2, 1e-6), ExactFlips(1)]
+    found = campaign.run(
+        {"m": trained_cnn}, digits, faults, margin=0.02, images_per_trial=16, executor=1
+    )
+    strict = campaign.run(
+        {"m": trained_cnn}, digits, faults[:1], margin=0.004, images_per_trial=50, executor=1
+    )
+    assert not any(cell.strata for cell in found.cells[1:])
+    assert strict.cells[0].strata
+    off = campaign.run(
+        {"m": trained_cnn}, digits, faults[:1], margin=0.02, images_per_trial=16, strata=False
+    )
+    assert not off.cells[0].strata
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "error"),
+    [
+        ({"margin": 0.02}, [Burst(2, 1e-6)], "strata need the fault BitFlip, got Burst"),
+        ({"margin": 0.02}, [BitFlip({"*.weight": 1e-6, "*": 1e-7})], "one bit error rate"),
+        ({"trials": 10}, FAULTS, "needs a margin, got only trials=10"),
+        ({"margin": 0.02, "encoding": "float32+bch2"}, FAULTS, "an encoding without a code"),
+        (
+            {"margin": 0.02, "encoding": {"output.*": "int8", "*": "float32"}},
+            FAULTS,
+            "one kind of words",
+        ),
+    ],
+    ids=str,
+)
+def test_strata_that_are_not_possible_are_refused(
+    options: dict[str, Any],
+    faults: list[Any],
+    error: str,
+    trained_cnn: nn.Module,
+    digits: Data,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=error):
+        campaign.run({"m": trained_cnn}, digits, faults, strata=True, **options)
+
+
+def test_sweeps_have_strata_of_their_own(trained_cnn: nn.Module, digits: Data) -> None:
+    with pytest.raises(ValueError, match="per_layer and per_bit have strata of their own"):
+        campaign.per_bit(trained_cnn, digits, trials=100, strata=True)
+
+
+@pytest.mark.parametrize("wish", ["yes", 1, None])
+def test_other_wishes_are_refused(wish: Any, trained_cnn: nn.Module, digits: Data) -> None:
+    with pytest.raises(ValueError, match="strata: expected 'auto', True or False"):
+        campaign.run({"m": trained_cnn}, digits, FAULTS, strata=wish)
+
+
+def test_a_model_that_nothing_harms_has_no_strata(digits: Data) -> None:
+    """Its class never changes, so the pilot finds no critical bit, and plain trials follow."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(200, 200))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(x), 10)
+            logits[:, 3] = 2.0 + torch.tanh(self.weight.mean()).nan_to_num()
+            return logits
+
+    found = campaign.run(
+        {"m": Constant()}, digits, [BitFlip(1e-6)], strata=True, margin=0.01, images_per_trial=8
+    )
+    assert not found.cells[0].strata
+    assert found.cells[0].value.half_width <= 0.01
