@@ -101,10 +101,11 @@ class Task:
         """The number of trials of all cells, or a guess if a margin decides."""
         metric = self.measurement.metric
         each = options.trials or 1 << 32
-        if options.margin is not None:
+        if options.margin_or_default is not None:
             width = metric.highest - metric.lowest
+            margin = options.absolute_margin or DEFAULT_MARGIN * width
             # A guess between the trials of an intact cell and those of a fully degraded one.
-            needed = trials_for_margin(min(options.margin / width, 1.0), options.confidence) // 4
+            needed = trials_for_margin(min(margin / width, 1.0), options.confidence) // 4
             each = min(each, needed)
         return each * len(self.injectors) * len(self.faults)
 
@@ -161,7 +162,7 @@ def _with_stored_choice(
     clean: Sequence[CleanResults],
     announce: Callable[[str], None],
 ) -> Tuning:
-    margin = options.margin or DEFAULT_MARGIN
+    margin = options.absolute_margin or DEFAULT_MARGIN
     subject = f"images a trial at margin {margin:g} for {task.digest}"
     made = store.choice(subject)
     if made is None:

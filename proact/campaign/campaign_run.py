@@ -25,7 +25,7 @@ from proact.campaign.jobs import Job
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.model_checks import check_model
-from proact.campaign.options import RunOptions
+from proact.campaign.options import DEFAULT_MARGIN, RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
 from proact.campaign.strata import PlannedFault, StrataPlanner, critical_field
@@ -52,11 +52,17 @@ from proact.results.cells import CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.result import Result, read
 from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
-from proact.results.statistics import Prior, StoppingRule, Trials, trials_for_margin
+from proact.results.statistics import (
+    Prior,
+    StoppingRule,
+    StratifiedRule,
+    Trials,
+    trials_for_margin,
+)
 from proact.results.store import Store
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
-Goal = StoppingRule | int | Callable[[CellState], int]
+Goal = StoppingRule | StratifiedRule | int | Callable[[CellState], int]
 
 
 class CampaignRun:
@@ -83,7 +89,7 @@ class CampaignRun:
         self._names, self._faults = list(variants), list(faults)
         self._encoding = checked_encoding(options.encoding)
         self.metric: Metric = metric_named(options.metric)
-        check_margin(options.margin, self.metric)
+        check_margin(options.absolute_margin, self.metric)
         self.cells: dict[tuple[int, int], CellState] = {}
         self.spec: RunSpec
         self._announcer = Announcer(callback_for(options.progress), self._progress)
@@ -208,13 +214,17 @@ class CampaignRun:
         """Run trials until every cell meets the goal."""
 
         def targets(strata: Sequence[CellState]) -> Sequence[int]:
-            if isinstance(goal, StoppingRule):
+            if isinstance(goal, (StoppingRule, StratifiedRule)):
                 return self._next_look(strata, goal)
             return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
 
         pool = self._pool_for(goal)
         coordinator = Coordinator(
-            self._store, self.cells, pool, self._announcer.update, isinstance(goal, StoppingRule)
+            self._store,
+            self.cells,
+            pool,
+            self._announcer.update,
+            not isinstance(goal, int) and not callable(goal),
         )
         try:
             coordinator.work(targets)
@@ -276,7 +286,7 @@ class CampaignRun:
         """Raise ValueError if the campaign cannot have strata."""
         if self._sweep is not None:
             raise ValueError("strata=True: per_layer and per_bit have strata of their own")
-        if self._options.margin is None:
+        if self._options.margin_or_default is None:
             raise ValueError(
                 f"strata=True needs a margin, got only trials={self._options.trials}: the margin "
                 "decides how many trials each stratum gets"
@@ -289,11 +299,9 @@ class CampaignRun:
             PlannedFault(fault, number, everywhere) for number, fault in enumerate(self._faults)
         ]
         options = self._options
-        if not options.strata or options.margin is None or self._sweep is not None:
+        if not options.strata or options.margin_or_default is None or self._sweep is not None:
             return plain
-        planner = StrataPlanner(
-            self._injectors, self.metric, options.margin, options.confidence, options.trials
-        )
+        planner = StrataPlanner(self._injectors, self.metric, options)
         if options.strata is True:
             planner.refuse(self._faults)
         candidates = [
@@ -400,8 +408,9 @@ class CampaignRun:
         return RunSpec(
             kind="campaign" if self._sweep is None else self._sweep.kind,
             name=options.name,
-            margin=options.margin,
-            trials=options.trials,
+            margin=options.absolute_margin,
+            relative_margin=options.relative_margin,
+            trials=options.most_trials,
             confidence=options.confidence,
             metric=self.metric.name,
             lowest=self.metric.lowest,
@@ -426,17 +435,18 @@ class CampaignRun:
         with suppress(ProactError):
             self._log.close(outcome, self.stored - self._stored_before)
 
-    def _next_look(self, strata: Sequence[CellState], rule: StoppingRule) -> Sequence[int]:
+    def _next_look(
+        self, strata: Sequence[CellState], rule: StoppingRule | StratifiedRule
+    ) -> Sequence[int]:
         """The targets after an interim analysis of a cell; those of now if it has enough trials."""
         targets = [cell.target for cell in strata]
         priors = [self.prior(cell) for cell in strata]
         is_first = not any(targets)
-        found = [cell.spec.stratum for cell in strata if cell.spec.stratum is not None]
-        if found:
+        if isinstance(rule, StratifiedRule) or strata[0].spec.stratum is not None:
             whole = self.spec.stratified_rule
             if is_first:
-                return whole.first([stratum.planned for stratum in found])
-            weights = [stratum.weight for stratum in found]
+                return whole.first([cell.spec.planned for cell in strata])
+            weights = [cell.spec.weight for cell in strata]
             return whole.next(weights, [self.trials(c) for c in strata], priors) or targets
         (cell,), (prior,) = strata, priors
         if is_first:
@@ -487,10 +497,11 @@ class CampaignRun:
     def _expected_seconds(self, goal: Goal) -> float:
         seconds = 0.0
         for cell in self.cells.values():
-            if isinstance(goal, StoppingRule):
+            if isinstance(goal, (StoppingRule, StratifiedRule)):
                 width = self.metric.highest - self.metric.lowest
+                margin = self._options.absolute_margin or DEFAULT_MARGIN * width
                 # A guess between the trials of an intact cell and those of a fully degraded one.
-                trials = trials_for_margin(min(goal.margin / width, 1.0), goal.confidence) // 4
+                trials = trials_for_margin(min(margin / width, 1.0), goal.confidence) // 4
                 trials = min(trials, goal.most)
             else:
                 trials = goal if isinstance(goal, int) else goal(cell)

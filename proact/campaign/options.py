@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The margin if neither a margin nor a number of trials is given.
 DEFAULT_MARGIN = 0.01
+#: The most trials of a cell whose margin is a share of its loss, unless ``trials`` is given.
+_MOST_WITH_RELATIVE_MARGIN = 50_000
 
 
 def _check_encoding(value: Any) -> object:
@@ -72,6 +74,33 @@ def _on_or_off(text: Any) -> Any:
     return {"on": True, "off": False}.get(text, text)
 
 
+def _check_margin(value: Any) -> object:
+    if not isinstance(value, str):
+        return above_0(value)
+    share = _share(value)
+    if share is None or not 0.0 < share < 1.0:
+        raise ValueError(
+            f"expected a number above 0, or a share above 0 % and below 100 % as in '10%', got "
+            f"{value!r}"
+        )
+    return value
+
+
+def _share(text: str) -> float | None:
+    """The share that a text such as ``"10%"`` states, or None."""
+    number, percent, rest = text.partition("%")
+    if not percent or rest.strip():
+        return None
+    try:
+        return float(number) / 100.0
+    except ValueError:
+        return None
+
+
+def _margin_from_text(text: Any) -> Any:
+    return text if "%" in str(text) else float(text)
+
+
 def _check_function(value: Any) -> object:
     if value is not None and not callable(value):
         raise TypeError(f"expected a function, got {value!r}")
@@ -107,8 +136,12 @@ class CampaignOptions(Options):
             or a mapping of selectors to these. A tensor has the encoding of its first match.
         margin: a cell (a variant under a fault) stops when half the width of its interval is at
             most this, in the metric's unit; above 0, and at most the width of the metric's range.
-            0.01 if neither this nor ``trials`` is given.
-        trials: number of fault patterns per cell, in [1, 2^32); with a margin, the maximum.
+            0.01 if neither this nor ``trials`` is given. A text such as ``"10%"``, above 0 % and
+            below 100 %, is a share of the cell's loss, the distance of its mean from the fault-free
+            result.
+        trials: number of fault patterns per cell, in [1, 2^32); with a margin, the maximum, which
+            is 50,000 for a margin that is a share of the loss: a cell in which nothing is ever lost
+            ends there.
         confidence: two-sided confidence level of the intervals, in (0, 1).
         images_per_trial: the number of images that evaluate a trial, drawn without replacement from
             (seed, trial); ``"all"`` or None uses all. With ``"auto"``, a pilot measures variances
@@ -165,14 +198,15 @@ class CampaignOptions(Options):
         check=_check_encoding,
         parse=_read_encoding,
     )
-    margin: float | None = option(
+    margin: float | str | None = option(
         None,
         "A cell (a variant under a fault) stops when half the width of its interval is at most "
-        "this, in the metric's unit; above 0.",
-        float,
+        "this, in the metric's unit, above 0; or a share of the cell's loss, as in 10%.",
+        float | str,
         metavar="MARGIN",
         default_text=f"{DEFAULT_MARGIN}, unless --trials is given",
-        check=above_0,
+        check=_check_margin,
+        from_text=_margin_from_text,
     )
     trials: int | None = option(
         None,
@@ -276,11 +310,30 @@ class CampaignOptions(Options):
     )
 
     @property
-    def margin_or_default(self) -> float | None:
+    def margin_or_default(self) -> float | str | None:
         """The margin that applies: `DEFAULT_MARGIN` if neither margin nor trials are given."""
         if self.margin is None and self.trials is None:
             return DEFAULT_MARGIN
         return self.margin
+
+    @property
+    def absolute_margin(self) -> float | None:
+        """The margin in the metric's unit; None without one, or if it is a share of the loss."""
+        margin = self.margin_or_default
+        return None if isinstance(margin, str) else margin
+
+    @property
+    def relative_margin(self) -> float | None:
+        """The margin as a share of the loss, in (0, 1); None without one."""
+        margin = self.margin_or_default
+        return _share(margin) if isinstance(margin, str) else None
+
+    @property
+    def most_trials(self) -> int | None:
+        """The largest number of trials of a cell; None if there is no limit."""
+        if self.trials is None and self.relative_margin is not None:
+            return _MOST_WITH_RELATIVE_MARGIN
+        return self.trials
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from scipy.stats import binom
 
 from proact.campaign.metrics import Metric
+from proact.campaign.options import CampaignOptions
 from proact.campaign.trial_runner import TrialRunner
 from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
 from proact.faults.selectors import exactly
 from proact.faults.space import ExposedTensor
-from proact.limits import TRIALS
 from proact.ops.seeds import derived_seed
 from proact.results.cells import OWN, CellStratum
 from proact.results.statistics import StoppingRule, allocation
@@ -92,22 +92,15 @@ class StrataPlanner:
 
     Args:
         injectors: of the encoded variants.
-        margin, confidence, metric: of the campaign.
-        most: the largest number of trials of a cell.
+        metric, options: of the campaign, which has a margin.
     """
 
     def __init__(
-        self,
-        injectors: Sequence[Injector],
-        metric: Metric,
-        margin: float,
-        confidence: float,
-        most: int | None,
+        self, injectors: Sequence[Injector], metric: Metric, options: CampaignOptions
     ) -> None:
-        self._injectors = injectors
+        self._injectors, self._options = injectors, options
         self._width = metric.highest - metric.lowest
-        self._margin = min(margin / self._width, 1.0)
-        self._rule = StoppingRule(margin, confidence, most or TRIALS - 1)
+        self._confidence = StoppingRule(1.0, options.confidence).confidence_at_stop
 
     def reason_against(self, fault: Fault) -> str | None:
         """Why the patterns of a fault cannot be divided; None if they can."""
@@ -161,7 +154,8 @@ class StrataPlanner:
         parts = [tuple(sum(e.bits for e in part) for part in base.split(s)) for s in spaces]
         in_field = parts[0][0]
         unflipped = fault.probability_of_none([sum(parts[0])])
-        if 0.5 * (1.0 - unflipped) <= self._margin:
+        absolute = self._options.absolute_margin
+        if absolute is not None and 0.5 * (1.0 - unflipped) <= absolute / self._width:
             return None
         last = _last_stratum(in_field, fault.ber)
         if last > _MOST_STRATA and not is_forced:
@@ -176,9 +170,13 @@ class StrataPlanner:
             name = f"{number} or more" if is_last else str(number)
             faults[name] = replace(base, in_field=(number, None if is_last else number))
         variances = self._variances(found, faults, parts[0], fault.ber)
-        of_variants = [self._weighted(faults, variances, bits_of, bits) for bits_of in parts]
+        losses = self._losses(found, faults, variances)
+        margin = self._margin(faults, losses, parts[0])
+        of_variants = [
+            self._weighted(faults, variances, margin, bits_of, bits) for bits_of in parts
+        ]
         expected = sum(stratum.planned for stratum in of_variants[0].values())
-        plain = self._plain(faults, variances, found, parts[0])
+        plain = self._plain(faults, variances, losses, margin, parts[0])
         if not is_forced and expected > _WORTH_IT * plain:
             return None
         return [
@@ -191,6 +189,7 @@ class StrataPlanner:
         self,
         faults: Mapping[str, BitFlipStratum],
         variances: Mapping[str, float],
+        margin: float,
         bits: tuple[int, ...],
         critical: tuple[int, ...],
     ) -> dict[str, CellStratum]:
@@ -201,9 +200,7 @@ class StrataPlanner:
             if all(low <= n for low, n in zip(least, bits, strict=True)):
                 weights[name] = fault.weight(bits)
         deviations = [math.sqrt(variances[name]) for name in weights]
-        planned = allocation(
-            list(weights.values()), deviations, self._margin, self._rule.confidence_at_stop
-        )
+        planned = allocation(list(weights.values()), deviations, margin, self._confidence)
         return {
             name: CellStratum(name, weight, n, critical)
             for (name, weight), n in zip(weights.items(), planned, strict=True)
@@ -221,11 +218,43 @@ class StrataPlanner:
         critical = min(max(found.deviation**2, found.elsewhere), 0.25)
         return {name: elsewhere if name in (OWN, "0") else critical for name in faults}
 
+    def _losses(
+        self,
+        found: CriticalField,
+        faults: Mapping[str, BitFlipStratum],
+        variances: Mapping[str, float],
+    ) -> dict[str, float]:
+        """The mean loss that the pilot lets expect in each stratum: k critical flips lose what the
+        worst of k independent ones loses."""
+        return {
+            name: variances[name]
+            if name in (OWN, "0")
+            else 1.0 - (1.0 - found.loss) ** fault.in_field[0]
+            for name, fault in faults.items()
+        }
+
+    def _margin(
+        self,
+        faults: Mapping[str, BitFlipStratum],
+        losses: Mapping[str, float],
+        bits: tuple[int, ...],
+    ) -> float:
+        """The margin as a share of the metric's range; one that is a share of the loss by the loss
+        that the pilot lets expect."""
+        if self._options.absolute_margin is not None:
+            return min(self._options.absolute_margin / self._width, 1.0)
+        assert self._options.relative_margin is not None
+        loss = math.fsum(
+            fault.weight(bits) * losses[name] for name, fault in faults.items() if name != OWN
+        )
+        return self._options.relative_margin * loss
+
     def _plain(
         self,
         faults: Mapping[str, BitFlipStratum],
         variances: Mapping[str, float],
-        found: CriticalField,
+        losses: Mapping[str, float],
+        margin: float,
         bits: tuple[int, ...],
     ) -> float:
         """The number of plain trials for the same interval: their variance is that within the
@@ -233,15 +262,11 @@ class StrataPlanner:
         weights = {name: fault.weight(bits) for name, fault in faults.items() if name != OWN}
         flipped = math.fsum(weights.values())
         shares = {name: weight / flipped for name, weight in weights.items()}
-        # k critical flips lose what the worst of k independent ones loses, in the pilot's measure.
-        means = {name: 1.0 - (1.0 - found.loss) ** faults[name].in_field[0] for name in weights}
-        mean = math.fsum(shares[name] * means[name] for name in weights)
+        mean = math.fsum(shares[name] * losses[name] for name in weights)
         variance = math.fsum(
-            shares[name] * (variances[name] + (means[name] - mean) ** 2) for name in weights
+            shares[name] * (variances[name] + (losses[name] - mean) ** 2) for name in weights
         )
-        (trials,) = allocation(
-            [flipped], [math.sqrt(variance)], self._margin, self._rule.confidence_at_stop
-        )
+        (trials,) = allocation([flipped], [math.sqrt(variance)], margin, self._confidence)
         return trials / flipped
 
     def _shared(self, fault: BitFlip) -> list[ExposedTensor]:

@@ -131,6 +131,10 @@ def per_bit(
 
 def _checked(options: Mapping[str, Any]) -> RunOptions:
     chosen = RunOptions(**options)
+    if chosen.relative_margin is not None:
+        raise ValueError(
+            f"margin: a sweep needs a number, in the metric's unit, got {chosen.margin!r}"
+        )
     return replace(
         chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
     )
@@ -148,7 +152,7 @@ def _run(
     parts: SweepParts,
     options: RunOptions,
 ) -> Result:
-    margin, trials = options.margin, options.trials
+    margin, trials = options.absolute_margin, options.trials
     if trials is not None and trials < len(faults):
         raise ValueError(
             f"trials: expected at least one for each of the {len(faults)} {parts.kind}s, "

@@ -181,8 +181,9 @@ def _sweeps(
     }
     margin, trials = experiment.sweep_margin, experiment.sweep_trials
     if margin is None and trials is None:
-        margin = experiment.margin
-    options = {**common, "margin": margin, "trials": trials}
+        margin = experiment.absolute_margin
+    # The strata of a sweep are its layers or bits.
+    options = {**common, "margin": margin, "trials": trials, "strata": False}
 
     def sweep(name: str, kind: str) -> Result:
         return stages.run(

@@ -147,14 +147,19 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if trials:
         fewest, most = min(trials), max(trials)
         span = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
-        if run.margin is None:
+        if run.margin is None and run.relative_margin is None:
             sentences.append(
                 f"Each variant was run for {span} trials at each rate, {sum(trials):,} in all."
             )
         else:
+            goal = (
+                f"{100 * run.relative_margin:g} % of the loss against the fault-free result"
+                if run.margin is None
+                else analysis.units.amount(run.margin)
+            )
             sentences.append(
                 f"Trials were run until half the width of the interval was "
-                f"{analysis.units.amount(run.margin)} (sequential sampling of Y. Chow and H. "
+                f"{goal} (sequential sampling of Y. Chow and H. "
                 "Robbins, Ann. Math. Stat. 36, 1965; the interval has a higher confidence, which "
                 f"corrects for the interim analyses): {span} trials for a variant at a rate, "
                 f"{sum(trials):,} in all."
@@ -171,6 +176,19 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
             f"({noun} {bits} of the tensors that all variants share, found by a pilot of single "
             "flips), and combined with the exact probabilities of the strata (W. Cochran, Sampling "
             "Techniques, 1977, chapter 5; intervals by G. Zou and A. Donner, Stat. Med. 27, 2008)."
+        )
+    wider = [
+        cell
+        for cell in cells
+        if run.relative_margin is not None
+        and cell.is_finished
+        and cell.value.half_width > run.relative_margin * abs(cell.value.estimate - cell.clean)
+    ]
+    if wider:
+        names = listed([f"{cell.variant} at {rate(cell.ber)}" for cell in wider])
+        sentences.append(
+            f"{names} ended at the largest number of trials with a wider interval, whose end is an "
+            "upper bound of the loss."
         )
     decided = sum(cell.needs_no_trial for cell in cells)
     if decided:

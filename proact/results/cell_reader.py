@@ -22,6 +22,8 @@ from proact.results.run_log import RunSpec
 from proact.results.statistics import (
     Interval,
     Prior,
+    StoppingRule,
+    StratifiedRule,
     Trials,
     mean_interval,
     proportion_interval,
@@ -189,19 +191,18 @@ class CellReader:
         return Interval(*(end - prior.clean for end in mean))
 
     def _value(self, states: Strata, trials: Sequence[Trials]) -> Interval:
-        spec, priors = states[0].spec, [self._run.prior(state.spec) for state in states]
-        is_finished = all(state.is_finished for state in states)
+        priors = [self._run.prior(state.spec) for state in states]
+        rule = self._run.rule if all(state.is_finished for state in states) else None
+        if rule is not None and (_is_stratified(states) or isinstance(rule, StratifiedRule)):
+            return self._run.stratified_rule.interval(_weights(states), trials, priors)
+        if isinstance(rule, StoppingRule):
+            return rule.interval(trials[0], priors[0])
+        means = [
+            trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
+        ]
         if _is_stratified(states):
-            if is_finished:
-                return self._run.stratified_rule.interval(_weights(states), trials, priors)
-            means = [
-                trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
-            ]
-            return stratified(_weights(states), means, self._clean(spec))
-        rule = self._run.rule if is_finished else None
-        if rule is None:
-            return trial_mean(trials[0], priors[0], self._run.confidence)
-        return rule.interval(trials[0], priors[0])
+            return stratified(_weights(states), means, self._clean(states[0].spec))
+        return means[0]
 
     def _strata(self, states: Strata, trials: Sequence[Trials]) -> tuple[StratumResult, ...]:
         if not _is_stratified(states):
@@ -311,7 +312,7 @@ def _is_stratified(states: Strata) -> bool:
 
 def _weights(states: Strata) -> list[float]:
     """The weights of a cell's strata; 1 for a cell without them."""
-    return [1.0 if state.spec.stratum is None else state.spec.stratum.weight for state in states]
+    return [state.spec.weight for state in states]
 
 
 def _rest(states: Strata) -> float:

@@ -8,7 +8,7 @@ from proact.results.cell_reader import trials_of
 from proact.results.cells import CellSpec, CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.run_log import RunSpec
-from proact.results.statistics import StoppingRule
+from proact.results.statistics import StoppingRule, StratifiedRule
 from proact.results.store import Store
 
 #: A cell by (variant, fault): the states of its strata, or one state if it has none.
@@ -48,7 +48,7 @@ def _states(store: Store, spec: RunSpec, indices: Sequence[int]) -> tuple[CellSt
     if spec.stopped:
         targets = [spec.stopped[index] for index in indices]
         is_finished = True
-    elif cells[0].stratum is not None:
+    elif isinstance(spec.rule, StratifiedRule) or cells[0].stratum is not None:
         targets, is_finished = _replayed_strata(store, spec, cells, [s.upto() for s in stored])
     else:
         target, is_finished = _replayed(store, spec, cells[0], stored[0].upto())
@@ -62,7 +62,7 @@ def _states(store: Store, spec: RunSpec, indices: Sequence[int]) -> tuple[CellSt
 def _replayed(store: Store, spec: RunSpec, cell: CellSpec, upto: int) -> tuple[int, bool]:
     """The trials that a cell's result uses, of ``upto`` stored ones, and whether it is finished."""
     rule = spec.rule
-    if rule is None:
+    if not isinstance(rule, StoppingRule):
         # How the trials of a sweep are shared out follows from all of its cells.
         most = spec.trials if spec.kind == "campaign" else None
         return (upto, False) if most is None else (min(upto, most), upto >= most)
@@ -89,10 +89,9 @@ def _replayed_strata(
     store: Store, spec: RunSpec, cells: Sequence[CellSpec], upto: Sequence[int]
 ) -> tuple[list[int], bool]:
     """As `_replayed`, for the strata of one cell, which are looked at together."""
-    strata = [cell.stratum for cell in cells if cell.stratum is not None]
-    rule, weights = spec.stratified_rule, [stratum.weight for stratum in strata]
+    rule, weights = spec.stratified_rule, [cell.weight for cell in cells]
     priors = [spec.prior(cell) for cell in cells]
-    targets = rule.first([stratum.planned for stratum in strata])
+    targets = rule.first([cell.planned for cell in cells])
     while all(target <= there for target, there in zip(targets, upto, strict=True)):
         trials = [
             trials_of(store, cell.key, target, prior)

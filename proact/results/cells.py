@@ -70,6 +70,16 @@ class CellSpec:
     stratum: CellStratum | None = None
 
     @property
+    def weight(self) -> float:
+        """The probability of the patterns that its trials are drawn from."""
+        return 1.0 if self.stratum is None else self.stratum.weight
+
+    @property
+    def planned(self) -> float:
+        """The number of trials that the pilot expects; 0 without strata."""
+        return 0.0 if self.stratum is None else self.stratum.planned
+
+    @property
     def label(self) -> str:
         """Variant and fault, and the stratum if there are several."""
         stratum = "" if self.stratum is None else f", stratum {self.stratum.name}"

@@ -60,6 +60,7 @@ class RunSpec:
         kind: a campaign, or a sweep over layers or bits.
         name: of the campaign; None where it has none.
         margin: half the width of the interval at which a cell stops (in a sweep: the whole).
+        relative_margin: the same as a share of the cell's loss, in (0, 1), in place of ``margin``.
         trials: of a cell (in a sweep: of all cells); with a margin, the most.
         confidence: two-sided confidence level of the intervals.
         metric, lowest, highest, is_better_higher: the averaged quantity, the range of its values,
@@ -93,19 +94,25 @@ class RunSpec:
     cells: tuple[CellSpec, ...]
     stopped: tuple[int, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    relative_margin: float | None = None
 
     @property
-    def rule(self) -> StoppingRule | None:
-        """The rule that stops each cell; a sweep stops as a whole."""
+    def rule(self) -> StoppingRule | StratifiedRule | None:
+        """The rule that stops cells without strata; a sweep stops as a whole."""
+        if self.relative_margin is not None:
+            return self.stratified_rule
         if self.kind != "campaign" or self.margin is None:
             return None
         return StoppingRule(self.margin, self.confidence, self.trials or TRIALS - 1)
 
     @property
     def stratified_rule(self) -> StratifiedRule:
-        """The rule that stops a cell with strata; such cells need a margin."""
+        """The rule that stops a cell with strata, or at a share of its loss."""
+        most = self.trials or TRIALS - 1
+        if self.relative_margin is not None:
+            return StratifiedRule(self.relative_margin, self.confidence, most, is_relative=True)
         assert self.margin is not None
-        return StratifiedRule(self.margin, self.confidence, self.trials or TRIALS - 1)
+        return StratifiedRule(self.margin, self.confidence, most)
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
@@ -124,6 +131,8 @@ class RunSpec:
     def digest(self) -> str:
         """SHA-256 of the specification, in hexadecimal."""
         goal = [self.kind, self.name, self.margin, self.trials, self.confidence]
+        if self.relative_margin is not None:
+            goal.append(self.relative_margin)
         cells = [[*cell.key, cell.part] for cell in self.cells]
         return hashlib.sha256(json.dumps([goal, cells]).encode()).hexdigest()
 

@@ -90,17 +90,23 @@ class StratifiedRule:
     """Stops a cell when the interval of its stratified mean reaches at most ``margin`` to each
     side, on average of the two.
 
-    Where a cell stops depends on the trials of its strata alone, in the order of their numbers.
+    Where a cell stops depends on the trials of its strata alone, in the order of their numbers. A
+    cell without strata is one stratum with the weight 1, whose prior knowledge holds the
+    probability of no flip.
 
     Attributes:
-        margin: half the intended width, in the metric's unit.
+        margin: half the intended width, in the metric's unit; as a share of the loss if
+            ``is_relative``.
         confidence: in (0, 1), two-sided.
         most: the largest number of trials of all strata together.
+        is_relative: whether the margin is a share of the estimated loss, the distance of the mean
+            from the clean result. Where no trial lost anything, the cell ends at ``most``.
     """
 
     margin: float
     confidence: float = 0.95
     most: int = (1 << 32) - 1
+    is_relative: bool = False
 
     def __post_init__(self) -> None:
         checked_margin(self.margin)
@@ -112,7 +118,8 @@ class StratifiedRule:
         return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
 
     def first(self, planned: Sequence[float]) -> list[int]:
-        """The numbers of trials at the first analysis, from those that a pilot expects."""
+        """The numbers of trials at the first analysis, from those that a pilot expects; 0 where it
+        expects nothing."""
         wanted = [max(math.ceil(_FIRST * each), FEWEST_TRIALS) for each in planned]
         return self._within_most(wanted, [0] * len(wanted))
 
@@ -132,12 +139,16 @@ class StratifiedRule:
             trial_mean(each, prior, self.confidence_at_stop)
             for each, prior in zip(measured, priors, strict=True)
         ]
-        half_width = stratified(weights, means, priors[0].clean).half_width
-        if half_width <= self.margin or sum(seen) >= self.most:
+        whole = stratified(weights, means, priors[0].clean)
+        loss = abs(whole.estimate - priors[0].clean)
+        margin = self.margin * loss if self.is_relative else self.margin
+        if (margin > 0.0 and whole.half_width <= margin) or sum(seen) >= self.most:
             return None
         width = priors[0].highest - priors[0].lowest
         deviations = [deviation(*each) for each in zip(measured, priors, strict=True)]
-        wanted = allocation(weights, deviations, self.margin, self.confidence_at_stop, width)
+        # While nothing was lost, trials grow in the proportions that narrow the interval soonest.
+        aim = margin if margin > 0.0 else 0.5 * whole.half_width
+        wanted = allocation(weights, deviations, aim, self.confidence_at_stop, width)
         following = [
             min(max(math.ceil(more), now), math.ceil(_GROWTH * now))
             for more, now in zip(wanted, seen, strict=True)
