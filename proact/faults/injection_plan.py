@@ -137,7 +137,8 @@ class InjectionPlan:
             trial: the trial number.
             is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
-        if self.encoding.is_coded and (len(faults) > 1 or isinstance(faults[0][0], BitFlipStratum)):
+        has_parts = len(faults) > 1 or any(isinstance(f, BitFlipStratum) for f, _ in faults)
+        if self.encoding.is_coded and has_parts:
             # The decoder sees the flips of all faults, and of all parts of a stratum, together.
             yield self._merged(faults, trial)
             return

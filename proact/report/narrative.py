@@ -147,16 +147,12 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if trials:
         fewest, most = min(trials), max(trials)
         span = f"{fewest:,} to {most:,}" if fewest != most else f"{most:,}"
-        if run.margin is None and run.relative_margin is None:
+        goal = _goal(analysis)
+        if goal is None:
             sentences.append(
                 f"Each variant was run for {span} trials at each rate, {sum(trials):,} in all."
             )
         else:
-            goal = (
-                f"{100 * run.relative_margin:g} % of the loss against the fault-free result"
-                if run.margin is None
-                else analysis.units.amount(run.margin)
-            )
             sentences.append(
                 f"Trials were run until half the width of the interval was "
                 f"{goal} (sequential sampling of Y. Chow and H. "
@@ -199,6 +195,14 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if not all(cell.is_finished for cell in cells):
         sentences.append("The campaign is not finished: some cells have too few trials yet.")
     return sentences
+
+
+def _goal(analysis: Analysis) -> str | None:
+    """The margin at which cells stopped; None without one."""
+    run = analysis.run
+    if run.relative_margin is not None:
+        return f"{100 * run.relative_margin:g} % of the loss against the fault-free result"
+    return None if run.margin is None else analysis.units.amount(run.margin)
 
 
 def _realised(analysis: Analysis, family: Family) -> str:

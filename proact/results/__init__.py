@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from proact.results.cells import CellDetails, CellResult, CellSpec, CellState
+    from proact.results.cells import (
+        CellDetails,
+        CellResult,
+        CellSpec,
+        CellState,
+        CellStratum,
+        StratumResult,
+    )
     from proact.results.policy import Policy
     from proact.results.result import Result, read
     from proact.results.statistics import Interval
@@ -22,11 +29,13 @@ __all__ = [
     "CellResult",
     "CellSpec",
     "CellState",
+    "CellStratum",
     "Interval",
     "Policy",
     "Result",
     "Row",
     "Stratum",
+    "StratumResult",
     "read",
 ]
 
@@ -37,11 +46,13 @@ __getattr__ = lazy_names(
         "CellResult": "cells",
         "CellSpec": "cells",
         "CellState": "cells",
+        "CellStratum": "cells",
         "Interval": "statistics",
         "Policy": "policy",
         "Result": "result",
         "Row": "store",
         "Stratum": "stratum",
+        "StratumResult": "cells",
         "read": "result",
     },
 )

@@ -26,9 +26,9 @@ from proact.results.statistics import (
     StratifiedRule,
     Trials,
     mean_interval,
+    mean_over_strata,
     proportion_interval,
     quantile_interval,
-    stratified,
     stratified_quantile,
     trial_mean,
     weighted_sum,
@@ -201,7 +201,7 @@ class CellReader:
             trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
         ]
         if _is_stratified(states):
-            return stratified(_weights(states), means, self._clean(states[0].spec))
+            return mean_over_strata(_weights(states), means, self._clean(states[0].spec))
         return means[0]
 
     def _strata(self, states: Strata, trials: Sequence[Trials]) -> tuple[StratumResult, ...]:
@@ -219,7 +219,7 @@ class CellReader:
         """A quantity of a cell from that of its strata; ``known`` is its value without a flip."""
         if not _is_stratified(states):
             return of(states[0])
-        return stratified(_weights(states), [of(state) for state in states], known)
+        return mean_over_strata(_weights(states), [of(state) for state in states], known)
 
     def _average(self, states: Strata, column: str, known: float = 0.0) -> float:
         """The mean of a column over fault patterns; ``known`` is its value without a flip."""

@@ -22,7 +22,7 @@ from proact.results.statistics import (
     Trials,
     allocation,
     mean_interval,
-    stratified,
+    mean_over_strata,
     stratified_quantile,
 )
 
@@ -167,7 +167,7 @@ def test_the_allocation_is_the_cheapest() -> None:
 
 def test_weights_add_up_with_what_is_known() -> None:
     means = [Interval(0.5, 0.4, 0.6), Interval(0.1, 0.0, 0.3)]
-    whole = stratified([0.2, 0.1], means, 0.9)
+    whole = mean_over_strata([0.2, 0.1], means, 0.9)
     assert whole.estimate == pytest.approx(0.2 * 0.5 + 0.1 * 0.1 + 0.7 * 0.9)
     assert whole.low == pytest.approx(whole.estimate - math.hypot(0.02, 0.01))
     assert whole.high == pytest.approx(whole.estimate + math.hypot(0.02, 0.02))

@@ -23,10 +23,10 @@ from proact.results.statistics.strata import (
     stratified_mean,
     weighted_sum,
 )
-from proact.results.statistics.stratified import (
+from proact.results.statistics.stratified_rule import (
     StratifiedRule,
     allocation,
-    stratified,
+    mean_over_strata,
     stratified_quantile,
 )
 
@@ -48,11 +48,11 @@ __all__ = [
     "images_per_trial",
     "independent_difference",
     "mean_interval",
+    "mean_over_strata",
     "optimal_allocation",
     "proportion_interval",
     "quantile_interval",
     "single_fault_trials",
-    "stratified",
     "stratified_mean",
     "stratified_quantile",
     "trial_mean",

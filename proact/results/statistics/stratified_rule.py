@@ -139,7 +139,7 @@ class StratifiedRule:
             trial_mean(each, prior, self.confidence_at_stop)
             for each, prior in zip(measured, priors, strict=True)
         ]
-        whole = stratified(weights, means, priors[0].clean)
+        whole = mean_over_strata(weights, means, priors[0].clean)
         loss = abs(whole.estimate - priors[0].clean)
         margin = self.margin * loss if self.is_relative else self.margin
         if (margin > 0.0 and whole.half_width <= margin) or sum(seen) >= self.most:
@@ -168,7 +168,7 @@ class StratifiedRule:
         means = [
             trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
         ]
-        whole = stratified(weights, means, priors[0].clean)
+        whole = mean_over_strata(weights, means, priors[0].clean)
         if sum(each.measured + each.failed for each in trials) >= self.most:
             return whole
         shift = sum(
@@ -190,7 +190,7 @@ class StratifiedRule:
         return scaled
 
 
-def stratified(weights: Sequence[float], means: Sequence[Interval], known: float) -> Interval:
+def mean_over_strata(weights: Sequence[float], means: Sequence[Interval], known: float) -> Interval:
     """The mean of strata with these weights and of what remains to 1, whose mean is known."""
     rest = 1.0 - math.fsum(weights)
     return weighted_sum([*weights, rest], [*means, Interval(known, known, known)])
