@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proact.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from proact.results import MemoryConditions
 
 
 def report(
@@ -84,6 +87,35 @@ def report(
             "beside this one.",
         ),
     ] = None,
+    fit_per_mbit: Annotated[
+        float | None,
+        typer.Option(
+            "--fit-per-mbit",
+            metavar="FIT",
+            show_default=False,
+            help="Raw rate of upsets of the memory, in 1e9 hours and 2^20 bits: adds a section on "
+            "failures per hour. Needs --reload-hours.",
+        ),
+    ] = None,
+    reload_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--reload-hours",
+            metavar="HOURS",
+            show_default=False,
+            help="Time between two reloads or scrubs of the parameters, in hours.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="BUDGET",
+            show_default=False,
+            help="Allowed rate of failures: asil-d (10 FIT), asil-c or asil-b (100 FIT), or a "
+            "number in FIT.",
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +137,7 @@ def report(
         limit=limit,
         family_wise=family_wise,
         compare=None if compare is None else _store_at(compare),
+        conditions=_conditions(fit_per_mbit, reload_hours, budget),
     )
     if as_json:
         print_json({kind: str(path) for kind, path in files.items()})
@@ -115,6 +148,25 @@ def report(
         import webbrowser
 
         webbrowser.open(files["html"].resolve().as_uri())
+
+
+def _conditions(
+    fit_per_mbit: float | None, reload_hours: float | None, budget: str | None
+) -> MemoryConditions | None:
+    from proact.results import MemoryConditions
+
+    if fit_per_mbit is None and reload_hours is None and budget is None:
+        return None
+    if fit_per_mbit is None or reload_hours is None:
+        missing = "--reload-hours" if reload_hours is None else "--fit-per-mbit"
+        raise ValueError(
+            f"failures per hour need --fit-per-mbit and --reload-hours; {missing} is missing"
+        )
+    try:
+        allowed = None if budget is None else float(budget)
+    except ValueError:
+        return MemoryConditions(fit_per_mbit, reload_hours, budget)
+    return MemoryConditions(fit_per_mbit, reload_hours, allowed)
 
 
 def _store_at(path: Path) -> Path:

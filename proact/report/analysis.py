@@ -11,6 +11,7 @@ from proact.errors import unknown
 from proact.report.units import MetricUnits
 from proact.results import Result
 from proact.results.cells import CellResult, CellSpec
+from proact.results.failure_rate import MemoryConditions, budget_in_fit
 from proact.results.run_log import Variant
 from proact.results.statistics import Interval
 
@@ -67,9 +68,10 @@ class Analysis:
             the range.
         family_wise: whether verdicts use intervals that all hold together with the campaign's
             confidence.
+        conditions: of the memory in operation; None shows no rates of failures.
 
     Raises:
-        ValueError: no such variant, or a limit out of range.
+        ValueError: no such variant, a limit out of range, or no cell for the conditions.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class Analysis:
         baseline: str | None = None,
         limit: float | None = None,
         family_wise: bool = False,
+        conditions: MemoryConditions | None = None,
     ) -> None:
-        self.result, self.run = result, result.spec
+        self.result, self.run, self.conditions = result, result.spec, conditions
         self.variants = [variant.name for variant in self.run.variants]
         if baseline is not None and baseline not in self.variants:
             raise unknown("variant", baseline, self.variants)
@@ -93,6 +96,21 @@ class Analysis:
                 f"the limit of a loss lies in (0, {width:g}], the width of the metric's range; "
                 f"got {limit!r}"
             )
+        #: By variant; empty without conditions.
+        self.failure_rates = (
+            {}
+            if conditions is None
+            else result.failure_rate(
+                conditions.fit_per_mbit, conditions.reload_hours, critical=self.limit
+            )
+        )
+
+    @property
+    def budget(self) -> float | None:
+        """The allowed rate of failures, in FIT; None without one."""
+        if self.conditions is None or self.conditions.budget is None:
+            return None
+        return budget_in_fit(self.conditions.budget)
 
     @cached_property
     def costs(self) -> Mapping[str, VariantCost]:

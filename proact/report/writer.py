@@ -19,6 +19,7 @@ from proact.report.figures import PageFigures
 from proact.report.files import PAGE
 from proact.report.page import empty_page, page
 from proact.report.style import save_figure
+from proact.results.failure_rate import MemoryConditions
 from proact.results.result import Result, has_unexplained_rows, read
 from proact.results.store import Store
 
@@ -37,6 +38,7 @@ def write_report(
     limit: float | None = None,
     family_wise: bool = False,
     compare: str | Path | Result | None = None,
+    conditions: MemoryConditions | None = None,
 ) -> dict[str, Path]:
     """Writes a campaign of a store as ``report.html``, figures and tables.
 
@@ -52,6 +54,7 @@ def write_report(
         compare: another campaign, or a store whose last campaign is meant; a section of the page
             shows the variants and faults that both have side by side, with the settings that
             differ.
+        conditions: of the memory in operation; see `proact.results.Result.report`.
 
     Returns:
         The paths by kind: ``html``, ``csv``, ``latex``, ``markdown``, and each figure with
@@ -59,7 +62,8 @@ def write_report(
 
     Raises:
         ValueError: an unknown variant, run or rate, a limit out of range, or a campaign to compare
-            with that has another metric or no cell in common.
+            with that has another metric or no cell in common; the campaign has no cell at the bit
+            error rate of the conditions.
         ProactError: the store cannot be read or the folder cannot be written; nothing was written.
         NoTrialsError: no trial is stored; the page that says so was written.
     """
@@ -75,7 +79,7 @@ def write_report(
                 "only trials of an older version of proact: rerun the same command to describe them"
             )
         raise NoTrialsError(f"{name} holds {reason} ({written[PAGE]})")
-    analysis = Analysis(chosen, baseline, limit, family_wise)
+    analysis = Analysis(chosen, baseline, limit, family_wise, conditions)
     comparison = None if compare is None else _compared(analysis, compare)
     figures = PageFigures(analysis, [each for each in runs if each.spec.kind != "campaign"], at)
     campaigns = [each.number for each in runs if each.spec.kind == "campaign"]

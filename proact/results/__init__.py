@@ -18,6 +18,13 @@ if TYPE_CHECKING:
         CellStratum,
         StratumResult,
     )
+    from proact.results.failure_rate import (
+        BUDGETS,
+        FailureRate,
+        MemoryConditions,
+        bit_error_rate,
+        hours_until,
+    )
     from proact.results.policy import Policy
     from proact.results.result import Result, read
     from proact.results.statistics import Interval
@@ -25,34 +32,44 @@ if TYPE_CHECKING:
     from proact.results.stratum import Stratum
 
 __all__ = [
+    "BUDGETS",
     "CellDetails",
     "CellResult",
     "CellSpec",
     "CellState",
     "CellStratum",
+    "FailureRate",
     "Interval",
+    "MemoryConditions",
     "Policy",
     "Result",
     "Row",
     "Stratum",
     "StratumResult",
+    "bit_error_rate",
+    "hours_until",
     "read",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "BUDGETS": "failure_rate",
         "CellDetails": "cells",
         "CellResult": "cells",
         "CellSpec": "cells",
         "CellState": "cells",
         "CellStratum": "cells",
+        "FailureRate": "failure_rate",
         "Interval": "statistics",
+        "MemoryConditions": "failure_rate",
         "Policy": "policy",
         "Result": "result",
         "Row": "store",
         "Stratum": "stratum",
         "StratumResult": "cells",
+        "bit_error_rate": "failure_rate",
+        "hours_until": "failure_rate",
         "read": "result",
     },
 )

@@ -12,6 +12,7 @@ from proact.errors import unknown
 from proact.results.cell_reader import CellReader, trials_of
 from proact.results.cell_states import States, states_of, summary
 from proact.results.cells import CellDetails, CellResult, CellState
+from proact.results.failure_rate import FailureRate, MemoryConditions, failure_rates
 from proact.results.findings import finding_sentences
 from proact.results.policy import Policy
 from proact.results.rendering import renderer
@@ -179,6 +180,33 @@ class Result:
                     gains[fault] = reader.difference(mine, other)
         return gains
 
+    def failure_rate(
+        self, fit_per_mbit: float, reload_hours: float, critical: float = 0.05
+    ) -> dict[str, FailureRate]:
+        """Critical failures in 1e9 hours of each variant's stored parameters.
+
+        Upsets add up from one reload of the parameters (or a scrub of every word) to the next. A
+        period fails if the model is critical at its end, so that the rate of failures is the
+        probability of a critical trial at that bit error rate, divided by the time of a period.
+
+        Args:
+            fit_per_mbit: the raw rate of upsets in 1e9 hours and 2^20 bits, above 0.
+            reload_hours: the time between two reloads in hours, above 0.
+            critical: a model that loses more of the metric than this is critical, in the metric's
+                unit; above 0.
+
+        Returns:
+            By variant, the rate with its interval. It is read from the `proact.faults.BitFlip` cell
+            whose rate differs by at most 1 % from `proact.results.bit_error_rate`. Without one, it
+            is read from the cell of ``ExactFlips(1)``: the upper end of the interval then counts
+            two upsets or more in a period as critical.
+
+        Raises:
+            ValueError, TypeError: an argument is not above 0, or the campaign has neither of these
+                cells; the message names the rate to measure.
+        """
+        return failure_rates(self, fit_per_mbit, reload_hours, critical)
+
     @cached_property
     def strata(self) -> list[Stratum]:
         """The parts of a sweep, in the model's order or from bit 0.
@@ -274,6 +302,7 @@ class Result:
         limit: float | None = None,
         family_wise: bool = False,
         compare: Result | None = None,
+        conditions: MemoryConditions | None = None,
     ) -> Path:
         """Writes the page ``report.html`` and its figures and tables into ``folder``.
 
@@ -285,6 +314,8 @@ class Result:
             family_wise: whether all verdicts together are right with the campaign's confidence, by
                 intervals with Bonferroni's correction; by default each interval has it for itself.
             compare: another campaign, which the page shows beside this one.
+            conditions: of the memory in operation; the page then has a section on failures per hour
+                (`failure_rate`, with ``limit`` as the loss of a critical model).
 
         Returns:
             The path of the page, which needs no internet connection and no other file.
@@ -302,6 +333,7 @@ class Result:
             limit=limit,
             family_wise=family_wise,
             compare=compare,
+            conditions=conditions,
         )
         return files["html"]
 
