@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """How long until an accuracy under faults is known to a margin, and where does the time go?
 
-The reference is a careful script: numpy flips in place, the whole test set for every fault pattern,
-and trials until its own Student interval is as narrow. The benchmark also measures the overhead of
+Campaigns with strata by critical flips are compared with plain ones. The reference is a careful
+script: numpy flips in place, the whole test set for every fault pattern, and trials until its own
+Student interval is as narrow. The benchmark also measures the overhead of
 a trial over its bare forward pass, two workers against one, the share of time that storing takes on
 the smallest model, and the memory of many trials.
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import _arguments
 import numpy as np
@@ -39,6 +40,11 @@ BERS = (1e-7, 3e-7, 1e-6, 3e-6, 1e-5)
 #: A careful script does not trust a standard deviation of fewer trials.
 FEWEST_TRIALS = 30
 FASTER = Goal("faster than the careful script, geometric mean", 50.0, at_most=False)
+#: Fewer trials with strata than without, by bit error rate.
+FEWER = {
+    1e-7: Goal("fewer trials with strata at 1e-7", 20.0, at_most=False),
+    1e-6: Goal("fewer trials with strata at 1e-6", 3.0, at_most=False),
+}
 OVERHEAD = Goal("trial over its forward pass, 64 images", 1.05, at_most=True)
 WORKERS = Goal("two workers over one", 1.8, at_most=False)
 STORING = Goal("share of the time that storing takes", 0.02, at_most=True)
@@ -46,7 +52,10 @@ MEMORY = Goal("MiB more for ten times the trials", 5.0, at_most=True)
 
 
 def by_proact(
-    model: nn.Module, images: Split, options: argparse.Namespace
+    model: nn.Module,
+    images: Split,
+    options: argparse.Namespace,
+    strata: bool | Literal["auto"] = "auto",
 ) -> tuple[list[dict[str, Any]], float, Result]:
     """Figures for each rate, the seconds of the whole campaign, and its result."""
     start = time.perf_counter()
@@ -57,6 +66,7 @@ def by_proact(
         margin=options.margin,
         confidence=options.confidence,
         seed=options.seed,
+        strata=strata,
         progress=False,
     )
     cells = result.cells
@@ -78,6 +88,8 @@ def by_proact(
             "ber": ber,
             "accuracy": cell.accuracy._asdict(),
             "trials": cell.trials,
+            "half_width": cell.accuracy.half_width,
+            "strata": {each.name: each.trials for each in cell.strata},
             "seconds": busy / workers + before / len(cells),
         }
         for ber, cell, busy in zip(options.ber, cells, work, strict=True)
@@ -150,6 +162,27 @@ def time_table(
     return make_table(columns, rows, title, caption)
 
 
+def strata_table(ours: list[dict[str, Any]], plain: list[dict[str, Any]], title: str) -> Table:
+    rows = [
+        (
+            f"{mine['ber']:g}",
+            f"{mine['trials']:,}",
+            f"{mine['seconds']:.1f}",
+            f"{other['trials']:,}",
+            f"{other['seconds']:.1f}",
+            f"{other['trials'] / max(mine['trials'], 1):.1f}",
+            f"{other['seconds'] / mine['seconds']:.1f}",
+            ", ".join(f"{name}: {trials:,}" for name, trials in mine["strata"].items() if trials),
+        )
+        for mine, other in zip(ours, plain, strict=True)
+    ]
+    columns: list[Column | str] = [
+        *("BER", "trials", "s", "trials without strata", "s", "fewer", "faster"),
+        Column("trials by stratum", is_text=True),
+    ]
+    return make_table(columns, rows, title)
+
+
 def goal_table(measured: list[tuple[Goal, float, Callable[[float], str]]]) -> Table:
     rows = [(goal.name, shown(x), goal, goal.verdict(x)) for goal, x, shown in measured]
     return make_table([Column("", is_text=True), "measured", "goal", "reached"], rows, "Goals")
@@ -161,6 +194,12 @@ def run(options: argparse.Namespace) -> None:
     model = _arguments.trained_model(options, images).eval()
     ours, seconds, result = by_proact(model, images.test, options)
     console.print(result.table())
+    plain, _, _ = by_proact(model, images.test, options, strata=False)
+    title = f"Trials to +-{100 * options.margin:g} points with strata and without"
+    console.print(strata_table(ours, plain, title))
+    if options.only_strata:
+        _arguments.write_json(options.json, {"ours": ours, "without_strata": plain})
+        return
     theirs = [by_script(model, images.test, ber, options) for ber in options.ber]
     ratios = [t["seconds"] / o["seconds"] for t, o in zip(theirs, ours, strict=True)]
     trusting = [
@@ -184,6 +223,11 @@ def run(options: argparse.Namespace) -> None:
         goal_table(
             [
                 (FASTER, together, lambda x: f"{x:.0f}"),
+                *(
+                    (FEWER[mine["ber"]], other["trials"] / max(mine["trials"], 1), "{:.1f}".format)
+                    for mine, other in zip(ours, plain, strict=True)
+                    if mine["ber"] in FEWER
+                ),
                 (OVERHEAD, parts["overhead"]["64"]["ratio"], lambda x: f"{x:.3f}"),
                 (WORKERS, parts["workers"]["ratio"], lambda x: f"{x:.2f}"),
                 (STORING, parts["storing"]["share"], lambda x: f"{x:.4f}"),
@@ -197,6 +241,7 @@ def run(options: argparse.Namespace) -> None:
     )
     figures = {
         "ours": ours,
+        "without_strata": plain,
         "seconds": seconds,
         "script": theirs,
         "ratios": ratios,
@@ -230,6 +275,11 @@ def main(arguments: list[str] | None = None) -> int:
         default=FEWEST_TRIALS,
         metavar="COUNT",
         help="Trials of the careful script that are run, at least 2 (count)",
+    )
+    parser.add_argument(
+        "--only-strata",
+        action="store_true",
+        help="Compare campaigns with strata and without, and nothing else",
     )
     parser.add_repeats()
     parser.add_json()
