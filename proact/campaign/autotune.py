@@ -16,7 +16,7 @@ import torch
 
 from proact.campaign.clean_results import CleanResults, clean_results
 from proact.campaign.measurement import Measurement
-from proact.campaign.options import DEFAULT_MARGIN, RunOptions
+from proact.campaign.options import RunOptions
 from proact.campaign.trial_runner import TrialRunner
 from proact.faults import Fault, Injector
 from proact.nn.batches import tensors_in
@@ -103,7 +103,7 @@ class Task:
         each = options.trials or 1 << 32
         if options.margin_or_default is not None:
             width = metric.highest - metric.lowest
-            margin = options.absolute_margin or DEFAULT_MARGIN * width
+            margin = options.margin_for_planning(width)
             # A guess between the trials of an intact cell and those of a fully degraded one.
             needed = trials_for_margin(min(margin / width, 1.0), options.confidence) // 4
             each = min(each, needed)
@@ -162,7 +162,8 @@ def _with_stored_choice(
     clean: Sequence[CleanResults],
     announce: Callable[[str], None],
 ) -> Tuning:
-    margin = options.absolute_margin or DEFAULT_MARGIN
+    metric = task.measurement.metric
+    margin = options.margin_for_planning(metric.highest - metric.lowest)
     subject = f"images a trial at margin {margin:g} for {task.digest}"
     made = store.choice(subject)
     if made is None:

@@ -25,7 +25,7 @@ from proact.campaign.jobs import Job
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.model_checks import check_model
-from proact.campaign.options import DEFAULT_MARGIN, RunOptions
+from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
 from proact.campaign.strata import PlannedFault, StrataPlanner, critical_field
@@ -96,9 +96,9 @@ class CampaignRun:
         self._announcer.stage("checking models and data")
         with ExitStack() as stack:
             stack.push(self._end_of_failed_preparation)
-            # The data first: reading it is quicker than encoding models.
             if options.strata is True:
                 self._refuse_strata()
+            # The data first: reading it is quicker than encoding models.
             split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
             check_guards(variants)
             where = selector_of(self._faults)
@@ -399,7 +399,7 @@ class CampaignRun:
                 failed=len(self._store.failures(key, 1 << 32)),
                 seconds=self._seconds_per_trial,
                 issued=IntervalSet(runs),
-                planned=min(expected, self._options.trials or TRIALS),
+                planned=min(expected, self._options.most_trials or TRIALS),
             )
         return states
 
@@ -445,7 +445,7 @@ class CampaignRun:
         if isinstance(rule, StratifiedRule) or strata[0].spec.stratum is not None:
             whole = self.spec.stratified_rule
             if is_first:
-                return whole.first([cell.spec.planned for cell in strata])
+                return whole.first([cell.spec.planned for cell in strata], priors)
             weights = [cell.spec.weight for cell in strata]
             return whole.next(weights, [self.trials(c) for c in strata], priors) or targets
         (cell,), (prior,) = strata, priors
@@ -499,7 +499,7 @@ class CampaignRun:
         for cell in self.cells.values():
             if isinstance(goal, (StoppingRule, StratifiedRule)):
                 width = self.metric.highest - self.metric.lowest
-                margin = self._options.absolute_margin or DEFAULT_MARGIN * width
+                margin = self._options.margin_for_planning(width)
                 # A guess between the trials of an intact cell and those of a fully degraded one.
                 trials = trials_for_margin(min(margin / width, 1.0), goal.confidence) // 4
                 trials = min(trials, goal.most)

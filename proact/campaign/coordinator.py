@@ -115,7 +115,7 @@ class Coordinator:
             cell = min(needed, key=lambda cell: cell.issued.upto())
             end = cell.target
         elif active and self._runs_ahead and len(self._running) < self._pool.workers:
-            cell = min(active, key=lambda cell: cell.issued.upto())
+            cell = min(active, key=lambda cell: cell.issued.upto() / max(cell.target, 1))
             end = min(cell.issued.upto() + _MOST_TRIALS, TRIALS)
         else:
             return None

@@ -98,7 +98,10 @@ def _share(text: str) -> float | None:
 
 
 def _margin_from_text(text: Any) -> Any:
-    return text if "%" in str(text) else float(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _check_function(value: Any) -> object:
@@ -159,7 +162,8 @@ class CampaignOptions(Options):
         strata: ``"auto"`` draws the trials of a `proact.faults.BitFlip` in strata, by the number of
             flips in the bits that matter, where this is expected to save trials; True wherever it
             is possible; False never. Strata need a margin, an encoding without a code, and tensors
-            that all variants share (docs/statistics.md).
+            that all variants share. A pilot of single flips in the first variant finds the bits;
+            where none of its flips loses anything, there are no strata (docs/statistics.md).
         seed: determines the faults and images of each trial, in [0, 2^63). The same seed gives the
             same rows.
         forward: a function of (model, batch) that runs the model it is given. By default a mapping
@@ -327,6 +331,11 @@ class CampaignOptions(Options):
         """The margin as a share of the loss, in (0, 1); None without one."""
         margin = self.margin_or_default
         return _share(margin) if isinstance(margin, str) else None
+
+    def margin_for_planning(self, width: float) -> float:
+        """The margin in the metric's unit by which work is estimated in advance; for one that is a
+        share of the loss, 1 % of the width of the metric's range."""
+        return self.absolute_margin or DEFAULT_MARGIN * width
 
     @property
     def most_trials(self) -> int | None:

@@ -19,7 +19,7 @@ class CampaignProgress:
     """The progress of a campaign.
 
     Attributes:
-        cells: the state of each cell.
+        cells: the state of each cell, or of each stratum of a cell.
         workers: number of units that run at the same time.
         spec: describes the run, with its metric and range; None during the preparation.
         store: the file of the rows; None if they are in memory.

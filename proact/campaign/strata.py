@@ -16,12 +16,14 @@ from scipy.stats import binom
 from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions
 from proact.campaign.trial_runner import TrialRunner
+from proact.encodings import Bits
 from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
-from proact.faults.selectors import exactly
+from proact.faults.selectors import Selector, exactly
 from proact.faults.space import ExposedTensor
 from proact.ops.seeds import derived_seed
 from proact.results.cells import OWN, CellStratum
 from proact.results.statistics import StoppingRule, allocation
+from proact.results.statistics.stratified_rule import FEWEST_TRIALS
 from proact.results.store import Store
 
 #: The pilot tries every bit in so many trials of so many images, from the highest bit on.
@@ -101,6 +103,7 @@ class StrataPlanner:
         self._injectors, self._options = injectors, options
         self._width = metric.highest - metric.lowest
         self._confidence = StoppingRule(1.0, options.confidence).confidence_at_stop
+        self._known_spaces: dict[tuple[Selector, Bits], list[FaultSpace]] = {}
 
     def reason_against(self, fault: Fault) -> str | None:
         """Why the patterns of a fault cannot be divided; None if they can."""
@@ -144,8 +147,7 @@ class StrataPlanner:
         """
         assert isinstance(fault, BitFlip)
         assert isinstance(fault.ber, float)
-        spaces = [self._space(injector, fault) for injector in self._injectors]
-        shared = self._shared(fault)
+        spaces, shared = self._spaces(fault), self._shared(fault)
         names = tuple(exposed.name for exposed in shared)
         bits = tuple(bit for bit in found.bits if any(bit in e.bit_numbers for e in shared))
         if not bits:
@@ -175,7 +177,7 @@ class StrataPlanner:
         of_variants = [
             self._weighted(faults, variances, margin, bits_of, bits) for bits_of in parts
         ]
-        expected = sum(stratum.planned for stratum in of_variants[0].values())
+        expected = sum(max(each.planned, FEWEST_TRIALS) for each in of_variants[0].values())
         plain = self._plain(faults, variances, losses, margin, parts[0])
         if not is_forced and expected > _WORTH_IT * plain:
             return None
@@ -213,7 +215,7 @@ class StrataPlanner:
         bits: tuple[int, ...],
         ber: float,
     ) -> dict[str, float]:
-        """The variance of a trial that the pilot lets expect in each stratum."""
+        """The variance of a trial that the pilot expects in each stratum."""
         elsewhere = min(max(bits[1] * ber, 1.0) * found.elsewhere, 0.25)
         critical = min(max(found.deviation**2, found.elsewhere), 0.25)
         return {name: elsewhere if name in (OWN, "0") else critical for name in faults}
@@ -224,7 +226,7 @@ class StrataPlanner:
         faults: Mapping[str, BitFlipStratum],
         variances: Mapping[str, float],
     ) -> dict[str, float]:
-        """The mean loss that the pilot lets expect in each stratum: k critical flips lose what the
+        """The mean loss that the pilot expects in each stratum: k critical flips lose what the
         worst of k independent ones loses."""
         return {
             name: variances[name]
@@ -240,7 +242,7 @@ class StrataPlanner:
         bits: tuple[int, ...],
     ) -> float:
         """The margin as a share of the metric's range; one that is a share of the loss by the loss
-        that the pilot lets expect."""
+        that the pilot expects."""
         if self._options.absolute_margin is not None:
             return min(self._options.absolute_margin / self._width, 1.0)
         assert self._options.relative_margin is not None
@@ -275,12 +277,19 @@ class StrataPlanner:
         def described(exposed: ExposedTensor) -> tuple[object, ...]:
             return exposed.name, exposed.elements, exposed.word.name, exposed.mask
 
-        spaces = [self._space(injector, fault) for injector in self._injectors]
+        spaces = self._spaces(fault)
         common = set.intersection(*({described(exposed) for exposed in each} for each in spaces))
         return [exposed for exposed in spaces[0] if described(exposed) in common]
 
-    def _space(self, injector: Injector, fault: BitFlip) -> FaultSpace:
-        return FaultSpace(injector.model, injector.encoding, fault.where, fault.bits)
+    def _spaces(self, fault: BitFlip) -> list[FaultSpace]:
+        """The fault spaces of the variants; faults that differ in their rate alone share them."""
+        key = fault.where, fault.bits
+        if key not in self._known_spaces:
+            self._known_spaces[key] = [
+                FaultSpace(injector.model, injector.encoding, fault.where, fault.bits)
+                for injector in self._injectors
+            ]
+        return self._known_spaces[key]
 
 
 def critical_field(store: Store, task: str, runner: TrialRunner, fault: Fault) -> CriticalField:

@@ -16,7 +16,7 @@ from proact.campaign.identity import laid_out
 from proact.campaign.measurement import EvaluatedBatch, Measurement
 from proact.campaign.scoring import Raised, Score, scored
 from proact.encodings import Encoding
-from proact.faults import ActivationFlip, Fault, Injector
+from proact.faults import ActivationFlip, BitFlipStratum, Fault, Injector
 from proact.faults.record import Record
 from proact.nn.forward import Forward
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
@@ -80,7 +80,7 @@ class TrialRunner:
             self._trials_before_cache = None
             self._cache = self._prefix_cache()
         start = time.perf_counter()
-        units = self._units(trial)
+        units = self._units(fault, trial)
         clean = self.clean.at(units)
         raised: list[tuple[EvaluatedBatch, Exception]] = []
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
@@ -99,7 +99,7 @@ class TrialRunner:
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
         """Return the metric of each image of a trial, (m,) float64, under faults and clean."""
-        units = self._units(trial)
+        units = self._units(fault, trial)
         clean = self.clean.at(units)
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             batches = self._outputs(units, fault, record, [])
@@ -112,13 +112,15 @@ class TrialRunner:
         """Return the batches of a trial; None takes all samples."""
         return list(self.measurement.batches(units, self.policy))
 
-    def _units(self, trial: int) -> Tensor | None:
+    def _units(self, fault: Fault, trial: int) -> Tensor | None:
         """The samples, or the fixed batches, that a trial draws."""
         images, data = self.policy.images, self.measurement.data
         if images is None:
             return None
         units = max(images * data.units // len(data), 1)
-        numbers = drawn_units(self.seed, trial, data.units, units)
+        # Strata of one cell have images of their own, so that their means are independent.
+        seed = fault.seed(self.seed) if isinstance(fault, BitFlipStratum) else self.seed
+        numbers = drawn_units(seed, trial, data.units, units)
         return torch.tensor(numbers, device=data.device)
 
     def _outputs(

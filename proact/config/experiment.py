@@ -345,6 +345,13 @@ class Experiment(SetupOptions):
             if name not in self.variants:
                 error = unknown("variant", name, self.variants)
                 raise ConfigError(str(error), ("sweep_variants", index))
+        goals = (self.sweep_margin, self.sweep_trials)
+        if self.sweeps and self.relative_margin is not None and goals == (None, None):
+            raise ConfigError(
+                f"expected a number, or sweep_trials, because the margin of the cells, "
+                f"{self.margin}, is a share of their loss; got neither",
+                ("sweep_margin",),
+            )
 
     @property
     def baseline(self) -> str:

@@ -97,6 +97,8 @@ class InjectionPlan:
             parts = _by_rate(exposed, selectors) if stratum is None else stratum.split(exposed)
             self._targets[selection] = tuple(map(self._target_of, parts))
         targets = self._targets[selection]
+        if stratum is not None:
+            stratum.check_fits([target.bits for target in targets])
         if isinstance(fault, Burst):
             for target in targets:
                 check_fits(fault, target.exposed)
@@ -253,7 +255,7 @@ def _pending_flips(
     is_checked: bool,
 ) -> PendingFlips:
     if isinstance(fault, BitFlipStratum) and fault.is_free(part):
-        return target.flips_at(ber, fault.seed_of(part, seed), trial, is_checked)
+        return target.flips_at(ber, fault.seed_of_part(part, seed), trial, is_checked)
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial, is_checked)
     return target.flips_of(_drawn_places(fault, part, ber, target, seed, trial))
@@ -271,7 +273,7 @@ def _drawn_places(
     """The stored bits that a fault flips in one part of its space; earlier faults have flipped
     those in ``before``."""
     if isinstance(fault, BitFlipStratum):
-        own_seed = fault.seed_of(part, seed)
+        own_seed = fault.seed_of_part(part, seed)
         if fault.is_free(part):
             return target.drawn(target.draws.flip(ber, own_seed, trial).columns())
         flips = fault.flips(part, target.bits, seed, trial)

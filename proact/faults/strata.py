@@ -22,11 +22,15 @@ from proact.ops.seeds import derived_seed, derived_words
 #: The least and the largest number of flips in a part of the fault space; None: no upper limit.
 Range = tuple[int, int | None]
 _ANY: Range = (0, None)
+#: The fields that limit the numbers of flips in the three parts.
+_PARTS = ("in_field", "elsewhere", "in_others")
 #: Numbers of flips further than this many standard deviations from the mean have a probability
 #: below 1e-30 and are never drawn.
 _REACH = 12
 #: Longer lists of tensor names are shortened in texts, in characters.
 _LONGEST_LIST = 60
+#: Probabilities of so many numbers of flips are added one by one.
+_SHORT_RANGE = 1000
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class BitFlipStratum(StoredFault):
     have binomial distributions, cut off at the ends of their ranges.
 
     Variants that share tensors meet the same flips in these tensors at the same (seed, trial).
+    Strata with other ranges have other flips and other images, so that their means are independent.
 
     Attributes:
         ber: bit error rate, a probability per stored bit in (0, 1).
@@ -68,8 +73,8 @@ class BitFlipStratum(StoredFault):
             raise ValueError(f"the bit error rate of a stratum must lie in (0, 1), got {ber!r}")
         object.__setattr__(self, "ber", ber)
         object.__setattr__(self, "critical", checked_bits(self.critical))
-        object.__setattr__(self, "shared", tuple(map(str, self.shared)))
-        for name in ("in_field", "elsewhere", "in_others"):
+        object.__setattr__(self, "shared", _checked_names(self.shared))
+        for name in _PARTS:
             object.__setattr__(self, name, _checked_range(name, getattr(self, name)))
 
     @property
@@ -110,9 +115,16 @@ class BitFlipStratum(StoredFault):
     def split(
         self, exposed: Sequence[ExposedTensor]
     ) -> tuple[list[ExposedTensor], list[ExposedTensor], list[ExposedTensor]]:
-        """The exposed tensors of the three parts; some may be empty."""
+        """The exposed tensors of the three parts; some may be empty.
+
+        Raises:
+            ValueError: no exposed tensor has one of the names in `shared`.
+        """
         parts: tuple[list[ExposedTensor], ...] = ([], [], [])
         shared = set(self.shared)
+        known = {name for tensor in exposed for name in tensor.stored.names}
+        if missing := sorted(shared - known):
+            raise ValueError(f"shared: no exposed tensor has the name {missing[0]!r}")
         for tensor in exposed:
             if shared.isdisjoint(tensor.stored.names):
                 parts[2].append(tensor)
@@ -123,18 +135,32 @@ class BitFlipStratum(StoredFault):
                     part.append(ExposedTensor(tensor.stored, tensor.word, mask, tensor.stream))
         return parts[0], parts[1], parts[2]
 
+    def check_fits(self, bits: Sequence[int]) -> None:
+        """ValueError if a part has fewer exposed bits than its least number of flips."""
+        for name, (least, _), exposed in zip(_PARTS, self.ranges, bits, strict=True):
+            if least > exposed:
+                raise ValueError(
+                    f"{name}: expected at most {exposed} flips, the exposed bits of this "
+                    f"part, got {least} or more"
+                )
+
     def is_free(self, part: int) -> bool:
         """Whether the number of flips in a part has no limits, as under `BitFlip`."""
         return self.ranges[part] == _ANY
 
-    def seed_of(self, part: int, seed: int) -> int:
+    def seed(self, seed: int) -> int:
+        """The seed of the stratum's fault patterns and images, which no other stratum has."""
+        limits = (-1 if end is None else end for range_ in self.ranges for end in range_)
+        return derived_seed(seed, "stratum", *limits)
+
+    def seed_of_part(self, part: int, seed: int) -> int:
         """The seed of a part's places: parts of one tensor must not share random numbers."""
-        return derived_seed(seed, "stratum", part)
+        return derived_seed(self.seed(seed), "stratum-part", part)
 
     def flips(self, part: int, bits: int, seed: int, trial: int) -> int:
         """The number of flips of a trial in a part with this many exposed bits."""
         first, chances = number_of_flips(bits, self.ber, self.ranges[part])
-        (word,) = derived_words(1, seed, "stratum-flips", trial, part)
+        (word,) = derived_words(1, self.seed(seed), "stratum-flips", trial, part)
         uniform = (word >> 11) * 2.0**-53
         return first + int(np.searchsorted(np.cumsum(chances[:-1]), uniform, side="right"))
 
@@ -149,7 +175,7 @@ class BitFlipStratum(StoredFault):
             parts.append(f"bits={shown(self.bits)}")
         if self.where != "*":
             parts.append(f"where={shown(self.where)}")
-        for name in ("in_field", "elsewhere", "in_others"):
+        for name in _PARTS:
             if getattr(self, name) != _ANY:
                 parts.append(f"{name}={_shown_range(getattr(self, name))}")
         return f"BitFlipStratum({', '.join(parts)})"
@@ -174,7 +200,11 @@ def probability_of_range(bits: int, ber: float, limits: Range) -> float:
     if highest is None:
         # sf has the small probabilities of one flip or more, which 1 - cdf would lose.
         return 1.0 if lowest == 0 else float(binom.sf(lowest - 1, bits, ber))
-    return float(binom.pmf(np.arange(lowest, highest + 1), bits, ber).sum())
+    if highest - lowest < _SHORT_RANGE:
+        return float(binom.pmf(np.arange(lowest, highest + 1), bits, ber).sum())
+    if lowest > bits * ber:
+        return float(binom.sf(lowest - 1, bits, ber) - binom.sf(highest, bits, ber))
+    return float(binom.cdf(highest, bits, ber) - binom.cdf(lowest - 1, bits, ber))
 
 
 @lru_cache(maxsize=256)
@@ -182,21 +212,24 @@ def number_of_flips(bits: int, ber: float, limits: Range) -> tuple[int, NDArray[
     """The binomial distribution of the number of flips in a range: its first number that can be
     drawn, and the probabilities of it and the following ones.
 
-    Raises:
-        ValueError: fewer bits than the least number of flips.
+    The least number must be at most ``bits``.
     """
     lowest, highest = limits
-    if lowest > bits:
-        raise ValueError(f"a stratum with {lowest} flips or more needs as many bits, got {bits}")
-    mean = bits * ber
-    reach = _REACH * math.sqrt(mean) + 40.0
-    last = bits if highest is None else min(highest, bits)
-    first = max(lowest, math.floor(mean - reach)) if lowest <= mean else lowest
-    last = min(last, max(math.ceil(mean + reach), first + 40))
-    numbers = np.arange(min(first, last), last + 1)
+    highest = bits if highest is None else min(highest, bits)
+    # Within the range, the most likely number is the one that is nearest to the mean.
+    likeliest = min(max(bits * ber, lowest), highest)
+    reach = _REACH * math.sqrt(bits * ber) + 40.0
+    first = max(lowest, math.floor(likeliest - reach))
+    numbers = np.arange(first, min(highest, math.ceil(likeliest + reach)) + 1)
     logs = binom.logpmf(numbers, bits, ber)
     chances = np.exp(logs - logs.max())
     return int(numbers[0]), chances / chances.sum()
+
+
+def _checked_names(given: object) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise TypeError(f"shared must be a sequence of tensor names, got {given!r}")
+    return tuple(map(str, given))
 
 
 def _checked_range(name: str, given: object) -> Range:

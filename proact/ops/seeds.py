@@ -7,7 +7,8 @@ lists of numbers, give independent seeds. The purposes in use:
 | purpose | numbers | seeds |
 |---|---|---|
 | ``fault`` | position | the second and later faults of one injection |
-| ``stratum`` | part | flips in one part of a stratum's fault space |
+| ``stratum`` | limits of the numbers of flips | fault patterns and images of a stratum |
+| ``stratum-part`` | part | flips in one part of a stratum's fault space |
 | ``stratum-flips`` | trial, part | numbers of flips in a stratum (`derived_words`) |
 | ``pilot`` | | fault patterns and images of the pilot that finds the critical field |
 | ``search`` | | fault patterns of a threshold search |

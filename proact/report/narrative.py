@@ -176,15 +176,13 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     wider = [
         cell
         for cell in cells
-        if run.relative_margin is not None
-        and cell.is_finished
-        and cell.value.half_width > run.relative_margin * abs(cell.value.estimate - cell.clean)
+        if run.relative_margin is not None and cell.trials + cell.failed == run.trials
     ]
     if wider:
         names = listed([f"{cell.variant} at {rate(cell.ber)}" for cell in wider])
         sentences.append(
-            f"{names} ended at the largest number of trials with a wider interval, whose end is an "
-            "upper bound of the loss."
+            f"The largest number of trials ended {names}: the interval there is wider, and its "
+            "worse end bounds the loss."
         )
     decided = sum(cell.needs_no_trial for cell in cells)
     if decided:

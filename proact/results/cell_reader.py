@@ -111,8 +111,11 @@ class CellReader:
     def values(self, states: Strata) -> list[tuple[float, float]]:
         """See `Result.values`."""
         shares: dict[float, float] = {}
-        for state, weight in zip(states, _weights(states), strict=True):
-            grouped = self._store.grouped(state.spec.key, ["value"], state.target)
+        grouped_by_stratum = [
+            self._store.grouped(state.spec.key, ["value"], state.target) for state in states
+        ]
+        weights = _weights_of_sampled(states, [bool(each) for each in grouped_by_stratum])
+        for grouped, weight in zip(grouped_by_stratum, weights, strict=True):
             rows = sum(count for _, count in grouped)
             for value, count in grouped:
                 shares[float(value)] = shares.get(float(value), 0.0) + weight * count / rows
@@ -223,10 +226,9 @@ class CellReader:
 
     def _average(self, states: Strata, column: str, known: float = 0.0) -> float:
         """The mean of a column over fault patterns; ``known`` is its value without a flip."""
-        means = [self._totals(state, f"avg({column})")[0] or 0.0 for state in states]
-        if not _is_stratified(states):
-            return float(means[0])
-        weighted = (w * mean for w, mean in zip(_weights(states), means, strict=True))
+        means = [self._totals(state, f"avg({column})")[0] for state in states]
+        weights = _weights_of_sampled(states, [mean is not None for mean in means])
+        weighted = (w * (mean or 0.0) for w, mean in zip(weights, means, strict=True))
         return math.fsum([*weighted, _rest(states) * known])
 
     def _trials(self, state: CellState) -> Trials:
@@ -313,6 +315,15 @@ def _is_stratified(states: Strata) -> bool:
 def _weights(states: Strata) -> list[float]:
     """The weights of a cell's strata; 1 for a cell without them."""
     return [state.spec.weight for state in states]
+
+
+def _weights_of_sampled(states: Strata, is_sampled: Sequence[bool]) -> list[float]:
+    """The weights, of which those of strata without a trial yet go to the others in proportion."""
+    weights = [
+        w if sampled else 0.0 for w, sampled in zip(_weights(states), is_sampled, strict=True)
+    ]
+    scale = math.fsum(_weights(states)) / (math.fsum(weights) or 1.0)
+    return [scale * weight for weight in weights]
 
 
 def _rest(states: Strata) -> float:

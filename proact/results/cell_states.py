@@ -91,7 +91,9 @@ def _replayed_strata(
     """As `_replayed`, for the strata of one cell, which are looked at together."""
     rule, weights = spec.stratified_rule, [cell.weight for cell in cells]
     priors = [spec.prior(cell) for cell in cells]
-    targets = rule.first([cell.planned for cell in cells])
+    targets = rule.first([cell.planned for cell in cells], priors)
+    if not any(targets):
+        return targets, True
     while all(target <= there for target, there in zip(targets, upto, strict=True)):
         trials = [
             trials_of(store, cell.key, target, prior)

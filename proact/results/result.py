@@ -216,7 +216,10 @@ class Result:
         """
         spec, parts = self.spec, []
         if spec.kind == "campaign":
-            raise ValueError("a campaign has no strata, which per_layer and per_bit return")
+            raise ValueError(
+                "only per_layer and per_bit have these strata; those of a campaign are in "
+                "CellResult.strata"
+            )
         confidence = sweep_confidence(spec.margin, spec.confidence)
         with self._store.again() as store:
             for cell in spec.cells:

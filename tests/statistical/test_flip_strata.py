@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,21 @@ def test_parts_of_one_tensor_are_independent() -> None:
     assert abs(same_word - TRIALS / 100) <= SIGMAS * math.sqrt(TRIALS / 100)
 
 
+def test_strata_are_independent() -> None:
+    """The interval of a cell adds the variances of its strata."""
+    trials = 1000
+    one = drawn(replace(BASE, in_field=(1, 1)), trials)
+    more = drawn(replace(BASE, in_field=(2, None)), trials)
+    for part, bits in enumerate(PARTS):
+        mine, theirs = (
+            [[s for s in each if part_of(s) == part] for each in p] for p in (one, more)
+        )
+        means = [sum(map(len, each)) / trials for each in (mine, theirs)]
+        expected = trials * means[0] * means[1] / bits
+        common = sum(len(set(a) & set(b)) for a, b in zip(mine, theirs, strict=True))
+        assert abs(common - expected) <= SIGMAS * math.sqrt(expected) + 1.0
+
+
 def test_variants_meet_the_same_flips_in_what_they_share() -> None:
     other = Memory(weight=torch.ones(10, 8), bias=torch.ones(20))
     fault = replace(BASE, in_field=(1, None))
@@ -152,10 +168,41 @@ def test_weights_are_exact_at_rare_rates(ber: float, limits: tuple[int, int | No
     assert chances.sum() == pytest.approx(1.0)
 
 
-def test_a_stratum_needs_as_many_bits_as_flips() -> None:
-    fault = replace(BASE, in_field=(201, None))
-    with pytest.raises(ValueError, match="201 flips or more needs as many bits, got 200"):
-        Injector(MODEL, "float32").expected_ber(fault)
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (
+            {"in_field": (201, None)},
+            "in_field: expected at most 200 flips, the exposed bits of this part, got 201",
+        ),
+        ({"shared": ("weight", "wieght")}, "shared: no exposed tensor has the name 'wieght'"),
+        ({"shared": ("weight",), "where": "bias"}, "shared: no exposed tensor has the name"),
+        (
+            {"where": ("weight", "bias"), "in_others": (1, None)},
+            "in_others: expected at most 0 flips",
+        ),
+    ],
+    ids=str,
+)
+def test_strata_that_do_not_fit_the_model(change: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        Injector(MODEL, "float32").expected_ber(replace(BASE, **change))
+
+
+@pytest.mark.parametrize(
+    "limits", [(0, 500), (990, 1010), (1200, None), (3000, 3100), (0, 1 << 31)]
+)
+def test_distributions_cut_off_far_from_the_mean(limits: tuple[int, int | None]) -> None:
+    bits, ber = 10**6, 1e-3
+    numbers = np.arange(limits[0], min(limits[1] or 4000, 4000) + 1)
+    logs = stats.binom.logpmf(numbers, bits, ber)
+    law = np.exp(logs - logs.max())
+    first, chances = number_of_flips(bits, ber, limits)
+    mean = first + float(np.arange(len(chances)) @ chances)
+    assert mean == pytest.approx(float(numbers @ law) / law.sum(), rel=1e-9)
+    assert len(chances) < 10_000
+    exact = math.fsum(stats.binom.pmf(numbers, bits, ber))
+    assert probability_of_range(bits, ber, limits) == pytest.approx(exact, rel=1e-6, abs=1e-300)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +212,11 @@ def test_a_stratum_needs_as_many_bits_as_flips() -> None:
         ({"ber": 1.0}, "must lie in"),
         ({"in_field": (2, 1)}, "must not be empty"),
         ({"in_field": (-1, None)}, "the least number of in_field"),
+        ({"shared": "weight"}, "shared must be a sequence of tensor names, got 'weight'"),
+        ({"in_others": 1}, "in_others must be a pair"),
     ],
     ids=str,
 )
-def test_unsuitable_values(change: dict[str, object], error: str) -> None:
-    with pytest.raises(ValueError, match=error):
+def test_unsuitable_values(change: dict[str, Any], error: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=error):
         replace(BASE, **change)

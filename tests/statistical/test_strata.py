@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ class StratifiedCell:
         planned: the numbers of trials that a pilot expects.
         margin: of its campaigns.
         most: the largest number of trials.
+        is_relative: whether the margin is a share of the loss.
     """
 
     weights: Sequence[float]
@@ -46,6 +48,7 @@ class StratifiedCell:
     planned: Sequence[float]
     margin: float
     most: int = (1 << 32) - 1
+    is_relative: bool = False
 
     @property
     def cells(self) -> list[KnownCell]:
@@ -84,6 +87,13 @@ STRATIFIED = {
     ),
     "no effect": StratifiedCell((0.8, 0.1), ("constant", "constant"), (130.0, 20.0), 0.01),
     "planned for nothing": StratifiedCell((0.3, 0.6), ("rare", "half-collapsed"), (1.0, 1.0), 0.02),
+    "a tenth of the loss, 1e-9": StratifiedCell(
+        (0.0087, 0.00027), ("constant", "half-collapsed"), (1500.0, 500.0), 0.1, is_relative=True
+    ),
+    "a tenth of the loss, 1e-7": StratifiedCell(
+        (0.55, 0.027), ("intact", "half-collapsed"), (500.0, 300.0), 0.1, is_relative=True
+    ),
+    "half of a rare loss": StratifiedCell((1.0,), ("rare",), (0.0,), 0.5, is_relative=True),
     "few trials": StratifiedCell(
         (0.3, 0.5, 0.15), ("rare", "half-collapsed", "collapsed"), (1.0, 1.0, 1.0), 0.02, most=5
     ),
@@ -92,10 +102,10 @@ STRATIFIED = {
 
 def campaign(cell: StratifiedCell, rng: np.random.Generator) -> tuple[int, Interval]:
     """The number of trials and the interval of one campaign, as the engine runs it."""
-    rule = StratifiedRule(cell.margin, CONFIDENCE, cell.most)
+    rule = StratifiedRule(cell.margin, CONFIDENCE, cell.most, cell.is_relative)
     streams = [Stream(each, IMAGES, rng) for each in cell.cells]
     priors = [Prior(each.prior.clean, 0.0) for each in cell.cells]
-    targets: list[int] | None = rule.first(cell.planned)
+    targets: list[int] | None = rule.first(cell.planned, priors)
     while targets is not None:
         enough = targets
         trials = [s.grouped(n) for s, n in zip(streams, enough, strict=True)]
@@ -103,29 +113,37 @@ def campaign(cell: StratifiedCell, rng: np.random.Generator) -> tuple[int, Inter
     return sum(enough), rule.interval(cell.weights, trials, priors)
 
 
-def simulated(name: str, campaigns: int) -> tuple[float, float]:
-    """The share of campaigns whose interval holds the mean, and their mean number of trials."""
+@cache
+def simulated(name: str, campaigns: int) -> tuple[float, float, float, float]:
+    """The share of campaigns whose interval holds the mean, their mean number of trials, and the
+    mean of their estimates with its standard error."""
     cell, rng = STRATIFIED[name], np.random.default_rng(SEED)
     covered = trials = 0
-    for _ in range(campaigns):
+    estimates = np.zeros(campaigns)
+    for i in range(campaigns):
         n, interval = campaign(cell, rng)
         assert interval.half_width <= cell.margin or n == cell.most
+        estimates[i] = interval.estimate
         covered += interval.low <= cell.mean <= interval.high
         trials += n
-    return covered / campaigns, trials / campaigns
+    error = float(estimates.std(ddof=1)) / math.sqrt(campaigns)
+    return covered / campaigns, trials / campaigns, float(estimates.mean()), error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STRATIFIED)
 def test_2000_campaigns_cover_the_mean(name: str) -> None:
-    coverage, _ = simulated(name, 2000)
+    coverage, _, estimate, error = simulated(name, 2000)
+    cell = STRATIFIED[name]
     assert coverage >= COVERED
+    # What the corrections for sequential stopping leave is small beside the loss.
+    assert abs(estimate - cell.mean) <= SIGMAS * error + 0.01 * abs(cell.clean - cell.mean)
 
 
 @pytest.mark.parametrize("name", STRATIFIED)
 def test_campaigns_cover_the_mean(name: str) -> None:
     campaigns = 60
-    coverage, _ = simulated(name, campaigns)
+    coverage, *_ = simulated(name, campaigns)
     assert coverage >= COVERED - SIGMAS * math.sqrt(COVERED * (1 - COVERED) / campaigns)
 
 
@@ -194,6 +212,8 @@ def test_a_quantile_beyond_what_was_seen_is_the_end_of_the_range() -> None:
 
 def test_looks_stop_at_the_most() -> None:
     rule = StratifiedRule(0.001, most=100)
-    assert sum(rule.first([400.0, 300.0])) == 100
+    some = [Prior(0.5, 0.0)] * 2
+    assert sum(rule.first([400.0, 300.0], some)) == 100
+    assert rule.first([0.0], [Prior(0.5, 1.0)]) == [0]
     alike = Trials(np.array([0.5]), np.array([0.5]), np.array([50.0]))
-    assert rule.next([0.5, 0.5], [alike, alike], [Prior(0.5, 0.0)] * 2) is None
+    assert rule.next([0.5, 0.5], [alike, alike], some) is None

@@ -26,7 +26,7 @@ from proact.results.statistics.planning import normal_quantile
 from proact.results.statistics.stopping import PRICE_OF_STOPPING, shift_of_stopping
 from proact.results.statistics.strata import weighted_sum
 
-#: Every stratum has this many trials or more: fewer tell nothing of its spread.
+#: Every stratum has this many trials or more: fewer say little about their deviation.
 FEWEST_TRIALS = 16
 #: The first analysis comes after this share of the trials that the pilot expects.
 _FIRST = 0.5
@@ -117,9 +117,11 @@ class StratifiedRule:
         """The confidence of intervals at the stop, which corrects for the interim analyses."""
         return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
 
-    def first(self, planned: Sequence[float]) -> list[int]:
-        """The numbers of trials at the first analysis, from those that a pilot expects; 0 where it
-        expects nothing."""
+    def first(self, planned: Sequence[float], priors: Sequence[Prior]) -> list[int]:
+        """The numbers of trials at the first analysis, from those that a pilot expects. All are 0
+        if no trial can flip anything."""
+        if all(prior.unflipped == 1.0 for prior in priors):
+            return [0] * len(planned)
         wanted = [max(math.ceil(_FIRST * each), FEWEST_TRIALS) for each in planned]
         return self._within_most(wanted, [0] * len(wanted))
 
@@ -139,8 +141,11 @@ class StratifiedRule:
             trial_mean(each, prior, self.confidence_at_stop)
             for each, prior in zip(measured, priors, strict=True)
         ]
-        whole = mean_over_strata(weights, means, priors[0].clean)
-        loss = abs(whole.estimate - priors[0].clean)
+        clean = priors[0].clean
+        whole = mean_over_strata(weights, means, clean)
+        # The difference of two means near the clean result would lose the digits of a small loss.
+        changes = [mean.estimate - clean for mean in means]
+        loss = abs(math.fsum(w * change for w, change in zip(weights, changes, strict=True)))
         margin = self.margin * loss if self.is_relative else self.margin
         if (margin > 0.0 and whole.half_width <= margin) or sum(seen) >= self.most:
             return None
@@ -163,8 +168,13 @@ class StratifiedRule:
     def interval(
         self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
     ) -> Interval:
-        """Of the mean that stopped the cell, moved by what stopping does to it, stratum by stratum
-        (`StoppingRule.interval`)."""
+        """The interval of the mean that stopped the cell, corrected for the bias of sequential
+        stopping in every stratum (`shift_of_stopping`).
+
+        With a relative margin, the number of trials also falls with the square of the loss L, so
+        that cells that met many failures stop early. By the same argument, the mean is then off by 2
+        V / L towards larger losses, where V is the variance of the mean.
+        """
         means = [
             trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
         ]
@@ -175,8 +185,26 @@ class StratifiedRule:
             weight * shift_of_stopping(mine, prior)
             for weight, mine, prior in zip(weights, trials, priors, strict=True)
         )
+        if self.is_relative:
+            shift += self._shift_of_relative_margin(weights, trials, priors, whole.estimate)
         lowest, highest = priors[0].lowest, priors[0].highest
         return Interval(*(min(max(end + shift, lowest), highest) for end in whole))
+
+    def _shift_of_relative_margin(
+        self,
+        weights: Sequence[float],
+        trials: Sequence[Trials],
+        priors: Sequence[Prior],
+        estimate: float,
+    ) -> float:
+        change = estimate - priors[0].clean
+        if change == 0.0:
+            return 0.0
+        variance = math.fsum(
+            (weight * deviation(mine, prior)) ** 2 / max(mine.measured, 1)
+            for weight, mine, prior in zip(weights, trials, priors, strict=True)
+        )
+        return -2.0 * variance / change
 
     def _within_most(self, wanted: Sequence[int], seen: Sequence[int]) -> list[int]:
         more = sum(wanted) - sum(seen)
