@@ -32,7 +32,7 @@ from torch import nn
 from proact import campaign
 from proact.data import Split
 from proact.faults import BitFlip
-from proact.options import integer
+from proact.options import above_0, integer
 from proact.report.tables import Column, make_table
 from proact.results import Result
 
@@ -268,7 +268,14 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="BER",
         help="Bit error rates, probabilities per stored bit in [0, 1]",
     )
-    parser.add_campaign_options(margin=0.01, confidence=0.95, seed=0)
+    parser.add_argument(
+        "--margin",
+        type=_arguments.accepted(float, above_0),
+        default=0.01,
+        metavar="MARGIN",
+        help="Half the width of the interval at which a cell stops, as a share of all images",
+    )
+    parser.add_campaign_options(confidence=0.95, seed=0)
     parser.add_argument(
         "--script-trials",
         type=_arguments.accepted(int, integer(2)),

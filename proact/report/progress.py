@@ -96,7 +96,9 @@ class CampaignBars:
                 bars.update(self._total, description=progress.stage)
             return
         failed = f"{progress.failed:,} failed" if progress.failed else ""
-        count = len({(cell.spec.variant, cell.spec.fault) for cell in progress.cells})
+        specs = [cell.spec for cell in progress.cells]
+        stratified = {(each.variant, each.fault) for each in specs if each.stratum is not None}
+        count = len(stratified) + sum(each.stratum is None for each in specs)
         cells = "cell" if count == 1 else "cells"
         bars.update(
             self._total,

@@ -20,6 +20,7 @@ from proact import faults, report
 from proact.cli import main
 from proact.config.experiment import Experiment
 from proact.config.reading import read_options
+from proact.results import MemoryConditions
 from proact.results.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -217,15 +218,38 @@ def test_report_hands_the_store_over(
     assert files == {"html": f"{tmp_path}/report.html", "csv": f"{tmp_path}/cells.csv"}
     options = ["--baseline", "relu", "--run", "2", "--at", "1e-5", "--limit", "0.02"]
     options += ["--family-wise", "--compare", str(tmp_path), "--open"]
+    options += ["--fit-per-mbit", "500", "--reload-hours", "24", "--budget", "asil-d"]
     store = tmp_path / "mine.sqlite"
     assert main(["report", str(store), "--out", str(tmp_path / "out"), *options]) == 0
     asked = {"baseline": "relu", "run": 2, "at": 1e-5, "limit": 0.02}
     asked["compare"] = tmp_path / "rows.sqlite"
+    asked["conditions"] = MemoryConditions(500.0, 24.0, "asil-d")
     assert calls == [
         (tmp_path / "rows.sqlite", tmp_path, {**dict.fromkeys(asked), "family_wise": False}),
         (store, tmp_path / "out", {**asked, "family_wise": True}),
     ]
     assert shown == [f"file://{tmp_path}/out/report.html"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--fit-per-mbit", "500"], "--reload-hours is missing"),
+        (["--budget", "asil-d"], "--reload-hours is missing"),
+        (["--reload-hours", "24"], "--fit-per-mbit is missing"),
+        (
+            ["--fit-per-mbit", "-1", "--reload-hours", "24"],
+            "fit_per_mbit: expected",
+        ),
+        (["--fit-per-mbit", "1", "--reload-hours", "1", "--budget", "asil-x"], "asil-x"),
+    ],
+    ids=str,
+)
+def test_conditions_of_the_memory_are_checked(
+    options: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path), *options]) == 2
+    assert error in capsys.readouterr().err
 
 
 def test_report_of_a_campaign(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

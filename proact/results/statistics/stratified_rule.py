@@ -172,8 +172,8 @@ class StratifiedRule:
         stopping in every stratum (`shift_of_stopping`).
 
         With a relative margin, the number of trials also falls with the square of the loss L, so
-        that cells that met many failures stop early. By the same argument, the mean is then off by 2
-        V / L towards larger losses, where V is the variance of the mean.
+        that cells that met many failures stop early. By the same argument, the mean is then off by
+        2 V / L towards larger losses, where V is the variance of the mean.
         """
         means = [
             trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
