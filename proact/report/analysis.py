@@ -131,6 +131,17 @@ class Analysis:
         """The families of faults; those with the most rates come first."""
         return self._families(self.result)
 
+    @cached_property
+    def pairs(self) -> Mapping[str, Mapping[str, int]]:
+        """The numbers of paired trials with the baseline, by variant and fault."""
+        others = [name for name in self.variants if name != self.baseline]
+        return {name: self.result.pairs(name, self.baseline) for name in others}
+
+    def fewest_pairs(self, family: Family) -> int:
+        """The smallest number of pairs of a difference; 0 without one."""
+        found = [self.pairs[name][fault] for name, mine in family.gains.items() for fault in mine]
+        return min(found, default=0)
+
     @property
     def intervals_of_verdicts(self) -> int:
         """The number of intervals that verdicts look at: of cells and of gains."""

@@ -176,20 +176,23 @@ def _trials_text(cell: CellResult) -> str:
 
 class Gain(NamedTuple):
     """The gain of a variant over a baseline under one fault, on the same faults and images; ``ber``
-    is the fault's expected bit error rate, per exposed bit."""
+    is the fault's expected bit error rate, per exposed bit, and ``pairs`` the number of trials that
+    both have."""
 
     variant: str
     fault: str
     ber: float
     gain: Interval
+    pairs: int
 
 
 def gains_of(result: Result, baseline: str) -> list[Gain]:
     """The gains of all other variants over ``baseline``."""
     return [
-        Gain(variant, fault, result.states[variant, fault].spec.ber, gain)
+        Gain(variant, fault, result.states[variant, fault].spec.ber, gain, pairs[fault])
         for variant in result.clean
         if variant != baseline
+        for pairs in [result.pairs(variant, baseline)]
         for fault, gain in result.difference(variant, baseline).items()
     ]
 
@@ -204,12 +207,16 @@ def gains_table(result: Result, baseline: str) -> Table:
             shown(each.fault, each.ber),
             units.difference(each.gain.estimate),
             units.interval_of_difference(each.gain),
+            f"{each.pairs:,}",
         )
         for each in gains
     ]
     unit = f" ({units.unit_of_differences})" if units.unit_of_differences else ""
     interval = f"{100 * result.confidence:g} % interval"
-    columns: list[Column | str] = [Column("variant", is_text=True), heading, "difference", interval]
+    columns: list[Column | str] = [
+        *(Column("variant", is_text=True), heading),
+        *("difference", interval, "pairs"),
+    ]
     return make_table(
         columns, rows, f"Difference to {baseline} on the same faults{unit}", grouped=True
     )

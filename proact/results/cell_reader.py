@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +35,14 @@ from proact.results.statistics import (
 )
 from proact.results.statistics.interval import Numbers
 from proact.results.store import CellKey, Store
-
-Strata: TypeAlias = Sequence[CellState]
+from proact.results.strata import (
+    Strata,
+    is_stratified,
+    name_of,
+    rest_of,
+    weights_of,
+    weights_of_sampled,
+)
 
 #: Shares of images as SQL over the columns of a row; without faults each of them is 0.
 _SEVERITIES = {
@@ -114,14 +120,14 @@ class CellReader:
         grouped_by_stratum = [
             self._store.grouped(state.spec.key, ["value"], state.target) for state in states
         ]
-        weights = _weights_of_sampled(states, [bool(each) for each in grouped_by_stratum])
+        weights = weights_of_sampled(states, [bool(each) for each in grouped_by_stratum])
         for grouped, weight in zip(grouped_by_stratum, weights, strict=True):
             rows = sum(count for _, count in grouped)
             for value, count in grouped:
                 shares[float(value)] = shares.get(float(value), 0.0) + weight * count / rows
-        if _is_stratified(states):
+        if is_stratified(states):
             clean = self._clean(states[0].spec)
-            shares[clean] = shares.get(clean, 0.0) + _rest(states)
+            shares[clean] = shares.get(clean, 0.0) + rest_of(states)
         return sorted(shares.items())
 
     def details(self, states: Strata, limit: float, levels: Sequence[float]) -> CellDetails:
@@ -150,23 +156,34 @@ class CellReader:
         the difference that the drawn images explain is known, and removed (`trial_mean`). Strata of
         tensors that one of the two lacks have no pairs: they are compared with the clean results.
         """
-        if not _is_stratified(states):
+        if not is_stratified(states):
             return self._paired(states[0], baselines[0])
-        theirs = {_name(state): state for state in baselines}
+        theirs = {name_of(state): state for state in baselines}
         clean = self._clean(states[0].spec) - self._clean(baselines[0].spec)
         weights, terms = [], []
-        for state, weight in zip(states, _weights(states), strict=True):
-            if _name(state) != OWN:
+        for state, weight in zip(states, weights_of(states), strict=True):
+            if name_of(state) != OWN:
                 weights.append(weight)
-                terms.append(self._paired(state, theirs[_name(state)]))
+                terms.append(self._paired(state, theirs[name_of(state)]))
         weights.append(1.0 - math.fsum(weights))
         terms.append(Interval(clean, clean, clean))
         for sign, of_variant in ((1.0, states), (-1.0, baselines)):
-            for state, weight in zip(of_variant, _weights(of_variant), strict=True):
-                if _name(state) == OWN:
+            for state, weight in zip(of_variant, weights_of(of_variant), strict=True):
+                if name_of(state) == OWN:
                     weights.append(sign * weight)
                     terms.append(self._change(state))
         return weighted_sum(weights, terms)
+
+    @staticmethod
+    def pairs(states: Strata, baselines: Strata) -> int:
+        """The number of trials that both cells have, in all strata together."""
+        theirs = {state.spec.stratum and name_of(state): state.target for state in baselines}
+        names = [state.spec.stratum and name_of(state) for state in states]
+        return sum(
+            min(state.target, theirs.get(name, 0))
+            for name, state in zip(names, states, strict=True)
+            if name != OWN
+        )
 
     def _paired(self, cell: CellState, baseline: CellState) -> Interval:
         mine, theirs = self._run.prior(cell.spec), self._run.prior(baseline.spec)
@@ -196,40 +213,40 @@ class CellReader:
     def _value(self, states: Strata, trials: Sequence[Trials]) -> Interval:
         priors = [self._run.prior(state.spec) for state in states]
         rule = self._run.rule if all(state.is_finished for state in states) else None
-        if rule is not None and (_is_stratified(states) or isinstance(rule, StratifiedRule)):
-            return self._run.stratified_rule.interval(_weights(states), trials, priors)
+        if rule is not None and (is_stratified(states) or isinstance(rule, StratifiedRule)):
+            return self._run.stratified_rule.interval(weights_of(states), trials, priors)
         if isinstance(rule, StoppingRule):
             return rule.interval(trials[0], priors[0])
         means = [
             trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
         ]
-        if _is_stratified(states):
-            return mean_over_strata(_weights(states), means, self._clean(states[0].spec))
+        if is_stratified(states):
+            return mean_over_strata(weights_of(states), means, self._clean(states[0].spec))
         return means[0]
 
     def _strata(self, states: Strata, trials: Sequence[Trials]) -> tuple[StratumResult, ...]:
-        if not _is_stratified(states):
+        if not is_stratified(states):
             return ()
         found = []
-        for state, weight, mine in zip(states, _weights(states), trials, strict=True):
+        for state, weight, mine in zip(states, weights_of(states), trials, strict=True):
             mean = trial_mean(mine, self._run.prior(state.spec), self._confidence(state))
-            found.append(StratumResult(_name(state), weight, mean, mine.measured, mine.failed))
+            found.append(StratumResult(name_of(state), weight, mean, mine.measured, mine.failed))
         clean = self._clean(states[0].spec)
         known = Interval(clean, clean, clean)
-        return (*found, StratumResult(NO_FLIPS, _rest(states), known, 0, 0))
+        return (*found, StratumResult(NO_FLIPS, rest_of(states), known, 0, 0))
 
     def _whole(self, states: Strata, of: Callable[[CellState], Interval], known: float) -> Interval:
         """A quantity of a cell from that of its strata; ``known`` is its value without a flip."""
-        if not _is_stratified(states):
+        if not is_stratified(states):
             return of(states[0])
-        return mean_over_strata(_weights(states), [of(state) for state in states], known)
+        return mean_over_strata(weights_of(states), [of(state) for state in states], known)
 
     def _average(self, states: Strata, column: str, known: float = 0.0) -> float:
         """The mean of a column over fault patterns; ``known`` is its value without a flip."""
         means = [self._totals(state, f"avg({column})")[0] for state in states]
-        weights = _weights_of_sampled(states, [mean is not None for mean in means])
+        weights = weights_of_sampled(states, [mean is not None for mean in means])
         weighted = (w * (mean or 0.0) for w, mean in zip(weights, means, strict=True))
-        return math.fsum([*weighted, _rest(states) * known])
+        return math.fsum([*weighted, rest_of(states) * known])
 
     def _trials(self, state: CellState) -> Trials:
         return trials_of(self._store, state.spec.key, state.target, self._run.prior(state.spec))
@@ -291,9 +308,9 @@ class CellReader:
         ]
         if not all(map(len, grouped)):
             return {}
-        if _is_stratified(states):
+        if is_stratified(states):
             lost = [self._lost(state) for state in states]
-            weights, range_of_values = _weights(states), (prior.lowest, prior.highest)
+            weights, range_of_values = weights_of(states), (prior.lowest, prior.highest)
             return {
                 level: stratified_quantile(
                     grouped, weights, lost, prior.clean, level, confidence, range_of_values
@@ -306,34 +323,6 @@ class CellReader:
             level: _quantile(values, counts, level, confidence, prior, lost_trials)
             for level in levels
         }
-
-
-def _is_stratified(states: Strata) -> bool:
-    return states[0].spec.stratum is not None
-
-
-def _weights(states: Strata) -> list[float]:
-    """The weights of a cell's strata; 1 for a cell without them."""
-    return [state.spec.weight for state in states]
-
-
-def _weights_of_sampled(states: Strata, is_sampled: Sequence[bool]) -> list[float]:
-    """The weights, of which those of strata without a trial yet go to the others in proportion."""
-    weights = [
-        w if sampled else 0.0 for w, sampled in zip(_weights(states), is_sampled, strict=True)
-    ]
-    scale = math.fsum(_weights(states)) / (math.fsum(weights) or 1.0)
-    return [scale * weight for weight in weights]
-
-
-def _rest(states: Strata) -> float:
-    """The weight of the fault patterns without a flip, in a cell with strata."""
-    return 1.0 - math.fsum(_weights(states))
-
-
-def _name(state: CellState) -> str:
-    assert state.spec.stratum is not None
-    return state.spec.stratum.name
 
 
 def _widened(share: Interval, lost: float) -> Interval:

@@ -168,17 +168,30 @@ class Result:
         """By fault, the mean gain of ``variant`` over ``baseline`` on the same faults and images,
         in the metric's unit, with its paired interval. It uses the trials that both have; faults
         without such trials are left out."""
+        pairs = self._paired_states(variant, baseline)
+        with self._store.again() as store:
+            reader = CellReader(store, self.spec)
+            return {fault: reader.difference(*states) for fault, states in pairs.items()}
+
+    def pairs(self, variant: str, baseline: str) -> dict[str, int]:
+        """By fault, the number of trials that `difference` pairs; failed ones count."""
+        return {
+            fault: CellReader.pairs(*states)
+            for fault, states in self._paired_states(variant, baseline).items()
+        }
+
+    def _paired_states(
+        self, variant: str, baseline: str
+    ) -> dict[str, tuple[Sequence[CellState], Sequence[CellState]]]:
         for name in (variant, baseline):
             if name not in self.clean:
                 raise unknown("variant", name, self.clean)
-        gains = {}
-        with self._store.again() as store:
-            reader = CellReader(store, self.spec)
-            for (name, fault), mine in self._strata_states.items():
-                other = self._strata_states[baseline, fault]
-                if name == variant and all(state.target for state in (*mine, *other)):
-                    gains[fault] = reader.difference(mine, other)
-        return gains
+        found: dict[str, tuple[Sequence[CellState], Sequence[CellState]]] = {}
+        for (name, fault), mine in self._strata_states.items():
+            other = self._strata_states[baseline, fault]
+            if name == variant and all(state.target for state in (*mine, *other)):
+                found[fault] = mine, other
+        return found
 
     def failure_rate(
         self, fit_per_mbit: float, reload_hours: float, critical: float = 0.05
