@@ -97,6 +97,21 @@ class Task:
     def digest(self) -> str:
         return facts_digest({**self.facts, "baseline": self.baseline_digest})
 
+    def pilot_runner(
+        self, variant: int, clean: CleanResults, policy: Policy, seed: int
+    ) -> TrialRunner:
+        """A runner of a variant's trials that are not stored."""
+        injector = self.injectors[variant]
+        return TrialRunner(
+            injector.model,
+            injector.encoding,
+            self.measurement,
+            clean,
+            policy,
+            seed,
+            prefix_cache=False,
+        )
+
     def trials(self, options: RunOptions) -> int:
         """The number of trials of all cells, or a guess if a margin decides."""
         metric = self.measurement.metric
@@ -169,16 +184,8 @@ def _with_stored_choice(
     if made is None:
         announce("running a pilot that chooses the number of images per trial")
         runners = [
-            TrialRunner(
-                injector.model,
-                injector.encoding,
-                task.measurement,
-                mine,
-                tuning.policy,
-                options.seed,
-                prefix_cache=False,
-            )
-            for injector, mine in zip(task.injectors, clean, strict=True)
+            task.pilot_runner(variant, mine, tuning.policy, options.seed)
+            for variant, mine in enumerate(clean)
         ]
         most = int(_SHARE * task.trials(options))
         chosen = with_chosen_images(

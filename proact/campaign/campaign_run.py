@@ -28,8 +28,7 @@ from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
-from proact.campaign.strata import PlannedFault, StrataPlanner, critical_field
-from proact.campaign.trial_runner import TrialRunner
+from proact.campaign.strata import planned_faults
 from proact.campaign.validation import (
     check_guards,
     check_images,
@@ -37,6 +36,7 @@ from proact.campaign.validation import (
     check_measurement,
     check_outputs,
     check_policy,
+    check_strata,
 )
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
@@ -54,15 +54,15 @@ from proact.results.result import Result, read
 from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
 from proact.results.statistics import (
     Prior,
+    SequentialRule,
     StoppingRule,
-    StratifiedRule,
     Trials,
     trials_for_margin,
 )
 from proact.results.store import Store
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
-Goal = StoppingRule | StratifiedRule | int | Callable[[CellState], int]
+Goal = SequentialRule | int | Callable[[CellState], int]
 
 
 class CampaignRun:
@@ -96,8 +96,7 @@ class CampaignRun:
         self._announcer.stage("checking models and data")
         with ExitStack() as stack:
             stack.push(self._end_of_failed_preparation)
-            if options.strata is True:
-                self._refuse_strata()
+            check_strata(options)
             # The data first: reading it is quicker than encoding models.
             split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
             check_guards(variants)
@@ -150,7 +149,9 @@ class CampaignRun:
         self.tuning: Tuning
         self.tuning, clean = tune(self._store, task, self._options, self._announcer.stage)
         facts = with_policy(facts, self.tuning.policy)
-        self._planned = self._with_strata(task, clean)
+        self._planned = planned_faults(
+            self._store, task, clean[0], self.tuning.policy, self._options, self._announcer.stage
+        )
         variants = [
             Variant(
                 name,
@@ -214,7 +215,7 @@ class CampaignRun:
         """Run trials until every cell meets the goal."""
 
         def targets(strata: Sequence[CellState]) -> Sequence[int]:
-            if isinstance(goal, (StoppingRule, StratifiedRule)):
+            if isinstance(goal, SequentialRule):
                 return self._next_look(strata, goal)
             return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
 
@@ -224,7 +225,7 @@ class CampaignRun:
             self.cells,
             pool,
             self._announcer.update,
-            not isinstance(goal, int) and not callable(goal),
+            isinstance(goal, SequentialRule),
         )
         try:
             coordinator.work(targets)
@@ -281,58 +282,6 @@ class CampaignRun:
     def trials(self, cell: CellState) -> Trials:
         """Read the trials of a cell up to its target."""
         return trials_of(self._store, cell.spec.key, cell.target, self.prior(cell))
-
-    def _refuse_strata(self) -> None:
-        """Raise ValueError if the campaign cannot have strata."""
-        if self._sweep is not None:
-            raise ValueError("strata=True: per_layer and per_bit have strata of their own")
-        if self._options.margin_or_default is None:
-            raise ValueError(
-                f"strata=True needs a margin, got only trials={self._options.trials}: the margin "
-                "decides how many trials each stratum gets"
-            )
-
-    def _with_strata(self, task: Task, clean: Sequence[CleanResults]) -> list[PlannedFault]:
-        """The faults of the trials: those of the campaign, or their strata where these pay."""
-        everywhere = (None,) * len(self._names)
-        plain = [
-            PlannedFault(fault, number, everywhere) for number, fault in enumerate(self._faults)
-        ]
-        options = self._options
-        if not options.strata or options.margin_or_default is None or self._sweep is not None:
-            return plain
-        planner = StrataPlanner(self._injectors, self.metric, options)
-        if options.strata is True:
-            planner.refuse(self._faults)
-        candidates = [
-            fault for fault in self._faults if options.strata is True or planner.may_pay(fault)
-        ]
-        if not candidates:
-            return plain
-        self._announcer.stage("finding the bits that matter")
-        runner = TrialRunner(
-            self._injectors[0].model,
-            self._encoding,
-            self._measurement,
-            clean[0],
-            self.tuning.policy,
-            options.seed,
-            prefix_cache=False,
-        )
-        found = [critical_field(self._store, task.digest, runner, fault) for fault in candidates]
-        fields = dict(zip(candidates, found, strict=True))
-        planned: list[PlannedFault] = []
-        for each in plain:
-            strata = None
-            if each.fault in fields:
-                strata = planner.planned(
-                    each.fault, fields[each.fault], is_forced=options.strata is True
-                )
-            if strata is None:
-                planned.append(each)
-                continue
-            planned += [PlannedFault(s.fault, each.number, s.of_variants) for s in strata]
-        return planned
 
     def _positions(self) -> list[tuple[int, int]]:
         """Of the cells, or of their strata, in the job; strata of one cell stand together."""
@@ -435,14 +384,12 @@ class CampaignRun:
         with suppress(ProactError):
             self._log.close(outcome, self.stored - self._stored_before)
 
-    def _next_look(
-        self, strata: Sequence[CellState], rule: StoppingRule | StratifiedRule
-    ) -> Sequence[int]:
+    def _next_look(self, strata: Sequence[CellState], rule: SequentialRule) -> Sequence[int]:
         """The targets after an interim analysis of a cell; those of now if it has enough trials."""
         targets = [cell.target for cell in strata]
         priors = [self.prior(cell) for cell in strata]
         is_first = not any(targets)
-        if isinstance(rule, StratifiedRule) or strata[0].spec.stratum is not None:
+        if not isinstance(rule, StoppingRule) or strata[0].spec.stratum is not None:
             whole = self.spec.stratified_rule
             if is_first:
                 return whole.first([cell.spec.planned for cell in strata], priors)
@@ -497,7 +444,7 @@ class CampaignRun:
     def _expected_seconds(self, goal: Goal) -> float:
         seconds = 0.0
         for cell in self.cells.values():
-            if isinstance(goal, (StoppingRule, StratifiedRule)):
+            if isinstance(goal, SequentialRule):
                 width = self.metric.highest - self.metric.lowest
                 margin = self._options.margin_for_planning(width)
                 # A guess between the trials of an intact cell and those of a fully degraded one.

@@ -1,71 +1,39 @@
-"""Plan the strata of a campaign: find the critical field, and decide where strata save trials.
+"""Plan the strata of a campaign, and decide where they save trials.
 
-The critical field holds the bits whose flips lose most of the metric. A pilot of single flips finds
-them. It only decides how trials are shared out: the weights of strata are exact for any field, so
-that a badly chosen one costs trials and not correctness.
+Strata divide fault patterns by the number of flips in the critical field, which a pilot finds. The
+field only decides how trials are shared out: the weights of strata are exact for any field, so that
+a badly chosen one costs trials and not correctness.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from scipy.stats import binom
 
+from proact.campaign.autotune import Task
+from proact.campaign.clean_results import CleanResults
+from proact.campaign.critical_field import CriticalField, critical_field
 from proact.campaign.metrics import Metric
-from proact.campaign.options import CampaignOptions
+from proact.campaign.options import CampaignOptions, RunOptions
 from proact.campaign.trial_runner import TrialRunner
 from proact.encodings import Bits
-from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
-from proact.faults.selectors import Selector, exactly
+from proact.faults import BitFlip, BitFlipStratum, Fault, FaultSpace, Injector
+from proact.faults.selectors import Selector
 from proact.faults.space import ExposedTensor
-from proact.ops.seeds import derived_seed
 from proact.results.cells import OWN, CellStratum
-from proact.results.statistics import StoppingRule, allocation
+from proact.results.policy import Policy
+from proact.results.statistics import allocation, confidence_at_stop
 from proact.results.statistics.stratified_rule import FEWEST_TRIALS
 from proact.results.store import Store
 
-#: The pilot tries every bit in so many trials of so many images, from the highest bit on.
-_PILOT_TRIALS, _PILOT_IMAGES = 8, 16
-#: A bit is critical if a flip in it loses at least this share of what the worst bit loses.
-_CRITICAL = 0.2
-#: The pilot ends after this many successive bits that are not critical.
-_HARMLESS_BITS = 4
 #: The last stratum holds all larger numbers of flips, once they have at most this share of the
 #: patterns with a flip in the field. With more strata than this, plain trials are as good.
 _LAST_SHARE, _MOST_STRATA = 0.1, 4
 #: Strata replace plain trials if they are expected to need at most this share of them.
 _WORTH_IT = 0.8
-
-
-@dataclass(frozen=True)
-class CriticalField:
-    """The bits whose flips matter, and what single flips lose, in shares of the metric's range.
-
-    Attributes:
-        bits: numbers of the bits of a word; empty if no flip of the pilot lost anything.
-        loss, deviation: mean and standard deviation over trials of the loss by one flip in them.
-        elsewhere: mean square of the loss by one flip in another bit.
-    """
-
-    bits: tuple[int, ...]
-    loss: float
-    deviation: float
-    elsewhere: float
-
-
-@dataclass(frozen=True)
-class FaultStratum:
-    """A stratum of the patterns of one fault.
-
-    Attributes:
-        fault: draws the patterns.
-        of_variants: by variant, the stratum with its weight there; None for a variant without it.
-    """
-
-    fault: BitFlipStratum
-    of_variants: tuple[CellStratum | None, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +70,7 @@ class StrataPlanner:
     ) -> None:
         self._injectors, self._options = injectors, options
         self._width = metric.highest - metric.lowest
-        self._confidence = StoppingRule(1.0, options.confidence).confidence_at_stop
+        self._confidence = confidence_at_stop(options.confidence)
         self._known_spaces: dict[tuple[Selector, Bits], list[FaultSpace]] = {}
 
     def reason_against(self, fault: Fault) -> str | None:
@@ -127,50 +95,48 @@ class StrataPlanner:
             if reason is not None:
                 raise ValueError(f"strata=True: {reason}, got {fault}")
 
-    def may_pay(self, fault: Fault) -> bool:
+    def may_pay(self, fault: BitFlip) -> bool:
         """Whether strata could save trials if single bits of words were as bad as can be."""
         if self.reason_against(fault) is not None:
             return False
-        assert isinstance(fault, BitFlip)
         highest = max(exposed.bit_numbers[-1] for exposed in self._shared(fault))
-        return self.planned(fault, CriticalField((highest,), 0.5, 0.5, 0.0), False) is not None
+        return bool(self.strata(fault, 0, CriticalField((highest,), 0.5, 0.5, 0.0)))
 
-    def planned(
-        self, fault: Fault, found: CriticalField, is_forced: bool
-    ) -> list[FaultStratum] | None:
-        """The strata of a fault; None if plain trials are as good, or need none.
+    def strata(
+        self, fault: BitFlip, number: int, found: CriticalField, is_forced: bool = False
+    ) -> list[PlannedFault]:
+        """The strata of a fault; none if plain trials are as good, or if it needs no trial.
 
         Args:
             fault: see `reason_against`.
+            number: its position in the campaign.
             found: by the pilot.
             is_forced: whether to divide even if that saves no trials.
         """
-        assert isinstance(fault, BitFlip)
         assert isinstance(fault.ber, float)
         spaces, shared = self._spaces(fault), self._shared(fault)
         names = tuple(exposed.name for exposed in shared)
         bits = tuple(bit for bit in found.bits if any(bit in e.bit_numbers for e in shared))
         if not bits:
-            return None
+            return []
         base = BitFlipStratum(fault.ber, bits, names, bits=fault.bits, where=fault.where)
         parts = [tuple(sum(e.bits for e in part) for part in base.split(s)) for s in spaces]
         in_field = parts[0][0]
         unflipped = fault.probability_of_none([sum(parts[0])])
         absolute = self._options.absolute_margin
         if absolute is not None and 0.5 * (1.0 - unflipped) <= absolute / self._width:
-            return None
+            return []
         last = _last_stratum(in_field, fault.ber)
         if last > _MOST_STRATA and not is_forced:
-            return None
-        numbers = range(1, min(last, _MOST_STRATA) + 1)
+            return []
+        last = min(last, _MOST_STRATA)
         faults = {
             OWN: replace(base, in_field=(0, 0), elsewhere=(0, 0), in_others=(1, None)),
             "0": replace(base, in_field=(0, 0), elsewhere=(1, None)),
         }
-        for number in numbers:
-            is_last = number == numbers[-1]
-            name = f"{number} or more" if is_last else str(number)
-            faults[name] = replace(base, in_field=(number, None if is_last else number))
+        for flips in range(1, last):
+            faults[str(flips)] = replace(base, in_field=(flips, flips))
+        faults[f"{last} or more"] = replace(base, in_field=(last, None))
         variances = self._variances(found, faults, parts[0], fault.ber)
         losses = self._losses(found, faults, variances)
         margin = self._margin(faults, losses, parts[0])
@@ -180,9 +146,9 @@ class StrataPlanner:
         expected = sum(max(each.planned, FEWEST_TRIALS) for each in of_variants[0].values())
         plain = self._plain(faults, variances, losses, margin, parts[0])
         if not is_forced and expected > _WORTH_IT * plain:
-            return None
+            return []
         return [
-            FaultStratum(each, tuple(mine.get(name) for mine in of_variants))
+            PlannedFault(each, number, tuple(mine.get(name) for mine in of_variants))
             for name, each in faults.items()
             if any(name in mine for mine in of_variants)
         ]
@@ -292,57 +258,47 @@ class StrataPlanner:
         return self._known_spaces[key]
 
 
-def critical_field(store: Store, task: str, runner: TrialRunner, fault: Fault) -> CriticalField:
-    """Find the critical field by single flips, once per task and fault space.
+def planned_faults(
+    store: Store,
+    task: Task,
+    clean: CleanResults,
+    policy: Policy,
+    options: RunOptions,
+    announce: Callable[[str], None],
+) -> list[PlannedFault]:
+    """The faults of the trials: those of a campaign, or their strata where these save trials.
 
     Args:
-        store: keeps what was found.
-        task: digest of the task.
-        runner: of the variant that the pilot faults.
-        fault: its `where` and `bits` narrow the fault space.
+        store: keeps what the pilot finds.
+        task: with the variants and faults.
+        clean: of the first variant, which the pilot faults.
+        policy: of the campaign's trials.
+        options: of the run.
+        announce: called with a description of the pilot before it runs.
+
+    Raises:
+        ValueError: strata are asked for, and one of the faults cannot have them.
     """
-    assert isinstance(fault, BitFlip)
-    space = replace(fault, ber=0.0).to_json()
-    subject = f"critical field of {space} for {task}"
-    made = store.choice(subject)
-    if made is None:
-        made = store.choose(subject, asdict(_found(runner, fault)))
-    return CriticalField(**{**made, "bits": tuple(made["bits"])})
-
-
-def _found(runner: TrialRunner, fault: BitFlip) -> CriticalField:
-    measurement = runner.measurement
-    available, metric = len(measurement.data), measurement.metric
-    policy = replace(runner.policy, images=min(_PILOT_IMAGES, available))
-    seed = derived_seed(runner.seed, "pilot")
-    # A pattern that raises counts as a loss here, whatever the campaign does with it.
-    judged = replace(measurement, on_error="worst")
-    pilot = replace(runner, measurement=judged, policy=policy, seed=seed, prefix_cache=False)
-    space = FaultSpace(runner.model, runner.encoding, fault.where, fault.bits)
-    sign = 1.0 if metric.is_better_higher else -1.0
-    losses: dict[int, list[float]] = {}
-    harmless = 0
-    for bit in sorted({bit for exposed in space for bit in exposed.bit_numbers}, reverse=True):
-        where = tuple(exactly(e.name) for e in space if bit in e.bit_numbers)
-        flip = ExactFlips(1, bits=(bit,), where=where)
-        rows = [pilot.run(flip, trial) for trial in range(_PILOT_TRIALS)]
-        losses[bit] = [sign * (r.clean - r.value) / (metric.highest - metric.lowest) for r in rows]
-        worst = max(map(_mean, losses.values()))
-        is_critical = worst > 0.0 and _mean(losses[bit]) >= _CRITICAL * worst
-        harmless = 0 if is_critical or worst <= 0.0 else harmless + 1
-        if harmless == _HARMLESS_BITS:
-            break
-    worst = max(map(_mean, losses.values()))
-    critical = [bit for bit in losses if worst > 0.0 and _mean(losses[bit]) >= _CRITICAL * worst]
-    inside = [loss for bit in critical for loss in losses[bit]]
-    outside = [loss for bit in losses if bit not in critical for loss in losses[bit]]
-    mean = _mean(inside) if inside else 0.0
-    spread = _mean([(loss - mean) ** 2 for loss in inside]) if inside else 0.0
-    # Bits that were not tried are lower than the last harmless ones.
-    tried = len(losses) - len(critical)
-    others = max(len({b for e in space for b in e.bit_numbers}) - len(critical), 1)
-    elsewhere = _mean([loss**2 for loss in outside]) * tried / others if outside else 0.0
-    return CriticalField(tuple(critical), min(max(mean, 0.0), 1.0), math.sqrt(spread), elsewhere)
+    is_forced = options.strata is True
+    everywhere = (None,) * len(task.injectors)
+    plain = [PlannedFault(fault, number, everywhere) for number, fault in enumerate(task.faults)]
+    if not options.strata or options.margin_or_default is None:
+        return plain
+    planner = StrataPlanner(task.injectors, task.measurement.metric, options)
+    if is_forced:
+        planner.refuse(task.faults)
+    runner: TrialRunner | None = None
+    planned: list[PlannedFault] = []
+    for each in plain:
+        fault, strata = each.fault, list[PlannedFault]()
+        if isinstance(fault, BitFlip) and (is_forced or planner.may_pay(fault)):
+            if runner is None:
+                announce("finding the bits that matter")
+                runner = task.pilot_runner(0, clean, policy, options.seed)
+            found = critical_field(store, task.digest, runner, fault)
+            strata = planner.strata(fault, each.number, found, is_forced)
+        planned += strata or [each]
+    return planned
 
 
 def _last_stratum(bits: int, ber: float) -> int:
@@ -352,7 +308,3 @@ def _last_stratum(bits: int, ber: float) -> int:
     while number <= _MOST_STRATA and float(binom.sf(number, bits, ber)) > _LAST_SHARE * flipped:
         number += 1
     return number
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -135,8 +135,13 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
         raise ValueError(
             f"margin: a sweep needs a number, in the metric's unit, got {chosen.margin!r}"
         )
+    if chosen.strata is True:
+        raise ValueError("strata=True: per_layer and per_bit have strata of their own")
     return replace(
-        chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
+        chosen,
+        margin=chosen.margin_or_default,
+        executor=checked_executor(chosen.executor),
+        strata=False,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from proact.campaign.built_in_metrics import is_of_classes
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
+from proact.campaign.options import CampaignOptions
 from proact.data import Split
 from proact.faults import Fault
 from proact.nn import ErrorCorrection
@@ -82,6 +83,15 @@ def check_margin(margin: float | None, metric: Metric) -> None:
         checked_margin(margin, metric.highest - metric.lowest)
     except ValueError as error:
         raise ValueError(f"margin: {error} ({metric.name})") from None
+
+
+def check_strata(options: CampaignOptions) -> None:
+    """Raise ValueError if strata are asked for without a margin."""
+    if options.strata is True and options.margin_or_default is None:
+        raise ValueError(
+            f"strata=True needs a margin, got only trials={options.trials}: the margin decides how "
+            "many trials each stratum gets"
+        )
 
 
 def check_policy(policy: Policy, data: Split) -> None:

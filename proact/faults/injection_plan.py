@@ -139,8 +139,7 @@ class InjectionPlan:
             trial: the trial number.
             is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
-        has_parts = len(faults) > 1 or any(isinstance(f, BitFlipStratum) for f, _ in faults)
-        if self.encoding.is_coded and has_parts:
+        if self.encoding.is_coded and _has_several_parts(faults):
             # The decoder sees the flips of all faults, and of all parts of a stratum, together.
             yield self._merged(faults, trial)
             return
@@ -149,11 +148,14 @@ class InjectionPlan:
                 target = self.replay_target(fault)
                 yield target, target.flips_of(_listed(fault, target))
                 continue
-            for part, (target, (_, ber)) in enumerate(
-                zip(self.targets(fault), fault.rates, strict=True)
-            ):
-                if target.exposed:
-                    yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
+            for part, target, ber in self._parts(fault):
+                yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
+
+    def _parts(self, fault: StoredFault) -> Iterator[tuple[int, Target, float]]:
+        """The number, target and bit error rate of each part of the fault space that has bits."""
+        for part, target in enumerate(self.targets(fault)):
+            if target.exposed:
+                yield part, target, fault.rates[part][1]
 
     def _merged(
         self, faults: Sequence[tuple[StoredFault | Replay, int]], trial: int
@@ -165,12 +167,9 @@ class InjectionPlan:
                 target = self.replay_target(fault)
                 parts.append((target, _listed(fault, target)))
                 continue
-            for part, (target, (_, ber)) in enumerate(
-                zip(self.targets(fault), fault.rates, strict=True)
-            ):
-                if target.exposed:
-                    places = _drawn_places(fault, part, ber, target, seed, trial, parts)
-                    parts.append((target, places))
+            for part, target, ber in self._parts(fault):
+                places = _drawn_places(fault, part, ber, target, seed, trial, parts)
+                parts.append((target, places))
         exposed = {each.name: each for target, _ in parts for each in target.exposed}
         merged = CodedTarget(list(exposed.values()))
         return merged, merged.flips_of_several(parts)
@@ -245,6 +244,10 @@ def _by_rate(
     return parts
 
 
+def _has_several_parts(faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
+    return len(faults) > 1 or any(isinstance(fault, BitFlipStratum) for fault, _ in faults)
+
+
 def _pending_flips(
     fault: StoredFault,
     part: int,
@@ -254,10 +257,10 @@ def _pending_flips(
     trial: int,
     is_checked: bool,
 ) -> PendingFlips:
-    if isinstance(fault, BitFlipStratum) and fault.is_free(part):
-        return target.flips_at(ber, fault.seed_of_part(part, seed), trial, is_checked)
     if isinstance(fault, BitFlip):
         return target.flips_at(ber, seed, trial, is_checked)
+    if isinstance(fault, BitFlipStratum) and fault.is_free(part):
+        return target.flips_at(ber, fault.seed_of_part(part, seed), trial, is_checked)
     return target.flips_of(_drawn_places(fault, part, ber, target, seed, trial))
 
 

@@ -35,7 +35,7 @@ from proact.protect.plan_result import (
     UnmeasuredCandidate,
 )
 from proact.protect.protection_cost import latency_ratio
-from proact.results.statistics import Interval, Prior, StoppingRule, Trials, trial_mean
+from proact.results.statistics import Interval, Prior, Trials, confidence_at_stop, trial_mean
 
 _FIRST_TRIALS, _HEATS = 8, 32
 #: Encoded copies are kept between rounds while they take fewer bytes than this in all.
@@ -243,7 +243,7 @@ class _Race:
         self._kept = 0
         self._in: list[_Contender] = []
         self._out: list[_Contender] = []
-        self._confidence = StoppingRule(options.margin, options.confidence).confidence_at_stop
+        self._confidence = confidence_at_stop(options.confidence)
 
     def admit(
         self, encoding: Encoding, guard: str, model: nn.Module, latency: float

@@ -120,6 +120,7 @@ def _settings(analysis: Analysis) -> Mapping[str, str]:
         "encoding": spec.encoding,
         "seed": spec.seed,
         "margin": spec.margin,
+        "margin as a share of the loss": spec.relative_margin,
         "trials": spec.trials,
         "confidence": spec.confidence,
         "evaluation images": spec.images,

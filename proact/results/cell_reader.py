@@ -92,18 +92,16 @@ class CellReader:
         """The trial is the unit of replication: images within one share its faults."""
         spec = states[0].spec
         trials = [self._trials(state) for state in states]
-        flips, non_finite, raised = (
-            self._average(states, column)
-            for column in ("flips", "non_finite * 1.0 / images", "raised * 1.0 / images")
-        )
-        has_classes = any(self._totals(state, "max(agreeing)")[0] is not None for state in states)
+        totals = "avg(flips), avg(non_finite * 1.0 / images), avg(raised * 1.0 / images)"
+        *means, agreeing = self._by_column(states, f"{totals}, max(agreeing)")
+        flips, non_finite, raised = (_mean(states, column, 0.0) for column in means)
         return CellResult(
             spec.variant,
             spec.fault,
             spec.ber,
             self._run.metric,
             self._value(states, trials),
-            self._share(states, "sdc") if has_classes else None,
+            self._share(states, "sdc") if _has_any(agreeing) else None,
             self._clean(spec),
             sum(each.measured for each in trials),
             sum(each.failed for each in trials),
@@ -132,22 +130,18 @@ class CellReader:
 
     def details(self, states: Strata, limit: float, levels: Sequence[float]) -> CellDetails:
         """See `CellDetails`; a critical trial loses more than ``limit``."""
-        (top5, agreeing) = (
-            any(self._totals(state, f"max({column})")[0] is not None for state in states)
-            for column in ("top5", "agreeing")
-        )
+        top5, loss, agreeing = self._by_column(states, "max(top5), avg(loss), max(agreeing)")
         images, clean_top5, clean_loss = self._store.clean_counts(states[0].spec.key)
         shares = {}
-        if top5:
+        if _has_any(top5):
             known = (clean_top5 or 0.0) / images
             shares["top5"] = self._whole(states, self._top5, known)
         for name in _SEVERITIES:
-            if name in ("non_finite", "raised") or (agreeing and name != "sdc"):
+            if name in ("non_finite", "raised") or (_has_any(agreeing) and name != "sdc"):
                 shares[name] = self._share(states, name)
-        has_loss = any(self._totals(state, "avg(loss)")[0] is not None for state in states)
-        loss = self._average(states, "loss", clean_loss or 0.0) if has_loss else None
+        mean_loss = _mean(states, loss, clean_loss or 0.0) if _has_any(loss) else None
         critical = self._whole(states, lambda state: self._critical(state, float(limit)), 0.0)
-        return CellDetails(shares, loss, critical, self._quantiles(states, levels))
+        return CellDetails(shares, mean_loss, critical, self._quantiles(states, levels))
 
     def difference(self, states: Strata, baselines: Strata) -> Interval:
         """Mean gain over a baseline, trial by trial.
@@ -177,13 +171,11 @@ class CellReader:
     @staticmethod
     def pairs(states: Strata, baselines: Strata) -> int:
         """The number of trials that both cells have, in all strata together."""
-        theirs = {state.spec.stratum and name_of(state): state.target for state in baselines}
-        names = [state.spec.stratum and name_of(state) for state in states]
-        return sum(
-            min(state.target, theirs.get(name, 0))
-            for name, state in zip(names, states, strict=True)
-            if name != OWN
-        )
+        if not is_stratified(states):
+            return min(states[0].target, baselines[0].target)
+        theirs = {name_of(state): state.target for state in baselines}
+        mine = {name_of(state): state.target for state in states}
+        return sum(min(target, theirs[name]) for name, target in mine.items() if name != OWN)
 
     def _paired(self, cell: CellState, baseline: CellState) -> Interval:
         mine, theirs = self._run.prior(cell.spec), self._run.prior(baseline.spec)
@@ -241,12 +233,9 @@ class CellReader:
             return of(states[0])
         return mean_over_strata(weights_of(states), [of(state) for state in states], known)
 
-    def _average(self, states: Strata, column: str, known: float = 0.0) -> float:
-        """The mean of a column over fault patterns; ``known`` is its value without a flip."""
-        means = [self._totals(state, f"avg({column})")[0] for state in states]
-        weights = weights_of_sampled(states, [mean is not None for mean in means])
-        weighted = (w * (mean or 0.0) for w, mean in zip(weights, means, strict=True))
-        return math.fsum([*weighted, rest_of(states) * known])
+    def _by_column(self, states: Strata, sums: str) -> list[tuple[Any, ...]]:
+        """The aggregates over the trials of each stratum, by column; None without a trial."""
+        return list(zip(*(self._totals(state, sums) for state in states), strict=True))
 
     def _trials(self, state: CellState) -> Trials:
         return trials_of(self._store, state.spec.key, state.target, self._run.prior(state.spec))
@@ -323,6 +312,19 @@ class CellReader:
             level: _quantile(values, counts, level, confidence, prior, lost_trials)
             for level in levels
         }
+
+
+def _has_any(column: Sequence[Any]) -> bool:
+    """Whether a stratum has a value in this column."""
+    return any(value is not None for value in column)
+
+
+def _mean(states: Strata, means: Sequence[float | None], known: float) -> float:
+    """The mean over fault patterns from that of each stratum; ``known`` is the value without a
+    flip."""
+    weights = weights_of_sampled(states, [mean is not None for mean in means])
+    weighted = (weight * (mean or 0.0) for weight, mean in zip(weights, means, strict=True))
+    return math.fsum([*weighted, rest_of(states) * known])
 
 
 def _widened(share: Interval, lost: float) -> Interval:

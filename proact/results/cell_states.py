@@ -60,20 +60,13 @@ def _states(store: Store, spec: RunSpec, indices: Sequence[int]) -> tuple[CellSt
 
 
 def _replayed(store: Store, spec: RunSpec, cell: CellSpec, upto: int) -> tuple[int, bool]:
-    """The trials that a cell's result uses, of ``upto`` stored ones, and whether it is finished."""
-    rule = spec.rule
+    """The trials that a cell's result uses, of ``upto`` stored ones, and whether it is finished:
+    repeats the interim analyses that the rule makes on the stored rows."""
+    rule, prior = spec.rule, spec.prior(cell)
     if not isinstance(rule, StoppingRule):
         # How the trials of a sweep are shared out follows from all of its cells.
         most = spec.trials if spec.kind == "campaign" else None
         return (upto, False) if most is None else (min(upto, most), upto >= most)
-    return _looked_at(store, spec, cell, rule, upto)
-
-
-def _looked_at(
-    store: Store, spec: RunSpec, cell: CellSpec, rule: StoppingRule, upto: int
-) -> tuple[int, bool]:
-    """Repeats the interim analyses that the rule makes on the stored rows."""
-    prior = spec.prior(cell)
     target = rule.first(prior)
     if target == 0:
         return 0, True

@@ -190,7 +190,7 @@ def _cell_for(result: Result, variant: str, ber: float) -> CellSpec:
     """The cell that measures a bit error rate, or else the one of single flips."""
     mine = [cell for cell in result.spec.cells if cell.variant == variant]
     for cell in mine:
-        if cell.family == _RATED and abs(ber / cell.ber - 1.0) <= _SAME_RATE:
+        if cell.family == _RATED and math.isclose(ber, cell.ber, rel_tol=_SAME_RATE):
             return cell
     for cell in mine:
         if cell.family == _SINGLE and cell.fault == _ONE_FLIP:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from proact.limits import TRIALS
 from proact.results.cells import CellSpec, CellStratum
-from proact.results.statistics import Prior, StoppingRule, StratifiedRule
+from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
 from proact.results.store import Store
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
@@ -97,7 +97,7 @@ class RunSpec:
     relative_margin: float | None = None
 
     @property
-    def rule(self) -> StoppingRule | StratifiedRule | None:
+    def rule(self) -> SequentialRule | None:
         """The rule that stops cells without strata; a sweep stops as a whole."""
         if self.relative_margin is not None:
             return self.stratified_rule

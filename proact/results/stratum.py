@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proact.results.statistics import Interval, Prior, StoppingRule, Trials, trial_mean
+from proact.results.statistics import Interval, Prior, Trials, confidence_at_stop, trial_mean
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def stratum(
 
 def sweep_confidence(margin: float | None, confidence: float) -> float:
     """The level of a sweep's intervals: slightly above ``confidence`` where a margin stopped it."""
-    return confidence if margin is None else StoppingRule(margin, confidence).confidence_at_stop
+    return confidence if margin is None else confidence_at_stop(confidence)
 
 
 def shares_of(bits: Sequence[int]) -> list[float]:

@@ -91,6 +91,12 @@ def test_a_rate_that_was_not_measured_is_refused(result: Result) -> None:
         result.failure_rate(FIT, 10 * HOURS)
 
 
+def test_a_rate_of_zero_is_no_measured_rate(trained_cnn: nn.Module, digits: Data) -> None:
+    found = campaign.run({"m": trained_cnn}, digits, [BitFlip(0.0)], trials=2, **OPTIONS)
+    with pytest.raises(ValueError, match="and the campaign has 0: run a campaign at this rate"):
+        found.failure_rate(FIT, HOURS)
+
+
 def test_a_cell_that_needs_no_trial_bounds_the_rate(trained_cnn: nn.Module, digits: Data) -> None:
     known = campaign.run({"m": trained_cnn}, digits, [BitFlip(BER)], margin=0.01, **OPTIONS)
     found = known.failure_rate(FIT, HOURS)["m"]

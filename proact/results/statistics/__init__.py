@@ -16,7 +16,12 @@ from proact.results.statistics.planning import (
     single_fault_trials,
     trials_for_margin,
 )
-from proact.results.statistics.stopping import ProgressEstimate, StoppingRule
+from proact.results.statistics.stopping import (
+    ProgressEstimate,
+    SequentialRule,
+    StoppingRule,
+    confidence_at_stop,
+)
 from proact.results.statistics.strata import (
     independent_difference,
     optimal_allocation,
@@ -35,6 +40,7 @@ __all__ = [
     "Interval",
     "Prior",
     "ProgressEstimate",
+    "SequentialRule",
     "StoppingRule",
     "StratifiedRule",
     "TrialCost",
@@ -44,6 +50,7 @@ __all__ = [
     "checked_confidence",
     "checked_margin",
     "components_of",
+    "confidence_at_stop",
     "deviation",
     "images_per_trial",
     "independent_difference",

@@ -40,12 +40,8 @@ class ProgressEstimate:
 
 
 @dataclass(frozen=True)
-class StoppingRule:
-    """Stops a cell when the interval of its mean reaches at most ``margin`` to each side, on
-    average of the two.
-
-    Where a cell stops depends on its trials alone, in the order of their numbers, and not on who
-    ran them or in which portions.
+class SequentialRule:
+    """What the rules that stop a cell at a margin have in common.
 
     Attributes:
         margin: half the intended width, in the metric's unit; for accuracies in (0, 1].
@@ -64,7 +60,21 @@ class StoppingRule:
     @property
     def confidence_at_stop(self) -> float:
         """The confidence of intervals at the stop, which corrects for the interim analyses."""
-        return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
+        return confidence_at_stop(self.confidence)
+
+
+def confidence_at_stop(confidence: float) -> float:
+    """The confidence of intervals at the stop of a cell, for a campaign's confidence."""
+    return 1.0 - PRICE_OF_STOPPING * (1.0 - confidence)
+
+
+class StoppingRule(SequentialRule):
+    """Stops a cell when the interval of its mean reaches at most ``margin`` to each side, on
+    average of the two.
+
+    Where a cell stops depends on its trials alone, in the order of their numbers, and not on who
+    ran them or in which portions.
+    """
 
     def interval(self, trials: Trials, prior: Prior) -> Interval:
         """Of the mean that stopped the cell: `trial_mean`, moved by what stopping does to it.

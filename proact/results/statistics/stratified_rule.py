@@ -16,14 +16,9 @@ import numpy as np
 
 from proact.results.statistics.bounded import all_alike_half_width, proportion_ends
 from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
-from proact.results.statistics.interval import (
-    Interval,
-    Numbers,
-    checked_confidence,
-    checked_margin,
-)
+from proact.results.statistics.interval import Interval, Numbers
 from proact.results.statistics.planning import normal_quantile
-from proact.results.statistics.stopping import PRICE_OF_STOPPING, shift_of_stopping
+from proact.results.statistics.stopping import SequentialRule, shift_of_stopping
 from proact.results.statistics.strata import weighted_sum
 
 #: Every stratum has this many trials or more: fewer say little about their deviation.
@@ -86,7 +81,7 @@ def allocation(
 
 
 @dataclass(frozen=True)
-class StratifiedRule:
+class StratifiedRule(SequentialRule):
     """Stops a cell when the interval of its stratified mean reaches at most ``margin`` to each
     side, on average of the two.
 
@@ -95,27 +90,14 @@ class StratifiedRule:
     probability of no flip.
 
     Attributes:
-        margin: half the intended width, in the metric's unit; as a share of the loss if
+        margin, confidence: as for `SequentialRule`; the margin is a share of the loss if
             ``is_relative``.
-        confidence: in (0, 1), two-sided.
         most: the largest number of trials of all strata together.
         is_relative: whether the margin is a share of the estimated loss, the distance of the mean
             from the clean result. Where no trial lost anything, the cell ends at ``most``.
     """
 
-    margin: float
-    confidence: float = 0.95
-    most: int = (1 << 32) - 1
     is_relative: bool = False
-
-    def __post_init__(self) -> None:
-        checked_margin(self.margin)
-        checked_confidence(self.confidence)
-
-    @property
-    def confidence_at_stop(self) -> float:
-        """The confidence of intervals at the stop, which corrects for the interim analyses."""
-        return 1.0 - PRICE_OF_STOPPING * (1.0 - self.confidence)
 
     def first(self, planned: Sequence[float], priors: Sequence[Prior]) -> list[int]:
         """The numbers of trials at the first analysis, from those that a pilot expects. All are 0
