@@ -136,8 +136,10 @@ def test_2000_campaigns_cover_the_mean(name: str) -> None:
     coverage, _, estimate, error = simulated(name, 2000)
     cell = STRATIFIED[name]
     assert coverage >= COVERED
-    # What the corrections for sequential stopping leave is small beside the loss.
-    assert abs(estimate - cell.mean) <= SIGMAS * error + 0.01 * abs(cell.clean - cell.mean)
+    # What the corrections for sequential stopping leave is small beside the loss. Without a loss,
+    # both sides are rounding errors.
+    left = SIGMAS * error + 0.01 * abs(cell.clean - cell.mean)
+    assert abs(estimate - cell.mean) <= left + 1e-12
 
 
 @pytest.mark.parametrize("name", STRATIFIED)
