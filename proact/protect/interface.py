@@ -30,7 +30,13 @@ from proact.nn.written_state import restored
 from proact.protect.checkpointing import MethodRun
 from proact.protect.fingerprint import fingerprint, full_fingerprint
 from proact.protect.guards import copy_guards
-from proact.protect.held_out import TOLERANCE, scores, warn_of_cost, warn_of_few_samples
+from proact.protect.held_out import (
+    TOLERANCE,
+    held_out_samples,
+    scores,
+    warn_of_cost,
+    warn_of_few_samples,
+)
 from proact.protect.method import ClipMethod, GuardMethod
 from proact.protect.objective import CLASSES, Loss, Objective, SampleMetric
 from proact.protect.options import ClipOptions, TrainedOptions
@@ -123,8 +129,9 @@ def protect(
 
     Warns:
         UserWarning: clips cost more than the tolerance (1.5 points where the method has none) on
-            the held-out samples; more than a fifth of these have activations above the profile; or
-            they are too few to show that the tolerance is kept, so that no threshold is trained.
+            the held-out samples, at most 2,500; more than a fifth of these have activations above
+            the profile; or they are too few to show that the tolerance is kept, so that no
+            threshold is trained.
 
     Raises:
         ValueError: an unknown method, a model without parameters or (except for weight-range and
@@ -162,14 +169,14 @@ def protect(
             calls = "activation" if count == 1 else "activations"
             run.report(f"{count} {calls} in {name or type(model).__name__} skipped")
         clips = found.run(working, samples, chosen, run, objective)
-    result = unguarded_copy(model)
+    result, held_out = unguarded_copy(model), held_out_samples(samples.validation)
     with restored(result):
-        warn_of_few_samples(result, samples, run.maxima, objective)
-        plain = scores(result, samples.validation, objective, judges)
+        warn_of_few_samples(result, len(samples.train), held_out, run.maxima, objective)
+        plain = scores(result, held_out, objective, judges)
     result = place_at_sites(result, clips)
     if plain is not None:
         with restored(result):
-            clipped = scores(result, samples.validation, objective, judges)
+            clipped = scores(result, held_out, objective, judges)
         tolerance = chosen.tolerance if isinstance(chosen, TrainedOptions) else TOLERANCE
         warn_of_cost(plain, clipped, tolerance, judges)
     copy_guards(model, result)

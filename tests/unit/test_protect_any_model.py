@@ -355,6 +355,14 @@ def test_the_share_above_the_profile_is_counted(digits: Data) -> None:
     assert 0.4 < found <= 0.5
 
 
+def test_at_most_2500_samples_of_equal_shares_are_held_out() -> None:
+    labels = torch.arange(6_000) % 3 // 2  # two thirds in class 0
+    few = held_out.held_out_samples(Split(torch.zeros(6_000, 1), labels))
+    assert few.labels.bincount().tolist() == [1_667, 833]
+    batches = Split(torch.zeros(6_000, 1)).in_fixed_batches(1_500)
+    assert held_out.held_out_samples(batches) is batches
+
+
 def test_a_few_held_out_samples_are_not_measured() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()).eval()
     with pytest.warns(UserWarning, match=r"saw only 6 samples: .* 2 activation sites, up to 29%"):
