@@ -28,6 +28,8 @@ from proact.ops._memory import may_overlap, once
 from proact.ops.plain_memory import has_plain_memory
 from proact.ops.plan import FlipPlaces
 
+#: The replays whose targets are kept.
+_MOST_REPLAYS = 16
 _Selection = tuple[Selector, Bits, tuple[object, ...]]
 
 
@@ -116,6 +118,9 @@ class InjectionPlan:
                 f"this injection is {self.encoding.name}"
             )
         if replay not in self._replays:
+            # A search injects thousands of replays, each of them for a moment.
+            if len(self._replays) >= _MOST_REPLAYS:
+                self._replays.clear()
             named = {site.tensor for site in replay.faults}
             hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
             exposed = [exposed_tensor(stored, self.encoding, None) for stored in hit]

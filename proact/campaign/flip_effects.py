@@ -1,0 +1,238 @@
+"""The effect of flips on the numbers that a model computes with, after codes and guards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from proact.encodings import Encoding
+from proact.encodings.coded import CodedWord
+from proact.faults import ExposedTensor, FaultSite, Injector, Replay
+from proact.nn.guard_hooks import error_correction_of, guards_on
+from proact.nn.tensor_inventory import stored_tensors
+
+Flips = tuple[FaultSite, ...]
+
+#: The codewords of a tensor whose flips are estimated.
+_CODEWORDS = 64
+#: In a code, the most flips that are tried together, and the rounds of random sets of each size.
+_MOST_TOGETHER, _ROUNDS = 4, 32
+#: Stands for infinity and NaN.
+_LARGEST = torch.finfo(torch.float32).max
+
+
+class FlipEffects:
+    """Flips listed bits of one model, and reads what the model then computes with.
+
+    Codes of the encoding correct what they can when bits are flipped. Guards act before a forward
+    pass, and so before numbers are read.
+
+    Args:
+        model: rounded to the encoding (see `proact.faults.encode`), and used by nobody else.
+        encoding: the stored form of its parameters.
+    """
+
+    def __init__(self, model: nn.Module, encoding: Encoding) -> None:
+        self.model = model
+        self._injector = Injector(model, encoding, is_private=True)
+        self._tensors = {s.name: s.tensor.detach() for s in stored_tensors(model)}
+
+    @contextmanager
+    def flipped(self, flips: Flips) -> Iterator[nn.Module]:
+        """The model, whose bits are flipped until the block ends."""
+        if not flips:
+            yield self.model
+            return
+        with self._injector.trial(Replay(flips), 0, 0):
+            yield self.model
+
+    def values(self, flips: Flips) -> dict[str, Tensor]:
+        """Copies of all stored tensors by name, as a forward pass reads them."""
+        with self.flipped(flips), _guards_acting(self.model):
+            return {name: tensor.clone() for name, tensor in self._tensors.items()}
+
+    def read(self, flips: Flips, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Some elements of stored tensors, as a forward pass reads them.
+
+        Args:
+            flips: the flipped bits.
+            elements: row-major indices, (n, words) int64, by the name of a tensor.
+
+        Returns:
+            The values at the indices, (n, words) float64 on the CPU, by name.
+        """
+        with self.flipped(flips), _guards_acting(self.model):
+            return {
+                name: self._tensors[name].reshape(-1)[places].double().cpu()
+                for name, places in elements.items()
+            }
+
+
+@contextmanager
+def _guards_acting(model: nn.Module) -> Iterator[None]:
+    """Lets the guards do what they do around a forward pass."""
+    with ExitStack() as stack:
+        for owner in model.modules():
+            for guard in guards_on(owner):
+                guard.begin(owner)
+                stack.callback(guard.end)
+        yield
+
+
+class Candidate(NamedTuple):
+    """Flips in one codeword, and their estimated harm, above 0.
+
+    Attributes:
+        flips: the flipped bits.
+        harm: the first-order change of the loss if ``is_guided``, otherwise the change of a number.
+        is_guided: whether the gradient of the tensor is known.
+    """
+
+    flips: Flips
+    harm: float
+    is_guided: bool
+
+
+def most_harmful(
+    effects: FlipEffects,
+    space: Sequence[ExposedTensor],
+    found: Flips,
+    values: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    most_flips: int,
+    generator: torch.Generator,
+) -> list[Candidate]:
+    """For each tensor and each number of flips, the flips that change the loss most to first order.
+
+    Where a tensor has no gradient, these are the flips that raise a number most, and those that
+    lower one most.
+
+    Args:
+        effects: of the model.
+        space: the tensors and bits that may be flipped.
+        found: the flips so far.
+        values: of the stored tensors under these flips, by name.
+        gradients: of the loss under these flips, by the name of a parameter.
+        most_flips: the most flips of a candidate. Only tensors with a code get several.
+        generator: draws the sets of several flips.
+    """
+    tensors = [_Tensor(effects.model, each, values, gradients) for each in space]
+    elements = {tensor.name: tensor.elements for tensor in tensors}
+    best: dict[tuple[str, int, bool], Candidate] = {}
+    for sets in _rounds(tensors, set(found), most_flips, generator):
+        flips = tuple(flip for mine in sets for each in mine for flip in each)
+        read = effects.read((*found, *flips), elements)
+        for tensor, mine in zip(tensors, sets, strict=True):
+            for candidate, key in tensor.candidates(read[tensor.name], mine):
+                known = best.get(key)
+                if known is None or candidate.harm > known.harm:
+                    best[key] = candidate
+    return list(best.values())
+
+
+class _Tensor:
+    """The codewords of a tensor whose flips are estimated: those with the largest gradient.
+
+    Without a gradient they are those with the largest number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        exposed: ExposedTensor,
+        values: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> None:
+        self.name = exposed.name
+        words, self.is_coded = _words_of_codeword(model, exposed)
+        gradient = gradients.get(self.name)
+        self._is_guided = gradient is not None
+        flat = values[self.name].reshape(-1).double()
+        slopes = torch.ones_like(flat) if gradient is None else gradient.reshape(-1).double()
+        sizes = (flat if gradient is None else slopes).abs().nan_to_num(0.0)
+        padded = torch.nn.functional.pad(sizes, (0, -len(sizes) % words)).view(-1, words)
+        chosen = padded.amax(1).topk(min(_CODEWORDS, len(padded))).indices
+        #: Row-major indices, (codewords, words). The tensor's last element stands for missing ones.
+        self.elements = chosen[:, None] * words + torch.arange(words, device=chosen.device)
+        is_there = self.elements < len(flat)
+        self.elements = self.elements.clamp(max=len(flat) - 1)
+        self._before = flat[self.elements].cpu()
+        self._slopes = (slopes[self.elements] * is_there).cpu()
+        self.bits = [
+            [
+                FaultSite(self.name, element, bit)
+                for element in dict.fromkeys(row)
+                for bit in exposed.bit_numbers
+                if not isinstance(exposed.word, CodedWord) or exposed.word.has_bit(element, bit)
+            ]
+            for row in self.elements.tolist()
+        ]
+
+    def candidates(
+        self, after: Tensor, sets: Sequence[Flips]
+    ) -> Iterator[tuple[Candidate, tuple[str, int, bool]]]:
+        """The candidates of a round, each with what it competes with.
+
+        Args:
+            after: the values under the flips, in the shape of ``elements``.
+            sets: the flips in each codeword; empty ones are left out.
+        """
+        change = (after - self._before).nan_to_num(_LARGEST, _LARGEST, -_LARGEST)
+        effect = (self._slopes * change).sum(1)
+        if self._is_guided:
+            # A large step leaves the range in which the sign of the gradient predicts.
+            effect = effect.abs()
+        for harm, flips in zip(effect.tolist(), sets, strict=True):
+            if flips and harm != 0.0:
+                key = (self.name, len(flips), harm > 0.0)
+                yield Candidate(flips, abs(harm), self._is_guided), key
+
+
+def _rounds(
+    tensors: Sequence[_Tensor], found: set[FaultSite], most_flips: int, generator: torch.Generator
+) -> Iterator[list[list[Flips]]]:
+    """Rounds of flips: for each tensor, the flips in each of its codewords.
+
+    Single flips come first, each bit of each codeword once; in tensors with a code, random sets of
+    several flips follow. A set with a bit that is flipped already is empty.
+    """
+
+    def without_found(flips: Flips) -> Flips:
+        return () if found.intersection(flips) else flips
+
+    for number in range(max(len(own) for tensor in tensors for own in tensor.bits)):
+        yield [[without_found(tuple(own[number : number + 1])) for own in t.bits] for t in tensors]
+    if not any(tensor.is_coded for tensor in tensors):
+        return
+    for together in range(2, min(most_flips, _MOST_TOGETHER) + 1):
+        for _ in range(_ROUNDS):
+            yield [
+                [
+                    without_found(_drawn(own, together, generator)) if tensor.is_coded else ()
+                    for own in tensor.bits
+                ]
+                for tensor in tensors
+            ]
+
+
+def _drawn(bits: Sequence[FaultSite], count: int, generator: torch.Generator) -> Flips:
+    order = torch.randperm(len(bits), generator=generator)[:count]
+    return tuple(bits[number] for number in order.tolist())
+
+
+def _words_of_codeword(model: nn.Module, exposed: ExposedTensor) -> tuple[int, bool]:
+    """The number of words of a codeword of a tensor, and whether there is a code at all.
+
+    The code is that of the encoding, or that of an ecc guard.
+    """
+    if isinstance(exposed.word, CodedWord):
+        return exposed.words_per_check, True
+    guard = error_correction_of(model)
+    if guard is not None:
+        for name in guard.coded(model).keys() & set(exposed.stored.names):
+            return guard.code_of(name).code.words, True
+    return 1, False

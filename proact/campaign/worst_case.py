@@ -1,0 +1,270 @@
+"""Progressive bit search: few flips that hurt a model most.
+
+A. S. Rakin, Z. He, D. Fan, "Bit-Flip Attack: Crushing Neural Network with Progressive Bit Search",
+arXiv 1903.12269. Each step computes the gradient of the loss under the flips so far, takes the most
+harmful flip of each tensor by its first-order effect, tries these flips on the model, and keeps the
+worst one. Departures: a flip is tried with what codes and guards make of it; where a code corrects
+single flips, sets of flips in one codeword are tried; tensors without a gradient take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proact.campaign.flip_effects import FlipEffects, Flips, most_harmful
+from proact.data import Data, Split
+from proact.data.dataset import SamplesOrData, as_evaluation, stratified_subset
+from proact.encodings import Bits
+from proact.faults import FaultSpace, Replay, encode
+from proact.faults.mixed_encoding import EncodingLike, checked_encoding
+from proact.faults.selectors import Selector
+from proact.limits import SEEDS
+from proact.nn.batches import Batch, cloned
+from proact.nn.forward import Forward, OutputSelector
+from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.tensor_inventory import stored_tensors
+from proact.ops.plan import checked_integer
+
+#: Maps (logits, targets) to one loss of at least 0 for each sample, (samples,).
+SampleLoss = Callable[[Tensor, Batch], Tensor]
+
+#: Steps end when no set of flips raises the mean probability of a wrong answer by this much.
+_LEAST_GAIN = 1e-9
+#: Or when the mean probability of a wrong answer is as good as 1.
+_WORST = 1.0 - 1e-6
+_BATCH = 256
+#: The target of tokens and pixels that do not count.
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How `worst_case` searches.
+
+    Attributes:
+        samples: the most samples on which flips are compared.
+        candidates: the most sets of flips that are tried in each step. Half of them are in tensors
+            without a gradient (running statistics, thresholds, bounds), if there are any.
+        seed: determines the sets of flips in codewords, in [0, 2^63).
+    """
+
+    samples: int = 128
+    candidates: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "candidates"):
+            if checked_integer(name, getattr(self, name), 1 << 31) == 0:
+                raise ValueError(f"{name} is at least 1, got 0")
+        checked_integer("seed", self.seed, SEEDS)
+
+
+class Step(NamedTuple):
+    """The flips after a step of the search, in the order in which they were found.
+
+    Attributes:
+        flips: of this step and of all steps before.
+        loss: the mean over the samples of 1 - exp(-loss), in [0, 1].
+    """
+
+    flips: Flips
+    loss: float
+
+
+def worst_case(
+    model: nn.Module,
+    data: SamplesOrData,
+    flips: int,
+    encoding: EncodingLike = "float32",
+    *,
+    where: Selector = "*",
+    bits: Bits = None,
+    loss: SampleLoss | None = None,
+    forward: Callable[[nn.Module, Batch], Any] | None = None,
+    output: OutputSelector | None = None,
+    options: SearchOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Replay:
+    """Search for few flips of stored bits that hurt a model most (arXiv 1903.12269).
+
+    The search is greedy and compares flips on some samples, so that other flips may be worse: the
+    result is an upper bound of the accuracy that ``flips`` flips can leave, not the worst possible.
+
+    Args:
+        model: the model as it is deployed, with its clips and guards; it is not changed.
+        data: the validation split of a `proact.data.Data`, or samples as for
+            `proact.campaign.run`. Without targets, the predictions without faults are the targets.
+        flips: the most flips, at least 1.
+        encoding: the stored form of the parameters, by name or by selectors.
+        where, bits: the bits that may be flipped, as for `proact.faults.BitFlip`.
+        loss: a function of (logits, targets) that returns one loss of at least 0 for each sample,
+            (samples,). The default is the cross-entropy of classes, averaged over the tokens or
+            pixels of a sample. Flips are compared by the mean of 1 - exp(-loss), which is for
+            classes the mean probability of a wrong answer; NaN counts as 1.
+        forward, output: as for `proact.campaign.run`.
+        options: how to search.
+        progress: called with a line of text after each step.
+
+    Returns:
+        The flips as a fault: at most ``flips``, and fewer if further ones would not hurt more.
+
+    Raises:
+        ValueError: a model without gradients, outputs that need a loss of the user's, or as
+            `proact.faults.FaultSpace`.
+        TypeError: an argument of another type.
+    """
+    if checked_integer("flips", flips, 1 << 31) == 0:
+        raise ValueError("flips is at least 1, got 0")
+    split = data.validation if isinstance(data, Data) else as_evaluation(data)
+    search = BitSearch(model, split, encoding, where, bits, loss, Forward(forward, output), options)
+    found: Flips = ()
+    for step in search.steps(flips):
+        found = step.flips
+        if progress is not None:
+            progress(
+                f"{len(found)} of {flips} flips: mean probability of a wrong answer {step.loss:.4f}"
+            )
+    return search.replay(found)
+
+
+class BitSearch:
+    """A search for harmful flips in one model; the arguments are those of `worst_case`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        encoding: EncodingLike = "float32",
+        where: Selector = "*",
+        bits: Bits = None,
+        loss: SampleLoss | None = None,
+        forward: Forward | None = None,
+        options: SearchOptions | None = None,
+    ) -> None:
+        self._options = options or SearchOptions()
+        self._encoding = checked_encoding(encoding)
+        self._forward = forward or Forward()
+        self._loss = loss or _cross_entropy
+        deployed = encode(model, self._encoding, where=where).eval()
+        self._effects = FlipEffects(deployed, self._encoding)
+        self._space = list(FaultSpace(deployed, self._encoding, where, bits))
+        self._shapes = {s.name: tuple(s.tensor.shape) for s in stored_tensors(deployed)}
+        self._differentiable = unguarded_copy(deployed).eval()
+        chosen = stratified_subset(split, self._options.samples) if not split.batch_sizes else None
+        self._batches = self._with_targets(split if chosen is None else split.take(chosen))
+        self._generator = torch.Generator().manual_seed(self._options.seed)
+
+    def steps(self, flips: int) -> Iterator[Step]:
+        """Add flips step by step until there are ``flips``, or none of them hurts more."""
+        found: Flips = ()
+        reached = self.mean_loss(found)
+        while len(found) < flips and reached < _WORST:
+            best: Flips = ()
+            best_gain, best_loss = _LEAST_GAIN, reached
+            for candidate in self._candidates(found, flips - len(found)):
+                harm = self.mean_loss(found + candidate)
+                gain = (harm - reached) / len(candidate)
+                if gain > best_gain:
+                    best, best_gain, best_loss = candidate, gain, harm
+            if best == ():
+                return
+            found, reached = found + best, best_loss
+            yield Step(found, reached)
+
+    def replay(self, flips: Flips) -> Replay:
+        """Flips as a fault."""
+        shapes = {flip.tensor: self._shapes[flip.tensor] for flip in flips}
+        return Replay(flips, shapes, self._encoding.name)
+
+    def mean_loss(self, flips: Flips) -> float:
+        """The mean over the samples of 1 - exp(-loss) while bits are flipped; NaN counts as 1."""
+        total, samples = 0.0, 0
+        with self._effects.flipped(flips) as model, torch.inference_mode():
+            for inputs, targets in self._batches:
+                losses = self._losses(model, inputs, targets).double()
+                total += float((1.0 - torch.exp(-losses)).nan_to_num(1.0).sum())
+                samples += len(losses)
+        return total / samples
+
+    def _losses(self, model: nn.Module, inputs: Batch, targets: Batch) -> Tensor:
+        losses = self._loss(self._forward.logits(model, cloned(inputs)), targets)
+        if not isinstance(losses, Tensor) or losses.dim() != 1:
+            given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"loss: expected one value for each sample, (samples,), got {given}")
+        return losses
+
+    def _with_targets(self, split: Split) -> list[tuple[Batch, Batch]]:
+        """The batches; without targets, the predictions of the model without faults are these."""
+        batches = []
+        for inputs, targets in split.batches(_BATCH):
+            with torch.no_grad():
+                logits = self._forward.logits(self._effects.model, cloned(inputs))
+            batches.append((inputs, logits.argmax(1) if targets is None else targets))
+        return batches
+
+    def _candidates(self, found: Flips, left: int) -> list[Flips]:
+        """The sets of at most ``left`` flips that are worth trying."""
+        values = self._effects.values(found)
+        estimated = most_harmful(
+            self._effects,
+            self._space,
+            found,
+            values,
+            self._gradients(values),
+            left,
+            self._generator,
+        )
+        estimated.sort(key=lambda each: -each.harm)
+        guided = [each.flips for each in estimated if each.is_guided]
+        others = [each.flips for each in estimated if not each.is_guided]
+        most = self._options.candidates
+        kept = guided[: max(most - len(others), most // 2)]
+        return kept + others[: most - len(kept)]
+
+    def _gradients(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of the summed loss where tensors have ``values``; infinities count as 0."""
+        model = self._differentiable
+        with torch.no_grad():
+            for stored in stored_tensors(model):
+                stored.tensor.copy_(values[stored.name])
+        leaves = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        model.requires_grad_(False)
+        for leaf in leaves.values():
+            leaf.requires_grad_(True).grad = None
+        for inputs, targets in self._batches:
+            losses = self._losses(model, inputs, targets)
+            if losses.requires_grad:
+                losses.sum().backward()
+        found = {name: leaf.grad for name, leaf in leaves.items()}
+        gradients = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in found.items() if g is not None}
+        if not gradients:
+            raise ValueError(
+                f"no gradient of the loss reaches the parameters of {type(model).__name__}: the "
+                "search needs a model with floating-point parameters that runs without "
+                "torch.no_grad"
+            )
+        return gradients
+
+
+def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
+    """The cross-entropy of each sample, (samples,), averaged over its tokens or pixels."""
+    is_label = isinstance(targets, Tensor) and targets.dtype == torch.int64
+    if is_label and logits.dim() >= 2:
+        assert isinstance(targets, Tensor)
+        classes_last = logits.dim() > 2 and logits.shape[:-1] == targets.shape
+        scores = logits.movedim(-1, 1) if classes_last else logits
+        if scores.shape[:1] + scores.shape[2:] == targets.shape:
+            losses = F.cross_entropy(scores.float(), targets, reduction="none")
+            counted = (targets != _IGNORED).view(len(targets), -1).sum(1)
+            return losses.view(len(targets), -1).sum(1) / counted.clamp(min=1)
+    raise ValueError(
+        f"the search compares logits (samples, classes) with class labels; the model gives "
+        f"{tuple(logits.shape)} and the targets are others: give loss=, a function of (logits, "
+        "targets) that returns one value for each sample"
+    )
