@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from proact.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
+    from proact.campaign.bit_search import SearchOptions, worst_case
     from proact.campaign.engine import run
     from proact.campaign.malloc_tuning import keep_freed_memory
     from proact.campaign.metrics import Metric
@@ -19,10 +20,12 @@ __all__ = [
     "CampaignProgress",
     "Metric",
     "RunOptions",
+    "SearchOptions",
     "keep_freed_memory",
     "per_bit",
     "per_layer",
     "run",
+    "worst_case",
 ]
 
 __getattr__ = lazy_names(
@@ -32,9 +35,11 @@ __getattr__ = lazy_names(
         "CampaignProgress": "progress",
         "Metric": "metrics",
         "RunOptions": "options",
+        "SearchOptions": "bit_search",
         "keep_freed_memory": "malloc_tuning",
         "per_bit": "sweeps",
         "per_layer": "sweeps",
         "run": "engine",
+        "worst_case": "bit_search",
     },
 )

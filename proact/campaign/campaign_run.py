@@ -38,6 +38,7 @@ from proact.campaign.validation import (
     check_policy,
     check_strata,
 )
+from proact.campaign.worst_cases import worst_cases
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
 from proact.errors import ProactError
@@ -125,7 +126,7 @@ class CampaignRun:
                 check_policy(options.policy, split)
             self._store = Store(options.store)
             stack.push(lambda kind, *_: self._store.close() if kind is not None else None)
-            self._prepare(models)
+            self._prepare(models, data)
 
     def _end_of_failed_preparation(
         self, kind: type[BaseException] | None, error: BaseException | None, _: Any
@@ -141,7 +142,7 @@ class CampaignRun:
         }
         self._findings = {name: found.to_dict() for name, found in findings.items() if found}
 
-    def _prepare(self, models: list[nn.Module]) -> None:
+    def _prepare(self, models: list[nn.Module], data: SamplesOrData) -> None:
         facts = task_facts(self._measurement, self._encoding, self._options.seed)
         self._check_name(facts, {})
         digests = [ModelDigest(model) for model in models]
@@ -151,6 +152,15 @@ class CampaignRun:
         facts = with_policy(facts, self.tuning.policy)
         self._planned = planned_faults(
             self._store, task, clean[0], self.tuning.policy, self._options, self._announcer.stage
+        )
+        self._worst_cases = worst_cases(
+            self._store,
+            task,
+            data,
+            dict(zip(self._names, zip(digests, clean, strict=True), strict=True)),
+            self.tuning.policy,
+            self._options,
+            self._announcer.stage,
         )
         variants = [
             Variant(
@@ -372,8 +382,14 @@ class CampaignRun:
             facts=facts,
             variants=tuple(variants),
             cells=tuple(self.cells[position].spec for position in self._positions()),
-            notes={**options.notes, **({"checks": self._findings} if self._findings else {})},
+            notes={**options.notes, **self._own_notes},
         )
+
+    @property
+    def _own_notes(self) -> dict[str, Any]:
+        """Findings of checks, and worst cases, if there are any."""
+        notes = {"checks": self._findings, "worst_cases": self._worst_cases}
+        return {name: found for name, found in notes.items() if found}
 
     def _record_end(self, error: BaseException | None) -> None:
         if self._is_done:

@@ -13,7 +13,7 @@ from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.validation import checked_faults, checked_variants
 from proact.data.dataset import SamplesOrData
-from proact.faults import Fault
+from proact.faults import ExactFlips, Fault
 from proact.results.result import Result
 
 P = ParamSpec("P")
@@ -81,7 +81,11 @@ def run(
     chosen = replace(
         chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
     )
-    with CampaignRun(checked_variants(variants), data, checked_faults(faults), chosen) as campaign:
+    measured = checked_faults(faults)
+    random = None if chosen.worst_flips is None else ExactFlips(chosen.worst_flips)
+    if random is not None and random not in measured:
+        measured = [*measured, random]
+    with CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
         campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
         return campaign.finished()
 

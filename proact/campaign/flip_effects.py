@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ Flips = tuple[FaultSite, ...]
 _CODEWORDS = 64
 #: In a code, the most flips that are tried together, and the rounds of random sets of each size.
 _MOST_TOGETHER, _ROUNDS = 4, 32
+#: The flips of each comparison that are kept.
+_OF_EACH = 4
 #: Stands for infinity and NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -84,11 +87,12 @@ def _guards_acting(model: nn.Module) -> Iterator[None]:
 
 
 class Candidate(NamedTuple):
-    """Flips in one codeword, and their estimated harm, above 0.
+    """Flips in one codeword, and their estimated harm.
 
     Attributes:
         flips: the flipped bits.
-        harm: the first-order change of the loss if ``is_guided``, otherwise the change of a number.
+        harm: the size of the first-order change of the loss if ``is_guided``, otherwise of the
+            change of a number; above 0.
         is_guided: whether the gradient of the tensor is known.
     """
 
@@ -106,10 +110,11 @@ def most_harmful(
     most_flips: int,
     generator: torch.Generator,
 ) -> list[Candidate]:
-    """For each tensor and each number of flips, the flips that change the loss most to first order.
+    """The flips of each tensor that change the loss most to first order.
 
-    Where a tensor has no gradient, these are the flips that raise a number most, and those that
-    lower one most.
+    Flips are compared with flips of the same tensor, number and direction: those that raise the
+    loss and those that lower it, because a large step leaves the range in which the gradient
+    predicts. Where a tensor has no gradient, they raise or lower a number.
 
     Args:
         effects: of the model.
@@ -119,19 +124,30 @@ def most_harmful(
         gradients: of the loss under these flips, by the name of a parameter.
         most_flips: the most flips of a candidate. Only tensors with a code get several.
         generator: draws the sets of several flips.
+
+    Returns:
+        The first of each comparison, the most harmful one in front, then the second ones, and so
+        on.
     """
     tensors = [_Tensor(effects.model, each, values, gradients) for each in space]
     elements = {tensor.name: tensor.elements for tensor in tensors}
-    best: dict[tuple[str, int, bool], Candidate] = {}
+    compared: dict[tuple[str, int, bool], dict[int, Candidate]] = {}
     for sets in _rounds(tensors, set(found), most_flips, generator):
         flips = tuple(flip for mine in sets for each in mine for flip in each)
         read = effects.read((*found, *flips), elements)
         for tensor, mine in zip(tensors, sets, strict=True):
-            for candidate, key in tensor.candidates(read[tensor.name], mine):
-                known = best.get(key)
-                if known is None or candidate.harm > known.harm:
-                    best[key] = candidate
-    return list(best.values())
+            for codeword, is_raised, candidate in tensor.candidates(read[tensor.name], mine):
+                key = (tensor.name, len(candidate.flips), is_raised)
+                best = compared.setdefault(key, {})
+                if codeword not in best or candidate.harm > best[codeword].harm:
+                    best[codeword] = candidate
+    ranked = [sorted(best.values(), key=lambda each: -each.harm) for best in compared.values()]
+    places = zip_longest(*(own[:_OF_EACH] for own in ranked))
+    return [
+        candidate
+        for place in places
+        for candidate in sorted((c for c in place if c is not None), key=lambda each: -each.harm)
+    ]
 
 
 class _Tensor:
@@ -174,8 +190,8 @@ class _Tensor:
 
     def candidates(
         self, after: Tensor, sets: Sequence[Flips]
-    ) -> Iterator[tuple[Candidate, tuple[str, int, bool]]]:
-        """The candidates of a round, each with what it competes with.
+    ) -> Iterator[tuple[int, bool, Candidate]]:
+        """The flips of a round: (number of the codeword, whether they raise the loss, candidate).
 
         Args:
             after: the values under the flips, in the shape of ``elements``.
@@ -183,13 +199,9 @@ class _Tensor:
         """
         change = (after - self._before).nan_to_num(_LARGEST, _LARGEST, -_LARGEST)
         effect = (self._slopes * change).sum(1)
-        if self._is_guided:
-            # A large step leaves the range in which the sign of the gradient predicts.
-            effect = effect.abs()
-        for harm, flips in zip(effect.tolist(), sets, strict=True):
+        for codeword, (harm, flips) in enumerate(zip(effect.tolist(), sets, strict=True)):
             if flips and harm != 0.0:
-                key = (self.name, len(flips), harm > 0.0)
-                yield Candidate(flips, abs(harm), self._is_guided), key
+                yield codeword, harm > 0.0, Candidate(flips, abs(harm), self._is_guided)
 
 
 def _rounds(

@@ -164,6 +164,9 @@ class CampaignOptions(Options):
             is possible; False never. Strata need a margin, an encoding without a code, and tensors
             that all variants share. A pilot of single flips in the first variant finds the bits;
             where none of its flips loses anything, there are no strata (docs/statistics.md).
+        worst_flips: the number of flips, at least 1, of a search in each variant for the flips that
+            hurt it most (`proact.campaign.worst_case`); it needs logits of classes. As many random
+            flips, `proact.faults.ExactFlips`, join the faults. None searches nothing.
         seed: determines the faults and images of each trial, in [0, 2^63). The same seed gives the
             same rows.
         forward: a function of (model, batch) that runs the model it is given. By default a mapping
@@ -253,6 +256,14 @@ class CampaignOptions(Options):
         names=("auto", "on", "off"),
         check=_check_strata,
         from_text=_on_or_off,
+    )
+    worst_flips: int | None = option(
+        None,
+        "Search each variant for this many flips that hurt it most (count), and compare them with "
+        "as many random flips.",
+        int,
+        metavar="COUNT",
+        check=integer(1, TRIALS),
     )
     seed: int = option(
         0,

@@ -137,6 +137,10 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
         )
     if chosen.strata is True:
         raise ValueError("strata=True: per_layer and per_bit have strata of their own")
+    if chosen.worst_flips is not None:
+        raise ValueError(
+            "worst_flips: per_layer and per_bit do not search; use proact.campaign.run"
+        )
     return replace(
         chosen,
         margin=chosen.margin_or_default,

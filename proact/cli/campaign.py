@@ -53,7 +53,7 @@ def campaign(
     from proact.config.progress import on_standard_error
     from proact.config.reading import read_experiment
     from proact.config.runner import run
-    from proact.config.summary import conditions, document, tables
+    from proact.config.summary import conditions, document, tables, worst_cases
 
     variants = [*(method or ()), *(given["variants"] or ())]
     values, flags = given_values(Experiment, {**given, "variants": variants or None})
@@ -65,7 +65,7 @@ def campaign(
     else:
         print_tables(*tables(outcome))
         typer.echo(conditions(outcome))
-        for sentence in outcome.result.findings:
+        for sentence in (*worst_cases(outcome), *outcome.result.findings):
             typer.echo(sentence)
         typer.echo(f"rows: {outcome.store}")
         repeat = ["proact", "campaign", str(outcome.file), "--out", str(out)]

@@ -39,6 +39,18 @@ def conditions(outcome: Outcome) -> str:
     )
 
 
+def worst_cases(outcome: Outcome) -> list[str]:
+    """Return a line for each variant whose worst case was searched."""
+    units = MetricUnits.of(outcome.result.spec)
+    lines = []
+    for name, worst in outcome.result.worst_cases.items():
+        left = f"{units.value(outcome.result.clean[name])}{units.unit} without faults"
+        for flips, value in worst.values.items():
+            left += f", {units.value(value)}{units.unit} after {flips}"
+        lines.append(f"{name}, flips that a search found to hurt most: {left}")
+    return lines
+
+
 def document(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as values that JSON can hold; columns are those of ``to_pandas``."""
     return {
@@ -51,6 +63,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "images_per_trial": outcome.result.images_per_trial,
         "clean": dict(outcome.result.clean),
         "findings": outcome.result.findings,
+        "worst_cases": {name: asdict(w) for name, w in outcome.result.worst_cases.items()},
         "cells": outcome.result.to_pandas().to_dict("records"),
         "gains": [
             {

@@ -21,6 +21,7 @@ from proact.results.statistics import Interval, stratified_mean
 from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
 from proact.results.stratum import Stratum, stratum, sweep_confidence
+from proact.results.worst_case import WorstCase, worst_cases_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,11 @@ class Result:
     def findings(self) -> list[str]:
         """Findings of the checks before the first trial, as sentences; mostly empty."""
         return finding_sentences(self.spec.notes)
+
+    @property
+    def worst_cases(self) -> Mapping[str, WorstCase]:
+        """The worst case of each variant; empty without the option ``worst_flips``."""
+        return worst_cases_in(self.spec.notes)
 
     @property
     def metric(self) -> str:

@@ -26,9 +26,10 @@ from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector
 from proact.limits import SEEDS
 from proact.nn.batches import Batch, cloned
-from proact.nn.forward import Forward, OutputSelector
+from proact.nn.forward import Forward, OutputSelector, described
 from proact.nn.guard_hooks import unguarded_copy
 from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.written_state import restored
 from proact.ops.plan import checked_integer
 
 #: Maps (logits, targets) to one loss of at least 0 for each sample, (samples,).
@@ -183,17 +184,29 @@ class BitSearch:
         return Replay(flips, shapes, self._encoding.name)
 
     def mean_loss(self, flips: Flips) -> float:
-        """The mean over the samples of 1 - exp(-loss) while bits are flipped; NaN counts as 1."""
+        """The mean over the samples of 1 - exp(-loss) while bits are flipped.
+
+        NaN, and a forward pass that raises an error because of the flips, count as 1.
+        """
         total, samples = 0.0, 0
         with self._effects.flipped(flips) as model, torch.inference_mode():
             for inputs, targets in self._batches:
-                losses = self._losses(model, inputs, targets).double()
+                try:
+                    losses = self._losses(model, inputs, targets).double()
+                except (MemoryError, torch.OutOfMemoryError):
+                    raise
+                except Exception:
+                    if not flips:
+                        raise
+                    return 1.0  # the flips make the model raise an error
                 total += float((1.0 - torch.exp(-losses)).nan_to_num(1.0).sum())
                 samples += len(losses)
         return total / samples
 
     def _losses(self, model: nn.Module, inputs: Batch, targets: Batch) -> Tensor:
-        losses = self._loss(self._forward.logits(model, cloned(inputs)), targets)
+        with restored(model):
+            logits = self._forward.logits(model, cloned(inputs))
+        losses = self._loss(logits, targets)
         if not isinstance(losses, Tensor) or losses.dim() != 1:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(f"loss: expected one value for each sample, (samples,), got {given}")
@@ -220,7 +233,6 @@ class BitSearch:
             left,
             self._generator,
         )
-        estimated.sort(key=lambda each: -each.harm)
         guided = [each.flips for each in estimated if each.is_guided]
         others = [each.flips for each in estimated if not each.is_guided]
         most = self._options.candidates
@@ -264,7 +276,7 @@ def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
             counted = (targets != _IGNORED).view(len(targets), -1).sum(1)
             return losses.view(len(targets), -1).sum(1) / counted.clamp(min=1)
     raise ValueError(
-        f"the search compares logits (samples, classes) with class labels; the model gives "
-        f"{tuple(logits.shape)} and the targets are others: give loss=, a function of (logits, "
-        "targets) that returns one value for each sample"
+        "the search for worst flips compares logits (samples, classes) with class labels; got "
+        f"logits {tuple(logits.shape)} and {described(targets)}: give loss=, a function of (logits, "
+        "targets) that returns one value for each sample, to proact.campaign.worst_case"
     )

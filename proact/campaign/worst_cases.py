@@ -1,0 +1,76 @@
+"""The worst case of each variant of a campaign: searched once, and kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from proact.campaign.autotune import Task
+from proact.campaign.bit_search import BitSearch, SearchOptions
+from proact.campaign.clean_results import CleanResults
+from proact.campaign.identity import ModelDigest
+from proact.campaign.options import CampaignOptions
+from proact.data import Data
+from proact.data.dataset import SamplesOrData
+from proact.faults.encode import selector_of
+from proact.results.policy import Policy
+from proact.results.store import Store
+
+
+def worst_cases(
+    store: Store,
+    task: Task,
+    data: SamplesOrData,
+    variants: Mapping[str, tuple[ModelDigest, CleanResults]],
+    policy: Policy,
+    options: CampaignOptions,
+    stage: Callable[[str], None],
+) -> dict[str, Mapping[str, Any]]:
+    """The worst case of each variant, as `proact.results.worst_case` reads it.
+
+    Flips are compared on the validation images, if the data has any, and their harm is measured on
+    all images of the campaign.
+
+    Args:
+        store: keeps what is found.
+        task: of the campaign.
+        data: of the campaign, as it was given.
+        variants: in the order of the task, with their results without faults.
+        policy: how trials are run.
+        options: of the campaign; without ``worst_flips``, nothing is searched.
+        stage: called with what is being done.
+    """
+    flips, found = options.worst_flips, dict[str, Mapping[str, Any]]()
+    if flips is None:
+        return found
+    measured = task.measurement.data
+    samples = data.validation.to(measured.device) if isinstance(data, Data) else measured
+    everything = replace(policy, images=None)
+    for number, (name, (digest, clean)) in enumerate(variants.items()):
+        subject = f"worst {flips} flips of {digest.of_content} for {task.digest}"
+        made = store.choice(subject)
+        if made is None:
+            stage(f"searching the worst {flips} flips of {name}")
+            injector = task.injectors[number]
+            search = BitSearch(
+                injector.model,
+                samples,
+                injector.encoding,
+                selector_of(task.faults) or "*",
+                forward=task.measurement.forward,
+                options=SearchOptions(seed=options.seed),
+            )
+            steps = [step.flips for step in search.steps(flips)]
+            runner = task.pilot_runner(number, clean, everything, options.seed)
+            values = [(len(s), runner.run(search.replay(s), 0).value) for s in steps]
+            made = store.choose(
+                subject,
+                {
+                    "searched": flips,
+                    "values": values,
+                    "fault": search.replay(steps[-1] if steps else ()).to_dict(),
+                },
+            )
+        found[name] = made
+    return found

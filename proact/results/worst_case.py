@@ -1,0 +1,31 @@
+"""What is left of a variant after the flips that a search found to hurt it most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The result of a search for harmful flips in one variant (`proact.campaign.worst_case`).
+
+    Attributes:
+        searched: the number of flips that were searched for.
+        values: the metric on all images, in its unit, after so many flips, one for each step of the
+            search; empty if no flip of the search hurt.
+        fault: the flips of the last step, as `proact.faults.fault_from_dict` reads them.
+    """
+
+    searched: int
+    values: Mapping[int, float]
+    fault: Mapping[str, Any]
+
+
+def worst_cases_in(notes: Mapping[str, Any]) -> dict[str, WorstCase]:
+    """The worst cases in the notes of a run, by variant; `proact.campaign.run` puts them there."""
+    return {
+        variant: WorstCase(found["searched"], dict(found["values"]), found["fault"])
+        for variant, found in notes.get("worst_cases", {}).items()
+    }
