@@ -277,6 +277,6 @@ def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
             return losses.view(len(targets), -1).sum(1) / counted.clamp(min=1)
     raise ValueError(
         "the search for worst flips compares logits (samples, classes) with class labels; got "
-        f"logits {tuple(logits.shape)} and {described(targets)}: give loss=, a function of (logits, "
-        "targets) that returns one value for each sample, to proact.campaign.worst_case"
+        f"logits {tuple(logits.shape)} and {described(targets)}: call proact.campaign.worst_case "
+        "with loss=, a function of (logits, targets) that returns one value for each sample"
     )

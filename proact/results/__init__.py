@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proact.results.statistics import Interval
     from proact.results.store import Row
     from proact.results.stratum import Stratum
+    from proact.results.worst_case import WorstCase
 
 __all__ = [
     "BUDGETS",
@@ -46,6 +47,7 @@ __all__ = [
     "Row",
     "Stratum",
     "StratumResult",
+    "WorstCase",
     "bit_error_rate",
     "hours_until",
     "read",
@@ -68,6 +70,7 @@ __getattr__ = lazy_names(
         "Row": "store",
         "Stratum": "stratum",
         "StratumResult": "cells",
+        "WorstCase": "worst_case",
         "bit_error_rate": "failure_rate",
         "hours_until": "failure_rate",
         "read": "result",

@@ -114,6 +114,14 @@ def test_campaign_prints_tables_and_what_comes_next(
     assert "inject" not in output
 
 
+def test_campaign_prints_worst_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["campaign", *QUICK, "--worst-flips", "2", "--out", str(tmp_path)]) == 0
+    found = (
+        r"relu, flips that a search found to hurt most: \d+\.\d% without faults, \d+\.\d% after 1"
+    )
+    assert re.search(found, capsys.readouterr().out)
+
+
 def test_flags_stand_over_the_file(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from proact import campaign
 from proact.campaign import SearchOptions, worst_case
 from proact.campaign.bit_search import BitSearch
-from proact.config.summary import worst_cases
 from proact.data import Data, Split
 from proact.faults import (
     BitFlip,
     ExactFlips,
     FaultSite,
     FaultSpace,
+    Replay,
     encode,
     fault_from_dict,
     inject,
 )
-from proact.faults.encode import encode as encoded_copy
 from proact.protect import protect
-from proact.results import read
+from proact.results import Result, read
 
 CODES = {"float32+secded32": 2, "float32+bch2": 3, "float32+tmr": 2}
 
@@ -173,7 +172,7 @@ def test_a_campaign_keeps_and_shows_worst_cases(
     variants = {"relu": trained_cnn, "range": protect(trained_cnn, "weight-range")}
     path = tmp_path / "rows.sqlite"
 
-    def run() -> campaign.CampaignProgress | object:
+    def run() -> Result:
         return campaign.run(
             variants,
             digits,
@@ -193,8 +192,9 @@ def test_a_campaign_keeps_and_shows_worst_cases(
         assert worst.searched == 3
         flips, value = list(worst.values.items())[-1]
         fault = fault_from_dict(worst.fault)
+        assert isinstance(fault, Replay)
         assert len(fault.faults) == flips <= 3
-        stored = encoded_copy(variants[name], "q15.16").eval()
+        stored = encode(variants[name], "q15.16").eval()
         with inject(stored, fault, "q15.16"):
             assert accuracy(stored, digits.test) == pytest.approx(value)
         random = result.cell(name, "ExactFlips(3)")
