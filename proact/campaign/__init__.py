@@ -9,6 +9,7 @@ from proact.lazy_imports import lazy_names
 if TYPE_CHECKING:
     from proact.campaign.bit_search import SearchOptions, worst_case
     from proact.campaign.engine import run
+    from proact.campaign.gradient_ranking import Criticality, TensorCriticality, criticality
     from proact.campaign.malloc_tuning import keep_freed_memory
     from proact.campaign.metrics import Metric
     from proact.campaign.options import CampaignOptions, RunOptions
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CampaignOptions",
     "CampaignProgress",
+    "Criticality",
     "Metric",
     "RunOptions",
     "SearchOptions",
+    "TensorCriticality",
+    "criticality",
     "keep_freed_memory",
     "per_bit",
     "per_layer",
@@ -33,9 +37,12 @@ __getattr__ = lazy_names(
     {
         "CampaignOptions": "options",
         "CampaignProgress": "progress",
+        "Criticality": "gradient_ranking",
         "Metric": "metrics",
         "RunOptions": "options",
         "SearchOptions": "bit_search",
+        "TensorCriticality": "gradient_ranking",
+        "criticality": "gradient_ranking",
         "keep_freed_memory": "malloc_tuning",
         "per_bit": "sweeps",
         "per_layer": "sweeps",

@@ -14,34 +14,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from proact.campaign.flip_effects import FlipEffects, Flips, most_harmful
+from proact.campaign.sample_losses import LossGradients, SampleLoss, SampleLosses
 from proact.data import Data, Split
-from proact.data.dataset import SamplesOrData, as_evaluation, stratified_subset
+from proact.data.dataset import SamplesOrData, as_evaluation
 from proact.encodings import Bits
 from proact.faults import FaultSpace, Replay, encode
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector
 from proact.limits import SEEDS
-from proact.nn.batches import Batch, cloned
-from proact.nn.forward import Forward, OutputSelector, described
-from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.batches import Batch
+from proact.nn.forward import Forward, OutputSelector
 from proact.nn.tensor_inventory import stored_tensors
-from proact.nn.written_state import restored
 from proact.ops.plan import checked_integer
-
-#: Maps (logits, targets) to one loss of at least 0 for each sample, (samples,).
-SampleLoss = Callable[[Tensor, Batch], Tensor]
 
 #: Steps end when no set of flips raises the mean probability of a wrong answer by this much.
 _LEAST_GAIN = 1e-9
 #: Or when the mean probability of a wrong answer is as good as 1.
 _WORST = 1.0 - 1e-6
-_BATCH = 256
-#: The target of tokens and pixels that do not count.
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -71,11 +63,11 @@ class Step(NamedTuple):
 
     Attributes:
         flips: of this step and of all steps before.
-        loss: the mean over the samples of 1 - exp(-loss), in [0, 1].
+        harm: the mean over the samples of 1 - exp(-loss), in [0, 1].
     """
 
     flips: Flips
-    loss: float
+    harm: float
 
 
 def worst_case(
@@ -94,8 +86,7 @@ def worst_case(
 ) -> Replay:
     """Search for few flips of stored bits that hurt a model most (arXiv 1903.12269).
 
-    The search is greedy and compares flips on some samples, so that other flips may be worse: the
-    result is an upper bound of the accuracy that ``flips`` flips can leave, not the worst possible.
+    The search is greedy and compares flips on some samples, so that other flips may be worse.
 
     Args:
         model: the model as it is deployed, with its clips and guards; it is not changed.
@@ -129,7 +120,7 @@ def worst_case(
         found = step.flips
         if progress is not None:
             progress(
-                f"{len(found)} of {flips} flips: mean probability of a wrong answer {step.loss:.4f}"
+                f"{len(found)} of {flips} flips: mean probability of a wrong answer {step.harm:.4f}"
             )
     return search.replay(found)
 
@@ -150,32 +141,30 @@ class BitSearch:
     ) -> None:
         self._options = options or SearchOptions()
         self._encoding = checked_encoding(encoding)
-        self._forward = forward or Forward()
-        self._loss = loss or _cross_entropy
         deployed = encode(model, self._encoding, where=where).eval()
         self._effects = FlipEffects(deployed, self._encoding)
         self._space = list(FaultSpace(deployed, self._encoding, where, bits))
         self._shapes = {s.name: tuple(s.tensor.shape) for s in stored_tensors(deployed)}
-        self._differentiable = unguarded_copy(deployed).eval()
-        chosen = stratified_subset(split, self._options.samples) if not split.batch_sizes else None
-        self._batches = self._with_targets(split if chosen is None else split.take(chosen))
+        samples = self._options.samples
+        self._losses = SampleLosses(deployed, split, samples, forward or Forward(), loss)
+        self._gradients = LossGradients(deployed, self._losses)
         self._generator = torch.Generator().manual_seed(self._options.seed)
 
     def steps(self, flips: int) -> Iterator[Step]:
         """Add flips step by step until there are ``flips``, or none of them hurts more."""
         found: Flips = ()
-        reached = self.mean_loss(found)
+        reached = self.harm(found)
         while len(found) < flips and reached < _WORST:
             best: Flips = ()
-            best_gain, best_loss = _LEAST_GAIN, reached
+            best_gain, best_harm = _LEAST_GAIN, reached
             for candidate in self._candidates(found, flips - len(found)):
-                harm = self.mean_loss(found + candidate)
-                gain = (harm - reached) / len(candidate)
+                reaches = self.harm(found + candidate)
+                gain = (reaches - reached) / len(candidate)
                 if gain > best_gain:
-                    best, best_gain, best_loss = candidate, gain, harm
+                    best, best_gain, best_harm = candidate, gain, reaches
             if best == ():
                 return
-            found, reached = found + best, best_loss
+            found, reached = found + best, best_harm
             yield Step(found, reached)
 
     def replay(self, flips: Flips) -> Replay:
@@ -183,43 +172,20 @@ class BitSearch:
         shapes = {flip.tensor: self._shapes[flip.tensor] for flip in flips}
         return Replay(flips, shapes, self._encoding.name)
 
-    def mean_loss(self, flips: Flips) -> float:
+    def harm(self, flips: Flips) -> float:
         """The mean over the samples of 1 - exp(-loss) while bits are flipped.
 
         NaN, and a forward pass that raises an error because of the flips, count as 1.
         """
-        total, samples = 0.0, 0
-        with self._effects.flipped(flips) as model, torch.inference_mode():
-            for inputs, targets in self._batches:
-                try:
-                    losses = self._losses(model, inputs, targets).double()
-                except (MemoryError, torch.OutOfMemoryError):
+        with self._effects.flipped(flips) as model:
+            try:
+                return self._losses.harm(model)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception:
+                if not flips:
                     raise
-                except Exception:
-                    if not flips:
-                        raise
-                    return 1.0  # the flips make the model raise an error
-                total += float((1.0 - torch.exp(-losses)).nan_to_num(1.0).sum())
-                samples += len(losses)
-        return total / samples
-
-    def _losses(self, model: nn.Module, inputs: Batch, targets: Batch) -> Tensor:
-        with restored(model):
-            logits = self._forward.logits(model, cloned(inputs))
-        losses = self._loss(logits, targets)
-        if not isinstance(losses, Tensor) or losses.dim() != 1:
-            given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"loss: expected one value for each sample, (samples,), got {given}")
-        return losses
-
-    def _with_targets(self, split: Split) -> list[tuple[Batch, Batch]]:
-        """The batches; without targets, the predictions of the model without faults are these."""
-        batches = []
-        for inputs, targets in split.batches(_BATCH):
-            with torch.no_grad():
-                logits = self._forward.logits(self._effects.model, cloned(inputs))
-            batches.append((inputs, logits.argmax(1) if targets is None else targets))
-        return batches
+                return 1.0
 
     def _candidates(self, found: Flips, left: int) -> list[Flips]:
         """The sets of at most ``left`` flips that are worth trying."""
@@ -229,7 +195,7 @@ class BitSearch:
             self._space,
             found,
             values,
-            self._gradients(values),
+            self._gradients.at(values),
             left,
             self._generator,
         )
@@ -238,45 +204,3 @@ class BitSearch:
         most = self._options.candidates
         kept = guided[: max(most - len(others), most // 2)]
         return kept + others[: most - len(kept)]
-
-    def _gradients(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The gradients of the summed loss where tensors have ``values``; infinities count as 0."""
-        model = self._differentiable
-        with torch.no_grad():
-            for stored in stored_tensors(model):
-                stored.tensor.copy_(values[stored.name])
-        leaves = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-        model.requires_grad_(False)
-        for leaf in leaves.values():
-            leaf.requires_grad_(True).grad = None
-        for inputs, targets in self._batches:
-            losses = self._losses(model, inputs, targets)
-            if losses.requires_grad:
-                losses.sum().backward()
-        found = {name: leaf.grad for name, leaf in leaves.items()}
-        gradients = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in found.items() if g is not None}
-        if not gradients:
-            raise ValueError(
-                f"no gradient of the loss reaches the parameters of {type(model).__name__}: the "
-                "search needs a model with floating-point parameters that runs without "
-                "torch.no_grad"
-            )
-        return gradients
-
-
-def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
-    """The cross-entropy of each sample, (samples,), averaged over its tokens or pixels."""
-    is_label = isinstance(targets, Tensor) and targets.dtype == torch.int64
-    if is_label and logits.dim() >= 2:
-        assert isinstance(targets, Tensor)
-        classes_last = logits.dim() > 2 and logits.shape[:-1] == targets.shape
-        scores = logits.movedim(-1, 1) if classes_last else logits
-        if scores.shape[:1] + scores.shape[2:] == targets.shape:
-            losses = F.cross_entropy(scores.float(), targets, reduction="none")
-            counted = (targets != _IGNORED).view(len(targets), -1).sum(1)
-            return losses.view(len(targets), -1).sum(1) / counted.clamp(min=1)
-    raise ValueError(
-        "the search for worst flips compares logits (samples, classes) with class labels; got "
-        f"logits {tuple(logits.shape)} and {described(targets)}: call proact.campaign.worst_case "
-        "with loss=, a function of (logits, targets) that returns one value for each sample"
-    )

@@ -114,7 +114,7 @@ def most_harmful(
 
     Flips are compared with flips of the same tensor, number and direction: those that raise the
     loss and those that lower it, because a large step leaves the range in which the gradient
-    predicts. Where a tensor has no gradient, they raise or lower a number.
+    predicts. Where a tensor has no gradient, or one of 0, they raise or lower a number.
 
     Args:
         effects: of the model.
@@ -166,6 +166,8 @@ class _Tensor:
         self.name = exposed.name
         words, self.is_coded = _words_of_codeword(model, exposed)
         gradient = gradients.get(self.name)
+        if gradient is not None and not gradient.any():
+            gradient = None  # at a minimum of the loss, or where it is not finite
         self._is_guided = gradient is not None
         flat = values[self.name].reshape(-1).double()
         slopes = torch.ones_like(flat) if gradient is None else gradient.reshape(-1).double()

@@ -49,14 +49,14 @@ def test_the_first_flip_is_one_of_the_worst(tiny: tuple[nn.Module, Split], encod
     model, split = tiny
     search = BitSearch(model, split, encoding)
     every = [
-        search.mean_loss((FaultSite(exposed.name, element, bit),))
+        search.harm((FaultSite(exposed.name, element, bit),))
         for exposed in FaultSpace(encode(model, encoding), encoding)
         for element in range(exposed.elements)
         for bit in exposed.bit_numbers
     ]
     (step,) = search.steps(1)
-    assert step.loss == search.mean_loss(step.flips)
-    assert sum(loss > step.loss for loss in every) <= 0.01 * len(every)
+    assert step.harm == search.harm(step.flips)
+    assert sum(harm > step.harm for harm in every) <= 0.01 * len(every)
 
 
 def test_flips_add_up_on_the_given_model(trained_cnn: nn.Module, digits: Data) -> None:
@@ -119,7 +119,7 @@ def test_an_error_that_flips_cause_counts_as_the_worst() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(16, 3)
     search = BitSearch(Picky(), Split(inputs, torch.zeros(16, dtype=torch.int64)), bits=(30,))
-    assert search.mean_loss((FaultSite("line.weight", 0, 30),)) == 1.0
+    assert search.harm((FaultSite("line.weight", 0, 30),)) == 1.0
 
 
 def test_losses_of_tokens_and_of_the_user(tiny: tuple[nn.Module, Split]) -> None:

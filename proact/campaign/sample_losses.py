@@ -1,0 +1,176 @@
+"""Losses of a model on some samples, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proact.data import Split
+from proact.data.dataset import stratified_subset
+from proact.nn.batches import Batch, cloned
+from proact.nn.forward import Forward, described
+from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.written_state import restored
+
+#: Maps (logits, targets) to one loss of at least 0 for each sample, (samples,).
+SampleLoss = Callable[[Tensor, Batch], Tensor]
+
+_BATCH = 256
+#: The target of tokens and pixels that do not count.
+_IGNORED = -100
+
+
+class SampleLosses:
+    """The losses of models on some samples.
+
+    Args:
+        model: without faults, in eval mode; its predictions stand for missing targets.
+        split: at most ``samples`` of it are used, the same share of every class; all of fixed
+            batches.
+        samples: a number of at least 1.
+        forward: runs a model.
+        loss: see `SampleLoss`; None takes the cross-entropy of classes, averaged over the tokens or
+            pixels of a sample.
+        one_by_one: whether each batch holds one sample (or is a fixed one).
+
+    Raises:
+        ValueError: outputs and targets that the cross-entropy does not fit, or a loss of another
+            shape.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        samples: int,
+        forward: Forward,
+        loss: SampleLoss | None = None,
+        one_by_one: bool = False,
+    ) -> None:
+        self._forward, self._loss = forward, loss or _cross_entropy
+        if split.batch_sizes is None:
+            split = split.take(stratified_subset(split, samples))
+        self._batches: list[tuple[Batch, Batch]] = []
+        parts = [split]
+        if one_by_one and split.batch_sizes is None:
+            parts = [split.take(torch.tensor([number])) for number in range(len(split))]
+        for inputs, targets in (each for part in parts for each in part.batches(_BATCH)):
+            with torch.no_grad():
+                logits = self._logits(model, inputs)
+            self._batches.append((inputs, logits.argmax(1) if targets is None else targets))
+
+    def of(self, model: nn.Module) -> Iterator[Tensor]:
+        """The losses of the samples, batch by batch: (samples,) each."""
+        for inputs, targets in self._batches:
+            losses = self._loss(self._logits(model, inputs), targets)
+            if not isinstance(losses, Tensor) or losses.dim() != 1:
+                given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+                raise ValueError(
+                    f"loss: expected one value for each sample, (samples,), got {given}"
+                )
+            yield losses
+
+    def _logits(self, model: nn.Module, inputs: Batch) -> Tensor:
+        with restored(model):
+            return self._forward.logits(model, cloned(inputs))
+
+    def harm(self, model: nn.Module) -> float:
+        """The mean over the samples of 1 - exp(-loss), in [0, 1]; NaN counts as 1."""
+        with torch.inference_mode():
+            losses = torch.cat([each.double() for each in self.of(model)])
+        return float((1.0 - torch.exp(-losses)).nan_to_num(1.0).mean())
+
+
+class LossGradients:
+    """Gradients of the losses of a model that has other values than those stored.
+
+    Args:
+        model: copied without its guards, which write to memory before each forward pass.
+        losses: on the samples.
+    """
+
+    def __init__(self, model: nn.Module, losses: SampleLosses) -> None:
+        self._model, self._losses = unguarded_copy(model).eval(), losses
+        self._model.requires_grad_(False)
+        parameters = {p.data_ptr(): p for p in self._model.parameters() if p.is_floating_point()}
+        self._stored = {stored.name: stored.tensor for stored in stored_tensors(self._model)}
+        self._leaves = {
+            name: parameters[tensor.data_ptr()].requires_grad_(True)
+            for name, tensor in self._stored.items()
+            if tensor.data_ptr() in parameters
+        }
+
+    def at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of the summed loss; arguments and errors are those of `each`."""
+        sums: dict[str, Tensor] = {}
+        for gradients in self.each(values):
+            for name, gradient in gradients.items():
+                sums[name] = sums[name] + gradient if name in sums else gradient
+        return sums
+
+    def each(self, values: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The gradients of the loss of each batch, where the stored tensors have ``values``.
+
+        Tensors without a gradient are left out; infinity and NaN count as 0.
+
+        Raises:
+            ValueError: no tensor has a gradient.
+        """
+        with torch.no_grad():
+            for name, tensor in self._stored.items():
+                tensor.copy_(values[name])
+        leaves = list(self._leaves.values())
+        has_gradient = False
+        for losses in self._losses.of(self._model):
+            if not losses.requires_grad:
+                continue
+            found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+            gradients = {n: g for n, g in zip(self._leaves, found, strict=True) if g is not None}
+            gradients.update(self._of_statistics(gradients))
+            has_gradient = has_gradient or bool(gradients)
+            yield {name: each.nan_to_num(0.0, 0.0, 0.0) for name, each in gradients.items()}
+        if not has_gradient:
+            raise ValueError(
+                f"no gradient of the loss reaches the parameters of {type(self._model).__name__}: "
+                "a model is needed that has floating-point parameters and runs without "
+                "torch.no_grad"
+            )
+
+    def _of_statistics(self, gradients: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The gradients of running means m and variances v of batch normalisation.
+
+        With y = w (x - m) / s + b and s^2 = v + eps, the chain rule gives dL/dm = -w/s dL/db and
+        dL/dv = -w / (2 s^2) dL/dw. PyTorch does not compute them.
+        """
+        for prefix, module in self._model.named_modules():
+            weight, bias = (gradients.get(f"{prefix}.{own}") for own in ("weight", "bias"))
+            variance = getattr(module, "running_var", None)
+            is_normalisation = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if not is_normalisation or variance is None or weight is None or bias is None:
+                continue
+            squared = variance + module.eps
+            yield f"{prefix}.running_mean", -module.weight.detach() / squared.sqrt() * bias
+            yield f"{prefix}.running_var", -module.weight.detach() / (2.0 * squared) * weight
+
+
+def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
+    """The cross-entropy of each sample, (samples,), averaged over its tokens or pixels."""
+    is_label = isinstance(targets, Tensor) and targets.dtype == torch.int64
+    if is_label and logits.dim() >= 2:
+        assert isinstance(targets, Tensor)
+        classes_last = logits.dim() > 2 and logits.shape[:-1] == targets.shape
+        scores = logits.movedim(-1, 1) if classes_last else logits
+        if scores.shape[:1] + scores.shape[2:] == targets.shape:
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            losses = F.cross_entropy(scores, targets, reduction="none")
+            counted = (targets != _IGNORED).view(len(targets), -1).sum(1)
+            return losses.reshape(len(targets), -1).sum(1) / counted.clamp(min=1)
+    raise ValueError(
+        "expected logits (samples, classes) and class labels, or loss=, a function of (logits, "
+        f"targets) that returns one value for each sample; got logits {tuple(logits.shape)} and "
+        f"{described(targets)}"
+    )
