@@ -12,8 +12,9 @@ from proact.campaign.campaign_run import CampaignRun
 from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.validation import checked_faults, checked_variants
+from proact.campaign.worst_cases import random_flips
 from proact.data.dataset import SamplesOrData
-from proact.faults import ExactFlips, Fault
+from proact.faults import Fault
 from proact.results.result import Result
 
 P = ParamSpec("P")
@@ -82,9 +83,8 @@ def run(
         chosen, margin=chosen.margin_or_default, executor=checked_executor(chosen.executor)
     )
     measured = checked_faults(faults)
-    random = None if chosen.worst_flips is None else ExactFlips(chosen.worst_flips)
-    if random is not None and random not in measured:
-        measured = [*measured, random]
+    if chosen.worst_flips is not None:
+        measured = list(dict.fromkeys([*measured, random_flips(chosen.worst_flips, measured)]))
     with CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
         campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
         return campaign.finished()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,19 @@ from proact.campaign.identity import ModelDigest
 from proact.campaign.options import CampaignOptions
 from proact.data import Data
 from proact.data.dataset import SamplesOrData
+from proact.faults import ExactFlips, Fault
 from proact.faults.encode import selector_of
+from proact.faults.kinds import StoredFault
 from proact.results.policy import Policy
 from proact.results.store import Store
+
+
+def random_flips(count: int, faults: Sequence[Fault]) -> ExactFlips:
+    """``count`` random flips in the bits that at least one of the faults can hit."""
+    bits = {fault.bits for fault in faults if isinstance(fault, StoredFault)}
+    return ExactFlips(
+        count, where=selector_of(faults) or "*", bits=bits.pop() if len(bits) == 1 else None
+    )
 
 
 def worst_cases(
@@ -46,9 +56,13 @@ def worst_cases(
         return found
     measured = task.measurement.data
     samples = data.validation.to(measured.device) if isinstance(data, Data) else measured
+    random = random_flips(flips, task.faults)
     everything = replace(policy, images=None)
     for number, (name, (digest, clean)) in enumerate(variants.items()):
-        subject = f"worst {flips} flips of {digest.of_content} for {task.digest}"
+        subject = (
+            f"worst case beside {random.to_json()} of {digest.of_content} for {task.digest} on "
+            f"{samples.digest}"
+        )
         made = store.choice(subject)
         if made is None:
             stage(f"searching the worst {flips} flips of {name}")
@@ -57,7 +71,8 @@ def worst_cases(
                 injector.model,
                 samples,
                 injector.encoding,
-                selector_of(task.faults) or "*",
+                random.where,
+                random.bits,
                 forward=task.measurement.forward,
                 options=SearchOptions(seed=options.seed),
             )
@@ -67,6 +82,7 @@ def worst_cases(
             made = store.choose(
                 subject,
                 {
+                    "random": str(random),
                     "searched": flips,
                     "values": values,
                     "fault": search.replay(steps[-1] if steps else ()).to_dict(),

@@ -117,12 +117,6 @@ class Analysis:
         """The number of flips that the searches for worst cases looked for; 0 without a search."""
         return max((each.searched for each in self.result.worst_cases.values()), default=0)
 
-    def random_flips(self, variant: str) -> CellResult | None:
-        """The cell of as many random flips as its search looked for; None without one."""
-        fault = f"ExactFlips({self.searched_flips})"
-        cells = self.result.cells
-        return next((c for c in cells if (c.variant, c.fault) == (variant, fault)), None)
-
     @cached_property
     def costs(self) -> Mapping[str, VariantCost]:
         """The cost of each variant."""

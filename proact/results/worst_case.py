@@ -13,12 +13,14 @@ class WorstCase:
 
     Attributes:
         searched: the number of flips that were searched for.
+        random: the fault of as many random flips in the same bits, which the campaign has too.
         values: the metric on all images, in its unit, after so many flips, one for each step of the
             search; empty if no flip of the search hurt.
         fault: the flips of the last step, as `proact.faults.fault_from_dict` reads them.
     """
 
     searched: int
+    random: str
     values: Mapping[int, float]
     fault: Mapping[str, Any]
 
@@ -26,6 +28,8 @@ class WorstCase:
 def worst_cases_in(notes: Mapping[str, Any]) -> dict[str, WorstCase]:
     """The worst cases in the notes of a run, by variant; `proact.campaign.run` puts them there."""
     return {
-        variant: WorstCase(found["searched"], dict(found["values"]), found["fault"])
+        variant: WorstCase(
+            found["searched"], found["random"], dict(found["values"]), found["fault"]
+        )
         for variant, found in notes.get("worst_cases", {}).items()
     }

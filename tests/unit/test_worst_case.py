@@ -176,7 +176,7 @@ def test_a_campaign_keeps_and_shows_worst_cases(
         return campaign.run(
             variants,
             digits,
-            [BitFlip(1e-5)],
+            [BitFlip(1e-5, where="*.weight", bits="integer")],
             encoding="q15.16",
             trials=4,
             worst_flips=3,
@@ -194,10 +194,11 @@ def test_a_campaign_keeps_and_shows_worst_cases(
         fault = fault_from_dict(worst.fault)
         assert isinstance(fault, Replay)
         assert len(fault.faults) == flips <= 3
+        assert all(s.tensor.endswith(".weight") and 16 <= s.bit <= 30 for s in fault.faults)
         stored = encode(variants[name], "q15.16").eval()
         with inject(stored, fault, "q15.16"):
             assert accuracy(stored, digits.test) == pytest.approx(value)
-        random = result.cell(name, "ExactFlips(3)")
+        random = result.cell(name, worst.random)
         assert value < random.value.estimate
     page = result.report(tmp_path / "report").read_text()
     assert "Worst case" in page
