@@ -18,9 +18,11 @@ from torch import nn
 
 from proact.campaign.flip_effects import FlipEffects, Flips, most_harmful
 from proact.campaign.sample_losses import LossGradients, SampleLoss, SampleLosses
+from proact.campaign.validation import check_guards
 from proact.data import Data, Split
 from proact.data.dataset import SamplesOrData, as_evaluation
 from proact.encodings import Bits
+from proact.errors import ProactError
 from proact.faults import FaultSpace, Replay, encode
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector
@@ -30,6 +32,8 @@ from proact.nn.forward import Forward, OutputSelector
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_integer
 
+#: Part of the identity of what a search finds; raised when a change of it finds other flips.
+SEARCH_VERSION = 1
 #: Steps end when no set of flips raises the mean probability of a wrong answer by this much.
 _LEAST_GAIN = 1e-9
 #: Or when the mean probability of a wrong answer is as good as 1.
@@ -139,6 +143,7 @@ class BitSearch:
         forward: Forward | None = None,
         options: SearchOptions | None = None,
     ) -> None:
+        check_guards({type(model).__name__: model})
         self._options = options or SearchOptions()
         self._encoding = checked_encoding(encoding)
         deployed = encode(model, self._encoding, where=where).eval()
@@ -180,7 +185,7 @@ class BitSearch:
         with self._effects.flipped(flips) as model:
             try:
                 return self._losses.harm(model)
-            except (MemoryError, torch.OutOfMemoryError):
+            except (MemoryError, torch.OutOfMemoryError, ProactError):
                 raise
             except Exception:
                 if not flips:
@@ -202,5 +207,5 @@ class BitSearch:
         guided = [each.flips for each in estimated if each.is_guided]
         others = [each.flips for each in estimated if not each.is_guided]
         most = self._options.candidates
-        kept = guided[: max(most - len(others), most // 2)]
+        kept = guided[: max(most - len(others), most // 2, 1)]
         return kept + others[: most - len(kept)]

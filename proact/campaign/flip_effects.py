@@ -20,8 +20,10 @@ Flips = tuple[FaultSite, ...]
 
 #: The codewords of a tensor whose flips are estimated.
 _CODEWORDS = 64
-#: In a code, the most flips that are tried together, and the rounds of random sets of each size.
-_MOST_TOGETHER, _ROUNDS = 4, 32
+#: The rounds of random sets of flips, of each size, in tensors with a code.
+_ROUNDS = 32
+#: The most flips that a code in place corrects.
+_MOST_IN_PLACE = 3
 #: The flips of each comparison that are kept.
 _OF_EACH = 4
 #: Stands for infinity and NaN.
@@ -130,17 +132,20 @@ def most_harmful(
         on.
     """
     tensors = [_Tensor(effects.model, each, values, gradients) for each in space]
-    elements = {tensor.name: tensor.elements for tensor in tensors}
     compared: dict[tuple[str, int, bool], dict[int, Candidate]] = {}
-    for sets in _rounds(tensors, set(found), most_flips, generator):
-        flips = tuple(flip for mine in sets for each in mine for flip in each)
-        read = effects.read((*found, *flips), elements)
-        for tensor, mine in zip(tensors, sets, strict=True):
-            for codeword, is_raised, candidate in tensor.candidates(read[tensor.name], mine):
-                key = (tensor.name, len(candidate.flips), is_raised)
-                best = compared.setdefault(key, {})
-                if codeword not in best or candidate.harm > best[codeword].harm:
-                    best[codeword] = candidate
+    # Numbers are read within the bounds that they will meet, so bounds have rounds of their own.
+    for is_bound in (False, True):
+        group = [tensor for tensor in tensors if tensor.is_bound == is_bound]
+        elements = {tensor.name: tensor.elements for tensor in group}
+        for sets in _rounds(group, set(found), most_flips, generator):
+            flips = tuple(flip for mine in sets for each in mine for flip in each)
+            read = effects.read((*found, *flips), elements)
+            for tensor, mine in zip(group, sets, strict=True):
+                for codeword, is_raised, candidate in tensor.candidates(read[tensor.name], mine):
+                    key = (tensor.name, len(candidate.flips), is_raised)
+                    best = compared.setdefault(key, {})
+                    if codeword not in best or candidate.harm > best[codeword].harm:
+                        best[codeword] = candidate
     ranked = [sorted(best.values(), key=lambda each: -each.harm) for best in compared.values()]
     places = zip_longest(*(own[:_OF_EACH] for own in ranked))
     return [
@@ -164,7 +169,8 @@ class _Tensor:
         gradients: Mapping[str, Tensor],
     ) -> None:
         self.name = exposed.name
-        words, self.is_coded = _words_of_codeword(model, exposed)
+        self.is_bound = exposed.stored.kind == "bound"
+        words, self.most_flips = _code_of(model, exposed)
         gradient = gradients.get(self.name)
         if gradient is not None and not gradient.any():
             gradient = None  # at a minimum of the loss, or where it is not finite
@@ -190,6 +196,19 @@ class _Tensor:
             for row in self.elements.tolist()
         ]
 
+        width, places = _copies(exposed), set(exposed.bit_numbers)
+        #: Flips of the same bit in two copies, for each codeword.
+        self.pairs: list[list[Flips]] = [
+            []
+            if width is None
+            else [
+                (flip, flip._replace(bit=flip.bit + width))
+                for flip in own
+                if flip.bit < width and flip.bit + width in places
+            ]
+            for own in self.bits
+        ]
+
     def candidates(
         self, after: Tensor, sets: Sequence[Flips]
     ) -> Iterator[tuple[int, bool, Candidate]]:
@@ -211,26 +230,35 @@ def _rounds(
 ) -> Iterator[list[list[Flips]]]:
     """Rounds of flips: for each tensor, the flips in each of its codewords.
 
-    Single flips come first, each bit of each codeword once; in tensors with a code, random sets of
-    several flips follow. A set with a bit that is flipped already is empty.
+    Single flips come first, each bit of each codeword once. In tensors with a code follow flips of
+    the same bit in two copies, if it stores copies, and random sets of several flips. A set with a
+    bit that is flipped already is empty.
     """
 
     def without_found(flips: Flips) -> Flips:
         return () if found.intersection(flips) else flips
 
-    for number in range(max(len(own) for tensor in tensors for own in tensor.bits)):
+    for number in range(max((len(own) for t in tensors for own in t.bits), default=0)):
         yield [[without_found(tuple(own[number : number + 1])) for own in t.bits] for t in tensors]
-    if not any(tensor.is_coded for tensor in tensors):
-        return
-    for together in range(2, min(most_flips, _MOST_TOGETHER) + 1):
+    if most_flips >= 2:
+        for number in range(max((len(own) for t in tensors for own in t.pairs), default=0)):
+            yield [[without_found(_at(own, number)) for own in t.pairs] for t in tensors]
+    most = max((tensor.most_flips for tensor in tensors), default=1)
+    for together in range(2, min(most_flips, most) + 1):
         for _ in range(_ROUNDS):
             yield [
                 [
-                    without_found(_drawn(own, together, generator)) if tensor.is_coded else ()
+                    without_found(_drawn(own, together, generator))
+                    if together <= tensor.most_flips
+                    else ()
                     for own in tensor.bits
                 ]
                 for tensor in tensors
             ]
+
+
+def _at(sets: Sequence[Flips], number: int) -> Flips:
+    return sets[number] if number < len(sets) else ()
 
 
 def _drawn(bits: Sequence[FaultSite], count: int, generator: torch.Generator) -> Flips:
@@ -238,15 +266,26 @@ def _drawn(bits: Sequence[FaultSite], count: int, generator: torch.Generator) ->
     return tuple(bits[number] for number in order.tolist())
 
 
-def _words_of_codeword(model: nn.Module, exposed: ExposedTensor) -> tuple[int, bool]:
-    """The number of words of a codeword of a tensor, and whether there is a code at all.
+def _code_of(model: nn.Module, exposed: ExposedTensor) -> tuple[int, int]:
+    """The words of a codeword of a tensor, and the most flips that are tried together in it.
 
-    The code is that of the encoding, or that of an ecc guard.
+    Without a code, both are 1. The code is that of the encoding, or that of an ecc guard. One flip
+    more than a code corrects is detected or not; two more can be taken for another codeword.
     """
     if isinstance(exposed.word, CodedWord):
-        return exposed.words_per_check, True
-    guard = error_correction_of(model)
-    if guard is not None:
-        for name in guard.coded(model).keys() & set(exposed.stored.names):
-            return guard.code_of(name).code.words, True
-    return 1, False
+        return exposed.words_per_check, exposed.word.fitted.code.corrects + 2
+    for prefix, owner in model.named_modules():
+        guard = error_correction_of(owner)
+        for name in guard.coded(owner) if guard is not None else ():
+            if (f"{prefix}.{name}" if prefix else name) in exposed.stored.names:
+                assert guard is not None
+                return guard.code_of(name).code.words, _MOST_IN_PLACE + 2
+    return 1, 1
+
+
+def _copies(exposed: ExposedTensor) -> int | None:
+    """The width of a word whose code stores three copies of it, one after the other; else None."""
+    word = exposed.word
+    if isinstance(word, CodedWord) and word.fitted.code.name == "tmr":
+        return word.format.bits
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from proact.data import Split
 from proact.data.dataset import stratified_subset
 from proact.nn.batches import Batch, cloned
 from proact.nn.forward import Forward, described
-from proact.nn.guard_hooks import unguarded_copy
+from proact.nn.guard_hooks import remove_error_correction, remove_weight_range
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.written_state import restored
 
@@ -22,6 +23,7 @@ SampleLoss = Callable[[Tensor, Batch], Tensor]
 _BATCH = 256
 #: The target of tokens and pixels that do not count.
 _IGNORED = -100
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class SampleLosses:
@@ -52,6 +54,7 @@ class SampleLosses:
         one_by_one: bool = False,
     ) -> None:
         self._forward, self._loss = forward, loss or _cross_entropy
+        split = split.to(next(iter(stored_tensors(model))).tensor.device)
         if split.batch_sizes is None:
             split = split.take(stratified_subset(split, samples))
         self._batches: list[tuple[Batch, Batch]] = []
@@ -59,30 +62,39 @@ class SampleLosses:
         if one_by_one and split.batch_sizes is None:
             parts = [split.take(torch.tensor([number])) for number in range(len(split))]
         for inputs, targets in (each for part in parts for each in part.batches(_BATCH)):
-            with torch.no_grad():
+            with torch.no_grad(), restored(model):
                 logits = self._logits(model, inputs)
-            self._batches.append((inputs, logits.argmax(1) if targets is None else targets))
+            self._batches.append((inputs, _predicted(logits) if targets is None else targets))
+        with torch.no_grad():
+            least = min(float(losses.min()) for losses in self.of(model))
+        if least < 0.0:
+            raise ValueError(f"loss: expected losses of at least 0, got {least:g} without faults")
 
     def of(self, model: nn.Module) -> Iterator[Tensor]:
-        """The losses of the samples, batch by batch: (samples,) each."""
+        """The losses of the samples, batch by batch: (samples,) each.
+
+        State that the model writes is put back when the next batch is asked for, so that a gradient
+        can be computed before.
+        """
         for inputs, targets in self._batches:
-            losses = self._loss(self._logits(model, inputs), targets)
-            if not isinstance(losses, Tensor) or losses.dim() != 1:
-                given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-                raise ValueError(
-                    f"loss: expected one value for each sample, (samples,), got {given}"
-                )
-            yield losses
+            with restored(model):
+                losses = self._loss(self._logits(model, inputs), targets)
+                if not isinstance(losses, Tensor) or losses.dim() != 1:
+                    is_tensor = isinstance(losses, Tensor)
+                    given = tuple(losses.shape) if is_tensor else type(losses).__name__
+                    raise ValueError(
+                        f"loss: expected one value for each sample, (samples,), got {given}"
+                    )
+                yield losses
 
     def _logits(self, model: nn.Module, inputs: Batch) -> Tensor:
-        with restored(model):
-            return self._forward.logits(model, cloned(inputs))
+        return self._forward.logits(model, cloned(inputs))
 
     def harm(self, model: nn.Module) -> float:
         """The mean over the samples of 1 - exp(-loss), in [0, 1]; NaN counts as 1."""
         with torch.inference_mode():
             losses = torch.cat([each.double() for each in self.of(model)])
-        return float((1.0 - torch.exp(-losses)).nan_to_num(1.0).mean())
+        return float((-torch.expm1(-losses)).nan_to_num(1.0).mean())
 
 
 class LossGradients:
@@ -94,14 +106,20 @@ class LossGradients:
     """
 
     def __init__(self, model: nn.Module, losses: SampleLosses) -> None:
-        self._model, self._losses = unguarded_copy(model).eval(), losses
+        if torch.is_inference_mode_enabled():
+            raise ValueError("gradients cannot be computed inside torch.inference_mode")
+        self._model, self._losses = copy_model(model).eval(), losses
+        for module in list(self._model.modules()):
+            remove_error_correction(module)
+            remove_weight_range(module)
         self._model.requires_grad_(False)
-        parameters = {p.data_ptr(): p for p in self._model.parameters() if p.is_floating_point()}
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
         self._stored = {stored.name: stored.tensor for stored in stored_tensors(self._model)}
         self._leaves = {
-            name: parameters[tensor.data_ptr()].requires_grad_(True)
-            for name, tensor in self._stored.items()
-            if tensor.data_ptr() in parameters
+            stored.name: parameters[own].requires_grad_(True)
+            for stored in stored_tensors(self._model)
+            for own in stored.names[:1]
+            if own in parameters and parameters[own].is_floating_point()
         }
 
     def at(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,10 +143,7 @@ class LossGradients:
                 tensor.copy_(values[name])
         leaves = list(self._leaves.values())
         has_gradient = False
-        for losses in self._losses.of(self._model):
-            if not losses.requires_grad:
-                continue
-            found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        for found in self._found(leaves):
             gradients = {n: g for n, g in zip(self._leaves, found, strict=True) if g is not None}
             gradients.update(self._of_statistics(gradients))
             has_gradient = has_gradient or bool(gradients)
@@ -139,6 +154,12 @@ class LossGradients:
                 "a model is needed that has floating-point parameters and runs without "
                 "torch.no_grad"
             )
+
+    def _found(self, leaves: Sequence[Tensor]) -> Iterator[tuple[Tensor | None, ...]]:
+        with torch.enable_grad():
+            for losses in self._losses.of(self._model):
+                if losses.requires_grad:
+                    yield torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
 
     def _of_statistics(self, gradients: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The gradients of running means m and variances v of batch normalisation.
@@ -157,20 +178,33 @@ class LossGradients:
             yield f"{prefix}.running_var", -module.weight.detach() / (2.0 * squared) * weight
 
 
+def _predicted(logits: Tensor) -> Tensor:
+    """The predicted classes, (samples,), of logits (samples, classes)."""
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            "data: expected targets, because predictions stand for them only where a model gives "
+            f"logits (samples, classes); got outputs {tuple(logits.shape)} and inputs alone"
+        )
+    return logits.argmax(1)
+
+
 def _cross_entropy(logits: Tensor, targets: Batch) -> Tensor:
     """The cross-entropy of each sample, (samples,), averaged over its tokens or pixels."""
-    is_label = isinstance(targets, Tensor) and targets.dtype == torch.int64
-    if is_label and logits.dim() >= 2:
+    is_integer = isinstance(targets, Tensor) and targets.dtype in _INTEGERS
+    if is_integer and logits.dim() >= 2:
         assert isinstance(targets, Tensor)
-        classes_last = logits.dim() > 2 and logits.shape[:-1] == targets.shape
+        labels = targets.long()
+        classes_last = logits.dim() > 2 and logits.shape[:-1] == labels.shape
         scores = logits.movedim(-1, 1) if classes_last else logits
-        if scores.shape[:1] + scores.shape[2:] == targets.shape:
+        counted = labels != _IGNORED
+        classes = scores.shape[1]
+        are_classes = bool(((labels >= 0) & (labels < classes) | ~counted).all())
+        if scores.shape[:1] + scores.shape[2:] == labels.shape and classes > 1 and are_classes:
             scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            losses = F.cross_entropy(scores, targets, reduction="none")
-            counted = (targets != _IGNORED).view(len(targets), -1).sum(1)
-            return losses.reshape(len(targets), -1).sum(1) / counted.clamp(min=1)
+            losses = F.cross_entropy(scores, labels, reduction="none").reshape(len(labels), -1)
+            return losses.sum(1) / counted.view(len(labels), -1).sum(1).clamp(min=1)
     raise ValueError(
-        "expected logits (samples, classes) and class labels, or loss=, a function of (logits, "
-        f"targets) that returns one value for each sample; got logits {tuple(logits.shape)} and "
-        f"{described(targets)}"
+        "expected logits (samples, classes) and class labels; got logits "
+        f"{tuple(logits.shape)} and {described(targets)}: give loss=, a function of (logits, "
+        "targets) that returns one value for each sample"
     )

@@ -20,7 +20,7 @@ from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions, RunOptions
 from proact.campaign.trial_runner import TrialRunner
 from proact.encodings import Bits
-from proact.faults import BitFlip, BitFlipStratum, Fault, FaultSpace, Injector
+from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
 from proact.faults.selectors import Selector
 from proact.faults.space import ExposedTensor
 from proact.results.cells import OWN, CellStratum
@@ -91,6 +91,8 @@ class StrataPlanner:
     def refuse(self, faults: Sequence[Fault]) -> None:
         """ValueError for the first fault whose patterns cannot be divided."""
         for fault in faults:
+            if isinstance(fault, ExactFlips) and fault.n == self._options.worst_flips:
+                continue  # random flips beside the worst ones
             reason = self.reason_against(fault)
             if reason is not None:
                 raise ValueError(f"strata=True: {reason}, got {fault}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from proact.campaign.autotune import Task
-from proact.campaign.bit_search import BitSearch, SearchOptions
+from proact.campaign.bit_search import SEARCH_VERSION, BitSearch, SearchOptions
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.identity import ModelDigest
 from proact.campaign.options import CampaignOptions
@@ -21,11 +21,18 @@ from proact.results.store import Store
 
 
 def random_flips(count: int, faults: Sequence[Fault]) -> ExactFlips:
-    """``count`` random flips in the bits that at least one of the faults can hit."""
+    """``count`` random flips in the bits that at least one of the faults can hit.
+
+    Raises:
+        ValueError: no fault hits stored parameters.
+    """
     bits = {fault.bits for fault in faults if isinstance(fault, StoredFault)}
-    return ExactFlips(
-        count, where=selector_of(faults) or "*", bits=bits.pop() if len(bits) == 1 else None
-    )
+    where = selector_of(faults)
+    if where is None:
+        raise ValueError("worst_flips needs a fault in stored parameters, such as BitFlip(1e-6)")
+    if isinstance(where, tuple) and "*" in where:
+        where = "*"
+    return ExactFlips(count, where=where, bits=bits.pop() if len(bits) == 1 else None)
 
 
 def worst_cases(
@@ -61,7 +68,7 @@ def worst_cases(
     for number, (name, (digest, clean)) in enumerate(variants.items()):
         subject = (
             f"worst case beside {random.to_json()} of {digest.of_content} for {task.digest} on "
-            f"{samples.digest}"
+            f"{samples.digest} by search {SEARCH_VERSION}"
         )
         made = store.choice(subject)
         if made is None:
@@ -78,6 +85,9 @@ def worst_cases(
             )
             steps = [step.flips for step in search.steps(flips)]
             runner = task.pilot_runner(number, clean, everything, options.seed)
+            # An error that the flips cause counts as the worst, as in the search.
+            judged = replace(task.measurement, on_error="worst")
+            runner = replace(runner, measurement=judged)
             values = [(len(s), runner.run(search.replay(s), 0).value) for s in steps]
             made = store.choose(
                 subject,

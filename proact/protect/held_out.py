@@ -25,15 +25,15 @@ _MOST_ABOVE = 0.2
 #: Fewer held-out samples say little: the expected share decides.
 _FEW_HELD_OUT = 5
 #: The most held-out samples: a share of 1.5 % of so many has a standard error of 0.25 points.
-_MOST_HELD_OUT = 2_500
+MOST_HELD_OUT = 2_500
 _BATCH = 256
 
 
-def held_out_samples(validation: Split) -> Split:
-    """At most 2,500 validation samples, the same share of every class; all of fixed batches."""
-    if validation.batch_sizes is not None:
+def held_out_samples(validation: Split, most: int | None = MOST_HELD_OUT) -> Split:
+    """At most ``most`` validation samples, the same share of every class; all of fixed batches."""
+    if most is None or validation.batch_sizes is not None or len(validation) <= most:
         return validation
-    return validation.take(stratified_subset(validation, _MOST_HELD_OUT))
+    return validation.take(stratified_subset(validation, most))
 
 
 def share_above(

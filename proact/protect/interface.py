@@ -31,6 +31,7 @@ from proact.protect.checkpointing import MethodRun
 from proact.protect.fingerprint import fingerprint, full_fingerprint
 from proact.protect.guards import copy_guards
 from proact.protect.held_out import (
+    MOST_HELD_OUT,
     TOLERANCE,
     held_out_samples,
     scores,
@@ -129,9 +130,9 @@ def protect(
 
     Warns:
         UserWarning: clips cost more than the tolerance (1.5 points where the method has none) on
-            the held-out samples, at most 2,500; more than a fifth of these have activations above
-            the profile; or they are too few to show that the tolerance is kept, so that no
-            threshold is trained.
+            the held-out samples (at most 2,500 for methods without a tolerance); more than a fifth
+            of these have activations above the profile; or they are too few to show that the
+            tolerance is kept, so that no threshold is trained.
 
     Raises:
         ValueError: an unknown method, a model without parameters or (except for weight-range and
@@ -169,7 +170,10 @@ def protect(
             calls = "activation" if count == 1 else "activations"
             run.report(f"{count} {calls} in {name or type(model).__name__} skipped")
         clips = found.run(working, samples, chosen, run, objective)
-    result, held_out = unguarded_copy(model), held_out_samples(samples.validation)
+    result = unguarded_copy(model)
+    # Some of these judged trained thresholds, so that only all of them tell something new.
+    most = None if issubclass(found.options, TrainedOptions) else MOST_HELD_OUT
+    held_out = held_out_samples(samples.validation, most)
     with restored(result):
         warn_of_few_samples(result, len(samples.train), held_out, run.maxima, objective)
         plain = scores(result, held_out, objective, judges)

@@ -115,7 +115,7 @@ def test_campaign_prints_tables_and_what_comes_next(
 
 
 def test_campaign_prints_worst_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["campaign", *QUICK, "--worst-flips", "2", "--out", str(tmp_path)]) == 0
+    assert main(["campaign", *QUICK, *TWO, "--worst-flips", "2", "--out", str(tmp_path)]) == 0
     found = (
         r"relu, flips that a search found to hurt most: \d+\.\d% without faults, \d+\.\d% after 1"
     )
