@@ -47,7 +47,7 @@ class SearchOptions:
     Attributes:
         samples: the most samples on which flips are compared.
         candidates: the most sets of flips that are tried in each step. Half of them are in tensors
-            without a gradient (running statistics, thresholds, bounds), if there are any.
+            without a gradient (bounds, thresholds in zero mode), if there are any.
         seed: determines the sets of flips in codewords, in [0, 2^63).
     """
 

@@ -155,11 +155,12 @@ class LossGradients:
                 "torch.no_grad"
             )
 
+    # As a decorator it leaves the caller's mode alone between two batches.
+    @torch.enable_grad()
     def _found(self, leaves: Sequence[Tensor]) -> Iterator[tuple[Tensor | None, ...]]:
-        with torch.enable_grad():
-            for losses in self._losses.of(self._model):
-                if losses.requires_grad:
-                    yield torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        for losses in self._losses.of(self._model):
+            if losses.requires_grad:
+                yield torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
 
     def _of_statistics(self, gradients: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The gradients of running means m and variances v of batch normalisation.
