@@ -47,6 +47,7 @@ class TensorCriticality:
         name: of the tensor.
         layer: the module that holds it.
         shape: of the tensor.
+        word: the stored form of its elements.
         of_bits: by bit number (0 is the lowest), the mean harm of a flip of this bit, in [0, 1).
         of_words: the mean harm of a flip in each word, float32 with the tensor's shape.
     """
@@ -54,6 +55,7 @@ class TensorCriticality:
     name: str
     layer: str
     shape: tuple[int, ...]
+    word: str
     of_bits: Mapping[int, float]
     of_words: NDArray[np.float32]
 
@@ -85,13 +87,21 @@ class Criticality:
         return self._means((each.layer, each.mean, each.bits) for each in self.tensors)
 
     def by_bit(self) -> dict[str, float]:
-        """The mean harm of a flip of each bit, the lowest one first."""
-        found = self._means(
-            (str(bit), harm, each.of_words.size)
+        """The mean harm of a flip of each bit, the lowest one of each kind of word first.
+
+        The names are those of `proact.campaign.per_bit`: with words of several kinds, bit 7 of int8
+        and bit 7 of float32 are ``int8 7`` and ``float32 7``.
+        """
+        words = list(dict.fromkeys(each.word for each in self.tensors))
+        parts = [
+            (words.index(each.word), bit, harm, each.of_words.size)
             for each in self.tensors
             for bit, harm in each.of_bits.items()
+        ]
+        return self._means(
+            (f"{words[word]} {bit}" if len(words) > 1 else str(bit), harm, elements)
+            for word, bit, harm, elements in sorted(parts)
         )
-        return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
     def by_channel(self, tensor: str) -> NDArray[np.float64]:
         """The mean harm of a flip in each output channel (first index) of a tensor, (channels,).
@@ -101,9 +111,8 @@ class Criticality:
         """
         for each in self.tensors:
             if each.name == tensor:
-                means: NDArray[np.float64] = each.of_words.reshape(each.shape[0], -1).mean(
-                    1, dtype=np.float64
-                )
+                by_channel = each.of_words.reshape((*each.shape, 1)[0], -1)  # a scalar is a channel
+                means: NDArray[np.float64] = by_channel.mean(1, dtype=np.float64)
                 return means
         raise ValueError(f"{tensor!r} is not among the tensors that were estimated")
 
@@ -255,7 +264,7 @@ def _estimated(exposed: ExposedTensor, mean: Tensor, square: Tensor) -> TensorCr
         for bit in of_bits:
             after = exposed.word.values(words ^ np.uint64(1 << bit), elements)
             with np.errstate(over="ignore", invalid="ignore"):
-                step = np.abs(np.nan_to_num(after - before, nan=_LARGEST, posinf=_LARGEST))
+                step = np.nan_to_num(np.abs(after - before), nan=_LARGEST, posinf=_LARGEST)
                 harm = -np.expm1(-(slope[part] * step + curvature[part] * step * step / 2))
             of_words[part] += harm
             of_bits[bit] += float(harm.sum())
@@ -263,6 +272,7 @@ def _estimated(exposed: ExposedTensor, mean: Tensor, square: Tensor) -> TensorCr
         exposed.name,
         exposed.stored.layer,
         tuple(exposed.tensor.shape),
+        exposed.word.name,
         {bit: total / len(values) for bit, total in of_bits.items()},
         (of_words / len(of_bits)).astype(np.float32).reshape(exposed.tensor.shape),
     )

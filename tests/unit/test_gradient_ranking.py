@@ -112,6 +112,18 @@ def test_words_channels_and_tensors_are_parts_of_one_estimate(
     assert set(found.most_critical(1.0)) == set(bits)
 
 
+def test_bits_of_words_of_several_kinds_are_kept_apart(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    found = criticality(trained_cnn, digits, "int8")
+    bits = found.by_bit()
+    sweep = campaign.per_bit(trained_cnn, digits, encoding="int8", trials=40, executor=1)
+    assert set(bits) == {stratum.name for stratum in sweep.strata}
+    weights = [each for each in found.tensors if each.word == "int8"]
+    whole = sum(each.of_bits[7] * each.of_words.size for each in weights)
+    assert bits["int8 7"] == pytest.approx(whole / sum(each.of_words.size for each in weights))
+
+
 def test_what_cannot_be_estimated_is_named(tiny: tuple[nn.Module, Split]) -> None:
     model, split = tiny
     clipped = protect(model, "ranger", split.inputs)

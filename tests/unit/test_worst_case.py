@@ -100,15 +100,15 @@ def test_flips_add_up_on_the_given_model(trained_cnn: nn.Module, digits: Data) -
     before = {name: tensor.clone() for name, tensor in trained_cnn.state_dict().items()}
     lines: list[str] = []
     where = "*.weight"
-    found = worst_case(trained_cnn, digits, 6, "int8", where=where, progress=lines.append)
-    assert 1 <= len(found.faults) <= 6
+    found = worst_case(trained_cnn, digits, 16, "int8", where=where, progress=lines.append)
+    assert 1 <= len(found.faults) <= 16
     assert len(lines) == len(found.faults)
     assert {site.tensor.rpartition(".")[2] for site in found.faults} == {"weight"}
-    assert found == worst_case(trained_cnn, digits, 6, "int8", where=where)
+    assert found == worst_case(trained_cnn, digits, 16, "int8", where=where)
     assert all(torch.equal(before[n], t) for n, t in trained_cnn.state_dict().items())
     with inject(trained_cnn, found, "int8"):
         worst = accuracy(trained_cnn, digits.test)
-    with inject(trained_cnn, ExactFlips(6, where=where), "int8"):
+    with inject(trained_cnn, ExactFlips(16, where=where), "int8"):
         random = accuracy(trained_cnn, digits.test)
     assert worst < random - 0.1
 
