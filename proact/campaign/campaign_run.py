@@ -18,7 +18,7 @@ from torch import nn
 from proact.campaign.autotune import Task, Tuning, group_size, tune
 from proact.campaign.built_in_metrics import metric_named
 from proact.campaign.clean_results import CleanResults
-from proact.campaign.coordinator import Coordinator
+from proact.campaign.coordinator import Coordinator, NextTargets
 from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
@@ -26,10 +26,13 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
+from proact.campaign.paired_trials import PairedTrials
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
+from proact.campaign.shared_trials import SharedTrials
 from proact.campaign.strata import planned_faults
 from proact.campaign.validation import (
+    check_difference_margin,
     check_guards,
     check_images,
     check_margin,
@@ -48,8 +51,7 @@ from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.limits import TRIALS
 from proact.nn.forward import Forward
 from proact.nn.tensor_inventory import stored_tensors
-from proact.results.cell_reader import trials_of
-from proact.results.cells import CellState
+from proact.results.cells import CellSpec, CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.result import Result, read
 from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
@@ -61,6 +63,7 @@ from proact.results.statistics import (
     trials_for_margin,
 )
 from proact.results.store import Store
+from proact.results.stored_trials import trials_of
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
 Goal = SequentialRule | int | Callable[[CellState], int]
@@ -91,7 +94,10 @@ class CampaignRun:
         self._encoding = checked_encoding(options.encoding)
         self.metric: Metric = metric_named(options.metric)
         check_margin(options.absolute_margin, self.metric)
+        check_difference_margin(options, self.metric)
         self.cells: dict[tuple[int, int], CellState] = {}
+        #: The states that progress shows while pairs run; empty before.
+        self._shown: dict[tuple[int, int], CellState] = {}
         self.spec: RunSpec
         self._announcer = Announcer(callback_for(options.progress), self._progress)
         self._announcer.stage("checking models and data")
@@ -229,13 +235,40 @@ class CampaignRun:
                 return self._next_look(strata, goal)
             return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
 
+        def cell_of(spec: CellSpec) -> tuple[str, str]:
+            return spec.variant, spec.fault
+
         pool = self._pool_for(goal)
+        self._work(self.cells, cell_of, pool, targets, isinstance(goal, SequentialRule))
+
+    def run_pairs(self) -> None:
+        """Run further trials until differences to the first variant have the pairs that they need.
+
+        The results of cells do not use them.
+        """
+        rule = self.spec.difference_rule
+        if rule is None or len(self._names) == 1:
+            return
+        paired = PairedTrials(self._store, self.spec, rule, list(self.cells.values()))
+        # These states have targets of their own, and the same sets of stored trials.
+        self._shown = {position: replace(cell) for position, cell in self.cells.items()}
+        assert self._pool is not None
+        self._work(self._shown, lambda spec: spec.fault, self._pool, paired.targets, True)
+
+    def _work(
+        self,
+        cells: Mapping[tuple[int, int], CellState],
+        group_of: Callable[[CellSpec], object],
+        pool: WorkerPool,
+        targets: NextTargets,
+        runs_ahead: bool,
+    ) -> None:
+        faults = [planned.fault for planned in self._planned]
+        # Rows that depend on the order of the trials belong to no other cell.
+        sharing = {} if self._options.state == "keep" else cells
+        shared = SharedTrials(self._store, faults, self._injectors, self._options.seed, sharing)
         coordinator = Coordinator(
-            self._store,
-            self.cells,
-            pool,
-            self._announcer.update,
-            isinstance(goal, SequentialRule),
+            self._store, cells, group_of, pool, self._announcer.update, shared, runs_ahead
         )
         try:
             coordinator.work(targets)
@@ -244,9 +277,11 @@ class CampaignRun:
 
     def finished(self) -> Result:
         """Record that every cell met the goal, and read the result from the store."""
-        stopped = [self.cells[position].target for position in self._positions()]
+        cells = [self.cells[position] for position in self._positions()]
+        stopped, paired = [cell.target for cell in cells], [cell.paired for cell in cells]
         self._refuse_all_failed()
-        self._log.close("finished", self.stored - self._stored_before, stopped)
+        rows = self.stored - self._stored_before
+        self._log.close("finished", rows, stopped, paired if any(paired) else ())
         self._is_done = True
         return next(each for each in read(self._store) if each.number == self._log.number)
 
@@ -268,7 +303,7 @@ class CampaignRun:
         self, is_running: bool, error: BaseException | None, stage: str | None
     ) -> CampaignProgress:
         return CampaignProgress(
-            list(self.cells.values()),
+            list((self._shown or self.cells).values()),
             1 if self._pool is None else self._pool.workers,
             self.spec if self.cells else None,
             self._options.store,
@@ -369,6 +404,7 @@ class CampaignRun:
             name=options.name,
             margin=options.absolute_margin,
             relative_margin=options.relative_margin,
+            difference_margin=None if self._sweep else options.margin_of_differences,
             trials=options.most_trials,
             confidence=options.confidence,
             metric=self.metric.name,

@@ -14,10 +14,11 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 
 from proact.campaign.executors import NotStartedError, WorkerPool, is_lost_worker
 from proact.campaign.jobs import UnitResult, WorkUnit
+from proact.campaign.shared_trials import SharedTrials
 from proact.errors import ProactError
 from proact.limits import TRIALS
-from proact.results.cells import CellState
-from proact.results.store import Store
+from proact.results.cells import CellSpec, CellState
+from proact.results.store import Row, Store
 
 #: The intended duration of a unit. Its rows are stored when it ends, and lost if it is killed.
 _UNIT_SECONDS = 0.25
@@ -29,8 +30,8 @@ ATTEMPTS = 3
 #: A cell ends early when it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
-#: Returns the numbers of trials that the strata of a cell need, or of a cell without strata the one
-#: number; their current targets mean that it has enough.
+#: Returns the numbers of trials that a group of cells needs; their current targets mean that it has
+#: enough.
 NextTargets = Callable[[Sequence[CellState]], Sequence[int]]
 
 
@@ -41,8 +42,11 @@ class Coordinator:
         store: receives the rows.
         cells: the state of each cell, or of each stratum of a cell, by its position (variant,
             fault) in the job.
+        group_of: names the group of a cell: its cells are analysed together, when each of them has
+            its trials.
         pool: runs the units.
         announce: called after every unit and any interim analysis that follows it.
+        shared: finds rows that need no run, because another cell has them.
         runs_ahead: whether idle workers run trials beyond a cell's target. This helps if the final
             number of trials is not known yet.
     """
@@ -51,21 +55,20 @@ class Coordinator:
         self,
         store: Store,
         cells: Mapping[tuple[int, int], CellState],
+        group_of: Callable[[CellSpec], object],
         pool: WorkerPool,
         announce: Callable[[], None],
+        shared: SharedTrials,
         runs_ahead: bool,
     ) -> None:
         self._store, self._by_position, self._pool = store, cells, pool
-        self._announce, self._runs_ahead = announce, runs_ahead
+        self._announce, self._shared, self._runs_ahead = announce, shared, runs_ahead
         self._position = {cell: position for position, cell in cells.items()}
         self.cells: Sequence[CellState] = list(cells.values())
-        strata: dict[tuple[object, ...], list[CellState]] = {}
-        for position, cell in cells.items():
-            spec = cell.spec
-            of = (position,) if spec.stratum is None else (spec.variant, spec.fault)
-            strata.setdefault(of, []).append(cell)
-        #: The strata of the cell that a stratum belongs to; of a cell without strata, itself.
-        self._strata = {cell: mine for mine in strata.values() for cell in mine}
+        groups: dict[object, list[CellState]] = {}
+        for cell in self.cells:
+            groups.setdefault(group_of(cell.spec), []).append(cell)
+        self._group = {cell: mine for mine in groups.values() for cell in mine}
         self._running: dict[Future[UnitResult], WorkUnit] = {}
         self._again: list[WorkUnit] = []
         self._attempts: Counter[tuple[int, int, int]] = Counter()
@@ -79,8 +82,7 @@ class Coordinator:
             cell.is_finished = False
             self._look(cell, next_targets)
         while True:
-            while len(self._running) < self._pool.queue_depth and (unit := self._next_unit()):
-                self._running[self._pool.submit(unit)] = unit
+            self._start_units(next_targets)
             if all(cell.is_finished for cell in self.cells):
                 return
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -99,11 +101,25 @@ class Coordinator:
             # Cancelled trials are available to the next coordinator of these cells.
             cell.issued = cell.stored.copy()
 
+    def _start_units(self, next_targets: NextTargets) -> None:
+        """Submit units until the queue of the workers is full or no work can start now."""
+        while len(self._running) < self._pool.queue_depth and (unit := self._next_unit()):
+            cell = self._by_position[unit.variant, unit.fault]
+            is_repeated = unit.first < cell.issued.upto()
+            if not is_repeated and (rows := self._shared.rows(cell, unit)):
+                self._keep(cell, rows)
+                self._look(cell, next_targets)
+                self._announce()
+                continue
+            cell.issued.add(unit.first, unit.end)
+            self._running[self._pool.submit(unit)] = unit
+
     def _next_unit(self) -> WorkUnit | None:
         """Choose the next unit, or None if no work can start now.
 
         Failed units come first, then the cell with the fewest issued trials, so that all cells
-        advance together. Idle workers run ahead of a cell's target.
+        advance together. A cell that can share trials with a higher rate comes after that. Idle
+        workers run ahead of a cell's target.
         """
         active = [cell for cell in self.cells if not cell.is_finished]
         while self._again:
@@ -112,16 +128,16 @@ class Coordinator:
                 return unit
         needed = [cell for cell in active if cell.issued.upto() < cell.target]
         if needed:
-            cell = min(needed, key=lambda cell: cell.issued.upto())
+            cell = min(
+                needed, key=lambda cell: (self._shared.may_find_more(cell), cell.issued.upto())
+            )
             end = cell.target
         elif active and self._runs_ahead and len(self._running) < self._pool.workers:
             cell = min(active, key=lambda cell: cell.issued.upto() / max(cell.target, 1))
             end = min(cell.issued.upto() + _MOST_TRIALS, TRIALS)
         else:
             return None
-        unit = self._unit(cell, end)
-        cell.issued.add(unit.first, unit.end)
-        return unit
+        return self._unit(cell, end)
 
     def _unit(self, cell: CellState, end: int) -> WorkUnit:
         """Make the next unit of a cell.
@@ -158,9 +174,7 @@ class Coordinator:
             done = UnitResult((), [(trial, reason) for trial in range(unit.first, unit.end)])
             is_lost = True
         if done.rows:
-            self._store.add(cell.spec.key, done.rows)
-            for row in done.rows:
-                cell.stored.add(row.trial, row.trial + 1)
+            self._keep(cell, done.rows)
             ran = [row.seconds for row in done.rows if row.seconds]
             if ran:
                 seconds = sum(ran) / len(ran)
@@ -173,6 +187,12 @@ class Coordinator:
         if done.error is not None:
             raise done.error
         return cell
+
+    def _keep(self, cell: CellState, rows: Sequence[Row]) -> None:
+        self._store.add(cell.spec.key, rows)
+        for row in rows:
+            cell.stored.add(row.trial, row.trial + 1)
+            cell.issued.add(row.trial, row.trial + 1)
 
     def _fail(self, cell: CellState, trial: int, attempts: int, reason: str) -> None:
         self._store.fail(cell.spec.key, trial, attempts, reason)
@@ -192,13 +212,13 @@ class Coordinator:
         self._fail(cell, trial, ATTEMPTS, reason)
 
     def _look(self, cell: CellState, next_targets: NextTargets) -> None:
-        """Make the interim analyses for which enough trials are stored, of all strata together."""
-        strata = self._strata[cell]
-        while not cell.is_finished and all(each.trials >= each.target for each in strata):
-            targets = next_targets(strata)
-            is_enough = list(targets) == [each.target for each in strata]
-            is_finished = is_enough or any(map(self._is_hopeless, strata))
-            for each, target in zip(strata, targets, strict=True):
+        """Make the interim analyses for which enough trials are stored, of all its group."""
+        group = self._group[cell]
+        while not cell.is_finished and all(each.trials >= each.target for each in group):
+            targets = next_targets(group)
+            is_enough = list(targets) == [each.target for each in group]
+            is_finished = is_enough or any(map(self._is_hopeless, group))
+            for each, target in zip(group, targets, strict=True):
                 each.is_finished = is_finished
                 each.target = each.target if is_finished else target
 

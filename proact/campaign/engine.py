@@ -53,10 +53,11 @@ def run(
     misclassified.
 
     A cell (a variant under a fault) stops when half the width of its interval is at most the
-    margin. The number of trials, and so the table, depends only on the arguments that
-    `CampaignOptions` lists and on the number of images that ``"auto"`` chose. It does not depend on
-    the executor, on interruptions or on other content of the store. The last digits of model
-    outputs can differ between machines, as they do in PyTorch.
+    margin. Further trials then run until the differences to the first variant are as narrow, too
+    (``difference_margin``); cells do not use them. The number of trials, and so the table, depends
+    only on the arguments that `CampaignOptions` lists and on the number of images that ``"auto"``
+    chose. It does not depend on the executor, on interruptions or on other content of the store.
+    The last digits of model outputs can differ between machines, as they do in PyTorch.
 
     Args:
         variants: one or more models by name. They are not modified: copies are encoded and faulted.
@@ -87,6 +88,7 @@ def run(
         measured = list(dict.fromkeys([*measured, random_flips(chosen.worst_flips, measured)]))
     with CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
         campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
+        campaign.run_pairs()
         return campaign.finished()
 
 

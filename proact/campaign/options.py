@@ -86,6 +86,15 @@ def _check_margin(value: Any) -> object:
     return value
 
 
+def _check_difference_margin(value: Any) -> object:
+    if value is None or value is False:
+        return value
+    try:
+        return above_0(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a number above 0, or False (off), got {value!r}") from None
+
+
 def _share(text: str) -> float | None:
     """The share that a text such as ``"10%"`` states, or None."""
     number, percent, rest = text.partition("%")
@@ -142,6 +151,11 @@ class CampaignOptions(Options):
             0.01 if neither this nor ``trials`` is given. A text such as ``"10%"``, above 0 % and
             below 100 %, is a share of the cell's loss, the distance of its mean from the fault-free
             result.
+        difference_margin: with a margin, further trials run until half the width of the paired
+            interval of each variant's difference to the first is at most this, in the metric's
+            unit; above 0. Cells do not use these trials. None takes the margin, if that is not a
+            share of the loss. False runs no further trials: a difference then has the trials that
+            both cells need for themselves.
         trials: number of fault patterns per cell, in [1, 2^32); with a margin, the maximum, which
             is 50,000 for a margin that is a share of the loss: a cell in which nothing is ever lost
             ends there.
@@ -215,6 +229,18 @@ class CampaignOptions(Options):
         check=_check_margin,
         from_text=_margin_from_text,
     )
+    difference_margin: float | Literal[False] | None = option(
+        None,
+        "Further trials run until half the width of the interval of each difference to the first "
+        "variant is at most this, in the metric's unit, above 0; off runs none.",
+        float | bool | str,
+        metavar="MARGIN",
+        default_text="the margin, unless that is a share of the loss",
+        names=("off",),
+        check=_check_difference_margin,
+        parse=_on_or_off,
+        from_text=_margin_from_text,
+    )
     trials: int | None = option(
         None,
         "Fault patterns per cell (count); with a margin, the maximum.",
@@ -251,11 +277,11 @@ class CampaignOptions(Options):
         "auto",
         "Draw trials in strata by the number of flips in the bits that matter: auto where this "
         "saves trials, on wherever it is possible, off never.",
-        str,
+        str | bool,
         metavar="CHOICE",
         names=("auto", "on", "off"),
         check=_check_strata,
-        from_text=_on_or_off,
+        parse=_on_or_off,
     )
     worst_flips: int | None = option(
         None,
@@ -342,6 +368,13 @@ class CampaignOptions(Options):
         """The margin as a share of the loss, in (0, 1); None without one."""
         margin = self.margin_or_default
         return _share(margin) if isinstance(margin, str) else None
+
+    @property
+    def margin_of_differences(self) -> float | None:
+        """The margin of differences to the first variant; None if they need no further trials."""
+        if self.difference_margin is None or self.margin_or_default is None:
+            return self.absolute_margin
+        return self.difference_margin or None
 
     def margin_for_planning(self, width: float) -> float:
         """The margin in the metric's unit by which work is estimated in advance; for one that is a

@@ -85,6 +85,23 @@ def check_margin(margin: float | None, metric: Metric) -> None:
         raise ValueError(f"margin: {error} ({metric.name})") from None
 
 
+def check_difference_margin(options: CampaignOptions, metric: Metric) -> None:
+    """Raise ValueError for a margin of differences that does not fit the metric, or that is given
+    without a margin of cells."""
+    margin = options.difference_margin
+    if not margin:
+        return
+    if options.margin_or_default is None:
+        raise ValueError(
+            f"difference_margin={margin!r} needs a margin, got only trials={options.trials}, which "
+            "is the number of pairs too"
+        )
+    try:
+        checked_margin(margin, metric.highest - metric.lowest)
+    except ValueError as error:
+        raise ValueError(f"difference_margin: {error} ({metric.name})") from None
+
+
 def check_strata(options: CampaignOptions) -> None:
     """Raise ValueError if strata are asked for without a margin."""
     if options.strata is True and options.margin_or_default is None:

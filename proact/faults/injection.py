@@ -93,7 +93,15 @@ class Injector:
         Raises:
             ValueError, TypeError: as `FaultSpace`, and for a fault that does not fit the model.
         """
-        return sum(target.bits for target in _targets(self._current_plan(), fault))
+        return sum(self.bits_of_parts(fault))
+
+    def bits_of_parts(self, fault: Fault) -> list[int]:
+        """The numbers of stored bits in the parts of the fault space that ``fault`` distinguishes.
+
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
+        """
+        return [target.bits for target in _targets(self._current_plan(), fault)]
 
     def expected_ber(self, fault: Fault) -> float:
         """The expected share of the exposed bits that ``fault`` hits, in [0, 1].
@@ -105,7 +113,7 @@ class Injector:
         """
         if isinstance(fault, ActivationFlip):
             layers_of(self.model, fault)
-        return fault.expected_ber([t.bits for t in _targets(self._current_plan(), fault)])
+        return fault.expected_ber(self.bits_of_parts(fault))
 
     def probability_of_none(self, fault: Fault) -> float | None:
         """The probability that a trial of ``fault`` flips no bit; None if it is not known.
@@ -113,7 +121,11 @@ class Injector:
         Raises:
             ValueError, TypeError: as `exposed_bits`.
         """
-        return fault.probability_of_none([t.bits for t in _targets(self._current_plan(), fault)])
+        return fault.probability_of_none(self.bits_of_parts(fault))
+
+    def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
+        """The number of bits that a trial flips, without injecting it."""
+        return self._current_plan().number_of_flips(fault, seed, trial)
 
     def trial(
         self,

@@ -156,6 +156,13 @@ class InjectionPlan:
             for part, target, ber in self._parts(fault):
                 yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
 
+    def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
+        """The number of stored bits that a trial flips."""
+        return sum(
+            len(_drawn_places(fault, part, ber, target, seed, trial).tensor)
+            for part, target, ber in self._parts(fault)
+        )
+
     def _parts(self, fault: StoredFault) -> Iterator[tuple[int, Target, float]]:
         """The number, target and bit error rate of each part of the fault space that has bits."""
         for part, target in enumerate(self.targets(fault)):

@@ -11,7 +11,6 @@ import numpy as np
 
 from proact.results.cells import (
     NO_FLIPS,
-    OWN,
     CellDetails,
     CellResult,
     CellSpec,
@@ -31,10 +30,10 @@ from proact.results.statistics import (
     quantile_interval,
     stratified_quantile,
     trial_mean,
-    weighted_sum,
 )
 from proact.results.statistics.interval import Numbers
-from proact.results.store import CellKey, Store
+from proact.results.store import Store
+from proact.results.stored_trials import trials_of
 from proact.results.strata import (
     Strata,
     is_stratified,
@@ -53,26 +52,6 @@ _SEVERITIES = {
     "non_finite": "non_finite * 1.0 / images",
     "raised": "raised * 1.0 / images",
 }
-
-
-def trials_of(
-    store: Store,
-    key: CellKey,
-    trials: int,
-    prior: Prior,
-    value: str = "value",
-    clean: str = "clean",
-) -> Trials:
-    """The first ``trials`` trials of a cell; ``value`` and ``clean`` are SQL over the columns of a
-    row."""
-    condition = "flips > 0" if prior.is_clean_without_flips else "1"
-    grouped = store.grouped(key, [value, clean], trials, condition)
-    columns = np.array(grouped, dtype=np.float64).reshape(-1, 3).T
-    unflipped = 0
-    if prior.is_clean_without_flips:
-        (unflipped,) = store.totals(key, "coalesce(sum(flips = 0), 0)", trials)
-    failed = len(store.failures(key, trials))
-    return Trials(columns[0], columns[1], columns[2], unflipped, failed)
 
 
 class CellReader:
@@ -143,65 +122,6 @@ class CellReader:
         critical = self._whole(states, lambda state: self._critical(state, float(limit)), 0.0)
         return CellDetails(shares, mean_loss, critical, self._quantiles(states, levels))
 
-    def difference(self, states: Strata, baselines: Strata) -> Interval:
-        """Mean gain over a baseline, trial by trial.
-
-        Both met the same faults on the same images, which cancels much of the spread. The part of
-        the difference that the drawn images explain is known, and removed (`trial_mean`). Strata of
-        tensors that one of the two lacks have no pairs: they are compared with the clean results.
-        """
-        if not is_stratified(states):
-            return self._paired(states[0], baselines[0])
-        theirs = {name_of(state): state for state in baselines}
-        clean = self._clean(states[0].spec) - self._clean(baselines[0].spec)
-        weights, terms = [], []
-        for state, weight in zip(states, weights_of(states), strict=True):
-            if name_of(state) != OWN:
-                weights.append(weight)
-                terms.append(self._paired(state, theirs[name_of(state)]))
-        weights.append(1.0 - math.fsum(weights))
-        terms.append(Interval(clean, clean, clean))
-        for sign, of_variant in ((1.0, states), (-1.0, baselines)):
-            for state, weight in zip(of_variant, weights_of(of_variant), strict=True):
-                if name_of(state) == OWN:
-                    weights.append(sign * weight)
-                    terms.append(self._change(state))
-        return weighted_sum(weights, terms)
-
-    @staticmethod
-    def pairs(states: Strata, baselines: Strata) -> int:
-        """The number of trials that both cells have, in all strata together."""
-        if not is_stratified(states):
-            return min(states[0].target, baselines[0].target)
-        theirs = {name_of(state): state.target for state in baselines}
-        mine = {name_of(state): state.target for state in states}
-        return sum(min(target, theirs[name]) for name, target in mine.items() if name != OWN)
-
-    def _paired(self, cell: CellState, baseline: CellState) -> Interval:
-        mine, theirs = self._run.prior(cell.spec), self._run.prior(baseline.spec)
-        both = min(cell.target, baseline.target)
-        grouped = self._store.paired(cell.spec.key, baseline.spec.key, both)
-        columns = np.array(grouped, dtype=np.float64).reshape(-1, 4)
-        is_clean = mine.is_clean_without_flips and theirs.is_clean_without_flips
-        # Trials in which neither variant was hit differ as the clean ones do, on all images.
-        flipped = columns[(columns[:, 2] > 0) | (not is_clean)]
-        width = mine.highest - mine.lowest
-        prior = Prior(mine.clean - theirs.clean, None, -width, width)
-        trials = Trials(
-            flipped[:, 0],
-            flipped[:, 1],
-            flipped[:, 3],
-            int(columns[:, 3].sum() - flipped[:, 3].sum()),
-            both - int(columns[:, 3].sum()),
-        )
-        return trial_mean(trials, prior, self._confidence(cell))
-
-    def _change(self, state: CellState) -> Interval:
-        """The mean change of the metric against the clean result."""
-        prior = self._run.prior(state.spec)
-        mean = trial_mean(self._trials(state), prior, self._confidence(state))
-        return Interval(*(end - prior.clean for end in mean))
-
     def _value(self, states: Strata, trials: Sequence[Trials]) -> Interval:
         priors = [self._run.prior(state.spec) for state in states]
         rule = self._run.rule if all(state.is_finished for state in states) else None
@@ -247,9 +167,7 @@ class CellReader:
         return self._run.prior(spec).clean
 
     def _confidence(self, cell: CellState) -> float:
-        """The level of the intervals: a little higher where a rule stopped the cell."""
-        rule = self._run.rule if cell.is_finished else None
-        return self._run.confidence if rule is None else rule.confidence_at_stop
+        return self._run.confidence_of_cells(cell.is_finished)
 
     def _critical(self, cell: CellState, limit: float) -> Interval:
         """The probability that a trial loses more than the limit; unflipped ones never do."""

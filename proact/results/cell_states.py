@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from proact.results.cell_reader import trials_of
 from proact.results.cells import CellSpec, CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.run_log import RunSpec
 from proact.results.statistics import StoppingRule, StratifiedRule
 from proact.results.store import Store
+from proact.results.stored_trials import trials_of
 
 #: A cell by (variant, fault): the states of its strata, or one state if it has none.
 States = Mapping[tuple[str, str], tuple[CellState, ...]]
@@ -53,9 +53,10 @@ def _states(store: Store, spec: RunSpec, indices: Sequence[int]) -> tuple[CellSt
     else:
         target, is_finished = _replayed(store, spec, cells[0], stored[0].upto())
         targets = [target]
+    paired = [spec.paired[index] if spec.paired else 0 for index in indices]
     return tuple(
-        CellState(cell, mine, target, is_finished)
-        for cell, mine, target in zip(cells, stored, targets, strict=True)
+        CellState(cell, mine, target, is_finished, paired=more)
+        for cell, mine, target, more in zip(cells, stored, targets, paired, strict=True)
     )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proact.errors import unknown
-from proact.results.cell_reader import CellReader, trials_of
+from proact.results.cell_reader import CellReader
 from proact.results.cell_states import States, states_of, summary
 from proact.results.cells import CellDetails, CellResult, CellState
+from proact.results.difference import Difference
 from proact.results.failure_rate import FailureRate, MemoryConditions, failure_rates
 from proact.results.findings import finding_sentences
 from proact.results.policy import Policy
@@ -20,6 +21,7 @@ from proact.results.run_log import RunSpec, WorkSession, logged_runs
 from proact.results.statistics import Interval, stratified_mean
 from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
+from proact.results.stored_trials import trials_of
 from proact.results.stratum import Stratum, stratum, sweep_confidence
 from proact.results.worst_case import WorstCase, worst_cases_in
 
@@ -172,31 +174,26 @@ class Result:
 
     def difference(self, variant: str, baseline: str) -> dict[str, Interval]:
         """By fault, the mean gain of ``variant`` over ``baseline`` on the same faults and images,
-        in the metric's unit, with its paired interval. It uses the trials that both have; faults
-        without such trials are left out."""
-        pairs = self._paired_states(variant, baseline)
+        in the metric's unit, with its paired interval. It uses the trials that both have, which may
+        be more than their cells use; faults without such trials are left out."""
         with self._store.again() as store:
-            reader = CellReader(store, self.spec)
-            return {fault: reader.difference(*states) for fault, states in pairs.items()}
+            found = self._differences(store, variant, baseline)
+            return {fault: difference.interval() for fault, difference in found.items()}
 
     def pairs(self, variant: str, baseline: str) -> dict[str, int]:
         """By fault, the number of trials that `difference` pairs; failed ones count."""
-        return {
-            fault: CellReader.pairs(*states)
-            for fault, states in self._paired_states(variant, baseline).items()
-        }
+        found = self._differences(self._store, variant, baseline)
+        return {fault: difference.pairs for fault, difference in found.items()}
 
-    def _paired_states(
-        self, variant: str, baseline: str
-    ) -> dict[str, tuple[Sequence[CellState], Sequence[CellState]]]:
+    def _differences(self, store: Store, variant: str, baseline: str) -> dict[str, Difference]:
         for name in (variant, baseline):
             if name not in self.clean:
                 raise unknown("variant", name, self.clean)
-        found: dict[str, tuple[Sequence[CellState], Sequence[CellState]]] = {}
+        found = {}
         for (name, fault), mine in self._strata_states.items():
-            other = self._strata_states[baseline, fault]
-            if name == variant and all(state.target for state in (*mine, *other)):
-                found[fault] = mine, other
+            theirs = self._strata_states[baseline, fault]
+            if name == variant and all(state.target for state in (*mine, *theirs)):
+                found[fault] = Difference(store, self.spec, mine, theirs)
         return found
 
     def failure_rate(

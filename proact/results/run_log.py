@@ -61,6 +61,8 @@ class RunSpec:
         name: of the campaign; None where it has none.
         margin: half the width of the interval at which a cell stops (in a sweep: the whole).
         relative_margin: the same as a share of the cell's loss, in (0, 1), in place of ``margin``.
+        difference_margin: half the width of the interval at which a difference to the first variant
+            has enough pairs; None if differences use the trials that cells need for themselves.
         trials: of a cell (in a sweep: of all cells); with a margin, the most.
         confidence: two-sided confidence level of the intervals.
         metric, lowest, highest, is_better_higher: the averaged quantity, the range of its values,
@@ -73,6 +75,8 @@ class RunSpec:
         variants, cells: in the order in which they were given.
         stopped: by cell, the number of trials that its result uses; empty while the run is not
             finished.
+        paired: by cell, the number of trials that differences may use; empty while the run is not
+            finished, or if it has no ``difference_margin``.
         notes: the caller's own values, in terms of JSON; see `proact.campaign.RunOptions`.
     """
 
@@ -95,6 +99,8 @@ class RunSpec:
     stopped: tuple[int, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     relative_margin: float | None = None
+    difference_margin: float | None = None
+    paired: tuple[int, ...] = ()
 
     @property
     def rule(self) -> SequentialRule | None:
@@ -114,6 +120,18 @@ class RunSpec:
         assert self.margin is not None
         return StratifiedRule(self.margin, self.confidence, most)
 
+    @property
+    def difference_rule(self) -> StratifiedRule | None:
+        """The rule that says whether a difference has enough pairs."""
+        if self.difference_margin is None:
+            return None
+        return StratifiedRule(self.difference_margin, self.confidence, self.trials or TRIALS - 1)
+
+    def confidence_of_cells(self, is_finished: bool) -> float:
+        """The level of intervals: a little higher in cells that a rule has stopped."""
+        rule = self.rule if is_finished else None
+        return self.confidence if rule is None else rule.confidence_at_stop
+
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
 
@@ -130,9 +148,11 @@ class RunSpec:
     @property
     def digest(self) -> str:
         """SHA-256 of the specification, in hexadecimal."""
-        goal = [self.kind, self.name, self.margin, self.trials, self.confidence]
+        goal: list[Any] = [self.kind, self.name, self.margin, self.trials, self.confidence]
         if self.relative_margin is not None:
             goal.append(self.relative_margin)
+        if self.kind == "campaign" and self.difference_margin != self.margin:
+            goal.append({"difference": self.difference_margin})
         cells = [[*cell.key, cell.part] for cell in self.cells]
         return hashlib.sha256(json.dumps([goal, cells]).encode()).hexdigest()
 
@@ -146,7 +166,7 @@ class RunSpec:
         variants, cells = values.pop("variants"), values.pop("cells")
         # Older versions kept the number of trials with each cell.
         kept = [described.pop("trials", None) for described in cells]
-        stopped = values.pop("stopped", None)
+        stopped, paired = values.pop("stopped", None), values.pop("paired", ())
         if stopped is None:
             stopped = kept if None not in kept else []
         return RunSpec(
@@ -154,6 +174,7 @@ class RunSpec:
             variants=tuple(_variant(described) for described in variants),
             cells=tuple(map(_cell, cells)),
             stopped=tuple(stopped),
+            paired=tuple(paired),
         )
 
 
@@ -215,7 +236,8 @@ class RunLog:
                 "SELECT description FROM run WHERE digest = ?", (run.digest,)
             ):
                 # A run that was finished before stays so while it is repeated.
-                run = replace(run, stopped=RunSpec.from_json(before).stopped)
+                known = RunSpec.from_json(before)
+                run = replace(run, stopped=known.stopped, paired=known.paired)
             store.execute(
                 "INSERT INTO run (digest, description) VALUES (?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET description = excluded.description",
@@ -228,19 +250,28 @@ class RunLog:
         )
         self._session = store.number("SELECT last_insert_rowid()")
 
-    def close(self, outcome: str, rows: int, stopped: Sequence[int] | None = None) -> None:
+    def close(
+        self,
+        outcome: str,
+        rows: int,
+        stopped: Sequence[int] | None = None,
+        paired: Sequence[int] = (),
+    ) -> None:
         """Records how the session ended; with the number of trials of each cell, the run is
         finished."""
         with self._store.transaction():
             if stopped is not None:
                 self._store.execute(
                     "UPDATE run SET description = ? WHERE id = ?",
-                    (replace(self._run, stopped=tuple(stopped)).to_json(), self.number),
+                    (self._finished(stopped, paired).to_json(), self.number),
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",
                 (_now(), outcome, rows, self._session),
             )
+
+    def _finished(self, stopped: Sequence[int], paired: Sequence[int]) -> RunSpec:
+        return replace(self._run, stopped=tuple(stopped), paired=tuple(paired))
 
 
 def logged_runs(store: Store) -> list[tuple[int, RunSpec, list[WorkSession]]]:

@@ -160,12 +160,15 @@ class Store(Database):
             (*cell, trials),
         )
 
-    def rows(self, cell: CellKey, trials: int = 1 << 32) -> list[Row]:
-        """The first ``trials`` trials of one cell, as far as stored, in the order of their
-        numbers."""
+    def rows(
+        self, cell: CellKey, trials: int = 1 << 32, first: int = 0, flips: int | None = None
+    ) -> list[Row]:
+        """The stored trials of a cell from number ``first`` to ``trials`` - 1, in this order; with
+        ``flips``, those with so many flips."""
         found = self.execute(
-            f"SELECT {_COLUMNS} FROM row WHERE {_CELL} AND trial < ? ORDER BY trial",
-            (*cell, trials),
+            f"SELECT {_COLUMNS} FROM row WHERE {_CELL} AND trial >= ? AND trial < ?"
+            " AND coalesce(flips = ?, 1) ORDER BY trial",
+            (*cell, first, trials, flips),
         )
         return [Row(*values) for values in found]
 

@@ -285,7 +285,7 @@ def test_the_stopping_rule_is_replayed(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
     faults = [BitFlip(1e-9), BitFlip(1e-5), BitFlip(1e-3)]
-    options = {"margin": 0.05, "store": path, **OPTIONS}
+    options = {"margin": 0.05, "strata": True, "store": path, **OPTIONS}
     run_and_interrupt(100, variants, digits, faults, **options)
     begun = only(path)
     finished = targets(begun, only_finished=True)
