@@ -160,6 +160,12 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
                 f"corrects for the interim analyses): {span} trials for a variant at a rate, "
                 f"{sum(trials):,} in all."
             )
+    if run.paired:
+        sentences.append(
+            "Further trials, which the variants' own results do not use, were run until half the "
+            f"width of the interval of each difference to {run.variants[0].name} was "
+            f"{analysis.units.amount(run.difference_margin or 0.0)}."
+        )
     stratified = {cell.fault for cell in cells if cell.strata}
     if stratified:
         bits = listed([str(bit) for bit in analysis.critical_bits])
