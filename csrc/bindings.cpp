@@ -218,10 +218,13 @@ NumberFormat number_format(const py::tuple& format) {
     if (name == "float16") return StoredHalf<Float16>{};
     if (name == "bfloat16") return StoredHalf<BFloat16>{};
     if (name == "float32") return StoredFloat{};
+    if (name == "small_float")
+        return SmallFloat{small(1), small(2), format[3].cast<std::int32_t>(),
+                          format[4].cast<bool>(), format[5].cast<bool>()};
     if (name == "unread") return Unread{small(1)};
     throw std::invalid_argument(
-        "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32 or "
-        "unread, got " +
+        "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32, "
+        "small_float or unread, got " +
         name);
 }
 

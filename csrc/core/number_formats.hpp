@@ -10,6 +10,7 @@
 #include "fixed_point.hpp"
 #include "half.hpp"
 #include "simd_traits.hpp"
+#include "small_float.hpp"
 
 namespace proact {
 
@@ -110,6 +111,6 @@ struct StoredFloat {
 };
 
 using NumberFormat = std::variant<MemoryWords, FixedPoint, ScaledIntegers, StoredHalf<Float16>,
-                                  StoredHalf<BFloat16>, StoredFloat, Unread>;
+                                  StoredHalf<BFloat16>, StoredFloat, SmallFloat, Unread>;
 
 }  // namespace proact

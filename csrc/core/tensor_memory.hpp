@@ -34,6 +34,7 @@ struct TensorMemory {
     std::uint32_t stored_bits() const {
         if (const auto* fixed = std::get_if<FixedPoint>(&format)) return fixed->word_bits;
         if (const auto* integers = std::get_if<ScaledIntegers>(&format)) return integers->word_bits;
+        if (const auto* small = std::get_if<SmallFloat>(&format)) return small->word_bits();
         if (const auto* unread = std::get_if<Unread>(&format)) return unread->word_bits;
         if (is_stored_as<MemoryWords>()) return 8 * word_bytes;
         return is_stored_as<StoredFloat>() ? 32 : 16;
@@ -86,10 +87,25 @@ struct TensorMemory {
         if (is_stored_as<StoredFloat>() && word_bytes != 8)
             throw std::invalid_argument("the float32 format expects float64 memory, got words of " +
                                         std::to_string(word_bytes) + " bytes");
+        if (const auto* small = std::get_if<SmallFloat>(&format)) check_small_float(*small);
         if (const auto* unread = std::get_if<Unread>(&format))
             if (unread->word_bits == 0 || unread->word_bits > 64)
                 throw std::invalid_argument("expected stored words of 1 to 64 bits, got " +
                                             std::to_string(unread->word_bits));
+    }
+    void check_small_float(const SmallFloat& format) const {
+        const std::uint32_t exponent = format.exponent_bits, mantissa = format.mantissa_bits;
+        const bool fits = exponent >= 1 && exponent <= 8 && mantissa <= 14 &&
+                          1 + exponent + mantissa >= 3 && 1 + exponent + mantissa <= 16;
+        if (word_bytes < 4 || !fits || format.bias < -1000 || format.bias > 1000)
+            throw std::invalid_argument(
+                "small floats expect words of 4 or 8 bytes in memory, 1 to 8 exponent bits, 3 to "
+                "16 bits in all and a bias between -1000 and 1000, got " +
+                std::to_string(word_bytes) + " bytes, " + std::to_string(exponent) +
+                " exponent bits, " + std::to_string(mantissa) + " mantissa bits and the bias " +
+                std::to_string(format.bias));
+        if (format.has_infinity && (!format.has_nan || mantissa == 0))
+            throw std::invalid_argument("small floats with infinity need NaN and a mantissa bit");
     }
 };
 

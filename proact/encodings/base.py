@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -187,9 +186,9 @@ class UniformEncoding(Encoding, Word):
     """
 
     #: The dtypes of tensors that can be stored.
-    takes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
+    takes: Sequence[torch.dtype] = (torch.float32, torch.float64)
     #: Whether a word for NaN exists.
-    has_nan: ClassVar[bool] = True
+    has_nan: bool = True
 
     def word(self, stored: StoredTensor) -> Word:
         check_dtype(self.name, self.takes, stored)

@@ -46,27 +46,46 @@ FLOATS = {
 }
 
 
-class FloatWord(Word):
-    """IEEE 754 words; bfloat16 is the upper half of a float32."""
+class FloatLayout(Word):
+    """Words of a sign, an exponent and a mantissa, in which NaN has a payload as in IEEE 754.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._format = FLOATS[name]
-        exponent, mantissa = self._format.exponent_bits, self._format.mantissa_bits
+    Args:
+        name: of the word.
+        exponent, mantissa: the numbers of their bits.
+    """
+
+    def __init__(self, name: str, exponent: int, mantissa: int) -> None:
+        self.name, self.mantissa_bits = name, mantissa
         self.bits = 1 + exponent + mantissa
-        self.fields = MappingProxyType(
-            {
-                "sign": 1 << (exponent + mantissa),
-                "exponent": ((1 << exponent) - 1) << mantissa,
-                "mantissa": (1 << mantissa) - 1,
-            }
-        )
+        fields = {
+            "sign": 1 << (exponent + mantissa),
+            "exponent": ((1 << exponent) - 1) << mantissa,
+            "mantissa": (1 << mantissa) - 1,
+        }
+        self.fields = MappingProxyType({field: mask for field, mask in fields.items() if mask})
 
-    def words(self, values: Floats, elements: Elements) -> Words:
-        return as_memory(values, self._format.dtype)
+    def with_nan_of(self, words: Words, memory: Words, wide: FloatLayout) -> Words:
+        """The words, where those of NaN keep the upper bits of the payloads in memory.
 
-    def values(self, words: Words, elements: Elements) -> Floats:
-        return as_floats(words, self._format.dtype)
+        Args:
+            words: of the numbers in memory.
+            memory: words of a wider float.
+            wide: its layout.
+        """
+        nan = wide._is_nan(memory)
+        dropped = np.uint64(wide.mantissa_bits - self.mantissa_bits)
+        payload = (memory[nan] & np.uint64(wide.fields["mantissa"])) >> dropped
+        quiet = np.uint64(1 << (self.mantissa_bits - 1))
+        words[nan] = self._nan(wide._is_negative(memory[nan]), np.where(payload, payload, quiet))
+        return words
+
+    def with_nan_in(self, memory: Words, words: Words, wide: FloatLayout) -> Words:
+        """The inverse: memory, where NaN has the payloads of these words."""
+        nan = self._is_nan(words)
+        dropped = np.uint64(wide.mantissa_bits - self.mantissa_bits)
+        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << dropped
+        memory[nan] = wide._nan(self._is_negative(words[nan]), payload)
+        return memory
 
     def _is_negative(self, words: Words) -> NDArray[np.bool_]:
         return np.asarray(words & np.uint64(self.fields["sign"]), np.bool_)
@@ -78,6 +97,20 @@ class FloatWord(Word):
     def _nan(self, negative: NDArray[np.bool_], payload: Words) -> Words:
         sign = negative.astype(np.uint64) * np.uint64(self.fields["sign"])
         return np.asarray(sign | np.uint64(self.fields["exponent"]) | payload, np.uint64)
+
+
+class FloatWord(FloatLayout):
+    """IEEE 754 words; bfloat16 is the upper half of a float32."""
+
+    def __init__(self, name: str) -> None:
+        self._format = FLOATS[name]
+        super().__init__(name, self._format.exponent_bits, self._format.mantissa_bits)
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return as_memory(values, self._format.dtype)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return as_floats(words, self._format.dtype)
 
 
 class MemoryFloat(MemoryWord, FloatWord):
@@ -98,25 +131,14 @@ class NarrowFloat(FloatWord):
         self.form = NarrowFloatWord(name)
         wide = self._format.narrowed_from
         self._wide = MemoryFloat(next(name for name, fmt in FLOATS.items() if fmt.dtype == wide))
-        dropped = self._wide._format.mantissa_bits - self._format.mantissa_bits
-        self._dropped = np.uint64(dropped)  # bits of the payload
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
         words = super().words_in(memory, dtype, elements)
-        nan = self._wide._is_nan(memory)
-        payload = (memory[nan] & np.uint64(self._wide.fields["mantissa"])) >> self._dropped
-        quiet = np.uint64(1 << (self._format.mantissa_bits - 1))
-        words[nan] = self._nan(
-            self._wide._is_negative(memory[nan]), np.where(payload, payload, quiet)
-        )
-        return words
+        return self.with_nan_of(words, memory, self._wide)
 
     def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
         memory = super().memory_of(words, dtype, elements)
-        nan = self._is_nan(words)
-        payload = (words[nan] & np.uint64(self.fields["mantissa"])) << self._dropped
-        memory[nan] = self._wide._nan(self._is_negative(words[nan]), payload)
-        return memory
+        return self.with_nan_in(memory, words, self._wide)
 
     def rounded(self, tensor: Tensor) -> Tensor:
         result = tensor.to(self._format.dtype).to(tensor.dtype)

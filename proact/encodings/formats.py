@@ -8,7 +8,8 @@ from proact.encodings.base import Encoding
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
-from proact.encodings.names import CODE_NAMES, ENCODING_NAMES, FLOAT_NAMES
+from proact.encodings.names import CODE_NAMES, ENCODING_NAMES, FLOAT_NAMES, SMALL_FLOAT_NAMES
+from proact.encodings.small_floats import small_float_named
 from proact.errors import closest
 
 
@@ -16,7 +17,7 @@ def format_named(name: str) -> Encoding | None:
     """The number format with the given name; None if there is none.
 
     Raises:
-        ValueError: a fixed-point word of more than 32 bits.
+        ValueError: a fixed-point word of more than 32 bits, or a float of more than 16 bits.
     """
     if name in FLOAT_NAMES:
         return Float(name)
@@ -26,7 +27,7 @@ def format_named(name: str) -> Encoding | None:
         return FixedPoint(int(match[1]), int(match[2]))
     if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
         return ScaledInteger(int(match[1]), per_channel=match[2] is None)
-    return None
+    return small_float_named(name)
 
 
 _CODED_NAMES = tuple(f"float32+{code}" for code in CODE_NAMES)
@@ -34,8 +35,9 @@ _CODED_NAMES = tuple(f"float32+{code}" for code in CODE_NAMES)
 
 def unknown_encoding(name: object) -> ValueError:
     """The error for a name that no encoding has."""
+    floats = ", ".join((*FLOAT_NAMES, *SMALL_FLOAT_NAMES))
     return ValueError(
-        f"an encoding is one of {', '.join(FLOAT_NAMES)}, int8, int8-tensor, native or fixed point "
-        "such as q15.16, each possibly with a code, such as float32+bch2; "
+        f"an encoding is one of {floats}, int8, int8-tensor, native, fixed point such as q15.16, "
+        "or a float such as e3m2, each possibly with a code, such as float32+bch2; "
         f"got {name!r}{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
     )

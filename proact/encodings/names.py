@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 FLOAT_NAMES = ("float16", "bfloat16", "float32", "float64")
-#: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, and any ``qM.N``.
-ENCODING_NAMES = (*FLOAT_NAMES, "int8", "int8-tensor", "native", "q15.16")
+SMALL_FLOAT_NAMES = ("float8_e4m3", "float8_e5m2")
+#: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, any ``qM.N``, and
+#: floats ``eXmY``.
+ENCODING_NAMES = (
+    *FLOAT_NAMES,
+    *SMALL_FLOAT_NAMES,
+    *("int8", "int8-tensor", "native", "q15.16"),
+)
 
 #: Codes whose check bits take bits of the words.
 IN_PLACE_CODE_NAMES = ("secded", "bch2", "bch3", "parity", "mset", "cep")

@@ -7,6 +7,7 @@ import ctypes
 import math
 import struct
 from abc import ABC, abstractmethod
+from fractions import Fraction
 
 import numpy as np
 
@@ -108,12 +109,75 @@ class Narrow(Form):
         return (1 << (self.word_bits - 1)) - (1 << self._mantissa)
 
 
+class Small(Form):
+    """Floats of up to 16 bits. NaN keeps the upper bits of its payload if there is infinity."""
+
+    def __init__(
+        self, exponent_bits: int, mantissa_bits: int, bias: int, has_infinity: int, has_nan: int
+    ) -> None:
+        self.word_bits = 1 + exponent_bits + mantissa_bits
+        self._mantissa, self._bias = mantissa_bits, bias
+        self._has_infinity, self._has_nan = bool(has_infinity), bool(has_nan)
+        self._ones = (1 << (self.word_bits - 1)) - 1
+        self._infinity = self._ones - ((1 << mantissa_bits) - 1)
+
+    def encode(self, value: float, element: int = 0) -> int:
+        sign = (math.copysign(1.0, value) < 0.0) << (self.word_bits - 1)
+        beyond = self._infinity if self._has_infinity else self._ones - self._has_nan
+        if math.isinf(value):
+            return sign | beyond
+        mantissa, above = math.frexp(abs(value))
+        # The exponents of the last mantissa bit and of the lowest one.
+        lowest = 1 - self._bias - self._mantissa
+        last = max(above - 1 - self._mantissa, lowest) if value else lowest
+        steps = Fraction(mantissa) * Fraction(2) ** (above - last)
+        below = ((last - lowest) << self._mantissa) + math.floor(steps)
+        rest = steps - math.floor(steps)
+        nearest = below + (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and below % 2 == 1))
+        return sign | min(nearest, beyond)
+
+    def decode(self, word: int, element: int = 0) -> float:
+        magnitude = word & self._ones
+        if self._has_infinity and magnitude == self._infinity:
+            value = math.inf
+        else:
+            field, mantissa = magnitude >> self._mantissa, magnitude % (1 << self._mantissa)
+            implicit = (field > 0) << self._mantissa
+            last = max(field, 1) - self._bias - self._mantissa
+            value = math.ldexp(mantissa + implicit, last)
+        return -value if word > self._ones else value
+
+    def stored(self, memory: int, word_bytes: int, element: int) -> int:
+        wide, infinity = _mantissa_and_infinity(word_bytes)
+        magnitude = memory & ((1 << (8 * word_bytes - 1)) - 1)
+        if magnitude <= infinity:
+            return super().stored(memory, word_bytes, element)
+        if not self._has_nan:
+            return 0
+        sign = memory >> (8 * word_bytes - 1) << (self.word_bits - 1)
+        if not self._has_infinity:
+            return sign | self._ones
+        payload = (magnitude - infinity) >> (wide - self._mantissa)
+        return sign | self._infinity | (payload or 1 << (self._mantissa - 1))
+
+    def memory(self, word: int, word_bytes: int, element: int) -> int:
+        wide, infinity = _mantissa_and_infinity(word_bytes)
+        magnitude = word & self._ones
+        if self._has_infinity and magnitude > self._infinity:
+            payload = (magnitude - self._infinity) << (wide - self._mantissa)
+        elif self._has_nan and not self._has_infinity and magnitude == self._ones:
+            payload = 1 << (wide - 1)
+        else:
+            return super().memory(word, word_bytes, element)
+        return word >> (self.word_bits - 1) << (8 * word_bytes - 1) | infinity | payload
+
+
 def _mantissa_and_infinity(word_bytes: int) -> tuple[int, int]:
     mantissa = 23 if word_bytes == 4 else 52
     return mantissa, (1 << (8 * word_bytes - 1)) - (1 << mantissa)
 
 
-_FORMS = {"fixed_point": Fixed, "scaled_integers": Scaled}
+_FORMS = {"fixed_point": Fixed, "scaled_integers": Scaled, "small_float": Small}
 
 
 def form_of(native: tuple[str | int, ...]) -> Form | None:

@@ -47,6 +47,20 @@ class NarrowFloatWord(NamedTuple):
         return (self.name,)
 
 
+class SmallFloatWord(NamedTuple):
+    """A float32 or float64 stored as a float of up to 16 bits."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    bias: int
+    has_infinity: bool
+    has_nan: bool
+
+    @property
+    def native(self) -> NativeForm:
+        return ("small_float", *self)
+
+
 class UnreadWord(NamedTuple):
     """Memory that is not accessed: flips of such words are drawn but not made."""
 
@@ -62,4 +76,4 @@ def bit_numbers(mask: int) -> list[int]:
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
-NumberFormat = FixedPointWord | ScaledIntegerWord | NarrowFloatWord | UnreadWord
+NumberFormat = FixedPointWord | ScaledIntegerWord | NarrowFloatWord | SmallFloatWord | UnreadWord

@@ -167,4 +167,3 @@ def test_campaigns_cover_the_gain(name: str) -> None:
     campaigns = 40
     coverage, *_ = simulated(name, campaigns)
     assert coverage >= COVERED - SIGMAS * math.sqrt(COVERED * (1 - COVERED) / campaigns)
-

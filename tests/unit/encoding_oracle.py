@@ -32,10 +32,14 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """IEEE 754 binary interchange formats, and bfloat16."""
+    """IEEE 754 binary interchange formats, bfloat16, and formats with other biases or without
+    infinity or NaN."""
 
     exponent: int
     mantissa: int
+    bias: int | None = None
+    has_inf: bool = True
+    has_nan: bool = True
 
     @property
     def bits(self) -> int:
@@ -46,30 +50,45 @@ class FloatFormat:
         return ((1 << self.exponent) - 1) << self.mantissa
 
     @property
+    def largest(self) -> int:
+        """The word of the largest finite number."""
+        if self.has_inf:
+            return self.infinity - 1
+        return (1 << (self.bits - 1)) - 1 - self.has_nan
+
+    @property
     def _lowest(self) -> int:
         """The exponent of two of the smallest normal number."""
-        return 2 - (1 << (self.exponent - 1))
+        return 1 - ((1 << (self.exponent - 1)) - 1 if self.bias is None else self.bias)
 
     def word(self, value: Value) -> int:
         is_negative = math.copysign(1.0, value) < 0 if isinstance(value, float) else value < 0
         sign = is_negative << (self.bits - 1)
-        if isinstance(value, float) and not math.isfinite(value):
-            quiet = 1 << (self.mantissa - 1)
-            return self.infinity | quiet if math.isnan(value) else sign | self.infinity
+        beyond = self.largest + self.has_inf
+        if isinstance(value, float) and math.isnan(value):
+            if not self.has_nan:
+                return 0
+            return self.infinity | 1 << (self.mantissa - 1) if self.has_inf else self.largest + 1
+        if isinstance(value, float) and math.isinf(value):
+            return sign | beyond
         magnitude = abs(Fraction(value))
         exponent = max(_exponent_of(magnitude), self._lowest) if magnitude else self._lowest
         # round() of a fraction is exact, ties to even. The leading one of a normal number, and the
         # carry of one that rounds up to the next power of two, add to the exponent.
-        digits = round(magnitude / Fraction(2) ** (exponent - self.mantissa))
-        word = ((exponent - self._lowest) << self.mantissa) + digits
-        return sign | min(word, self.infinity)
+        digits = magnitude / Fraction(2) ** (exponent - self.mantissa)
+        first = (exponent - self._lowest) << self.mantissa
+        # Without a mantissa, the lowest bit of the exponent says which word is even.
+        word = round(digits) + first if self.mantissa else round(digits + first)
+        return sign | min(word, beyond)
 
     def value(self, word: int) -> float:
         sign = -1.0 if word >> (self.bits - 1) else 1.0
         exponent = word >> self.mantissa & ((1 << self.exponent) - 1)
         digits = word & ((1 << self.mantissa) - 1)
-        if exponent == (1 << self.exponent) - 1:
+        if self.has_inf and exponent == (1 << self.exponent) - 1:
             return math.nan if digits else sign * math.inf
+        if word % (1 << (self.bits - 1)) > self.largest:
+            return math.nan
         if exponent:
             digits, exponent = digits + (1 << self.mantissa), exponent - 1
         return sign * float(digits * Fraction(2) ** (self._lowest + exponent - self.mantissa))
@@ -81,24 +100,39 @@ FORMATS = {
     torch.float32: FloatFormat(8, 23),
     torch.float64: FloatFormat(11, 52),
 }
+#: By name; those of 8 bits and less as the Open Compute Project defines them.
+SMALL = {
+    "float8_e4m3": FloatFormat(4, 3, has_inf=False),
+    "float8_e5m2": FloatFormat(5, 2),
+    "e3m2": FloatFormat(3, 2, has_inf=False, has_nan=False),
+    "e2m3": FloatFormat(2, 3, has_inf=False, has_nan=False),
+    "e2m1": FloatFormat(2, 1, has_inf=False, has_nan=False),
+    "e3m0": FloatFormat(3, 0, has_inf=False, has_nan=False),
+    "e3m4b-2n": FloatFormat(3, 4, bias=-2, has_inf=False),
+    "e4m3b8f": FloatFormat(4, 3, bias=8, has_inf=False, has_nan=False),
+    "e4m3i": FloatFormat(4, 3),
+    "e5m10": FloatFormat(5, 10),
+    "e8m7": FloatFormat(8, 7),
+    "e1m6": FloatFormat(1, 6),
+}
 
 
 def around(form: FloatFormat) -> list[Value]:
     """Values that a float format rounds, holds or cannot hold."""
     half_last = Fraction(2) ** -(form.mantissa + 1)  # of the last digit of 1
     smallest = Fraction(form.value(1))
-    largest = Fraction(form.value(form.infinity - 1))
-    overflow = largest + (largest - Fraction(form.value(form.infinity - 2))) / 2
+    largest = Fraction(form.value(form.largest))
+    overflow = largest + (largest - Fraction(form.value(form.largest - 1))) / 2
     below = 1 - Fraction(2) ** -20
     positive: list[Value] = [
         0.0, 0.1, 1.0, 1.25, math.pi, math.inf,
         1 + half_last, 1 + 3 * half_last, 1 + half_last * below, 1 + half_last / below,
         smallest, smallest / 2, smallest / 2 / below, smallest * 3 / 2, smallest * 5 / 2,
         form.value(1 << form.mantissa), form.value((1 << form.mantissa) - 1),
-        form.value(1 << (form.mantissa - 1)),
+        form.value((1 << form.mantissa) // 2),
         largest, overflow, overflow * below, 2 * overflow,
     ]  # fmt: skip
-    return [*positive, *(-value for value in positive), math.nan]
+    return [*positive, *(-value for value in positive), *([math.nan] if form.has_nan else [])]
 
 
 @dataclass(frozen=True)

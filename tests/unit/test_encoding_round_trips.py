@@ -18,6 +18,7 @@ import pytest
 import torch
 from encoding_oracle import (
     FORMATS,
+    SMALL,
     Stored,
     around,
     encoded,
@@ -34,6 +35,7 @@ from hypothesis import strategies as st
 from conftest import bits_of, same_bits
 from proact import _native, build_info
 from proact.encodings import Word
+from proact.encodings.small_floats import small_float_named
 from proact.faults import (
     BitFlip,
     Burst,
@@ -65,6 +67,7 @@ ROUND_TRIPS = [
     *((name, SINGLE) for name in ("float16", "bfloat16", "float32", "q15.16", "q0.7", "q0.1")),
     *((name, DOUBLE) for name in ("float32", "float64", "q15.16", "q31.0", "q0.31", "q3.0")),
     ("float16", HALF), ("bfloat16", BRAIN), ("int8", SINGLE), ("int8-tensor", DOUBLE),
+    *((name, memory) for name in SMALL for memory in (SINGLE, DOUBLE)),
     ("int4", SINGLE), ("int2", SINGLE), ("native", torch.int8), ("native", torch.uint8),
     ("native", torch.int16), ("native", torch.uint16), ("native", torch.int32),
     ("native", torch.uint32),
@@ -111,7 +114,7 @@ def test_a_double_is_rounded_once_to_float16() -> None:
 
 
 ANY = ["float16", "bfloat16", "float32", "q15.16", "q7.8", "q0.7", "q31.0"]
-ANY += ["int8", "int8-tensor", "int4", "int2"]
+ANY += ["int8", "int8-tensor", "int4", "int2", *SMALL]
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False).filter(lambda x: abs(x) < 1e38)
 
 
@@ -144,7 +147,7 @@ def test_any_fault_restores_every_bit(
 ) -> None:
     """Also of -0.0, denormals, infinity and NaN with a payload, where they can be stored."""
     weight = tensor_of(words, SINGLE)
-    if name.startswith(("q", "int")):
+    if name.startswith(("q", "int")) or (name in SMALL and not SMALL[name].has_nan):
         weight = torch.where(weight.isfinite(), weight, -0.0)
     model = holding(weight.view(2, 3))
     before = bits_of(model)
@@ -166,7 +169,8 @@ def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, Number
     if memory == DOUBLE:
         words = words << np.uint64(32) | rng.integers(0, 1 << 32, 600, dtype=np.uint64)
     numbers = torch.from_numpy(rng.normal(0, 3, 600)).to(memory)
-    special = floats_of(around(FORMATS[getattr(torch, name, memory)]), memory)
+    known = SMALL[name] if name in SMALL else FORMATS[getattr(torch, name, memory)]
+    special = floats_of(around(known), memory)
     tensor = torch.cat([tensor_of(words.tolist(), memory), numbers, special])
     if name == "own":
         return tensor, None, 8 * memory.itemsize
@@ -176,6 +180,10 @@ def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, Number
     if name.startswith("scaled"):
         scales = torch.tensor([2.0**-23, 0.0123291015625, 1e36])
         return tensor, ScaledIntegerWord(int(name.split()[1]), scales, 7), int(name.split()[1])
+    if name in SMALL:
+        form_of_name = small_float_named(name)
+        assert form_of_name is not None
+        return tensor, form_of_name.form, form_of_name.bits
     return tensor, NarrowFloatWord(name), FORMATS[getattr(torch, name)].bits
 
 
@@ -183,7 +191,7 @@ FORMS = ["own in float32", "own in float64", "float16 in float32", "bfloat16 in 
 FORMS += ["float32 in float64"]
 FORMS += [
     f"{form} in {memory}"
-    for form in ("fixed 32 16", "fixed 16 8", "fixed 2 1", "scaled 8", "scaled 2")
+    for form in ("fixed 32 16", "fixed 16 8", "fixed 2 1", "scaled 8", "scaled 2", *SMALL)
     for memory in ("float32", "float64")
 ]
 
@@ -267,7 +275,10 @@ import torch
 from torch import nn
 from proact.faults import BitFlip, Burst, ExactFlips, StuckAt, encode, inject
 faults = [BitFlip(0.1), StuckAt(0, 0.2), ExactFlips(9), Burst(2, 0.1)]
-for name in ("float16", "bfloat16", "float32", "q15.16", "q3.4", "int8", "int8-tensor", "int4"):
+for name in (
+    "float16", "bfloat16", "float32", "q15.16", "q3.4", "int8", "int8-tensor", "int4",
+    "float8_e4m3", "float8_e5m2", "e3m2",
+):
     weight = (torch.arange(1, 49, dtype=torch.float32) / 7).view(2, 4, 3, 2) - 2.5
     model = nn.ConvTranspose2d(2, 4, (3, 2), bias=False)
     model.weight = nn.Parameter(weight)
@@ -298,4 +309,4 @@ def test_without_the_native_module_every_encoding_is_faulted_alike() -> None:
     with redirect_stdout(here):
         exec(DIGEST, {})
     assert output == here.getvalue()
-    assert len(set(output.split())) == 2 * 8
+    assert len(set(output.split())) == 2 * 11

@@ -14,6 +14,7 @@ import pytest
 import torch
 from encoding_oracle import (
     FORMATS,
+    SMALL,
     FloatFormat,
     Grid,
     Stored,
@@ -66,6 +67,11 @@ CASES: list[tuple[str, torch.dtype, Stored, list[Value]]] = [
     ("bfloat16", SINGLE, FORMATS[BRAIN], around(FORMATS[BRAIN])),
     ("float32", DOUBLE, FORMATS[SINGLE], around(FORMATS[SINGLE])),
     *(
+        (name, memory, stored, around(stored))
+        for name, stored in SMALL.items()
+        for memory in (SINGLE, DOUBLE)
+    ),
+    *(
         (f"q{m}.{n}", memory, q(m, n), around_grid(m, n))
         for m, n in ((15, 16), (7, 8), (0, 7), (31, 0), (3, 0))
         for memory in (SINGLE, DOUBLE)
@@ -78,8 +84,17 @@ cases = pytest.mark.parametrize(
 
 def is_out_of_range(stored: Stored, value: float, memory: torch.dtype) -> bool:
     """Whether storing saturates; not where the last word reads as ``value`` all the same."""
-    if isinstance(stored, FloatFormat):
+    if isinstance(stored, FloatFormat) and stored.has_inf:
         return math.isfinite(value) and math.isinf(stored.value(stored.word(value)))
+    if isinstance(stored, FloatFormat):
+        if not math.isfinite(value):
+            return math.isinf(value)
+        # The next larger word, if the format went on: without a mantissa, it means twice as much.
+        largest, before = (Fraction(stored.value(stored.largest - i)) for i in (0, 1))
+        half = (largest - before if stored.mantissa else largest) / 2
+        is_odd = stored.largest % 2 == 1
+        beyond = abs(Fraction(value)) - largest
+        return beyond > half or (beyond == half and is_odd)
     assert isinstance(stored, Grid)
     limit = 1 << (stored.bits - 1)
     is_inside = math.isfinite(value) and -limit <= round(Fraction(value) / stored.step) < limit
