@@ -209,8 +209,9 @@ class CampaignOptions(Options):
 
     encoding: EncodingLike = option(
         "float32",
-        "Stored form of the parameters: float16, bfloat16, float32, float64, int8 (one scale per "
-        "output channel), int8-tensor, native, or fixed point qM.N of up to 32 bits (1 sign, M "
+        "Stored form of the parameters: float16, bfloat16, float32, float64, float8_e4m3, "
+        "float8_e5m2, other floats of up to 16 bits such as e3m2, int8 (one scale per output "
+        "channel), int8-tensor, native, or fixed point qM.N of up to 32 bits (1 sign, M "
         "integer and N fraction bits); with a code as in float32+bch2; or by tensor as in "
         '{"*.running_*": "float32+tmr", "*": "float32+bch2"}.',
         Any,

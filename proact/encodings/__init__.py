@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from proact.encodings.codes import Code, Decoded
     from proact.encodings.rates import ResidualRates, residual_rates
     from proact.encodings.registry import encoding_named
+    from proact.encodings.small_floats import FloatFormat
 
 __all__ = [
     "Bits",
@@ -19,6 +20,7 @@ __all__ = [
     "Coded",
     "Decoded",
     "Encoding",
+    "FloatFormat",
     "ResidualRates",
     "UniformEncoding",
     "Word",
@@ -34,6 +36,7 @@ __getattr__ = lazy_names(
         "Coded": "coded",
         "Decoded": "codes",
         "Encoding": "base",
+        "FloatFormat": "small_floats",
         "ResidualRates": "rates",
         "UniformEncoding": "base",
         "Word": "base",

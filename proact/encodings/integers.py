@@ -21,6 +21,7 @@ from proact.encodings.base import (
     signed_values,
 )
 from proact.encodings.floats import memory_float
+from proact.encodings.small_floats import memory_float8
 from proact.nn.tensor_inventory import INTEGERS, StoredTensor, activation
 from proact.ops.number_formats import ScaledIntegerWord
 
@@ -177,10 +178,10 @@ def native_word(stored: StoredTensor) -> Word:
     dtype = stored.tensor.dtype
     if dtype in INTEGERS:
         return MemoryInteger(dtype)
-    word = memory_float(dtype)
+    word = memory_float(dtype) or memory_float8(dtype)
     if word is None:
         raise TypeError(
-            f"faults hit floats of 16 to 64 bits and integers of 8 to 32 bits, and {stored.name} "
-            f"is {dtype}"
+            "faults hit floats of 16 to 64 bits, float8_e4m3fn, float8_e5m2, and integers of 8 to "
+            f"32 bits, and {stored.name} is {dtype}"
         )
     return word

@@ -12,7 +12,8 @@ from proact.encodings.formats import format_named, unknown_encoding
 def encoding_named(name: str | Encoding) -> Encoding:
     """The encoding with the given name; an `Encoding` is returned as it is.
 
-    The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``int8`` (one scale for
+    The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``float8_e4m3``,
+    ``float8_e5m2`` and any other eXmY of 3 to 16 bits (`FloatFormat`); ``int8`` (one scale for
     each output channel) and ``int8-tensor`` (one scale for each tensor), down to ``int2``;
     ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor. A code
     follows after a plus sign, as in ``float32+bch2``: ``secded``, ``bch2``, ``bch3``, ``parity``,
@@ -21,7 +22,8 @@ def encoding_named(name: str | Encoding) -> Encoding:
     the range of a tensor's clean numbers are replaced too.
 
     Raises:
-        ValueError: an unknown name, or a fixed-point word of more than 32 bits.
+        ValueError: an unknown name, fixed point of more than 32 bits, or a float eXmY of more than
+            16 bits.
     """
     if isinstance(name, Encoding):
         return name

@@ -11,17 +11,21 @@ from torch import Tensor
 from proact.encodings.base import (
     Elements,
     Floats,
+    MemoryWord,
     UniformEncoding,
+    Word,
     Words,
     integers_of,
     signed_memory,
     unsigned_memory,
 )
 from proact.encodings.floats import FloatLayout, memory_float
+from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import SmallFloatWord
 
 #: The names of formats that have one of their own, by the bits of exponent and mantissa.
 _NAMES = {(4, 3): "float8_e4m3", (5, 2): "float8_e5m2"}
+_DTYPES = {"float8_e4m3": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 #: Whether a format has infinity and NaN, by the bits of exponent and mantissa: as in the OCP 8-bit
 #: Floating Point Specification 1.0 and OCP Microscaling Formats 1.0. Other formats have both.
 _SPECIALS = {
@@ -39,6 +43,8 @@ _CHUNK = 1 << 18  # elements rounded at a time, which keeps the float64 copies s
 
 class FloatFormat(UniformEncoding, FloatLayout):
     """A float32 or float64 stored in 3 to 16 bits: 1 sign, ``exponent`` and ``mantissa`` bits.
+
+    Tensors of ``torch.float8_e4m3fn`` and ``torch.float8_e5m2`` are faulted in their own bits.
 
     A word with the exponent field E and the mantissa field M has the value
 
@@ -110,6 +116,11 @@ class FloatFormat(UniformEncoding, FloatLayout):
     def largest(self) -> float:
         """The largest finite value."""
         return float(self._magnitudes[self._largest_word])
+
+    def word(self, stored: StoredTensor) -> Word:
+        if stored.tensor.dtype == _DTYPES.get(self.name):
+            return MemoryFloat8(self)
+        return super().word(stored)
 
     def words(self, values: Floats, elements: Elements) -> Words:
         magnitudes = np.abs(values)
@@ -202,6 +213,28 @@ class FloatFormat(UniformEncoding, FloatLayout):
                 f"the values of {self.name} must be values of float32; with the bias {self.bias}, "
                 "some are too large or too small"
             )
+
+
+class MemoryFloat8(MemoryWord):
+    """A float of 8 bits that memory holds as it is stored."""
+
+    def __init__(self, form: FloatFormat) -> None:
+        self._form = form
+        self.name, self.bits, self.fields = form.name, form.bits, form.fields
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        return self._form.words(values, elements)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return self._form.values(words, elements)
+
+
+def memory_float8(dtype: torch.dtype) -> MemoryFloat8 | None:
+    """The word of a dtype such as ``torch.float8_e4m3fn``; None for other dtypes."""
+    for (exponent, mantissa), name in _NAMES.items():
+        if dtype == _DTYPES[name]:
+            return MemoryFloat8(FloatFormat(exponent, mantissa))
+    return None
 
 
 def small_float_named(name: str) -> FloatFormat | None:
