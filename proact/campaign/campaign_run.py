@@ -18,7 +18,7 @@ from torch import nn
 from proact.campaign.autotune import Task, Tuning, group_size, tune
 from proact.campaign.built_in_metrics import metric_named
 from proact.campaign.clean_results import CleanResults
-from proact.campaign.coordinator import Coordinator, NextTargets
+from proact.campaign.coordinator import Coordinator, NextTargets, is_hopeless
 from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
@@ -98,6 +98,8 @@ class CampaignRun:
         self.cells: dict[tuple[int, int], CellState] = {}
         #: The states that progress shows while pairs run; empty before.
         self._shown: dict[tuple[int, int], CellState] = {}
+        #: See `RunSpec.paired`.
+        self._further: dict[str, dict[str, list[int]]] = {}
         self.spec: RunSpec
         self._announcer = Announcer(callback_for(options.progress), self._progress)
         self._announcer.stage("checking models and data")
@@ -231,6 +233,8 @@ class CampaignRun:
         """Run trials until every cell meets the goal."""
 
         def targets(strata: Sequence[CellState]) -> Sequence[int]:
+            if any(map(self._is_hopeless, strata)):
+                return [cell.target for cell in strata]
             if isinstance(goal, SequentialRule):
                 return self._next_look(strata, goal)
             return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
@@ -251,9 +255,13 @@ class CampaignRun:
             return
         paired = PairedTrials(self._store, self.spec, rule, list(self.cells.values()))
         # These states have targets of their own, and the same sets of stored trials.
-        self._shown = {position: replace(cell) for position, cell in self.cells.items()}
+        self._shown = {
+            position: replace(cell, planned=0, estimate=None)
+            for position, cell in self.cells.items()
+        }
         assert self._pool is not None
         self._work(self._shown, lambda spec: spec.fault, self._pool, paired.targets, True)
+        self._further = paired.further
 
     def _work(
         self,
@@ -277,13 +285,16 @@ class CampaignRun:
 
     def finished(self) -> Result:
         """Record that every cell met the goal, and read the result from the store."""
-        cells = [self.cells[position] for position in self._positions()]
-        stopped, paired = [cell.target for cell in cells], [cell.paired for cell in cells]
+        stopped = [self.cells[position].target for position in self._positions()]
         self._refuse_all_failed()
-        rows = self.stored - self._stored_before
-        self._log.close("finished", rows, stopped, paired if any(paired) else ())
+        self._log.close("finished", self.stored - self._stored_before, stopped, self._further)
         self._is_done = True
         return next(each for each in read(self._store) if each.number == self._log.number)
+
+    def _is_hopeless(self, cell: CellState) -> bool:
+        # Trials beyond the target, from an earlier run or idle workers, must not decide.
+        failed = len(self._store.failures(cell.spec.key, cell.target)) if cell.failed else 0
+        return is_hopeless(failed, cell.target)
 
     def _refuse_all_failed(self) -> None:
         """Raise ProactError if no trial of the campaign has a result."""

@@ -27,7 +27,7 @@ _MOST_TRIALS = 512
 _UNTIMED_TRIALS = 8
 #: A trial is recorded as failed after this many lost workers.
 ATTEMPTS = 3
-#: A cell ends early when it has this many failures and most of its trials failed.
+#: A cell or a difference ends early if it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
 #: Returns the numbers of trials that a group of cells needs; their current targets mean that it has
@@ -216,15 +216,11 @@ class Coordinator:
         group = self._group[cell]
         while not cell.is_finished and all(each.trials >= each.target for each in group):
             targets = next_targets(group)
-            is_enough = list(targets) == [each.target for each in group]
-            is_finished = is_enough or any(map(self._is_hopeless, group))
+            is_finished = list(targets) == [each.target for each in group]
             for each, target in zip(group, targets, strict=True):
-                each.is_finished = is_finished
-                each.target = each.target if is_finished else target
+                each.is_finished, each.target = is_finished, target
 
-    def _is_hopeless(self, cell: CellState) -> bool:
-        if cell.failed < _MANY_FAILURES:
-            return False
-        # Trials beyond the target, from an earlier run or idle workers, must not decide.
-        failed = len(self._store.failures(cell.spec.key, cell.target))
-        return failed >= _MANY_FAILURES and 2 * failed > cell.target
+
+def is_hopeless(failed: int, trials: int) -> bool:
+    """Whether so many of some trials failed that further ones are not worth their time."""
+    return failed >= _MANY_FAILURES and 2 * failed > trials

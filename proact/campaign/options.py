@@ -155,7 +155,7 @@ class CampaignOptions(Options):
             interval of each variant's difference to the first is at most this, in the metric's
             unit; above 0. Cells do not use these trials. None takes the margin, if that is not a
             share of the loss. False runs no further trials: a difference then has the trials that
-            both cells need for themselves.
+            both cells need for themselves. A difference never has more trials than a cell may.
         trials: number of fault patterns per cell, in [1, 2^32); with a margin, the maximum, which
             is 50,000 for a margin that is a share of the loss: a cell in which nothing is ever lost
             ends there.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from proact.campaign.coordinator import is_hopeless
 from proact.results.cells import CellState
 from proact.results.difference import Difference
 from proact.results.run_log import RunSpec
@@ -21,8 +23,7 @@ class PairedTrials:
         store: with the rows.
         run: the specification of the run; its first variant is the baseline.
         rule: says when a difference has enough pairs.
-        cells: the cells, or their strata, with the trials that they need for themselves. Their
-            ``paired`` becomes the number of trials that differences may use.
+        cells: the cells, or their strata, with the trials that they need for themselves.
     """
 
     def __init__(
@@ -30,8 +31,7 @@ class PairedTrials:
     ) -> None:
         self._store, self._run, self._rule = store, run, rule
         self._cells = {cell.spec: cell for cell in cells}
-        #: By (variant, fault): the numbers of trials of the strata, and whether these are enough.
-        self._counts: dict[tuple[str, str], tuple[list[int], bool]] = {}
+        self._ends: dict[tuple[str, str], _End] = {}
 
     def targets(self, states: Sequence[CellState]) -> list[int]:
         """The numbers of trials that the cells of one fault need up to the next analysis; those of
@@ -41,7 +41,7 @@ class PairedTrials:
             states: of all variants under the fault, with their strata.
         """
         cells = [self._cells[state.spec] for state in states]
-        needed = {cell: max(cell.target, cell.paired) for cell in cells}
+        needed = {cell: cell.target for cell in cells}
         of_variants: dict[str, list[CellState]] = {}
         for cell in cells:
             of_variants.setdefault(cell.spec.variant, []).append(cell)
@@ -49,36 +49,53 @@ class PairedTrials:
         for mine in of_variants.values():
             # A cell that was decided without a trial has no pairs.
             if all(cell.target for cell in (*mine, *baselines)):
-                needed |= self._needed(Difference(self._store, self._run, mine, baselines), needed)
-        for cell in cells:
-            cell.paired = needed[cell]
+                difference = Difference(self._store, self._run, mine, baselines)
+                for stratum, count in zip(difference.strata, self._counts(difference), strict=True):
+                    for cell in stratum.states:
+                        needed[cell] = max(needed[cell], count)
         return [needed[cell] for cell in cells]
 
-    def _needed(
-        self, difference: Difference, needed: Mapping[CellState, int]
-    ) -> dict[CellState, int]:
-        strata = difference.strata
-        counts = self._enough(difference)
-        return {
-            state: max(needed[state], count)
-            for stratum, count in zip(strata, counts, strict=True)
-            for state in stratum.states
-        }
+    @property
+    def further(self) -> dict[str, dict[str, list[int]]]:
+        """By variant and fault, the numbers of trials of the strata of the differences that needed
+        more than their cells."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for (variant, fault), end in self._ends.items():
+            if end.counts != end.first:
+                found.setdefault(variant, {})[fault] = end.counts
+        return found
 
-    def _enough(self, difference: Difference) -> list[int]:
+    def _counts(self, difference: Difference) -> list[int]:
         """The numbers of trials of a difference up to its next analysis that lacks trials, or up to
         its end."""
-        strata = difference.strata
-        spec = strata[0].states[0].spec
-        key = spec.variant, spec.fault
-        start = [stratum.of_cells for stratum in strata]
-        counts, is_enough = self._counts.get(key, (start, False))
-        while not is_enough and all(
-            state.trials >= count
-            for stratum, count in zip(strata, counts, strict=True)
-            for state in stratum.states
+        spec = difference.strata[0].states[0].spec
+        first = [stratum.of_cells for stratum in difference.strata]
+        end = self._ends.setdefault((spec.variant, spec.fault), _End(first, first))
+        while not end.is_reached and all(
+            cell.trials >= count
+            for stratum, count in zip(difference.strata, end.counts, strict=True)
+            for cell in stratum.states
         ):
-            following = self._rule.next(difference.weights, *difference.trials(counts))
-            counts, is_enough = (counts, True) if following is None else (following, False)
-            self._counts[key] = counts, is_enough
-        return counts
+            trials, priors = difference.trials(end.counts)
+            following = None
+            if not any(
+                is_hopeless(each.failed, n) for each, n in zip(trials, end.counts, strict=True)
+            ):
+                following = self._rule.next(difference.weights, trials, priors)
+            end.is_reached, end.counts = following is None, following or end.counts
+        return end.counts
+
+
+@dataclass
+class _End:
+    """Where a difference ends.
+
+    Attributes:
+        first: the numbers of trials of its strata at the first analysis.
+        counts: those at the next analysis, or at the last one.
+        is_reached: whether these are enough.
+    """
+
+    first: list[int]
+    counts: list[int]
+    is_reached: bool = False

@@ -137,6 +137,8 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
         )
     if chosen.strata is True:
         raise ValueError("strata=True: per_layer and per_bit have strata of their own")
+    if chosen.difference_margin:
+        raise ValueError("difference_margin: per_layer and per_bit measure one model")
     if chosen.worst_flips is not None:
         raise ValueError(
             "worst_flips: per_layer and per_bit do not search; use proact.campaign.run"

@@ -182,8 +182,14 @@ def _sweeps(
     margin, trials = experiment.sweep_margin, experiment.sweep_trials
     if margin is None and trials is None:
         margin = experiment.absolute_margin
-    # The strata of a sweep are its layers or bits.
-    options = {**common, "margin": margin, "trials": trials, "strata": False}
+    # The strata of a sweep are its layers or bits, and one model has no differences.
+    options = {
+        **common,
+        "margin": margin,
+        "trials": trials,
+        "strata": False,
+        "difference_margin": None,
+    }
 
     def sweep(name: str, kind: str) -> Result:
         return stages.run(

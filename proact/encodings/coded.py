@@ -32,7 +32,7 @@ from proact.encodings.codes.registry import (
     words_code,
 )
 from proact.encodings.fixed_point import FixedPoint
-from proact.encodings.floats import FloatWord
+from proact.encodings.floats import FloatLayout, FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
 from proact.encodings.integers import ScaledInteger, ScaledWord
 from proact.errors import unknown
@@ -327,8 +327,8 @@ class Coded(Encoding):
         tensor = stored.tensor
         if self.code == "mset" and not isinstance(inner, FloatWord):
             raise ValueError(
-                f"the code mset protects the exponent of floats, and {stored.name} is stored as "
-                f"{inner.name}: choose another code"
+                f"the code mset fits float16, bfloat16, float32 and float64, and {stored.name} is "
+                f"stored as {inner.name}: choose another code"
             )
         unused = _unused_bits(inner, tensor, self._fitted) if isinstance(inner, FixedPoint) else 0
         fitted = self._fitted(inner, unused)
@@ -345,17 +345,19 @@ class Coded(Encoding):
         advice = (
             f"encode it without a code, as in {{{stored.name!r}: 'native', '*': {self.name!r}}}"
         )
-        if (isinstance(inner, FloatWord) and takes_bits) or self.checks_range:
+        if (isinstance(inner, FloatLayout) and takes_bits) or self.checks_range:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(
                     f"{stored.name} holds NaN or infinity, and the encoding {self.name} needs "
                     f"finite values: {advice}"
                 )
-            if isinstance(inner, FloatWord) and bool(inner.saturates(tensor).any()):
+            if isinstance(inner, FloatLayout) and bool(inner.saturates(tensor).any()):
                 raise ValueError(
-                    f"{stored.name} has values out of the range of {inner.name}, which would "
-                    f"become infinity, and the encoding {self.name} needs finite values: {advice}"
+                    f"{stored.name} has values out of the range of {inner.name}, and the encoding "
+                    f"{self.name} needs values within it: {advice}"
                 )
+        if isinstance(inner, FloatLayout) and takes_bits:
+            self._refuse_lost_floats(stored, inner, fitted, advice)
         left = tensor.numel() % len(payloads)
         last = fitted.rest.payloads if fitted.rest is not None and left else ()
         step = max(payload & -payload for payload in (*payloads, *last))
@@ -369,6 +371,29 @@ class Coded(Encoding):
                 f"a codeword of {fitted.code.name} has {len(payloads)} words, and check bits of "
                 f"the last one of {stored.name} would lie beyond its {tensor.numel()} elements: "
                 f"{advice}"
+            )
+
+    def _refuse_lost_floats(
+        self, stored: StoredTensor, inner: FloatLayout, fitted: FittedCode, advice: str
+    ) -> None:
+        """ValueError if check bits take exponent bits, or could make NaN of a value."""
+        taken = 0
+        for payload in fitted.code.payloads:
+            taken |= inner.all_bits & ~payload
+        if taken & inner.fields["exponent"] and self.code != "mset":
+            raise ValueError(
+                f"the code {fitted.code.name} needs {taken.bit_count()} low bits, and {inner.name} "
+                f"has {inner.mantissa_bits} mantissa bits: choose a code that needs fewer"
+            )
+        if not stored.tensor.numel():
+            return
+        largest = np.array([stored.tensor.detach().abs().amax().double().item()])
+        nowhere = np.zeros(1, np.uint64)
+        with_checks = inner.words(largest, nowhere) | np.uint64(taken)
+        if self.code != "mset" and not np.isfinite(inner.values(with_checks, nowhere)[0]):
+            raise ValueError(
+                f"{stored.name} holds {largest[0]:g}, whose word with check bits of "
+                f"{fitted.code.name} can mean NaN in {inner.name}: {advice}"
             )
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:

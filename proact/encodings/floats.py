@@ -55,7 +55,7 @@ class FloatLayout(Word):
     """
 
     def __init__(self, name: str, exponent: int, mantissa: int) -> None:
-        self.name, self.mantissa_bits = name, mantissa
+        self.name, self.exponent_bits, self.mantissa_bits = name, exponent, mantissa
         self.bits = 1 + exponent + mantissa
         fields = {
             "sign": 1 << (exponent + mantissa),

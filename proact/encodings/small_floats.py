@@ -38,6 +38,8 @@ _SPECIALS = {
 _LETTERS = {"i": (True, True), "n": (False, True), "f": (False, False)}
 _PATTERN = re.compile(r"e(\d{1,2})m(\d{1,2})(?:b(-?\d{1,3}))?([inf])?")
 _FEWEST_BITS, _MOST_BITS, _MOST_EXPONENT_BITS = 3, 16, 8
+#: No format has values of float32 with a larger bias.
+_LARGEST_BIAS = 400
 _CHUNK = 1 << 18  # elements rounded at a time, which keeps the float64 copies small
 
 
@@ -86,14 +88,14 @@ class FloatFormat(UniformEncoding, FloatLayout):
     ) -> None:
         _check_bits(exponent, mantissa)
         usual = (1 << (exponent - 1)) - 1
-        self.bias = usual if bias is None else _checked_integer("bias", bias)
+        self.bias = usual if bias is None else _checked_bias(bias)
         defaults = _SPECIALS.get((exponent, mantissa), (mantissa > 0, mantissa > 0))
         self.has_inf = defaults[0] if has_inf is None else _checked_choice("has_inf", has_inf)
         self.has_nan = defaults[1] if has_nan is None else _checked_choice("has_nan", has_nan)
         if self.has_inf and not (self.has_nan and mantissa):
             raise ValueError(
-                "has_inf=True needs has_nan=True and a mantissa bit: the highest exponent holds "
-                f"infinity and NaN; got has_nan={self.has_nan} and mantissa={mantissa}"
+                "a format with infinity has NaN and a mantissa bit: the highest exponent holds "
+                f"both; got has_inf={has_inf}, has_nan={has_nan} and mantissa={mantissa}"
             )
         specials = self.has_inf, self.has_nan
         letter = next(each for each, found in _LETTERS.items() if found == specials)
@@ -107,8 +109,8 @@ class FloatFormat(UniformEncoding, FloatLayout):
         self._sign = np.uint64(self.fields["sign"])
         #: The magnitudes of words without their sign, float64: the inverse of the words.
         self._magnitudes = self._read(np.arange(1 << (self.bits - 1), dtype=np.uint64))
-        finite = np.flatnonzero(np.isfinite(self._magnitudes))
-        self._largest_word = int(finite[-1])
+        ones = (1 << (self.bits - 1)) - 1
+        self._largest_word = self.fields["exponent"] - 1 if self.has_inf else ones - self.has_nan
         self._refuse_others_than_float32()
         self.form = SmallFloatWord(exponent, mantissa, self.bias, self.has_inf, self.has_nan)
 
@@ -208,19 +210,21 @@ class FloatFormat(UniformEncoding, FloatLayout):
         """ValueError if a value is not a value of float32, whose memory holds it."""
         with np.errstate(over="ignore"):
             there = self._magnitudes.astype(np.float32).astype(np.float64)
-        if not np.array_equal(there, self._magnitudes, equal_nan=True):
+        finite = there[: self._largest_word + 1]
+        is_exact = np.array_equal(there, self._magnitudes, equal_nan=True)
+        if not (is_exact and np.isfinite(finite).all() and np.all(np.diff(finite) > 0.0)):
             raise ValueError(
                 f"the values of {self.name} must be values of float32; with the bias {self.bias}, "
                 "some are too large or too small"
             )
 
 
-class MemoryFloat8(MemoryWord):
+class MemoryFloat8(MemoryWord, FloatLayout):
     """A float of 8 bits that memory holds as it is stored."""
 
     def __init__(self, form: FloatFormat) -> None:
+        FloatLayout.__init__(self, form.name, form.exponent_bits, form.mantissa_bits)
         self._form = form
-        self.name, self.bits, self.fields = form.name, form.bits, form.fields
 
     def words(self, values: Floats, elements: Elements) -> Words:
         return self._form.words(values, elements)
@@ -273,6 +277,13 @@ def _checked_integer(name: str, given: object) -> int:
     if not isinstance(given, int) or isinstance(given, bool):
         raise TypeError(f"{name} must be an integer, got {given!r}")
     return given
+
+
+def _checked_bias(given: object) -> int:
+    bias = _checked_integer("bias", given)
+    if abs(bias) > _LARGEST_BIAS:
+        raise ValueError(f"bias lies in [-{_LARGEST_BIAS}, {_LARGEST_BIAS}], got {bias}")
+    return bias
 
 
 def _checked_choice(name: str, given: object) -> bool:

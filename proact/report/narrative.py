@@ -163,7 +163,7 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if run.paired:
         sentences.append(
             "Further trials, which the variants' own results do not use, were run until half the "
-            f"width of the interval of each difference to {run.variants[0].name} was "
+            f"width of the interval of a difference to {run.variants[0].name} was at most "
             f"{analysis.units.amount(run.difference_margin or 0.0)}."
         )
     stratified = {cell.fault for cell in cells if cell.strata}

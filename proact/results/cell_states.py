@@ -53,10 +53,9 @@ def _states(store: Store, spec: RunSpec, indices: Sequence[int]) -> tuple[CellSt
     else:
         target, is_finished = _replayed(store, spec, cells[0], stored[0].upto())
         targets = [target]
-    paired = [spec.paired[index] if spec.paired else 0 for index in indices]
     return tuple(
-        CellState(cell, mine, target, is_finished, paired=more)
-        for cell, mine, target, more in zip(cells, stored, targets, paired, strict=True)
+        CellState(cell, mine, target, is_finished)
+        for cell, mine, target in zip(cells, stored, targets, strict=True)
     )
 
 

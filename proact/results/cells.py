@@ -88,8 +88,7 @@ class CellSpec:
 
 @dataclass(eq=False)
 class CellState:
-    """How far a cell is, or one stratum of it. Of a stored run only the first four and ``paired``
-    are known.
+    """How far a cell is, or one stratum of it. Of a stored run only the first four are known.
 
     Attributes:
         spec: the cell.
@@ -102,7 +101,6 @@ class CellState:
         issued: numbers of the trials that workers have or had.
         estimate: the last interim analysis; None before the first.
         planned: the number of trials that a pilot expects the cell to need; 0 if it is unknown.
-        paired: differences may use the trials below this number; at least those below ``target``.
     """
 
     spec: CellSpec
@@ -114,7 +112,6 @@ class CellState:
     issued: IntervalSet = field(default_factory=IntervalSet)
     estimate: ProgressEstimate | None = None
     planned: int = 0
-    paired: int = 0
 
     @property
     def trials(self) -> int:

@@ -40,11 +40,6 @@ class PairedStratum:
         """The number of trials that the two cells need for themselves."""
         return min(state.target for state in self.states)
 
-    @property
-    def trials(self) -> int:
-        """The number of trials that the difference uses."""
-        return min(max(state.target, state.paired) for state in self.states)
-
 
 class Difference:
     """The mean gain of a variant over a baseline under one fault.
@@ -53,16 +48,28 @@ class Difference:
         store: open, with the rows.
         run: the specification of the run.
         states, baselines: of the strata of the two cells, or their one state.
+        counts: the numbers of trials of the strata at which a rule ended the difference; None: it
+            has those that the two cells need for themselves.
 
     Attributes:
         strata: those with pairs come first.
+        counts: the numbers of trials of the strata.
     """
 
-    def __init__(self, store: Store, run: RunSpec, states: Strata, baselines: Strata) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: RunSpec,
+        states: Strata,
+        baselines: Strata,
+        counts: Sequence[int] | None = None,
+    ) -> None:
         self._store, self._run = store, run
         self._clean = run.variant(states[0].spec.variant).clean
         self._clean_of_baseline = run.variant(baselines[0].spec.variant).clean
         self.strata: Sequence[PairedStratum] = _strata(states, baselines)
+        self._is_stopped = counts is not None
+        self.counts = [each.of_cells for each in self.strata] if counts is None else counts
 
     @property
     def weights(self) -> list[float]:
@@ -71,8 +78,9 @@ class Difference:
 
     @property
     def pairs(self) -> int:
-        """The number of trials that both cells have."""
-        return sum(stratum.trials for stratum in self.strata if stratum.is_paired)
+        """The number of trials that both cells have and the difference uses."""
+        counted = zip(self.strata, self.counts, strict=True)
+        return sum(count for stratum, count in counted if stratum.is_paired)
 
     def trials(self, counts: Sequence[int]) -> tuple[list[Trials], list[Prior]]:
         """The first ``counts`` trials of the strata, and the knowledge before them."""
@@ -88,9 +96,9 @@ class Difference:
         Both variants met the same faults on the same images, which cancels much of the spread. The
         part of the difference that the drawn images explain is known, and removed (`trial_mean`).
         """
-        trials, priors = self.trials([stratum.trials for stratum in self.strata])
+        trials, priors = self.trials(self.counts)
         rule = self._run.difference_rule
-        if rule is not None and any(each.trials > each.of_cells for each in self.strata):
+        if rule is not None and self._is_stopped:
             return rule.interval(self.weights, trials, priors)
         is_finished = all(state.is_finished for each in self.strata for state in each.states)
         confidence = self._run.confidence_of_cells(is_finished)

@@ -174,8 +174,9 @@ class Result:
 
     def difference(self, variant: str, baseline: str) -> dict[str, Interval]:
         """By fault, the mean gain of ``variant`` over ``baseline`` on the same faults and images,
-        in the metric's unit, with its paired interval. It uses the trials that both have, which may
-        be more than their cells use; faults without such trials are left out."""
+        in the metric's unit, with its paired interval. It uses the trials that both cells use. A
+        difference to the first variant may use further trials, up to its own margin. Faults without
+        such trials are left out."""
         with self._store.again() as store:
             found = self._differences(store, variant, baseline)
             return {fault: difference.interval() for fault, difference in found.items()}
@@ -193,7 +194,9 @@ class Result:
         for (name, fault), mine in self._strata_states.items():
             theirs = self._strata_states[baseline, fault]
             if name == variant and all(state.target for state in (*mine, *theirs)):
-                found[fault] = Difference(store, self.spec, mine, theirs)
+                is_first = baseline == self.spec.variants[0].name
+                counts = self.spec.paired.get(variant, {}).get(fault) if is_first else None
+                found[fault] = Difference(store, self.spec, mine, theirs, counts)
         return found
 
     def failure_rate(

@@ -75,8 +75,9 @@ class RunSpec:
         variants, cells: in the order in which they were given.
         stopped: by cell, the number of trials that its result uses; empty while the run is not
             finished.
-        paired: by cell, the number of trials that differences may use; empty while the run is not
-            finished, or if it has no ``difference_margin``.
+        paired: by variant and fault, the numbers of trials of the strata of the difference to the
+            first variant (`proact.results.difference`), where it needed more than its cells; empty
+            while the run is not finished.
         notes: the caller's own values, in terms of JSON; see `proact.campaign.RunOptions`.
     """
 
@@ -100,7 +101,7 @@ class RunSpec:
     notes: Mapping[str, Any] = field(default_factory=dict)
     relative_margin: float | None = None
     difference_margin: float | None = None
-    paired: tuple[int, ...] = ()
+    paired: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
 
     @property
     def rule(self) -> SequentialRule | None:
@@ -166,7 +167,7 @@ class RunSpec:
         variants, cells = values.pop("variants"), values.pop("cells")
         # Older versions kept the number of trials with each cell.
         kept = [described.pop("trials", None) for described in cells]
-        stopped, paired = values.pop("stopped", None), values.pop("paired", ())
+        stopped, paired = values.pop("stopped", None), values.pop("paired", {})
         if stopped is None:
             stopped = kept if None not in kept else []
         return RunSpec(
@@ -174,7 +175,7 @@ class RunSpec:
             variants=tuple(_variant(described) for described in variants),
             cells=tuple(map(_cell, cells)),
             stopped=tuple(stopped),
-            paired=tuple(paired),
+            paired=paired,
         )
 
 
@@ -255,23 +256,21 @@ class RunLog:
         outcome: str,
         rows: int,
         stopped: Sequence[int] | None = None,
-        paired: Sequence[int] = (),
+        paired: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
     ) -> None:
         """Records how the session ended; with the number of trials of each cell, the run is
-        finished."""
+        finished. ``paired`` is that of `RunSpec`."""
         with self._store.transaction():
             if stopped is not None:
+                finished = replace(self._run, stopped=tuple(stopped), paired=paired or {})
                 self._store.execute(
                     "UPDATE run SET description = ? WHERE id = ?",
-                    (self._finished(stopped, paired).to_json(), self.number),
+                    (finished.to_json(), self.number),
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",
                 (_now(), outcome, rows, self._session),
             )
-
-    def _finished(self, stopped: Sequence[int], paired: Sequence[int]) -> RunSpec:
-        return replace(self._run, stopped=tuple(stopped), paired=tuple(paired))
 
 
 def logged_runs(store: Store) -> list[tuple[int, RunSpec, list[WorkSession]]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from proact import campaign
 from proact.config.experiment import Experiment
@@ -153,6 +155,59 @@ def test_pairs_in_strata_reach_the_margin(variants: dict[str, nn.Module], digits
         # The two means were estimated from fewer trials, each to the margin.
         apart = cells[name].value.estimate - cells["relu"].value.estimate
         assert abs(gain.estimate - apart) <= 4 / 2 * math.hypot(0.006, 0.006, 0.006)
+
+
+class Failing(nn.Module):
+    """Answers like a model, but raises while any of its numbers is changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self._intact = [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = self.model.parameters()
+        if not all(torch.equal(a, b) for a, b in zip(now, self._intact, strict=True)):
+            raise RuntimeError("a number has changed")
+        answer: Tensor = self.model(x)
+        return answer
+
+
+def test_a_variant_that_always_fails_does_not_change_other_differences() -> None:
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    images = torch.randn(200, 8)
+    data = images, base(images).argmax(1)
+    options: dict[str, Any] = {
+        **OPTIONS, "margin": 0.05, "difference_margin": 0.03, "on_error": "exclude"
+    }  # fmt: skip
+    models = {"base": base, "good": copy.deepcopy(base)}
+    expected = campaign.run(models, data, [BitFlip(1e-3)], **options)
+    found = campaign.run({**models, "bad": Failing(base)}, data, [BitFlip(1e-3)], **options)
+    assert found.difference("good", "base") == expected.difference("good", "base")
+    assert found.pairs("good", "base") == expected.pairs("good", "base")
+    (gain,) = found.difference("good", "base").values()
+    assert gain.half_width <= 0.03
+    # Nothing is known of a variant whose trials all failed, and no further ones ran.
+    bad = found.cell("bad", BitFlip(1e-3))
+    assert found.pairs("bad", "base") == {bad.fault: bad.failed}
+    assert bad.trials == 0
+
+
+def test_a_difference_does_not_depend_on_the_other_variants(
+    variants: dict[str, nn.Module], digits: Data, result: Result
+) -> None:
+    for name in ("ranger", "weight-range"):
+        two = {key: variants[key] for key in ("relu", name)}
+        alone = campaign.run(two, digits, FAULTS, policy=result.policy, **OPTIONS)
+        assert alone.difference(name, "relu") == result.difference(name, "relu")
+        assert alone.pairs(name, "relu") == result.pairs(name, "relu")
+
+
+def test_differences_to_other_variants_use_the_trials_of_cells(result: Result) -> None:
+    needed = trials(result)
+    for fault, pairs in result.pairs("weight-range", "ranger").items():
+        assert pairs == min(needed["weight-range", fault], needed["ranger", fault])
 
 
 def test_a_margin_relative_to_the_loss_needs_no_further_pairs(

@@ -120,9 +120,16 @@ def test_names_tell_formats_apart(options: tuple[Any, ...], name: str) -> None:
         ({"exponent": 4.0, "mantissa": 3}, "exponent must be an integer, got 4.0"),
         ({"exponent": 4, "mantissa": 3, "bias": 1.5}, "bias must be an integer, got 1.5"),
         ({"exponent": 4, "mantissa": 3, "has_nan": 1}, "has_nan must be True or False, got 1"),
-        ({"exponent": 4, "mantissa": 3, "has_inf": True, "has_nan": False}, "needs has_nan=True"),
-        ({"exponent": 4, "mantissa": 0, "has_inf": True}, "needs has_nan=True and a mantissa"),
+        (
+            {"exponent": 4, "mantissa": 3, "has_inf": True, "has_nan": False},
+            "has NaN and a mantissa",
+        ),
+        ({"exponent": 4, "mantissa": 0, "has_inf": True}, "a mantissa bit"),
+        ({"exponent": 5, "mantissa": 2, "has_nan": False}, "got has_inf=None, has_nan=False"),
         ({"exponent": 8, "mantissa": 3, "bias": 300}, "must be values of float32"),
+        ({"exponent": 4, "mantissa": 3, "bias": 399}, "must be values of float32"),
+        ({"exponent": 4, "mantissa": 3, "bias": -399}, "must be values of float32"),
+        ({"exponent": 4, "mantissa": 3, "bias": 10**30}, r"bias lies in \[-400, 400\]"),
         ({"exponent": 8, "mantissa": 3, "has_inf": False}, "must be values of float32"),
     ],
 )
@@ -170,6 +177,57 @@ def test_activations_are_faulted_in_them() -> None:
         fault = ActivationFlip(1.0, bits="sign", encoding=name)
         with inject(layer, fault, seed=0):
             assert torch.equal(layer(given), -form.rounded(given))
+
+
+CODED = [
+    *("float8_e4m3+tmr", "float8_e4m3+secded64", "float8_e4m3+secded", "float8_e4m3+parity"),
+    *("float8_e5m2+secded", "float8_e5m2+bch2", "e5m10+secded", "e5m10+bch2", "e3m2+tmr"),
+]
+
+
+@pytest.mark.parametrize("encoding", CODED)
+def test_codes_correct_flips_in_them(encoding: str) -> None:
+    model = nn.Linear(16, 4, bias=False)
+    nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(4))
+    stored = encode(model, encoding)
+    assert torch.isfinite(stored.weight).all()
+    assert torch.equal(encode(stored, encoding).weight, stored.weight)
+    clean = stored.weight.detach().clone()
+    # Codes in place change the lowest bits.
+    form = named(encoding.partition("+")[0])
+    word = FaultSpace(stored, encoding)[0].word
+    change = 2 ** (word.fields["check"] & form.all_bits).bit_count() - 1
+    before = form.words(form.rounded(model.weight.detach()).double().numpy(), NOWHERE)
+    after = form.words(clean.double().numpy(), NOWHERE)
+    assert np.abs(before.astype(np.int64) - after.astype(np.int64)).max() <= change
+    for trial in range(40):
+        with inject(stored, ExactFlips(1), encoding, seed=5, trial=trial):
+            if "parity" not in encoding:
+                assert torch.equal(stored.weight, clean)
+            else:
+                assert int((stored.weight != clean).sum()) <= 1
+        assert torch.equal(stored.weight, clean)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value", "message"),
+    [
+        ("float8_e4m3+parity", -448.0, "holds 448, whose word with check bits of parity can mean"),
+        ("float8_e4m3+secded", 500.0, "values out of the range of float8_e4m3"),
+        ("float8_e5m2+bch3", 1.0, "bch3 needs 3 low bits, and float8_e5m2 has 2 mantissa bits"),
+        ("e3m0+parity", 1.0, "parity needs 1 low bits, and e3m0 has 0 mantissa bits"),
+        ("e5m10+mset", 1.0, "mset fits float16, bfloat16, float32 and float64"),
+        ("float8_e5m2+secded", math.inf, "holds NaN or infinity"),
+    ],
+)
+def test_codes_that_would_destroy_numbers_are_refused(
+    encoding: str, value: float, message: str
+) -> None:
+    model = nn.Linear(16, 4, bias=False)
+    with torch.no_grad():
+        model.weight[1, 2] = value
+    with pytest.raises(ValueError, match=message):
+        encode(model, encoding)
 
 
 class Float8Linear(nn.Module):
