@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -147,6 +148,11 @@ class FloatFormat(UniformEncoding, FloatLayout):
         return self.with_nan_in(memory, words, _wide(dtype)) if self.has_inf else memory
 
     def rounded(self, tensor: Tensor) -> Tensor:
+        dtype = _DTYPES.get(self.name)
+        if dtype is not None and tensor.dtype == torch.float32 and not torch.isnan(tensor).any():
+            # torch makes NaN of what is beyond the range of e4m3.
+            bound = math.inf if self.has_inf else self.largest
+            return tensor.detach().clamp(-bound, bound).to(dtype).to(torch.float32)
         result = tensor.detach().contiguous().clone()
         memory = integers_of(result).reshape(-1)
         on_cpu, nowhere = memory.cpu(), np.empty(0, np.uint64)

@@ -46,7 +46,7 @@ def test_codes_with_memory_of_their_own_keep_infinity() -> None:
 
 def test_values_that_become_infinite_are_refused() -> None:
     model = with_buffer(torch.tensor([7e4, 1.0]))
-    message = r"mask has values out of the range of float16, which would become infinity"
+    message = r"mask has values out of the range of float16, and the encoding float16\+secded needs"
     with pytest.raises(ValueError, match=message):
         encode(model, "float16+secded")
 
