@@ -180,6 +180,14 @@ class SetupOptions(CampaignOptions):
         default_text="all",
         check=integer(1),
     )
+    test_images: int | None = option(
+        None,
+        "The most test images of a named data set, the same share of every class (count).",
+        int,
+        metavar="COUNT",
+        default_text="all",
+        check=integer(1),
+    )
     epochs: int | None = option(
         None,
         "Passes over the training images by which a named model is trained (count).",
@@ -199,7 +207,8 @@ class SetupOptions(CampaignOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        options_of_data = ("data_folder", "download", "image_size", "training_images")
+        images = ("training_images", "test_images")
+        options_of_data = ("data_folder", "download", "image_size", *images)
         for what, given, names in (
             ("data set", self.data, options_of_data),
             ("model", self.model, ("epochs",)),
@@ -230,6 +239,7 @@ class SetupOptions(CampaignOptions):
             download=self.download,
             image_size=self.image_size,
             training_images=self.training_images,
+            test_images=self.test_images,
         )
 
 

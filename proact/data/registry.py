@@ -11,6 +11,7 @@ from proact.errors import unknown
 
 if TYPE_CHECKING:
     from proact.data.dataset import Data
+    from proact.data.split import Split
 
 #: The module that reads each data set. Modules load when they are needed, so that names can be
 #: listed without loading torch.
@@ -33,6 +34,7 @@ def load(
     download: bool = False,
     image_size: int | None = None,
     training_images: int | None = None,
+    test_images: int | None = None,
 ) -> Data:
     """Load a data set by name: decoded once, normalised, and split deterministically.
 
@@ -48,7 +50,8 @@ def load(
         image_size: height and width of the images in pixels. Those of an ``imagefolder`` are scaled
             and cropped (None means 224), those of the other sets are surrounded by black (None
             leaves them as they are).
-        training_images: the most training images, the same share of every class (None means all).
+        training_images, test_images: the most training and test images, the same share of every
+            class (None means all). A campaign estimates the accuracy on these test images alone.
 
     Returns:
         Training, validation and test images in float32. The test part is the official one if there
@@ -56,9 +59,8 @@ def load(
         ``imagefolder`` has its own. The split is the same in every call.
 
     Raises:
-        ValueError: the name is unknown; ``image_size`` or ``training_images`` is no integer of at
-            least 1; ``image_size`` is smaller than images that get a border; a class would have no
-            training image.
+        ValueError: the name is unknown; a size or a number of images is no integer of at least 1;
+            ``image_size`` is smaller than images that get a border; a class would have no image.
         ProactError: files are missing or are not the official ones. The message names the searched
             folders and explains how to get the files.
     """
@@ -66,6 +68,7 @@ def load(
         raise unknown("data set", name, _MODULES)
     _check_at_least_1("image_size", image_size, "pixel")
     _check_at_least_1("training_images", training_images, "image")
+    _check_at_least_1("test_images", test_images, "image")
     place = None if folder is None else Path(folder).expanduser()
     module: Any = import_module(f"proact.data.{_MODULES[name]}")
     if name == "digits":
@@ -79,17 +82,26 @@ def load(
     if name != "imagefolder" and image_size is not None:
         padding: Any = import_module("proact.data.padding")
         loaded = padding.padded(loaded, image_size)
-    if training_images is not None:
-        dataset: Any = import_module("proact.data.dataset")
-        subset = loaded.train.take(dataset.stratified_subset(loaded.train, training_images))
-        missing = set(loaded.train.labels.tolist()) - set(subset.labels.tolist())
-        if missing:
-            raise ValueError(
-                f"training_images: expected enough for every class of {name}, got "
-                f"{training_images}, which leaves {len(missing)} of its classes without an image"
-            )
-        loaded = replace(loaded, train=subset)
-    return loaded
+    return replace(
+        loaded,
+        train=_limited(name, loaded.train, "training_images", training_images),
+        test=_limited(name, loaded.test, "test_images", test_images),
+    )
+
+
+def _limited(name: str, split: Split, option: str, most: int | None) -> Split:
+    """At most this many images of a part of a data set, the same share of every class."""
+    if most is None:
+        return split
+    dataset: Any = import_module("proact.data.dataset")
+    subset: Split = split.take(dataset.stratified_subset(split, most))
+    missing = set(split.labels.tolist()) - set(subset.labels.tolist())
+    if missing:
+        raise ValueError(
+            f"{option}: expected enough for every class of {name}, got {most}, which leaves "
+            f"{len(missing)} of its classes without an image"
+        )
+    return subset
 
 
 def _check_at_least_1(name: str, value: Any, unit: str) -> None:

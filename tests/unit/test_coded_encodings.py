@@ -245,7 +245,11 @@ def ones(dtype: torch.dtype = torch.float32) -> Tensor:
         ("float64+cep", ones(torch.float64), "the code cep fits .* got words of 64 bits"),
         ("float64+tmr", ones(torch.float64), "the code tmr fits .* got words of 64 bits"),
         ("q3.8+bch2", ones(), "the code bch2 fits words of 8, 16, 32 or 64 bits, got .* 12"),
-        ("q15.16+mset", ones(), "mset fits float16, bfloat16, float32 and float64, and weight .* q15.16"),
+        (
+            "q15.16+mset",
+            ones(),
+            "mset fits float16, bfloat16, float32 and float64, and weight .* q15.16",
+        ),
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(encoding: str, values: Tensor, words: str) -> None:

@@ -185,7 +185,12 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ),
         *(
             (f"data: own.py:data\n{key}: {value}", f"{key}: expected a named data set, got own")
-            for key, value in (("image_size", 9), ("training_images", 9), ("download", "true"))
+            for key, value in (
+                ("image_size", 9),
+                ("training_images", 9),
+                ("test_images", 9),
+                ("download", "true"),
+            )
         ),
         ("model: own.py:model\nepochs: 9", "epochs: expected a named model, got own.py:model"),
         ("workers: 1\nscheduler: tcp://x:1", "scheduler: expected workers or a scheduler"),

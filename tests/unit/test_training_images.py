@@ -1,4 +1,4 @@
-"""Does a limit of training images keep the share of every class and the other splits?"""
+"""Does a limit of training or test images keep the share of every class and the other splits?"""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ def test_a_subset_has_the_same_share_of_every_class() -> None:
     assert found.validation.digest == whole.validation.digest
     assert found.test.digest == whole.test.digest
     assert found.digest != whole.digest
+
+
+def test_test_images_are_limited_likewise() -> None:
+    whole, found = data.load("digits"), data.load("digits", test_images=100)
+    counts = torch.bincount(found.test.labels)
+    share = 100 / len(whole.test)
+    assert torch.all((counts - share * torch.bincount(whole.test.labels)).abs() < 1)
+    assert found.test.sample_digests() < whole.test.sample_digests()
+    assert found.train.digest == whole.train.digest
+    assert found.validation.digest == whole.validation.digest
+    with pytest.raises(ValueError, match="test_images: expected enough for every class of digits"):
+        data.load("digits", test_images=7)
+    with pytest.raises(ValueError, match="test_images: expected at least 1 image, got 0"):
+        data.load("digits", test_images=0)
 
 
 def test_the_subset_is_the_same_in_every_call() -> None:
