@@ -60,7 +60,7 @@ def test_nothing_vanishes_without_a_word(compared: Plan) -> None:
         "96 bits a weight exceed the budget of 32",
     )
     assert found["int8+mset", ""][0] == "not possible for this model"
-    assert "mset protects the exponent of floats" in found["int8+mset", ""][1]
+    assert "mset fits float16, bfloat16, float32 and float64" in found["int8+mset", ""][1]
     assert found["int2", "none"][0] == found["int2", "weight-range"][0]
     assert "more than the tolerance of 1.5" in found["int2", "none"][1]
     assert len(found) == 4
