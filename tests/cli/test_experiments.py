@@ -82,7 +82,7 @@ def test_every_file_says_what_it_answers_and_where_it_is_shown(file: Path) -> No
     places = [comment.index(word) for word in ("Question: ", "Shown in: ", "Run: ", "Time: ")]
     assert places == sorted(places)
     assert f"proact campaign experiments/{file.name} --out runs/" in comment
-    pages = re.findall(r"docs/\w+\.md", comment)
+    pages = re.findall(r"docs/[\w/]+\.md", comment)
     assert pages
     for page in pages:
         # Line breaks of a page may fall anywhere.
