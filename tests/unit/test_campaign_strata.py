@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupted_runs import run_and_interrupt
 from torch import nn
 
 from proact import campaign
@@ -183,13 +184,8 @@ def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
 def test_an_interrupted_campaign_ends_in_the_same_table(
     after: int, result: Result, variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:
-    def interrupt(progress: campaign.CampaignProgress) -> None:
-        if progress.done >= after:
-            raise KeyboardInterrupt
-
     options = {**OPTIONS, "strata": True, "store": tmp_path / "rows.sqlite"}
-    with pytest.raises(KeyboardInterrupt):
-        campaign.run(variants, digits, FAULTS, progress=interrupt, **options)
+    run_and_interrupt(after, variants, digits, FAULTS, **options)
     (begun,) = read(tmp_path / "rows.sqlite")
     assert not begun.is_finished
     for cell in begun.cells:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from interrupted_runs import run_and_interrupt
 from torch import Tensor, nn
 
 from proact import campaign
@@ -112,26 +113,15 @@ def test_pairs_depend_on_rows_alone(
 ) -> None:
     """Not on the number of workers, nor on interruptions in the cells or in the pairs."""
     options = {**OPTIONS, "store": tmp_path / "rows.sqlite", "policy": result.policy}
-    stop_after = more.get("stop_after")
-    if stop_after is None:
-        options |= more
+    if "stop_after" in more:
+        run_and_interrupt(more["stop_after"], variants, digits, FAULTS, **options)
     else:
-        begun = trials_until(stop_after)
-        with pytest.raises(KeyboardInterrupt):
-            campaign.run(variants, digits, FAULTS, progress=begun, **options)
+        options |= more
     again = campaign.run(variants, digits, FAULTS, **options)
     assert again.cells == result.cells
     for name in ("ranger", "weight-range"):
         assert again.pairs(name, "relu") == result.pairs(name, "relu")
         assert again.difference(name, "relu") == result.difference(name, "relu")
-
-
-def trials_until(number: int) -> Any:
-    def interrupt(progress: campaign.CampaignProgress) -> None:
-        if progress.is_running and progress.stored >= number:
-            raise KeyboardInterrupt
-
-    return interrupt
 
 
 def test_differences_have_a_margin_of_their_own(

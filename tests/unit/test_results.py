@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interrupted_runs import Interrupt, run_and_interrupt
 from torch import nn
 
 from proact import ProactError, campaign, protect
@@ -59,22 +60,6 @@ def variants(trained_cnn: nn.Module, digits: Data) -> dict[str, nn.Module]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "rows.sqlite"
-
-
-class Interrupt:
-    """A progress callback: Ctrl-C once ``after`` trials are done."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, progress: CampaignProgress) -> None:
-        if progress.done >= self.after:
-            raise KeyboardInterrupt
-
-
-def run_and_interrupt(after: int, *arguments: Any, **options: Any) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        campaign.run(*arguments, progress=Interrupt(after), **options)
 
 
 def python(script: str, *arguments: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupted_runs import run_and_interrupt
 from torch import nn
 
 from proact import campaign
@@ -90,17 +91,10 @@ def test_workers_and_interruptions_change_nothing(
 ) -> None:
     faults = [BitFlip(ber) for ber in RATES]
     options = {**OPTIONS, "policy": result.policy, "store": tmp_path / "rows.sqlite"}
-    stop_after = more.get("stop_after")
-    if stop_after is None:
-        options |= more
+    if "stop_after" in more:
+        run_and_interrupt(more["stop_after"], variants, digits, faults, **options)
     else:
-
-        def interrupt(progress: campaign.CampaignProgress) -> None:
-            if progress.is_running and progress.stored >= stop_after:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            campaign.run(variants, digits, faults, progress=interrupt, **options)
+        options |= more
     again = campaign.run(variants, digits, faults, **options)
     assert again.cells == result.cells
     for ber in RATES:
