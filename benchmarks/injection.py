@@ -25,7 +25,10 @@ from proact.encodings.fixed_point import FixedPoint
 from proact.faults import ActivationFlip, BitFlip, Fault, Injector, Where, encode, inject
 from proact.report.tables import Column, make_table
 
-ENCODINGS = ("float32", "native", "float16", "bfloat16", "int8", "int8-tensor", "q15.16", "q7.8")
+ENCODINGS = (
+    *("float32", "native", "float16", "bfloat16", "float8_e4m3", "float8_e5m2", "e3m2"),
+    *("int8", "int8-tensor", "q15.16", "q7.8"),
+)
 BY_INJECT = "q15.16 by inject()"
 OVER_FLOAT32 = Goal("entry + exit over float32's", 5.0, at_most=True)
 OVER_FORWARD = Goal("forward pass with faults over without", 1.1, at_most=True)
