@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -356,10 +356,10 @@ class Coded(Encoding):
                     f"{stored.name} has values out of the range of {inner.name}, and the encoding "
                     f"{self.name} needs values within it: {advice}"
                 )
-        if isinstance(inner, FloatLayout) and takes_bits:
-            self._refuse_lost_floats(stored, inner, fitted, advice)
         left = tensor.numel() % len(payloads)
         last = fitted.rest.payloads if fitted.rest is not None and left else ()
+        if isinstance(inner, FloatLayout) and takes_bits:
+            self._refuse_lost_floats(stored, inner, (*payloads, *last), advice)
         step = max(payload & -payload for payload in (*payloads, *last))
         if isinstance(inner, MemoryWord) and has_only_small_integers(tensor, step):
             raise ValueError(
@@ -374,26 +374,28 @@ class Coded(Encoding):
             )
 
     def _refuse_lost_floats(
-        self, stored: StoredTensor, inner: FloatLayout, fitted: FittedCode, advice: str
+        self, stored: StoredTensor, inner: FloatLayout, payloads: Sequence[int], advice: str
     ) -> None:
         """ValueError if check bits take exponent bits, or could make NaN of a value."""
         taken = 0
-        for payload in fitted.code.payloads:
+        for payload in payloads:
             taken |= inner.all_bits & ~payload
-        if taken & inner.fields["exponent"] and self.code != "mset":
+        if taken & inner.fields["exponent"]:
+            if self.code == "mset" or isinstance(self.code, Code):
+                return  # these choose exponent bits on purpose
             raise ValueError(
-                f"the code {fitted.code.name} needs {taken.bit_count()} low bits, and {inner.name} "
-                f"has {inner.mantissa_bits} mantissa bits: choose a code that needs fewer"
+                f"the code {self.code} takes up to {taken.bit_count()} low bits of the words of "
+                f"{stored.name}, and {inner.name} has {inner.mantissa_bits} mantissa bits: {advice}"
             )
         if not stored.tensor.numel():
             return
         largest = np.array([stored.tensor.detach().abs().amax().double().item()])
         nowhere = np.zeros(1, np.uint64)
         with_checks = inner.words(largest, nowhere) | np.uint64(taken)
-        if self.code != "mset" and not np.isfinite(inner.values(with_checks, nowhere)[0]):
+        if not np.isfinite(inner.values(with_checks, nowhere)[0]):
             raise ValueError(
                 f"{stored.name} holds {largest[0]:g}, whose word with check bits of "
-                f"{fitted.code.name} can mean NaN in {inner.name}: {advice}"
+                f"{self.name} can mean NaN in {inner.name}: {advice}"
             )
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:

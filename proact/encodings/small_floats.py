@@ -195,8 +195,9 @@ class FloatFormat(UniformEncoding, FloatLayout):
         """The word of a positive NaN without a payload."""
         if not self.has_nan:
             return 0
-        quiet = 1 << (self.mantissa_bits - 1) if self.has_inf else self.fields["mantissa"]
-        return self.fields["exponent"] | quiet
+        if self.has_inf:
+            return self.fields["exponent"] | 1 << (self.mantissa_bits - 1)
+        return self._largest_word + 1
 
     def _read(self, words: Words) -> Floats:
         """The magnitudes of words without a sign, by the definition of the format."""
