@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "../cuda/device_plan.hpp"
+#include "accepted_formats.hpp"
 #include "check.hpp"
 
 using namespace proact;
+using test::is_accepted;
 using test::shown;
 
 namespace {
@@ -171,15 +173,6 @@ void floats_round_and_round_trip(const Format& format, const FloatMeaning& meani
     }
     for (const Real x : odd_values<Real>())
         CHECK_IN(shown(x), format.encode(x) == meaning.word(static_cast<long double>(x)));
-}
-
-bool is_accepted(const NumberFormat& format, std::uint32_t word_bytes, std::uint64_t mask = 1) {
-    try {
-        TensorMemory{0, 100, word_bytes, 1, mask, format}.check();
-        return true;
-    } catch (const std::invalid_argument&) {
-        return false;
-    }
 }
 
 void invalid_formats_are_rejected() {
