@@ -11,6 +11,7 @@
 #include "cpu/hyrelu.hpp"
 #include "cpu/isa.hpp"
 #include "cpu/range_sweep.hpp"
+#include "cpu/rounding.hpp"
 #include "cpu/scrub_sweep.hpp"
 #include "cpu/writable.hpp"
 #include "cuda/device_plan.hpp"
@@ -213,18 +214,25 @@ NumberFormat number_format(const py::tuple& format) {
     const auto number = [&](std::size_t i) { return format[i].cast<std::uint64_t>(); };
     const auto small = [&](std::size_t i) { return format[i].cast<std::uint32_t>(); };
     if (name == "fixed_point") return FixedPoint{small(1), small(2)};
+    const auto scales = [&](std::size_t i) {
+        return Scales{number(i), number(i + 1), number(i + 2), number(i + 3), number(i + 4)};
+    };
+    const auto small_float = [&] {
+        return SmallFloat{small(1), small(2), format[3].cast<std::int32_t>(),
+                          format[4].cast<bool>(), format[5].cast<bool>()};
+    };
     if (name == "scaled_integers")
-        return ScaledIntegers{small(1), format[2].cast<std::uintptr_t>(), number(3), number(4)};
+        return ScaledIntegers{small(1), scales(4), format[2].cast<bool>(), number(3)};
+    if (name == "scaled_floats") return ScaledFloats{small_float(), scales(6)};
     if (name == "float16") return StoredHalf<Float16>{};
     if (name == "bfloat16") return StoredHalf<BFloat16>{};
     if (name == "float32") return StoredFloat{};
-    if (name == "small_float")
-        return SmallFloat{small(1), small(2), format[3].cast<std::int32_t>(),
-                          format[4].cast<bool>(), format[5].cast<bool>()};
+    if (name == "small_float") return small_float();
     if (name == "unread") return Unread{small(1)};
     throw std::invalid_argument(
-        "expected the number format fixed_point, scaled_integers, float16, bfloat16, float32, "
-        "small_float or unread, got " +
+        "expected the number format fixed_point, scaled_integers, scaled_floats, float16, "
+        "bfloat16, "
+        "float32, small_float or unread, got " +
         name);
 }
 
@@ -286,6 +294,16 @@ PYBIND11_MODULE(_proact, m) {
     m.def("hyrelu", &forward, unlocked());
     m.def("hyrelu_backward", &backward, unlocked());
 
+    m.def(
+        "round_to_words",
+        [](std::uintptr_t address, std::uint64_t words, std::uint32_t word_bytes,
+           const py::tuple& format, unsigned threads) {
+            const NumberFormat form = number_format(format);
+            const py::gil_scoped_release released;
+            round_to_words({address, words, word_bytes, 0, 1, form}, threads);
+        },
+        py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("format"),
+        py::arg("threads"));
     m.def("is_writable", &is_writable, py::arg("address"), py::arg("bytes"));
     py::class_<TensorWatch>(m, "TensorWatch")
         .def(py::init<const py::capsule&>(), py::arg("api"))

@@ -9,6 +9,7 @@
 
 #include "fixed_point.hpp"
 #include "half.hpp"
+#include "scaled.hpp"
 #include "simd_traits.hpp"
 #include "small_float.hpp"
 
@@ -20,43 +21,6 @@ struct MemoryWords {};
 /// Memory is neither read nor written: flips are drawn, and the caller applies them.
 struct Unread {
     std::uint32_t word_bits;
-};
-
-/// A signed integer in two's complement that represents integer * scale.
-struct ScaledInteger {
-    float scale;
-    std::uint32_t word_bits;
-
-    /// Returns the nearest word (ties to even), saturating. NaN becomes 0.
-    template <class Real>
-    std::uint32_t encode(Real value) const {
-        const double limit = static_cast<double>(sign());
-        double integer = std::rint(static_cast<double>(value) / static_cast<double>(scale));
-        if (!(integer >= -limit)) integer = integer < -limit ? -limit : 0.0;
-        if (integer > limit - 1.0) integer = limit - 1.0;
-        return static_cast<std::uint32_t>(static_cast<std::int64_t>(integer)) & (2 * sign() - 1);
-    }
-
-    template <class Real>
-    Real decode(std::uint32_t word) const {
-        const auto integer = static_cast<std::int64_t>(word ^ sign()) - std::int64_t{sign()};
-        return static_cast<Real>(static_cast<double>(integer) * static_cast<double>(scale));
-    }
-
-   private:
-    std::uint32_t sign() const { return std::uint32_t{1} << (word_bits - 1); }
-};
-
-/// Scaled integers with one scale per channel: element e uses scales[e / inner % channels].
-struct ScaledIntegers {
-    std::uint32_t word_bits;  // 2 to 16
-    std::uintptr_t scales;    // address of `channels` floats, which the caller keeps alive
-    std::uint64_t channels;
-    std::uint64_t inner;
-
-    ScaledInteger at(std::uint64_t element) const {
-        return {reinterpret_cast<const float*>(scales)[element / inner % channels], word_bits};
-    }
 };
 
 /// Converts a NaN to a narrower format by keeping the upper bits of its payload, as the conversion
@@ -110,7 +74,8 @@ struct StoredFloat {
     }
 };
 
-using NumberFormat = std::variant<MemoryWords, FixedPoint, ScaledIntegers, StoredHalf<Float16>,
-                                  StoredHalf<BFloat16>, StoredFloat, SmallFloat, Unread>;
+using NumberFormat =
+    std::variant<MemoryWords, FixedPoint, ScaledIntegers, ScaledFloats, StoredHalf<Float16>,
+                 StoredHalf<BFloat16>, StoredFloat, SmallFloat, Unread>;
 
 }  // namespace proact

@@ -34,6 +34,8 @@ struct TensorMemory {
     std::uint32_t stored_bits() const {
         if (const auto* fixed = std::get_if<FixedPoint>(&format)) return fixed->word_bits;
         if (const auto* integers = std::get_if<ScaledIntegers>(&format)) return integers->word_bits;
+        if (const auto* floats = std::get_if<ScaledFloats>(&format))
+            return floats->element.word_bits();
         if (const auto* small = std::get_if<SmallFloat>(&format)) return small->word_bits();
         if (const auto* unread = std::get_if<Unread>(&format)) return unread->word_bits;
         if (is_stored_as<MemoryWords>()) return 8 * word_bytes;
@@ -70,15 +72,19 @@ struct TensorMemory {
                     "fewer fraction bits, got " +
                     std::to_string(word_bytes) + " bytes, " + std::to_string(fixed->word_bits) +
                     " stored bits and " + std::to_string(fixed->fraction_bits) + " fraction bits");
-        if (const auto* integers = std::get_if<ScaledIntegers>(&format))
-            if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16 ||
-                integers->channels == 0 || integers->inner == 0)
+        if (const auto* integers = std::get_if<ScaledIntegers>(&format)) {
+            if (word_bytes < 4 || integers->word_bits < 2 || integers->word_bits > 16)
                 throw std::invalid_argument(
-                    "scaled integers expect words of 4 or 8 bytes in memory, 2 to 16 stored bits, "
-                    "and at least 1 channel and inner element, got " +
-                    std::to_string(word_bytes) + " bytes, " + std::to_string(integers->word_bits) +
-                    " stored bits, " + std::to_string(integers->channels) + " channels and " +
-                    std::to_string(integers->inner) + " inner elements");
+                    "scaled integers expect words of 4 or 8 bytes in memory and 2 to 16 stored "
+                    "bits, got " +
+                    std::to_string(word_bytes) + " bytes and " +
+                    std::to_string(integers->word_bits) + " stored bits");
+            check_scales(integers->scales);
+        }
+        if (const auto* floats = std::get_if<ScaledFloats>(&format)) {
+            check_small_float(floats->element);
+            check_scales(floats->scales);
+        }
         if ((is_stored_as<StoredHalf<Float16>>() || is_stored_as<StoredHalf<BFloat16>>()) &&
             word_bytes != 4)
             throw std::invalid_argument(
@@ -92,6 +98,13 @@ struct TensorMemory {
             if (unread->word_bits == 0 || unread->word_bits > 64)
                 throw std::invalid_argument("expected stored words of 1 to 64 bits, got " +
                                             std::to_string(unread->word_bits));
+    }
+    void check_scales(const Scales& scales) const {
+        if (!scales.cover(words))
+            throw std::invalid_argument(
+                "expected a scale for each of " + std::to_string(words) + " elements, got " +
+                std::to_string(scales.count) + " scales in rows of " + std::to_string(scales.row) +
+                " elements with blocks of " + std::to_string(scales.block) + " elements");
     }
     void check_small_float(const SmallFloat& format) const {
         const std::uint32_t exponent = format.exponent_bits, mantissa = format.mantissa_bits;

@@ -124,7 +124,7 @@ void words_of(const Format& format) {
 
 template <class Real>
 void words_of_channels() {
-    const ScaledIntegers format{8, reinterpret_cast<std::uintptr_t>(scales), 3, 5};
+    const ScaledIntegers format{8, {reinterpret_cast<std::uintptr_t>(scales), 3, 15, 5, 0}};
     flips_the_given_bits<Real>(format, [](Real value, std::uint64_t bits, std::uint64_t element) {
         return recoded(ScaledInteger{scales[element % 15 / 5], 8}, value, bits);
     });

@@ -125,7 +125,9 @@ void channels_of_integers() {
           ChannelCase{16, 4, 1001}, ChannelCase{8, 5, 2000}}) {
         const std::vector<float> each = scale_of_each(c.channels, c.inner);
         flips_act_on_the_stored_word<Real>(
-            ScaledIntegers{c.bits, reinterpret_cast<std::uintptr_t>(scales), c.channels, c.inner},
+            ScaledIntegers{c.bits,
+                           {reinterpret_cast<std::uintptr_t>(scales), c.channels,
+                            std::uint64_t{c.channels} * c.inner, c.inner, 0}},
             (std::uint64_t{1} << c.bits) - 1,
             [&](std::uint64_t element) { return ScaledInteger{each[element], c.bits}; });
     }

@@ -137,10 +137,15 @@ void integers_round_saturate_and_round_trip(float scale, std::uint32_t word_bits
     CHECK_EQUAL(format.encode(-std::numeric_limits<Real>::quiet_NaN()), 0u);
 }
 
+/// Scales for `channels` channels of `inner` elements, again and again.
+ScaledIntegers integers(std::uint32_t bits, std::uint64_t channels, std::uint64_t inner) {
+    return {bits, {scales_address, channels, channels * inner, inner, 0}};
+}
+
 void channels_have_their_own_scales() {
     for (const std::uint64_t channels : {1u, 2u, 3u, 5u})
         for (const std::uint64_t inner : {1u, 2u, 9u, 1000u}) {
-            const ScaledIntegers format{8, scales_address, channels, inner};
+            const ScaledIntegers format = integers(8, channels, inner);
             for (std::uint64_t element = 0; element < 3 * channels * inner;)
                 for (std::uint64_t channel = 0; channel < channels; ++channel)
                     for (std::uint64_t i = 0; i < inner; ++i) {
@@ -179,7 +184,7 @@ void invalid_formats_are_rejected() {
     for (const std::uint32_t bytes : {0u, 1u, 2u, 3u, 4u, 8u, 16u}) {
         test::context = shown(bytes) + " bytes";
         const bool is_real = bytes == 4 || bytes == 8;
-        CHECK_EQUAL(is_accepted(ScaledIntegers{8, scales_address, 5, 1}, bytes), is_real);
+        CHECK_EQUAL(is_accepted(integers(8, 5, 1), bytes), is_real);
         CHECK_EQUAL(is_accepted(StoredHalf<Float16>{}, bytes), bytes == 4);
         CHECK_EQUAL(is_accepted(StoredHalf<BFloat16>{}, bytes), bytes == 4);
         CHECK_EQUAL(is_accepted(StoredFloat{}, bytes), bytes == 8);
@@ -187,11 +192,11 @@ void invalid_formats_are_rejected() {
     }
     test::context.clear();
     for (const std::uint32_t bits : {0u, 1u, 17u, 32u, 64u, 0xffffffffu})
-        CHECK_IN(shown(bits), !is_accepted(ScaledIntegers{bits, scales_address, 5, 1}, 4));
+        CHECK_IN(shown(bits), !is_accepted(integers(bits, 5, 1), 4));
     for (const std::uint32_t bits : {0u, 65u, 0xffffffffu})
         CHECK_IN(shown(bits), !is_accepted(Unread{bits}, 1));
-    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 0, 1}, 4));
-    CHECK(!is_accepted(ScaledIntegers{8, scales_address, 5, 0}, 4));
+    CHECK(!is_accepted(integers(8, 0, 1), 4));
+    CHECK(!is_accepted(integers(8, 5, 0), 4));
 }
 
 void masks_lie_within_the_stored_word() {
@@ -203,8 +208,7 @@ void masks_lie_within_the_stored_word() {
         CHECK(!is_accepted(format, word_bytes, 0));
         test::context.clear();
     };
-    for (const std::uint32_t bits : {2u, 7u, 8u, 16u})
-        bits_are(bits, ScaledIntegers{bits, scales_address, 5, 1}, 8);
+    for (const std::uint32_t bits : {2u, 7u, 8u, 16u}) bits_are(bits, integers(bits, 5, 1), 8);
     for (const std::uint32_t bits : {1u, 8u, 33u, 64u}) bits_are(bits, Unread{bits}, 1);
     bits_are(16, StoredHalf<Float16>{}, 4);
     bits_are(16, StoredHalf<BFloat16>{}, 4);
@@ -216,7 +220,7 @@ void gpus_support_words_and_fixed_point_only() {
     const auto add = [&](std::uint32_t word_bytes, const NumberFormat& format) {
         plan.add({scales_address, 5, word_bytes, 1, 3, format});
     };
-    CHECK_THROWS(std::invalid_argument, add(4, ScaledIntegers{8, scales_address, 5, 1}));
+    CHECK_THROWS(std::invalid_argument, add(4, integers(8, 5, 1)));
     CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<Float16>{}));
     CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<BFloat16>{}));
     CHECK_THROWS(std::invalid_argument, add(8, StoredFloat{}));

@@ -34,7 +34,8 @@ from proact.encodings.codes.registry import (
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatLayout, FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
-from proact.encodings.integers import ScaledInteger, ScaledWord
+from proact.encodings.integers import ScaledInteger
+from proact.encodings.scaled_words import ScaledWord
 from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from proact.encodings.base import Encoding
+from proact.encodings.block_formats import block_format_named
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
@@ -27,7 +28,7 @@ def format_named(name: str) -> Encoding | None:
         return FixedPoint(int(match[1]), int(match[2]))
     if match := re.fullmatch(r"int([2-8])(-tensor)?", name):
         return ScaledInteger(int(match[1]), per_channel=match[2] is None)
-    return small_float_named(name)
+    return block_format_named(name) or small_float_named(name)
 
 
 _CODED_NAMES = tuple(f"float32+{code}" for code in CODE_NAMES)

@@ -17,66 +17,21 @@ from proact.encodings.base import (
     Word,
     Words,
     check_dtype,
-    saturated_words,
     signed_values,
 )
-from proact.encodings.floats import memory_float
+from proact.encodings.floats import MemoryFloat, memory_float
+from proact.encodings.scaled_words import IntegerElement, ScaledWord
+from proact.encodings.scales import scale_part
 from proact.encodings.small_floats import memory_float8
 from proact.nn.tensor_inventory import INTEGERS, StoredTensor, activation
-from proact.ops.number_formats import ScaledIntegerWord
+from proact.ops.number_formats import ScaleLayout
 
-_QUANTISED = (torch.float32, torch.float64)
+#: The dtypes of weights that formats with scales can store.
+QUANTISED = (torch.float32, torch.float64)
 _FLOAT_DIGITS = 24  # of a float32's significand
 _FLOAT_EXPONENT = 128  # float32 values are below 2^128
 #: The smallest scale, which a channel of zeros has; the same as in torch's observers.
 _SMALLEST_SCALE = 2.0**-23
-
-
-class ScaledWord(Word):
-    """Two's complement with scales: element e has ``scales[e // inner % len(scales)]``.
-
-    The range of weights is symmetric. Only faults produce the lowest word (-128 for int8).
-    """
-
-    is_native = True
-
-    def __init__(self, name: str, bits: int, scales: Tensor, inner: int) -> None:
-        self.name, self.bits = name, bits
-        self.fields = MappingProxyType({"sign": 1 << (bits - 1), "integer": (1 << (bits - 1)) - 1})
-        self.scales, self.inner = scales, inner
-        self.form = ScaledIntegerWord(bits, scales.cpu().contiguous(), inner)
-        self._per_channel = self.form.scales.double().numpy()
-
-    def _scale_of(self, elements: Elements) -> Floats:
-        channel = elements // np.uint64(self.inner) % np.uint64(len(self._per_channel))
-        scales: Floats = self._per_channel[channel]
-        return scales
-
-    def words(self, values: Floats, elements: Elements) -> Words:
-        return saturated_words(values / self._scale_of(elements), self.bits)
-
-    def values(self, words: Words, elements: Elements) -> Floats:
-        return signed_values(words, self.bits) * self._scale_of(elements)
-
-    def rounded(self, tensor: Tensor) -> Tensor:
-        limit = 2.0 ** (self.bits - 1)
-        integers, scale = self._integers(tensor)
-        # Adding 0 turns -0.0, which two's complement does not have, into 0.0.
-        result = integers.clamp_(-limit, limit - 1).mul_(scale).add_(0.0)
-        return result.to(tensor.dtype).view(tensor.shape)
-
-    def saturates(self, tensor: Tensor) -> Tensor:
-        integers, _ = self._integers(tensor)
-        limit = 2.0 ** (self.bits - 1)
-        return ((integers > limit - 1) | (integers < -limit)).view(tensor.shape)
-
-    def _integers(self, tensor: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Values divided by their scales, float64 (outer, channels, inner), and the scales."""
-        scale: Tensor | float = float(self._per_channel[0])
-        if len(self._per_channel) > 1:
-            scale = self.scales.to(tensor.device, torch.float64).view(-1, 1)
-        rows = tensor.detach().reshape(-1, len(self._per_channel), self.inner).double()
-        return torch.nan_to_num(rows, 0.0, torch.inf, -torch.inf).div_(scale).round_(), scale
 
 
 class ScaledInteger(Encoding):
@@ -84,10 +39,10 @@ class ScaledInteger(Encoding):
 
     There is one scale for each output channel or, as ``int8-tensor``, for each tensor. Parameters
     of the kind weight with two or more dimensions are quantised. All others (biases, normalisation,
-    thresholds, tensors of integers) keep their own bits. Scales are assumed to be protected and are
-    not in the fault space. A scale is the largest magnitude of the channel divided by
-    2^(bits-1) - 1, rounded up to so few digits that the value of each word is a float32. Encoding a
-    model a second time therefore changes nothing, and flips are exact.
+    thresholds, tensors of integers) keep their own bits. Scales are stored as float32 and are in the
+    fault space. A scale is the largest magnitude of the channel divided by 2^(bits-1) - 1, rounded
+    up to so few digits that the value of each word is a float32. Encoding a model a second time
+    therefore changes nothing, and flips are exact.
     """
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
@@ -103,31 +58,28 @@ class ScaledInteger(Encoding):
         Codes that take low bits of the words need a ``top`` that they can represent.
         """
         tensor = stored.tensor
-        is_weight = stored.kind == "weight" and not stored.is_buffer and tensor.dim() >= 2
-        if not is_weight or not tensor.is_floating_point():
+        if not is_quantised(stored):
             return native_word(stored)
-        check_dtype(self.name, _QUANTISED, stored)
-        if not torch.isfinite(tensor).all():
-            raise ValueError(
-                f"{stored.name} holds NaN or infinity, which the encoding {self.name} cannot store"
-            )
+        check_quantised(self.name, stored)
         if not self.per_channel:
-            return self._word_of(tensor.abs().amax().reshape(1), tensor.numel(), top)
+            return self._word_of(tensor.abs().amax().reshape(1), tensor, tensor.numel(), top)
         # Transposed convolutions have the output channel (of each group) second.
         axis = 1 if "_ConvTransposeNd" in stored.layer_types else 0
         others = [dim for dim in range(tensor.dim()) if dim != axis]
-        return self._word_of(tensor.abs().amax(others), math.prod(tensor.shape[axis + 1 :]), top)
+        inner = math.prod(tensor.shape[axis + 1 :])
+        return self._word_of(tensor.abs().amax(others), tensor, inner, top)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """One scale, from the observed magnitude or else the largest finite one of the tensor."""
-        check_dtype(self.name, _QUANTISED, activation(name, tensor))
+        check_dtype(self.name, QUANTISED, activation(name, tensor))
         if largest is None:
             top = torch.nan_to_num(tensor, 0.0, 0.0, 0.0).abs().amax().reshape(1)
         else:
             top = torch.tensor([largest])
-        return self._word_of(top, tensor.numel(), 2 ** (self.bits - 1) - 1)
+        return self._word_of(top, tensor, tensor.numel(), 2 ** (self.bits - 1) - 1)
 
-    def _word_of(self, largest: Tensor, inner: int, top: int) -> ScaledWord:
+    def _word_of(self, largest: Tensor, tensor: Tensor, inner: int, top: int) -> ScaledWord:
+        """The word of a tensor whose element e has the scale ``e // inner % len(largest)``."""
         # The lowest word, -2^(bits-1), must be a float32 too; larger magnitudes saturate.
         digits = _FLOAT_DIGITS - (self.bits - 1)
         largest_scale = (2.0 - 2.0 ** (1 - digits)) * 2.0 ** (_FLOAT_EXPONENT - self.bits)
@@ -135,7 +87,25 @@ class ScaledInteger(Encoding):
         scale.clamp_(_SMALLEST_SCALE, largest_scale)
         mantissa, exponent = torch.frexp(scale)
         few = torch.ldexp(torch.ceil(mantissa * 2.0**digits) / 2.0**digits, exponent)
-        return ScaledWord(self.name, self.bits, few.float(), inner)
+        layout = ScaleLayout(len(few) * inner, inner, 0)
+        part = scale_part("scale", few.numpy(), MemoryFloat("float32"), torch.float32, layout)
+        return ScaledWord(self.name, IntegerElement(self.bits), [part], tensor.numel())
+
+
+def is_quantised(stored: StoredTensor) -> bool:
+    """Whether formats with scales store a tensor in their words: weights of two or more axes."""
+    tensor = stored.tensor
+    is_weight = stored.kind == "weight" and not stored.is_buffer and tensor.dim() >= 2
+    return is_weight and tensor.is_floating_point()
+
+
+def check_quantised(encoding: str, stored: StoredTensor) -> None:
+    """TypeError or ValueError if a format with scales cannot store a weight."""
+    check_dtype(encoding, QUANTISED, stored)
+    if not torch.isfinite(stored.tensor).all():
+        raise ValueError(
+            f"{stored.name} holds NaN or infinity, which the encoding {encoding} cannot store"
+        )
 
 
 class MemoryInteger(MemoryWord):

@@ -111,14 +111,14 @@ class FloatFormat(UniformEncoding, FloatLayout):
         #: The magnitudes of words without their sign, float64: the inverse of the words.
         self._magnitudes = self._read(np.arange(1 << (self.bits - 1), dtype=np.uint64))
         ones = (1 << (self.bits - 1)) - 1
-        self._largest_word = self.fields["exponent"] - 1 if self.has_inf else ones - self.has_nan
+        self.largest_word = self.fields["exponent"] - 1 if self.has_inf else ones - self.has_nan
         self._refuse_others_than_float32()
         self.form = SmallFloatWord(exponent, mantissa, self.bias, self.has_inf, self.has_nan)
 
     @property
     def largest(self) -> float:
         """The largest finite value."""
-        return float(self._magnitudes[self._largest_word])
+        return float(self._magnitudes[self.largest_word])
 
     def word(self, stored: StoredTensor) -> Word:
         if stored.tensor.dtype == _DTYPES.get(self.name):
@@ -127,7 +127,7 @@ class FloatFormat(UniformEncoding, FloatLayout):
 
     def words(self, values: Floats, elements: Elements) -> Words:
         magnitudes = np.abs(values)
-        nearest = np.minimum(self._unlimited(magnitudes), self._largest_word + self.has_inf)
+        nearest = np.minimum(self._unlimited(magnitudes), self.largest_word + self.has_inf)
         is_nan = np.isnan(magnitudes)
         nearest[is_nan] = self._nan_word
         is_negative = np.signbit(values) & (self.has_nan | ~is_nan)
@@ -167,7 +167,7 @@ class FloatFormat(UniformEncoding, FloatLayout):
 
     def saturates(self, tensor: Tensor) -> Tensor:
         magnitudes = tensor.detach().double().abs().cpu().numpy()
-        beyond = self._unlimited(magnitudes) > self._largest_word
+        beyond = self._unlimited(magnitudes) > self.largest_word
         if self.has_inf:
             beyond &= np.isfinite(magnitudes)
         return torch.from_numpy(beyond).to(tensor.device)
@@ -197,7 +197,7 @@ class FloatFormat(UniformEncoding, FloatLayout):
             return 0
         if self.has_inf:
             return self.fields["exponent"] | 1 << (self.mantissa_bits - 1)
-        return self._largest_word + 1
+        return self.largest_word + 1
 
     def _read(self, words: Words) -> Floats:
         """The magnitudes of words without a sign, by the definition of the format."""
@@ -217,7 +217,7 @@ class FloatFormat(UniformEncoding, FloatLayout):
         """ValueError if a value is not a value of float32, whose memory holds it."""
         with np.errstate(over="ignore"):
             there = self._magnitudes.astype(np.float32).astype(np.float64)
-        finite = there[: self._largest_word + 1]
+        finite = there[: self.largest_word + 1]
         is_exact = np.array_equal(there, self._magnitudes, equal_nan=True)
         if not (is_exact and np.isfinite(finite).all() and np.all(np.diff(finite) > 0.0)):
             raise ValueError(

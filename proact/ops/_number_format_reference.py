@@ -48,21 +48,45 @@ class Fixed(Form):
         return _signed(word, self.word_bits) / 2.0**self.fraction_bits
 
 
-class Scaled(Form):
-    """Signed integers with one float32 scale for each channel."""
+class Scales:
+    """The scales of a tensor, which native code gets by their address."""
 
-    def __init__(self, word_bits: int, address: int, channels: int, inner: int) -> None:
-        self.word_bits, self._inner = word_bits, inner
-        self._scales = np.ctypeslib.as_array((ctypes.c_float * channels).from_address(address))
+    def __init__(self, address: int, count: int, row: int, block: int, stride: int) -> None:
+        self._scales = np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+        self._row, self._block, self._stride = row, block, stride
 
-    def _scale(self, element: int) -> float:
-        return float(self._scales[element // self._inner % len(self._scales)])
+    def number(self, element: int) -> int:
+        return element // self._row * self._stride + element % self._row // self._block
+
+    def at(self, element: int) -> float:
+        return float(self._scales[self.number(element)])
+
+
+class ScaledIntegers(Form):
+    """Integers with scales, and zero points unless ``zeros`` is 0."""
+
+    def __init__(self, word_bits: int, is_signed: int, zeros: int, *scales: int) -> None:
+        self.word_bits, self._is_signed = word_bits, bool(is_signed)
+        self._scales = Scales(*scales)
+        count = scales[1]
+        self._zeros = (ctypes.c_int32 * count).from_address(zeros) if zeros else [0] * count
 
     def encode(self, value: float, element: int = 0) -> int:
-        return _saturated(value / self._scale(element), self.word_bits)
+        scaled = value / self._scales.at(element)
+        if self._is_signed:
+            return _saturated(scaled, self.word_bits)
+        top = (1 << self.word_bits) - 1
+        if math.isinf(scaled):
+            return top if scaled > 0.0 else 0
+        nearest = 0 if math.isnan(scaled) else round(scaled)
+        return max(0, min(top, nearest + self._zero(element)))
 
     def decode(self, word: int, element: int = 0) -> float:
-        return _signed(word, self.word_bits) * self._scale(element)
+        integer = _signed(word, self.word_bits) if self._is_signed else word
+        return (integer - self._zero(element)) * self._scales.at(element)
+
+    def _zero(self, element: int) -> int:
+        return int(self._zeros[self._scales.number(element)])
 
 
 class Narrow(Form):
@@ -172,12 +196,31 @@ class Small(Form):
         return word >> (self.word_bits - 1) << (8 * word_bytes - 1) | infinity | payload
 
 
+class ScaledFloats(Small):
+    """Small floats with scales. NaN and infinity are not scaled."""
+
+    def __init__(self, *description: int) -> None:
+        super().__init__(*description[:5])
+        self._scales = Scales(*description[5:])
+
+    def encode(self, value: float, element: int = 0) -> int:
+        return super().encode(value / self._scales.at(element))
+
+    def decode(self, word: int, element: int = 0) -> float:
+        return super().decode(word) * self._scales.at(element)
+
+
 def _mantissa_and_infinity(word_bytes: int) -> tuple[int, int]:
     mantissa = 23 if word_bytes == 4 else 52
     return mantissa, (1 << (8 * word_bytes - 1)) - (1 << mantissa)
 
 
-_FORMS = {"fixed_point": Fixed, "scaled_integers": Scaled, "small_float": Small}
+_FORMS = {
+    "fixed_point": Fixed,
+    "scaled_integers": ScaledIntegers,
+    "scaled_floats": ScaledFloats,
+    "small_float": Small,
+}
 
 
 def form_of(native: tuple[str | int, ...]) -> Form | None:

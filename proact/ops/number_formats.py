@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 NativeForm = tuple[str | int, ...]
@@ -24,17 +26,67 @@ class FixedPointWord(NamedTuple):
         return ("fixed_point", *self)
 
 
+class ScaleLayout(NamedTuple):
+    """The scale of each element of a tensor: number ``e // row * stride + e % row // block``.
+
+    Rows of ``row`` elements are divided into blocks, whose last one may be shorter. ``stride`` is
+    the number of blocks in a row, or 0 if all rows have the same scales.
+    """
+
+    row: int
+    block: int
+    stride: int
+
+    def numbers(self, elements: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The scale of each of the given elements, both (n,)."""
+        e = elements.astype(np.int64)
+        return np.asarray(e // self.row * self.stride + e % self.row // self.block)
+
+    def elements_with(self, numbers: NDArray[np.int64], size: int) -> NDArray[np.uint64]:
+        """The elements of a tensor of ``size`` elements that have the given scales, in order."""
+        if self.stride:
+            begins = numbers // self.stride * self.row + numbers % self.stride * self.block
+            ends = np.minimum(begins + self.block, (numbers // self.stride + 1) * self.row)
+        else:
+            rows = np.arange(0, size, self.row)[:, None]
+            begins = (rows + numbers * self.block).reshape(-1)
+            ends = np.minimum(begins + self.block, (begins // self.row + 1) * self.row)
+        lengths = np.maximum(np.minimum(ends, size) - begins, 0)
+        before = np.cumsum(lengths) - lengths
+        within = np.arange(lengths.sum()) - np.repeat(before, lengths)
+        return np.sort(np.repeat(begins, lengths) + within).astype(np.uint64)
+
+
 class ScaledIntegerWord(NamedTuple):
-    """A float stored as a signed integer; element e has the scale ``scales[e // inner % n]``."""
+    """A float stored as an integer: (integer - zero point) * scale."""
 
     word_bits: int
     scales: Tensor  #: (n,) float32, contiguous, on the CPU
-    inner: int
+    layout: ScaleLayout
+    is_signed: bool = True
+    zero_points: Tensor | None = None  #: (n,) int32, contiguous, on the CPU; None if all are 0
 
     @property
     def native(self) -> NativeForm:
-        address, channels = self.scales.data_ptr(), self.scales.numel()
-        return "scaled_integers", self.word_bits, address, channels, self.inner
+        zeros = 0 if self.zero_points is None else self.zero_points.data_ptr()
+        form = ("scaled_integers", self.word_bits, int(self.is_signed), zeros)
+        return (*form, *_native_scales(self.scales, self.layout))
+
+
+class ScaledFloatWord(NamedTuple):
+    """A float stored as a small float times a scale."""
+
+    element: SmallFloatWord
+    scales: Tensor  #: (n,) float32, contiguous, on the CPU
+    layout: ScaleLayout
+
+    @property
+    def native(self) -> NativeForm:
+        return ("scaled_floats", *self.element, *_native_scales(self.scales, self.layout))
+
+
+def _native_scales(scales: Tensor, layout: ScaleLayout) -> tuple[int, ...]:
+    return (scales.data_ptr(), scales.numel(), *layout)
 
 
 class NarrowFloatWord(NamedTuple):
@@ -76,4 +128,11 @@ def bit_numbers(mask: int) -> list[int]:
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
-NumberFormat = FixedPointWord | ScaledIntegerWord | NarrowFloatWord | SmallFloatWord | UnreadWord
+NumberFormat = (
+    FixedPointWord
+    | ScaledIntegerWord
+    | ScaledFloatWord
+    | NarrowFloatWord
+    | SmallFloatWord
+    | UnreadWord
+)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact.encodings import Code, Coded, Decoded, encoding_named
 from proact.encodings.coded import CodedWord
+from proact.encodings.scaled_words import ScaledWord
 from proact.encodings.codes import CODE_NAMES, code_named
 from proact.faults import BitFlip, FaultSpace, Injector, encode, encoding_report, inject
 from proact.faults.space import ExposedTensor
@@ -179,7 +180,9 @@ def test_scaled_integers_have_scales_that_their_payload_can_represent(encoding: 
     stored = encode(model, encoding)
     (exposed,) = FaultSpace(stored, encoding)
     step = 2 * 2 if encoding.endswith("bch2") else 2
-    scales = coded_word(exposed).format.scales.view(-1, 1)  # type: ignore[attr-defined]
+    word = coded_word(exposed).format
+    assert isinstance(word, ScaledWord)
+    scales = torch.from_numpy(word.scales).view(-1, 1)
     error = (weight_of(stored) - weight_of(model)).abs()
     assert (error <= step * scales / 2 * 1.001).all()
     (report,) = encoding_report(model, encoding).tensors

@@ -52,7 +52,9 @@ from proact.ops.number_formats import (
     FixedPointWord,
     NarrowFloatWord,
     NumberFormat,
+    ScaledFloatWord,
     ScaledIntegerWord,
+    ScaleLayout,
 )
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
 
@@ -163,6 +165,21 @@ def test_any_fault_restores_every_bit(
     assert same_bits(before, model)
 
 
+def scaled_form(element: str, size: int) -> tuple[NumberFormat, int]:
+    """A form with few scales, for all rows alike or for the blocks of each row."""
+    scales = torch.tensor([2.0**-23, 0.0123291015625, 1e36])
+    if element == "uint4":
+        blocks = ScaleLayout(33, 16, 3)
+        count = 3 * (size // 33 + 1)
+        zeros = torch.arange(count, dtype=torch.int32) % 16
+        return ScaledIntegerWord(4, scales.repeat(count // 3), blocks, False, zeros), 4
+    if element.isdigit():
+        return ScaledIntegerWord(int(element), scales, ScaleLayout(21, 7, 0)), int(element)
+    found = small_float_named(element)
+    assert found is not None
+    return ScaledFloatWord(found.form, scales, ScaleLayout(21, 7, 0)), found.bits
+
+
 def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, NumberFormat | None, int]:
     """Memory of any words, the form, and how many bits a stored word has."""
     name, _, dtype = form.partition(" in ")
@@ -180,8 +197,7 @@ def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, Number
         bits, fraction = map(int, name.split()[1:])
         return tensor, FixedPointWord(bits, fraction), bits
     if name.startswith("scaled"):
-        scales = torch.tensor([2.0**-23, 0.0123291015625, 1e36])
-        return tensor, ScaledIntegerWord(int(name.split()[1]), scales, 7), int(name.split()[1])
+        return tensor, *scaled_form(name.split()[1], tensor.numel())
     if name in SMALL:
         form_of_name = small_float_named(name)
         assert form_of_name is not None
@@ -189,11 +205,12 @@ def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, Number
     return tensor, NarrowFloatWord(name), FORMATS[getattr(torch, name)].bits
 
 
+FEW_SCALED = ("scaled uint4", "scaled e2m1", "scaled float8_e5m2", "scaled float8_e4m3")
 FORMS = ["own in float32", "own in float64", "float16 in float32", "bfloat16 in float32"]
 FORMS += ["float32 in float64"]
 FORMS += [
     f"{form} in {memory}"
-    for form in ("fixed 32 16", "fixed 16 8", "fixed 2 1", "scaled 8", "scaled 2", *FEW_SMALL)
+    for form in ("fixed 32 16", "fixed 16 8", "fixed 2 1", "scaled 8", "scaled 2", *FEW_SCALED, *FEW_SMALL)
     for memory in ("float32", "float64")
 ]
 

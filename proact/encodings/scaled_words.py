@@ -1,0 +1,213 @@
+"""Words with scales: integers or small floats that share a scale, and possibly a zero point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proact.encodings.base import Elements, Floats, Word, Words, saturated_words, signed_values
+from proact.encodings.floats import memory_float
+from proact.encodings.scales import ScalePart
+from proact.encodings.small_floats import FloatFormat
+from proact.ops.number_formats import NumberFormat, ScaledFloatWord, ScaledIntegerWord, ScaleLayout
+from proact.ops.rounding import rounded_to_words
+
+
+class IntegerElement:
+    """An integer in two's complement, or without a sign.
+
+    Attributes:
+        largest: the largest magnitude that rounding produces. The range of integers with a sign is
+            symmetric; only faults produce the lowest word.
+    """
+
+    def __init__(self, bits: int, is_signed: bool = True) -> None:
+        self.bits, self.is_signed = bits, is_signed
+        self.all_bits = (1 << bits) - 1
+        self.largest = float(self.all_bits >> is_signed)
+        sign = 1 << (bits - 1)
+        fields = {"sign": sign, "integer": sign - 1} if is_signed else {"integer": self.all_bits}
+        self.fields = MappingProxyType(fields)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The numbers that are rounded to an integer without saturating, ends included."""
+        low = -self.largest - 1.5 if self.is_signed else -0.5
+        return low, self.largest + 0.5
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        if self.is_signed:
+            return saturated_words(values, self.bits)
+        integers = np.clip(np.rint(np.nan_to_num(values)), 0, self.all_bits)
+        words: Words = integers.astype(np.uint64)
+        return words
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        return signed_values(words, self.bits) if self.is_signed else words.astype(np.float64)
+
+
+class ScaledWord(Word):
+    """A word whose value is (element - zero point) * scale.
+
+    The scale of an element is the product of the stored numbers that it has in each part, and of
+    ``unit``. Conversions use the clean scales, also while faults are in the memory of the parts;
+    `reread` gives the values under the scales that are stored now. Clean scales are finite and
+    not 0, and every product is exact in float32, so that the word of each value is known.
+
+    Args:
+        name: of the stored form.
+        element: the form of the elements.
+        parts: the scales, of which the first have the finest layout, and possibly zero points with
+            the same layout.
+        size: the number of elements of the tensor.
+        unit: a fixed factor of all scales.
+        clamps: whether rounding clamps values to the largest magnitude of an element, which avoids
+            infinity and the lowest integer.
+    """
+
+    is_native = True
+
+    def __init__(
+        self,
+        name: str,
+        element: IntegerElement | FloatFormat,
+        parts: Sequence[ScalePart],
+        size: int,
+        unit: float = 1.0,
+        clamps: bool = False,
+    ) -> None:
+        self.name, self.bits, self.fields = name, element.bits, element.fields
+        self.element, self.parts, self.size = element, tuple(parts), size
+        self._unit, self._clamps = unit, clamps
+        self.layout = self.parts[0].layout
+        #: The clean scale of each number of the first part, and its zero point, float64 (n,).
+        self.scales, self._zeros = self._stored(self._first_elements())
+        self.form = self._native_form()
+
+    @property
+    def has_zero_points(self) -> bool:
+        return any(part.is_zero_point for part in self.parts)
+
+    def words(self, values: Floats, elements: Elements) -> Words:
+        numbers = self.layout.numbers(elements)
+        scaled = values / self.scales[numbers]
+        if self.has_zero_points:
+            scaled = np.rint(scaled) + self._zeros[numbers]
+        return self.element.words(scaled, elements)
+
+    def values(self, words: Words, elements: Elements) -> Floats:
+        numbers = self.layout.numbers(elements)
+        plain = self.element.values(words, elements) - self._zeros[numbers]
+        # Adding 0 turns -0.0, which integers do not have, into 0.0.
+        zero = 0.0 if isinstance(self.element, IntegerElement) else -0.0
+        values: Floats = plain * self.scales[numbers] + zero
+        return values
+
+    def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        words = super().words_in(memory, dtype, elements)
+        wide = memory_float(dtype)
+        if isinstance(self.element, FloatFormat) and self.element.has_inf and wide is not None:
+            return self.element.with_nan_of(words, memory, wide)
+        return words
+
+    def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
+        memory = super().memory_of(words, dtype, elements)
+        wide = memory_float(dtype)
+        if isinstance(self.element, FloatFormat) and self.element.has_inf and wide is not None:
+            return self.element.with_nan_in(memory, words, wide)
+        return memory
+
+    def reread(self, values: Floats, elements: Elements) -> Floats:
+        """The values of elements under the scales and zero points that are stored now.
+
+        Args:
+            values: their values under the clean ones, float64 (n,). A quotient by the clean scale
+                is the exact number that the word stands for.
+            elements: their row-major indices, uint64 (n,).
+        """
+        numbers = self.layout.numbers(elements)
+        scales, zeros = self._stored(elements)
+        with np.errstate(over="ignore", invalid="ignore"):
+            changed: Floats = values / self.scales[numbers] + (self._zeros[numbers] - zeros)
+            return changed * scales
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        values = self._clamped(tensor) if self._clamps else tensor
+        result = rounded_to_words(values, self.form)
+        return super().rounded(values) if result is None else result
+
+    def saturates(self, tensor: Tensor) -> Tensor:
+        numbers = tensor.detach().double().cpu().reshape(-1) / self._of_each(self.scales)
+        numbers += self._of_each(self._zeros)
+        low, high = _range_of(self.element)
+        beyond = (numbers > high) | (numbers < low)
+        return beyond.to(tensor.device).view(tensor.shape)
+
+    def stored_bits(self, elements: int) -> int:
+        """The bits of all elements, of those that fill up the last block of each row, and of the
+        scales and zero points."""
+        padded = elements
+        if self.layout.stride:
+            rows = -(-elements // self.layout.row)
+            padded = rows * self.layout.stride * self.layout.block
+        return self.bits * padded + sum(part.bits for part in self.parts)
+
+    def _stored(self, elements: Elements) -> tuple[Floats, Floats]:
+        """The scales and zero points that the parts store for elements now, float64 (n,)."""
+        scales, zeros = np.full(len(elements), self._unit), np.zeros(len(elements))
+        for part in self.parts:
+            values = part.values(part.layout.numbers(elements))
+            if part.is_zero_point:
+                zeros = values
+            else:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    scales = scales * values
+        return scales, zeros
+
+    def _first_elements(self) -> Elements:
+        """The first element that has each number of the first part."""
+        numbers = np.arange(self.parts[0].memory.numel())
+        row, block, stride = self.layout
+        begins = numbers // stride * row + numbers % stride * block if stride else numbers * block
+        return begins.astype(np.uint64)
+
+    def _native_form(self) -> NumberFormat:
+        table = self.scales.astype(np.float32)
+        assert np.array_equal(table.astype(np.float64), self.scales), "scales must fit float32"
+        scales = torch.from_numpy(table)
+        if isinstance(self.element, FloatFormat):
+            return ScaledFloatWord(self.element.form, scales, self.layout)
+        zeros = torch.from_numpy(self._zeros.astype(np.int32)) if self.has_zero_points else None
+        form = ScaledIntegerWord(self.bits, scales, self.layout, self.element.is_signed, zeros)
+        return form
+
+    def _clamped(self, tensor: Tensor) -> Tensor:
+        top = self._of_each(self.scales * self.element.largest)
+        top = top.to(tensor.device, tensor.dtype).view(tensor.shape)
+        return torch.minimum(torch.maximum(tensor.detach(), -top), top)
+
+    def _of_each(self, numbers: Floats) -> Tensor:
+        """The number of each element of a tensor, float64 (size,), from those of the first part."""
+        row, block, stride = self.layout
+        blocks = torch.from_numpy(numbers).view(-1, stride or len(numbers))
+        each = blocks.repeat_interleave(block, dim=1)[:, :row].reshape(-1)
+        if not stride:
+            each = each.repeat(-(-self.size // row))
+        return each[: self.size]
+
+
+def _range_of(element: IntegerElement | FloatFormat) -> tuple[float, float]:
+    """The numbers that do not count as saturated, ends included.
+
+    Scales of blocks of floats are chosen so that magnitudes up to the next power of two become the
+    largest element.
+    """
+    if isinstance(element, IntegerElement):
+        return element.range
+    top = math.ldexp(1.0, math.frexp(element.largest)[1])
+    return -top, top
