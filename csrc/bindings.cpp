@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "core/dtype.hpp"
+#include "cpu/changed_scales.hpp"
 #include "cpu/codeword_draws.hpp"
 #include "cpu/flips.hpp"
 #include "cpu/hyrelu.hpp"
@@ -236,6 +237,35 @@ NumberFormat number_format(const py::tuple& format) {
         name);
 }
 
+/// The layout of scales as in proact/ops/number_formats.py, without an address.
+using Layout = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>;
+/// The address, number and size of stored scales, the name of their format with its parameters,
+/// their layout, and whether they are zero points.
+using Part = std::tuple<std::uintptr_t, std::uint64_t, std::uint32_t, py::tuple, Layout, bool>;
+
+ScaleWord scale_word(const py::tuple& format) {
+    const auto name = format[0].cast<std::string>();
+    if (name == "power_of_two") return {ScaleWord::Kind::power_of_two};
+    if (name == "float32") return {ScaleWord::Kind::float32};
+    if (name == "integer") return {ScaleWord::Kind::integer};
+    return {ScaleWord::Kind::small_float, std::get<SmallFloat>(number_format(format))};
+}
+
+void add_scaled(ChangedScales& scales, std::uintptr_t address, std::uint64_t words,
+                std::uint32_t word_bytes, std::uintptr_t clean, std::uint64_t count,
+                const Layout& layout, std::uintptr_t zeros, double unit,
+                const std::vector<Part>& parts) {
+    const auto laid_out = [](std::uintptr_t at, std::uint64_t n, const Layout& form) {
+        return Scales{at, n, std::get<0>(form), std::get<1>(form), std::get<2>(form)};
+    };
+    ScaledTensor tensor{
+        {address, words, word_bytes, 0, 1}, laid_out(clean, count, layout), zeros, unit, {}};
+    for (const auto& [at, n, bytes, format, form, is_zero_point] : parts)
+        tensor.parts.push_back(
+            {at, bytes, scale_word(format), laid_out(0, n, form), is_zero_point});
+    scales.add(tensor);
+}
+
 /// Returns a numpy array that owns the given numbers.
 template <class Value>
 py::array_t<Value> array_of(std::vector<Value>&& numbers) {
@@ -323,6 +353,13 @@ PYBIND11_MODULE(_proact, m) {
         .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
         .def("relocate", &relocate<FlipLog>, py::arg("moved"))
         .def("columns", &columns);
+    py::class_<ChangedScales>(m, "ChangedScales")
+        .def(py::init())
+        .def("add", &add_scaled, py::arg("address"), py::arg("words"), py::arg("word_bytes"),
+             py::arg("clean"), py::arg("count"), py::arg("layout"), py::arg("zeros"),
+             py::arg("unit"), py::arg("parts"))
+        .def("reread_into", &ChangedScales::reread_into, py::arg("log"), py::arg("flips"),
+             unlocked());
     plan_class<FaultPlan>(m, "FaultPlan")
         .def("replay_undoes", &FaultPlan::replay_undoes)
         .def(

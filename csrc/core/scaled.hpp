@@ -92,9 +92,9 @@ struct ScaledFloat {
     /// NaN keeps its payload, which a multiplication would change.
     template <class Real>
     Real decode(std::uint32_t word) const {
-        const Real plain = element.decode<Real>(word);
-        if (!std::isfinite(plain)) return plain;
-        return static_cast<Real>(element.decode<double>(word) * static_cast<double>(scale));
+        const auto plain = element.decode<double>(word);
+        if (!std::isfinite(plain)) return element.decode<Real>(word);
+        return static_cast<Real>(plain * static_cast<double>(scale));
     }
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from proact.nn.tensor_inventory import StoredTensor, activation
 from proact.ops.number_formats import NumberFormat
+
+if TYPE_CHECKING:
+    from proact.encodings.scaled_words import StoredScale
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]
@@ -157,6 +161,14 @@ class Encoding(ABC):
     @abstractmethod
     def word(self, stored: StoredTensor) -> Word:
         """The stored form of a tensor; TypeError or ValueError if it cannot be stored."""
+
+    def scale_word(self, scale: StoredScale) -> Word | None:
+        """The stored form of scales of a tensor; None if they are not in the fault space.
+
+        Raises:
+            ValueError, TypeError: scales that cannot be stored.
+        """
+        return scale.part.word
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation.

@@ -20,6 +20,7 @@ from proact.encodings.base import (
     signed_values,
     unsigned_memory,
 )
+from proact.encodings.block_formats import BlockFormat
 from proact.encodings.codes import (
     CODE_NAMES,
     IN_PLACE_CODE_NAMES,
@@ -35,7 +36,7 @@ from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import FloatLayout, FloatWord
 from proact.encodings.formats import format_named, unknown_encoding
 from proact.encodings.integers import ScaledInteger
-from proact.encodings.scaled_words import ScaledWord
+from proact.encodings.scaled_words import ScaledWord, StoredScale
 from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for
 from proact.nn.tensor_inventory import StoredTensor
@@ -111,7 +112,7 @@ class CodedWord(Word):
         return bit < self.format.bits or element % self.fitted.code.words == 0
 
     def stored_bits(self, elements: int) -> int:
-        return self.format.bits * elements + self.fitted.code.check_bits * self.check_words
+        return self.format.stored_bits(elements) + self.fitted.code.check_bits * self.check_words
 
     def words(self, values: Floats, elements: Elements) -> Words:
         return self.format.words(values, elements)
@@ -346,6 +347,12 @@ class Coded(Encoding):
         advice = (
             f"encode it without a code, as in {{{stored.name!r}: 'native', '*': {self.name!r}}}"
         )
+        if isinstance(self.format, BlockFormat) and isinstance(inner, ScaledWord) and takes_bits:
+            raise ValueError(
+                f"the code {fitted.code.name} takes bits of the words of {stored.name}, and elements "
+                f"of {self.format.name} have none to spare: choose secded32, secded64 or tmr, which "
+                "have check bits of their own"
+            )
         if (isinstance(inner, FloatLayout) and takes_bits) or self.checks_range:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(
@@ -398,6 +405,10 @@ class Coded(Encoding):
                 f"{stored.name} holds {largest[0]:g}, whose word with check bits of "
                 f"{self.name} can mean NaN in {inner.name}: {advice}"
             )
+
+    def scale_word(self, scale: StoredScale) -> Word | None:
+        """None: beside coded words, scales are assumed to be protected."""
+        return None
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation, which no code protects."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -14,8 +15,10 @@ from proact.encodings.base import Elements, Floats, Word, Words, saturated_words
 from proact.encodings.floats import memory_float
 from proact.encodings.scales import ScalePart
 from proact.encodings.small_floats import FloatFormat
-from proact.ops.number_formats import NumberFormat, ScaledFloatWord, ScaledIntegerWord, ScaleLayout
+from proact.nn.tensor_inventory import StoredTensor
+from proact.ops.number_formats import ScaledFloatWord, ScaledIntegerWord, ScaleLayout
 from proact.ops.rounding import rounded_to_words
+from proact.ops.scale_plan import ScalePlan
 
 
 class IntegerElement:
@@ -36,9 +39,14 @@ class IntegerElement:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The numbers that are rounded to an integer without saturating, ends included."""
-        low = -self.largest - 1.5 if self.is_signed else -0.5
-        return low, self.largest + 0.5
+        """The numbers that are rounded to an integer without saturating, ends included.
+
+        Without a sign there is one more at each end: where the zero point was rounded, a group
+        with its own scale reaches up to a step beyond.
+        """
+        if self.is_signed:
+            return -self.largest - 1.5, self.largest + 0.5
+        return -1.5, self.largest + 1.5
 
     def words(self, values: Floats, elements: Elements) -> Words:
         if self.is_signed:
@@ -68,6 +76,10 @@ class ScaledWord(Word):
         unit: a fixed factor of all scales.
         clamps: whether rounding clamps values to the largest magnitude of an element, which avoids
             infinity and the lowest integer.
+
+    Attributes:
+        scales: the clean scale of each number of the first part, float64 (n,).
+        are_scales_changed: whether faults are in the memory of the parts.
     """
 
     is_native = True
@@ -85,9 +97,9 @@ class ScaledWord(Word):
         self.element, self.parts, self.size = element, tuple(parts), size
         self._unit, self._clamps = unit, clamps
         self.layout = self.parts[0].layout
-        #: The clean scale of each number of the first part, and its zero point, float64 (n,).
+        self.are_scales_changed = False
         self.scales, self._zeros = self._stored(self._first_elements())
-        self.form = self._native_form()
+        self.form: ScaledFloatWord | ScaledIntegerWord = self._native_form()
 
     @property
     def has_zero_points(self) -> bool:
@@ -136,6 +148,11 @@ class ScaledWord(Word):
             changed: Floats = values / self.scales[numbers] + (self._zeros[numbers] - zeros)
             return changed * scales
 
+    def add_to(self, plan: ScalePlan, stored: StoredTensor) -> None:
+        """Adds the tensor of these words to a plan, by which native code does what `reread` does."""
+        parts = [part.native for part in self.parts]
+        plan.add(stored.name, stored.tensor, self.form, self._unit, parts)
+
     def rounded(self, tensor: Tensor) -> Tensor:
         values = self._clamped(tensor) if self._clamps else tensor
         result = rounded_to_words(values, self.form)
@@ -176,15 +193,14 @@ class ScaledWord(Word):
         begins = numbers // stride * row + numbers % stride * block if stride else numbers * block
         return begins.astype(np.uint64)
 
-    def _native_form(self) -> NumberFormat:
+    def _native_form(self) -> ScaledFloatWord | ScaledIntegerWord:
         table = self.scales.astype(np.float32)
         assert np.array_equal(table.astype(np.float64), self.scales), "scales must fit float32"
         scales = torch.from_numpy(table)
         if isinstance(self.element, FloatFormat):
             return ScaledFloatWord(self.element.form, scales, self.layout)
         zeros = torch.from_numpy(self._zeros.astype(np.int32)) if self.has_zero_points else None
-        form = ScaledIntegerWord(self.bits, scales, self.layout, self.element.is_signed, zeros)
-        return form
+        return ScaledIntegerWord(self.bits, scales, self.layout, self.element.is_signed, zeros)
 
     def _clamped(self, tensor: Tensor) -> Tensor:
         top = self._of_each(self.scales * self.element.largest)
@@ -211,3 +227,34 @@ def _range_of(element: IntegerElement | FloatFormat) -> tuple[float, float]:
         return element.range
     top = math.ldexp(1.0, math.frexp(element.largest)[1])
     return -top, top
+
+
+@dataclass(frozen=True, eq=False)
+class StoredScale(StoredTensor):
+    """Scales or zero points of a tensor, described as a stored tensor of their own.
+
+    Attributes:
+        of: the tensor whose elements have these scales.
+        part: the scales.
+        scaled: the stored form of the elements.
+    """
+
+    of: StoredTensor
+    part: ScalePart
+    scaled: ScaledWord
+
+
+def owner_of(stored: StoredTensor) -> StoredTensor:
+    """The tensor of the model that holds the stored numbers, or whose scales they are."""
+    return stored.of if isinstance(stored, StoredScale) else stored
+
+
+def scales_of(stored: StoredTensor, word: ScaledWord) -> list[StoredScale]:
+    """The scales of a tensor. A name is that of the tensor, a colon and the name of the part."""
+
+    def described(part: ScalePart) -> StoredScale:
+        names = tuple(f"{name}:{part.name}" for name in stored.names)
+        name, place = f"{stored.name}:{part.name}", (stored.layer, stored.layer_types)
+        return StoredScale(name, names, part.memory, *place, "scale", False, stored, part, word)
+
+    return [described(part) for part in word.parts]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from proact.encodings.base import Elements, Floats, MemoryWord, Words, integers_of, unsigned_memory
-from proact.nn.tensor_inventory import StoredTensor
+from proact.encodings.small_floats import FloatFormat, MemoryFloat8
 from proact.ops.number_formats import ScaleLayout
+from proact.ops.scale_plan import NativeScales
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,20 @@ class ScalePart:
         return self.name == "zero_point"
 
     @property
+    def native(self) -> NativeScales:
+        """The description for native code."""
+        word, form = self.word, FloatFormat(5, 10).form.native
+        if isinstance(word, PowerOfTwo):
+            form = ("power_of_two",)
+        elif isinstance(word, Unsigned):
+            form = ("integer",)
+        elif isinstance(word, MemoryFloat8):
+            form = word.definition.form.native
+        elif self.memory.dtype == torch.float32:
+            form = ("float32",)
+        return NativeScales(self.memory, form, self.layout, self.is_zero_point)
+
+    @property
     def bits(self) -> int:
         """The number of stored bits."""
         return self.word.bits * self.memory.numel()
@@ -44,27 +59,6 @@ class ScalePart:
         """The values that are stored now, with the given numbers, float64 (n,)."""
         words = unsigned_memory(integers_of(self.memory).numpy()[numbers])
         return self.word.values(words, np.zeros(len(words), np.uint64))
-
-
-@dataclass(frozen=True, eq=False)
-class StoredScale(StoredTensor):
-    """Scales of a tensor, described as a stored tensor of their own.
-
-    Attributes:
-        of: the tensor whose elements they scale.
-        part: the scales.
-    """
-
-    of: StoredTensor
-    part: ScalePart
-
-
-def stored_scale(stored: StoredTensor, part: ScalePart) -> StoredScale:
-    """Describes scales of ``stored``: the name is that of the tensor, a colon and the part's."""
-    names = tuple(f"{name}:{part.name}" for name in stored.names)
-    name = f"{stored.name}:{part.name}"
-    place = (stored.layer, stored.layer_types)
-    return StoredScale(name, names, part.memory, *place, "scale", True, stored, part)
 
 
 class PowerOfTwo(MemoryWord):

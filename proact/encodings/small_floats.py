@@ -231,13 +231,13 @@ class MemoryFloat8(MemoryWord, FloatLayout):
 
     def __init__(self, form: FloatFormat) -> None:
         FloatLayout.__init__(self, form.name, form.exponent_bits, form.mantissa_bits)
-        self._form = form
+        self.definition = form
 
     def words(self, values: Floats, elements: Elements) -> Words:
-        return self._form.words(values, elements)
+        return self.definition.words(values, elements)
 
     def values(self, words: Words, elements: Elements) -> Floats:
-        return self._form.values(words, elements)
+        return self.definition.values(words, elements)
 
 
 def memory_float8(dtype: torch.dtype) -> MemoryFloat8 | None:

@@ -18,7 +18,8 @@ from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
 from proact.encodings.codes import Code
 from proact.faults.space import ExposedTensor
-from proact.faults.target_memory import read_words, rows_by_tensor
+from proact.faults.overwritten_words import rows_by_tensor
+from proact.faults.target_memory import read_words
 from proact.ops.plan import FlipPlaces
 
 _LEAST_DECODED = 200.0  # expected codewords with more flips than the code corrects

@@ -9,21 +9,18 @@ from numpy.typing import NDArray
 
 from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
+from proact.faults.changed_scales import FlipsWithScales
 from proact.faults.decoding import DecodedCodewords, Decoding, decode
 from proact.faults.space import ExposedTensor
-from proact.faults.target_memory import (
-    PendingFlips,
-    ReversibleFlips,
-    Target,
-    read_words,
-    rows_by_tensor,
-)
+from proact.faults.overwritten_words import rows_by_tensor
+from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
+from proact.faults.target_memory import Target, read_words
 from proact.ops.codeword_plan import CodewordPlan
 from proact.ops.plan import FlipColumns, FlipPlaces, FlipPlan
 
 
 class CodedTarget(Target):
-    """Tensors of which at least one is stored with a code.
+    """Tensors of which at least one is stored with a code, or that several faults hit together.
 
     Flips hit stored bits, check bits included. Codewords with no more flips than the code corrects
     are dropped without being looked at; the others are decoded, and memory gets the words that a
@@ -32,6 +29,7 @@ class CodedTarget(Target):
 
     def __init__(self, exposed: Sequence[ExposedTensor]) -> None:
         super().__init__(exposed)
+        self.has_codes = any(isinstance(each.word, CodedWord) for each in self.exposed)
         self._codewords: CodewordPlan | None = None
         #: The tensor of each entry of `draws`, and whether the entry holds its check words.
         self._drawn: list[tuple[int, bool]] = []
@@ -113,6 +111,7 @@ class DecodedFlips:
     """Flips in coded words, of which memory holds what the code did not correct.
 
     Attributes:
+        has_codes: whether at least one tensor is stored with a code.
         dropped: the number of codewords with flips that the code corrects for certain.
         codewords: the codewords that were decoded.
         left: the flips of memory that are left after decoding.
@@ -129,6 +128,7 @@ class DecodedFlips:
     ) -> None:
         self._target, self._raw, self._flips = target, raw, flips
         self._columns: FlipColumns | None = None
+        self.has_codes = target.has_codes
         self.dropped, self.codewords, self.left = dropped, codewords, left
 
     def __len__(self) -> int:
@@ -185,7 +185,10 @@ class DecodedFlips:
         """The memory words of elements before the faults, whether or not these are undone yet."""
         memory = np.empty(len(places.bit), np.uint64)
         for index, rows in rows_by_tensor(places.tensor):
-            memory[rows] = read_words(self._target.exposed[index], places.element[rows])[0]
+            exposed, element = self._target.exposed[index], places.element[rows]
+            memory[rows] = read_words(exposed, element)[0]
+            if isinstance(self.left, FlipsWithScales):
+                memory[rows] = self.left.before_scales(exposed.stored, element, memory[rows])
         left = self.left.columns()
         for index, rows in rows_by_tensor(left.tensor):
             # Of several flips in a word, the first has the clean word.

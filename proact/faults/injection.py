@@ -27,7 +27,8 @@ from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.rollback import DeferredInterrupt
-from proact.faults.target_memory import ReversibleFlips, Target, mark_changed
+from proact.faults.reversible_flips import ReversibleFlips
+from proact.faults.target_memory import Target, mark_changed
 from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops._memory import once
@@ -368,8 +369,7 @@ class _Injection:
         """The tensors that were rounded or could be hit."""
         yield from self._rounded
         for target, _ in self._hit:
-            for exposed in target.exposed:
-                yield exposed.stored
+            yield from target.stored
 
 
 class _Changed(NamedTuple):

@@ -19,9 +19,10 @@ from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, matches, shown
-from proact.faults.space import ExposedTensor, exposed_tensor, exposed_tensors, refuse_packed
+from proact.faults.space import ExposedTensor, StoredForms, refuse_packed
 from proact.faults.strata import BitFlipStratum
-from proact.faults.target_memory import PendingFlips, Target
+from proact.faults.reversible_flips import PendingFlips
+from proact.faults.target_memory import Target
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tensors
 from proact.ops._memory import may_overlap, once
@@ -53,11 +54,13 @@ class InjectionPlan:
         self.packed = packed_weights(model)
         self.guards = guards_of(model)
         refuse_recoding(self.guards, self.stored, encoding)
+        self._forms = StoredForms(self.stored, encoding)
         self.state = ModelState(model)
         self._targets: dict[_Selection, tuple[Target, ...]] = {}
         #: The last fault with its targets: looking it up by its fields takes longer.
         self._last: tuple[StoredFault, tuple[Target, ...]] | None = None
         self._replays: dict[Replay, Target] = {}
+        self._last_merged: tuple[tuple[Target, ...], CodedTarget] | None = None
         self.names = {
             s.tensor.data_ptr(): s.name for s in self.stored if has_plain_memory(s.tensor)
         }
@@ -95,7 +98,7 @@ class InjectionPlan:
         selection = (fault.where, fault.bits, divided)
         if selection not in self._targets:
             refuse_packed(self.packed, fault.where)
-            exposed = exposed_tensors(self.stored, self.encoding, fault.where, fault.bits)
+            exposed = self._forms.exposed(fault.where, fault.bits)
             parts = _by_rate(exposed, selectors) if stratum is None else stratum.split(exposed)
             self._targets[selection] = tuple(map(self._target_of, parts))
         targets = self._targets[selection]
@@ -122,9 +125,10 @@ class InjectionPlan:
             if len(self._replays) >= _MOST_REPLAYS:
                 self._replays.clear()
             named = {site.tensor for site in replay.faults}
-            hit = [stored for stored in self.stored if not named.isdisjoint(stored.names)]
-            exposed = [exposed_tensor(stored, self.encoding, None) for stored in hit]
-            replay.check_fits(self.stored, {each.name: each.word for each in exposed})
+            stored = self._forms.tensors
+            hit = [each for each in stored if not named.isdisjoint(each.names)]
+            exposed = [self._forms.exposed_tensor(each, None) for each in hit]
+            replay.check_fits(stored, {each.name: each.word for each in exposed})
             self._replays[replay] = self._target_of(exposed)
         return self._replays[replay]
 
@@ -144,8 +148,10 @@ class InjectionPlan:
             trial: the trial number.
             is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
-        if self.encoding.is_coded and _has_several_parts(faults):
-            # The decoder sees the flips of all faults, and of all parts of a stratum, together.
+        self._forms.refuse_changed_scales()
+        if _has_several_parts(faults) and (self.encoding.is_coded or self._hits_scales(faults)):
+            # The decoder sees the flips of all faults, and of all parts of a stratum, together. And
+            # no word can be told from its value once its scale has changed.
             yield self._merged(faults, trial)
             return
         for fault, seed in faults:
@@ -155,6 +161,13 @@ class InjectionPlan:
                 continue
             for part, target, ber in self._parts(fault):
                 yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
+
+    def _hits_scales(self, faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
+        targets = (
+            (self.replay_target(fault),) if isinstance(fault, Replay) else self.targets(fault)
+            for fault, _ in faults
+        )
+        return any(target.has_scales for of_fault in targets for target in of_fault)
 
     def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
         """The number of stored bits that a trial flips."""
@@ -172,7 +185,7 @@ class InjectionPlan:
     def _merged(
         self, faults: Sequence[tuple[StoredFault | Replay, int]], trial: int
     ) -> tuple[Target, PendingFlips]:
-        """The flips of several faults in coded words, decoded once."""
+        """The flips of several faults in coded words or in scales, made together."""
         parts: list[tuple[Target, FlipPlaces]] = []
         for fault, seed in faults:
             if isinstance(fault, Replay):
@@ -182,9 +195,15 @@ class InjectionPlan:
             for part, target, ber in self._parts(fault):
                 places = _drawn_places(fault, part, ber, target, seed, trial, parts)
                 parts.append((target, places))
-        exposed = {each.name: each for target, _ in parts for each in target.exposed}
-        merged = CodedTarget(list(exposed.values()))
+        merged = self._merged_target(tuple(target for target, _ in parts))
         return merged, merged.flips_of_several(parts)
+
+    def _merged_target(self, targets: tuple[Target, ...]) -> CodedTarget:
+        """One target for the tensors of several; the last one is kept for the next trial."""
+        if self._last_merged is None or self._last_merged[0] != targets:
+            exposed = {each.name: each for target in targets for each in target.exposed}
+            self._last_merged = targets, CodedTarget(list(exposed.values()))
+        return self._last_merged[1]
 
     @cached_property
     def is_exact(self) -> bool:

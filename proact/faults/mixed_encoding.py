@@ -9,8 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from proact.encodings import Encoding, Word, encoding_named
+from proact.encodings.base import MemoryWord, same_bits
+from proact.encodings.coded import CodedWord
+from proact.encodings.scaled_words import StoredScale
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
-from proact.faults.selectors import Selector, shown
+from proact.faults.selectors import Selector, matches, names_scales, shown
 from proact.nn.tensor_inventory import StoredTensor, activation
 
 #: An encoding, its name, or encodings by selector; a tensor has the encoding of its first match.
@@ -57,6 +60,18 @@ class MixedEncoding(Encoding):
     def word(self, stored: StoredTensor) -> Word:
         return self._by_selector.of(stored).word(stored)
 
+    def scale_word(self, scale: StoredScale) -> Word | None:
+        """The stored form of scales.
+
+        A selector is applied to scales only if it names them, by ``kind="scale"`` or by a name with
+        a colon. Its encoding must keep their format, and may add a code beside it. Without such a
+        selector, scales have the encoding of their tensor.
+        """
+        for where, encoding in self.parts:
+            if names_scales(where) and matches(where, scale):
+                return _kept_word(scale, encoding)
+        return self._by_selector.of(scale.of).scale_word(scale)
+
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         return self._by_selector.of(activation(name, tensor)).activation_word(name, tensor, largest)
 
@@ -78,6 +93,28 @@ class MixedEncoding(Encoding):
                     "tensor: the selector matches none, or earlier selectors match all of its "
                     "tensors"
                 )
+
+
+def _kept_word(scale: StoredScale, encoding: Encoding) -> Word:
+    """The word of scales in an encoding that keeps their format; ValueError for others."""
+    own = scale.part.word
+    try:
+        word = encoding.word(scale)
+    except TypeError:
+        word = None
+    plain = word.format if isinstance(word, CodedWord) else word
+    if (
+        word is None
+        or not isinstance(plain, MemoryWord)
+        or plain.bits != own.bits
+        or not same_bits(word.rounded(scale.tensor), scale.tensor)
+    ):
+        raise ValueError(
+            f"{scale.name} are stored as {own.name}, which the encoding {encoding.name} would "
+            "change: use native, or native with a code that has check bits of its own, such as "
+            "native+secded64 or native+tmr"
+        )
+    return word if isinstance(word, CodedWord) else own
 
 
 def checked_encoding(given: EncodingLike | Sequence[Any]) -> Encoding:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from proact.encodings.scaled_words import owner_of
 from proact.faults.coded_target import DecodedFlips
 from proact.faults.decoding import CORRECTED, DETECTED, MISCORRECTED, OUTCOMES
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.rollback import undo_all
 from proact.faults.space import ExposedTensor
-from proact.faults.target_memory import ReversibleFlips, rows_by_tensor
+from proact.faults.overwritten_words import rows_by_tensor
+from proact.faults.reversible_flips import ReversibleFlips
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
@@ -36,7 +38,8 @@ class RecordedPart(NamedTuple):
 
     exposed: Sequence[ExposedTensor]
     columns: FlipColumns
-    decoded: DecodedFlips | None = None  #: in an encoding with a code
+    #: In an encoding with a code, or if several faults with flips in scales were made together.
+    decoded: DecodedFlips | None = None
 
 
 class Record:
@@ -71,10 +74,11 @@ class Record:
     def changed(self) -> list[str]:
         """The names of the stored tensors that hold other values because of the faults.
 
-        In an encoding with a code, tensors whose flips were all corrected are not among them.
+        A tensor counts as changed if its scales are. In an encoding with a code, tensors whose flips
+        were all corrected are not among them.
         """
-        names = (p.exposed[number].name for p in self._stored for number in p.flips.tensors())
-        return list(dict.fromkeys(names))
+        hit = (p.exposed[number].stored for p in self._stored for number in p.flips.tensors())
+        return list(dict.fromkeys(owner_of(stored).name for stored in hit))
 
     @property
     def corrected(self) -> int:
@@ -96,7 +100,8 @@ class Record:
         return self._count(MISCORRECTED)
 
     def _decoded(self) -> list[DecodedFlips]:
-        return [part.flips for part in self._stored if isinstance(part.flips, DecodedFlips)]
+        decoded = (part.flips for part in self._stored if isinstance(part.flips, DecodedFlips))
+        return [flips for flips in decoded if flips.has_codes]
 
     def _count(self, outcome: str) -> int:
         number = OUTCOMES.index(outcome)
@@ -149,7 +154,7 @@ class Record:
         longest = max((name.dtype.itemsize // 4 for name in names), default=1)
         fields = [("tensor", f"U{longest}"), ("element", "u8"), ("bit", "u1")]
         fields += [("before", "f8"), ("after", "f8")]
-        if any(part.decoded is not None for part in parts):
+        if any(part.decoded is not None and part.decoded.has_codes for part in parts):
             fields.append(("outcome", f"U{max(map(len, OUTCOMES))}"))
         rows = np.zeros(sum(len(part.columns.bit) for part in parts), dtype=fields)
         at = 0
@@ -161,7 +166,7 @@ class Record:
             for index, of_tensor in rows_by_tensor(columns.tensor):
                 before, after = _values(part, index, of_tensor)
                 mine["before"][of_tensor], mine["after"][of_tensor] = before, after
-            if part.decoded is not None:
+            if part.decoded is not None and part.decoded.has_codes:
                 mine["outcome"] = np.array(OUTCOMES)[part.decoded.outcomes(columns.places)]
             at += len(mine)
         return rows

@@ -22,8 +22,8 @@ class Where:
         layer: type of the module that holds the tensor: ``nn.Conv2d`` or ``"Conv2d"``; subclasses
             match too.
         kind: ``weight``, ``bias``, ``normalisation`` (weights and biases of normalisation layers),
-            ``statistics`` (running mean and variance), ``threshold``, ``bound`` (of weight-range)
-            or ``other``; ``buffer`` matches all buffers.
+            ``statistics`` (running mean and variance), ``threshold``, ``bound`` (of weight-range),
+            ``scale`` (scales and zero points) or ``other``; ``buffer`` matches all buffers.
         exclude: a selector of tensors that are left out.
 
     Raises:
@@ -90,6 +90,15 @@ def matches(where: Selector, stored: StoredTensor) -> bool:
     return any(
         (Where(part) if isinstance(part, str) else part).matches(stored) for part in _each(where)
     )
+
+
+def names_scales(where: Selector) -> bool:
+    """Whether a selector is meant for scales: by their kind, or by a name with a colon."""
+    for part in _each(where):
+        found = Where(part) if isinstance(part, str) else part
+        if "scale" in _each(found.kind) or any(":" in name for name in _each(found.name)):
+            return True
+    return False
 
 
 def select(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from proact.encodings import Bits, Encoding, Word
 from proact.encodings.coded import CodedWord
+from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
+from proact.errors import ProactError
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector, checked_where, matches, select
 from proact.nn.packed_state import packed_weights
@@ -97,6 +99,97 @@ class ExposedTensor:
         return bit_numbers(self.mask)
 
 
+class StoredForms:
+    """The tensors that a model stores in an encoding, scales included, with their stored forms.
+
+    Each form is made once, so that all faults hit the same scales.
+
+    Args:
+        stored: the model's stored tensors.
+        encoding: their encoding.
+    """
+
+    def __init__(self, stored: Sequence[StoredTensor], encoding: Encoding) -> None:
+        self._of_model, self._encoding = stored, encoding
+        self._words: dict[str, Word] = {}
+        self._scaled: dict[str, ScaledWord] = {}  #: those whose scales are in the fault space
+
+    def word(self, stored: StoredTensor) -> Word:
+        """The stored form of a tensor or of its scales; TypeError or ValueError if there is none."""
+        word = self._words.get(stored.name)
+        if word is None:
+            word = self._words[stored.name] = self._encoding.word(stored)
+        return word
+
+    @cached_property
+    def tensors(self) -> list[StoredTensor]:
+        """The stored tensors, each followed by its scales."""
+        tensors: list[StoredTensor] = []
+        for stored in self._of_model:
+            tensors.append(stored)
+            try:
+                word = self.word(stored)
+            except (TypeError, ValueError):
+                continue  # a fault that hits the tensor is refused elsewhere
+            plain = word.format if isinstance(word, CodedWord) else word
+            for scale in scales_of(stored, plain) if isinstance(plain, ScaledWord) else ():
+                of_scale = self._encoding.scale_word(scale)
+                if of_scale is not None:
+                    self._words[scale.name] = of_scale
+                    self._scaled[stored.name] = scale.scaled
+                    tensors.append(scale)
+        return tensors
+
+    def exposed(self, where: Selector, bits: Bits) -> list[ExposedTensor]:
+        """The selected tensors with their exposed bits; raises as `FaultSpace` does.
+
+        Scales that lack the named bits are left out.
+        """
+        if not self._of_model:
+            raise ValueError("the model has no parameters, so there are no bits to flip")
+        exposed, lacks = [], None
+        for tensor in select(where, self.tensors):
+            try:
+                exposed.append(self.exposed_tensor(tensor, bits))
+            except ValueError as error:
+                if not isinstance(tensor, StoredScale):
+                    raise
+                lacks = error
+        if lacks is not None and not exposed:
+            raise lacks
+        _refuse_shared_streams(exposed)
+        return exposed
+
+    def exposed_tensor(self, stored: StoredTensor, bits: Bits) -> ExposedTensor:
+        """One tensor with its exposed bits; raises if it cannot be faulted in this encoding."""
+        checked_memory(stored.name, stored.tensor)
+        word = self.word(stored)
+        try:
+            mask = word.mask(bits)
+        except ValueError as error:
+            raise ValueError(f"{stored.name}: {error}") from None
+        return ExposedTensor(stored, word, mask, stream_of(stored.name))
+
+    def refuse_changed_scales(self) -> None:
+        """ProactError if scales hold faults: words cannot be told from values then."""
+        for name, word in self._scaled.items():
+            if word.are_scales_changed:
+                raise ProactError(
+                    f"the scales of {name} hold faults of another injection: give all faults to one "
+                    "call of inject"
+                )
+
+    @property
+    def bits(self) -> int | None:
+        """The number of stored bits, exposed or not; None if a tensor cannot be stored."""
+        if not all(has_plain_memory(stored.tensor) for stored in self._of_model):
+            return None
+        try:
+            return sum(self.word(s).stored_bits(s.tensor.numel()) for s in self._of_model)
+        except (TypeError, ValueError):
+            return None
+
+
 class FaultSpace(Sequence[ExposedTensor]):
     """The stored bits that faults can hit: a sequence of `ExposedTensor`, each memory once.
 
@@ -128,13 +221,13 @@ class FaultSpace(Sequence[ExposedTensor]):
         where: Selector = "*",
         bits: Bits = None,
     ) -> None:
-        self._stored = stored_tensors(checked_network(model))
         self.encoding = checked_encoding(encoding)
         selector = checked_where(where)
+        forms = StoredForms(stored_tensors(checked_network(model)), self.encoding)
         refuse_packed(packed_weights(model), selector)
-        self._exposed = exposed_tensors(self._stored, self.encoding, selector, bits)
+        self._exposed = forms.exposed(selector, bits)
         # Words depend on clean values, and the space may be asked while faults are in memory.
-        self._whole = self._stored_bits()
+        self._whole = forms.bits
 
     @overload
     def __getitem__(self, index: int) -> ExposedTensor: ...
@@ -160,20 +253,6 @@ class FaultSpace(Sequence[ExposedTensor]):
     @property
     def whole(self) -> int | None:
         return self._whole
-
-    def _stored_bits(self) -> int | None:
-        if not all(has_plain_memory(stored.tensor) for stored in self._stored):
-            return None
-        known = {exposed.name: exposed.word for exposed in self._exposed}
-        try:
-            return sum(
-                (known.get(stored.name) or self.encoding.word(stored)).stored_bits(
-                    stored.tensor.numel()
-                )
-                for stored in self._stored
-            )
-        except (TypeError, ValueError):
-            return None
 
     def to_pandas(self, ber: float = 0.0) -> pd.DataFrame:
         """One row for each tensor.
@@ -217,28 +296,6 @@ def refuse_packed(packed: Sequence[StoredTensor], where: Selector) -> None:
                 "packed form, which faults cannot hit: quantise with torchao or with "
                 "encoding='int8' instead, or exclude the module with where="
             )
-
-
-def exposed_tensors(
-    stored: Sequence[StoredTensor], encoding: Encoding, where: Selector, bits: Bits
-) -> list[ExposedTensor]:
-    """The selected tensors with their exposed bits; raises as `FaultSpace` does."""
-    if not stored:
-        raise ValueError("the model has no parameters, so there are no bits to flip")
-    exposed = [exposed_tensor(tensor, encoding, bits) for tensor in select(where, stored)]
-    _refuse_shared_streams(exposed)
-    return exposed
-
-
-def exposed_tensor(stored: StoredTensor, encoding: Encoding, bits: Bits) -> ExposedTensor:
-    """One tensor with its exposed bits; raises if it cannot be faulted in this encoding."""
-    checked_memory(stored.name, stored.tensor)
-    word = encoding.word(stored)
-    try:
-        mask = word.mask(bits)
-    except ValueError as error:
-        raise ValueError(f"{stored.name}: {error}") from None
-    return ExposedTensor(stored, word, mask, stream_of(stored.name))
 
 
 def _refuse_shared_streams(exposed: list[ExposedTensor]) -> None:

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proact.encodings.base import Words, integers_of, signed_memory, unsigned_memory
+from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
-from proact.errors import ProactError
-from proact.faults.space import ExposedTensor
-from proact.ops.cuda_stream import FlipStream
-from proact.ops.number_formats import FixedPointWord
-from proact.ops.plain_memory import (
-    has_plain_memory,
-    is_writable,
-    lack_of_memory,
-    refuse_lost,
+from proact.encodings.scaled_words import owner_of
+from proact.faults.changed_scales import FlipsWithScales, scale_plan, scaled_tensors
+from proact.faults.overwritten_words import (
+    OverwrittenWords,
+    check_in_place,
+    memory_words,
+    rows_by_tensor,
 )
+from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
+from proact.faults.space import ExposedTensor
+from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
-
-
-class ReversibleFlips(Protocol):
-    """Flips that were made and can be undone."""
-
-    def __len__(self) -> int: ...
-    def tensors(self) -> Sequence[int]:
-        """The numbers of the tensors that may have changed, each once."""
-
-    def restore(self) -> None: ...
-    def columns(self) -> FlipColumns: ...
-
-
-class PendingFlips(NamedTuple):
-    """Flips that are drawn but not made yet.
-
-    ``apply`` makes them; if it is interrupted, ``flips.restore()`` undoes those that were made.
-    """
-
-    flips: ReversibleFlips
-    apply: Callable[[], None]
-
-    def applied(self) -> ReversibleFlips:
-        self.apply()
-        return self.flips
 
 
 class Target:
@@ -62,15 +38,22 @@ class Target:
         self.bits = sum(tensor.bits for tensor in self.exposed)
         #: The plan whose native call draws and makes the flips; None if numpy makes them.
         self.plan = native_plan(self.exposed)
+        scaled = scaled_tensors(self.exposed)
+        self._scaled, self.has_scales = list(scaled), bool(scaled)
+        #: The plan by which native code reads numbers again whose scales were flipped.
+        self.scale_plan = scale_plan(scaled, self.plan)
         self._draws: FlipPlan | None = None
-        self.addresses = [tensor.tensor.data_ptr() for tensor in self.exposed]
+        #: The tensors of the model that hold the exposed words, or have the exposed scales.
+        self.stored = [owner_of(each.stored) for each in self.exposed]
+        self.addresses = [stored.tensor.data_ptr() for stored in self.stored]
         #: The tensors; None in place of those without a version counter, inference tensors.
-        self._versioned = [None if e.tensor.is_inference() else e.tensor for e in self.exposed]
+        self._versioned = [None if s.tensor.is_inference() else s.tensor for s in self.stored]
 
     def versioned(self, numbers: Sequence[int]) -> list[Tensor]:
-        """The tensors of the given numbers that have a version counter."""
+        """The tensors of the given numbers that have a version counter, each once."""
         versioned = self._versioned
-        return [tensor for number in numbers if (tensor := versioned[number]) is not None]
+        found = [tensor for number in numbers if (tensor := versioned[number]) is not None]
+        return list({id(tensor): tensor for tensor in found}.values()) if self.has_scales else found
 
     @property
     def draws(self) -> FlipPlan:
@@ -89,16 +72,21 @@ class Target:
         if self.plan is None:
             return self.flips_of(self.draws.flip(ber, seed, trial).columns().places)
         plan, log = self.plan, FlipLog(self.plan, is_checked)
-        return PendingFlips(log, lambda: plan.flip_into(log, ber, seed, trial))
+        return self._with_scales(log, lambda: plan.flip_into(log, ber, seed, trial))
 
     def flips_of(self, places: FlipPlaces) -> PendingFlips:
         """Flips of the given bits, not made yet."""
         on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
         if self.plan is None or not on_cpu:
             placed = PlacedFlips(self.exposed, places)
-            return PendingFlips(placed, placed.flip)
+            return self._with_scales(placed, placed.flip)
         plan, log = self.plan, FlipLog(self.plan)
-        return PendingFlips(log, lambda: plan.flip_places_into(log, places))
+        return self._with_scales(log, lambda: plan.flip_places_into(log, places))
+
+    def _with_scales(self, flips: ReversibleFlips, make: Callable[[], None]) -> PendingFlips:
+        if not self.has_scales:
+            return PendingFlips(flips, make)
+        return FlipsWithScales(self.exposed, self._scaled, flips, self.scale_plan).pending(make)
 
     def drawn(self, columns: FlipColumns) -> FlipPlaces:
         """The stored bits of flips that `draws` drew."""
@@ -143,14 +131,13 @@ def _flippable(exposed: ExposedTensor) -> int:
     return word.format.all_bits if isinstance(word, CodedWord) else exposed.mask
 
 
-class _Written(NamedTuple):
+class _Placed(NamedTuple):
     """Flips that were made in one tensor."""
 
     tensor: int  #: index of the tensor in the target
     rows: NDArray[np.intp]  #: indices of the flips in the ordered places
     element: NDArray[np.uint64]  #: the elements that were changed, each once
     memory: Words  #: the memory words of these elements before the flips
-    stream: FlipStream  #: the stream on which they were changed
 
 
 class PlacedFlips:
@@ -159,12 +146,13 @@ class PlacedFlips:
     def __init__(self, exposed: Sequence[ExposedTensor], places: FlipPlaces) -> None:
         self._exposed = exposed
         self._places = places.ordered()
-        self._done: list[_Written] = []
+        self._done: list[_Placed] = []
+        self._words = OverwrittenWords()
 
     def flip(self) -> None:
         """Makes the flips; logs the old words of a tensor before changing them."""
         for exposed in self._exposed:
-            check_in_place(exposed)
+            check_in_place(exposed.name, exposed.tensor)
         for index, mine in rows_by_tensor(self._places.tensor):
             exposed = self._exposed[index]
             element = self._places.element[mine]
@@ -173,78 +161,33 @@ class PlacedFlips:
             memory, words = read_words(exposed, once)
             masks = np.uint64(1) << self._places.bit[mine].astype(np.uint64)
             faulty = words ^ np.bitwise_or.reduceat(masks, first)
-            dtype = exposed.tensor.dtype
-            stream = FlipStream(exposed.tensor.device)
-            self._done.append(_Written(index, mine, once, memory, stream))
-            _write(exposed, once, exposed.word.memory_of(faulty, dtype, once))
+            after = exposed.word.memory_of(faulty, exposed.tensor.dtype, once)
+            self._done.append(_Placed(index, mine, once, memory))
+            self._words.write(exposed.name, exposed.tensor, once, memory, after)
 
     def __len__(self) -> int:
-        return sum(len(written.rows) for written in self._done)
+        return sum(len(placed.rows) for placed in self._done)
 
     def tensors(self) -> list[int]:
-        return [written.tensor for written in self._done]
+        return [placed.tensor for placed in self._done]
 
     def restore(self) -> None:
-        """Writes the old words back, even if the memory has changed since.
-
-        Raises:
-            ProactError: memory that was freed. All words elsewhere are restored.
-        """
-        lost = []
-        for written in reversed(self._done):
-            exposed = self._exposed[written.tensor]
-            if has_plain_memory(exposed.tensor) and is_writable(exposed.tensor):
-                with written.stream.ordered():
-                    _write(exposed, written.element, written.memory)
-            else:
-                lost.append(exposed.name)
-        refuse_lost(lost)
+        self._words.restore()
 
     def columns(self) -> FlipColumns:
         """As from a native log, except that ``before`` is the oldest memory for all flips of a
         word."""
-        rows = np.concatenate([w.rows for w in self._done] or [np.empty(0, np.intp)])
+        rows = np.concatenate([placed.rows for placed in self._done] or [np.empty(0, np.intp)])
         before = np.empty(len(rows), np.uint64)
         at = 0
-        for written in self._done:
-            n, places = len(written.rows), self._places.element[written.rows]
-            before[at : at + n] = written.memory[np.searchsorted(written.element, places)]
+        for placed in self._done:
+            n, places = len(placed.rows), self._places.element[placed.rows]
+            before[at : at + n] = placed.memory[np.searchsorted(placed.element, places)]
             at += n
         return FlipColumns(*self._places.take(rows), before)
 
 
-def rows_by_tensor(tensor: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """The tensors that occur, each with its rows in their order."""
-    order = np.argsort(tensor, kind="stable")
-    numbers, begins = np.unique(tensor[order], return_index=True)
-    for number, rows in zip(numbers, np.split(order, begins)[1:], strict=True):
-        yield int(number), rows
-
-
-def check_in_place(exposed: ExposedTensor) -> None:
-    """ProactError if the memory of a tensor was freed after the tensor was exposed."""
-    lack = lack_of_memory(exposed.tensor)
-    if lack is not None:
-        raise ProactError(f"the memory of {exposed.name} can no longer be faulted: it is {lack}")
-
-
 def read_words(exposed: ExposedTensor, element: NDArray[np.uint64]) -> tuple[Words, Words]:
     """The memory words and the stored words at the given elements (n,)."""
-    check_in_place(exposed)
-    flat = integers_of(exposed.tensor.view(-1))
-    if flat.is_cuda:
-        raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
-    else:
-        raw = flat.numpy()[element]
-    memory = unsigned_memory(raw)
+    memory = memory_words(exposed.name, exposed.tensor, element)
     return memory, exposed.word.words_in(memory, exposed.tensor.dtype, element)
-
-
-def _write(exposed: ExposedTensor, element: NDArray[np.uint64], memory: Words) -> None:
-    flat = integers_of(exposed.tensor.view(-1))
-    raw = signed_memory(memory, flat.element_size())
-    if flat.is_cuda:
-        index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
-        flat[index] = torch.from_numpy(raw).to(flat.device)
-    else:
-        flat.numpy()[element] = raw  # torch refuses to write to inference tensors

@@ -20,7 +20,8 @@ from proact.faults.kinds import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
-from proact.faults.target_memory import Target, read_words, rows_by_tensor
+from proact.faults.overwritten_words import rows_by_tensor
+from proact.faults.target_memory import Target, read_words
 from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info

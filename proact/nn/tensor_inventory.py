@@ -18,7 +18,7 @@ from proact.ops._memory import extent
 from proact.ops.plain_memory import has_plain_memory
 
 #: The kinds of stored tensors.
-KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "other")
+KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "scale", "other")
 
 #: Integer buffers of these types store the numbers of a quantised model. Wider integers and
 #: booleans are counters, indices and masks, and are left out.
@@ -138,7 +138,7 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
         layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")
         module = modules[layer]
         types = types_of(module)
-        kind = "other" if is_scale else _kind(module, owner, leaf, is_buffer)
+        kind = "scale" if is_scale else _kind(module, owner, leaf, is_buffer)
         if has_plain_memory(tensor):
             tensor = tensor.detach()
         stored.append(StoredTensor(name, tuple(names[key]), tensor, layer, types, kind, is_buffer))
@@ -169,6 +169,8 @@ def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
         isinstance(module, _NORMALISATIONS) or type(module).__name__.lower().endswith("norm")
     ):
         return "normalisation"
+    if is_buffer and ("scale" in leaf or "zero_point" in leaf):
+        return "scale"
     return "bias" if "bias" in leaf else "weight" if "weight" in leaf else "other"
 
 

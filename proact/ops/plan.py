@@ -166,6 +166,11 @@ class FlipPlan:
         self._plan.add(0, elements, 1, stream, mask, form.native)
 
     @property
+    def is_on_host(self) -> bool:
+        """Whether compiled code makes the flips in host memory."""
+        return _native.module is not None and isinstance(self._plan, _native.module.FaultPlan)
+
+    @property
     def exposed_bits(self) -> int:
         """The number of exposed bits in all tensors."""
         bits: int = self._plan.exposed_bits()
