@@ -18,6 +18,7 @@ from torch import nn
 
 from proact.campaign.flip_effects import FlipEffects, Flips, most_harmful
 from proact.campaign.sample_losses import LossGradients, SampleLoss, SampleLosses
+from proact.campaign.scale_gradients import gradients_of_scales
 from proact.campaign.validation import check_guards
 from proact.data import Data, Split
 from proact.data.dataset import SamplesOrData, as_evaluation
@@ -149,7 +150,8 @@ class BitSearch:
         deployed = encode(model, self._encoding, where=where).eval()
         self._effects = FlipEffects(deployed, self._encoding)
         self._space = list(FaultSpace(deployed, self._encoding, where, bits))
-        self._shapes = {s.name: tuple(s.tensor.shape) for s in stored_tensors(deployed)}
+        stored = [*stored_tensors(deployed), *self._effects.scales.values()]
+        self._shapes = {each.name: tuple(each.tensor.shape) for each in stored}
         samples = self._options.samples
         self._losses = SampleLosses(deployed, split, samples, forward or Forward(), loss)
         self._gradients = LossGradients(deployed, self._losses)
@@ -195,12 +197,15 @@ class BitSearch:
     def _candidates(self, found: Flips, left: int) -> list[Flips]:
         """The sets of at most ``left`` flips that are worth trying."""
         values = self._effects.values(found)
+        gradients = self._gradients.at(values)
+        scales = self._effects.scales.values()
+        gradients |= gradients_of_scales(scales, values, gradients)
         estimated = most_harmful(
             self._effects,
             self._space,
             found,
             values,
-            self._gradients.at(values),
+            gradients,
             left,
             self._generator,
         )

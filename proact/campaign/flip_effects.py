@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from proact.campaign.scale_gradients import values_of_scales
 from proact.encodings import Encoding
 from proact.encodings.coded import CodedWord
 from proact.faults import ExposedTensor, FaultSite, Injector, Replay
@@ -45,6 +46,7 @@ class FlipEffects:
         self.model = model
         self._injector = Injector(model, encoding, is_private=True)
         self._tensors = {s.name: s.tensor.detach() for s in stored_tensors(model)}
+        self.scales = {scale.name: scale for scale in self._injector.scales}
 
     @contextmanager
     def flipped(self, flips: Flips) -> Iterator[nn.Module]:
@@ -56,9 +58,10 @@ class FlipEffects:
             yield self.model
 
     def values(self, flips: Flips) -> dict[str, Tensor]:
-        """Copies of all stored tensors by name, as a forward pass reads them."""
+        """Copies of all stored tensors and scales by name, as a forward pass reads them."""
         with self.flipped(flips), _guards_acting(self.model):
-            return {name: tensor.clone() for name, tensor in self._tensors.items()}
+            stored = {name: tensor.clone() for name, tensor in self._tensors.items()}
+            return stored | values_of_scales(self.scales.values())
 
     def read(self, flips: Flips, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Some elements of stored tensors, as a forward pass reads them.
@@ -71,10 +74,12 @@ class FlipEffects:
             The values at the indices, (n, words) float64 on the CPU, by name.
         """
         with self.flipped(flips), _guards_acting(self.model):
-            return {
-                name: self._tensors[name].reshape(-1)[places].double().cpu()
-                for name, places in elements.items()
-            }
+            return {name: self._at(name, places) for name, places in elements.items()}
+
+    def _at(self, name: str, places: Tensor) -> Tensor:
+        if name in self.scales:
+            return torch.from_numpy(self.scales[name].part.values(places.cpu().numpy()))
+        return self._tensors[name].reshape(-1)[places].double().cpu()
 
 
 @contextmanager
@@ -133,9 +138,10 @@ def most_harmful(
     """
     tensors = [_Tensor(effects.model, each, values, gradients) for each in space]
     compared: dict[tuple[str, int, bool], dict[int, Candidate]] = {}
-    # Numbers are read within the bounds that they will meet, so bounds have rounds of their own.
-    for is_bound in (False, True):
-        group = [tensor for tensor in tensors if tensor.is_bound == is_bound]
+    # Numbers are read within the bounds that they will meet and with the scales that they will have,
+    # so bounds and scales have rounds of their own.
+    for kind in dict.fromkeys(tensor.round for tensor in tensors):
+        group = [tensor for tensor in tensors if tensor.round == kind]
         elements = {tensor.name: tensor.elements for tensor in group}
         for sets in _rounds(group, set(found), most_flips, generator):
             flips = tuple(flip for mine in sets for each in mine for flip in each)
@@ -169,7 +175,8 @@ class _Tensor:
         gradients: Mapping[str, Tensor],
     ) -> None:
         self.name = exposed.name
-        self.is_bound = exposed.stored.kind == "bound"
+        #: Tensors with the same entry are flipped together.
+        self.round = exposed.stored.kind if exposed.stored.kind in ("bound", "scale") else ""
         words, self.most_flips = _code_of(model, exposed)
         gradient = gradients.get(self.name)
         if gradient is not None and not gradient.any():

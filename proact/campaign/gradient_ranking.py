@@ -19,9 +19,11 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from proact.campaign.sample_losses import LossGradients, SampleLoss, SampleLosses
+from proact.campaign.scale_gradients import gradients_of_scales, values_of_scales
 from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_evaluation
 from proact.encodings import Bits
+from proact.encodings.scaled_words import StoredScale
 from proact.faults import ExposedTensor, FaultSpace, encode
 from proact.faults.bounds import guards_of
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
@@ -224,9 +226,11 @@ def criticality(
     split = data.validation if isinstance(data, Data) else as_evaluation(data)
     stored = encode(model, encoding, where=where).eval()
     losses = SampleLosses(stored, split, samples, Forward(forward, output), loss, one_by_one=True)
-    means, squares = _moments(stored, losses)
+    space = FaultSpace(stored, encoding, where, bits)
+    scales = [each.stored for each in space if isinstance(each.stored, StoredScale)]
+    means, squares = _moments(stored, scales, losses)
     found, without = list[TensorCriticality](), list[str]()
-    for exposed in FaultSpace(stored, encoding, where, bits):
+    for exposed in space:
         if exposed.name in means and squares[exposed.name].any():
             found.append(_estimated(exposed, means[exposed.name], squares[exposed.name]))
         else:
@@ -234,13 +238,17 @@ def criticality(
     return Criticality(found, without)
 
 
-def _moments(model: nn.Module, losses: SampleLosses) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _moments(
+    model: nn.Module, scales: Sequence[StoredScale], losses: SampleLosses
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Mean and mean square of the gradients of single samples, by tensor."""
     values = {stored.name: stored.tensor for stored in stored_tensors(model)}
+    values |= values_of_scales(scales)
     sums, squares, count = dict[str, Tensor](), dict[str, Tensor](), 0
     for gradients in LossGradients(model, losses).each(values):
         count += 1
-        for name, gradient in gradients.items():
+        own = gradients_of_scales(scales, values, gradients)
+        for name, gradient in (gradients | own).items():
             wide = gradient.double()
             sums[name] = sums[name] + wide if name in sums else wide
             squares[name] = squares[name] + wide**2 if name in squares else wide**2
@@ -250,9 +258,16 @@ def _moments(model: nn.Module, losses: SampleLosses) -> tuple[dict[str, Tensor],
     )
 
 
+def _values_of(exposed: ExposedTensor) -> NDArray[np.float64]:
+    if isinstance(exposed.stored, StoredScale):
+        return exposed.stored.part.values(np.arange(exposed.elements))
+    values: NDArray[np.float64] = exposed.tensor.detach().reshape(-1).double().cpu().numpy()
+    return values
+
+
 def _estimated(exposed: ExposedTensor, mean: Tensor, square: Tensor) -> TensorCriticality:
     """The harm of each flip in a tensor, from its gradients."""
-    values = exposed.tensor.detach().reshape(-1).double().cpu().numpy()
+    values = _values_of(exposed)
     slope, curvature = (t.reshape(-1).cpu().numpy() for t in (mean.abs(), square))
     of_words = np.zeros(len(values))
     of_bits = dict.fromkeys(exposed.bit_numbers, 0.0)

@@ -25,12 +25,13 @@ from proact.campaign.output_comparison import (
     tolerance_of,
 )
 from proact.campaign.read_memory import storages_by_name, storages_of, storages_read
-from proact.faults import ActivationFlip, BitFlip, Fault, Injector
+from proact.encodings.scaled_words import owner_of
+from proact.faults import ActivationFlip, BitFlip, Fault, FaultSpace, Injector
 from proact.faults.encode import selector_of
-from proact.faults.selectors import Selector, matches
+from proact.faults.selectors import Selector
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.model_kinds import is_compiled
-from proact.nn.tensor_inventory import StoredTensor, stored_tensors
+from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.written_state import Place, find_written_state, keep_written_state
 from proact.results.policy import Policy
 
@@ -184,7 +185,8 @@ class _Checks:
         if selector is None:
             return ()
         self._refuse_dead(selector, clean)
-        exposed = [each for each in stored_tensors(self._model) if matches(selector, each)]
+        space = FaultSpace(self._model, self._injector.encoding, selector)
+        exposed = list(dict.fromkeys(owner_of(each.stored) for each in space))
         unread = [stored.name for stored in exposed if _is_unread(stored, reads)]
         if len(unread) < len(exposed):
             return tuple(unread)

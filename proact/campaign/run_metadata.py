@@ -15,6 +15,7 @@ from torch import nn
 
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
+from proact.faults.space import StoredForms
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops import native_info
 from proact.results.cells import CellSpec
@@ -99,12 +100,12 @@ def family_of(fault: Fault) -> str:
 def memory_of(model: nn.Module, encoding: Encoding) -> dict[str, MemoryUse]:
     """Return the memory of an encoded model by kind of tensor, in order of first occurrence."""
     amounts: dict[str, MemoryUse] = {}
-    for stored in stored_tensors(model):
+    forms = StoredForms(stored_tensors(model), encoding)
+    for stored in forms.tensors:
         numbers = stored.tensor.numel()
         before = amounts.get(stored.kind, MemoryUse(0, 0))
         try:
-            word = encoding.word(stored)
-            name, bits = word.name, word.stored_bits(numbers)
+            name, bits = forms.word(stored).name, forms.stored_bits(stored)
         except (TypeError, ValueError):  # the encoding cannot store it; no fault hits it
             name = str(stored.tensor.dtype).removeprefix("torch.")
             bits = 8 * stored.tensor.element_size() * numbers

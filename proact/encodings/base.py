@@ -84,6 +84,11 @@ class Word(ABC):
             result[begin : begin + len(part)] = torch.from_numpy(values).to(tensor.dtype)
         return result.to(tensor.device).view(tensor.shape)
 
+    @property
+    def uncoded(self) -> Word:
+        """The word without the code that protects it; the word itself if there is none."""
+        return self
+
     def saturates(self, tensor: Tensor) -> Tensor:
         """Marks the elements that are out of range: bool, with the shape of ``tensor``."""
         return torch.zeros_like(tensor, dtype=torch.bool)

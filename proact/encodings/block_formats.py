@@ -82,14 +82,9 @@ class BlockFormat(Encoding):
         layout = ScaleLayout(row, self.block, blocks)
         flat = F.pad(tensor.detach().reshape(rows, row), (0, blocks * self.block - row))
         low, high = flat.view(rows * blocks, self.block).aminmax(dim=1)
-        extremes = (each.double().cpu().numpy() for each in (low, high))
-        parts, unit = self._parts(*extremes, layout, largest)
-        clamps = not self._has_zero_points
-        return ScaledWord(self.name, self.element, parts, tensor.numel(), unit, clamps)
-
-    @property
-    def _has_zero_points(self) -> bool:
-        return False
+        lows, highs = low.double().cpu().numpy(), high.double().cpu().numpy()
+        parts, unit = self._parts(lows, highs, layout, largest)
+        return ScaledWord(self.name, self.element, parts, tensor.numel(), unit, is_block=True)
 
     @abstractmethod
     def _parts(
@@ -131,8 +126,8 @@ class Nvfp4(BlockFormat):
     """
 
     def __init__(self) -> None:
-        super().__init__("nvfp4", FloatFormat(2, 1), _NVFP4_BLOCK)
-        self._scale = FloatFormat(4, 3)
+        self._float, self._scale = FloatFormat(2, 1), FloatFormat(4, 3)
+        super().__init__("nvfp4", self._float, _NVFP4_BLOCK)
 
     def _parts(
         self, low: Floats, high: Floats, layout: ScaleLayout, largest: float | None
@@ -140,7 +135,7 @@ class Nvfp4(BlockFormat):
         magnitude = np.maximum(np.abs(low), np.abs(high))
         top = self.element.largest
         largest = float(magnitude.max()) if largest is None else largest
-        used = self._scale.mantissa_bits + 1 + self.element.mantissa_bits + 1
+        used = self._scale.mantissa_bits + 1 + self._float.mantissa_bits + 1
         whole = _few_digits(largest / (top * self._scale.largest), _FLOAT_DIGITS - used)
         whole = min(max(whole, _SMALLEST_TENSOR_SCALE), _LARGEST_TENSOR_SCALE)
         scales = _fixed_scales(
@@ -180,11 +175,7 @@ class GroupedIntegers(BlockFormat):
     def __init__(self, bits: int, group: int, has_zero_points: bool) -> None:
         name = f"int{bits}-group{group}" + ("-zero" if has_zero_points else "")
         super().__init__(name, IntegerElement(bits, not has_zero_points), group)
-        self._scale = FloatFormat(5, 10)
-
-    @property
-    def _has_zero_points(self) -> bool:
-        return not self.element.is_signed  # type: ignore[union-attr]
+        self._scale, self._has_zero_points = FloatFormat(5, 10), has_zero_points
 
     def _parts(
         self, low: Floats, high: Floats, layout: ScaleLayout, largest: float | None
@@ -210,9 +201,7 @@ class GroupedIntegers(BlockFormat):
         return parts, 1.0
 
 
-def _fixed_scales(
-    stored: FloatFormat, wanted: Floats, after: Callable[[Floats], Floats]
-) -> Floats:
+def _fixed_scales(stored: FloatFormat, wanted: Floats, after: Callable[[Floats], Floats]) -> Floats:
     """Stored scales that the rounded blocks lead to again.
 
     These are the ones nearest to ``wanted``, at least the smallest positive one. A scale that the
@@ -274,5 +263,7 @@ def block_format_named(name: str) -> BlockFormat | None:
         bits = int(match[1])
         if not 2 <= bits <= 16:
             raise ValueError(f"an element of block floating point has 2 to 16 bits, got {name!r}")
-        return PowerOfTwoBlocks(f"bfp{bits}-block{int(match[2])}", IntegerElement(bits), int(match[2]))
+        return PowerOfTwoBlocks(
+            f"bfp{bits}-block{int(match[2])}", IntegerElement(bits), int(match[2])
+        )
     return None

@@ -102,6 +102,10 @@ class CodedWord(Word):
         self.singles = elements if rest is None else elements - elements % code.words
 
     @property
+    def uncoded(self) -> Word:
+        return self.format
+
+    @property
     def check_words(self) -> int:
         """The number of check words of the tensor."""
         code = self.fitted.code
@@ -332,6 +336,8 @@ class Coded(Encoding):
                 f"the code mset fits float16, bfloat16, float32 and float64, and {stored.name} is "
                 f"stored as {inner.name}: choose another code"
             )
+        if self.code in IN_PLACE_CODE_NAMES and isinstance(self.format, BlockFormat):
+            self._refuse_blocks(stored, inner)
         unused = _unused_bits(inner, tensor, self._fitted) if isinstance(inner, FixedPoint) else 0
         fitted = self._fitted(inner, unused)
         if isinstance(inner, ScaledWord) and isinstance(self.format, ScaledInteger):
@@ -347,12 +353,6 @@ class Coded(Encoding):
         advice = (
             f"encode it without a code, as in {{{stored.name!r}: 'native', '*': {self.name!r}}}"
         )
-        if isinstance(self.format, BlockFormat) and isinstance(inner, ScaledWord) and takes_bits:
-            raise ValueError(
-                f"the code {fitted.code.name} takes bits of the words of {stored.name}, and elements "
-                f"of {self.format.name} have none to spare: choose secded32, secded64 or tmr, which "
-                "have check bits of their own"
-            )
         if (isinstance(inner, FloatLayout) and takes_bits) or self.checks_range:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(
@@ -379,6 +379,15 @@ class Coded(Encoding):
                 f"a codeword of {fitted.code.name} has {len(payloads)} words, and check bits of "
                 f"the last one of {stored.name} would lie beyond its {tensor.numel()} elements: "
                 f"{advice}"
+            )
+
+    def _refuse_blocks(self, stored: StoredTensor, inner: Word) -> None:
+        """ValueError for a code in place in the elements of a block format."""
+        if isinstance(inner, ScaledWord):
+            raise ValueError(
+                f"the code {self.code} takes bits of the words of {stored.name}, and elements of "
+                f"{inner.name} have none to spare: choose secded32, secded64 or tmr, which have "
+                "check bits of their own"
             )
 
     def _refuse_lost_floats(

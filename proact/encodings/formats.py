@@ -9,7 +9,13 @@ from proact.encodings.block_formats import block_format_named
 from proact.encodings.fixed_point import FixedPoint
 from proact.encodings.floats import Float
 from proact.encodings.integers import Native, ScaledInteger
-from proact.encodings.names import CODE_NAMES, ENCODING_NAMES, FLOAT_NAMES, SMALL_FLOAT_NAMES
+from proact.encodings.names import (
+    BLOCK_NAMES,
+    CODE_NAMES,
+    ENCODING_NAMES,
+    FLOAT_NAMES,
+    SMALL_FLOAT_NAMES,
+)
 from proact.encodings.small_floats import small_float_named
 from proact.errors import closest
 
@@ -38,7 +44,9 @@ def unknown_encoding(name: object) -> ValueError:
     """The error for a name that no encoding has."""
     floats = ", ".join((*FLOAT_NAMES, *SMALL_FLOAT_NAMES))
     return ValueError(
-        f"an encoding is one of {floats}, int8, int8-tensor, native, fixed point such as q15.16, "
-        "or a float such as e3m2, each possibly with a code, such as float32+bch2; "
-        f"got {name!r}{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
+        f"an encoding is one of {floats}, int8, int8-tensor, {', '.join(BLOCK_NAMES)}, native, "
+        "fixed point such as q15.16, a float such as e3m2, groups such as int4-group32 or "
+        "int4-group128-zero, or block floating point such as bfp8-block32, each possibly with a "
+        f"code, such as float32+bch2; got {name!r}"
+        f"{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
     )

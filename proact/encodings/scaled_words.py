@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from proact.encodings.floats import memory_float
 from proact.encodings.scales import ScalePart
 from proact.encodings.small_floats import FloatFormat
 from proact.nn.tensor_inventory import StoredTensor
-from proact.ops.number_formats import ScaledFloatWord, ScaledIntegerWord, ScaleLayout
+from proact.ops.number_formats import ScaledFloatWord, ScaledIntegerWord
 from proact.ops.rounding import rounded_to_words
 from proact.ops.scale_plan import ScalePlan
 
@@ -36,17 +35,6 @@ class IntegerElement:
         sign = 1 << (bits - 1)
         fields = {"sign": sign, "integer": sign - 1} if is_signed else {"integer": self.all_bits}
         self.fields = MappingProxyType(fields)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The numbers that are rounded to an integer without saturating, ends included.
-
-        Without a sign there is one more at each end: where the zero point was rounded, a group
-        with its own scale reaches up to a step beyond.
-        """
-        if self.is_signed:
-            return -self.largest - 1.5, self.largest + 0.5
-        return -1.5, self.largest + 1.5
 
     def words(self, values: Floats, elements: Elements) -> Words:
         if self.is_signed:
@@ -74,8 +62,8 @@ class ScaledWord(Word):
             the same layout.
         size: the number of elements of the tensor.
         unit: a fixed factor of all scales.
-        clamps: whether rounding clamps values to the largest magnitude of an element, which avoids
-            infinity and the lowest integer.
+        is_block: whether the words belong to a block format. Rounding then clamps values to the
+            largest magnitude of an element, and does not produce infinity or the lowest integer.
 
     Attributes:
         scales: the clean scale of each number of the first part, float64 (n,).
@@ -91,11 +79,11 @@ class ScaledWord(Word):
         parts: Sequence[ScalePart],
         size: int,
         unit: float = 1.0,
-        clamps: bool = False,
+        is_block: bool = False,
     ) -> None:
         self.name, self.bits, self.fields = name, element.bits, element.fields
         self.element, self.parts, self.size = element, tuple(parts), size
-        self._unit, self._clamps = unit, clamps
+        self._unit, self._is_block = unit, is_block
         self.layout = self.parts[0].layout
         self.are_scales_changed = False
         self.scales, self._zeros = self._stored(self._first_elements())
@@ -154,15 +142,19 @@ class ScaledWord(Word):
         plan.add(stored.name, stored.tensor, self.form, self._unit, parts)
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        values = self._clamped(tensor) if self._clamps else tensor
+        values = self._clamped(tensor) if self._is_block else tensor
         result = rounded_to_words(values, self.form)
         return super().rounded(values) if result is None else result
 
     def saturates(self, tensor: Tensor) -> Tensor:
         numbers = tensor.detach().double().cpu().reshape(-1) / self._of_each(self.scales)
         numbers += self._of_each(self._zeros)
-        low, high = _range_of(self.element)
-        beyond = (numbers > high) | (numbers < low)
+        largest = self.element.largest
+        if self._is_block:
+            # Scales of blocks are chosen so that numbers somewhat beyond the largest one are clamped.
+            beyond = (numbers > 2 * largest) | (numbers < -2 * largest)
+        else:
+            beyond = (numbers > largest + 0.5) | (numbers < -largest - 1.5)
         return beyond.to(tensor.device).view(tensor.shape)
 
     def stored_bits(self, elements: int) -> int:
@@ -203,6 +195,8 @@ class ScaledWord(Word):
         return ScaledIntegerWord(self.bits, scales, self.layout, self.element.is_signed, zeros)
 
     def _clamped(self, tensor: Tensor) -> Tensor:
+        if self.has_zero_points:
+            return tensor
         top = self._of_each(self.scales * self.element.largest)
         top = top.to(tensor.device, tensor.dtype).view(tensor.shape)
         return torch.minimum(torch.maximum(tensor.detach(), -top), top)
@@ -215,18 +209,6 @@ class ScaledWord(Word):
         if not stride:
             each = each.repeat(-(-self.size // row))
         return each[: self.size]
-
-
-def _range_of(element: IntegerElement | FloatFormat) -> tuple[float, float]:
-    """The numbers that do not count as saturated, ends included.
-
-    Scales of blocks of floats are chosen so that magnitudes up to the next power of two become the
-    largest element.
-    """
-    if isinstance(element, IntegerElement):
-        return element.range
-    top = math.ldexp(1.0, math.frexp(element.largest)[1])
-    return -top, top
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,12 +231,18 @@ def owner_of(stored: StoredTensor) -> StoredTensor:
     return stored.of if isinstance(stored, StoredScale) else stored
 
 
-def scales_of(stored: StoredTensor, word: ScaledWord) -> list[StoredScale]:
-    """The scales of a tensor. A name is that of the tensor, a colon and the name of the part."""
+def scales_of(stored: StoredTensor, word: Word) -> list[StoredScale]:
+    """The scales and zero points of a tensor with the given stored form, which may be coded.
+
+    A name is that of the tensor, a colon and the name of the part.
+    """
+    scaled = word.uncoded
+    if not isinstance(scaled, ScaledWord):
+        return []
 
     def described(part: ScalePart) -> StoredScale:
         names = tuple(f"{name}:{part.name}" for name in stored.names)
         name, place = f"{stored.name}:{part.name}", (stored.layer, stored.layer_types)
-        return StoredScale(name, names, part.memory, *place, "scale", False, stored, part, word)
+        return StoredScale(name, names, part.memory, *place, "scale", False, stored, part, scaled)
 
-    return [described(part) for part in word.parts]
+    return [described(part) for part in scaled.parts]

@@ -78,6 +78,7 @@ class FloatFormat(UniformEncoding, FloatLayout):
     """
 
     is_native = True
+    form: SmallFloatWord
 
     def __init__(
         self,

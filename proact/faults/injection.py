@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from proact.encodings import Encoding
 from proact.encodings.base import integers_of
+from proact.encodings.scaled_words import StoredScale
 from proact.errors import ProactError
 from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
 from proact.faults.active_injections import (
@@ -26,8 +27,8 @@ from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
-from proact.faults.rollback import DeferredInterrupt
 from proact.faults.reversible_flips import ReversibleFlips
+from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target, mark_changed
 from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
@@ -85,6 +86,11 @@ class Injector:
     def device(self) -> torch.device:
         """The device of the model's first stored tensor."""
         return self._current_plan().stored[0].tensor.device
+
+    @property
+    def scales(self) -> list[StoredScale]:
+        """The scales and zero points in the fault space; trials flip bits of their memory."""
+        return self._current_plan().scales
 
     def exposed_bits(self, fault: Fault) -> int:
         """The number of stored bits that ``fault`` can hit.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from proact.encodings import Bits, Encoding
 from proact.encodings.base import same_bits
+from proact.encodings.scaled_words import StoredScale
 from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.bursts import burst_places, check_fits
@@ -18,10 +19,10 @@ from proact.faults.coded_target import CodedTarget, flipped_before
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
+from proact.faults.reversible_flips import PendingFlips
 from proact.faults.selectors import Selector, matches, shown
 from proact.faults.space import ExposedTensor, StoredForms, refuse_packed
 from proact.faults.strata import BitFlipStratum
-from proact.faults.reversible_flips import PendingFlips
 from proact.faults.target_memory import Target
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tensors
@@ -64,6 +65,11 @@ class InjectionPlan:
         self.names = {
             s.tensor.data_ptr(): s.name for s in self.stored if has_plain_memory(s.tensor)
         }
+
+    @property
+    def scales(self) -> list[StoredScale]:
+        """The scales and zero points in the fault space."""
+        return [each for each in self._forms.tensors if isinstance(each, StoredScale)]
 
     def unrounded(self) -> Iterator[tuple[StoredTensor, Tensor]]:
         """Each tensor that the encoding would change, with its rounded values.

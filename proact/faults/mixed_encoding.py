@@ -11,7 +11,7 @@ from torch import Tensor
 from proact.encodings import Encoding, Word, encoding_named
 from proact.encodings.base import MemoryWord, same_bits
 from proact.encodings.coded import CodedWord
-from proact.encodings.scaled_words import StoredScale
+from proact.encodings.scaled_words import StoredScale, scales_of
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, names_scales, shown
 from proact.nn.tensor_inventory import StoredTensor, activation
@@ -67,10 +67,19 @@ class MixedEncoding(Encoding):
         a colon. Its encoding must keep their format, and may add a code beside it. Without such a
         selector, scales have the encoding of their tensor.
         """
-        for where, encoding in self.parts:
-            if names_scales(where) and matches(where, scale):
-                return _kept_word(scale, encoding)
+        position = self._position_of_scale(scale)
+        if position is not None:
+            return _kept_word(scale, self.parts[position][1])
         return self._by_selector.of(scale.of).scale_word(scale)
+
+    def _position_of_scale(self, scale: StoredScale) -> int | None:
+        """The index of the first selector that names scales and matches these."""
+        named = (
+            position
+            for position, (where, _) in enumerate(self.parts)
+            if names_scales(where) and matches(where, scale)
+        )
+        return next(named, None)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         return self._by_selector.of(activation(name, tensor)).activation_word(name, tensor, largest)
@@ -85,7 +94,15 @@ class MixedEncoding(Encoding):
         Args:
             models: the stored tensors of each model.
         """
-        chosen = {self._by_selector.position(stored) for model in models for stored in model}
+        chosen: set[int | None] = set()
+        for model in models:
+            for stored in model:
+                chosen.add(self._by_selector.position(stored))
+                try:
+                    scales = scales_of(stored, self.word(stored))
+                except (TypeError, ValueError):
+                    continue  # a fault that hits the tensor is refused elsewhere
+                chosen.update(map(self._position_of_scale, scales))
         for position, (where, encoding) in enumerate(self.parts):
             if position not in chosen:
                 raise ValueError(
@@ -102,11 +119,10 @@ def _kept_word(scale: StoredScale, encoding: Encoding) -> Word:
         word = encoding.word(scale)
     except TypeError:
         word = None
-    plain = word.format if isinstance(word, CodedWord) else word
     if (
         word is None
-        or not isinstance(plain, MemoryWord)
-        or plain.bits != own.bits
+        or not isinstance(word.uncoded, MemoryWord)
+        or word.uncoded.bits != own.bits
         or not same_bits(word.rounded(scale.tensor), scale.tensor)
     ):
         raise ValueError(

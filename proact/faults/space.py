@@ -131,8 +131,7 @@ class StoredForms:
                 word = self.word(stored)
             except (TypeError, ValueError):
                 continue  # a fault that hits the tensor is refused elsewhere
-            plain = word.format if isinstance(word, CodedWord) else word
-            for scale in scales_of(stored, plain) if isinstance(plain, ScaledWord) else ():
+            for scale in scales_of(stored, word):
                 of_scale = self._encoding.scale_word(scale)
                 if of_scale is not None:
                     self._words[scale.name] = of_scale
@@ -179,13 +178,24 @@ class StoredForms:
                     "call of inject"
                 )
 
+    def stored_bits(self, stored: StoredTensor) -> int:
+        """The number of stored bits of a tensor without its scales, or of scales.
+
+        Scales beside coded words are not in the fault space, and are counted with their tensor.
+        """
+        if isinstance(stored, StoredScale):
+            return self.word(stored).stored_bits(stored.tensor.numel())
+        listed = self._scaled.get(stored.name)
+        scales = 0 if listed is None else sum(part.bits for part in listed.parts)
+        return self.word(stored).stored_bits(stored.tensor.numel()) - scales
+
     @property
     def bits(self) -> int | None:
         """The number of stored bits, exposed or not; None if a tensor cannot be stored."""
         if not all(has_plain_memory(stored.tensor) for stored in self._of_model):
             return None
         try:
-            return sum(self.word(s).stored_bits(s.tensor.numel()) for s in self._of_model)
+            return sum(self.stored_bits(stored) for stored in self.tensors)
         except (TypeError, ValueError):
             return None
 

@@ -18,9 +18,9 @@ from proact.faults.injection import Injector
 from proact.faults.injection_plan import InjectionPlan
 from proact.faults.kinds import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
+from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
-from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.target_memory import Target, read_words
 from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference

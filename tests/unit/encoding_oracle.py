@@ -72,7 +72,7 @@ class FloatFormat:
         if isinstance(value, float) and math.isinf(value):
             return sign | beyond
         magnitude = abs(Fraction(value))
-        exponent = max(_exponent_of(magnitude), self._lowest) if magnitude else self._lowest
+        exponent = max(exponent_of(magnitude), self._lowest) if magnitude else self._lowest
         # round() of a fraction is exact, ties to even. The leading one of a normal number, and the
         # carry of one that rounds up to the next power of two, add to the exponent.
         digits = magnitude / Fraction(2) ** (exponent - self.mantissa)
@@ -175,12 +175,12 @@ def scale_of(largest: Value, bits: int = 8) -> Fraction:
     """A channel's scale: its largest magnitude gets the word 2^(bits-1) - 1, and the product of any
     word and the scale is a float32: has 24 binary digits at most and is not infinite."""
     exact = max(Fraction(largest) / ((1 << (bits - 1)) - 1), Fraction(1, 1 << 23))
-    digit = Fraction(2) ** (_exponent_of(exact) - (24 - bits))
+    digit = Fraction(2) ** (exponent_of(exact) - (24 - bits))
     most = (2 - Fraction(1, 1 << (24 - bits))) * Fraction(2) ** (128 - bits)
     return min(math.ceil(exact / digit) * digit, most)
 
 
-def _exponent_of(magnitude: Fraction) -> int:
+def exponent_of(magnitude: Fraction) -> int:
     """The e with 2^e <= magnitude < 2^(e + 1)."""
     exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
     return exponent - (magnitude < Fraction(2) ** exponent)

@@ -205,12 +205,27 @@ def plan_case(form: str, rng: np.random.Generator) -> tuple[torch.Tensor, Number
     return tensor, NarrowFloatWord(name), FORMATS[getattr(torch, name)].bits
 
 
-FEW_SCALED = ("scaled uint4", "scaled e2m1", "scaled float8_e5m2", "scaled float8_e4m3")
+FEW_SCALED = (
+    "scaled 8",
+    "scaled 2",
+    "scaled uint4",
+    "scaled e2m1",
+    "scaled float8_e5m2",
+    "scaled float8_e4m3",
+)
 FORMS = ["own in float32", "own in float64", "float16 in float32", "bfloat16 in float32"]
 FORMS += ["float32 in float64"]
 FORMS += [
     f"{form} in {memory}"
-    for form in ("fixed 32 16", "fixed 16 8", "fixed 2 1", "scaled 8", "scaled 2", *FEW_SCALED, *FEW_SMALL)
+    for form in (
+        "fixed 32 16",
+        "fixed 16 8",
+        "fixed 2 1",
+        "scaled 8",
+        "scaled 2",
+        *FEW_SCALED,
+        *FEW_SMALL,
+    )
     for memory in ("float32", "float64")
 ]
 
