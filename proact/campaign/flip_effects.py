@@ -138,8 +138,8 @@ def most_harmful(
     """
     tensors = [_Tensor(effects.model, each, values, gradients) for each in space]
     compared: dict[tuple[str, int, bool], dict[int, Candidate]] = {}
-    # Numbers are read within the bounds that they will meet and with the scales that they will have,
-    # so bounds and scales have rounds of their own.
+    # Numbers are read within the bounds that they will meet, and with the scales that they will
+    # have. So bounds and scales have rounds of their own.
     for kind in dict.fromkeys(tensor.round for tensor in tensors):
         group = [tensor for tensor in tensors if tensor.round == kind]
         elements = {tensor.name: tensor.elements for tensor in group}

@@ -39,10 +39,10 @@ class ScaledInteger(Encoding):
 
     There is one scale for each output channel or, as ``int8-tensor``, for each tensor. Parameters
     of the kind weight with two or more dimensions are quantised. All others (biases, normalisation,
-    thresholds, tensors of integers) keep their own bits. Scales are stored as float32 and are in the
-    fault space. A scale is the largest magnitude of the channel divided by 2^(bits-1) - 1, rounded
-    up to so few digits that the value of each word is a float32. Encoding a model a second time
-    therefore changes nothing, and flips are exact.
+    thresholds, tensors of integers) keep their own bits. Scales are stored as float32 and are in
+    the fault space, as tensors of the kind ``scale``. A scale is the largest magnitude of the
+    channel divided by 2^(bits-1) - 1, rounded up to so few digits that the value of each word is a
+    float32. Encoding a model a second time therefore changes nothing, and flips are exact.
     """
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:

@@ -9,8 +9,8 @@ BLOCK_NAMES = (
     *("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"),
     "nvfp4",
 )
-#: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, any ``qM.N``, floats
-#: ``eXmY``, groups ``int4-group32`` and ``int4-group32-zero``, and ``bfp8-block32``.
+#: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, any ``qM.N``,
+#: floats ``eXmY``, groups ``int4-group32`` and ``int4-group32-zero``, and ``bfp8-block32``.
 ENCODING_NAMES = (
     *FLOAT_NAMES,
     *SMALL_FLOAT_NAMES,

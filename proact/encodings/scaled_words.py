@@ -137,7 +137,7 @@ class ScaledWord(Word):
             return changed * scales
 
     def add_to(self, plan: ScalePlan, stored: StoredTensor) -> None:
-        """Adds the tensor of these words to a plan, by which native code does what `reread` does."""
+        """Adds the tensor of these words to a plan: native code then does what `reread` does."""
         parts = [part.native for part in self.parts]
         plan.add(stored.name, stored.tensor, self.form, self._unit, parts)
 
@@ -151,7 +151,7 @@ class ScaledWord(Word):
         numbers += self._of_each(self._zeros)
         largest = self.element.largest
         if self._is_block:
-            # Scales of blocks are chosen so that numbers somewhat beyond the largest one are clamped.
+            # Scales of blocks are chosen so that somewhat larger numbers are clamped.
             beyond = (numbers > 2 * largest) | (numbers < -2 * largest)
         else:
             beyond = (numbers > largest + 0.5) | (numbers < -largest - 1.5)

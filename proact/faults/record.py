@@ -74,8 +74,8 @@ class Record:
     def changed(self) -> list[str]:
         """The names of the stored tensors that hold other values because of the faults.
 
-        A tensor counts as changed if its scales are. In an encoding with a code, tensors whose flips
-        were all corrected are not among them.
+        A tensor counts as changed if its scales are. In an encoding with a code, tensors whose
+        flips were all corrected are not among them.
         """
         hit = (p.exposed[number].stored for p in self._stored for number in p.flips.tensors())
         return list(dict.fromkeys(owner_of(stored).name for stored in hit))

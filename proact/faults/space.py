@@ -115,7 +115,7 @@ class StoredForms:
         self._scaled: dict[str, ScaledWord] = {}  #: those whose scales are in the fault space
 
     def word(self, stored: StoredTensor) -> Word:
-        """The stored form of a tensor or of its scales; TypeError or ValueError if there is none."""
+        """The stored form of a tensor or of scales; TypeError or ValueError if there is none."""
         word = self._words.get(stored.name)
         if word is None:
             word = self._words[stored.name] = self._encoding.word(stored)
@@ -127,6 +127,8 @@ class StoredForms:
         tensors: list[StoredTensor] = []
         for stored in self._of_model:
             tensors.append(stored)
+            if not has_plain_memory(stored.tensor):
+                continue
             try:
                 word = self.word(stored)
             except (TypeError, ValueError):
@@ -174,8 +176,8 @@ class StoredForms:
         for name, word in self._scaled.items():
             if word.are_scales_changed:
                 raise ProactError(
-                    f"the scales of {name} hold faults of another injection: give all faults to one "
-                    "call of inject"
+                    f"the scales of {name} hold faults of another injection: give all faults to "
+                    "one call of inject"
                 )
 
     def stored_bits(self, stored: StoredTensor) -> int:

@@ -28,6 +28,13 @@ class NativeScales(NamedTuple):
     layout: ScaleLayout
     is_zero_point: bool
 
+    @property
+    def description(self) -> tuple[object, ...]:
+        """As csrc/bindings.cpp expects it."""
+        memory = self.memory
+        place = memory.data_ptr(), memory.numel(), memory.element_size()
+        return (*place, self.form, tuple(self.layout), self.is_zero_point)
+
 
 class ScalePlan:
     """Tensors on the CPU with the stored scales that a `FlipPlan` flips.
@@ -69,11 +76,7 @@ class ScalePlan:
             tuple(form.layout),
             0 if zeros is None else zeros.data_ptr(),
             unit,
-            [
-                (p.memory.data_ptr(), p.memory.numel(), p.memory.element_size(), p.form)
-                + (tuple(p.layout), p.is_zero_point)
-                for p in parts
-            ],
+            [part.description for part in parts],
         )
         self.memory.add(name, tensor)
         self._kept += [form, parts]

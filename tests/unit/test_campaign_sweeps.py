@@ -86,10 +86,12 @@ def test_bits_of_different_words_are_strata_of_their_own(digits: Data) -> None:
     sweep = campaign.per_bit(
         model, digits, encoding="int8", trials=1000, images_per_trial=16,
     )  # fmt: skip
-    # Weights are int8; biases keep float32.
-    expected = [f"int8 {bit}" for bit in range(8)] + [f"float32 {bit}" for bit in range(32)]
+    # Weights are int8 with a float32 scale for each channel; biases keep float32.
+    expected = [f"int8 {bit}" for bit in range(8)]
+    expected += [f"float32 scale {bit}" for bit in range(32)]
+    expected += [f"float32 {bit}" for bit in range(32)]
     assert [stratum.name for stratum in sweep.strata] == expected
-    total = (640 + 100) * 8 + (10 + 10) * 32
+    total = (640 + 100) * 8 + (10 + 10) * 32 * 2
     assert sweep.strata[0].share == pytest.approx((640 + 100) / total)
     assert sweep.strata[8].share == pytest.approx(20 / total)
 

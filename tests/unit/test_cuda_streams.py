@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from proact.encodings import encoding_named
-from proact.faults import target_memory
+from proact.faults import overwritten_words
 from proact.faults.space import FaultSpace
 from proact.faults.target_memory import PlacedFlips
 from proact.ops import _device_plan, cuda_stream
@@ -174,15 +174,15 @@ def test_a_log_is_read_in_the_order_of_the_stream_that_flipped(
 def test_flips_of_given_places_are_undone_in_the_same_order(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = target_memory._write
+    write = overwritten_words._write
 
     def written(*arguments: Any) -> None:
         gpu.queue(f"write {len(gpu.ran_on)}")
         write(*arguments)
 
-    monkeypatch.setattr(target_memory, "_write", written)
+    monkeypatch.setattr(overwritten_words, "_write", written)
     monkeypatch.setattr(
-        target_memory, "FlipStream", lambda device: FlipStream(torch.device("cuda", 0))
+        overwritten_words, "FlipStream", lambda device: FlipStream(torch.device("cuda", 0))
     )
     model = nn.Linear(3, 2)
     before = model.weight.detach().clone()

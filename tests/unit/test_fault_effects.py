@@ -24,6 +24,7 @@ from proact.faults import (
     Injector,
     Record,
     StuckAt,
+    Where,
     encode,
     inject,
 )
@@ -53,6 +54,10 @@ class SignMagnitude(UniformEncoding):
 EXACT = ["float32", "q3.4", "q7.8", "int8", "int8-tensor", "int4", "native", SignMagnitude()]
 #: Memory rounds some faulty words of these, and may quieten a NaN.
 ROUNDING = ["float16", "bfloat16", "q15.16"]
+
+
+#: Words cannot be told from values while faults are in scales, which have tests of their own.
+ELEMENTS = Where(exclude=Where(kind="scale"))
 
 
 @pytest.fixture
@@ -121,14 +126,15 @@ def test_ber_0_hits_nothing_and_ber_1_every_exposed_bit_once(
     model: nn.Module, encoding: Any, bits: Any
 ) -> None:
     model = encode(model, encoding)
-    space = FaultSpace(model, encoding, bits=bits)
+    space = FaultSpace(model, encoding, ELEMENTS, bits)
     assert not {"empty", "0.void"} & {exposed.name for exposed in space}
     before, words = bits_of(model), words_of(space)
-    for fault in (BitFlip(0.0, bits=bits), StuckAt(1, 0.0, bits=bits), Burst(1, 0.0, bits=bits)):
+    chosen = {"bits": bits, "where": ELEMENTS}
+    for fault in (BitFlip(0.0, **chosen), StuckAt(1, 0.0, **chosen), Burst(1, 0.0, **chosen)):
         with inject(model, fault, encoding) as record:
             assert (record.flips, record.ber, len(record.faults())) == (0, 0.0, 0)
             assert same_bits(before, model)
-    with inject(model, BitFlip(1.0, bits=bits), encoding) as record:
+    with inject(model, BitFlip(1.0, **chosen), encoding) as record:
         assert (record.flips, record.ber) == (space.bits, 1.0)
         assert Counter(sites_of(record)) == Counter(all_sites(space))
         if encoding in EXACT:
@@ -230,13 +236,14 @@ def test_stuck_cells_are_those_that_bit_flip_flips(
     model: nn.Module, encoding: Any, ber: float, bits: Any
 ) -> None:
     model = encode(model, encoding)
-    space = FaultSpace(model, encoding, bits=bits)
+    space = FaultSpace(model, encoding, ELEMENTS, bits)
     before, words = bits_of(model), words_of(space)
-    cells = hit(model, BitFlip(ber, bits=bits), encoding, seed=5, trial=6)
+    cells = hit(model, BitFlip(ber, bits=bits, where=ELEMENTS), encoding, seed=5, trial=6)
     stuck = masks_of(space, cells)
     changed: list[set[Site]] = []
     for value in (0, 1):
-        with inject(model, StuckAt(value, ber, bits=bits), encoding, seed=5, trial=6) as record:
+        stuck_at = StuckAt(value, ber, bits=bits, where=ELEMENTS)
+        with inject(model, stuck_at, encoding, seed=5, trial=6) as record:
             sites = sites_of(record)
             changed.append(set(sites))
             assert record.flips == len(sites) == len(set(sites))
