@@ -66,6 +66,7 @@ class ScaledWord(Word):
             largest magnitude of an element, and does not produce infinity or the lowest integer.
 
     Attributes:
+        is_block: as given.
         scales: the clean scale of each number of the first part, float64 (n,).
         are_scales_changed: whether faults are in the memory of the parts.
     """
@@ -83,7 +84,7 @@ class ScaledWord(Word):
     ) -> None:
         self.name, self.bits, self.fields = name, element.bits, element.fields
         self.element, self.parts, self.size = element, tuple(parts), size
-        self._unit, self._is_block = unit, is_block
+        self._unit, self.is_block = unit, is_block
         self.layout = self.parts[0].layout
         self.are_scales_changed = False
         self.scales, self._zeros = self._stored(self._first_elements())
@@ -142,7 +143,7 @@ class ScaledWord(Word):
         plan.add(stored.name, stored.tensor, self.form, self._unit, parts)
 
     def rounded(self, tensor: Tensor) -> Tensor:
-        values = self._clamped(tensor) if self._is_block else tensor
+        values = self._clamped(tensor) if self.is_block else tensor
         result = rounded_to_words(values, self.form)
         return super().rounded(values) if result is None else result
 
@@ -150,7 +151,7 @@ class ScaledWord(Word):
         numbers = tensor.detach().double().cpu().reshape(-1) / self._of_each(self.scales)
         numbers += self._of_each(self._zeros)
         largest = self.element.largest
-        if self._is_block:
+        if self.is_block:
             # Scales of blocks are chosen so that somewhat larger numbers are clamped.
             beyond = (numbers > 2 * largest) | (numbers < -2 * largest)
         else:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
+from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
 from proact.errors import ProactError
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
@@ -50,11 +51,14 @@ class ActivationFlip(Fault):
             other readers of the input see no fault). ``"input"`` faults what this layer reads, for
             this layer only.
         encoding: the name of the stored form of the activations: ``"native"`` (their own dtype),
-            ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ... An encoding that rounds is
-            applied to all activations of the selected layers, flipped or not.
+            ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ``"mxfp8_e4m3"``, ... An encoding
+            that rounds is applied to all activations of the selected layers, flipped or not. The
+            scales of block formats are stored with an activation and exposed; the one scale of
+            ``int8`` is a constant of the program and is not.
         bits: the exposed bits of each word, as for `BitFlip`.
-        largest: for ``int8``: the largest observed magnitude of each layer, by layer name (see
-            `observe_activations`); larger values saturate. None uses each tensor's own.
+        largest: for ``int8`` and ``nvfp4``, which have a scale for the whole tensor: the largest
+            observed magnitude of each layer, by layer name (see `observe_activations`); larger
+            values saturate. None uses each tensor's own.
 
     Raises:
         ValueError, TypeError: an argument out of range or of another type, or an unknown encoding.
@@ -211,22 +215,42 @@ class ActivationFaultHooks:
         return value
 
     def _flip(self, name: str, memory: Tensor, word: Word) -> None:
-        mask = word.mask(self._fault.bits)
-        exposed = ExposedTensor(activation(name, memory), word, mask, stream_of(name))
-        self._record.activation_bits += exposed.bits
-        plan = None if self._log else native_plan([exposed])
+        exposed = _exposed(activation(name, memory), word, self._fault.bits)
+        self._record.activation_bits += sum(each.bits for each in exposed)
+        plan = None if self._log or len(exposed) > 1 else native_plan(exposed)
         if plan is not None:
             self._record.activation_flips += plan.flip_unlogged(
                 self._fault.ber, self._seed, self._trial
             )
             return
-        flips = Target([exposed]).flips_at(self._fault.ber, self._seed, self._trial).applied()
+        flips = Target(exposed).flips_at(self._fault.ber, self._seed, self._trial).applied()
         self._record.activation_flips += len(flips)
         if self._log:
             # The activation is freed after the next layer; the record keeps only its description.
             described = activation(name, memory.new_empty(0))
-            gone = ExposedTensor(described, word, mask, exposed.stream)
+            gone = [replace(exposed[0], stored=described)]
+            for each in exposed[1:]:
+                assert isinstance(each.stored, StoredScale)
+                gone.append(replace(each, stored=replace(each.stored, of=described)))
             self._record.log_activation(gone, flips.columns())
+
+
+def _exposed(stored: StoredTensor, word: Word, bits: Bits) -> list[ExposedTensor]:
+    """An activation with its exposed bits, and the scales of its blocks.
+
+    The one scale of integers is a constant of the program and not stored with the activation.
+    Scales that lack the named bits are left out.
+    """
+    exposed = [ExposedTensor(stored, word, word.mask(bits), stream_of(stored.name))]
+    if not (isinstance(word, ScaledWord) and word.is_block):
+        return exposed
+    for scale in scales_of(stored, word):
+        try:
+            mask = scale.part.word.mask(bits)
+        except ValueError:
+            continue
+        exposed.append(ExposedTensor(scale, scale.part.word, mask, stream_of(scale.name)))
+    return exposed
 
 
 def _owns_output(layer: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> bool:

@@ -155,9 +155,7 @@ class InjectionPlan:
             is_checked: tells that the caller has just seen the memory of this plan in its place.
         """
         self._forms.refuse_changed_scales()
-        if _has_several_parts(faults) and (self.encoding.is_coded or self._hits_scales(faults)):
-            # The decoder sees the flips of all faults, and of all parts of a stratum, together. And
-            # no word can be told from its value once its scale has changed.
+        if (self.encoding.is_coded and _has_several_parts(faults)) or self._splits_scales(faults):
             yield self._merged(faults, trial)
             return
         for fault, seed in faults:
@@ -168,12 +166,17 @@ class InjectionPlan:
             for part, target, ber in self._parts(fault):
                 yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
 
-    def _hits_scales(self, faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
-        targets = (
-            (self.replay_target(fault),) if isinstance(fault, Replay) else self.targets(fault)
+    def _splits_scales(self, faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
+        """Whether flips in scales would come before others: no word can be told from its value once
+        its scale has changed."""
+        targets = [
+            target
             for fault, _ in faults
-        )
-        return any(target.has_scales for of_fault in targets for target in of_fault)
+            for target in (
+                (self.replay_target(fault),) if isinstance(fault, Replay) else self.targets(fault)
+            )
+        ]
+        return len(targets) > 1 and any(target.has_scales for target in targets)
 
     def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
         """The number of stored bits that a trial flips."""
@@ -282,6 +285,7 @@ def _by_rate(
 
 
 def _has_several_parts(faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
+    """Whether several flips can hit one codeword: the decoder must see them together."""
     return len(faults) > 1 or any(isinstance(fault, BitFlipStratum) for fault, _ in faults)
 
 

@@ -58,7 +58,7 @@ class Record:
         self.activation_flips = 0
         self.activation_bits = 0
         self._stored: list[TensorFlips] = []
-        self._activations: list[tuple[ExposedTensor, FlipColumns]] = []
+        self._activations: list[RecordedPart] = []
 
     @property
     def stored_flips(self) -> int:
@@ -194,9 +194,9 @@ class Record:
         """Undoes the flips in stored tensors, from the last to the first."""
         undo_all(part.flips.restore for part in reversed(self._stored))
 
-    def log_activation(self, exposed: ExposedTensor, columns: FlipColumns) -> None:
-        """Adds the flips of one activation to `faults`."""
-        self._activations.append((exposed, columns))
+    def log_activation(self, exposed: Sequence[ExposedTensor], columns: FlipColumns) -> None:
+        """Adds the flips of one activation, and of its scales, to `faults`."""
+        self._activations.append(RecordedPart(exposed, columns))
 
     def parts(self) -> list[RecordedPart]:
         """The flips of each target, and of each activation that was logged."""
@@ -208,7 +208,7 @@ class Record:
             )
             for part in self._stored
         ]
-        return stored + [RecordedPart([e], columns) for e, columns in self._activations]
+        return stored + self._activations
 
 
 def _values(

@@ -155,7 +155,7 @@ class StoredForms:
             except ValueError as error:
                 if not isinstance(tensor, StoredScale):
                     raise
-                lacks = error
+                lacks = lacks or error
         if lacks is not None and not exposed:
             raise lacks
         _refuse_shared_streams(exposed)
