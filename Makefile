@@ -98,7 +98,7 @@ $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)
 $(ECOSYSTEM)/.installed: constraints-ecosystem.txt $(SOURCES) $(PACKAGING)
 	$(PYTHON) -m venv $(ECOSYSTEM)
 	PROACT_CUDA=off $(ECOSYSTEM)/bin/pip install --quiet --constraint constraints-ecosystem.txt \
-	  pytest torchvision timm transformers --editable '.[data,detection]'
+	  pytest torchvision timm transformers torchao bitsandbytes --editable '.[data,detection]'
 	@touch $@
 
 # Built with the oldest tools too. What the tests alone need is as new as pip finds it.

@@ -21,7 +21,7 @@ from proact.encodings.base import (
 )
 from proact.encodings.floats import MemoryFloat, memory_float
 from proact.encodings.scaled_words import IntegerElement, ScaledWord
-from proact.encodings.scales import scale_part
+from proact.encodings.scales import PowerOfTwo, scale_part
 from proact.encodings.small_floats import memory_float8
 from proact.nn.tensor_inventory import INTEGERS, StoredTensor, activation
 from proact.ops.number_formats import ScaleLayout
@@ -149,9 +149,11 @@ def native_word(stored: StoredTensor) -> Word:
     if dtype in INTEGERS:
         return MemoryInteger(dtype)
     word = memory_float(dtype) or memory_float8(dtype)
-    if word is None:
-        raise TypeError(
-            "faults hit floats of 16 to 64 bits, float8_e4m3fn, float8_e5m2, and integers of 8 to "
-            f"32 bits, and {stored.name} is {dtype}"
-        )
-    return word
+    if word is not None:
+        return word
+    if dtype == getattr(torch, "float8_e8m0fnu", None):  # torch 2.7 and later
+        return PowerOfTwo()
+    raise TypeError(
+        "faults hit floats of 16 to 64 bits, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, and "
+        f"integers of 8 to 32 bits, and {stored.name} is {dtype}"
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from proact.nn.inner_tensors import attributes_of, inner_tensors
+from proact.nn.inner_tensors import attributes_of, inner_tensors, scales_beside
 from proact.ops.plain_memory import model_watch
 
 
@@ -35,7 +35,7 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         #: The native form of the layout, which is compared in microseconds; None if there is none.
-        self._watch: Any = model_watch(model)
+        self._watch: Any = None if _has_scales_beside(model) else model_watch(model)
         self._layout = _layout(model) if self._watch is None else []
         tensors = self._tensors(model)
         self._addresses = [_address(tensor) for tensor in tensors]
@@ -94,6 +94,11 @@ def _members(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
             for name, tensor in members.items():
                 if tensor is not None:
                     yield name, tensor
+
+
+def _has_scales_beside(model: nn.Module) -> bool:
+    """Whether parameters have scales that are neither parameters nor buffers."""
+    return any(scales_beside(parameter) for parameter in model.parameters())
 
 
 def _layout(model: nn.Module) -> list[object]:

@@ -35,7 +35,9 @@ def copy_model(model: nn.Module) -> nn.Module:
     Functions that refer to the model are copied too: wrapped forwards, hooks and other closures,
     and functions that read the model from a global variable. Tensors that share memory share it in
     the copy. Computed tensors are detached, since the next forward pass makes them again. Locks are
-    new. A model compiled in place (``model.compile()``) is not compiled in the copy.
+    new. A model compiled in place (``model.compile()``) is not compiled in the copy. A function
+    ``extra_repr`` that replaces that of one module, as torchao sets it, is left out: it is only for
+    printing.
 
     Raises:
         ValueError: a layer without a shape, an attribute that cannot be copied, or one whose copy
@@ -74,6 +76,8 @@ def _copied(model: nn.Module, shared: list[nn.Parameter]) -> nn.Module:
         except Exception as error:
             # Copying runs code of the user's classes, so it can raise anything.
             raise _not_copied(model, started, error) from error
+    for module in result.modules():
+        vars(module).pop("extra_repr", None)
     copied = walk(result)
     own = [value for key, value in copied.objects.items() if key not in graph.objects]
     _move_weak_references(own, {id(part): memo.get(id(part)) for part in parts})

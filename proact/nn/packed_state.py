@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from proact.nn.inner_tensors import scales_beside
 from proact.nn.tensor_inventory import StoredTensor, types_of
 
 
@@ -36,6 +37,8 @@ def _is_packing(module: nn.Module) -> bool:
         return bool(module._c.hasattr("_packed_params")) or module.original_name == (
             "PackedParameter"
         )
+    if any(scales_beside(p) for p in module._parameters.values() if p is not None):
+        return False  # what the module adds describes numbers that are stored otherwise
     return _overrides_state(module) and any(map(_is_packed, _own_state(module)))
 
 

@@ -102,7 +102,9 @@ def _opened(owner: str, tensor: Tensor, is_buffer: bool) -> Iterator[_Member]:
         if inner is tensor:
             yield _Member(name, owner, inner, is_buffer)
         elif _is_number(inner):
-            is_scale = inner.is_floating_point() and inner.shape != tensor.shape
+            # Packed elements have another shape too, but are no floats.
+            is_scale = inner.is_floating_point() or name.endswith(("zero_point", "absmax"))
+            is_scale &= inner.shape != tensor.shape
             yield _Member(name, owner, inner, is_buffer, is_scale)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from encoding_oracle import (
 from torch import Tensor, nn
 
 from conftest import bits_of, same_bits
+from proact import ProactError
 from proact.faults import (
     BitFlip,
     Burst,
@@ -131,3 +135,66 @@ def test_the_scales_of_a_quantised_network_keep_their_bits() -> None:
     assert same_bits(bits_of(model), encode(model, "int8"))
     space = {exposed.name: exposed.word.bits for exposed in FaultSpace(model, "int8")}
     assert space["weight_scale"] == 32
+
+
+def test_powers_of_two_are_stored_words() -> None:
+    """e8m0 is an exponent with the bias 127; 255 is NaN."""
+    if not hasattr(torch, "float8_e8m0fnu"):
+        pytest.skip("this torch has no float8_e8m0fnu")
+    model = nn.Module()
+    words = torch.tensor([0, 1, 127, 130, 254], dtype=torch.uint8)
+    model.register_buffer("scale", words.clone().view(torch.float8_e8m0fnu))
+    (exposed,) = FaultSpace(model, "native")
+    assert (exposed.word.name, exposed.bits, exposed.stored.kind) == ("e8m0", 40, "scale")
+    with inject(model, BitFlip(1.0, bits=1), "native") as record:
+        rows = record.faults()
+        assert model.scale.view(torch.uint8).tolist() == [1, 0, 126, 131, 255]
+    assert rows["before"].tolist() == [2.0**-127, 2.0**-126, 1.0, 8.0, 2.0**127]
+    assert rows["after"].tolist()[:4] == [2.0**-126, 2.0**-127, 0.5, 16.0]
+    assert np.isnan(rows["after"][4])
+    assert torch.equal(model.scale.view(torch.uint8), words)
+
+
+class Params4bit(nn.Parameter):
+    """Stands for the parameter of bitsandbytes, with scales in its quantisation state."""
+
+    __module__ = "bitsandbytes.nn.modules"
+    quant_state: Any
+
+
+class Linear4bit(nn.Module):
+    """A layer of 4-bit integers, two in a byte, with a scale for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        words = torch.arange(12, dtype=torch.uint8).view(4, 3)
+        self.weight = Params4bit(words, requires_grad=False)
+        self.weight.quant_state = SimpleNamespace(absmax=torch.ones(4), state2=None)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight.absmax"] = self.weight.quant_state.absmax
+
+    def forward(self, x: Tensor) -> Tensor:
+        integers = torch.stack([self.weight >> 4, self.weight & 15], -1).view(4, 6).float() - 8
+        return x @ (integers * self.weight.quant_state.absmax[:, None]).T
+
+
+def test_scales_beside_a_parameter_are_stored_numbers() -> None:
+    model = Linear4bit()
+    scales = model.weight.quant_state.absmax
+    space = {each.name: (each.stored.kind, each.bits) for each in FaultSpace(model, "native")}
+    assert space == {"weight": ("weight", 12 * 8), "weight.absmax": ("scale", 4 * 32)}
+    x, before = torch.ones(1, 6), scales.clone()
+    clean = model(x)
+    for where in ("weight", "weight.absmax"):
+        with inject(model, ExactFlips(3, where=where), "native", seed=1):
+            assert not torch.equal(model(x), clean)
+        assert torch.equal(model(x), clean)
+    with inject(model, BitFlip(1.0, bits=31, where=Where(kind="scale")), "native"):
+        assert torch.equal(model.weight.quant_state.absmax, -before)
+    with (
+        pytest.raises(ProactError, match=r"weight\.absmax was moved, converted or replaced"),
+        inject(model, ExactFlips(1, where="weight.absmax"), "native"),
+    ):
+        model.weight.quant_state.absmax = before.clone()
