@@ -40,7 +40,7 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
     return {
         "data": measurement.data.digest,
         "draw": DRAW_VERSION,
-        "encoding": encoding.name,
+        "encoding": encoding.name if encoding.revision == 1 else [encoding.name, encoding.revision],
         **describe(measurement.metric),
         "forward": called,
         "output": selected,

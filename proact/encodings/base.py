@@ -158,10 +158,13 @@ class Encoding(ABC):
     Attributes:
         name: identifies the encoding, also in the identity of a campaign.
         is_coded: whether a code protects stored words, so that some flips have no effect.
+        revision: raised when an encoding of this name stores other bits than before, so that a
+            store does not mix their rows.
     """
 
     name: str
     is_coded: bool = False
+    revision: int = 1
 
     @abstractmethod
     def word(self, stored: StoredTensor) -> Word:

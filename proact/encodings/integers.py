@@ -45,6 +45,8 @@ class ScaledInteger(Encoding):
     float32. Encoding a model a second time therefore changes nothing, and flips are exact.
     """
 
+    revision = 2  # with the scales in the fault space
+
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
         self.bits, self.per_channel = bits, per_channel
         self.name = f"int{bits}" if per_channel else f"int{bits}-tensor"

@@ -49,6 +49,7 @@ class MixedEncoding(Encoding):
         self._by_selector = BySelector(named, "encoding")
         self.parts = self._by_selector.pairs
         self.is_coded = any(encoding.is_coded for _, encoding in self.parts)
+        self.revision = max(encoding.revision for _, encoding in self.parts)
         self.name = json.dumps(self.to_plain())
 
     def __eq__(self, other: object) -> bool:

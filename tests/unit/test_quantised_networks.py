@@ -191,7 +191,7 @@ def test_scales_beside_a_parameter_are_stored_numbers() -> None:
         with inject(model, ExactFlips(3, where=where), "native", seed=1):
             assert not torch.equal(model(x), clean)
         assert torch.equal(model(x), clean)
-    with inject(model, BitFlip(1.0, bits=31, where=Where(kind="scale")), "native"):
+    with inject(model, BitFlip(1.0, bits="sign", where=Where(kind="scale")), "native"):
         assert torch.equal(model.weight.quant_state.absmax, -before)
     with (
         pytest.raises(ProactError, match=r"weight\.absmax was moved, converted or replaced"),
