@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../cpu/changed_scales.hpp"
+#include "../cpu/flips.hpp"
 #include "../cpu/rounding.hpp"
 #include "accepted_formats.hpp"
 #include "check.hpp"
@@ -75,7 +77,7 @@ void words_of_floats_keep_their_place(const SmallFloat& element) {
             // Between two words, the nearer one.
             const double above =
                 element.decode<double>(word + 1 < 1u << element.word_bits() ? word + 1 : word);
-            if (!(above > plain)) continue;
+            if (!(above > plain) || std::isinf(above)) continue;
             const auto near = static_cast<Real>((plain + 0.49 * (above - plain)) * scale);
             CHECK_IN(shown(word), scaled.encode(near) == word);
         }
@@ -130,9 +132,76 @@ void memory_is_rounded() {
                  round(ScaledFloats{e2m1, {address_of(scales), 0, 1, 1, 1}}));
 }
 
+/// Numbers whose scale, zero point or tensor scale is flipped are read again, the others stay, and
+/// a log brings them back.
+template <class Real>
+void changed_scales_are_read_again() {
+    constexpr std::uint64_t rows = 5, row = 33, block = 8, stride = 5, size = rows * row;
+    std::vector<std::uint8_t> exponents(rows * stride);
+    std::vector<std::uint8_t> zeros_stored(rows * stride);
+    std::vector<float> whole{0.75f}, clean(rows * stride);
+    std::vector<std::int32_t> zeros(rows * stride);
+    for (std::size_t i = 0; i < exponents.size(); ++i) {
+        exponents[i] = static_cast<std::uint8_t>(120 + i % 9);
+        zeros_stored[i] = static_cast<std::uint8_t>(i % 16);
+        zeros[i] = static_cast<std::int32_t>(i % 16);
+        clean[i] = std::ldexp(0.75f * 0.25f, static_cast<int>(exponents[i]) - 127);
+    }
+    const Scales blocks{0, rows * stride, row, block, stride};
+    std::vector<Real> values(size);
+    const auto value_of = [&](std::uint64_t i) {
+        const std::uint64_t number = blocks.number(i);
+        const double scale = std::ldexp(whole[0] * 0.25, static_cast<int>(exponents[number]) - 127);
+        const auto word = static_cast<double>(i * 7 % 16);
+        return static_cast<Real>((word - zeros_stored[number]) * scale);
+    };
+    for (std::uint64_t i = 0; i < size; ++i) values[i] = value_of(i);
+    const std::vector<Real> before = values;
+
+    using Kind = ScaleWord::Kind;
+    const auto bytes = [](std::vector<std::uint8_t>& words, std::uint64_t stream) {
+        return TensorMemory{address_of(words), words.size(), 1, stream, 0xf};
+    };
+    FaultPlan plan;
+    plan.add(bytes(exponents, 1));
+    plan.add(bytes(zeros_stored, 2));
+    plan.add({address_of(whole), 1, 4, 3, 0xffffffff});
+    ChangedScales scales;
+    Scales laid_out = blocks;
+    laid_out.address = address_of(clean);
+    scales.add({{address_of(values), size, sizeof(Real), 0, 1},
+                laid_out,
+                address_of(zeros),
+                0.25,
+                {{address_of(exponents), 1, {Kind::power_of_two}, blocks, false},
+                 {address_of(whole), 4, {Kind::float32}, {0, 1, size, size, 1}, false},
+                 {address_of(zeros_stored), 1, {Kind::integer}, blocks, true}}});
+
+    const std::uint32_t tensor[] = {0, 0, 1, 1, 2};
+    const std::uint64_t element[] = {4, 11, 11, 24, 0};
+    const std::uint8_t bit[] = {1, 0, 2, 3, 21};
+    for (const std::size_t flips : {std::size_t{2}, std::size_t{4}, std::size_t{5}}) {
+        FlipLog log, reread;
+        plan.flip_places_into(log, {tensor, element, bit, flips});
+        scales.reread_into(reread, log);
+        std::size_t different = 0;
+        for (std::uint64_t i = 0; i < size; ++i) {
+            CHECK_IN(shown(i), values[i] == value_of(i));
+            different += values[i] != before[i] ? 1 : 0;
+        }
+        CHECK(different > 0);
+        CHECK_EQUAL(reread.size(), flips == 5 ? size : flips == 4 ? 10u : 9u);
+        reread.restore();
+        log.restore();
+        CHECK(values == before);
+    }
+}
+
 }  // namespace
 
 int main() {
+    changed_scales_are_read_again<float>();
+    changed_scales_are_read_again<double>();
     blocks_begin_anew_in_each_row();
     scales_must_cover_the_tensor();
     for (const SmallFloat& element : {e2m1, e4m3, e5m2}) {
