@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""How long does an injection take in each encoding, and how much do activation faults add to a
-forward pass?
+"""How long do injection and rounding take in each encoding, and how much do activation faults add
+to a forward pass?
 
 Prints the ratio for each question beside its goal. All contenders of a question take turns in one
 process. Times depend on the machine: only ratios are judged, and a missed goal is no failure.
@@ -28,9 +28,13 @@ from proact.report.tables import Column, make_table
 ENCODINGS = (
     *("float32", "native", "float16", "bfloat16", "float8_e4m3", "float8_e5m2", "e3m2"),
     *("int8", "int8-tensor", "q15.16", "q7.8"),
+    *("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp4", "mxint8", "nvfp4"),
+    *("int4-group32", "int4-group32-zero", "bfp8-block16"),
 )
 BY_INJECT = "q15.16 by inject()"
-OVER_FLOAT32 = Goal("entry + exit over float32's", 5.0, at_most=True)
+IN_NUMPY = "q15.16 in numpy"
+OVER_FLOAT32 = Goal("entry + exit over float32's", 1.5, at_most=True)
+ONCE = Goal("seconds to encode the model", 2.0, at_most=True)
 OVER_FORWARD = Goal("forward pass with faults over without", 1.1, at_most=True)
 BATCH = 64
 
@@ -64,6 +68,25 @@ def injections(ber: float, repeats: int) -> tuple[Times, dict[str, int]]:
 
     trials[BY_INJECT], flips[BY_INJECT] = by_inject, flips["q15.16"]
     return interleave(trials, repeats), flips
+
+
+def encodings(repeats: int) -> Times:
+    """Seconds to round VGG-16 to each encoding."""
+    model = models.create("vgg16-bn").eval()
+
+    def call(encoding: str) -> Call:
+        return lambda: encode(model, encoding)
+
+    return interleave({encoding: call(encoding) for encoding in ENCODINGS}, repeats)
+
+
+def encoding_table(times: Times) -> Table:
+    """The median time of each encoding."""
+    medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    rows = [(name, f"{median:.2f}", ONCE.verdict(median)) for name, median in medians.items()]
+    headings = (Column("", is_text=True), "seconds", "reached")
+    title = "encode VGG-16 (14.7 M parameters)"
+    return make_table(headings, rows, title, f"goal: {ONCE.name} {ONCE}")
 
 
 def _next_trial(injector: Injector, ber: float) -> Call:
@@ -147,10 +170,11 @@ def run(options: argparse.Namespace) -> None:
             times,
             "float32",
             OVER_FLOAT32,
-            set(times) - {"float32", "native"},
+            set(times) - {"float32", "native", IN_NUMPY},
             flips,
         )
     )
+    console.print(encoding_table(encodings(min(options.repeats, 3))))
     console.print(
         ratio_table(
             f"ResNet-20, {BATCH} images, activation faults at BER {options.activation_ber:g}",

@@ -24,6 +24,12 @@ struct Scales {
     float at(std::uint64_t element) const {
         return reinterpret_cast<const float*>(address)[number(element)];
     }
+    /// The end of the adjacent elements that share the scale of an element; it can lie beyond the
+    /// tensor.
+    std::uint64_t run_end(std::uint64_t element) const {
+        const std::uint64_t within = element % row, left = block - within % block;
+        return element + (left < row - within ? left : row - within);
+    }
     /// Whether each element of a tensor of `words` elements has a scale.
     bool cover(std::uint64_t words) const {
         if (count == 0 || row == 0 || block == 0) return false;

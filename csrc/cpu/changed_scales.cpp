@@ -61,11 +61,7 @@ template <class Real>
 void reread(FlipColumns& log, const ScaledTensor& tensor, const std::vector<Range>& ranges) {
     for (const Range& range : ranges) {
         for (std::uint64_t begin = range.begin; begin < range.end;) {
-            const std::uint64_t within = begin % tensor.clean.row;
-            const std::uint64_t block_end =
-                begin - within % tensor.clean.block + tensor.clean.block;
-            const std::uint64_t row_end = begin - within + tensor.clean.row;
-            const std::uint64_t end = std::min({range.end, block_end, row_end});
+            const std::uint64_t end = std::min(range.end, tensor.clean.run_end(begin));
             const std::uint64_t number = tensor.clean.number(begin);
             double zero = 0.0, zero_now = 0.0, scale_now = tensor.unit;
             if (tensor.zeros != 0)

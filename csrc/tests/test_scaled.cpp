@@ -1,5 +1,6 @@
 // Tests numbers with shared scales: which scale an element has, every word under many scales, and
 // rounding in memory.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -33,9 +34,12 @@ void blocks_begin_anew_in_each_row() {
                 std::uint64_t element = 0;
                 for (std::uint64_t r = 0; r < 3; ++r)
                     for (std::uint64_t begin = 0, b = 0; begin < row; begin += block, ++b)
-                        for (std::uint64_t i = begin; i < row && i < begin + block; ++i)
+                        for (std::uint64_t i = begin; i < row && i < begin + block; ++i) {
+                            CHECK_EQUAL(scales.run_end(element),
+                                        r * row + std::min(row, begin + block));
                             CHECK_EQUAL(scales.number(element++),
                                         b + (are_shared ? 0 : r * in_row));
+                        }
             }
         }
 }

@@ -23,6 +23,7 @@ from proact.encodings.base import (
 from proact.encodings.floats import FloatLayout, memory_float
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import SmallFloatWord
+from proact.ops.rounding import rounded_to_words
 
 #: The names of formats that have one of their own, by the bits of exponent and mantissa.
 _NAMES = {(4, 3): "float8_e4m3", (5, 2): "float8_e5m2"}
@@ -154,6 +155,9 @@ class FloatFormat(UniformEncoding, FloatLayout):
             # torch makes NaN of what is beyond the range of e4m3.
             bound = math.inf if self.has_inf else self.largest
             return tensor.detach().clamp(-bound, bound).to(dtype).to(torch.float32)
+        by_native_code = rounded_to_words(tensor, self.form)
+        if by_native_code is not None:
+            return by_native_code
         result = tensor.detach().contiguous().clone()
         memory = integers_of(result).reshape(-1)
         on_cpu, nowhere = memory.cpu(), np.empty(0, np.uint64)
@@ -167,11 +171,13 @@ class FloatFormat(UniformEncoding, FloatLayout):
         return result
 
     def saturates(self, tensor: Tensor) -> Tensor:
-        magnitudes = tensor.detach().double().abs().cpu().numpy()
-        beyond = self._unlimited(magnitudes) > self.largest_word
-        if self.has_inf:
-            beyond &= np.isfinite(magnitudes)
-        return torch.from_numpy(beyond).to(tensor.device)
+        magnitudes = tensor.detach().double().abs()
+        # The middle between the largest value and the next one, if the exponent field had no end.
+        exponent = max(math.frexp(self.largest)[1] - 1, 1 - self.bias)
+        middle = self.largest + math.ldexp(0.5, exponent - self.mantissa_bits)
+        is_odd = self.largest_word % 2 == 1  # of two equally near words, the even one is taken
+        beyond = magnitudes >= middle if is_odd else magnitudes > middle
+        return beyond & magnitudes.isfinite() if self.has_inf else beyond
 
     def _unlimited(self, magnitudes: Floats) -> Floats:
         """The words nearest to magnitudes, as if the exponent field had no end; that of infinity is

@@ -49,7 +49,9 @@ class Net(nn.Module):
 
 ELEMENTS = 2 + 2 * (54 + 3 + 12 + 1) + 35 + 5
 WEIGHTS = 2 * 54 + 35
-INT8 = 32 * ELEMENTS - 24 * WEIGHTS  # all but weights keep their own 32 bits
+SCALES = 2 * 3 + 5  # of the output channels, in float32
+INT8 = 32 * ELEMENTS - 24 * WEIGHTS + 32 * SCALES  # all but weights keep their own 32 bits
+INT4 = 32 * ELEMENTS - 28 * WEIGHTS + 32 * SCALES
 
 
 @pytest.fixture
@@ -68,9 +70,11 @@ def net() -> Net:
         ("bfloat16", "*", "mantissa", 17, ELEMENTS, 7 * ELEMENTS, 16 * ELEMENTS),
         ("q7.8", Where(kind="statistics"), "integer", 4, 12, 7 * 12, 16 * ELEMENTS),
         ("q3.4", "twin.weight", None, 1, 35, 8 * 35, 8 * ELEMENTS),
-        ("int8", "*", None, 17, ELEMENTS, INT8, INT8),
-        ("int8", "head.*", "sign", 2, 40, 40, INT8),
-        ("int4", Where(kind="weight"), None, 3, WEIGHTS, 4 * WEIGHTS, 32 * ELEMENTS - 28 * WEIGHTS),
+        ("int8", "*", None, 17 + 3, ELEMENTS + SCALES, INT8, INT8),
+        ("int8", "head.*", "sign", 2 + 1, 40 + 5, 40 + 5, INT8),
+        ("int8", Where(kind="scale"), None, 3, SCALES, 32 * SCALES, INT8),
+        ("int8-tensor", Where(kind="scale"), None, 3, 3, 32 * 3, INT8 - 32 * (SCALES - 3)),
+        ("int4", Where(kind="weight"), None, 3, WEIGHTS, 4 * WEIGHTS, INT4),
     ],
 )  # fmt: skip
 def test_sums_are_those_counted_by_hand(
@@ -103,10 +107,11 @@ def test_sums_are_those_counted_by_hand(
 def test_the_frame_has_a_row_a_tensor(net: Net) -> None:
     frame = FaultSpace(net, "int8", where=("head.*", "scale", "*.0.relu.*")).to_pandas(ber=0.25)
     rows = [
-        ("scale", "Net", "other", (2,), 2, "float32", 64, 16.0, 64 / 536),
-        ("blocks.0.relu.threshold", "HyReLU", "threshold", (), 1, "float32", 32, 8.0, 32 / 536),
-        ("head.weight", "Linear", "weight", (5, 7), 35, "int8", 280, 70.0, 280 / 536),
-        ("head.bias", "Linear", "bias", (5,), 5, "float32", 160, 40.0, 160 / 536),
+        ("scale", "Net", "other", (2,), 2, "float32", 64, 16.0, 64 / 696),
+        ("blocks.0.relu.threshold", "HyReLU", "threshold", (), 1, "float32", 32, 8.0, 32 / 696),
+        ("head.weight", "Linear", "weight", (5, 7), 35, "int8", 280, 70.0, 280 / 696),
+        ("head.weight:scale", "Linear", "scale", (5,), 5, "float32 scale", 160, 40.0, 160 / 696),
+        ("head.bias", "Linear", "bias", (5,), 5, "float32", 160, 40.0, 160 / 696),
     ]
     names = ["tensor", "layer", "kind", "shape", "elements", "word", "bits", "flips", "share"]
     assert list(frame.columns) == names
@@ -223,6 +228,7 @@ def test_memory_that_cannot_be_hit_is_named(
     make: Callable[[], Tensor], words: str, encoding: str, as_buffer: bool
 ) -> None:
     model = Odd(make(), as_buffer)
+    scales = {"good.weight:scale": 2} if encoding == "int8" else {}
     before = bits_of(model.good)
     with pytest.raises(ValueError, match=words):
         FaultSpace(model, encoding)
@@ -233,7 +239,7 @@ def test_memory_that_cannot_be_hit_is_named(
             pass
         assert same_bits(before, model.good)
     with inject(model, BitFlip(1.0, where="good.*", bits="sign"), encoding) as record:
-        assert record.counts() == {"good.weight": 6, "good.bias": 2}
+        assert record.counts() == {"good.weight": 6, "good.bias": 2} | scales
     assert same_bits(before, model.good)
 
 
@@ -268,5 +274,5 @@ def test_parameters_of_no_stored_type_are_named(dtype: torch.dtype, encoding: st
             pass
         assert same_bits(before, model)
     with inject(model, BitFlip(1.0, where="good.*", bits="sign"), encoding) as record:
-        assert record.flips == 8
+        assert record.flips == 8 + (2 if encoding == "int8" else 0)  # and a scale a channel
     assert same_bits(before, model)

@@ -117,7 +117,9 @@ def test_bits_of_words_of_several_kinds_are_kept_apart(
 ) -> None:
     found = criticality(trained_cnn, digits, "int8")
     bits = found.by_bit()
-    sweep = campaign.per_bit(trained_cnn, digits, encoding="int8", trials=40, executor=1)
+    # A trial for each bit of int8, of its float32 scales and of the float32 biases.
+    trials = 8 + 32 + 32
+    sweep = campaign.per_bit(trained_cnn, digits, encoding="int8", trials=trials, executor=1)
     assert set(bits) == {stratum.name for stratum in sweep.strata}
     weights = [each for each in found.tensors if each.word == "int8"]
     whole = sum(each.of_bits[7] * each.of_words.size for each in weights)

@@ -82,7 +82,7 @@ def test_storing_and_every_single_flip_equal_the_oracle(name: str, memory: torch
     for network in (model, stored):
         before = bits_of(network)
         for bit in range(grids[0].bits):
-            with inject(network, BitFlip(1.0, bits=(bit,)), name) as record:
+            with inject(network, BitFlip(1.0, bits=(bit,), where="weight"), name) as record:
                 assert words_of(weight_of(network)) == expected(1 << bit)
                 assert record.flips == record.exposed_bits == tensor.numel()
             assert same_bits(before, network)
@@ -90,7 +90,7 @@ def test_storing_and_every_single_flip_equal_the_oracle(name: str, memory: torch
 
 def test_a_record_tells_the_values_of_integers() -> None:
     model = holding(torch.tensor([[127.0, -3.0], [12.7, 0.0]]))
-    with inject(model, BitFlip(1.0, bits="sign"), "int8") as record:
+    with inject(model, BitFlip(1.0, bits="sign", where="weight"), "int8") as record:
         faults = record.faults()
     tenth = float(scale_of(floats_of([12.7], SINGLE).item()))
     assert faults["bit"].tolist() == [7] * 4
@@ -135,7 +135,7 @@ def test_what_is_beyond_the_largest_scale_saturates(
     assert words_of(weight_of(stored))[:2] == expected
     assert words_of(weight_of(encoded(stored, name)))[:2] == expected
     for bit in range(grid.bits):
-        flipped = faulted(stored, BitFlip(1.0, bits=(bit,)), name)
+        flipped = faulted(stored, BitFlip(1.0, bits=(bit,), where="weight"), name)
         assert flipped.isfinite().all()
         assert words_of(flipped)[:2] == [
             memory_word(grid, number, memory, 1 << bit) for number in (0.0, value)
@@ -235,8 +235,8 @@ def test_only_weights_of_two_dimensions_or_more_are_quantised() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(2))
     words = {exposed.name: exposed.word for exposed in FaultSpace(model, "int8")}
     assert {name: word.bits for name, word in words.items()} == {
-        "0.weight": 8, "0.bias": 32, "1.weight": 32, "1.bias": 32, "2.weight": 32,
-        "1.running_mean": 32, "1.running_var": 32,
+        "0.weight": 8, "0.weight:scale": 32, "0.bias": 32, "1.weight": 32, "1.bias": 32,
+        "2.weight": 32, "1.running_mean": 32, "1.running_var": 32,
     }  # fmt: skip
     report = encoding_report(model, "int8")
     assert [loss.tensor for loss in report.tensors if loss.largest_error] == ["0.weight"]
@@ -269,7 +269,7 @@ def test_faults_one_after_the_other_share_the_scales() -> None:
     stored = encoded(holding(torch.randn(3, 8, generator=generator)), "int8")
     clean = words_of(weight_of(stored))
     grids = grids_of("int8", weight_of(stored).tolist())
-    sign, low = BitFlip(1.0, bits="sign"), BitFlip(1.0, bits=0b1011)
+    sign, low = (BitFlip(1.0, bits=bits, where="weight") for bits in ("sign", 0b1011))
     expected = [
         memory_word(grid, value, SINGLE, 0x8B)
         for grid, row in zip(grids, weight_of(stored).tolist(), strict=True)

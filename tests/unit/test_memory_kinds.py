@@ -262,7 +262,7 @@ def test_the_inner_words_of_a_wrapper_are_faulted_under_their_names() -> None:
     ]
     assert space[0].bits == 30 * 8
     assert space[0].stored.kind == "weight"
-    assert space[1].stored.kind == "other"
+    assert space[1].stored.kind == "scale"
     assert space[0].stored.layer == "0"
     before, clean = model[0].weight.words.clone(), model(x)
     fault = BitFlip(0.1, where=Where(layer="Linear", kind="weight", name="0.*"))

@@ -177,15 +177,16 @@ def test_sweeps_take_encodings_by_tensor() -> None:
     options: dict[str, Any] = {"images_per_trial": "all", "progress": False, "trials": 120}
     mixed = {"[04].weight": "int4", "*": "bfloat16"}
     swept = proact.campaign.per_bit(network(), data, BitFlip(0.1), encoding=mixed, **options)
-    expected = [f"int4 {bit}" for bit in range(4)] + [f"bfloat16 {bit}" for bit in range(16)]
+    bits = {"int4": 4, "float32 scale": 32, "bfloat16": 16}
+    expected = [f"{word} {bit}" for word, count in bits.items() for bit in range(count)]
     assert [stratum.name for stratum in swept.strata] == expected
     space = FaultSpace(network(), mixed)
-    words = {name: sum(e.elements for e in space if e.word.name == name) for name in mixed.values()}
+    words = {name: sum(e.elements for e in space if e.word.name == name) for name in bits}
     for stratum in swept.strata:
-        word = stratum.name.split()[0]
+        word = stratum.name.rpartition(" ")[0]
         assert stratum.share == pytest.approx(words[word] / space.bits)
     for cell in swept.spec.cells:  # the fault of a position hits the words of one kind alone
-        word = str(cell.part).split()[0]
+        word = str(cell.part).rpartition(" ")[0]
         assert cell.bits == words[word]
 
 

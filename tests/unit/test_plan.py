@@ -252,7 +252,9 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_impossible_plans_are_refused(trained_cnn: nn.Module, digits: Data) -> None:
-    with pytest.raises(ValueError, match="a budget of at least 4 bits a weight, .* got 3.5"):
+    weights = 9 * 8 + 72 * 16 + 144 * 16 + 64 * 64 + 64 * 10
+    least = 4 + 32 * (8 + 16 + 16 + 64 + 10) / weights  # int4, and a float32 scale a channel
+    with pytest.raises(ValueError, match=f"at least {least:.4g} bits a weight, .* got 3.5"):
         plan(trained_cnn, digits, bits=3.5)
     with pytest.raises(ValueError, match="within the tolerance of 0.015: raise the tolerance"):
         plan(trained_cnn, digits, candidates=["int2"])
