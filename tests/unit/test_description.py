@@ -73,7 +73,8 @@ def test_the_words_of_a_campaign_are_in_its_store(digits: Data) -> None:
         encoding={"*.weight": "int4", "*": "bfloat16"},
     )  # fmt: skip
     analysis = Analysis(result)
-    stored = "The encoding stores weights as int4; biases as bfloat16."
+    scales = "scales as float32 scale"  # int4 has one for each output channel
+    stored = f"The encoding stores weights as int4; {scales}; biases as bfloat16."
     assert storage_described(analysis) == stored
     said = how_measured(analysis, analysis.families[0])
     assert said.startswith("The variants were mine (Sequential). Faults were injected with proact ")
