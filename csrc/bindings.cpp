@@ -253,13 +253,17 @@ ScaleWord scale_word(const py::tuple& format) {
 
 void add_scaled(ChangedScales& scales, std::uintptr_t address, std::uint64_t words,
                 std::uint32_t word_bytes, std::uintptr_t clean, std::uint64_t count,
-                const Layout& layout, std::uintptr_t zeros, double unit,
+                const Layout& layout, std::uintptr_t zeros, double unit, bool has_negative_zero,
                 const std::vector<Part>& parts) {
     const auto laid_out = [](std::uintptr_t at, std::uint64_t n, const Layout& form) {
         return Scales{at, n, std::get<0>(form), std::get<1>(form), std::get<2>(form)};
     };
-    ScaledTensor tensor{
-        {address, words, word_bytes, 0, 1}, laid_out(clean, count, layout), zeros, unit, {}};
+    ScaledTensor tensor{{address, words, word_bytes, 0, 1},
+                        laid_out(clean, count, layout),
+                        zeros,
+                        unit,
+                        has_negative_zero,
+                        {}};
     for (const auto& [at, n, bytes, format, form, is_zero_point] : parts)
         tensor.parts.push_back(
             {at, bytes, scale_word(format), laid_out(0, n, form), is_zero_point});
@@ -357,7 +361,7 @@ PYBIND11_MODULE(_proact, m) {
         .def(py::init())
         .def("add", &add_scaled, py::arg("address"), py::arg("words"), py::arg("word_bytes"),
              py::arg("clean"), py::arg("count"), py::arg("layout"), py::arg("zeros"),
-             py::arg("unit"), py::arg("parts"))
+             py::arg("unit"), py::arg("has_negative_zero"), py::arg("parts"))
         .def("reread_into", &ChangedScales::reread_into, py::arg("log"), py::arg("flips"),
              unlocked());
     plan_class<FaultPlan>(m, "FaultPlan")

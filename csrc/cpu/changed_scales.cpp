@@ -20,15 +20,15 @@ struct Range {
 template <class Real>
 struct Block {
     Real* reals;
-    double scale, shift, scale_now;
+    double scale, shift, scale_now, last;
 
     void flip(const std::uint32_t* element, const std::uint8_t*, std::uint32_t n,
               std::byte* before) const {
         std::memcpy(before, reals + element[0], n * sizeof(Real));
         Real* const first = reals + element[0];
         for (std::uint32_t i = 0; i < n; ++i)
-            first[i] =
-                static_cast<Real>((static_cast<double>(first[i]) / scale + shift) * scale_now);
+            first[i] = static_cast<Real>(
+                (static_cast<double>(first[i]) / scale + shift) * scale_now + last);
     }
 };
 
@@ -77,8 +77,11 @@ void reread(FlipColumns& log, const ScaledTensor& tensor, const std::vector<Rang
             for (std::uint32_t i = 0; i < n; ++i)
                 element[i] = static_cast<std::uint32_t>(begin) + i;
             std::fill_n(log.bit.data() + log.size(), n, std::uint8_t{0});
+            // Adding -0.0 changes no number; adding 0.0 turns -0.0 into 0.0.
+            const double shift = zero == zero_now ? -0.0 : zero - zero_now;
             const Block<Real> block{reinterpret_cast<Real*>(tensor.memory.address),
-                                    tensor.clean.at(begin), zero - zero_now, scale_now};
+                                    tensor.clean.at(begin), shift, scale_now,
+                                    tensor.has_negative_zero ? -0.0 : 0.0};
             log.flip_pending(block, n);
             log.commit(n);
             begin = end;

@@ -41,6 +41,7 @@ struct ScaledTensor {
     Scales clean;          // the scales without faults
     std::uintptr_t zeros;  // an int32 for each clean scale, or 0 if all zero points are 0
     double unit;
+    bool has_negative_zero;  // whether the words of elements tell -0.0 from 0.0
     std::vector<ScalePart> parts;
 };
 

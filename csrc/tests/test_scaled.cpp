@@ -177,6 +177,7 @@ void changed_scales_are_read_again() {
                 laid_out,
                 address_of(zeros),
                 0.25,
+                false,
                 {{address_of(exponents), 1, {Kind::power_of_two}, blocks, false},
                  {address_of(whole), 4, {Kind::float32}, {0, 1, size, size, 1}, false},
                  {address_of(zeros_stored), 1, {Kind::integer}, blocks, true}}});

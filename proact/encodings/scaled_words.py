@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -104,10 +105,7 @@ class ScaledWord(Word):
     def values(self, words: Words, elements: Elements) -> Floats:
         numbers = self.layout.numbers(elements)
         plain = self.element.values(words, elements) - self._zeros[numbers]
-        # Adding 0 turns -0.0, which integers do not have, into 0.0.
-        zero = 0.0 if isinstance(self.element, IntegerElement) else -0.0
-        values: Floats = plain * self.scales[numbers] + zero
-        return values
+        return self._times(plain, self.scales[numbers])
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
         words = super().words_in(memory, dtype, elements)
@@ -134,8 +132,17 @@ class ScaledWord(Word):
         numbers = self.layout.numbers(elements)
         scales, zeros = self._stored(elements)
         with np.errstate(over="ignore", invalid="ignore"):
-            changed: Floats = values / self.scales[numbers] + (self._zeros[numbers] - zeros)
-            return changed * scales
+            plain = values / self.scales[numbers]
+            if self.has_zero_points:
+                plain += self._zeros[numbers] - zeros
+            return self._times(plain, scales)
+
+    def with_parts(self, parts: Sequence[ScalePart]) -> ScaledWord:
+        """The same elements with other scales, which need not be finite."""
+        other = copy.copy(self)
+        other.parts = tuple(parts)
+        other.scales, other._zeros = other._stored(self._first_elements())
+        return other
 
     def add_to(self, plan: ScalePlan, stored: StoredTensor) -> None:
         """Adds the tensor of these words to a plan: native code then does what `reread` does."""
@@ -166,6 +173,11 @@ class ScaledWord(Word):
             rows = -(-elements // self.layout.row)
             padded = rows * self.layout.stride * self.layout.block
         return self.bits * padded + sum(part.bits for part in self.parts)
+
+    def _times(self, plain: Floats, scales: Floats) -> Floats:
+        """Elements times their scales; integers have no -0.0, which adding 0 turns into 0."""
+        product: Floats = plain * scales
+        return product + 0.0 if isinstance(self.element, IntegerElement) else product
 
     def _stored(self, elements: Elements) -> tuple[Floats, Floats]:
         """The scales and zero points that the parts store for elements now, float64 (n,)."""

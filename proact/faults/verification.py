@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from proact.encodings import Bits
-from proact.encodings.base import integers_of, same_bits, signed_memory
+from proact.encodings.base import (
+    as_memory,
+    integers_of,
+    same_bits,
+    signed_memory,
+    unsigned_memory,
+)
+from proact.encodings.scaled_words import ScaledWord
 from proact.faults._check import Check
 from proact.faults.coded_target import CodedTarget
 from proact.faults.encode import encode
 from proact.faults.injection import Injector
-from proact.faults.injection_plan import InjectionPlan
+from proact.faults.injection_plan import InjectionPlan, cached_plan
 from proact.faults.kinds import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
+from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, read_words
 from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference
@@ -120,7 +128,9 @@ def verify(
     from proact.faults._sampler_checks import Sample, statistical_checks  # scipy loads slowly
 
     clean = [tensor.detach().clone() for tensor in _tensors(encoded)]
-    target = InjectionPlan(encoded, encoding).targets(fault)[0]
+    # The plan of the injector, whose scales the faults hit.
+    plan = cached_plan(encoded, encoding) or InjectionPlan(encoded, encoding)
+    target = plan.targets(fault)[0]
     sample, other = Sample(target, ber), Sample(target, ber)
     for trial in range(trials):
         for into, used_seed in ((sample, seed), (other, seed + 1)):
@@ -177,9 +187,10 @@ def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, s
             memory = exposed.word.memory_of(read.words[changed], exposed.tensor.dtype, element)
             raw = integers_of(expected[index].view(-1)).numpy()
             raw[element] = signed_memory(memory, raw.itemsize)
+    _read_with_scales(target, expected)
     with injector.trial(fault, seed, 0) as record:
         recorded = _only_part(record).places
-        holds &= all(map(same_bits, expected, (e.tensor for e in target.exposed)))
+        holds &= all(map(_agree, expected, target.exposed))
     holds &= all(map(np.array_equal, _ordered(places), _ordered(recorded)))
     measured = f"{len(recorded.bit)} flips of trial 0"
     if is_coded:
@@ -194,6 +205,33 @@ def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, s
         "these bits and no others, decoded" if is_coded else "these bits and no others",
         holds=holds,
     )
+
+
+def _read_with_scales(target: Target, expected: Sequence[Tensor]) -> None:
+    """Reads the expected words of elements, which have clean scales, with the expected scales."""
+    memories = {each.name: memory for each, memory in zip(target.exposed, expected, strict=True)}
+    for exposed, memory in zip(target.exposed, expected, strict=True):
+        word, dtype = exposed.word.uncoded, exposed.tensor.dtype
+        parts = {f"{exposed.name}:{p.name}": p for p in getattr(word, "parts", ())}
+        if not isinstance(word, ScaledWord) or memories.keys().isdisjoint(parts):
+            continue
+        elements = np.arange(exposed.elements, dtype=np.uint64)
+        raw = integers_of(memory.view(-1)).numpy()
+        words = word.words_in(unsigned_memory(raw), dtype, elements)
+        faulty = [replace(p, memory=memories.get(name, p.memory)) for name, p in parts.items()]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = word.with_parts(faulty).values(words, elements)
+        raw[:] = signed_memory(as_memory(values, dtype), raw.itemsize)
+
+
+def _agree(expected: Tensor, exposed: ExposedTensor) -> bool:
+    """Whether a tensor has the expected bits; where scales can make NaN, any NaN is one."""
+    if same_bits(expected, exposed.tensor):
+        return True
+    if not isinstance(exposed.word.uncoded, ScaledWord):
+        return False
+    both = expected.isnan() & exposed.tensor.isnan()
+    return same_bits(expected.masked_fill(both, 0.0), exposed.tensor.masked_fill(both, 0.0))
 
 
 def _ordered(places: tuple[NDArray[np.unsignedinteger], ...]) -> list[NDArray[np.unsignedinteger]]:

@@ -76,6 +76,7 @@ class ScalePlan:
             tuple(form.layout),
             0 if zeros is None else zeros.data_ptr(),
             unit,
+            isinstance(form, ScaledFloatWord),
             [part.description for part in parts],
         )
         self.memory.add(name, tensor)

@@ -95,6 +95,7 @@ _PLURALS = {
     "statistics": "running statistics",
     "threshold": "thresholds",
     "bound": "bounds",
+    "scale": "scales",
     "other": "other tensors",
 }
 
