@@ -33,7 +33,10 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 40), nn.ReLU())
 
 
-@pytest.mark.parametrize("encoding", ["float32", "bfloat16", "int8", "mxfp4", "nvfp4", "int4-group32-zero", "q15.16", "q3.4"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["float32", "bfloat16", "int8", "mxfp4", "nvfp4", "int4-group32-zero", "q15.16", "q3.4"],
+)
 def test_the_sampler_passes(encoding: str) -> None:
     model = network()
     before = bits_of(model)
