@@ -211,8 +211,10 @@ class CampaignOptions(Options):
         "float32",
         "Stored form of the parameters: float16, bfloat16, float32, float64, float8_e4m3, "
         "float8_e5m2, other floats of up to 16 bits such as e3m2, int8 (one scale per output "
-        "channel), int8-tensor, native, or fixed point qM.N of up to 32 bits (1 sign, M "
-        "integer and N fraction bits); with a code as in float32+bch2; or by tensor as in "
+        "channel), int8-tensor, native, fixed point qM.N of up to 32 bits (1 sign, M integer and "
+        "N fraction bits), or blocks with scales: mxfp8_e4m3, mxfp8_e5m2, mxfp6_e3m2, mxfp6_e2m3, "
+        "mxfp4, mxint8, nvfp4, int4-group32, int4-group32-zero, bfp8-block32; with a code as in "
+        "float32+bch2; or by tensor as in "
         '{"*.running_*": "float32+tmr", "*": "float32+bch2"}.',
         Any,
         metavar="NAME",

@@ -14,7 +14,7 @@ from rich.table import Table
 import proact
 from proact import data, models, protect
 from proact.data import cifar, file_lookup, mnist
-from proact.encodings.names import CODE_NAMES, ENCODING_NAMES
+from proact.encodings.names import CODE_NAMES, ENCODING_NAMES, OTHER_NAMES
 from proact.report.tables import Column, make_table
 from proact.results.metric_info import BUILT_IN_METRICS
 
@@ -38,7 +38,7 @@ def system_info() -> dict[str, Any]:
         "looked_for_data_in": [str(place) for place in file_lookup.candidates("", None)[::2]],
         "models": models.names(),
         "methods": protect.methods(),
-        "encodings": [*ENCODING_NAMES, "int7 to int2", "other qM.N of up to 32 bits"],
+        "encodings": [*ENCODING_NAMES, "int7 to int2", *OTHER_NAMES],
         "codes": list(CODE_NAMES),
         "metrics": list(BUILT_IN_METRICS),
         "cache": str(file_lookup.cache()),

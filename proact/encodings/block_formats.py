@@ -37,10 +37,10 @@ class BlockFormat(Encoding):
 
     Parameters of the kind weight with two or more axes are stored in blocks. All others (biases,
     normalisation, thresholds, tensors of integers) keep their own bits. A row is what belongs to
-    one index of the first axis: the weights of one output of a linear layer or a convolution. Its
-    elements are divided into blocks in the order of memory. If the last block of a row is not full,
-    elements of value 0 fill it up. They count as stored bits and are not exposed, because their
-    flips have no effect.
+    one index of the first axis: the weights of one output of a linear layer or a convolution, and
+    of one input of a transposed convolution. Its elements are divided into blocks in the order of
+    memory. If the last block of a row is not full, elements of value 0 fill it up. They count as
+    stored bits and are not exposed, because their flips have no effect.
 
     Scales and zero points are stored bits and are in the fault space, as tensors of the kind
     ``scale``. A scale follows from the largest magnitude of its block (from the smallest and

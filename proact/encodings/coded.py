@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -418,6 +419,17 @@ class Coded(Encoding):
     def scale_word(self, scale: StoredScale) -> Word | None:
         """None: beside coded words, scales are assumed to be protected."""
         return None
+
+    def word_beside(self, scale: StoredScale) -> CodedWord | None:
+        """The words of scales with check bits of their own; None for a code in place."""
+        inner = scale.part.word
+        fitted = self._fitted(inner, 0)
+        if any(payload != inner.all_bits for payload in fitted.code.payloads):
+            return None
+        values = torch.from_numpy(scale.part.values(np.arange(scale.tensor.numel())))
+        described = replace(scale, tensor=values)
+        limits = finite_range(described) if self.checks_range else None
+        return CodedWord(inner, fitted, len(values), replacement_for(described), limits)
 
     def activation_word(self, name: str, tensor: Tensor, largest: float | None) -> Word:
         """The stored form of an activation, which no code protects."""

@@ -9,6 +9,13 @@ BLOCK_NAMES = (
     *("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"),
     "nvfp4",
 )
+#: Families of further names, for lists of what there is.
+OTHER_NAMES = (
+    "qM.N of up to 32 bits",
+    "floats eXmY of up to 16 bits",
+    "intN-groupG and intN-groupG-zero",
+    "bfpN-blockB",
+)
 #: Names that stand for themselves; besides, ``int2`` to ``int7`` like ``int8``, any ``qM.N``,
 #: floats ``eXmY``, groups ``int4-group32`` and ``int4-group32-zero``, and ``bfp8-block32``.
 ENCODING_NAMES = (

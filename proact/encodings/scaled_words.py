@@ -20,6 +20,9 @@ from proact.ops.number_formats import ScaledFloatWord, ScaledIntegerWord
 from proact.ops.rounding import rounded_to_words
 from proact.ops.scale_plan import ScalePlan
 
+#: How far a number can be beyond the largest one because its scale was rounded to an e4m3.
+_ROUNDED_SCALE = 1.0 + 2.0**-4
+
 
 class IntegerElement:
     """An integer in two's complement, or without a sign.
@@ -99,7 +102,7 @@ class ScaledWord(Word):
         numbers = self.layout.numbers(elements)
         scaled = values / self.scales[numbers]
         if self.has_zero_points:
-            scaled = np.rint(scaled) + self._zeros[numbers]
+            scaled = np.rint(np.where(np.isnan(scaled), 0.0, scaled)) + self._zeros[numbers]
         return self.element.words(scaled, elements)
 
     def values(self, words: Words, elements: Elements) -> Floats:
@@ -159,8 +162,11 @@ class ScaledWord(Word):
         numbers += self._of_each(self._zeros)
         largest = self.element.largest
         if self.is_block:
-            # Scales of blocks are chosen so that somewhat larger numbers are clamped.
-            beyond = (numbers > 2 * largest) | (numbers < -2 * largest)
+            # Scales of blocks are chosen so that somewhat larger numbers are clamped, but the
+            # largest scale has none above it, except that it can have been rounded.
+            is_top = self.parts[0].values(np.arange(len(self.scales))) >= self.parts[0].largest
+            most = self._of_each(largest * np.where(is_top, _ROUNDED_SCALE, 2.0))
+            beyond = numbers.abs() > most
         else:
             beyond = (numbers > largest + 0.5) | (numbers < -largest - 1.5)
         return beyond.to(tensor.device).view(tensor.shape)

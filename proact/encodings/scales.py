@@ -55,6 +55,15 @@ class ScalePart:
         """The number of stored bits."""
         return self.word.bits * self.memory.numel()
 
+    @property
+    def largest(self) -> float:
+        """The largest finite value that a stored number can have."""
+        if self.word.bits > 16:
+            return float(torch.finfo(self.memory.dtype).max)
+        words = np.arange(1 << self.word.bits, dtype=np.uint64)
+        values = self.word.values(words, np.zeros(len(words), np.uint64))
+        return float(values[np.isfinite(values)].max())
+
     def values(self, numbers: np.ndarray) -> Floats:
         """The values that are stored now, with the given numbers, float64 (n,)."""
         words = unsigned_memory(integers_of(self.memory).numpy()[numbers])

@@ -54,7 +54,9 @@ class ActivationFlip(Fault):
             ``"float32"``, ``"float16"``, ``"int8"``, ``"q7.8"``, ``"mxfp8_e4m3"``, ... An encoding
             that rounds is applied to all activations of the selected layers, flipped or not. The
             scales of block formats are stored with an activation and exposed; the one scale of
-            ``int8`` is a constant of the program and is not.
+            ``int8`` is a constant of the program and is not. In formats without NaN or infinity,
+            integers and all block formats included, infinity becomes the largest number and NaN
+            becomes 0, or the NaN of the element if it has one.
         bits: the exposed bits of each word, as for `BitFlip`.
         largest: for ``int8`` and ``nvfp4``, which have a scale for the whole tensor: the largest
             observed magnitude of each layer, by layer name (see `observe_activations`); larger

@@ -50,9 +50,9 @@ class FlipsWithScales:
         """These flips, not made yet; ``make_flips`` makes those of the stored words."""
 
         def apply() -> None:
-            self._mark(True)
             make_flips()
             self._reread.apply()
+            self._mark(self._reread.has_changed)
 
         return PendingFlips(self, apply)
 
@@ -119,6 +119,10 @@ class _Reread(Protocol):
 
     def apply(self) -> None: ...
     def restore(self) -> None: ...
+    @property
+    def has_changed(self) -> bool:
+        """Whether scales were flipped."""
+
     def words_of(self, stored: StoredTensor) -> tuple[NDArray[np.uint64], Words]:
         """The elements of a tensor that were read again, ascending, and their old words."""
 
@@ -131,6 +135,10 @@ class _NativeReread:
     def apply(self) -> None:
         self._plan.reread(self._log, self._flips)
 
+    @property
+    def has_changed(self) -> bool:
+        return len(self._log) > 0
+
     def restore(self) -> None:
         self._log.restore()
 
@@ -142,11 +150,13 @@ class _PlainReread:
     def __init__(self, exposed: Sequence[ExposedTensor], flips: ReversibleFlips) -> None:
         self._exposed, self._flips = exposed, flips
         self._words = OverwrittenWords()
+        self.has_changed = False
 
     def apply(self) -> None:
         columns = self._flips.columns()
         is_scale = np.array([isinstance(each.stored, StoredScale) for each in self._exposed])
         rows = np.flatnonzero(is_scale[columns.tensor])
+        self.has_changed = len(rows) > 0
         hit: dict[StoredTensor, list[NDArray[np.uint64]]] = {}
         words: dict[StoredTensor, ScaledWord] = {}
         for tensor, mine in rows_by_tensor(columns.tensor[rows]):

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from proact.encodings import Encoding, Word, encoding_named
-from proact.encodings.base import MemoryWord, same_bits
-from proact.encodings.coded import CodedWord
+from proact.encodings.base import MemoryWord
+from proact.encodings.coded import Coded
+from proact.encodings.integers import Native
 from proact.encodings.scaled_words import StoredScale, scales_of
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, names_scales, shown
@@ -116,22 +117,26 @@ class MixedEncoding(Encoding):
 def _kept_word(scale: StoredScale, encoding: Encoding) -> Word:
     """The word of scales in an encoding that keeps their format; ValueError for others."""
     own = scale.part.word
-    try:
-        word = encoding.word(scale)
-    except TypeError:
-        word = None
-    if (
-        word is None
-        or not isinstance(word.uncoded, MemoryWord)
-        or word.uncoded.bits != own.bits
-        or not same_bits(word.rounded(scale.tensor), scale.tensor)
-    ):
+    plain = encoding.format if isinstance(encoding, Coded) else encoding
+    word: Word | None = None
+    if isinstance(plain, Native) or _holds(plain, scale):
+        word = encoding.word_beside(scale) if isinstance(encoding, Coded) else own
+    if word is None:
         raise ValueError(
-            f"{scale.name} are stored as {own.name}, which the encoding {encoding.name} would "
+            f"{scale.name} is stored as {own.name}, which the encoding {encoding.name} would "
             "change: use native, or native with a code that has check bits of its own, such as "
             "native+secded64 or native+tmr"
         )
-    return word if isinstance(word, CodedWord) else own
+    return word
+
+
+def _holds(encoding: Encoding, scale: StoredScale) -> bool:
+    """Whether scales are stored in the words of an encoding."""
+    try:
+        word = encoding.word(scale)
+    except TypeError:
+        return False
+    return isinstance(word, MemoryWord) and word.bits == scale.part.word.bits
 
 
 def checked_encoding(given: EncodingLike | Sequence[Any]) -> Encoding:

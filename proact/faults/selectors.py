@@ -23,7 +23,8 @@ class Where:
             match too.
         kind: ``weight``, ``bias``, ``normalisation`` (weights and biases of normalisation layers),
             ``statistics`` (running mean and variance), ``threshold``, ``bound`` (of weight-range),
-            ``scale`` (scales and zero points) or ``other``; ``buffer`` matches all buffers.
+            ``scale`` (scales and zero points, and buffers that are named so) or ``other``;
+            ``buffer`` matches all buffers.
         exclude: a selector of tensors that are left out.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from proact.encodings import Bits, Encoding, Word
 from proact.encodings.coded import CodedWord
-from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
+from proact.encodings.scaled_words import ScaledWord, StoredScale, owner_of, scales_of
 from proact.errors import ProactError
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
-from proact.faults.selectors import Selector, checked_where, matches, select
+from proact.faults.selectors import Selector, checked_where, matches, names_scales, select
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
 from proact.ops.number_formats import bit_numbers
@@ -99,6 +99,10 @@ class ExposedTensor:
         return bit_numbers(self.mask)
 
 
+class _LackedBits(ValueError):
+    """The words of a tensor lack the bits that a fault names."""
+
+
 class StoredForms:
     """The tensors that a model stores in an encoding, scales included, with their stored forms.
 
@@ -113,6 +117,7 @@ class StoredForms:
         self._of_model, self._encoding = stored, encoding
         self._words: dict[str, Word] = {}
         self._scaled: dict[str, ScaledWord] = {}  #: those whose scales are in the fault space
+        self._not_stored: list[tuple[StoredTensor, Exception]] = []
 
     def word(self, stored: StoredTensor) -> Word:
         """The stored form of a tensor or of scales; TypeError or ValueError if there is none."""
@@ -131,8 +136,9 @@ class StoredForms:
                 continue
             try:
                 word = self.word(stored)
-            except (TypeError, ValueError):
-                continue  # a fault that hits the tensor is refused elsewhere
+            except (TypeError, ValueError) as error:
+                self._not_stored.append((stored, error))  # refused if a fault hits it
+                continue
             for scale in scales_of(stored, word):
                 of_scale = self._encoding.scale_word(scale)
                 if of_scale is not None:
@@ -149,10 +155,12 @@ class StoredForms:
         if not self._of_model:
             raise ValueError("the model has no parameters, so there are no bits to flip")
         exposed, lacks = [], None
-        for tensor in select(where, self.tensors):
+        tensors = self.tensors
+        self._refuse_scales_not_stored(where)
+        for tensor in select(where, tensors):
             try:
                 exposed.append(self.exposed_tensor(tensor, bits))
-            except ValueError as error:
+            except _LackedBits as error:
                 if not isinstance(tensor, StoredScale):
                     raise
                 lacks = lacks or error
@@ -161,14 +169,24 @@ class StoredForms:
         _refuse_shared_streams(exposed)
         return exposed
 
+    def _refuse_scales_not_stored(self, where: Selector) -> None:
+        """The error of a tensor that cannot be stored, if a selector is meant for its scales."""
+        if not names_scales(where):
+            return
+        for stored, error in self._not_stored:
+            names = tuple(f"{name}:scale" for name in stored.names)
+            if matches(where, replace(stored, name=names[0], names=names, kind="scale")):
+                raise error
+
     def exposed_tensor(self, stored: StoredTensor, bits: Bits) -> ExposedTensor:
         """One tensor with its exposed bits; raises if it cannot be faulted in this encoding."""
-        checked_memory(stored.name, stored.tensor)
+        owner = owner_of(stored)  # which changes with its scales
+        checked_memory(owner.name, owner.tensor)
         word = self.word(stored)
         try:
             mask = word.mask(bits)
         except ValueError as error:
-            raise ValueError(f"{stored.name}: {error}") from None
+            raise _LackedBits(f"{stored.name}: {error}") from None
         return ExposedTensor(stored, word, mask, stream_of(stored.name))
 
     def refuse_changed_scales(self) -> None:

@@ -29,5 +29,7 @@ def replacement_for(stored: StoredTensor) -> float:
 def finite_range(stored: StoredTensor) -> tuple[float, float]:
     """The smallest and the largest finite number of a tensor; (0, 0) if there is none."""
     tensor = stored.tensor.detach()
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # torch has few operations on floats of 8 bits
     finite = tensor[torch.isfinite(tensor)]
     return (float(finite.amin()), float(finite.amax())) if finite.numel() else (0.0, 0.0)

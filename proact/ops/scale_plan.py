@@ -100,6 +100,10 @@ class RereadLog:
         self.native: Any = _native.module.FlipLog()
         self._plan = plan  # the log writes to its tensors
 
+    def __len__(self) -> int:
+        """The number of words."""
+        return len(self.native)
+
     def words_of(self, tensor: Tensor) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The elements of a tensor that were read again, ascending, and their old memory words."""
         number, element, _, before = self.native.columns()

@@ -332,3 +332,38 @@ def test_codes_in_place_are_refused_and_others_protect_the_elements() -> None:
         assert record.flips > 0
         assert record.corrected == record.flips
         assert torch.equal(coded.get_parameter("weight"), clean)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "warns"),
+    [
+        ("int4-group32", 8.5e5, True),
+        ("int4-group32", 4.5e5, False),
+        ("nvfp4", 2.2e38, True),
+        ("nvfp4", 3.0, False),
+        ("mxfp4", 1.95, False),
+        ("mxfp4", 2e38, False),
+    ],
+)
+def test_values_beyond_the_largest_scale_saturate_with_a_warning(
+    name: str, value: float, warns: bool
+) -> None:
+    values = torch.full((2, 64), value)
+    values[0, 0] = value / 1.3
+    saturated = encoding_report(layer(values), name).saturated
+    assert (saturated > 0) == warns
+
+
+def test_nan_of_activations_is_the_number_0_in_every_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from proact.encodings import scaled_words
+
+    tensor = torch.tensor([[1.0, math.nan, -2.0, math.inf, -math.inf, 0.3]])
+    for _ in range(2):
+        for name in ("int4-group32-zero", "mxfp4", "nvfp4", "mxint8"):
+            word = encoding_named(name).activation_word("x", tensor, None)
+            rounded = word.rounded(tensor)
+            assert rounded[0, 1] == 0.0, name
+            assert rounded.isfinite().all()
+        monkeypatch.setattr(scaled_words, "rounded_to_words", lambda *_: None)

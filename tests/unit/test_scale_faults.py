@@ -258,6 +258,26 @@ def test_a_second_injection_into_changed_scales_is_refused(model: nn.Module) -> 
     assert same_bits(before, model)
 
 
+def test_an_injection_without_flips_in_scales_allows_another(model: nn.Module) -> None:
+    model = encode(model, "int8")
+    with inject(model, BitFlip(0.0), "int8"), inject(model, BitFlip(0.5), "int8") as record:
+        assert record.flips > 0
+
+
+def test_scales_of_weights_that_cannot_be_faulted_are_refused(model: nn.Module) -> None:
+    """Numbers are read again in the order of memory, and are written."""
+    for encoding in ("mxfp4", "int8"):
+        other = encode(model, encoding).to(memory_format=torch.channels_last)
+        with pytest.raises(ValueError, match=r"0\.weight must be contiguous"):
+            FaultSpace(other, encoding, SCALES)
+        with pytest.raises(ValueError, match=r"0\.weight must be contiguous"):
+            inject(other, Replay([("0.weight:scale", 0, 1)]), encoding).__enter__()
+    halves = nn.Sequential(nn.Linear(32, 4).bfloat16(), nn.Linear(4, 4))
+    with pytest.raises(TypeError, match=r"0\.weight is torch\.bfloat16"):
+        FaultSpace(halves, "mxfp4", SCALES)
+    assert FaultSpace(halves, "mxfp4", "1.*").bits == 16 * 4 + 4 * 8 + 4 * 32
+
+
 def test_a_model_that_is_not_rounded_gets_its_values_back(model: nn.Module) -> None:
     before = bits_of(model)
     with inject(model, BitFlip(0.05), "int4-group32-zero") as record:
@@ -265,18 +285,28 @@ def test_a_model_that_is_not_rounded_gets_its_values_back(model: nn.Module) -> N
     assert same_bits(before, model)
 
 
+@pytest.mark.parametrize("form", ["mxfp8_e4m3", "nvfp4", "int4-group32-zero", "int8"])
 @pytest.mark.parametrize("code", ["tmr", "secded64"])
-def test_a_code_protects_scales(model: nn.Module, code: str) -> None:
+def test_a_code_protects_scales(model: nn.Module, code: str, form: str) -> None:
     """Single flips are corrected; without the code, the same flips change weights."""
-    encoding: Any = {SCALES: f"native+{code}", "*": "mxfp8_e4m3"}
+    encoding: Any = {SCALES: f"native+{code}", "*": form}
     coded = encode(model, encoding)
     clean = weights(coded)
-    plain = encode(model, "mxfp8_e4m3")
+    plain = encode(model, form)
+    names = {each.name: each.word.name for each in FaultSpace(plain, form, SCALES)}
+    assert {each.name: each.word.name for each in FaultSpace(coded, encoding, SCALES)} == {
+        name: f"{word}+{code}" for name, word in names.items()
+    }
     for trial in range(20):
         with inject(coded, ExactFlips(1, where=SCALES), encoding, trial=trial) as record:
             assert record.corrected == 1
             assert all(torch.equal(clean[name], now) for name, now in weights(coded).items())
-        with inject(plain, ExactFlips(1, where=SCALES), "mxfp8_e4m3", trial=trial) as record:
+            (row,) = record.faults()
+            scales = {s.name: s.part for s in Injector(plain, form).scales}
+            assert row["before"] in scales[row["tensor"]].values(
+                np.arange(len(scales[row["tensor"]].memory))
+            )
+        with inject(plain, ExactFlips(1, where=SCALES), form, trial=trial) as record:
             assert len(record.changed) == 1
     with inject(coded, BitFlip(0.05), encoding) as record:  # scales and elements, many flips
         sites = {(str(r["tensor"]), int(r["element"])) for r in record.faults()}
@@ -301,7 +331,7 @@ def test_what_the_code_does_not_correct_changes_weights(model: nn.Module) -> Non
 @pytest.mark.parametrize("own", ["float32+bch2", "q15.16", "float16", "native+secded"])
 def test_encodings_that_would_change_scales_are_refused(model: nn.Module, own: str) -> None:
     encoding: Any = {SCALES: own, "*": "int8"}
-    with pytest.raises(ValueError, match=r"0\.weight:scale are stored as float32 scale, which .*"):
+    with pytest.raises(ValueError, match=r"0\.weight:scale is stored as float32 scale, which .*"):
         FaultSpace(encode(model, encoding), encoding)
 
 
