@@ -99,7 +99,7 @@ class ExposedTensor:
         return bit_numbers(self.mask)
 
 
-class _LackedBits(ValueError):
+class _LackedBitsError(ValueError):
     """The words of a tensor lack the bits that a fault names."""
 
 
@@ -160,7 +160,7 @@ class StoredForms:
         for tensor in select(where, tensors):
             try:
                 exposed.append(self.exposed_tensor(tensor, bits))
-            except _LackedBits as error:
+            except _LackedBitsError as error:
                 if not isinstance(tensor, StoredScale):
                     raise
                 lacks = lacks or error
@@ -186,7 +186,7 @@ class StoredForms:
         try:
             mask = word.mask(bits)
         except ValueError as error:
-            raise _LackedBits(f"{stored.name}: {error}") from None
+            raise _LackedBitsError(f"{stored.name}: {error}") from None
         return ExposedTensor(stored, word, mask, stream_of(stored.name))
 
     def refuse_changed_scales(self) -> None:
