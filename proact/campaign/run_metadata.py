@@ -15,7 +15,7 @@ from torch import nn
 
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, Fault, Injector
-from proact.faults.space import StoredForms
+from proact.faults.stored_forms import StoredForms
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops import native_info
 from proact.results.cells import CellSpec

@@ -21,8 +21,8 @@ from proact.campaign.options import CampaignOptions, RunOptions
 from proact.campaign.trial_runner import TrialRunner
 from proact.encodings import Bits
 from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.selectors import Selector
-from proact.faults.space import ExposedTensor
 from proact.results.cells import OWN, CellStratum
 from proact.results.policy import Policy
 from proact.results.statistics import allocation, confidence_at_stop

@@ -19,10 +19,10 @@ from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, FaultSpace, encode
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault
 from proact.faults.mixed_encoding import checked_encoding
 from proact.faults.selectors import exactly
-from proact.faults.space import ExposedTensor
 from proact.limits import TRIALS
 from proact.results.cells import CellState
 from proact.results.result import Result

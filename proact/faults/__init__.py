@@ -2,6 +2,7 @@
 
 from proact.faults.activations import ActivationFlip, observe_activations
 from proact.faults.encode import EncodingReport, encode, encoding_report
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.injection import Injector, inject
 from proact.faults.kinds import (
     BitFlip,
@@ -16,7 +17,7 @@ from proact.faults.mixed_encoding import MixedEncoding
 from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.selectors import Where
-from proact.faults.space import ExposedTensor, FaultSpace
+from proact.faults.space import FaultSpace
 from proact.faults.strata import BitFlipStratum
 from proact.faults.verification import Verification, verify
 

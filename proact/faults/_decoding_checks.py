@@ -17,8 +17,8 @@ from scipy import stats
 from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
 from proact.encodings.codes import Code
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import rows_by_tensor
-from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import read_words
 from proact.ops.plan import FlipPlaces
 

@@ -18,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
 from proact.errors import ProactError
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
 from proact.faults.selectors import Selector, checked_where, select
-from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, native_plan
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of

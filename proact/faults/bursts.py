@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from proact.faults.exposed_tensor import ExposedMemory, ExposedTensor
 from proact.faults.kinds import Burst
-from proact.faults.space import ExposedMemory, ExposedTensor
 from proact.ops.number_formats import bit_numbers
 from proact.ops.plan import FlipPlaces, FlipPlan
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from proact.encodings.base import Words, as_floats, as_memory
 from proact.encodings.scaled_words import ScaledWord, StoredScale
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import OverwrittenWords, memory_words, rows_by_tensor
 from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
-from proact.faults.space import ExposedTensor
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlan
 from proact.ops.scale_plan import RereadLog, ScalePlan

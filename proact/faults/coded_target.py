@@ -11,9 +11,9 @@ from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
 from proact.faults.changed_scales import FlipsWithScales
 from proact.faults.decoding import DecodedCodewords, Decoding, decode
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
-from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, read_words
 from proact.ops.codeword_plan import CodewordPlan
 from proact.ops.plan import FlipColumns, FlipPlaces, FlipPlan

@@ -16,12 +16,14 @@ from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.coded_target import CodedTarget, flipped_before
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.reversible_flips import PendingFlips
 from proact.faults.selectors import Selector, matches, shown
-from proact.faults.space import ExposedTensor, StoredForms, refuse_packed
+from proact.faults.space import refuse_packed
+from proact.faults.stored_forms import StoredForms
 from proact.faults.strata import BitFlipStratum
 from proact.faults.target_memory import Target
 from proact.nn.packed_state import packed_weights

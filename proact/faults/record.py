@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from proact.encodings.scaled_words import owner_of
 from proact.faults.coded_target import DecodedFlips
 from proact.faults.decoding import CORRECTED, DETECTED, MISCORRECTED, OUTCOMES
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.replay import FaultSite, Replay
 from proact.faults.reversible_flips import ReversibleFlips
 from proact.faults.rollback import undo_all
-from proact.faults.space import ExposedTensor
 from proact.ops.plan import FlipColumns
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from proact.encodings import Bits
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault, checked_bits
 from proact.faults.selectors import Selector, shown
-from proact.faults.space import ExposedTensor
 from proact.ops.plan import checked_ber, checked_integer
 from proact.ops.seeds import derived_seed, derived_words
 

@@ -14,6 +14,7 @@ from proact.encodings.base import Words
 from proact.encodings.coded import CodedWord
 from proact.encodings.scaled_words import owner_of
 from proact.faults.changed_scales import FlipsWithScales, scale_plan, scaled_tensors
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import (
     OverwrittenWords,
     check_in_place,
@@ -21,7 +22,6 @@ from proact.faults.overwritten_words import (
     rows_by_tensor,
 )
 from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
-from proact.faults.space import ExposedTensor
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 

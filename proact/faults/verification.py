@@ -21,6 +21,7 @@ from proact.encodings.scaled_words import ScaledWord
 from proact.faults._check import Check
 from proact.faults.coded_target import CodedTarget
 from proact.faults.encode import encode
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.injection import Injector
 from proact.faults.injection_plan import InjectionPlan, cached_plan
 from proact.faults.kinds import BitFlip
@@ -28,7 +29,6 @@ from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.overwritten_words import rows_by_tensor
 from proact.faults.record import Record
 from proact.faults.selectors import Selector
-from proact.faults.space import ExposedTensor
 from proact.faults.target_memory import Target, read_words
 from proact.limits import SEEDS, TRIALS
 from proact.ops import _flip_reference as reference

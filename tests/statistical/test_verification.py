@@ -16,7 +16,7 @@ from proact.encodings.base import Words
 from proact.encodings.codes import LinearCode
 from proact.faults import Verification, coded_target, decoding, verify
 from proact.faults.decoding import DecodedCodewords, Decoding
-from proact.faults.space import ExposedTensor
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.ops.codeword_plan import CodewordFlips, CodewordPlan
 from proact.ops.number_formats import NumberFormat
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from proact.encodings import Code
 from proact.encodings.coded import CodedWord
 from proact.faults import FaultSpace, Record
-from proact.faults.space import ExposedTensor
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.ops._flip_reference import flipped_bits
 from proact.ops.seeds import stream_of
 

@@ -17,7 +17,7 @@ from proact.encodings.coded import CodedWord
 from proact.encodings.codes import CODE_NAMES, code_named
 from proact.encodings.scaled_words import ScaledWord
 from proact.faults import BitFlip, FaultSpace, Injector, encode, encoding_report, inject
-from proact.faults.space import ExposedTensor
+from proact.faults.exposed_tensor import ExposedTensor
 
 FORMATS = {
     "float32": torch.float32,

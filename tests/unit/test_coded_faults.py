@@ -28,7 +28,7 @@ from proact.faults import (
     encode,
     inject,
 )
-from proact.faults.space import ExposedTensor
+from proact.faults.exposed_tensor import ExposedTensor
 from proact.results.policy import Policy
 
 ENCODINGS = [

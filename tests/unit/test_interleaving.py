@@ -10,7 +10,7 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact.faults import Burst, FaultSpace, Record, encode, fault_from_json, inject
-from proact.faults.space import ExposedMemory
+from proact.faults.exposed_tensor import ExposedMemory
 
 
 @pytest.fixture
