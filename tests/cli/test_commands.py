@@ -484,7 +484,7 @@ def test_plan_prints_a_table_and_a_document(
     [
         (["--ber", "2"], "--ber: a bit error rate lies in [0, 1]"),
         (["--bits", "-1"], "--bits: expected a finite number above 0"),
-        # int4 takes 4 bits a weight, and 32 for the scale of each row: 4 + 32 (32 + 3) / 512.
+        # int4 takes 4 bits a weight, and 32 for the scale of each row: 4 + 32 (16 + 16 + 3) / 512.
         (["--bits", "2"], "expected a budget of at least 6.188 bits a weight"),
         (["--candidate", "float31"], "--candidate: an encoding is one of"),
         (["--guard", "weightrange"], "--guard: a guard is one of"),
