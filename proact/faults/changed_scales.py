@@ -52,7 +52,8 @@ class FlipsWithScales:
         def apply() -> None:
             make_flips()
             self._reread.apply()
-            self._mark(self._reread.has_changed)
+            if self._reread.has_changed:
+                self._mark(True)
 
         return PendingFlips(self, apply)
 
@@ -70,7 +71,8 @@ class FlipsWithScales:
             self._reread.restore()
         finally:
             self._flips.restore()
-            self._mark(False)
+            if self._reread.has_changed:  # an injection without flips in scales marks nothing
+                self._mark(False)
 
     def before_scales(
         self, stored: StoredTensor, element: NDArray[np.uint64], memory: Words
