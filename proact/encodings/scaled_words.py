@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from proact.encodings.base import Elements, Floats, Word, Words, saturated_words, signed_values
-from proact.encodings.floats import memory_float
 from proact.encodings.scales import ScalePart
-from proact.encodings.small_floats import FloatFormat
+from proact.encodings.small_floats import FloatFormat, wide_layout
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import ScaledFloatWord, ScaledIntegerWord
 from proact.ops.rounding import rounded_to_words
@@ -98,6 +97,12 @@ class ScaledWord(Word):
     def has_zero_points(self) -> bool:
         return any(part.is_zero_point for part in self.parts)
 
+    @property
+    def _with_payloads(self) -> FloatFormat | None:
+        """The elements, if several of their words are NaN."""
+        element = self.element
+        return element if isinstance(element, FloatFormat) and element.has_inf else None
+
     def words(self, values: Floats, elements: Elements) -> Words:
         numbers = self.layout.numbers(elements)
         scaled = values / self.scales[numbers]
@@ -111,18 +116,12 @@ class ScaledWord(Word):
         return self._times(plain, self.scales[numbers])
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        words = super().words_in(memory, dtype, elements)
-        wide = memory_float(dtype)
-        if isinstance(self.element, FloatFormat) and self.element.has_inf and wide is not None:
-            return self.element.with_nan_of(words, memory, wide)
-        return words
+        words, form = super().words_in(memory, dtype, elements), self._with_payloads
+        return words if form is None else form.with_nan_of(words, memory, wide_layout(dtype))
 
     def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
-        memory = super().memory_of(words, dtype, elements)
-        wide = memory_float(dtype)
-        if isinstance(self.element, FloatFormat) and self.element.has_inf and wide is not None:
-            return self.element.with_nan_in(memory, words, wide)
-        return memory
+        memory, form = super().memory_of(words, dtype, elements), self._with_payloads
+        return memory if form is None else form.with_nan_in(memory, words, wide_layout(dtype))
 
     def reread(self, values: Floats, elements: Elements) -> Floats:
         """The values of elements under the scales and zero points that are stored now.
@@ -200,9 +199,7 @@ class ScaledWord(Word):
     def _first_elements(self) -> Elements:
         """The first element that has each number of the first part."""
         numbers = np.arange(self.parts[0].memory.numel())
-        row, block, stride = self.layout
-        begins = numbers // stride * row + numbers % stride * block if stride else numbers * block
-        return begins.astype(np.uint64)
+        return self.layout.first_elements(numbers).astype(np.uint64)
 
     def _native_form(self) -> ScaledFloatWord | ScaledIntegerWord:
         table = self.scales.astype(np.float32)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from proact.encodings.base import Elements, Floats, MemoryWord, Words, integers_of, unsigned_memory
 from proact.encodings.small_floats import FloatFormat, MemoryFloat8
-from proact.ops.number_formats import ScaleLayout
+from proact.ops.number_formats import NativeForm, ScaleLayout
 from proact.ops.scale_plan import NativeScales
 
 
@@ -39,15 +39,17 @@ class ScalePart:
     @property
     def native(self) -> NativeScales:
         """The description for native code."""
-        word, form = self.word, FloatFormat(5, 10).form.native
-        if isinstance(word, PowerOfTwo):
+        form: NativeForm
+        if isinstance(self.word, PowerOfTwo):
             form = ("power_of_two",)
-        elif isinstance(word, Unsigned):
+        elif isinstance(self.word, Unsigned):
             form = ("integer",)
-        elif isinstance(word, MemoryFloat8):
-            form = word.definition.form.native
+        elif isinstance(self.word, MemoryFloat8):
+            form = self.word.definition.form.native
         elif self.memory.dtype == torch.float32:
             form = ("float32",)
+        else:
+            form = FloatFormat(5, 10).form.native  # float16
         return NativeScales(self.memory, form, self.layout, self.is_zero_point)
 
     @property

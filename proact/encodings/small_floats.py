@@ -143,11 +143,11 @@ class FloatFormat(UniformEncoding, FloatLayout):
 
     def words_in(self, memory: Words, dtype: torch.dtype, elements: Elements) -> Words:
         words = super().words_in(memory, dtype, elements)
-        return self.with_nan_of(words, memory, _wide(dtype)) if self.has_inf else words
+        return self.with_nan_of(words, memory, wide_layout(dtype)) if self.has_inf else words
 
     def memory_of(self, words: Words, dtype: torch.dtype, elements: Elements) -> Words:
         memory = super().memory_of(words, dtype, elements)
-        return self.with_nan_in(memory, words, _wide(dtype)) if self.has_inf else memory
+        return self.with_nan_in(memory, words, wide_layout(dtype)) if self.has_inf else memory
 
     def rounded(self, tensor: Tensor) -> Tensor:
         dtype = _DTYPES.get(self.name)
@@ -272,7 +272,8 @@ def small_float_named(name: str) -> FloatFormat | None:
     return FloatFormat(int(match[1]), int(match[2]), bias, *specials)
 
 
-def _wide(dtype: torch.dtype) -> FloatLayout:
+def wide_layout(dtype: torch.dtype) -> FloatLayout:
+    """The layout of the floats in memory that hold the values of small ones."""
     word = memory_float(dtype)
     assert word is not None
     return word

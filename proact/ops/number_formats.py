@@ -42,15 +42,18 @@ class ScaleLayout(NamedTuple):
         e = elements.astype(np.int64)
         return np.asarray(e // self.row * self.stride + e % self.row // self.block)
 
+    def first_elements(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first element that has each of the given scales, both (n,)."""
+        if not self.stride:
+            return numbers * self.block
+        return numbers // self.stride * self.row + numbers % self.stride * self.block
+
     def elements_with(self, numbers: NDArray[np.int64], size: int) -> NDArray[np.uint64]:
         """The elements of a tensor of ``size`` elements that have the given scales, in order."""
-        if self.stride:
-            begins = numbers // self.stride * self.row + numbers % self.stride * self.block
-            ends = np.minimum(begins + self.block, (numbers // self.stride + 1) * self.row)
-        else:
-            rows = np.arange(0, size, self.row)[:, None]
-            begins = (rows + numbers * self.block).reshape(-1)
-            ends = np.minimum(begins + self.block, (begins // self.row + 1) * self.row)
+        begins = self.first_elements(numbers)
+        if not self.stride:  # in each row again
+            begins = (np.arange(0, size, self.row)[:, None] + begins).reshape(-1)
+        ends = np.minimum(begins + self.block, (begins // self.row + 1) * self.row)
         lengths = np.maximum(np.minimum(ends, size) - begins, 0)
         before = np.cumsum(lengths) - lengths
         within = np.arange(lengths.sum()) - np.repeat(before, lengths)
