@@ -19,8 +19,8 @@ from torch import nn
 from proact import campaign, data, models
 from proact.campaign.built_in_metrics import METRICS
 from proact.campaign.clean_results import clean_results
-from proact.campaign.executors import LocalProcesses
 from proact.campaign.jobs import Job, WorkUnit
+from proact.campaign.local_processes import LocalProcesses
 from proact.campaign.measurement import Measurement
 from proact.campaign.trial_runner import TrialRunner
 from proact.data import Split
@@ -82,7 +82,7 @@ def workers_rates(model: nn.Module, images: Split) -> dict[str, Any]:
     pools = {workers: LocalProcesses(job, workers, 1) for workers in rates}
     try:
         for pool in pools.values():
-            pool.processes()
+            pool.process_ids()
         for turn in range(_TURNS):
             for workers in (1, 2) if turn % 2 else (2, 1):
                 start = time.perf_counter()

@@ -18,8 +18,8 @@ from torch import nn
 from proact.campaign.autotune import Task, Tuning, group_size, tune
 from proact.campaign.built_in_metrics import metric_named
 from proact.campaign.clean_results import CleanResults
-from proact.campaign.coordinator import Coordinator, NextTargets, is_hopeless
-from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, WorkerPool, worker_pool
+from proact.campaign.coordinator import ATTEMPTS, Coordinator, NextTargets, is_hopeless
+from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, worker_pool_for
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
 from proact.campaign.measurement import Measurement
@@ -41,6 +41,7 @@ from proact.campaign.validation import (
     check_policy,
     check_strata,
 )
+from proact.campaign.worker_pool import WorkerPool
 from proact.campaign.worst_cases import worst_cases
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
@@ -48,6 +49,7 @@ from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
 from proact.faults.encode import selector_of
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
+from proact.interruption import INTERRUPTIONS
 from proact.limits import TRIALS
 from proact.nn.forward import Forward
 from proact.nn.tensor_inventory import stored_tensors
@@ -89,6 +91,7 @@ class CampaignRun:
     ) -> None:
         self._options, self._sweep = options, sweep
         self._is_done = False
+        self._may_lose_workers = False
         self._pool: WorkerPool | None = None
         self._names, self._faults = list(variants), list(faults)
         self._encoding = checked_encoding(options.encoding)
@@ -220,8 +223,9 @@ class CampaignRun:
             stack.callback(self._record_end, error)
             if self._pool is not None:
                 stack.callback(self._pool.close)
-            if isinstance(error, KeyboardInterrupt):
-                print(self._how_to_resume(), file=sys.stderr)
+            if isinstance(error, INTERRUPTIONS):
+                with suppress(OSError):  # SIGHUP comes when the terminal is gone
+                    print(self._how_to_resume(), file=sys.stderr, flush=True)
             self._announcer.end(error)
 
     @property
@@ -377,8 +381,11 @@ class CampaignRun:
     ) -> dict[tuple[int, int], CellState]:
         states = {}
         for (variant, position), key in keys.items():
-            if self._options.retry_failed:
-                self._store.forget_failures(key)
+            # A trial has several attempts only if its worker was lost, which another machine, or
+            # this one with more free memory, may not repeat.
+            fewest = 1 if self._options.retry_failed else ATTEMPTS
+            if self._store.forget_failures(key, fewest):
+                self._may_lose_workers = True
             runs = self._store.runs(key)
             planned = self._planned[position]
             stratum = planned.of_variants[variant]
@@ -441,7 +448,7 @@ class CampaignRun:
     def _record_end(self, error: BaseException | None) -> None:
         if self._is_done:
             return
-        is_interrupted = error is None or isinstance(error, KeyboardInterrupt)
+        is_interrupted = error is None or isinstance(error, INTERRUPTIONS)
         outcome = "interrupted" if is_interrupted else f"{type(error).__name__}: {error}"
         # The run may have ended because the store cannot be written.
         with suppress(ProactError):
@@ -498,10 +505,11 @@ class CampaignRun:
         # Workers that share one GPU would wait for each other.
         is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
         executor = self._options.executor
-        if executor is None and is_quick:
+        # A trial that ended its worker would end this process too.
+        if executor is None and is_quick and not self._may_lose_workers:
             executor = 1
         if self._pool is None or (isinstance(self._pool, InProcess) and executor != 1):
-            self._pool = worker_pool(self._job, executor)
+            self._pool = worker_pool_for(self._job, executor)
         return self._pool
 
     def _expected_seconds(self, goal: Goal) -> float:

@@ -11,11 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import replace
 
-from proact.campaign.executors import NotStartedError, WorkerPool, is_lost_worker
+from proact.campaign.executors import is_lost_worker
 from proact.campaign.jobs import UnitResult, WorkUnit
 from proact.campaign.shared_trials import SharedTrials
+from proact.campaign.worker_pool import LostWorkerError, NotStartedError, WorkerPool
 from proact.errors import ProactError
+from proact.interruption import Held
 from proact.limits import TRIALS
 from proact.results.cells import CellSpec, CellState
 from proact.results.store import Row, Store
@@ -25,8 +28,10 @@ _UNIT_SECONDS = 0.25
 _MOST_TRIALS = 512
 #: Trials per unit while their duration is unknown.
 _UNTIMED_TRIALS = 8
-#: A trial is recorded as failed after this many lost workers.
+#: A trial is recorded as failed after this many workers died while they ran it.
 ATTEMPTS = 3
+#: The campaign ends after this many workers in a row died between trials.
+_MOST_LOST_WORKERS = 20
 #: A cell or a difference ends early if it has this many failures and most of its trials failed.
 _MANY_FAILURES = 20
 
@@ -70,8 +75,13 @@ class Coordinator:
             groups.setdefault(group_of(cell.spec), []).append(cell)
         self._group = {cell: mine for mine in groups.values() for cell in mine}
         self._running: dict[Future[UnitResult], WorkUnit] = {}
+        #: Units whose worker was lost while it ran no trial of theirs.
         self._again: list[WorkUnit] = []
+        #: Units of one trial whose worker was lost during this trial. They run alone, at the end.
+        self._suspects: list[WorkUnit] = []
         self._attempts: Counter[tuple[int, int, int]] = Counter()
+        #: Workers in a row that died between trials, with no result in the meantime.
+        self._lost_workers = 0
 
     def work(self, next_targets: NextTargets) -> None:
         """Run until every cell has enough trials.
@@ -87,7 +97,8 @@ class Coordinator:
                 return
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in done:
-                cell = self._take(future)
+                with Held():  # an interrupt must not part a stored unit from its state
+                    cell = self._take(future)
                 self._look(cell, next_targets)
                 self._announce()
 
@@ -117,27 +128,40 @@ class Coordinator:
     def _next_unit(self) -> WorkUnit | None:
         """Choose the next unit, or None if no work can start now.
 
-        Failed units come first, then the cell with the fewest issued trials, so that all cells
-        advance together. A cell that can share trials with a higher rate comes after that. Idle
-        workers run ahead of a cell's target.
+        Lost units come first, then the cell with the fewest issued trials, so that all cells
+        advance together. A cell that can share trials with a higher rate comes after that. When no
+        cell needs further trials, those that ended their worker run again, one after the other and
+        alone. Idle workers run ahead of a cell's target if there is no such trial.
         """
         active = [cell for cell in self.cells if not cell.is_finished]
-        while self._again:
-            unit = self._again.pop()
-            if not self._by_position[unit.variant, unit.fault].is_finished:
-                return unit
+        if any(self._attempts[self._subject(unit)] for unit in self._running.values()):
+            return None
+        if (unit := self._last_unfinished(self._again)) is not None:
+            return unit
         needed = [cell for cell in active if cell.issued.upto() < cell.target]
         if needed:
             cell = min(
                 needed, key=lambda cell: (self._shared.may_find_more(cell), cell.issued.upto())
             )
             end = cell.target
+        elif self._suspects and not self._running:
+            return self._last_unfinished(self._suspects)
+        elif self._suspects:
+            return None
         elif active and self._runs_ahead and len(self._running) < self._pool.workers:
             cell = min(active, key=lambda cell: cell.issued.upto() / max(cell.target, 1))
             end = min(cell.issued.upto() + _MOST_TRIALS, TRIALS)
         else:
             return None
         return self._unit(cell, end)
+
+    def _last_unfinished(self, units: list[WorkUnit]) -> WorkUnit | None:
+        """Take the last unit of an unfinished cell out of ``units``, and drop those of others."""
+        while units:
+            unit = units.pop()
+            if not self._by_position[unit.variant, unit.fault].is_finished:
+                return unit
+        return None
 
     def _unit(self, cell: CellState, end: int) -> WorkUnit:
         """Make the next unit of a cell.
@@ -154,25 +178,19 @@ class Coordinator:
         """Store the rows of a unit, and queue the trials without a row again."""
         unit = self._running.pop(future)
         cell = self._by_position[unit.variant, unit.fault]
-        is_lost = False
-        try:
-            done = future.result()
-        except CancelledError:
-            done = UnitResult(
-                (), [(t, "the executor cancelled it") for t in range(unit.first, unit.end)]
-            )
-            is_lost = True
-        except NotStartedError:
+        error = CancelledError() if future.cancelled() else future.exception()
+        if isinstance(error, NotStartedError):
             self._again.append(unit)
             return cell
-        except Exception as error:
-            if not is_lost_worker(error):
+        if error is not None:
+            if not isinstance(error, CancelledError) and not is_lost_worker(error):
                 raise ProactError(
                     f"a worker cannot run the campaign: {type(error).__name__}: {error}"
                 ) from error
-            reason = f"the worker was lost: {type(error).__name__}: {error}"
-            done = UnitResult((), [(trial, reason) for trial in range(unit.first, unit.end)])
-            is_lost = True
+            self._lose(unit, error)
+            return cell
+        done = future.result()
+        self._lost_workers = 0
         if done.rows:
             self._keep(cell, done.rows)
             ran = [row.seconds for row in done.rows if row.seconds]
@@ -180,10 +198,7 @@ class Coordinator:
                 seconds = sum(ran) / len(ran)
                 cell.seconds = 0.7 * cell.seconds + 0.3 * seconds if cell.seconds else seconds
         for trial, reason in done.failed:
-            if is_lost:
-                self._lost(cell, trial, reason)
-            else:
-                self._fail(cell, trial, 1, reason)
+            self._fail(cell, trial, 1, reason)
         if done.error is not None:
             raise done.error
         return cell
@@ -199,17 +214,42 @@ class Coordinator:
         cell.failed += 1
         cell.stored.add(trial, trial + 1)
 
-    def _lost(self, cell: CellState, trial: int, reason: str) -> None:
-        """Queue a trial again whose worker was lost, up to a number of attempts."""
-        variant, fault = self._position[cell]
-        subject = (variant, fault, trial)
-        self._attempts[subject] += 1
-        if self._attempts[subject] < ATTEMPTS:
-            # Run the trial alone, so that it cannot fail other trials again.
-            self._again.append(WorkUnit(variant, fault, trial, trial + 1))
+    def _lose(self, unit: WorkUnit, error: BaseException) -> None:
+        """Queue the trials of a unit again whose worker was lost.
+
+        Only the trial that was running may have caused the loss, so only its attempts count.
+        """
+        told = ": ".join(filter(None, (type(error).__name__, str(error))))
+        if isinstance(error, LostWorkerError):
+            running, told = error.trial, str(error)
+        else:
+            running = unit.first if len(unit) == 1 else None
+        if running is None:
+            self._lost_workers += 1
+            if self._lost_workers > _MOST_LOST_WORKERS:
+                raise ProactError(
+                    f"{self._lost_workers} workers in a row were lost before a trial ended "
+                    f"({told}): check the memory of the machine, or use fewer workers"
+                )
+            # Other executors do not say which trial was running: find it by running each alone.
+            size = len(unit) if isinstance(error, LostWorkerError) else 1
+            firsts = range(unit.first, unit.end, size)
+            self._again += [replace(unit, first=t, end=t + size) for t in reversed(firsts)]
             return
-        del self._attempts[subject]
-        self._fail(cell, trial, ATTEMPTS, reason)
+        rest = [replace(unit, end=running), replace(unit, first=running + 1)]
+        self._again += [part for part in rest if len(part)]
+        suspect = replace(unit, first=running, end=running + 1)
+        self._attempts[self._subject(suspect)] += 1
+        if self._attempts[self._subject(suspect)] < ATTEMPTS:
+            self._suspects.append(suspect)
+            return
+        del self._attempts[self._subject(suspect)]
+        cell = self._by_position[unit.variant, unit.fault]
+        self._fail(cell, running, ATTEMPTS, f"the worker was lost: {told}")
+
+    @staticmethod
+    def _subject(unit: WorkUnit) -> tuple[int, int, int]:
+        return unit.variant, unit.fault, unit.first
 
     def _look(self, cell: CellState, next_targets: NextTargets) -> None:
         """Make the interim analyses for which enough trials are stored, of all its group."""

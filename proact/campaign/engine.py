@@ -15,6 +15,7 @@ from proact.campaign.validation import checked_faults, checked_variants
 from proact.campaign.worst_cases import random_flips
 from proact.data.dataset import SamplesOrData
 from proact.faults import Fault
+from proact.interruption import OrderlyEnd
 from proact.results.result import Result
 
 P = ParamSpec("P")
@@ -77,7 +78,9 @@ def run(
             is run and nothing is written.
         ProactError: the store cannot be used, or its campaign of this name is another task; the
             executor does not accept work.
-        KeyboardInterrupt: the run was interrupted; finished units are stored.
+        KeyboardInterrupt: Ctrl-C interrupted the run; finished units are stored.
+        SystemExit: SIGTERM or SIGHUP ended the run in the same way, unless the caller handles or
+            ignores the signal. The exit status is 128 plus its number.
     """
     chosen = RunOptions(**options)
     chosen = replace(
@@ -86,7 +89,7 @@ def run(
     measured = checked_faults(faults)
     if chosen.worst_flips is not None:
         measured = list(dict.fromkeys([*measured, random_flips(chosen.worst_flips, measured)]))
-    with CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
+    with OrderlyEnd(), CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
         campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
         campaign.run_pairs()
         return campaign.finished()

@@ -1,70 +1,37 @@
-"""Worker pools: this process, local processes, or any `concurrent.futures.Executor`.
-
-A worker pool runs work units and returns futures. An error inside a unit is part of the unit's
-result. The death of a worker is the exception of the future, and only the unit that it was running
-is lost.
-"""
+"""Worker pools: this process, local processes, or any `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import signal
-import sys
-import tempfile
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from proact.campaign import workers as worker_functions
 from proact.campaign.jobs import Job, UnitResult, WorkUnit
-from proact.campaign.pickling import pickled
+from proact.campaign.local_processes import LocalProcesses
+from proact.campaign.worker_pool import LostWorkerError, WorkerPool
 from proact.errors import ProactError
-
-
-class NotStartedError(Exception):
-    """The worker died while it ran another unit, before it started this one."""
-
 
 #: Errors of executors other than Python's that say that a worker died, by the names of their types.
 _LOST = ("KilledWorker", "CommClosedError", "WorkerCrashedError")
+_LOST_KINDS = (LostWorkerError, BrokenExecutor, ConnectionError, EOFError, TimeoutError)
 
 
-def is_lost_worker(error: Exception) -> bool:
+def is_lost_worker(error: BaseException) -> bool:
     """Whether an error says that a worker died or was not reached.
 
     Any other error of a future is an error of the work, and repeats if the work is repeated.
     """
     is_named = any(kind.__name__ in _LOST for kind in type(error).__mro__)
-    return is_named or isinstance(error, (BrokenExecutor, ConnectionError, EOFError, TimeoutError))
+    return is_named or isinstance(error, _LOST_KINDS)
 
 
 #: Shorter work runs in this process, because starting worker processes takes seconds.
 WORTH_PROCESSES_SECONDS = 20.0
-
-
-class WorkerPool(ABC):
-    """Runs the units of one job until it is closed."""
-
-    #: The number of units that may be submitted at a time.
-    queue_depth: int = 1
-    #: The number of units that run at the same time.
-    workers: int = 1
-
-    @abstractmethod
-    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
-        """Submit a unit."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the resources of the pool; units that still run are abandoned."""
 
 
 class InProcess(WorkerPool):
@@ -80,90 +47,6 @@ class InProcess(WorkerPool):
 
     def close(self) -> None:
         self._job.close()
-
-
-class LocalProcesses(WorkerPool):
-    """Local worker processes.
-
-    Each process has its own `ProcessPoolExecutor`. A pool cannot be used after one of its processes
-    died, so separate pools limit the loss to the unit that was running.
-
-    Args:
-        job: is sent to each process once, through a file.
-        processes: number of processes, at least 1.
-        threads: number of torch threads of each process.
-    """
-
-    def __init__(self, job: Job, processes: int, threads: int) -> None:
-        content = _pickled(job.for_workers(processes))
-        self._folder = tempfile.TemporaryDirectory(prefix="proact-")
-        self._file = Path(self._folder.name) / "job"
-        self._file.write_bytes(content)
-        self._threads = threads
-        self._pools = [self._pool() for _ in range(processes)]
-        #: The unfinished futures of each process, in the order of execution.
-        self._waiting: list[list[Future[UnitResult]]] = [[] for _ in range(processes)]
-        self.workers = processes
-        # One more unit for each process, so that no worker waits for the coordinator.
-        self.queue_depth = 2 * processes
-
-    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
-        position = min(range(len(self._pools)), key=lambda p: len(self._waiting[p]))
-        try:
-            future = self._pools[position].submit(worker_functions.run_here, unit)
-        except RuntimeError:  # the pool is broken
-            self._pools[position].shutdown(wait=False, cancel_futures=True)
-            self._pools[position], self._waiting[position] = self._pool(), []
-            future = self._pools[position].submit(worker_functions.run_here, unit)
-        result: Future[UnitResult] = Future()
-        waiting = self._waiting[position]
-        waiting.append(result)
-
-        def finish(future: Future[UnitResult]) -> None:
-            error = None if future.cancelled() else future.exception()
-            if isinstance(error, BrokenExecutor):
-                # A process runs one unit at a time: those after the first had not started.
-                if waiting[0] is not result:
-                    error = NotStartedError()
-            else:
-                waiting.remove(result)
-            # The coordinator may have cancelled the result in the meantime.
-            if future.cancelled():
-                _cancel(result)
-            elif not result.set_running_or_notify_cancel():
-                return
-            elif error is not None:
-                result.set_exception(error)
-            else:
-                result.set_result(future.result())
-
-        future.add_done_callback(finish)
-        return result
-
-    def processes(self) -> list[int]:
-        """The process identifiers of the workers, after all have read the job."""
-        return [pool.submit(worker_functions.ready).result() for pool in self._pools]
-
-    def close(self) -> None:
-        for pool in self._pools:
-            processes = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join()
-        self._folder.cleanup()
-
-    def _pool(self) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=worker_functions.start_local,
-            initargs=(self._file, self._threads),
-        )
-        with _main_module_hidden(), _interrupts_blocked():
-            pool.submit(worker_functions.ready)
-        return pool
 
 
 class ExecutorPool(WorkerPool):
@@ -182,7 +65,7 @@ class ExecutorPool(WorkerPool):
     def __init__(self, job: Job, executor: Executor, workers: int | None = None) -> None:
         self._executor = executor
         self.workers = workers or _workers_of(executor)
-        self._job: Any = _pickled(job.for_workers(self.workers))
+        self._job: Any = job.for_workers(self.workers)
         self._digest = hashlib.sha256(self._job).hexdigest()
         client = getattr(executor, "_client", None)
         if client is not None and hasattr(client, "scatter"):
@@ -260,7 +143,7 @@ def checked_executor(executor: Executor | int | None) -> Executor | int | None:
     return executor
 
 
-def worker_pool(job: Job, executor: Executor | int | None) -> WorkerPool:
+def worker_pool_for(job: Job, executor: Executor | int | None) -> WorkerPool:
     """Make the worker pool for a checked executor; None makes one process per core."""
     if executor == 1:
         return InProcess(job)
@@ -294,51 +177,7 @@ def _workers_of(executor: Executor) -> int:
     return workers if isinstance(workers, int) else 1
 
 
-def _pickled(job: Job) -> bytes:
-    try:
-        return pickled(job)
-    except Exception as error:  # parts of a model may raise anything
-        raise ProactError(
-            f"the models cannot be sent to workers ({error}): use executor=1 to run in this process"
-        ) from error
-
-
 def _cancel(result: Future[UnitResult]) -> None:
     """Cancel a future and notify the threads that wait for it."""
     if result.cancel():
         result.set_running_or_notify_cancel()
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Hide the main module while processes start.
-
-    multiprocessing would run the user's script again in each process, and a script without
-    ``if __name__ == "__main__"`` would start over. The job carries the script's definitions by
-    value.
-    """
-    main = sys.modules["__main__"]
-    hidden = ("__file__", "__spec__")
-    kept = {name: vars(main).pop(name) for name in hidden if name in vars(main)}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(kept)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT while processes start, so that they inherit the blocked signal.
-
-    A process that is interrupted during its imports would print a traceback. This process receives
-    a pending interrupt at the end of the block.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.measurement import Measurement
+from proact.campaign.pickling import pickled
 from proact.campaign.trial_runner import DetectedError, TrialRunner
 from proact.encodings import Encoding
+from proact.errors import ProactError
 from proact.faults import Fault
+from proact.interruption import Terminated
 from proact.results.policy import Policy
 from proact.results.store import Row
 
@@ -88,9 +91,19 @@ class Job:
             )
         return self._runners[variant]
 
-    def for_workers(self, workers: int) -> Job:
-        """Return the job for one of ``workers`` workers, with its share of the cache budget."""
-        return replace(self, cache_bytes=self.cache_bytes // workers)
+    def for_workers(self, workers: int) -> bytes:
+        """Pickle the job for one of ``workers`` workers, with its share of the cache budget.
+
+        Raises:
+            ProactError: the job cannot be pickled.
+        """
+        try:
+            return pickled(replace(self, cache_bytes=self.cache_bytes // workers))
+        except Exception as error:  # parts of a model may raise anything
+            raise ProactError(
+                f"the models cannot be sent to workers ({error}): use executor=1 to run in this "
+                "process"
+            ) from error
 
     def close(self) -> None:
         """Free the trial runners and their caches; a later unit makes them again."""
@@ -98,17 +111,28 @@ class Job:
             runner.close()
         self._runners.clear()
 
-    def run(self, unit: WorkUnit) -> UnitResult:
-        """Run a unit, up to the first error of the model without faults or of the metric."""
+    def run(self, unit: WorkUnit, begin: Callable[[int], None] = lambda trial: None) -> UnitResult:
+        """Run a unit, up to the first error of the model without faults or of the metric.
+
+        Args:
+            unit: the unit to run.
+            begin: called with the number of each trial before it runs.
+        """
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
         try:
             runner, fault = self.runner(unit.variant), self.faults[unit.fault]
             for trial in range(unit.first, unit.end):
+                begin(trial)
                 try:
                     rows.append(runner.run(fault, trial))
                 except DetectedError as error:
                     failed.append((trial, str(error)))
+        except Terminated:
+            raise
+        except SystemExit as error:
+            ended = ProactError(f"the model or the metric ended Python by SystemExit({error})")
+            return UnitResult(rows, failed, ended)
         except Exception as error:
             # The user's code may raise anything.
             return UnitResult(rows, failed, error)

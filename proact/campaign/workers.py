@@ -1,23 +1,28 @@
 """Functions that run in a worker: a local process, or a worker of the caller's executor.
 
 A job is large (models, images) and the same for all units, so each worker receives it once. A local
-process reads it from a file. Another worker returns `Missing` for its first unit, and receives the
-job when the unit is submitted again.
+process reads it from memory that it inherits. Another worker returns `Missing` for its first unit,
+and receives the job when the unit is submitted again.
 """
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from pathlib import Path
+import traceback
+from dataclasses import replace
+from typing import Any
 
 import cloudpickle
 import torch
 
 from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.malloc_tuning import keep_freed_memory
+from proact.errors import ProactError
 
 #: Jobs by digest and thread: each thread of a process injects faults into its own models.
 _JOBS: dict[tuple[str, int], Job] = {}
@@ -61,24 +66,43 @@ def run_elsewhere(
             _JOBS[key] = known
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-    return known.run(unit)
+    return _transferable(known.run(unit))
+
+
+#: The number of the running trial as bytes, while no trial runs.
+NO_TRIAL = (-1).to_bytes(8, sys.byteorder, signed=True)
+
+
+def trial_in(memory: mmap.mmap) -> int | None:
+    """Read the number of the running trial; None if the worker is between two trials."""
+    trial = int.from_bytes(memory[:], sys.byteorder, signed=True)
+    return None if trial < 0 else trial
 
 
 class _Local:
-    """The job of this process."""
+    """The job of this process, and the memory in which it notes the running trial."""
 
-    path: Path
+    pickled_job: mmap.mmap
+    running_trial: mmap.mmap
     job: Job | None = None
 
 
-def start_local(path: Path, threads: int) -> None:
-    """Initialise a local worker."""
-    # A terminal sends Ctrl-C to all of its processes; only the coordinator handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def start_local(job: Any, running_trial: Any, threads: int) -> None:
+    """Initialise a local worker.
+
+    Args:
+        job: the inherited file of the pickled job.
+        running_trial: the inherited file in which the worker notes the running trial.
+        threads: number of torch threads.
+    """
+    # A terminal sends its signals to all of its processes; only the coordinator handles them.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _Local.path = path
+    _Local.pickled_job, _Local.running_trial = job.memory, running_trial.memory
 
 
 def _end_with_parent() -> None:
@@ -92,8 +116,7 @@ def _end_with_parent() -> None:
 def ready() -> int:
     """Read the job, and return the process identifier."""
     if _Local.job is None:
-        with _Local.path.open("rb") as file:
-            _Local.job = cloudpickle.load(file)
+        _Local.job = cloudpickle.loads(_Local.pickled_job)
     return os.getpid()
 
 
@@ -101,4 +124,23 @@ def run_here(unit: WorkUnit) -> UnitResult:
     """Run a unit in a local worker."""
     ready()
     assert _Local.job is not None
-    return _Local.job.run(unit)
+    try:
+        return _transferable(_Local.job.run(unit, _note))
+    finally:
+        _Local.running_trial[:] = NO_TRIAL
+
+
+def _note(trial: int) -> None:
+    _Local.running_trial[:] = trial.to_bytes(8, sys.byteorder, signed=True)
+
+
+def _transferable(result: UnitResult) -> UnitResult:
+    """Replace an error that another process could not read by one with the same message."""
+    if result.error is None:
+        return result
+    try:
+        cloudpickle.loads(cloudpickle.dumps(result.error))
+    except Exception:  # an error class of the user may raise anything
+        told = "".join(traceback.format_exception(result.error))
+        return replace(result, error=ProactError(f"the model or the metric failed:\n{told}"))
+    return result

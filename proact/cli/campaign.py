@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proact.cli.errors import DONE, TRIALS_FAILED, print_warning
 from proact.cli.options import AsJson, given_values, takes_options
 from proact.config.experiment import Experiment
 from proact.report.files import FIGURES, PAGE
@@ -42,18 +43,18 @@ def campaign(
     ] = None,
     as_json: AsJson = False,
     **given: Any,
-) -> None:
+) -> int:
     """Measure accuracy under faults, with and without protection.
 
     Trains (or reads) a model, protects copies of it, and runs all of them under the same faults.
     The default is a small model on scikit-learn's digits. An interrupted command can be rerun;
-    finished work is kept.
+    finished work is kept. The exit status is 3 if trials failed.
     """
     from proact.cli.output import print_json, print_tables
     from proact.config.progress import on_standard_error
     from proact.config.reading import read_experiment
     from proact.config.runner import run
-    from proact.config.summary import conditions, document, tables, worst_cases
+    from proact.config.summary import conditions, document, failed_trials, tables, worst_cases
 
     variants = [*(method or ()), *(given["variants"] or ())]
     values, flags = given_values(Experiment, {**given, "variants": variants or None})
@@ -71,3 +72,7 @@ def campaign(
         repeat = ["proact", "campaign", str(outcome.file), "--out", str(out)]
         typer.echo(f"repeat: {shlex.join(repeat)}")
         typer.echo(f"report: {page or shlex.join(['proact', 'report', str(out)])}")
+    failed = failed_trials(outcome)
+    if failed is not None:
+        print_warning(failed)
+    return DONE if failed is None else TRIALS_FAILED

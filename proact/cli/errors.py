@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from proact.errors import ProactError
+from proact.interruption import OrderlyEnd, Terminated
 
-DONE, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, INTERNAL_ERROR, BAD_INPUT, TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _ROOT = str(Path(__file__).parents[1])
 
@@ -23,13 +24,16 @@ def exit_code(run: Callable[[], object], arguments: Sequence[str] | None) -> int
     """Run a command; print one sentence on standard error for an exception.
 
     Returns:
-        DONE, INTERNAL_ERROR, BAD_INPUT or INTERRUPTED, or the integer that ``run`` returns.
+        DONE, INTERNAL_ERROR, BAD_INPUT or INTERRUPTED, or the integer that ``run`` returns. After
+        SIGTERM or SIGHUP, 128 plus the number of the signal.
     """
     try:
-        with _warnings_as_sentences():
+        with OrderlyEnd(), _warnings_as_sentences():
             answer = run()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Terminated as end:
+        return 128 + end.number
     except Exception as error:
         if type(error).__name__ == "Abort":  # typer raises it at the end of the input
             return INTERRUPTED
@@ -106,11 +110,16 @@ def _internal_error(error: Exception, arguments: Sequence[str]) -> str:
 @contextmanager
 def _warnings_as_sentences() -> Iterator[None]:
     def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        _print_error(f"warning: {message}")
+        print_warning(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    _print_error(f"warning: {text}")
 
 
 def _print_error(text: str) -> None:

@@ -36,7 +36,7 @@ app = typer.Typer(
     help="Fault injection and protection for neural networks: accuracy under memory faults, with "
     "intervals, and the accuracy that protections recover.",
     epilog="Exit status: 0 done, 1 an internal error (or a failed verification), 2 bad input, "
-    "130 interrupted.",
+    "3 done with failed trials, 130 interrupted, 129 or 143 ended by SIGHUP or SIGTERM.",
 )
 for _command in (campaign, report, protect, plan, profile, verify, info):
     app.command()(_command)
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the arguments without the program's name; None uses those of the process.
 
     Returns:
-        0: done. 1: an internal error, or a failed verification. 2: bad input. 130: interrupted.
+        0: done. 1: an internal error, or a failed verification. 2: bad input. 3: done, and some
+        trials failed. 130: interrupted. 129, 143: ended by SIGHUP, SIGTERM.
     """
     command = typer.main.get_command(app)
     given = None if arguments is None else list(arguments)

@@ -18,6 +18,7 @@ from proact.config.progress import Stages
 from proact.config.runner import MODELS, checked
 from proact.config.variants import CleanEvaluation, costs, hardened, trained, units_of
 from proact.errors import ProactError
+from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
 from proact.report.tables import cost_table
 from proact.report.units import MetricUnits
@@ -85,7 +86,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
                 variant, plain, images, unfinished, stage, experiment.protect_options
             ),
         )
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         stages.say(
             f"interrupted: finished work is kept in {path.parent}; rerun the command to continue"
         )

@@ -24,6 +24,7 @@ from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
 from proact.encodings.base import MemoryWord
 from proact.errors import ProactError
+from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
 from proact.results.result import Result, read
@@ -97,7 +98,7 @@ def run(
     write_experiment(experiment, folder / EXPERIMENT, _REMARK)
     try:
         outcome = _run(experiment, folder, stages, images, given)
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         stages.say(f"interrupted: finished work is kept in {folder}; rerun the command to continue")
         raise
     # "auto" depends on this machine's speed; its choice is needed to repeat the run.

@@ -51,6 +51,24 @@ def worst_cases(outcome: Outcome) -> list[str]:
     return lines
 
 
+def failed_trials(outcome: Outcome) -> str | None:
+    """Return a sentence about the failed trials of the campaign and its sweeps, if any."""
+    failures = [
+        (variant, fault, trial, reason)
+        for result in (outcome.result, *outcome.sweeps.values())
+        for (variant, fault), failed in result.failures().items()
+        for trial, reason in failed
+    ]
+    if not failures:
+        return None
+    variant, fault, trial, reason = failures[0]
+    count = "1 trial" if len(failures) == 1 else f"{len(failures):,} trials"
+    return (
+        f"{count} failed and widened the intervals, the first one trial {trial} of {variant} under "
+        f"{fault}: {reason}; --retry-failed runs them again"
+    )
+
+
 def document(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as values that JSON can hold; columns are those of ``to_pandas``."""
     return {
@@ -64,6 +82,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "clean": dict(outcome.result.clean),
         "findings": outcome.result.findings,
         "worst_cases": {name: asdict(w) for name, w in outcome.result.worst_cases.items()},
+        "failed": failed_trials(outcome),
         "cells": outcome.result.to_pandas().to_dict("records"),
         "gains": [
             {

@@ -29,6 +29,7 @@ from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
 from proact.errors import ProactError
+from proact.interruption import Terminated
 
 # A file that defines both model and data is loaded, and runs, once.
 _files: dict[Path, ModuleType] = {}
@@ -212,6 +213,8 @@ def _as_users(what: str, error: BaseException, frames: TracebackType | None) -> 
 def _users(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         frames = _users_frames(error.__traceback__)
         if frames is None and not isinstance(error, SyntaxError):

@@ -30,6 +30,7 @@ from proact.faults.replay import Replay
 from proact.faults.reversible_flips import ReversibleFlips
 from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target, mark_changed
+from proact.interruption import INTERRUPTIONS
 from proact.limits import SEEDS, TRIALS
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops._memory import once
@@ -366,7 +367,7 @@ class _Injection:
         if is_undone and not plan.is_exact:  # exact plans do not compare versions
             for changed in self._changed:
                 plan.state.note_restored(changed.versioned, marks=2)
-        if self._may_move and not isinstance(error, KeyboardInterrupt):
+        if self._may_move and not isinstance(error, INTERRUPTIONS):
             addresses = [address for changed in self._changed for address in changed.addresses]
             if self._rounded or not plan.state.still_holds(self._model, addresses):
                 plan.refuse_moved(self._model, self._faulted(), error)

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from proact.interruption import INTERRUPTIONS
 from proact.report.units import MetricUnits
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def final_line(progress: Any) -> str:
         failed = f"; {progress.failed:,} failed" if progress.failed else ""
         kept = "" if progress.store is None else f", kept in {progress.store}"
         return f"Finished: {progress.done:,} trials{failed}{kept}."
-    is_interrupt = isinstance(progress.error, KeyboardInterrupt)
+    is_interrupt = isinstance(progress.error, INTERRUPTIONS)
     ended = "Interrupted" if is_interrupt else f"Stopped by {type(progress.error).__name__}"
     if progress.store is None:
         return f"{ended}: the rows were in memory and are lost; store=... keeps them."

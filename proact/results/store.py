@@ -147,9 +147,14 @@ class Store(Database):
             (*cell, trial, attempts, error),
         )
 
-    def forget_failures(self, cell: CellKey) -> None:
-        """Lets the failed trials of a cell be tried again."""
-        self.execute(f"DELETE FROM failure WHERE {_CELL}", cell)
+    def forget_failures(self, cell: CellKey, attempts: int = 1) -> bool:
+        """Let the failed trials of a cell be tried again that had so many attempts or more.
+
+        Returns:
+            Whether there was such a trial.
+        """
+        self.execute(f"DELETE FROM failure WHERE {_CELL} AND attempts >= ?", (*cell, attempts))
+        return bool(self.number("SELECT changes()"))
 
     def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
         """(trial, error) of the failed ones among the first ``trials``."""

@@ -169,6 +169,12 @@ def assert_nobody_is_left(session: int) -> None:
     raise AssertionError(f"processes {left} go on without their coordinator")
 
 
+def assert_nothing_is_left(drill: Drill) -> None:
+    """The folder of temporary files holds the store and the script alone."""
+    left = {path.name for path in drill.folder.iterdir()} - {drill.script.name}
+    assert left <= {drill.store.name, f"{drill.store.name}-wal", f"{drill.store.name}-shm"}
+
+
 @pytest.fixture
 def drill(tmp_path: Path) -> Drill:
     return Drill(tmp_path)
@@ -216,6 +222,7 @@ def test_killed_once_there_are_rows(drill: Drill, undisturbed: Any) -> None:
         process.kill()
         ended(process)
         assert_nobody_is_left(process.pid)
+        assert_nothing_is_left(drill)
         assert number <= drill.stored() < 4 * TRIALS
     assert drill.finish() == undisturbed
     drill.assert_sound()
@@ -283,24 +290,47 @@ def test_a_store_that_may_not_be_written(exists: bool) -> None:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("executor", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c(drill: Drill, undisturbed: Any, executor: int) -> None:
+@pytest.mark.parametrize(
+    ("executor", "number"),
+    [
+        (1, signal.SIGINT),
+        (1, signal.SIGTERM),
+        pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
+        (2, signal.SIGINT),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+        (2, signal.SIGHUP),
+    ],
+)
+def test_ended_by_signals(drill: Drill, undisturbed: Any, executor: int, number: int) -> None:
     process = drill.start(executor)
     drill.wait_for_rows(1)
-    # As a terminal does, to all of them.
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(4):
+        # As a terminal does, to all of them.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        time.sleep(0.02)
     _, err = ended(process)
-    assert process.returncode == -signal.SIGINT
-    *_, last = err.splitlines()
-    assert last == "KeyboardInterrupt"
-    assert err.count("Traceback") == 1, "workers say nothing"
-    (sentence,) = [line for line in err.splitlines() if line.startswith("Interrupted: ")]
+    is_ctrl_c = number == signal.SIGINT
+    # The last signals may come when Python has put the system's handlers back, at its very end.
+    assert process.returncode in ((-number,) if is_ctrl_c else (128 + number, -number))
+    *other, last = err.splitlines()
+    if is_ctrl_c:
+        assert last == "KeyboardInterrupt"
+        assert err.count("Traceback") == 1, "workers say nothing"
+        (last,) = [line for line in other if line.startswith("Interrupted: ")]
+    else:
+        assert not other
     kept = drill.stored()
-    assert sentence == (
+    assert last == (
         f"Interrupted: {kept} trials are kept in {drill.store}; the same call continues from there."
     )
     assert 1 <= kept < 4 * TRIALS
+    with closing(sqlite3.connect(drill.store)) as reader:
+        assert reader.execute("SELECT outcome, rows FROM session").fetchall() == [
+            ("interrupted", kept)
+        ]
     assert_nobody_is_left(process.pid)
+    assert_nothing_is_left(drill)
     assert drill.finish() == undisturbed
     drill.assert_sound()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -256,7 +257,7 @@ def test_a_campaign_divides_its_memory_among_variants_and_workers_and_frees_it(
     assert len(built) == 2
     assert all(0 < kept <= share == jobs.CACHE_BYTES // 2 for _, share, kept in built)
     assert not job._runners
-    assert job.for_workers(4).cache_bytes == jobs.CACHE_BYTES // 4
+    assert cloudpickle.loads(job.for_workers(4)).cache_bytes == jobs.CACHE_BYTES // 4
 
 
 def test_a_trial_that_changes_nothing_is_not_run(digits: Data) -> None:

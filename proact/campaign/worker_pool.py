@@ -1,0 +1,46 @@
+"""The interface of worker pools, and the errors of their futures when a worker dies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+
+from proact.campaign.jobs import UnitResult, WorkUnit
+
+
+class NotStartedError(Exception):
+    """The worker died before it started the unit."""
+
+
+class LostWorkerError(Exception):
+    """The worker died while it ran the unit.
+
+    Args:
+        reason: how it died.
+        trial: the trial that was running; None if the worker was between two trials.
+    """
+
+    def __init__(self, reason: str, trial: int | None) -> None:
+        super().__init__(reason)
+        self.trial = trial
+
+
+class WorkerPool(ABC):
+    """Runs the units of one job until it is closed.
+
+    An error inside a unit is part of the unit's result. The death of a worker is the exception of
+    the future, and only the unit that it was running is lost.
+    """
+
+    #: The number of units that may be submitted at a time.
+    queue_depth: int = 1
+    #: The number of units that run at the same time.
+    workers: int = 1
+
+    @abstractmethod
+    def submit(self, unit: WorkUnit) -> Future[UnitResult]:
+        """Submit a unit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the resources of the pool; units that still run are abandoned."""

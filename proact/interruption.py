@@ -1,0 +1,134 @@
+"""End work in good order on Ctrl-C, SIGTERM and SIGHUP, however often they arrive.
+
+Python raises KeyboardInterrupt at every Ctrl-C, so a second one cuts the clean-up after the first,
+and ends at SIGTERM and SIGHUP without any clean-up.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+#: Signals that follow the first one within this time are ignored, so that nothing cuts the
+#: clean-up. A later signal raises again, in case the clean-up takes too long.
+QUIET_SECONDS = 5.0
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP ended the work: the exit status is 128 plus the number of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+#: The exceptions that ask the work to end.
+INTERRUPTIONS = (KeyboardInterrupt, Terminated)
+
+
+class OrderlyEnd:
+    """Raises one exception in the block for the first of the signals that ask the process to end.
+
+    SIGINT raises KeyboardInterrupt; SIGTERM and SIGHUP raise `Terminated`. A handler that the
+    caller has installed stays, as does an ignored signal (``nohup``). A block inside another one,
+    or in a thread other than the main one, changes nothing. If a signal ended the block, signals
+    that follow within `QUIET_SECONDS` are ignored, and later ones act as before the block.
+    """
+
+    _active: OrderlyEnd | None = None
+
+    def __init__(self) -> None:
+        self._replaced: dict[int, Any] = {}
+        #: The time of the last signal that was not ignored.
+        self._last: float | None = None
+        self._held = 0
+        self._pending: int | None = None
+
+    def __enter__(self) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        if OrderlyEnd._active is not None or not is_main:
+            return
+        OrderlyEnd._active = self
+        try:
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+                if number is not None and _is_usual(signal.getsignal(number), usual):
+                    self._replaced[number] = usual
+                    is_ctrl_c = name == "SIGINT"
+                    signal.signal(number, self._receive if is_ctrl_c else self._receive_other)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if OrderlyEnd._active is not self:
+            return
+        # After a signal, the handlers stay to ignore the next ones until the process has ended.
+        with Held():
+            if self._last is None:
+                self._restore()
+            OrderlyEnd._active = None
+
+    def _restore(self) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+
+    def _receive_other(self, number: int, frame: FrameType | None) -> None:
+        # An injection replaces the handler of Ctrl-C while it writes memory, to defer the signal.
+        handler = signal.getsignal(signal.SIGINT)
+        if signal.SIGINT in self._replaced and callable(handler):
+            handler(number, frame)
+        else:
+            self._receive(number, frame)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._last is not None and now - self._last < QUIET_SECONDS:
+            return
+        self._last = now
+        if OrderlyEnd._active is not self:
+            self._restore()
+            signal.raise_signal(number)
+        elif self._held:
+            self._pending = number
+        else:
+            raise _exception_for(number)
+
+
+class Held:
+    """Delays the exceptions of `OrderlyEnd` until the end of the block.
+
+    Use it around short work that must not stop half-way.
+    """
+
+    def __enter__(self) -> None:
+        self._end = OrderlyEnd._active
+        if self._end is not None:
+            self._end._held += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        end = self._end
+        if end is None:
+            return
+        end._held -= 1
+        if not end._held and end._pending is not None:
+            number, end._pending = end._pending, None
+            raise _exception_for(number)
+
+
+def _is_usual(handler: Any, usual: Any) -> bool:
+    """Whether a handler is the usual one, or was left by an earlier `OrderlyEnd`."""
+    return handler == usual or isinstance(getattr(handler, "__self__", None), OrderlyEnd)
+
+
+def _exception_for(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

@@ -1,0 +1,155 @@
+"""Does one exception come for many signals, and does nothing stay behind?"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from proact import interruption
+from proact.interruption import Held, OrderlyEnd, Terminated
+
+SIGNALS = [
+    (signal.SIGINT, KeyboardInterrupt),
+    (signal.SIGTERM, Terminated),
+    (signal.SIGHUP, Terminated),
+]
+NUMBERS = [number for number, _ in SIGNALS]
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in NUMBERS]
+
+
+@pytest.fixture(autouse=True)
+def _usual_handlers() -> Iterator[None]:
+    """Tests can be started with signals ignored or handled."""
+    usual = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    before = [signal.signal(*each) for each in zip(NUMBERS, usual, strict=True)]
+    yield
+    for each in zip(NUMBERS, before, strict=True):
+        signal.signal(*each)
+
+
+@pytest.mark.parametrize(("number", "kind"), SIGNALS)
+def test_the_first_signal_raises_and_the_next_do_not(
+    number: int, kind: type[BaseException]
+) -> None:
+    cleaned = 0
+    with pytest.raises(kind) as caught, OrderlyEnd():
+        try:
+            signal.raise_signal(number)
+        finally:
+            for each in NUMBERS * 3:
+                signal.raise_signal(each)
+                cleaned += 1
+    assert cleaned == 9
+    signal.raise_signal(number)  # as to a process that is about to end
+    assert getattr(caught.value, "code", None) == (None if number == 2 else 128 + number)
+
+
+def test_a_late_signal_raises_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "QUIET_SECONDS", 0.0)
+    with OrderlyEnd():
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_waits_until_held_work_is_done() -> None:
+    done = []
+    with OrderlyEnd(), pytest.raises(Terminated):
+        with Held():
+            with Held():
+                signal.raise_signal(signal.SIGTERM)
+                done.append(1)
+            done.append(2)
+        done.append(3)
+    assert done == [1, 2]
+
+
+def test_held_work_that_fails_is_interrupted_after_all() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, OrderlyEnd(), Held():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_handlers_of_before_return() -> None:
+    before = handlers()
+    with OrderlyEnd():
+        assert all(one != other for one, other in zip(handlers(), before, strict=True))
+    assert handlers() == before
+
+
+def test_a_signal_after_the_block_acts_as_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = handlers()
+    with suppress(Terminated), OrderlyEnd():
+        signal.raise_signal(signal.SIGTERM)
+    with OrderlyEnd(), pytest.raises(KeyboardInterrupt):  # a new block does not wait
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(interruption, "QUIET_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert handlers() == before
+
+
+def test_blocks_nest_and_the_outer_one_decides() -> None:
+    with pytest.raises(KeyboardInterrupt), OrderlyEnd():
+        with pytest.raises(KeyboardInterrupt), OrderlyEnd():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # too soon after the first
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        raise KeyboardInterrupt
+
+
+def test_handlers_of_the_caller_stay() -> None:
+    received = []
+
+    def mine(number: int, _: object) -> None:
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, mine)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with OrderlyEnd(), Held():
+        for number in NUMBERS:
+            signal.raise_signal(number)
+    assert received == [signal.SIGINT, signal.SIGTERM]
+    assert handlers() == [mine, mine, signal.SIG_IGN]
+
+
+def test_other_threads_change_nothing() -> None:
+    def look() -> list[Any]:
+        with OrderlyEnd(), Held():
+            return handlers()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(look).result() == handlers()
+
+
+ENDING = """
+import atexit, signal
+from proact.interruption import OrderlyEnd
+atexit.register(print, "at exit")
+with OrderlyEnd():
+    try:
+        signal.raise_signal(signal.SIG{})
+    finally:
+        print("cleaned")
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("HUP", 129)])
+def test_the_process_ends_with_the_status_of_the_signal(name: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(name)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.splitlines() == ["cleaned", "at exit"]

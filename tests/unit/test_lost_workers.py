@@ -1,0 +1,209 @@
+"""Does a lost worker cost no trial, unless the trial itself ends every worker?"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import ProactError, campaign, results
+from proact.campaign import coordinator, local_processes
+from proact.data import Data
+from proact.faults import BitFlip, encode, inject
+from result_rows import rows_of
+
+FAULT = BitFlip(1e-2, bits="sign")
+OPTIONS: dict[str, Any] = {"trials": 80, "images_per_trial": 16, "seed": 5}
+
+
+class Frail(nn.Module):
+    """Linear. What it does in worker processes is a function that this process passes.
+
+    Args:
+        folder: where it counts.
+        habit: ``"start"``: dies while the job is read, so many times. ``"between"``: dies when its
+            trial runner is made. ``"deadly"``: dies of a flip in the sign of its first weight.
+            ``"exit"``: calls sys.exit.
+        times: how often it dies at most.
+    """
+
+    def __init__(self, folder: Path, habit: str = "", times: int = 1000) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.linear = nn.Linear(64, 10)
+        with torch.no_grad():
+            self.linear.weight[0, 0] = 0.1
+        self.folder, self.habit, self.times, self.home = str(folder), habit, times, os.getpid()
+
+    def die(self, habit: str) -> None:
+        if self.habit != habit or os.getpid() == self.home or self.deaths() >= self.times:
+            return
+        (Path(self.folder) / f"{self.deaths()}.death").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def deaths(self) -> int:
+        return len(list(Path(self.folder).glob("*.death")))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.update(state)
+        self.die("start")
+
+    def named_parameters(self, *args: Any, **options: Any) -> Any:
+        self.die("between")
+        return super().named_parameters(*args, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.linear.weight[0, 0] < 0:
+            self.die("deadly")
+        if self.habit == "exit" and os.getpid() != self.home:
+            sys.exit(0)
+        output: Tensor = self.linear(x.flatten(1))
+        return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> results.Result:
+    model = Frail(tmp_path_factory.mktemp("model"))
+    return campaign.run({"m": model}, digits, [FAULT], executor=1, **OPTIONS)
+
+
+def run(model: nn.Module, digits: Data, executor: int | None = 2, **more: Any) -> results.Result:
+    return campaign.run({"m": model}, digits, [FAULT], executor=executor, **{**OPTIONS, **more})
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_processes, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+def test_workers_that_die_before_they_start(
+    undisturbed: results.Result, digits: Data, tmp_path: Path
+) -> None:
+    model = Frail(tmp_path, "start", times=3)
+    result = run(model, digits)
+    assert model.deaths() == 3
+    assert result.failures() == {}
+    assert rows_of(result) == rows_of(undisturbed)
+
+
+def test_workers_that_never_start(digits: Data, tmp_path: Path) -> None:
+    store = tmp_path / "rows.sqlite"
+    with (
+        pytest.warns(UserWarning, match="the campaign goes on with 1"),
+        pytest.raises(ProactError, match="no worker process can be started") as caught,
+    ):
+        run(Frail(tmp_path, "start"), digits, store=store)
+    assert "--workers 1" in str(caught.value)
+    with closing(sqlite3.connect(store)) as reader:
+        assert reader.execute("SELECT count(*) FROM failure").fetchone() == (0,)
+
+
+def test_a_machine_without_room_for_a_second_process(
+    undisturbed: results.Result, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Scarce(local_processes._Process):
+        def __init__(self, *args: Any) -> None:
+            if started:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            super().__init__(*args)
+            started.append(self)
+
+    monkeypatch.setattr(local_processes, "_Process", Scarce)
+    with pytest.warns(UserWarning, match=r"Resource temporarily .* goes on with 1"):
+        result = run(Frail(tmp_path), digits)
+    assert rows_of(result) == rows_of(undisturbed)
+
+
+def test_workers_that_die_between_trials(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "_MOST_LOST_WORKERS", 3)
+    model, store = Frail(tmp_path, "between"), tmp_path / "rows.sqlite"
+    with pytest.raises(ProactError, match="workers in a row were lost before a trial ended"):
+        run(model, digits, store=store)
+    assert model.deaths() >= 4
+    with closing(sqlite3.connect(store)) as reader:
+        assert reader.execute("SELECT count(*) FROM failure").fetchone() == (0,)
+
+
+def test_a_death_between_trials_is_no_attempt(
+    undisturbed: results.Result, digits: Data, tmp_path: Path
+) -> None:
+    result = run(Frail(tmp_path, "between", times=2), digits)
+    assert result.failures() == {}
+    assert rows_of(result) == rows_of(undisturbed)
+
+
+def test_workers_killed_from_outside(
+    undisturbed: results.Result, digits: Data, tmp_path: Path
+) -> None:
+    kills = 0
+
+    def kill(progress: campaign.CampaignProgress) -> None:
+        nonlocal kills
+        if progress.cells and kills < 3:
+            for child in multiprocessing.active_children():
+                child.kill()
+            kills += 1
+
+    result = run(Frail(tmp_path), digits, progress=kill)
+    assert kills == 3
+    assert result.failures() == {}
+    assert rows_of(result) == rows_of(undisturbed)
+
+
+def deadly_trials(folder: Path) -> list[int]:
+    encoded = encode(Frail(folder), "float32").eval()
+    deadly = []
+    for trial in range(OPTIONS["trials"]):
+        with inject(encoded, FAULT, "float32", seed=OPTIONS["seed"], trial=trial):
+            if encoded.get_parameter("linear.weight")[0, 0] < 0:
+                deadly.append(trial)
+    assert deadly
+    return deadly
+
+
+def test_a_trial_that_kills_runs_alone_at_the_end(
+    undisturbed: results.Result, digits: Data, tmp_path: Path
+) -> None:
+    deadly = deadly_trials(tmp_path)
+    model, store = Frail(tmp_path, "deadly"), tmp_path / "rows.sqlite"
+    result = run(model, digits, store=store)
+    ((_, failed),) = result.failures().items()
+    assert [trial for trial, _ in failed] == deadly
+    assert {reason for _, reason in failed} == {
+        "the worker was lost: its process ended by signal SIGKILL"
+    }
+    # Each of them was run three times, no other trial cost a worker.
+    assert model.deaths() == coordinator.ATTEMPTS * len(deadly)
+    # A trial that only failed because of the machine is repaired by the same call.
+    for executor in (2, None):
+        again = run(Frail(tmp_path), digits, executor=executor, store=store)
+        assert again.failures() == {}
+        assert rows_of(again) == rows_of(undisturbed)
+
+
+def test_a_lost_trial_does_not_run_in_this_process_unasked(digits: Data, tmp_path: Path) -> None:
+    deadly = deadly_trials(tmp_path)
+    model, store = Frail(tmp_path, "deadly"), tmp_path / "rows.sqlite"
+    run(model, digits, store=store)
+    model.home = 0  # from now on, it would end this process as well
+    result = run(model, digits, executor=None, store=store)
+    assert [trial for trial, _ in result.failures()["m", str(FAULT)]] == deadly
+
+
+def test_a_model_that_ends_python(digits: Data, tmp_path: Path) -> None:
+    with pytest.raises(ProactError, match=r"ended Python by SystemExit\(0\)"):
+        run(Frail(tmp_path, "exit"), digits)
