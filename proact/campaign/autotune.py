@@ -18,6 +18,7 @@ from proact.campaign.clean_results import CleanResults, clean_results
 from proact.campaign.measurement import Measurement
 from proact.campaign.options import RunOptions
 from proact.campaign.trial_runner import TrialRunner
+from proact.errors import ProactError
 from proact.faults import Fault, Injector
 from proact.nn.batches import tensors_in
 from proact.results.policy import Policy
@@ -30,6 +31,7 @@ from proact.results.statistics import (
     trials_for_margin,
 )
 from proact.results.store import Store
+from proact.results.stored_json import made_from, stored
 
 #: Images in a batch: the default, and the larger size that is tried.
 BATCH, _LARGE_BATCH = 64, 256
@@ -47,6 +49,7 @@ _PILOT_TRIALS, _PILOT_IMAGES, _PILOT_CELLS = 8, 16, 24
 _FEWEST_PILOT_TRIALS = 2
 
 
+@stored
 @dataclass(frozen=True)
 class Tuning:
     """A policy and the measurements that led to it.
@@ -70,8 +73,14 @@ class Tuning:
 
     @staticmethod
     def from_dict(made: dict[str, Any]) -> Tuning:
-        policy, cost = Policy(**made["policy"]), TrialCost(**made["cost"])
-        return Tuning(policy, cost, made["seconds"], tuple(made["expected"]))
+        tuning = made_from(Tuning, made, "the tuning in the store")
+        images, batch = tuning.policy.images, tuning.policy.batch
+        if batch < 1 or (images is not None and images < 1):
+            raise ProactError(
+                f"the tuning in the store has {images} images per trial and batches of {batch}, "
+                "expected at least 1 of each"
+            )
+        return tuning
 
 
 @dataclass(frozen=True)

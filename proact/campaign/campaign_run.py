@@ -65,6 +65,7 @@ from proact.results.statistics import (
     trials_for_margin,
 )
 from proact.results.store import Store
+from proact.results.store_check import check_store
 from proact.results.stored_trials import trials_of
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
@@ -137,6 +138,7 @@ class CampaignRun:
                 check_policy(options.policy, split)
             self._store = Store(options.store)
             stack.push(lambda kind, *_: self._store.close() if kind is not None else None)
+            check_store(self._store)
             self._prepare(models, data)
 
     def _end_of_failed_preparation(

@@ -95,6 +95,11 @@ class Coordinator:
             self._start_units(next_targets)
             if all(cell.is_finished for cell in self.cells):
                 return
+            if not self._running:
+                raise ProactError(
+                    "no trial is left to run, and yet cells lack trials: the store was changed by "
+                    "another program"
+                )
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in done:
                 with Held():  # an interrupt must not part a stored unit from its state

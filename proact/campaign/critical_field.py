@@ -11,6 +11,7 @@ from proact.faults import BitFlip, ExactFlips, FaultSpace
 from proact.faults.selectors import exactly
 from proact.ops.seeds import derived_seed
 from proact.results.store import Store
+from proact.results.stored_json import made_from, stored
 
 #: The pilot tries every bit in so many trials of so many images, from the highest bit on.
 _PILOT_TRIALS, _PILOT_IMAGES = 8, 16
@@ -20,6 +21,7 @@ _CRITICAL = 0.2
 _HARMLESS_BITS = 4
 
 
+@stored
 @dataclass(frozen=True)
 class CriticalField:
     """The bits whose flips matter, and what single flips lose, in shares of the metric's range.
@@ -50,7 +52,7 @@ def critical_field(store: Store, task: str, runner: TrialRunner, fault: BitFlip)
     made = store.choice(subject)
     if made is None:
         made = store.choose(subject, asdict(_found(runner, fault)))
-    return CriticalField(**{**made, "bits": tuple(made["bits"])})
+    return made_from(CriticalField, made, "the critical field in the store")
 
 
 def _found(runner: TrialRunner, fault: BitFlip) -> CriticalField:

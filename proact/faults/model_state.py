@@ -112,9 +112,12 @@ def _layout(model: nn.Module) -> list[object]:
                 if tensor is None:
                     continue
                 for inner_name, inner in inner_tensors(name, tensor):
-                    place = (_address(inner), inner.dtype, inner.shape)
-                    strides = inner.stride() if inner.layout == torch.strided else None
-                    layout.append((inner_name, id(tensor), *place, strides))
+                    place: tuple[object, ...] = (_address(inner), inner.dtype)
+                    if not inner.is_nested:  # whose components have shapes of their own
+                        place = (*place, inner.shape)
+                    if _is_strided(inner):
+                        place = (*place, inner.stride())
+                    layout.append((inner_name, id(tensor), *place))
                 if attributes_of(tensor):
                     layout.append(type(tensor))
         children = [(name, child) for name, child in module._modules.items() if child is not None]
@@ -125,9 +128,13 @@ def _layout(model: nn.Module) -> list[object]:
     return layout
 
 
+def _is_strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
 def _address(tensor: Tensor) -> int:
     """The address of a tensor; 0 if it has no single one."""
-    if tensor.layout != torch.strided:
+    if not _is_strided(tensor):
         return 0
     try:
         return tensor.data_ptr()

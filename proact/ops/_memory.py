@@ -18,7 +18,10 @@ def may_overlap(x: Tensor) -> bool:
 
 def extent(x: Tensor) -> tuple[int, int]:
     """The address of the first byte of the elements, and the address after the last."""
-    last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
+    if x.is_contiguous():
+        last = x.numel() - 1
+    else:
+        last = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
 from proact.ops._memory import extent, layout, may_overlap
+from proact.ops.plain_memory import (
+    address_of,
+    check_operands,
+    is_plain_on_host,
+    lies_in_storage,
+)
 
 _library = torch.library.Library("proact", "FRAGMENT")
 # The mode is called clip here: torch.library calls an argument of its own "mode".
@@ -49,14 +55,15 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
         ``threshold``; second derivatives are those of the plain-torch formula.
 
     Raises:
-        TypeError: a dtype that is not listed.
+        TypeError: a dtype that is not listed, or a tensor that torch's dispatcher cannot turn into
+            one with memory: sparse, nested, distributed, masked, or with a freed storage.
         ValueError: a threshold that does not broadcast, an unknown mode, a slope out of range, or
             different devices.
     """
-    _check(x, threshold, mode, slope)
+    is_plain = _check(x, threshold, mode, slope)
     if _wants_plain_form():
         return reference.forward(x, threshold, mode, slope)
-    if _may_skip_dispatcher(x, threshold):
+    if is_plain and _may_skip_dispatcher():
         if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
             differentiable: Tensor = _HyReLU.apply(x, threshold, mode, slope)  # type: ignore[no-untyped-call]
             return differentiable
@@ -76,7 +83,7 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
         ValueError: as `hyrelu`; also if autograd would need the overwritten values, or if elements
             of ``x`` share memory with each other or with ``threshold``.
     """
-    _check(x, threshold, mode, slope)
+    is_plain = _check(x, threshold, mode, slope, written=("x",))
     if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
         raise ValueError(
             "hyrelu_ overwrites x, which autograd would need: call it under torch.no_grad(), or "
@@ -86,42 +93,55 @@ def hyrelu_(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.
         return x.copy_(reference.forward(x, threshold, mode, slope))
     if not x.is_contiguous() and may_overlap(x):
         raise ValueError(f"the elements of x must not share memory in hyrelu_, got {layout(x)}")
-    if x.numel() and extent(x)[0] < extent(threshold)[1] and extent(threshold)[0] < extent(x)[1]:
+    if _share_memory(x, threshold):
         raise ValueError("x and threshold must not share memory in hyrelu_, and they do")
-    if _may_skip_dispatcher(x, threshold):
+    if is_plain and _may_skip_dispatcher():
         native.forward_(x, threshold, mode, slope)
     else:
         torch.ops.proact.hyrelu_(x, threshold, mode, slope)
     return x
 
 
-def _check(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
+def _check(
+    x: Tensor, threshold: Tensor, mode: str, slope: float, written: Collection[str] = ()
+) -> bool:
+    """Raises what `hyrelu` does; returns whether both tensors are plain ones in host memory."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if not isinstance(threshold, Tensor):
         raise TypeError(f"threshold must be a torch.Tensor, got {type(threshold).__name__}")
-    for name, tensor in (("x", x), ("threshold", threshold)):
-        if tensor.layout != torch.strided or tensor.is_nested:
-            raise TypeError(f"{name} must be a dense tensor, got {_kind(tensor)}")
+    is_plain = False
+    if not torch.compiler.is_compiling():  # memory has no address yet
+        is_plain = is_plain_on_host(x) and is_plain_on_host(threshold)
+        if not is_plain:
+            check_operands({"x": x, "threshold": threshold}, written)
     dtype = x.dtype
     if dtype not in DTYPES:
         raise TypeError(f"x must be float16, bfloat16, float32 or float64, got {dtype}")
     if threshold.dtype != dtype and not (dtype in HALVES and threshold.dtype == torch.float32):
         raise TypeError(f"threshold must have the dtype of x, {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
-    if x.device != threshold.device:
-        raise ValueError(
-            f"x and threshold must be on one device, got {x.device} and {threshold.device}"
-        )
+    _check_devices({"x": x, "threshold": threshold})
     if not _fits(threshold, x):
         raise ValueError(
             f"threshold must broadcast against one sample of shape {tuple(x.shape[1:])}, got shape "
             f"{tuple(threshold.shape)} for x of shape {tuple(x.shape)}"
         )
+    return is_plain
 
 
-def _kind(tensor: Tensor) -> str:
-    return "a nested tensor" if tensor.is_nested else str(tensor.layout)
+def _check_devices(tensors: Mapping[str, Tensor]) -> None:
+    devices = [tensor.device for tensor in tensors.values()]
+    if any(device != devices[0] for device in devices):
+        names, found = (" and ".join(map(str, each)) for each in (tensors, devices))
+        raise ValueError(f"{names} must be on one device, got {found}")
+
+
+def _share_memory(x: Tensor, threshold: Tensor) -> bool:
+    if not (x.numel() and lies_in_storage(x) and lies_in_storage(threshold)):
+        return False
+    (begin, end), (first, last) = extent(x), extent(threshold)
+    return begin < last and first < end
 
 
 def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
@@ -161,42 +181,33 @@ def _wants_plain_form() -> bool:
     )
 
 
-def _may_skip_dispatcher(x: Tensor, threshold: Tensor) -> bool:
-    """Whether the native function may be called without torch's dispatcher.
+def _may_skip_dispatcher() -> bool:
+    """Whether no active mode intercepts operators, so that the native function may be called with
+    plain tensors past torch's dispatcher.
 
-    That requires plain CPU tensors and no active mode that intercepts operators. The dispatcher
-    costs as much as a loop over ten thousand elements.
+    The dispatcher costs as much as a loop over ten thousand elements.
     """
     return (
-        _is_plain(x)
-        and _is_plain(threshold)
-        and torch._C._len_torch_dispatch_stack() == 0
+        torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and torch._C._get_tracing_state() is None
         and not torch._C._autograd._profiler_enabled()
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the memory at the tensor's address holds its values: a CPU tensor that is not lazy
-    and not wrapped."""
-    return (
-        (type(tensor) is Tensor or type(tensor) is Parameter)
-        and tensor.is_cpu
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
-    )
-
-
 def _hyrelu_shape(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
+    _check_devices({"x": x, "threshold": threshold})
     return torch.empty_like(x)
+
+
+def _in_place_shape(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
+    _check_devices({"x": x, "threshold": threshold})
 
 
 def _backward_shape(
     grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
 ) -> tuple[Tensor, Tensor]:
+    _check_devices({"grad": grad, "x": x, "threshold": threshold})
     return (
         torch.empty_like(x),
         torch.empty_like(threshold, memory_format=torch.contiguous_format),
@@ -213,7 +224,7 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
     # Gradients are enabled here only if the caller wants second derivatives.
     if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
         function = reference.backward
-    elif _may_skip_dispatcher(x, threshold) and _is_plain(grad):
+    elif _may_skip_dispatcher() and all(map(is_plain_on_host, (grad, x, threshold))):
         function = native.backward
     else:
         function = torch.ops.proact.hyrelu_backward
@@ -234,16 +245,48 @@ class _HyReLU(torch.autograd.Function):
         return _autograd(ctx, grad)
 
 
+# The kernels check their arguments: an operator of torch can be called without `hyrelu`.
+
+
+def _forward(x: Tensor, threshold: Tensor, mode: str, slope: float) -> Tensor:
+    _check_kernel(x, threshold, mode, slope)
+    return native.forward(x, threshold, mode, slope)
+
+
+def _forward_(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
+    _check_kernel(x, threshold, mode, slope)
+    native.forward_(x, threshold, mode, slope)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, threshold: Tensor, mode: str, slope: float
+) -> tuple[Tensor, Tensor]:
+    _check_kernel(x, threshold, mode, slope)
+    address_of("grad", grad)
+    _check_devices({"grad": grad, "x": x})
+    if grad.shape != x.shape:
+        raise ValueError(
+            f"grad must have the shape of x, {tuple(x.shape)}, got {tuple(grad.shape)}"
+        )
+    return native.backward(grad, x, threshold, mode, slope)
+
+
+def _check_kernel(x: Tensor, threshold: Tensor, mode: str, slope: float) -> None:
+    _check(x, threshold, mode, slope)
+    address_of("x", x)
+    address_of("threshold", threshold)
+
+
 for _device in ("CPU", "CUDA"):
-    _library.impl("hyrelu", native.forward, _device)
-    _library.impl("hyrelu_", native.forward_, _device)
-    _library.impl("hyrelu_backward", native.backward, _device)
+    _library.impl("hyrelu", _forward, _device)
+    _library.impl("hyrelu_", _forward_, _device)
+    _library.impl("hyrelu_backward", _backward, _device)
 # Any other device.
 _library.impl("hyrelu", native.plain_forward, "CompositeExplicitAutograd")
 _library.impl("hyrelu_", native.plain_forward_, "CompositeExplicitAutograd")
 _library.impl("hyrelu_backward", native.plain_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("proact::hyrelu", _hyrelu_shape, lib=_library)
-torch.library.register_fake("proact::hyrelu_", lambda x, threshold, mode, slope: None, lib=_library)
+torch.library.register_fake("proact::hyrelu_", _in_place_shape, lib=_library)
 torch.library.register_fake("proact::hyrelu_backward", _backward_shape, lib=_library)
 torch.library.register_autograd(
     "proact::hyrelu", _autograd, setup_context=_keep_inputs, lib=_library

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact import _native
-from proact.ops.plain_memory import check_writable, lack_of_memory
+from proact.ops.plain_memory import address_of, check_writable
 
 Words = NDArray[np.uint64]
 
@@ -181,8 +181,7 @@ def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None)
         TypeError: no plain memory, or words of another size.
         ValueError: a tensor that is not contiguous, not on the CPU or not writable.
     """
-    if (lack := lack_of_memory(tensor)) is not None:
-        raise TypeError(f"a tensor to encode must have plain memory, got {lack}")
+    begin = address_of("a tensor to encode", tensor)
     check_word_size("a tensor to encode", tensor, coded)
     if not (tensor.is_contiguous() and tensor.is_cpu):
         raise ValueError(
@@ -192,7 +191,7 @@ def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None)
     check_writable("a tensor to encode", tensor)
     for code, first, codewords in coded.parts(tensor.numel()):
         if _native.module is not None:
-            address = tensor.data_ptr() + first * code.word_bytes
+            address = begin + first * code.word_bytes
             count = torch.get_num_threads() if threads is None else threads
             code.native.encode(address, codewords, count)
         else:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proact.ops.plain_memory import address_of
+
 NativeForm = tuple[str | int, ...]
 
 
@@ -71,7 +73,7 @@ class ScaledIntegerWord(NamedTuple):
 
     @property
     def native(self) -> NativeForm:
-        zeros = 0 if self.zero_points is None else self.zero_points.data_ptr()
+        zeros = 0 if self.zero_points is None else address_of("zero points", self.zero_points)
         form = ("scaled_integers", self.word_bits, int(self.is_signed), zeros)
         return (*form, *_native_scales(self.scales, self.layout))
 
@@ -89,7 +91,7 @@ class ScaledFloatWord(NamedTuple):
 
 
 def _native_scales(scales: Tensor, layout: ScaleLayout) -> tuple[int, ...]:
-    return (scales.data_ptr(), scales.numel(), *layout)
+    return (address_of("scales", scales), scales.numel(), *layout)
 
 
 class NarrowFloatWord(NamedTuple):

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
-from torch.nn.parameter import is_lazy
 
 from proact import _native
 from proact.errors import ProactError
 from proact.ops._memory import extent
+from proact.ops._tensor_kinds import (
+    is_dispatched,
+    is_functional,
+    is_wrapper,
+    takes_real_tensors,
+    unusual_kind,
+)
 
 #: torch's C interface to tensors, from torch 2.10 on; None before.
 DLPACK: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
@@ -27,44 +33,91 @@ DLPACK: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 def lack_of_memory(tensor: Tensor) -> str | None:
     """What ``tensor`` is instead of a tensor with plain memory, as text; None if it has memory.
 
-    Plain memory is an address and strides: no sparse, meta, fake or quantised tensor, no wrapper
-    subclass, none that torch.func has wrapped, and none whose storage was freed.
+    Plain memory is an address and strides: no sparse, nested, meta, fake or quantised tensor, no
+    wrapper subclass, no lazy view, none that torch.func has wrapped, and none whose storage was
+    freed.
     """
-    kind = _unusual_kind(tensor)
-    if kind is not None or tensor.numel() == 0:
+    kind = unusual_kind(tensor)
+    if kind is not None or lies_in_storage(tensor):
         return kind
-    try:
-        begin, end = extent(tensor)
-        storage = tensor.untyped_storage()
-        first, size = storage.data_ptr(), storage.nbytes()
-    except (RuntimeError, NotImplementedError, ValueError):
-        begin = end = first = size = 0
-    if begin == 0 and type(tensor) not in (Tensor, nn.Parameter):
+    if is_wrapper(tensor):
         return (
             f"a {type(tensor).__name__} without memory of its own or __tensor_flatten__, which "
             "would name its inner tensors: exclude it with where="
         )
-    if begin < max(first, 1) or end > first + size:
-        return "a tensor whose storage was freed or has shrunk"
-    return None
+    return "a tensor whose storage was freed or has shrunk: pass one whose storage holds it"
 
 
-def _unusual_kind(tensor: Tensor) -> str | None:
-    """What a tensor is that has no address by its kind, or whose address holds other words."""
-    kind = None
-    if is_lazy(tensor):
-        kind = "a parameter without a shape: run the model on one batch first"
-    elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        kind = "a tensor inside a torch.func transform"
-    elif isinstance(tensor, FakeTensor):
-        kind = "a fake tensor"
-    elif tensor.layout != torch.strided or tensor.is_meta:
-        kind = f"a tensor of layout {tensor.layout} on {tensor.device}"
-    elif tensor.is_quantized:
-        kind = "a quantised tensor of torch: quantise with torchao or encoding='int8' instead"
-    elif tensor.is_neg() or tensor.is_conj():
-        kind = "a lazily negated or conjugated view: call resolve_neg() or resolve_conj()"
-    return kind
+def lies_in_storage(tensor: Tensor) -> bool:
+    """Whether a strided tensor has an address and all its elements lie in its storage."""
+    if (numel := tensor.numel()) == 0:
+        return True
+    try:
+        if tensor.data_ptr() == 0:
+            return False
+        size = tensor.untyped_storage().nbytes()
+        if tensor.is_contiguous():
+            end = tensor.storage_offset() + numel
+        else:
+            steps = zip(tensor.stride(), tensor.shape, strict=True)
+            end = tensor.storage_offset() + 1 + sum(step * (n - 1) for step, n in steps)
+        return end * tensor.element_size() <= size
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+
+
+def is_plain_on_host(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has plain memory on the CPU by its class alone: a shorter form of
+    `lack_of_memory` for calls that take microseconds. False for subclasses."""
+    return (
+        (type(tensor) is Tensor or type(tensor) is nn.Parameter)
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and lies_in_storage(tensor)
+    )
+
+
+def address_of(name: str, tensor: Tensor) -> int:
+    """The address of the first element, for native code; 0 for a tensor without elements.
+
+    Every address that native code gets comes from here, or from a tensor that `is_plain_on_host`.
+
+    Raises:
+        TypeError: ``tensor`` lacks plain memory; ``name`` names it.
+    """
+    if (lack := lack_of_memory(tensor)) is not None:
+        raise TypeError(f"{name} must have plain memory, got {lack}")
+    return tensor.data_ptr()
+
+
+def check_operands(operands: Mapping[str, Tensor], written: Collection[str] = ()) -> None:
+    """TypeError for a tensor that torch's dispatcher cannot give to an operator's kernel.
+
+    The dispatcher turns wrapper subclasses, lazy views and tensors inside a transform into plain
+    tensors, and asks for the shapes of fake and meta tensors.
+
+    Args:
+        operands: by the names of the operator's arguments.
+        written: the names of those that it writes to.
+    """
+    lacks = {name: lack_of_memory(tensor) for name, tensor in operands.items()}
+    for name, lack in lacks.items():
+        if lack is None:
+            continue
+        tensor = operands[name]
+        # Functionalisation refuses operators that write, whichever operand it has wrapped.
+        is_written = name in written or (bool(written) and is_functional(tensor))
+        if not is_dispatched(tensor, is_written):
+            raise TypeError(f"{name} must have plain memory, got {lack}")
+    fake = [each for each in operands.values() if isinstance(each, FakeTensor)]
+    if fake and len(fake) < len(operands) and not takes_real_tensors(fake[0]):
+        name = next(name for name, each in operands.items() if isinstance(each, FakeTensor))
+        raise TypeError(f"{name} must have memory like the other tensors, got {lacks[name]}")
 
 
 def has_plain_memory(tensor: Tensor) -> bool:

@@ -16,7 +16,7 @@ from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
-from proact.ops.plain_memory import MemoryGuard, refuse_lost
+from proact.ops.plain_memory import MemoryGuard, address_of, checked_memory, refuse_lost
 
 
 class FlipPlaces(NamedTuple):
@@ -102,8 +102,8 @@ class FlipLog:
 class FlipPlan:
     """Tensors of one device, in which one native call makes all flips.
 
-    The caller checks the tensors with `checked_memory`; each use checks that their memory is still
-    where it was, and raises ProactError otherwise. In all methods, ``ber`` is a probability
+    Each use checks that the memory of the tensors is still where it was, and raises ProactError
+    otherwise. In all methods, ``ber`` is a probability
     per exposed bit in [0, 1]; (``seed``, ``trial``) identify the fault pattern, with seed in
     [0, 2^63) and trial in [0, 2^32); ``threads`` is the largest number of CPU threads, torch's by
     default. The flips do not depend on ``threads``.
@@ -134,7 +134,8 @@ class FlipPlan:
                 it is fixed point or None.
 
         Raises:
-            ValueError: the tensor is not on the device of the other tensors.
+            ValueError: the tensor is not on the device of the other tensors, or lacks plain memory
+                that can be written (`checked_memory`).
             ProactError: a GPU that this build of proact cannot use.
         """
         if self._device is None and tensor.is_cuda:
@@ -144,8 +145,11 @@ class FlipPlan:
                 f"the tensors of a plan must be on one device, got {self._device} and "
                 f"{tensor.device}"
             )
+        number = len(self._tensors)
+        name = self._names[number] if number < len(self._names) else "tensor"
+        checked_memory(name, tensor)
         self._plan.add(
-            tensor.data_ptr(),
+            address_of(name, tensor),
             tensor.numel(),
             tensor.element_size(),
             stream,
@@ -153,8 +157,7 @@ class FlipPlan:
             form.native if form is not None else (),
         )
         self._device = tensor.device
-        number = len(self._tensors)
-        self._memory.add(self._names[number] if number < len(self._names) else "tensor", tensor)
+        self._memory.add(name, tensor)
         self._forms.append(form)
 
     def add_unread(self, elements: int, stream: int, mask: int) -> None:

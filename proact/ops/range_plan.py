@@ -15,7 +15,7 @@ from proact.errors import ProactError
 from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
-from proact.ops.plain_memory import MemoryGuard, check_writable, lack_of_memory
+from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
 from proact.ops.sweep_log import SweepLog
 
 #: The replacements for a value outside its range, in the order of csrc/core/value_range.hpp.
@@ -69,21 +69,21 @@ class RangePlan:
         for position, bounded in enumerate(self._bounded):
             is_dense = all(map(is_dense_on_host, bounded))
             if self._native is not None and is_dense and bounded[0].numel():
-                self._add_native(*bounded)
+                self._add_native(named[position], *bounded)
                 for each, memory in zip(("", "a bound of ", "a bound of "), bounded, strict=True):
                     self._memory.add(each + named[position], memory)
                 self._swept_natively.append(position)
         native = set(self._swept_natively)
         self._swept_by_torch = [p for p in range(len(tensors)) if p not in native]
 
-    def _add_native(self, tensor: Tensor, low: Tensor, high: Tensor) -> None:
+    def _add_native(self, name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
         channels, inner = channels_of(tensor, low)
         self._native.add(
-            tensor.data_ptr(),
+            address_of(name, tensor),
             tensor.numel(),
             DTYPES[tensor.dtype],
-            low.data_ptr(),
-            high.data_ptr(),
+            address_of(f"a bound of {name}", low),
+            address_of(f"a bound of {name}", high),
             DTYPES[low.dtype],
             channels,
             inner,

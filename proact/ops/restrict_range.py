@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from proact.ops import _range_reference as reference
+from proact.ops.plain_memory import check_operands, lack_of_memory
 from proact.ops.range_plan import RangePlan, checked_action
 from proact.ops.sweep_log import SweepLog
 
@@ -60,9 +62,24 @@ def restrict_range_(
         raise ValueError("tensors must not require grad: pass tensor.detach()")
     if torch.compiler.is_compiling():
         return _restrict_plainly(tensors, low, high, action)
+    named = {
+        f"{name} {number}": tensor
+        for name, each in (("tensor", tensors), ("lower bound", low), ("upper bound", high))
+        for number, tensor in enumerate(each)
+    }
+    _check_operands(named)
     operator = torch.ops.proact.restrict_range_
     repairs: Tensor = operator(list(tensors), list(low), list(high), action)
     return repairs
+
+
+def _check_operands(named: Mapping[str, Tensor]) -> None:
+    check_operands(named, [name for name in named if name.startswith("tensor")])
+    for name, tensor in named.items():
+        # torch would ask for shapes of the former, and has no rule for the latter.
+        is_shape = tensor.is_meta and not isinstance(tensor, FakeTensor)
+        if is_shape or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise TypeError(f"{name} must have plain memory, got {lack_of_memory(tensor)}")
 
 
 def _restrict(
@@ -89,6 +106,7 @@ def _restrict_plainly(
 _library.impl("restrict_range_", _restrict, "CompositeExplicitAutograd")
 torch.library.register_fake(
     "proact::restrict_range_",
-    lambda tensors, low, high, action: torch.empty(len(tensors), dtype=torch.int64, device="cpu"),
+    # Zeros: torch returns them from calls with tensors on meta, in which nothing is replaced.
+    lambda tensors, low, high, action: torch.zeros(len(tensors), dtype=torch.int64, device="cpu"),
     lib=_library,
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from proact import _native
 from proact.ops.number_formats import NumberFormat
+from proact.ops.plain_memory import address_of
 
 
 def rounded_to_words(tensor: Tensor, form: NumberFormat) -> Tensor | None:
@@ -23,7 +24,7 @@ def rounded_to_words(tensor: Tensor, form: NumberFormat) -> Tensor | None:
         return None
     values = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     _native.module.round_to_words(
-        values.data_ptr(),
+        address_of("values to round", values),
         values.numel(),
         values.element_size(),
         form.native,

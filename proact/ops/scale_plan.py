@@ -16,7 +16,7 @@ from proact.ops.number_formats import (
     ScaledIntegerWord,
     ScaleLayout,
 )
-from proact.ops.plain_memory import MemoryGuard, refuse_lost
+from proact.ops.plain_memory import MemoryGuard, address_of, checked_memory, refuse_lost
 from proact.ops.plan import FlipLog
 
 
@@ -32,15 +32,15 @@ class NativeScales(NamedTuple):
     def description(self) -> tuple[object, ...]:
         """As csrc/bindings.cpp expects it."""
         memory = self.memory
-        place = memory.data_ptr(), memory.numel(), memory.element_size()
+        place = address_of("scales", memory), memory.numel(), memory.element_size()
         return (*place, self.form, tuple(self.layout), self.is_zero_point)
 
 
 class ScalePlan:
     """Tensors on the CPU with the stored scales that a `FlipPlan` flips.
 
-    The caller checks the tensors with `checked_memory`; each use checks that their memory is still
-    where it was, and raises ProactError otherwise.
+    Each use checks that the memory of the tensors is still where it was, and raises ProactError
+    otherwise.
     """
 
     def __init__(self) -> None:
@@ -65,16 +65,20 @@ class ScalePlan:
             form: the stored form of its elements, with the clean scales.
             unit: a fixed factor of its scales.
             parts: its stored scales and zero points.
+
+        Raises:
+            ValueError: the tensor lacks plain memory that can be written (`checked_memory`).
         """
         zeros = form.zero_points if isinstance(form, ScaledIntegerWord) else None
+        checked_memory(name, tensor)
         self._plan.add(
-            tensor.data_ptr(),
+            address_of(name, tensor),
             tensor.numel(),
             tensor.element_size(),
-            form.scales.data_ptr(),
+            address_of(f"the scales of {name}", form.scales),
             form.scales.numel(),
             tuple(form.layout),
-            0 if zeros is None else zeros.data_ptr(),
+            0 if zeros is None else address_of(f"the zero points of {name}", zeros),
             unit,
             isinstance(form, ScaledFloatWord),
             [part.description for part in parts],

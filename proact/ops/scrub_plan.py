@@ -15,7 +15,7 @@ from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import layout, may_overlap
 from proact.ops._scrub_reference import Bounds
 from proact.ops.in_place_code import TensorCode, check_word_size
-from proact.ops.plain_memory import MemoryGuard, check_writable, lack_of_memory
+from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
 from proact.ops.range_plan import channels_of, check_bounds, is_dense_on_host, refuse_shared_memory
 from proact.ops.sweep_log import SweepLog
 
@@ -99,18 +99,20 @@ class ScrubPlan:
     def _add_native(
         self, position: int, memory: Tensor, coded: TensorCode, bounds: Bounds | None
     ) -> None:
+        name = self._names[position]
         replacement: tuple[int, ...] = ()
         if bounds is not None:
             low, high = bounds
             replacement = (
-                low.data_ptr(),
-                high.data_ptr(),
+                address_of(f"a bound of {name}", low),
+                address_of(f"a bound of {name}", high),
                 DTYPES[low.dtype],
                 DTYPES[memory.dtype],
                 *channels_of(memory, low),
             )
+        begin = address_of(name, memory)
         for code, first, codewords in coded.parts(memory.numel()):
-            address = memory.data_ptr() + first * code.word_bytes
+            address = begin + first * code.word_bytes
             self._native.add(address, codewords, code.native, code.word_bytes, first, *replacement)
             self._positions.append(position)
 

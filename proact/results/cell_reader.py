@@ -172,12 +172,14 @@ class CellReader:
     def _critical(self, cell: CellState, limit: float) -> Interval:
         """The probability that a trial loses more than the limit; unflipped ones never do."""
         losing = "clean - value" if self._run.is_better_higher else "value - clean"
+        unflipped = cell.spec.unflipped
+        counted = "1" if unflipped is None else "flips > 0"
         hits, flipped, rows = self._totals(
             cell,
-            f"coalesce(sum({losing} > {limit!r}), 0), coalesce(sum(flips > 0), 0), count(*)",
+            f"coalesce(sum({counted} AND {losing} > {limit!r}), 0), coalesce(sum(flips > 0), 0),"
+            " count(*)",
         )
         lost = self._lost(cell)
-        unflipped = cell.spec.unflipped
         among = rows if unflipped is None else flipped
         share = proportion_interval(hits, among, self._confidence(cell))
         found = _widened(share, lost / max(lost + among, 1))

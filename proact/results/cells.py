@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from proact.results.interval_set import IntervalSet
 from proact.results.statistics import Interval, ProgressEstimate
 from proact.results.store import CellKey
+from proact.results.stored_json import stored
 
 #: The names of two strata: only tensors that not every variant has are hit; no flip at all.
 OWN, NO_FLIPS = "own", "no flips"
 
 
+@stored
 @dataclass(frozen=True)
 class CellStratum:
     """A stratum of a cell: fault patterns with certain numbers of flips in the critical field.
@@ -37,6 +39,7 @@ class CellStratum:
     critical: tuple[int, ...]
 
 
+@stored
 @dataclass(frozen=True)
 class CellSpec:
     """The specification of a cell, or of one stratum of it, and the knowledge before its first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from proact.results.schema import (
     SCHEMA_VERSION,
     UPGRADES,
     refuse_other_files,
+    refuse_other_schema,
 )
 
 #: How long one process waits while another writes.
@@ -46,10 +47,14 @@ class Database:
             refuse_other_files(self.path)
         with self.errors_named():
             self.connection = self._connected(read_only)
+            self.connection.execute("PRAGMA trusted_schema = OFF")
+            self.connection.execute("PRAGMA cell_size_check = ON")
         # A result keeps a store in memory open for as long as the result lives.
         self._finalizer = weakref.finalize(self, self.connection.close)
         try:
             with self.errors_named():
+                if not (read_only or self._is_new()):
+                    self._check()  # before a statement of the schema could run
                 if not read_only:
                     self._prepare()
                 self._check()
@@ -89,7 +94,9 @@ class Database:
         """The one number that a query gives."""
         return int(self.execute(query, arguments)[0][0])
 
-    def execute(self, statement: str, arguments: Sequence[Any] = ()) -> list[Any]:
+    def execute(
+        self, statement: str, arguments: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[Any]:
         """All rows that a statement gives; ProactError where it fails."""
         with self.errors_named():
             return self.connection.execute(statement, arguments).fetchall()
@@ -112,8 +119,10 @@ class Database:
         """Errors of SQLite and of files become `ProactError` with the store's name."""
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
-            raise ProactError(f"the store {self.path} cannot be used: {error}") from None
+        # Integers beyond 64 bits, texts that are not UTF-8.
+        except (OSError, sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ProactError(f"the store {self.path} cannot be used: {reason}") from None
 
     def _connected(self, read_only: bool) -> sqlite3.Connection:
         if self.path is None:
@@ -167,13 +176,16 @@ class Database:
                         raise
                     time.sleep(0.01)
 
+    def _is_new(self) -> bool:
+        return self._is_empty() and self.number("PRAGMA application_id") == 0
+
     def _prepare(self) -> None:
-        if self._is_empty() and self.number("PRAGMA application_id") == 0:
+        if self._is_new():
             self._log_ahead()
         # One transaction, and one process at a time: a run that is killed here, or two that start
         # together, leave a whole schema or none. It also tells now whether the file can be written.
         self.execute("BEGIN IMMEDIATE")
-        if self._is_empty() and self.number("PRAGMA application_id") == 0:
+        if self._is_new():
             self._make(SCHEMA)
             self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -207,6 +219,7 @@ class Database:
             raise ProactError(
                 f"{self.path} has store version {version}, this proact reads {SCHEMA_VERSION}"
             )
+        refuse_other_schema(self.connection, self.path, version)
 
 
 def _holds_something(path: Path) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proact.results.stored_json import stored
 
+
+@stored
 @dataclass(frozen=True)
 class Policy:
     """The execution policy of a campaign. It is part of the task's identity.

@@ -21,6 +21,7 @@ from proact.results.run_log import RunSpec, WorkSession, logged_runs
 from proact.results.statistics import Interval, stratified_mean
 from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
+from proact.results.store_check import check_store, opened_again
 from proact.results.stored_trials import trials_of
 from proact.results.stratum import Stratum, stratum, sweep_confidence
 from proact.results.worst_case import WorstCase, worst_cases_in
@@ -94,7 +95,7 @@ class Result:
 
     @cached_property
     def _strata_states(self) -> States:
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             return states_of(store, self.spec)
 
     @property
@@ -106,7 +107,7 @@ class Result:
     def cells(self) -> list[CellResult]:
         """One per variant and fault, variants together. A cell without trials holds the prior
         knowledge."""
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             reader = CellReader(store, self.spec)
             return [reader.result(states) for states in self._strata_states.values()]
 
@@ -142,14 +143,14 @@ class Result:
                     f"{', '.join(map(str, named))}"
                 )
             raise unknown("stratum", stratum, [str(name) for name in named])
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             return store.rows(named[stratum].spec.key, named[stratum].target)
 
     def values(self, variant: str, fault: object) -> list[tuple[float, float]]:
         """The distribution of the metric over a cell's fault patterns: values of trials, each with
         its share of them. Strata are weighted, and patterns without a flip have the clean value."""
         states = self._strata_states[self._key(variant, fault)]
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             return CellReader(store, self.spec).values(states)
 
     def details(
@@ -164,7 +165,7 @@ class Result:
                 the variation of the drawn images: run with ``images_per_trial="all"`` for the
                 quantiles of fault patterns.
         """
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             reader = CellReader(store, self.spec)
             return {
                 names: reader.details(states, limit, quantiles)
@@ -177,13 +178,14 @@ class Result:
         in the metric's unit, with its paired interval. It uses the trials that both cells use. A
         difference to the first variant may use further trials, up to its own margin. Faults without
         such trials are left out."""
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             found = self._differences(store, variant, baseline)
             return {fault: difference.interval() for fault, difference in found.items()}
 
     def pairs(self, variant: str, baseline: str) -> dict[str, int]:
         """By fault, the number of trials that `difference` pairs; failed ones count."""
-        found = self._differences(self._store, variant, baseline)
+        with opened_again(self._store) as store:
+            found = self._differences(store, variant, baseline)
         return {fault: difference.pairs for fault, difference in found.items()}
 
     def _differences(self, store: Store, variant: str, baseline: str) -> dict[str, Difference]:
@@ -240,7 +242,7 @@ class Result:
                 "CellResult.strata"
             )
         confidence = sweep_confidence(spec.margin, spec.confidence)
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             for cell in spec.cells:
                 assert cell.part is not None
                 assert cell.share is not None
@@ -279,7 +281,7 @@ class Result:
 
     def failures(self) -> dict[tuple[str, str], list[tuple[int, str]]]:
         """(trial, reason) of the failed trials, by cell, of the cells that have some."""
-        with self._store.again() as store:
+        with opened_again(self._store) as store:
             found = {
                 names: [
                     failure
@@ -377,11 +379,13 @@ def read(store: str | Path | Store) -> list[Result]:
     Nothing is written, and no model is needed.
 
     Raises:
-        ProactError: there is no such file, or it is not a proact store or another version's.
+        ProactError: there is no such file, it is not a proact store or another version's, or a row
+            or a key in it does not fit; the message names it.
     """
     # A campaign closes its store when it ends.
     opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
     with opening as opened:
+        check_store(opened)
         return [Result(*found, opened) for found in logged_runs(opened)]
 
 
@@ -389,4 +393,5 @@ def has_unexplained_rows(store: str | Path | Store) -> bool:
     """Whether a store holds trials but no run, as stores of version 2 do."""
     opening = store.again() if isinstance(store, Store) else Store(store, read_only=True)
     with opening as opened:
+        check_store(opened)
         return not logged_runs(opened) and opened.number("SELECT count(*) FROM row") > 0

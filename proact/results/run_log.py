@@ -14,15 +14,19 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+from proact.errors import ProactError
 from proact.limits import TRIALS
-from proact.results.cells import CellSpec, CellStratum
+from proact.results.cells import CellSpec
+from proact.results.spec_check import check_spec
 from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
 from proact.results.store import Store
+from proact.results.stored_json import made_from, parsed_object, shown, stored
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
 RunKind = Literal["campaign", "layer", "bit"]
 
 
+@stored
 @dataclass(frozen=True)
 class MemoryUse:
     """The count of the numbers of one kind that a model stores, the bits that they take, and the
@@ -33,6 +37,7 @@ class MemoryUse:
     words: tuple[str, ...] = ()
 
 
+@stored
 @dataclass(frozen=True)
 class Variant:
     """A model in a campaign.
@@ -52,6 +57,7 @@ class Variant:
     memory: Mapping[str, MemoryUse]
 
 
+@stored
 @dataclass(frozen=True)
 class RunSpec:
     """The specification of a run, and the knowledge before its first trial.
@@ -162,46 +168,40 @@ class RunSpec:
 
     @staticmethod
     def from_json(text: str) -> RunSpec:
-        """Reads the output of `to_json` of this version of proact or an older one."""
-        values = json.loads(text)
-        variants, cells = values.pop("variants"), values.pop("cells")
-        # Older versions kept the number of trials with each cell.
-        kept = [described.pop("trials", None) for described in cells]
-        stopped, paired = values.pop("stopped", None), values.pop("paired", {})
-        if stopped is None:
-            stopped = kept if None not in kept else []
-        return RunSpec(
-            **values,
-            variants=tuple(_variant(described) for described in variants),
-            cells=tuple(map(_cell, cells)),
-            stopped=tuple(stopped),
-            paired=paired,
-        )
+        """Reads the output of `to_json` of this version of proact or an older one.
+
+        Raises:
+            ProactError: a key or a value does not fit; the message names it.
+        """
+        values = parsed_object(text, _PLACE)
+        _replace_older_keys(values)
+        spec = made_from(RunSpec, values, _PLACE)
+        check_spec(spec)
+        return spec
 
 
-def _cell(described: dict[str, Any]) -> CellSpec:
-    stratum = described.pop("stratum", None)
-    return CellSpec(
-        **{**described, "key": tuple(described["key"])},
-        stratum=None
-        if stratum is None
-        else CellStratum(**{**stratum, "critical": tuple(stratum["critical"])}),
+#: The description of a run in errors.
+_PLACE = "the description of a run in the store"
+
+
+def _replace_older_keys(values: dict[str, Any]) -> None:
+    """Makes a description of an older version one of this version."""
+    cells, variants = (
+        [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        for listed in (values.get("cells"), values.get("variants"))
     )
+    # They kept the number of trials with each cell.
+    kept = [described.pop("trials", None) for described in cells]
+    if values.get("stopped") is None:
+        values["stopped"] = kept if None not in kept else []
+    for described in variants:
+        if "network" in described:
+            described["model_class"] = described.pop("network")
 
 
 def facts_digest(facts: Mapping[str, Any]) -> str:
     """The digest that identifies a task: SHA-256 in hexadecimal."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
-
-
-def _variant(described: dict[str, Any]) -> Variant:
-    memory = {
-        kind: MemoryUse(amount["numbers"], amount["bits"], tuple(amount.get("words", ())))
-        for kind, amount in described.pop("memory").items()
-    }
-    if "network" in described:  # the key of older versions
-        described["model_class"] = described.pop("network")
-    return Variant(**described, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -281,9 +281,15 @@ def logged_runs(store: Store) -> list[tuple[int, RunSpec, list[WorkSession]]]:
     for run, started, ended, outcome, rows, environment in store.execute(
         "SELECT run, started, ended, outcome, rows, environment FROM session ORDER BY id"
     ):
-        session = WorkSession(started, ended, outcome, rows, json.loads(environment))
+        machine = parsed_object(environment, "the environment of a session in the store")
+        session = WorkSession(started, ended, outcome, rows, machine)
         sessions[run] = [*sessions.pop(run, []), session]
     described = dict(store.execute("SELECT id, description FROM run"))
+    if unknown := sessions.keys() - described.keys():
+        raise ProactError(
+            f"the store {store.path} has sessions of the run {shown(min(unknown))}, which it does "
+            "not list: use an unchanged copy of the store"
+        )
     return [(run, RunSpec.from_json(described[run]), mine) for run, mine in sessions.items()]
 
 

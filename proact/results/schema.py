@@ -13,6 +13,9 @@ The columns of ``row`` are those of `proact.results.store.Row`.
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from proact.errors import ProactError
@@ -63,6 +66,70 @@ _RAISED = "ALTER TABLE row ADD COLUMN raised INTEGER NOT NULL DEFAULT 0"
 
 #: By version of an older store, the statements that make it a store of this version.
 UPGRADES = {2: f"{_RUNS};{_RAISED}", 3: _RAISED}
+
+
+#: The names of a schema's parts, and the columns of its tables.
+Parts = set[tuple[str, str]]
+Columns = set[tuple[object, ...]]
+
+
+def refuse_other_schema(connection: sqlite3.Connection, path: Path | None, version: int) -> None:
+    """ProactError if a store has other tables and columns than those of its version, or triggers,
+    views or indexes, which could change what is read and written."""
+    parts, columns = _schema_of(connection)
+    known, known_columns = _known_schema()
+    added = parts - known
+    if added:
+        kind, name = min(added)
+        raise ProactError(
+            f"the store {path} has the {kind} {name[:60]!r}, which no proact made: use an "
+            "unchanged copy of the store"
+        )
+    lacks = known - parts
+    missing = known_columns - columns
+    if version in UPGRADES:
+        later = {"raised"}
+        tables = {"run", "session"} if version == 2 else set[str]()
+        lacks = {part for part in lacks if part[1] not in tables}
+        missing = {each for each in missing if each[0] not in tables and each[1] not in later}
+    if lacks or missing or columns - known_columns:
+        found = [f"the table {name}" for _, name in sorted(lacks)]
+        found += sorted(
+            f"the column {str(name)[:60]} of {table}"
+            for table, name, *_ in missing | (columns - known_columns)
+            if table not in {name for _, name in lacks}
+        )
+        raise ProactError(
+            f"the store {path} lacks {found[0]} as proact made it: use an unchanged copy of the "
+            "store"
+        )
+
+
+def _schema_of(connection: sqlite3.Connection) -> tuple[Parts, Columns]:
+    """(type, name) of each part but SQLite's own, and (table, name, type, whether it may be NULL,
+    place in the primary key, whether it is hidden) of each column."""
+    parts = {
+        (str(kind), str(name))
+        for kind, name in connection.execute("SELECT type, name FROM main.sqlite_master")
+        if not str(name).startswith("sqlite_")
+    }
+    columns = {
+        (table, *column)
+        for kind, table in parts
+        if kind == "table"
+        for column in connection.execute(
+            "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?, 'main')",
+            (table,),
+        )
+    }
+    return parts, columns
+
+
+@cache
+def _known_schema() -> tuple[Parts, Columns]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA)
+        return _schema_of(connection)
 
 
 def refuse_other_files(path: Path) -> None:

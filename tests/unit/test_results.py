@@ -588,7 +588,8 @@ def read_as_nobody(path: Path) -> str:
 import os, sys
 import numpy, scipy.optimize, scipy.special, scipy.stats
 from proact.results import read
-from proact.results import result, statistics, store
+from proact.results import result, run_log, statistics, store, stored_json
+stored_json.adapter_of(run_log.RunSpec)
 if not os.getuid():
     # Python itself may lie where other users cannot read: everything is imported by now.
     os.setuid(65534)
