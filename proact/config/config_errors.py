@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proact.errors import closest
+from proact.errors import closest, short_repr
 
 #: Keys and positions, the outermost first.
 KeyPath = tuple[str | int, ...]
@@ -60,13 +60,15 @@ def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
     if isinstance(cause, ConfigError):
         return ConfigError(cause.sentence, (*path, *cause.path))
     if error["type"] == "extra_forbidden":
-        return ConfigError(f"there is no option {path[-1]!r}{closest(path[-1], keys)}", path)
+        return ConfigError(
+            f"there is no option {short_repr(path[-1])}{closest(path[-1], keys)}", path
+        )
     if error["type"] == "value_error":
         return ConfigError(str(cause), path)
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
     # pydantic appends the member type of a union to the path.
     place = path[:-1] if len(path) > 1 and str(path[-1]).startswith(_UNION_PARTS) else path
-    return ConfigError(f"expected {expected}, got {error['input']!r}", place)
+    return ConfigError(f"expected {expected}, got {short_repr(error['input'])}", place)
 
 
 _UNION_PARTS = ("int", "str", "float", "bool", "list[", "dict[")

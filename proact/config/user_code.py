@@ -28,7 +28,7 @@ from proact.campaign import Metric
 from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 
 # A file that defines both model and data is loaded, and runs, once.
 _files: dict[Path, ModuleType] = {}
@@ -119,10 +119,10 @@ def load_attribute(text: str) -> Any:
 def _attribute(text: str) -> Any:
     place, _, attribute = text.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"expected {USER_CODE}, got {text!r}")
+        raise ValueError(f"expected {USER_CODE}, got {short_repr(text)}")
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
-        raise ValueError(f"{place} has nothing named {attribute!r}")
+        raise ValueError(f"{place} has nothing named {short_repr(attribute)}")
     return getattr(module, attribute)
 
 
@@ -131,7 +131,7 @@ def _imported(place: str) -> ModuleType:
         if "" not in sys.path:
             sys.path.insert(0, "")
         if _spec_is_missing(place):
-            raise ValueError(f"there is no module {place!r} to import")
+            raise ValueError(f"there is no module {short_repr(place)} to import")
         module = importlib.import_module(place)
         _named.add(str(getattr(module, "__file__", None)))
         return module

@@ -18,7 +18,7 @@ from proact.data.dataset import (
 )
 from proact.data.normalization import normalised
 from proact.data.split import Split
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 
 # The values of ImageNet, with which models for photographs are usually trained.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,7 +118,9 @@ def _images(place: Path) -> Iterator[Path]:
 def _read(place: Path, labels: tuple[str, ...], size: int) -> Split:
     unknown = sorted(path.name for path in _folders(place) if path.name not in labels)
     if unknown:
-        raise ProactError(f"{place} has a class {unknown[0]!r} that the training images lack")
+        raise ProactError(
+            f"{place} has a class {short_repr(unknown[0])} that the training images lack"
+        )
     files = [(p, n) for n, label in enumerate(labels) for p in _images(place / label)]
     if not files:
         raise ProactError(f"{place} holds no images")
@@ -135,7 +137,8 @@ def _decoded(path: Path, size: int) -> Tensor:
         with Image.open(path) as image:
             if image.mode not in _MODES:
                 raise ProactError(
-                    f"{path} has pixels of mode {image.mode!r}: expected 8 bits per channel"
+                    f"{path} has pixels of mode {short_repr(image.mode)}: expected 8 bits per "
+                    "channel"
                 )
             upright = ImageOps.exif_transpose(image).convert("RGB")
             square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from proact.errors import short_repr
 from proact.faults.selectors import (
     Selector,
     checked_where,
@@ -39,7 +40,7 @@ class BySelector(Generic[T]):
         selectors = [where for where, _ in self.pairs]
         for where in selectors:
             if selectors.count(where) > 1:
-                raise ValueError(f"the {noun} for {shown(where)!r} is given twice")
+                raise ValueError(f"the {noun} for {short_repr(shown(where))} is given twice")
 
     def of(self, stored: StoredTensor) -> T:
         """The value of the first selector that matches a tensor; ValueError if none does."""
@@ -79,14 +80,16 @@ def selector_pairs(given: Any, noun: str, example: str) -> list[tuple[Selector, 
             given = json.loads(given, object_pairs_hook=_without_repetition)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{noun}s by tensor must be JSON such as {example}, got {given!r}: {error}"
+                f"{noun}s by tensor must be JSON such as {example}, got {short_repr(given)}: "
+                f"{error}"
             ) from None
     if isinstance(given, Mapping):
         return list(given.items())
     if isinstance(given, (list, tuple)):
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
             raise ValueError(
-                f"{noun}s by tensor must be pairs of a selector and its {noun}, got {given!r}"
+                f"{noun}s by tensor must be pairs of a selector and its {noun}, got "
+                f"{short_repr(given)}"
             )
         return [(_selector(where), value) for where, value in given]
     return None
@@ -110,5 +113,5 @@ def _selector(where: Any) -> Selector:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, _ in pairs:
         if sum(other == key for other, _ in pairs) > 1:
-            raise ValueError(f"{key!r} is given twice")
+            raise ValueError(f"{short_repr(key)} is given twice")
     return dict(pairs)

@@ -13,7 +13,7 @@ import numpy as np
 
 from proact.encodings import Word
 from proact.encodings.coded import CodedWord
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.faults.kinds import Fault, fault_from_json
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer
@@ -118,8 +118,8 @@ class Replay(Fault):
         for name, element, bit in self.faults:
             if name not in by_name:
                 raise ValueError(
-                    f"the replay names {name!r}, which this model does not have: it was made for "
-                    "another model"
+                    f"the replay names {short_repr(name)}, which this model does not have: it was "
+                    "made for another model"
                 )
             tensor = by_name[name]
             shape = tuple(tensor.tensor.shape)
@@ -157,7 +157,7 @@ def _rows(tensor: str, columns: Any) -> list[tuple[str, int, int]]:
     except (TypeError, KeyError, ValueError):
         raise ValueError(
             f"the faults of {tensor} must be two lists of one length, element and bit, got "
-            f"{columns!r}"
+            f"{short_repr(columns)}"
         ) from None
 
 
@@ -165,7 +165,9 @@ def _checked_shapes(shapes: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     try:
         return tuple((str(n), tuple(map(int, shape))) for n, shape in sorted(dict(shapes).items()))
     except (TypeError, ValueError):
-        raise TypeError(f"shapes must map names of tensors to shapes, got {shapes!r}") from None
+        raise TypeError(
+            f"shapes must map names of tensors to shapes, got {short_repr(shapes)}"
+        ) from None
 
 
 def _entries(faults: Any) -> Iterable[Any]:
@@ -178,17 +180,18 @@ def _entries(faults: Any) -> Iterable[Any]:
         return list(zip(*(faults[n].tolist() for n in ("tensor", "element", "bit")), strict=True))
     if isinstance(faults, (str, Mapping)) or not isinstance(faults, Iterable):
         raise TypeError(
-            f"faults must be (tensor, element, bit) triples, got {type(faults).__name__} {faults!r}"
+            f"faults must be (tensor, element, bit) triples, got {type(faults).__name__} "
+            f"{short_repr(faults)}"
         )
     return faults
 
 
 def _site(entry: Any) -> FaultSite:
     if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 3:
-        raise TypeError(f"a fault must be a triple (tensor, element, bit), got {entry!r}")
+        raise TypeError(f"a fault must be a triple (tensor, element, bit), got {short_repr(entry)}")
     tensor, element, bit = entry
     if not isinstance(tensor, str):
-        raise TypeError(f"the tensor of a fault must be a string, got {tensor!r}")
+        raise TypeError(f"the tensor of a fault must be a string, got {short_repr(tensor)}")
     return FaultSite(
         tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 256)
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from proact.errors import short_repr
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
@@ -127,11 +128,11 @@ def _kind(tensor: Tensor) -> str:
 def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
     """ValueError or TypeError if `hyrelu` would refuse the mode or the slope."""
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {short_repr(mode)}")
     if isinstance(slope, bool) or not isinstance(slope, (int, float)):
-        raise TypeError(f"slope must be a number, got {slope!r}")
+        raise TypeError(f"slope must be a number, got {short_repr(slope)}")
     if not 0 < slope <= sys.float_info.max:
-        raise ValueError(f"slope must be a finite number above 0, got {slope!r}")
+        raise ValueError(f"slope must be a finite number above 0, got {short_repr(slope)}")
 
 
 def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
 from proact.nn.activations import Activation
@@ -220,6 +220,6 @@ def _check_has(model: nn.Module, site: Site, path: Path) -> None:
         fits = site.caller in dict(model.named_modules(remove_duplicate=False))
     if not fits:
         raise ValueError(
-            f"{path} has a threshold for the {site.activation.kind} {site.name!r}, which "
+            f"{path} has a threshold for the {site.activation.kind} {short_repr(site.name)}, which "
             f"{type(model).__name__} does not have: it was saved for another model"
         )
