@@ -127,7 +127,7 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"expected an integer {span}, got {short_repr(value)}")
         if not (least <= value and (below is None or value < below)):
-            raise ValueError(f"expected an integer {span}, got {value}")
+            raise ValueError(f"expected an integer {span}, got {short_repr(value)}")
         return value
 
     return check
@@ -148,7 +148,10 @@ def number(value: Any) -> float:
     """Check that a value is an int or float, but not a bool; return it as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"expected a number, got {short_repr(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"expected a number of float64, got {short_repr(value)}") from None
 
 
 def above_0(value: Any) -> object:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError, short_repr, shortened
 
 DONE, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,7 +53,7 @@ def _usage_error(error: Exception) -> str | None:
     if close is not None and option is not None:
         hint = f"; did you mean {short_repr(next(iter(close)))}?" if close else ""
         return f"there is no option {short_repr(option)}{hint}"
-    return " ".join(str(explain()).split())
+    return shortened(" ".join(str(explain()).split()), 500)
 
 
 def _input_error(error: Exception) -> str | None:

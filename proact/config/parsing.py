@@ -13,7 +13,7 @@ from proact import faults, protect
 from proact.config.config_errors import ConfigError
 from proact.config.names import UNPROTECTED
 from proact.encodings import Encoding
-from proact.errors import closest, short_repr, unknown
+from proact.errors import closest, short_repr, shortened, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
 from proact.faults.kinds import StoredFault
 
@@ -59,16 +59,31 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"ranger:mode=zero"`` into a method and its options; numbers and tuples are parsed."""
     method, _, listed = text.partition(":")
     options: dict[str, Any] = {}
-    # Commas inside brackets belong to a tuple.
-    for item in re.split(r",(?![^(]*\))", listed) if listed else ():
+    for item in _split_outside_brackets(listed) if listed else ():
         name, equals, value = item.partition("=")
         if not equals:
-            raise ConfigError(f"expected an option name=value of {method}, got {short_repr(item)}")
+            raise ConfigError(
+                f"expected an option name=value of {shortened(method)}, got {short_repr(item)}"
+            )
         try:
             options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             options[name] = value
     return method, options
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    """Split a text at its commas, except those that a closing bracket follows first."""
+    cuts = [len(text)]
+    is_inside = False
+    for position in range(len(text) - 1, -1, -1):
+        char = text[position]
+        if char in "()":
+            is_inside = char == ")"
+        elif char == "," and not is_inside:
+            cuts.append(position)
+    cuts.reverse()
+    return [text[a + 1 : b] for a, b in zip([-1, *cuts], cuts, strict=False)]
 
 
 def variant_from_text(text: str) -> VariantRecipe:
@@ -125,15 +140,17 @@ def faults_from(given: Any) -> tuple[Fault, ...]:
         raise ConfigError(f"expected a list of faults, got {short_repr(given)}")
     if not given:
         raise ConfigError("expected at least one fault, got none")
-    found: list[Fault] = []
+    found: dict[Fault, None] = {}
     for index, described in enumerate(given):
         try:
             fault = described if isinstance(described, Fault) else fault_from(described)
         except ConfigError as error:
             raise error.within(index) from None
         if fault in found:
-            raise ConfigError(f"expected distinct faults, got {fault} twice", (index,))
-        found.append(fault)
+            raise ConfigError(
+                f"expected distinct faults, got {shortened(str(fault))} twice", (index,)
+            )
+        found[fault] = None
     return tuple(found)
 
 
@@ -166,7 +183,7 @@ def stored_fault_from(described: Any) -> StoredFault:
     """Parse one fault in stored parameters. Raises ConfigError for other faults."""
     fault = described if isinstance(described, Fault) else fault_from(described)
     if not isinstance(fault, StoredFault):
-        raise ConfigError(f"expected a fault in stored parameters, got {fault}")
+        raise ConfigError(f"expected a fault in stored parameters, got {shortened(str(fault))}")
     return fault
 
 

@@ -129,7 +129,7 @@ def profile_of(
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){0,9}", text):
         raise ValueError(
             f"--shape: expected channels x height x width, as in 3x32x32; got {short_repr(text)}"
         )

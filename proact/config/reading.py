@@ -142,6 +142,6 @@ def _check_form(form: Any, source: str) -> None:
         raise ValueError(located(error, source, {}))
     if form > FORM:
         newer = ConfigError(
-            f"expected a version up to {FORM}, got {form}: update proact", ("proact",)
+            f"expected a version up to {FORM}, got {short_repr(form)}: update proact", ("proact",)
         )
         raise ProactError(located(newer, source, {}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +15,7 @@ from proact.faults.selectors import (
     where_to_json,
 )
 from proact.nn.tensor_inventory import StoredTensor
+from proact.plain_values import parse_json
 
 T = TypeVar("T")
 
@@ -37,10 +37,11 @@ class BySelector(Generic[T]):
         self._noun = noun
         if not self.pairs:
             raise ValueError(f"{noun}s by tensor must have at least one selector, got none")
-        selectors = [where for where, _ in self.pairs]
-        for where in selectors:
-            if selectors.count(where) > 1:
+        seen: set[Selector] = set()
+        for where, _ in self.pairs:
+            if where in seen:
                 raise ValueError(f"the {noun} for {short_repr(shown(where))} is given twice")
+            seen.add(where)
 
     def of(self, stored: StoredTensor) -> T:
         """The value of the first selector that matches a tensor; ValueError if none does."""
@@ -77,8 +78,8 @@ def selector_pairs(given: Any, noun: str, example: str) -> list[tuple[Selector, 
     """
     if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
         try:
-            given = json.loads(given, object_pairs_hook=_without_repetition)
-        except json.JSONDecodeError as error:
+            given = parse_json(given, _without_repetition)
+        except ValueError as error:
             raise ValueError(
                 f"{noun}s by tensor must be JSON such as {example}, got {short_repr(given)}: "
                 f"{error}"
@@ -111,7 +112,9 @@ def _selector(where: Any) -> Selector:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, _ in pairs:
-        if sum(other == key for other, _ in pairs) > 1:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
             raise ValueError(f"{short_repr(key)} is given twice")
-    return dict(pairs)
+        found[key] = value
+    return found

@@ -117,7 +117,8 @@ class InjectionPlan:
                 check_fits(fault, target.exposed)
         if isinstance(fault, ExactFlips) and fault.n > targets[0].bits:
             raise ValueError(
-                f"n must be at most {targets[0].bits}, the number of exposed bits, got {fault.n}"
+                f"n must be at most {targets[0].bits}, the number of exposed bits, got "
+                f"{short_repr(fault.n)}"
             )
         return targets
 

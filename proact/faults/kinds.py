@@ -16,6 +16,7 @@ from proact.errors import short_repr
 from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
 from proact.limits import STREAMS
 from proact.ops.plan import checked_ber, checked_integer
+from proact.plain_values import parse_json
 
 #: One rate for all tensors, or rates by selector; a tensor has the rate of its first match.
 Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]
@@ -103,8 +104,8 @@ def fault_from_json(text: str) -> Fault:
         ValueError, TypeError: text that is not JSON, or as `fault_from_dict`.
     """
     try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
+        description = parse_json(text)
+    except ValueError as error:
         raise ValueError(
             f"a fault must be one JSON object, got text that is not JSON: {error}"
         ) from None

@@ -304,5 +304,5 @@ def checked_integer(name: str, value: int, limit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is an integer, got {short_repr(value)}")
     if not 0 <= value < limit:
-        raise ValueError(f"{name} lies in [0, {limit}), got {value}")
+        raise ValueError(f"{name} lies in [0, {limit}), got {short_repr(value)}")
     return int(value)
