@@ -63,11 +63,12 @@ def read_regular(path: Path, expected: str, most: int) -> bytes:
     """
     with open_regular(path, expected, most) as file:
         try:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size + 1)
         except OSError as error:
             raise ProactError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > most:
-        raise _too_large(path, len(content), expected, most)
+    if len(content) > size:
+        raise ProactError(f"{path} grows while it is read: expected {expected} that is complete")
     return content
 
 
@@ -86,14 +87,12 @@ def refuse_special(path: Path, expected: str) -> None:
 def _check(path: Path, status: os.stat_result, expected: str, most: int) -> None:
     _check_kind(path, status.st_mode, expected)
     if status.st_size > most:
-        raise _too_large(path, status.st_size, expected, most)
+        raise ProactError(
+            f"{path} has {status.st_size:,} bytes: expected {expected} of at most {most:,} bytes"
+        )
 
 
 def _check_kind(path: Path, mode: int, expected: str) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
         raise ProactError(f"{path} is {kind}: expected {expected}")
-
-
-def _too_large(path: Path, size: int, expected: str, most: int) -> ProactError:
-    return ProactError(f"{path} has {size:,} bytes: expected {expected} of at most {most:,} bytes")

@@ -13,11 +13,13 @@ import numpy as np
 
 from proact.encodings import Word
 from proact.encodings.coded import CodedWord
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError, short_repr, shortened
 from proact.faults.kinds import Fault, fault_from_json
+from proact.files import read_regular
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer
 
+_MOST_BYTES = 1 << 30
 Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -63,11 +65,11 @@ class Replay(Fault):
     def load(cls, path: str | Path) -> Replay:
         """Reads a file that `save` wrote; ProactError if it is unreadable or of another kind."""
         try:
-            fault = fault_from_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ProactError(f"{path} cannot be read: {error.strerror}") from None
+            text = read_regular(Path(path), "a list of faults", _MOST_BYTES).decode()
+            fault = fault_from_json(text)
         except (ValueError, TypeError, KeyError) as error:
-            raise ProactError(f"{path} is not a list of faults: {error}") from None
+            reason = shortened(str(error), 500)
+            raise ProactError(f"{path} is not a list of faults: {reason}") from None
         if not isinstance(fault, cls):
             raise ProactError(f"{path} holds a {type(fault).__name__}, expected a Replay")
         return fault

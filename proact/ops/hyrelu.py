@@ -135,7 +135,8 @@ def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
         raise ValueError(f"slope must be a finite number above 0, got {short_repr(slope)}")
 
 
-def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
+def broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
+    """Whether a threshold of one shape broadcasts against a sample of an ``x`` of another."""
     sample = x[1:]
     if len(x) == 0 or len(threshold) > len(sample):
         return False
@@ -143,13 +144,13 @@ def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
 
 
-_cached_broadcasts = lru_cache(maxsize=4096)(_broadcasts)
+_cached_broadcasts = lru_cache(maxsize=4096)(broadcasts)
 
 
 def _fits(threshold: Tensor, x: Tensor) -> bool:
     if not torch.compiler.is_compiling() and type(x) is Tensor:
         return _cached_broadcasts(threshold.shape, x.shape)
-    return _broadcasts(threshold.shape, x.shape)  # sizes may be symbolic and not hashable
+    return broadcasts(threshold.shape, x.shape)  # sizes may be symbolic and not hashable
 
 
 def _wants_plain_form() -> bool:
