@@ -26,7 +26,7 @@ from proact.plain_values import parse_json
 
 _HEADER = "proact.training"
 _WEIGHTS, _MOMENTUM = "weights/", "momentum/"
-_DIGEST = "proact.digest"
+DIGEST = "proact.digest"
 #: The most bytes of a file beside those of its tensors.
 _MOST_HEADER = 16 << 20
 
@@ -165,18 +165,18 @@ def _read(
         raise ProactError(
             f"{path} is no {described} ({reason}): delete it, or name another file"
         ) from None
-    stated = metadata.pop(_DIGEST, None)
+    stated = metadata.pop(DIGEST, None)
     if stated is None:
         raise ProactError(
             f"{path} has no digest of its content, because an older version of proact wrote it: "
             "delete it, or name another file"
         )
-    if stated != _digest(metadata, tensors):
+    if stated != content_digest(metadata, tensors):
         raise _damaged(path, "its content does not have the digest that it states")
     return metadata, tensors
 
 
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """The hexadecimal SHA-256 digest of the metadata and of all tensors."""
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
@@ -227,7 +227,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
             for name, tensor in tensors.items()
         }
         metadata = metadata or {}
-        save_file(copies, unfinished, {**metadata, _DIGEST: _digest(metadata, copies)})
+        save_file(copies, unfinished, {**metadata, DIGEST: content_digest(metadata, copies)})
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise ProactError(f"{path} cannot be written: {error}") from None

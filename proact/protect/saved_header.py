@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError, short_repr, shortened
 from proact.nn.activations import KINDS, Activation
 from proact.nn.site import Site
 from proact.ops.hyrelu import check_mode_and_slope
@@ -126,6 +127,10 @@ def _inconsistency(header: SavedHeader) -> str:
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         return f"it names the method {short_repr(unknown[0])}, which does not exist"
+    for each in header.applied:
+        problem = _options_problem(each)
+        if problem:
+            return f"the options of {each.method} are not valid ({problem})"
     clips = set(methods) - _GUARDS
     if not methods or bool(clips) != bool(header.sites):
         return f"it has {len(header.sites)} sites, which does not fit the applied methods"
@@ -136,6 +141,19 @@ def _inconsistency(header: SavedHeader) -> str:
         if reason:
             return f"its entry for the site {short_repr(clip.name)} {reason}"
     return ""
+
+
+def _options_problem(applied: SavedMethod) -> str:
+    module = import_module(f"proact.protect.{METHODS[applied.method]}")
+    try:
+        module.METHOD.options(**{name: _frozen(each) for name, each in applied.options.items()})
+    except (ValueError, TypeError) as error:
+        return shortened(str(error), 200)
+    return ""
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _inconsistency_of(clip: SavedClip) -> str:
