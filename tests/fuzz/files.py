@@ -1,7 +1,8 @@
 """Mutate valid files, and check that a reader accepts or refuses the result properly.
 
-Every mutator takes valid bytes and a seed, and returns other bytes: the same ones for the same seed.
-``deep`` mutators repair checksums after the change, so that it reaches what lies behind them.
+Every mutator takes valid bytes and a seed, and returns other bytes, the same ones for the same
+seed. All but `bytes_mutated` and `text_mutated` repair checksums after the change, so that it
+reaches what lies behind them.
 """
 
 from __future__ import annotations
@@ -204,23 +205,23 @@ def tried(
             try:
                 found = load(changed)
             except (ProactError, ValueError, TypeError) as error:
-                problem = refusal_problem(error)
-                assert not problem, f"{where}: {problem}: {error}"
-                counts["refused"] += 1
+                problem, outcome = refusal_problem(error), "refused"
             else:
-                assert expected is None or found == expected, f"{where}: another content"
-                counts["loaded"] += 1
+                is_allowed = expected is None or found == expected
+                problem, outcome = "" if is_allowed else "another content", "loaded"
+            assert not problem, f"{where}: {problem}"
+            counts[outcome] += 1
     return counts
 
 
 def refusal_problem(error: Exception) -> str:
     """Why an error is no sentence for a user; "" if it is one."""
     text = str(error)
-    if not text.isprintable():
-        return "several lines or control characters"
-    if len(text) >= 1_000:
-        return f"{len(text)} characters"
     source = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not text.isprintable():
+        return f"several lines or control characters: {text!r}"
+    if len(text) >= 1_000:
+        return f"{len(text)} characters: {text}"
     if Path(proact.__file__).parent not in Path(source).parents:
-        return f"raised by {source}"
+        return f"raised by {source}: {text}"
     return ""
