@@ -40,9 +40,9 @@ def load_image_folder(folder: Path | None, image_size: int) -> Data:
     ``train``, every class is split into 65 % train, 15 % validation and 20 % test. Without
     ``validation``, a tenth of every class of ``train`` is held out.
 
-    Classes are numbered in the order of their names. The shorter side of an image is scaled to
-    ``image_size`` pixels, and the central square is cropped, converted to RGB and normalised like
-    ImageNet.
+    Images are BMP, GIF, JPEG, PNG, PPM, TIFF or WebP files of at most 2^26 pixels. Classes are
+    numbered in the order of their names. The shorter side of an image is scaled to ``image_size``
+    pixels, and the central square is cropped, converted to RGB and normalised like ImageNet.
 
     Args:
         folder: the folder.

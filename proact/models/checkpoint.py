@@ -177,7 +177,10 @@ def _read(
 
 
 def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """The hexadecimal SHA-256 digest of the metadata and of all tensors."""
+    """The hexadecimal SHA-256 digest of the metadata and of all tensors.
+
+    It detects damage, and files that another program has changed. It is no signature.
+    """
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         layout = [name, str(tensor.dtype), list(tensor.shape)]

@@ -1,5 +1,7 @@
 """Save a protection to a safetensors file, and load it onto the unprotected model.
 
+A file may come from anywhere: its digest, header and tensors are checked before a model is made.
+
 The metadata key ``proact.protection`` holds a JSON header: the version of the format, the applied
 methods with their options, each site with its activation and clip, and the fingerprint of the
 model. Tensors have their names in the protected model (``<site>.threshold``, ``weight_range.low``).

@@ -127,7 +127,7 @@ def tensors_mutated(content: bytes, seed: int) -> bytes:
     header_size = struct.unpack("<Q", content[:8])[0]
     metadata = dict(json.loads(content[8 : 8 + header_size]).get("__metadata__", {}))
     tensors: dict[str, Tensor] = dict(safetensors.torch.load(content))
-    metadata.pop(checkpoint.DIGEST)
+    metadata.pop(checkpoint.DIGEST, None)
     if metadata and draw.random() < 0.6:
         key = draw.choice(sorted(metadata))
         metadata[key] = json.dumps(json_mutated(json.loads(metadata[key]), seed))
