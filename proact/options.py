@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 
 _METADATA = "proact.option"
 
@@ -125,9 +125,9 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
         if value is None:
             return value
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"expected an integer {span}, got {value!r}")
+            raise TypeError(f"expected an integer {span}, got {short_repr(value)}")
         if not (least <= value and (below is None or value < below)):
-            raise ValueError(f"expected an integer {span}, got {value}")
+            raise ValueError(f"expected an integer {span}, got {short_repr(value)}")
         return value
 
     return check
@@ -147,21 +147,24 @@ def one_of(*names: str) -> Callable[[Any], object]:
 def number(value: Any) -> float:
     """Check that a value is an int or float, but not a bool; return it as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
+        raise TypeError(f"expected a number, got {short_repr(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"expected a number of float64, got {short_repr(value)}") from None
 
 
 def above_0(value: Any) -> object:
     """Check that a value is None, or a finite number above 0."""
     if value is not None and not 0.0 < number(value) < float("inf"):
-        raise ValueError(f"expected a finite number above 0, got {value!r}")
+        raise ValueError(f"expected a finite number above 0, got {short_repr(value)}")
     return value
 
 
 def between_0_and_1(value: Any) -> object:
     """Check that a value is a number in (0, 1)."""
     if not 0.0 < number(value) < 1.0:
-        raise ValueError(f"expected a number in (0, 1), got {value!r}")
+        raise ValueError(f"expected a number in (0, 1), got {short_repr(value)}")
     return value
 
 

@@ -45,7 +45,7 @@ from proact.campaign.worker_pool import WorkerPool
 from proact.campaign.worst_cases import worst_cases
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.faults import Fault, Injector, encode
 from proact.faults.encode import selector_of
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
@@ -487,13 +487,13 @@ class CampaignRun:
                 f"{key} is {stored.get(key)} there and {facts[key]} here" for key in differing
             )
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} of another task: {listed}; "
-                "choose another name for this campaign"
+                f"the store {self._store.path} has a campaign {short_repr(name)} of another task: "
+                f"{listed}; choose another name for this campaign"
             )
         changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
         if changed:
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} whose variants "
+                f"the store {self._store.path} has a campaign {short_repr(name)} whose variants "
                 f"{', '.join(changed)} are other models; choose another name for this campaign"
             )
 

@@ -24,6 +24,7 @@ from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_evaluation
 from proact.encodings import Bits
 from proact.encodings.scaled_words import StoredScale
+from proact.errors import short_repr
 from proact.faults import ExposedTensor, FaultSpace, encode
 from proact.faults.bounds import guards_of
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
@@ -116,7 +117,7 @@ class Criticality:
                 by_channel = each.of_words.reshape((*each.shape, 1)[0], -1)  # a scalar is a channel
                 means: NDArray[np.float64] = by_channel.mean(1, dtype=np.float64)
                 return means
-        raise ValueError(f"{tensor!r} is not among the tensors that were estimated")
+        raise ValueError(f"{short_repr(tensor)} is not among the tensors that were estimated")
 
     def words(self, count: int) -> pd.DataFrame:
         """The ``count`` most critical words: tensor, element (row-major index) and harm."""
@@ -145,7 +146,7 @@ class Criticality:
             ValueError: a share out of range.
         """
         if not 0.0 < share <= 1.0:
-            raise ValueError(f"share is a number in (0, 1], got {share!r}")
+            raise ValueError(f"share is a number in (0, 1], got {short_repr(share)}")
         left = share * sum(each.bits for each in self.tensors)
         chosen = []
         for each in sorted(self.tensors, key=lambda each: -each.mean):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proact.campaign.code_digest import content_of
 from proact.campaign.counts import COLUMNS_VERSION
+from proact.errors import short_repr
 from proact.nn.batches import Batch
 
 #: Maps (outputs, targets, clean outputs) of a batch of m samples to one value per sample, (m,); or,
@@ -62,16 +63,18 @@ class Metric:
     def __post_init__(self) -> None:
         if not -math.inf < self.lowest < self.highest < math.inf:
             raise ValueError(
-                f"expected a metric with a finite range [lowest, highest], got [{self.lowest!r}, "
-                f"{self.highest!r}]"
+                "expected a metric with a finite range [lowest, highest], got "
+                f"[{short_repr(self.lowest)}, {short_repr(self.highest)}]"
             )
         if self.worst is not None and not self.lowest <= self.worst <= self.highest:
             raise ValueError(
                 f"expected a metric's worst value in [{self.lowest:g}, {self.highest:g}], got "
-                f"{self.worst!r}"
+                f"{short_repr(self.worst)}"
             )
         if not callable(self.function):
-            raise TypeError(f"expected a callable as a metric's function, got {self.function!r}")
+            raise TypeError(
+                f"expected a callable as a metric's function, got {short_repr(self.function)}"
+            )
 
     def of(self, output: Any, targets: Batch | None, clean: Any, samples: int) -> Tensor:
         """Evaluate the metric on a batch: (samples,) float64 in [lowest, highest].

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from proact.errors import short_repr
 from proact.nn.batches import tensors_in
 from proact.nn.model_kinds import is_compiled
 
@@ -49,7 +50,7 @@ def parting_module(
 def described(model: nn.Module, name: str) -> str:
     """A module as text, by its qualified name and class."""
     kind = type(dict(model.named_modules())[name]).__name__
-    return f"{name!r} ({kind})" if name else f"the whole model ({kind})"
+    return f"{short_repr(name)} ({kind})" if name else f"the whole model ({kind})"
 
 
 def _calls(model: nn.Module, run: Callable[[], object]) -> list[_Call]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from proact.encodings.names import ENCODING_NAMES
+from proact.errors import short_repr
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, one_of, option
 from proact.results.metric_info import BUILT_IN_METRICS
@@ -59,14 +60,14 @@ def _check_output(value: Any) -> object:
     if not is_selector or isinstance(value, bool):
         raise TypeError(
             "expected the name of an attribute or key, a position, or a function of the output, "
-            f"got {value!r}"
+            f"got {short_repr(value)}"
         )
     return value
 
 
 def _check_strata(value: Any) -> object:
     if value != "auto" and not isinstance(value, bool):
-        raise ValueError(f"expected 'auto', True or False, got {value!r}")
+        raise ValueError(f"expected 'auto', True or False, got {short_repr(value)}")
     return value
 
 
@@ -80,8 +81,8 @@ def _check_margin(value: Any) -> object:
     share = _share(value)
     if share is None or not 0.0 < share < 1.0:
         raise ValueError(
-            f"expected a number above 0, or a share above 0 % and below 100 % as in '10%', got "
-            f"{value!r}"
+            "expected a number above 0, or a share above 0 % and below 100 % as in '10%', got "
+            f"{short_repr(value)}"
         )
     return value
 
@@ -92,7 +93,9 @@ def _check_difference_margin(value: Any) -> object:
     try:
         return above_0(value)
     except (TypeError, ValueError):
-        raise ValueError(f"expected a number above 0, or False (off), got {value!r}") from None
+        raise ValueError(
+            f"expected a number above 0, or False (off), got {short_repr(value)}"
+        ) from None
 
 
 def _share(text: str) -> float | None:
@@ -115,7 +118,7 @@ def _margin_from_text(text: Any) -> Any:
 
 def _check_function(value: Any) -> object:
     if value is not None and not callable(value):
-        raise TypeError(f"expected a function, got {value!r}")
+        raise TypeError(f"expected a function, got {short_repr(value)}")
     return value
 
 
@@ -123,7 +126,7 @@ def _check_images(value: Any) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not (is_count or value is None or value in ("auto", "all")):
         raise ValueError(
-            f"expected a number of images of at least 1, 'auto' or 'all', got {value!r}"
+            f"expected a number of images of at least 1, 'auto' or 'all', got {short_repr(value)}"
         )
     return value
 
@@ -132,7 +135,9 @@ def _check_notes(value: Any) -> object:
     try:
         return json.dumps(dict(value))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"expected values that JSON can hold, got {value!r}: {error}") from None
+        raise TypeError(
+            f"expected values that JSON can hold, got {short_repr(value)}: {error}"
+        ) from None
 
 
 def _count_or_word(text: Any) -> Any:

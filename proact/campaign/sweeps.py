@@ -18,6 +18,7 @@ from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
+from proact.errors import short_repr
 from proact.faults import ExactFlips, FaultSpace, encode
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault
@@ -134,7 +135,7 @@ def _checked(options: Mapping[str, Any]) -> RunOptions:
     chosen = RunOptions(**options)
     if chosen.relative_margin is not None:
         raise ValueError(
-            f"margin: a sweep needs a number, in the metric's unit, got {chosen.margin!r}"
+            f"margin: a sweep needs a number, in the metric's unit, got {short_repr(chosen.margin)}"
         )
     if chosen.strata is True:
         raise ValueError("strata=True: per_layer and per_bit have strata of their own")

@@ -15,6 +15,7 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions
 from proact.data import Split
+from proact.errors import short_repr
 from proact.faults import Fault
 from proact.nn import ErrorCorrection
 from proact.nn.batches import Batch, cloned, tensors_in
@@ -48,9 +49,9 @@ def check_guards(variants: Mapping[str, nn.Module]) -> None:
                 continue
             if module.every != 1 or module.interval is not None:
                 raise ValueError(
-                    f"variants: {name!r} is protected by ecc with every={module.every} and "
-                    f"interval={module.interval}, so that its answers depend on the time of the "
-                    "last scrub: protect it with every=1 and interval=None for a campaign"
+                    f"variants: {short_repr(name)} is protected by ecc with every={module.every} "
+                    f"and interval={module.interval}, so that its answers depend on the time of "
+                    "the last scrub: protect it with every=1 and interval=None for a campaign"
                 )
 
 
@@ -93,8 +94,8 @@ def check_difference_margin(options: CampaignOptions, metric: Metric) -> None:
         return
     if options.margin_or_default is None:
         raise ValueError(
-            f"difference_margin={margin!r} needs a margin, got only trials={options.trials}, which "
-            "is the number of pairs too"
+            f"difference_margin={short_repr(margin)} needs a margin, got only "
+            f"trials={options.trials}, which is the number of pairs too"
         )
     try:
         checked_margin(margin, metric.highest - metric.lowest)

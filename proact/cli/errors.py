@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr, shortened
 from proact.interruption import OrderlyEnd, Terminated
 
 DONE, INTERNAL_ERROR, BAD_INPUT, TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -55,9 +55,9 @@ def _usage_error(error: Exception) -> str | None:
     option = getattr(error, "option_name", None)
     close = getattr(error, "possibilities", None)
     if close is not None and option is not None:
-        hint = f"; did you mean {next(iter(close))!r}?" if close else ""
-        return f"there is no option {option!r}{hint}"
-    return " ".join(str(explain()).split())
+        hint = f"; did you mean {short_repr(next(iter(close)))}?" if close else ""
+        return f"there is no option {short_repr(option)}{hint}"
+    return shortened(" ".join(str(explain()).split()), 500)
 
 
 def _input_error(error: Exception) -> str | None:

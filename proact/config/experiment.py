@@ -7,7 +7,6 @@ names of models and data. This module imports nothing heavy: help pages read it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +23,10 @@ from proact.config.names import (
     is_user_code,
 )
 from proact.data.registry import names as data_names
-from proact.errors import unknown
+from proact.errors import shortened, unknown
 from proact.models.registry import names as model_names
 from proact.options import above_0, integer, option, with_check, with_default
+from proact.plain_values import parse_json
 from proact.protect.registry import METHODS
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _split_rates(texts: Any) -> list[Any]:
 
 def _json(text: Any) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except (TypeError, ValueError):
         return text
 
 
@@ -215,7 +215,7 @@ class SetupOptions(CampaignOptions):
         ):
             ignored = [name for name in names if getattr(self, name) not in (None, False)]
             if is_user_code(given) and ignored:
-                raise ConfigError(f"expected a named {what}, got {given}", (ignored[0],))
+                raise ConfigError(f"expected a named {what}, got {shortened(given)}", (ignored[0],))
 
     def load_data(self) -> Data:
         """Load the named data set, or the data of the user's code.
@@ -378,12 +378,15 @@ class Experiment(SetupOptions):
         from proact.config.parsing import flips_at
 
         found: list[Fault] = list(flips_at(self.rates))
+        seen = set(found)
         for index, fault in enumerate(self.faults or ()):
-            if fault in found:
+            if fault in seen:
                 raise ConfigError(
-                    f"expected different faults, got {fault} twice", ("faults", index)
+                    f"expected different faults, got {shortened(str(fault))} twice",
+                    ("faults", index),
                 )
             found.append(fault)
+            seen.add(fault)
         return tuple(found)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from proact.data.registry import names as data_names
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 from proact.models.registry import names as model_names
 from proact.results.metric_info import BUILT_IN_METRICS
 
@@ -41,4 +41,4 @@ def check_metric_name(text: Any) -> None:
 def check_function_name(text: Any) -> None:
     """Raise ValueError unless ``text`` is None or names an attribute of the user's code."""
     if text is not None and not is_user_code(text):
-        raise ValueError(f"expected {USER_CODE}, got {text!r}")
+        raise ValueError(f"expected {USER_CODE}, got {short_repr(text)}")

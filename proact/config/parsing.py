@@ -13,7 +13,7 @@ from proact import faults, protect
 from proact.config.config_errors import ConfigError
 from proact.config.names import UNPROTECTED
 from proact.encodings import Encoding
-from proact.errors import closest, unknown
+from proact.errors import closest, short_repr, shortened, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
 from proact.faults.kinds import StoredFault
 
@@ -59,16 +59,31 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"ranger:mode=zero"`` into a method and its options; numbers and tuples are parsed."""
     method, _, listed = text.partition(":")
     options: dict[str, Any] = {}
-    # Commas inside brackets belong to a tuple.
-    for item in re.split(r",(?![^(]*\))", listed) if listed else ():
+    for item in _split_outside_brackets(listed) if listed else ():
         name, equals, value = item.partition("=")
         if not equals:
-            raise ConfigError(f"expected an option name=value of {method}, got {item!r}")
+            raise ConfigError(
+                f"expected an option name=value of {shortened(method)}, got {short_repr(item)}"
+            )
         try:
             options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             options[name] = value
     return method, options
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    """Split a text at its commas, except those that a closing bracket follows first."""
+    cuts = [len(text)]
+    is_inside = False
+    for position in range(len(text) - 1, -1, -1):
+        char = text[position]
+        if char in "()":
+            is_inside = char == ")"
+        elif char == "," and not is_inside:
+            cuts.append(position)
+    cuts.reverse()
+    return [text[a + 1 : b] for a, b in zip([-1, *cuts], cuts, strict=False)]
 
 
 def variant_from_text(text: str) -> VariantRecipe:
@@ -101,7 +116,7 @@ def variants_from(given: Any) -> dict[str, VariantRecipe]:
         ConfigError: no variants, a name twice, or an invalid description.
     """
     if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
-        raise ConfigError(f"expected variants by name, got {given!r}")
+        raise ConfigError(f"expected variants by name, got {short_repr(given)}")
     if not given:
         raise ConfigError("expected at least one variant, got none")
     if isinstance(given, Mapping):
@@ -109,7 +124,9 @@ def variants_from(given: Any) -> dict[str, VariantRecipe]:
     found: dict[str, VariantRecipe] = {}
     for text in given:
         if not isinstance(text, str):
-            raise ConfigError(f"expected methods in a list, or variants by name, got {text!r}")
+            raise ConfigError(
+                f"expected methods in a list, or variants by name, got {short_repr(text)}"
+            )
         name = Path(text).stem if text.endswith(THRESHOLDS) else text
         if name in found:
             raise ConfigError("expected distinct variants, got this one twice", (name,))
@@ -120,18 +137,20 @@ def variants_from(given: Any) -> dict[str, VariantRecipe]:
 def faults_from(given: Any) -> tuple[Fault, ...]:
     """Parse a list of faults; `fault_from_dict` describes each. Raises ConfigError."""
     if not isinstance(given, (list, tuple)):
-        raise ConfigError(f"expected a list of faults, got {given!r}")
+        raise ConfigError(f"expected a list of faults, got {short_repr(given)}")
     if not given:
         raise ConfigError("expected at least one fault, got none")
-    found: list[Fault] = []
+    found: dict[Fault, None] = {}
     for index, described in enumerate(given):
         try:
             fault = described if isinstance(described, Fault) else fault_from(described)
         except ConfigError as error:
             raise error.within(index) from None
         if fault in found:
-            raise ConfigError(f"expected distinct faults, got {fault} twice", (index,))
-        found.append(fault)
+            raise ConfigError(
+                f"expected distinct faults, got {shortened(str(fault))} twice", (index,)
+            )
+        found[fault] = None
     return tuple(found)
 
 
@@ -139,21 +158,21 @@ def fault_from(described: Any) -> Fault:
     """Parse one fault. The `ConfigError` of an unknown kind or field suggests the closest name."""
     if not isinstance(described, Mapping):
         raise ConfigError(
-            f"expected a fault such as {{kind: BitFlip, ber: 1e-6}}, got {described!r}"
+            f"expected a fault such as {{kind: BitFlip, ber: 1e-6}}, got {short_repr(described)}"
         )
     kinds = _kinds()
     kind = described.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        listed = f"expected a kind of fault out of {', '.join(kinds)}; got {kind!r}"
+        listed = f"expected a kind of fault out of {', '.join(kinds)}; got {short_repr(kind)}"
         raise ConfigError(f"{listed}{closest(kind, kinds)}", ("kind",))
     known = {f.name: f for f in fields(kinds[kind])}  # type: ignore[arg-type]
     for name in described:
         if name not in (*known, "kind"):
             hint = closest(name, known) or f"; expected one of {', '.join(known)}"
-            raise ConfigError(f"{kind} has no field {name!r}{hint}", (str(name),))
+            raise ConfigError(f"{kind} has no field {short_repr(name)}{hint}", (str(name),))
     for name, f in known.items():
         if name not in described and f.default is MISSING and f.default_factory is MISSING:
-            raise ConfigError(f"expected the field {name!r} of {kind}, got none")
+            raise ConfigError(f"expected the field {short_repr(name)} of {kind}, got none")
     try:
         return fault_from_dict(described)
     except (ValueError, TypeError) as error:
@@ -164,7 +183,7 @@ def stored_fault_from(described: Any) -> StoredFault:
     """Parse one fault in stored parameters. Raises ConfigError for other faults."""
     fault = described if isinstance(described, Fault) else fault_from(described)
     if not isinstance(fault, StoredFault):
-        raise ConfigError(f"expected a fault in stored parameters, got {fault}")
+        raise ConfigError(f"expected a fault in stored parameters, got {shortened(str(fault))}")
     return fault
 
 
@@ -203,17 +222,20 @@ def _variant(described: Any) -> VariantRecipe:
         return VariantRecipe(tuple(steps))
     raise ConfigError(
         "expected unprotected, a mapping with a method (or thresholds), or a list of those; got "
-        f"{described!r}"
+        f"{short_repr(described)}"
     )
 
 
 def _saved(described: Mapping[str, Any]) -> VariantRecipe:
     for name in described:
         if name != "thresholds":
-            raise ConfigError(f"expected thresholds alone, got {name!r} beside them", (str(name),))
+            raise ConfigError(
+                f"expected thresholds alone, got {short_repr(name)} beside them", (str(name),)
+            )
     if not isinstance(described["thresholds"], str):
         raise ConfigError(
-            f"expected the name of a file, got {described['thresholds']!r}", ("thresholds",)
+            f"expected the name of a file, got {short_repr(described['thresholds'])}",
+            ("thresholds",),
         )
     return VariantRecipe(thresholds=described["thresholds"])
 
@@ -222,7 +244,9 @@ def _step_from(described: Any) -> MethodStep:
     if isinstance(described, str):
         return _step(*split_options(described))
     if not isinstance(described, Mapping) or "method" not in described:
-        raise ConfigError(f"expected a method, such as {{method: ranger}}, got {described!r}")
+        raise ConfigError(
+            f"expected a method, such as {{method: ranger}}, got {short_repr(described)}"
+        )
     options = {str(name): _frozen(value) for name, value in described.items() if name != "method"}
     return _step(described["method"], options)
 
@@ -236,9 +260,10 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
         if name not in known:
             hint = closest(name, known)
             if hint:
-                raise ConfigError(f"{method} has no option {name!r}{hint}", (name,))
+                raise ConfigError(f"{method} has no option {short_repr(name)}{hint}", (name,))
             raise ConfigError(
-                f"expected an option of {method} out of {', '.join(known)}; got {name!r}", (name,)
+                f"expected an option of {method} out of {', '.join(known)}; got {short_repr(name)}",
+                (name,),
             )
     try:
         chosen = protect.check_options(method, options)
@@ -250,7 +275,7 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"expected a text as the name of a variant, got {name!r}")
+        raise ConfigError(f"expected a text as the name of a variant, got {short_repr(name)}")
     return name
 
 

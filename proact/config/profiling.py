@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from proact.config.user_code import load_model, load_model_for
 from proact.data import Data
+from proact.errors import short_repr
 from proact.models.evaluation import run_checked
 from proact.nn import Site, find_sites
 from proact.nn.batches import Batch
@@ -128,9 +129,9 @@ def profile_of(
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){0,9}", text):
         raise ValueError(
-            f"--shape: expected channels x height x width, as in 3x32x32; got {text!r}"
+            f"--shape: expected channels x height x width, as in 3x32x32; got {short_repr(text)}"
         )
     return tuple(map(int, text.split("x")))
 

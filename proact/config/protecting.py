@@ -17,7 +17,7 @@ from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
 from proact.config.runner import MODELS, checked
 from proact.config.variants import CleanEvaluation, costs, hardened, trained, units_of
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
 from proact.report.tables import cost_table
@@ -72,7 +72,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     if not variant.steps:
         raise ValueError(f"--method: expected a method of protection, got {name}")
     if path.suffix != THRESHOLDS:
-        raise ValueError(f"--out: expected a file *{THRESHOLDS}, got {str(path)!r}")
+        raise ValueError(f"--out: expected a file *{THRESHOLDS}, got {short_repr(str(path))}")
     torch.set_num_threads(experiment.threads)
     images, given = checked(experiment)
     _check_writable(path)

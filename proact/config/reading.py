@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, cre
 from proact.config import config_io
 from proact.config.config_errors import ConfigError, from_pydantic, located
 from proact.config.experiment import FORM, Experiment
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.options import Option, default_of, options_of
 
 OptionModel = TypeVar("OptionModel")
@@ -48,7 +48,7 @@ def read_options(
     try:
         for key in values:
             if not isinstance(key, str):
-                raise ConfigError(f"expected a text as a key, got {key!r}")
+                raise ConfigError(f"expected a text as a key, got {short_repr(key)}")
         try:
             checked = _schema(model).model_validate(dict(values))  # type: ignore[arg-type]
         except ValidationError as error:
@@ -137,11 +137,11 @@ def _converted(declared: Option) -> Any:
 def _check_form(form: Any, source: str) -> None:
     if isinstance(form, bool) or not isinstance(form, int) or form < 1:
         error = ConfigError(
-            f"expected the version of the file, such as 1, got {form!r}", ("proact",)
+            f"expected the version of the file, such as 1, got {short_repr(form)}", ("proact",)
         )
         raise ValueError(located(error, source, {}))
     if form > FORM:
         newer = ConfigError(
-            f"expected a version up to {FORM}, got {form}: update proact", ("proact",)
+            f"expected a version up to {FORM}, got {short_repr(form)}: update proact", ("proact",)
         )
         raise ProactError(located(newer, source, {}))

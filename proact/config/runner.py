@@ -24,6 +24,7 @@ from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
 from proact.encodings.base import MemoryWord
 from proact.errors import ProactError
+from proact.files import read_regular, refuse_special
 from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
@@ -31,6 +32,7 @@ from proact.results.result import Result, read
 from proact.results.store import Store
 
 EXPERIMENT, STORE, MODELS = "experiment.yaml", "rows.sqlite", "models"
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,13 @@ def _keep_other(folder: Path, experiment: Experiment, stages: Stages) -> None:
         if not keys or (keys == ["images_per_trial"] and _has_run(folder / STORE, now)):
             return
         different = f"an experiment that differs in {', '.join(keys)}"
-    text = file.read_bytes()
+    text = read_regular(file, "an experiment file", _MOST_BYTES)
     names = (f"{file.stem}-{number}{file.suffix}" for number in count(1))
     kept = next(
         name
         for name in names
-        if not (folder / name).exists() or (folder / name).read_bytes() == text
+        if not (folder / name).exists()
+        or read_regular(folder / name, "an experiment file", _MOST_BYTES) == text
     )
     file.replace(folder / kept)
     stages.say(
@@ -253,6 +256,7 @@ def _make_writable(folder: Path, files: Sequence[str]) -> None:
             if place.exists():
                 tempfile.TemporaryFile(dir=place).close()
         for name in files:
+            refuse_special(folder / name, "a file to be written")
             with (folder / name).open("ab"):
                 pass
             if (folder / name).stat().st_size == 0:

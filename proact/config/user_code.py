@@ -28,7 +28,7 @@ from proact.campaign import Metric
 from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr, shortened
 from proact.interruption import Terminated
 
 # A file that defines both model and data is loaded, and runs, once.
@@ -61,7 +61,7 @@ def load_model(text: str, num_classes: int = 10, in_channels: int = 3) -> nn.Mod
     given = load_attribute(text)
     if not isinstance(given, nn.Module):
         raise TypeError(
-            f"{text}: expected a torch.nn.Module or a function that returns one, got "
+            f"{shortened(text)}: expected a torch.nn.Module or a function that returns one, got "
             f"{type(given).__name__}"
         )
     return given
@@ -83,8 +83,8 @@ def load_metric(text: str) -> Metric:
         return given
     if not callable(given):
         raise TypeError(
-            f"{text}: expected a proact.campaign.Metric or a function of (outputs, targets, clean "
-            f"outputs), got {type(given).__name__}"
+            f"{shortened(text)}: expected a proact.campaign.Metric or a function of (outputs, "
+            f"targets, clean outputs), got {type(given).__name__}"
         )
     return Metric(getattr(given, "__name__", type(given).__name__), given)
 
@@ -119,11 +119,11 @@ def load_attribute(text: str) -> Any:
 
 def _attribute(text: str) -> Any:
     place, _, attribute = text.rpartition(":")
-    if not place or not attribute:
-        raise ValueError(f"expected {USER_CODE}, got {text!r}")
+    if not place or not attribute or not text.isprintable():
+        raise ValueError(f"expected {USER_CODE}, got {short_repr(text)}")
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
-        raise ValueError(f"{place} has nothing named {attribute!r}")
+        raise ValueError(f"{shortened(place)} has nothing named {short_repr(attribute)}")
     return getattr(module, attribute)
 
 
@@ -132,7 +132,7 @@ def _imported(place: str) -> ModuleType:
         if "" not in sys.path:
             sys.path.insert(0, "")
         if _spec_is_missing(place):
-            raise ValueError(f"there is no module {place!r} to import")
+            raise ValueError(f"there is no module {short_repr(place)} to import")
         module = importlib.import_module(place)
         _named.add(str(getattr(module, "__file__", None)))
         return module
@@ -140,7 +140,7 @@ def _imported(place: str) -> ModuleType:
     if file in _files:
         return _files[file]
     if not file.is_file():
-        raise ValueError(f"there is no file {place}")
+        raise ValueError(f"there is no file {shortened(place)}")
     # As for a script, the file can import modules in its folder.
     sys.path.insert(0, str(file.parent))
     name = _module_name(file)

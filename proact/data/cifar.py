@@ -5,23 +5,28 @@ A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import re
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from proact.data import file_lookup
 from proact.data.dataset import Augmentation, Data
 from proact.data.normalization import Pixels, from_pixels
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr, shortened
+from proact.files import open_regular
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
+#: A little above the largest archive and its unpacked content, in bytes.
+_MOST_PACKED, _MOST_UNPACKED = 180_000_000, 200_000_000
+_BLOCK = 1 << 20
 
 
 class CifarSet(NamedTuple):
@@ -106,9 +111,11 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
             "or enable the download"
         )
         raise file_lookup.missing(name, looked_in, " or ".join(archives), how)
-    file_lookup.check_md5(path, None, known.md5)
     try:
-        train, test, labels = _read(path, known)
+        with open_regular(path, f"an archive of {name}", _MOST_PACKED) as file:
+            file_lookup.check_md5(path, file, known.md5[path.name], _MOST_PACKED)
+            file.seek(0)
+            train, test, labels = _read(file, known)
     except (
         tarfile.TarError,
         OSError,
@@ -119,11 +126,14 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
         AttributeError,
         IndexError,
         KeyError,
+        MemoryError,
+        OverflowError,
         TypeError,
         ValueError,
     ) as error:
         raise ProactError(
-            f"{path} is not an official archive of {name} ({error}): download it again"
+            f"{path} is not an official archive of {name} ({shortened(str(error), 200)}): download "
+            "it again"
         ) from None
     return from_pixels(
         name, train, test, labels, known.mean, known.deviation, Augmentation(4, mirror=True)
@@ -133,23 +143,40 @@ def load_cifar(name: str, folder: Path | None = None, download: bool = False) ->
 _Part = tuple[Pixels, Pixels]
 
 
-def _read(path: Path, known: CifarSet) -> tuple[_Part, _Part, tuple[str, ...]]:
+class _Limited:
+    """A file whose content ends in an error after some number of bytes."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._left = file, most
+
+    def read(self, size: int) -> bytes:
+        block = self._file.read(size)
+        self._left -= len(block)
+        if self._left < 0:
+            raise ValueError("it unpacks to more bytes than the official archive")
+        return block
+
+
+def _read(file: BinaryIO, known: CifarSet) -> tuple[_Part, _Part, tuple[str, ...]]:
     train: dict[str, _Part] = {}
     test: list[_Part] = []
     labels: tuple[str, ...] = ()
     # Read a stream: members come in any order, and each is unpacked once, into memory only.
-    with tarfile.open(path, "r|gz") as archive:
+    unpacked: Any = _Limited(cast(BinaryIO, gzip.GzipFile(fileobj=file)), _MOST_UNPACKED)
+    with tarfile.open(fileobj=unpacked, mode="r|", bufsize=_BLOCK) as archive:
         for member in archive:
             name = Path(member.name).name
-            file = archive.extractfile(member)
-            if file is None:
+            if member.size > _MOST_UNPACKED or member.issparse():
+                raise ValueError(f"its member {short_repr(name)} is too large or sparse")
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None:
                 continue
             if re.fullmatch(known.train, name):
-                train[name] = _part(name, file.read(), known)
+                train[name] = _part(name, content.read(), known)
             elif re.fullmatch(known.test, name):
-                test.append(_part(name, file.read(), known))
+                test.append(_part(name, content.read(), known))
             elif re.fullmatch(known.meta, name):
-                labels = _labels(name, file.read(), known)
+                labels = _labels(name, content.read(), known)
     if not train or len(test) != 1 or len(labels) != known.classes:
         raise ValueError(
             f"got {len(train)} training parts, {len(test)} test parts and {len(labels)} names"

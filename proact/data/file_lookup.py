@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from proact.errors import ProactError
 
 VARIABLE = "PROACT_DATA"
+_BLOCK = 1 << 20
 
 
 def candidates(name: str, folder: Path | None, system: tuple[str, ...] = ()) -> list[Path]:
@@ -35,10 +36,14 @@ def cache() -> Path:
 
 
 def find(places: list[Path], file_names: tuple[str, ...]) -> Path | None:
-    """Return the first file named in ``file_names`` in the first folder that has one, or None."""
+    """Return the first file named in ``file_names`` in the first folder that has one, or None.
+
+    What has the name of a file and is none, such as a FIFO, is returned too, and refused when it is
+    opened.
+    """
     for place in places:
         for name in file_names:
-            if (place / name).is_file():
+            if os.path.lexists(place / name):
                 return place / name
     return None
 
@@ -49,28 +54,31 @@ def missing(name: str, places: list[Path], wanted: str, how: str) -> ProactError
     return ProactError(f"{name} needs {wanted}, which is not in {looked}: {how}")
 
 
-def check_md5(path: Path, content: bytes | None, known: Mapping[str, str]) -> None:
-    """Check the MD5 checksum of a file.
+def check_md5(path: Path, file: BinaryIO, expected: str, most: int) -> None:
+    """Check the MD5 checksum of a file block by block, before it is unpacked into memory.
 
     MD5 detects damaged files only; it is used because the publishers state it. It does not protect
     against forged files, so the content of a file is never executed.
 
     Args:
-        path: the file.
-        content: the unpacked content to check; None checks the file itself.
-        known: the expected checksums by file name.
+        path: the file, for messages.
+        file: the content, or the unpacked content, which is read to its end.
+        expected: the checksum in hexadecimal.
+        most: the largest number of bytes of an official file.
 
     Raises:
-        ProactError: the checksum differs.
+        ProactError: the checksum differs, or the content is larger.
     """
     digest = hashlib.md5(usedforsecurity=False)
-    if content is not None:
-        digest.update(content)
-    else:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    expected = known[path.name.removesuffix(".gz") if content is not None else path.name]
+    left = most
+    for block in iter(lambda: file.read(_BLOCK), b""):
+        digest.update(block)
+        left -= len(block)
+        if left < 0:
+            raise ProactError(
+                f"{path} is not the official file: it holds more than {most:,} bytes: download it "
+                "again"
+            )
     if digest.hexdigest() != expected:
         raise ProactError(
             f"{path} is not the official file: its MD5 is {digest.hexdigest()}, expected "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,15 @@ from proact.data.dataset import (
 )
 from proact.data.normalization import normalised
 from proact.data.split import Split
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr, shortened
+from proact.files import open_regular
 
 # The values of ImageNet, with which models for photographs are usually trained.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Pillow chooses the format by content, and would start Ghostscript for EPS in a file *.png.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MOST_BYTES, _MOST_PIXELS = 1 << 28, 1 << 26
 # Modes with at most 8 bits per channel; PIL clips the others at 255 when it converts them.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
 _VALIDATION_NAMES = ("validation", "val", "valid")
@@ -35,9 +40,9 @@ def load_image_folder(folder: Path | None, image_size: int) -> Data:
     ``train``, every class is split into 65 % train, 15 % validation and 20 % test. Without
     ``validation``, a tenth of every class of ``train`` is held out.
 
-    Classes are numbered in the order of their names. The shorter side of an image is scaled to
-    ``image_size`` pixels, and the central square is cropped, converted to RGB and normalised like
-    ImageNet.
+    Images are BMP, GIF, JPEG, PNG, PPM, TIFF or WebP files of at most 2^26 pixels. Classes are
+    numbered in the order of their names. The shorter side of an image is scaled to ``image_size``
+    pixels, and the central square is cropped, converted to RGB and normalised like ImageNet.
 
     Args:
         folder: the folder.
@@ -111,36 +116,60 @@ def _images(place: Path) -> Iterator[Path]:
     return (
         path
         for path in sorted(place.rglob("*"))
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in _SUFFIXES and not path.is_dir() and not path.name.startswith(".")
     )
 
 
 def _read(place: Path, labels: tuple[str, ...], size: int) -> Split:
     unknown = sorted(path.name for path in _folders(place) if path.name not in labels)
     if unknown:
-        raise ProactError(f"{place} has a class {unknown[0]!r} that the training images lack")
+        raise ProactError(
+            f"{place} has a class {short_repr(unknown[0])} that the training images lack"
+        )
     files = [(p, n) for n, label in enumerate(labels) for p in _images(place / label)]
     if not files:
         raise ProactError(f"{place} holds no images")
-    images = torch.empty(len(files), 3, size, size)
+    try:
+        images = torch.empty(len(files), 3, size, size)
+    except RuntimeError:
+        gib = len(files) * 3 * size * size * 4 / (1 << 30)
+        raise ProactError(
+            f"{len(files)} images of {size} x {size} pixels in {place} take {gib:,.0f} GiB of "
+            "memory, which cannot be had: use a smaller image_size"
+        ) from None
     for index, (path, _) in enumerate(files):
         images[index] = _decoded(path, size)
     return Split(images, torch.tensor([label for _, label in files]))
 
 
 def _decoded(path: Path, size: int) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _MODES:
-                raise ProactError(
-                    f"{path} has pixels of mode {image.mode!r}: expected 8 bits per channel"
-                )
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ProactError(f"{path} cannot be read as an image: {error}") from None
+    with open_regular(path, "an image", _MOST_BYTES) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.mode not in _MODES:
+                    raise ProactError(
+                        f"{path} has pixels of mode {image.mode!r}: expected 8 bits per channel"
+                    )
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ProactError(
+                        f"{path} has {image.width:,} x {image.height:,} pixels: expected at most "
+                        f"{_MOST_PIXELS:,}"
+                    )
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+        except ProactError:
+            raise
+        except UnidentifiedImageError:
+            raise ProactError(
+                f"{path} cannot be read as an image: expected {', '.join(_FORMATS[:-1])} or "
+                f"{_FORMATS[-1]}"
+            ) from None
+        except Exception as error:  # damaged files make decoders raise almost anything
+            reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+            raise ProactError(f"{path} cannot be read as an image ({reason})") from None
     pixels = np.asarray(square, np.uint8).transpose(2, 0, 1)[None]
     return normalised(
         np.ascontiguousarray(pixels), torch.zeros(1, dtype=torch.int64), _MEAN, _DEVIATION

@@ -10,7 +10,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from proact.data import file_lookup
 from proact.data.dataset import Augmentation, Data
 from proact.data.normalization import Pixels, from_pixels
 from proact.errors import ProactError
+from proact.files import open_regular
 
 
 class IdxSet(NamedTuple):
@@ -43,6 +44,8 @@ class IdxSet(NamedTuple):
     md5: dict[str, str]
 
 
+#: A little above the largest file, the training images, unpacked.
+_MOST_BYTES = 48_000_000
 _PARTS = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -127,13 +130,14 @@ def _read(name: str, known: IdxSet, folders: list[Path], file_name: str) -> Pixe
     path = _file(folders, file_name)
     if path is None:
         raise file_lookup.missing(name, folders, f"{file_name}.gz (or unpacked)", known.how)
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ProactError(f"{path} cannot be unpacked ({error}): download it again") from None
-    file_lookup.check_md5(path, content, known.md5)
+    with open_regular(path, f"a file of {name}", _MOST_BYTES) as packed:
+        file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
+        try:
+            file_lookup.check_md5(path, cast(BinaryIO, file), known.md5[file_name], _MOST_BYTES)
+            file.seek(0)
+            content = file.read(_MOST_BYTES)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ProactError(f"{path} cannot be unpacked ({error}): download it again") from None
     return _decoded(path, content)
 
 
@@ -146,6 +150,6 @@ def _decoded(path: Path, content: bytes) -> Pixels:
     dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
-    if not dimensions or len(content) - start != math.prod(shape):
+    if not 1 <= dimensions <= 3 or len(content) - start != math.prod(shape):
         raise ProactError(f"{path} is not an IDX file of bytes: download it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 
 if TYPE_CHECKING:
     from proact.data.dataset import Data
@@ -107,7 +107,7 @@ def _limited(name: str, split: Split, option: str, most: int | None) -> Split:
 def _check_at_least_1(name: str, value: Any, unit: str) -> None:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not (is_count or value is None):
-        raise ValueError(f"{name}: expected at least 1 {unit}, got {value!r}")
+        raise ValueError(f"{name}: expected at least 1 {unit}, got {short_repr(value)}")
 
 
 def names() -> list[str]:

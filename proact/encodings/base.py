@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor, activation
 from proact.ops.number_formats import NumberFormat
 
@@ -116,7 +117,8 @@ class Word(ABC):
         if isinstance(bits, str):
             if bits not in self.fields:
                 raise ValueError(
-                    f"the bit fields of {self.name} are {', '.join(self.fields)}, got {bits!r}"
+                    f"the bit fields of {self.name} are {', '.join(self.fields)}, got "
+                    f"{short_repr(bits)}"
                 )
             return self.fields[bits]
         if not isinstance(bits, Iterable):

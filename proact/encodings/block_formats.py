@@ -19,6 +19,7 @@ from proact.encodings.integers import QUANTISED, check_quantised, is_quantised, 
 from proact.encodings.scaled_words import IntegerElement, ScaledWord
 from proact.encodings.scales import PowerOfTwo, ScalePart, Unsigned, scale_part
 from proact.encodings.small_floats import FloatFormat, MemoryFloat8
+from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor, activation
 from proact.ops.number_formats import ScaleLayout
 
@@ -262,7 +263,9 @@ def block_format_named(name: str) -> BlockFormat | None:
     if match := re.fullmatch(r"bfp(\d{1,3})-block(\d{1,9})", name):
         bits = int(match[1])
         if not 2 <= bits <= 16:
-            raise ValueError(f"an element of block floating point has 2 to 16 bits, got {name!r}")
+            raise ValueError(
+                f"an element of block floating point has 2 to 16 bits, got {short_repr(name)}"
+            )
         return PowerOfTwoBlocks(
             f"bfp{bits}-block{int(match[2])}", IntegerElement(bits), int(match[2])
         )

@@ -17,7 +17,7 @@ from proact.encodings.names import (
     SMALL_FLOAT_NAMES,
 )
 from proact.encodings.small_floats import small_float_named
-from proact.errors import closest
+from proact.errors import closest, short_repr
 
 
 def format_named(name: str) -> Encoding | None:
@@ -47,6 +47,6 @@ def unknown_encoding(name: object) -> ValueError:
         f"an encoding is one of {floats}, int8, int8-tensor, {', '.join(BLOCK_NAMES)}, native, "
         "fixed point such as q15.16, a float such as e3m2, groups such as int4-group32 or "
         "int4-group128-zero, or block floating point such as bfp8-block32, each possibly with a "
-        f"code, such as float32+bch2; got {name!r}"
-        f"{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
+        "code, such as float32+bch2; got "
+        f"{short_repr(name)}{closest(name, (*ENCODING_NAMES, *_CODED_NAMES))}"
     )

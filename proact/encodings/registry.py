@@ -7,6 +7,7 @@ from functools import lru_cache
 from proact.encodings.base import Encoding
 from proact.encodings.coded import RANGE, Coded
 from proact.encodings.formats import format_named, unknown_encoding
+from proact.errors import short_repr
 
 
 def encoding_named(name: str | Encoding) -> Encoding:
@@ -42,7 +43,7 @@ def _encoding(name: str) -> Encoding | None:
         return inner
     if len(codes) != 1:
         raise ValueError(
-            f"a format is followed by one code, and {RANGE} by choice, as in "
-            f"float32+bch2{RANGE}; got {name!r}"
+            f"a format is followed by one code, and {RANGE} by choice, as in float32+bch2{RANGE}; "
+            f"got {short_repr(name)}"
         )
     return Coded(inner, codes[0], has_range)

@@ -21,6 +21,7 @@ from proact.encodings.base import (
     unsigned_memory,
 )
 from proact.encodings.floats import FloatLayout, memory_float
+from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import SmallFloatWord
 from proact.ops.rounding import rounded_to_words
@@ -290,7 +291,7 @@ def _check_bits(exponent: object, mantissa: object) -> None:
 
 def _checked_integer(name: str, given: object) -> int:
     if not isinstance(given, int) or isinstance(given, bool):
-        raise TypeError(f"{name} must be an integer, got {given!r}")
+        raise TypeError(f"{name} must be an integer, got {short_repr(given)}")
     return given
 
 
@@ -303,5 +304,5 @@ def _checked_bias(given: object) -> int:
 
 def _checked_choice(name: str, given: object) -> bool:
     if not isinstance(given, bool):
-        raise TypeError(f"{name} must be True or False, got {given!r}")
+        raise TypeError(f"{name} must be True or False, got {short_repr(given)}")
     return given

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
@@ -81,9 +81,11 @@ class ActivationFlip(Fault):
         set_field(self, "where", checked_where(self.where))
         set_field(self, "bits", checked_bits(self.bits))
         if self.at not in ("output", "input"):
-            raise ValueError(f"at must be 'output' or 'input', got {self.at!r}")
+            raise ValueError(f"at must be 'output' or 'input', got {short_repr(self.at)}")
         if not isinstance(self.encoding, str):
-            raise TypeError(f"encoding must be the name of an encoding, got {self.encoding!r}")
+            raise TypeError(
+                f"encoding must be the name of an encoding, got {short_repr(self.encoding)}"
+            )
         encoding_named(self.encoding)
         if self.largest is not None:
             set_field(self, "largest", _checked_largest(self.largest))
@@ -113,7 +115,8 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
         for name in chosen:
             if name not in observed:
                 raise ValueError(
-                    f"largest has no magnitude for the layer {name!r}, which the fault hits"
+                    f"largest has no magnitude for the layer {short_repr(name)}, which the fault "
+                    "hits"
                 )
     refuse_opaque(model, "a fault in activations")
     refuse_compiled(model, "a fault in activations", chosen)
@@ -135,12 +138,13 @@ def _checked_largest(largest: Any) -> tuple[tuple[str, float], ...]:
         pairs = tuple((str(name), float(value)) for name, value in sorted(dict(largest).items()))
     except (TypeError, ValueError):
         raise TypeError(
-            f"largest must map names of layers to magnitudes, got {largest!r}"
+            f"largest must map names of layers to magnitudes, got {short_repr(largest)}"
         ) from None
     for name, value in pairs:
         if not 0.0 <= value < math.inf:
             raise ValueError(
-                f"largest must hold finite magnitudes of at least 0, got {value} for {name!r}"
+                f"largest must hold finite magnitudes of at least 0, got {value} for "
+                f"{short_repr(name)}"
             )
     return pairs
 
@@ -198,8 +202,8 @@ class ActivationFaultHooks:
             value, in_place = value.resolve_neg(), True
         if (lack := lack_of_memory(value)) is not None:
             raise ProactError(
-                f"the {self._fault.at} of the layer {layer!r} is {lack}, and bits flip only in "
-                "plain tensors: leave the layer out with where="
+                f"the {self._fault.at} of the layer {short_repr(layer)} is {lack}, and bits flip "
+                "only in plain tensors: leave the layer out with where="
             )
         name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from proact.errors import short_repr
 from proact.faults.selectors import (
     Selector,
     checked_where,
@@ -15,6 +15,7 @@ from proact.faults.selectors import (
     where_to_json,
 )
 from proact.nn.tensor_inventory import StoredTensor
+from proact.plain_values import parse_json
 
 T = TypeVar("T")
 
@@ -36,10 +37,11 @@ class BySelector(Generic[T]):
         self._noun = noun
         if not self.pairs:
             raise ValueError(f"{noun}s by tensor must have at least one selector, got none")
-        selectors = [where for where, _ in self.pairs]
-        for where in selectors:
-            if selectors.count(where) > 1:
-                raise ValueError(f"the {noun} for {shown(where)!r} is given twice")
+        seen: set[Selector] = set()
+        for where, _ in self.pairs:
+            if where in seen:
+                raise ValueError(f"the {noun} for {short_repr(shown(where))} is given twice")
+            seen.add(where)
 
     def of(self, stored: StoredTensor) -> T:
         """The value of the first selector that matches a tensor; ValueError if none does."""
@@ -76,17 +78,19 @@ def selector_pairs(given: Any, noun: str, example: str) -> list[tuple[Selector, 
     """
     if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
         try:
-            given = json.loads(given, object_pairs_hook=_without_repetition)
-        except json.JSONDecodeError as error:
+            given = parse_json(given, _without_repetition)
+        except ValueError as error:
             raise ValueError(
-                f"{noun}s by tensor must be JSON such as {example}, got {given!r}: {error}"
+                f"{noun}s by tensor must be JSON such as {example}, got {short_repr(given)}: "
+                f"{error}"
             ) from None
     if isinstance(given, Mapping):
         return list(given.items())
     if isinstance(given, (list, tuple)):
         if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in given):
             raise ValueError(
-                f"{noun}s by tensor must be pairs of a selector and its {noun}, got {given!r}"
+                f"{noun}s by tensor must be pairs of a selector and its {noun}, got "
+                f"{short_repr(given)}"
             )
         return [(_selector(where), value) for where, value in given]
     return None
@@ -108,7 +112,9 @@ def _selector(where: Any) -> Selector:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, _ in pairs:
-        if sum(other == key for other, _ in pairs) > 1:
-            raise ValueError(f"{key!r} is given twice")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{short_repr(key)} is given twice")
+        found[key] = value
+    return found

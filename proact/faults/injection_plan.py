@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proact.encodings import Bits, Encoding
 from proact.encodings.base import same_bits
 from proact.encodings.scaled_words import StoredScale
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.coded_target import CodedTarget, flipped_before
@@ -117,7 +117,8 @@ class InjectionPlan:
                 check_fits(fault, target.exposed)
         if isinstance(fault, ExactFlips) and fault.n > targets[0].bits:
             raise ValueError(
-                f"n must be at most {targets[0].bits}, the number of exposed bits, got {fault.n}"
+                f"n must be at most {targets[0].bits}, the number of exposed bits, got "
+                f"{short_repr(fault.n)}"
             )
         return targets
 
@@ -280,8 +281,8 @@ def _by_rate(
     for part, where in zip(parts, selectors, strict=True):
         if not part:
             raise ValueError(
-                f"the bit error rate for {shown(where)!r} applies to no stored tensor: the pattern "
-                "matches none, or earlier patterns match all of its tensors"
+                f"the bit error rate for {short_repr(shown(where))} applies to no stored tensor: "
+                "the pattern matches none, or earlier patterns match all of its tensors"
             )
     return parts
 

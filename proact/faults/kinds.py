@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from proact.encodings import Bits
+from proact.errors import short_repr
 from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
 from proact.limits import STREAMS
 from proact.ops.plan import checked_ber, checked_integer
+from proact.plain_values import parse_json
 
 #: One rate for all tensors, or rates by selector; a tensor has the rate of its first match.
 Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]
@@ -86,10 +88,12 @@ def fault_from_dict(description: Mapping[str, Any]) -> Fault:
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in Fault._kinds:
         known = ", ".join(sorted(Fault._kinds))
-        raise ValueError(f"the kind of a fault must be one of {known}, got {kind!r}")
+        raise ValueError(f"the kind of a fault must be one of {known}, got {short_repr(kind)}")
     names = {f.name for f in fields(Fault._kinds[kind])}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):
-        raise ValueError(f"the fields of {kind} are {', '.join(sorted(names))}, got {unknown[0]!r}")
+        raise ValueError(
+            f"the fields of {kind} are {', '.join(sorted(names))}, got {short_repr(unknown[0])}"
+        )
     return Fault._kinds[kind]._from_fields(values)
 
 
@@ -100,8 +104,8 @@ def fault_from_json(text: str) -> Fault:
         ValueError, TypeError: text that is not JSON, or as `fault_from_dict`.
     """
     try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
+        description = parse_json(text)
+    except ValueError as error:
         raise ValueError(
             f"a fault must be one JSON object, got text that is not JSON: {error}"
         ) from None
@@ -262,14 +266,14 @@ class Burst(RatedFault):
             raise ValueError("a burst's length must be 1 or more, got 0")
         object.__setattr__(self, "length", length)
         if self.within not in ("word", "tensor"):
-            raise ValueError(f"within must be 'word' or 'tensor', got {self.within!r}")
+            raise ValueError(f"within must be 'word' or 'tensor', got {short_repr(self.within)}")
         interleaving = checked_integer("the interleaving of a burst", self.interleaving, 1 << 32)
         if interleaving == 0:
             raise ValueError("the interleaving of a burst must be 1 or more, got 0")
         if interleaving > 1 and self.within != "tensor":
             raise ValueError(
                 f"an interleaving of {interleaving} words needs within='tensor', got "
-                f"within={self.within!r}"
+                f"within={short_repr(self.within)}"
             )
         object.__setattr__(self, "interleaving", interleaving)
 
@@ -292,7 +296,7 @@ def checked_bits(bits: Any) -> Bits:
             return parts
     raise TypeError(
         "bits must be a field's name, a mask, a sequence of bit numbers and names, or None, got "
-        f"{bits!r}"
+        f"{short_repr(bits)}"
     )
 
 
@@ -305,7 +309,8 @@ def _checked_rates(ber: Any) -> float | tuple[tuple[Selector, float], ...]:
         raise ValueError("a mapping of bit error rates must have at least one selector, got none")
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in ber):
         raise TypeError(
-            f"a bit error rate must be a number or a mapping of selectors to them, got {ber!r}"
+            "a bit error rate must be a number or a mapping of selectors to them, got "
+            f"{short_repr(ber)}"
         )
     return tuple((checked_where(where), checked_ber(rate)) for where, rate in ber)
 

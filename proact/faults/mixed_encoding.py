@@ -13,6 +13,7 @@ from proact.encodings.base import MemoryWord
 from proact.encodings.coded import Coded
 from proact.encodings.integers import Native
 from proact.encodings.scaled_words import StoredScale, scales_of
+from proact.errors import short_repr
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, names_scales, shown
 from proact.nn.tensor_inventory import StoredTensor, activation
@@ -108,9 +109,9 @@ class MixedEncoding(Encoding):
         for position, (where, encoding) in enumerate(self.parts):
             if position not in chosen:
                 raise ValueError(
-                    f"the encoding {encoding.name} for {shown(where)!r} applies to no stored "
-                    "tensor: the selector matches none, or earlier selectors match all of its "
-                    "tensors"
+                    f"the encoding {encoding.name} for {short_repr(shown(where))} applies to no "
+                    "stored tensor: the selector matches none, or earlier selectors match all of "
+                    "its tensors"
                 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proact.encodings.scaled_words import owner_of
+from proact.errors import short_repr
 from proact.faults.coded_target import DecodedFlips
 from proact.faults.decoding import CORRECTED, DETECTED, MISCORRECTED, OUTCOMES
 from proact.faults.exposed_tensor import ExposedTensor
@@ -127,7 +128,7 @@ class Record:
             ValueError: another group.
         """
         if by not in _GROUPS:
-            raise ValueError(f"by must be one of {', '.join(_GROUPS)}, got {by!r}")
+            raise ValueError(f"by must be one of {', '.join(_GROUPS)}, got {short_repr(by)}")
         found: Counter[str] = Counter()
         for exposed, columns, _ in self.parts():
             for index, rows in rows_by_tensor(columns.tensor):

@@ -13,11 +13,13 @@ import numpy as np
 
 from proact.encodings import Word
 from proact.encodings.coded import CodedWord
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr, shortened
 from proact.faults.kinds import Fault, fault_from_json
+from proact.files import read_regular
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer
 
+_MOST_BYTES = 1 << 30
 Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -63,11 +65,11 @@ class Replay(Fault):
     def load(cls, path: str | Path) -> Replay:
         """Reads a file that `save` wrote; ProactError if it is unreadable or of another kind."""
         try:
-            fault = fault_from_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ProactError(f"{path} cannot be read: {error.strerror}") from None
+            text = read_regular(Path(path), "a list of faults", _MOST_BYTES).decode()
+            fault = fault_from_json(text)
         except (ValueError, TypeError, KeyError) as error:
-            raise ProactError(f"{path} is not a list of faults: {error}") from None
+            reason = shortened(str(error), 500)
+            raise ProactError(f"{path} is not a list of faults: {reason}") from None
         if not isinstance(fault, cls):
             raise ProactError(f"{path} holds a {type(fault).__name__}, expected a Replay")
         return fault
@@ -118,8 +120,8 @@ class Replay(Fault):
         for name, element, bit in self.faults:
             if name not in by_name:
                 raise ValueError(
-                    f"the replay names {name!r}, which this model does not have: it was made for "
-                    "another model"
+                    f"the replay names {short_repr(name)}, which this model does not have: it was "
+                    "made for another model"
                 )
             tensor = by_name[name]
             shape = tuple(tensor.tensor.shape)
@@ -157,7 +159,7 @@ def _rows(tensor: str, columns: Any) -> list[tuple[str, int, int]]:
     except (TypeError, KeyError, ValueError):
         raise ValueError(
             f"the faults of {tensor} must be two lists of one length, element and bit, got "
-            f"{columns!r}"
+            f"{short_repr(columns)}"
         ) from None
 
 
@@ -165,7 +167,9 @@ def _checked_shapes(shapes: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     try:
         return tuple((str(n), tuple(map(int, shape))) for n, shape in sorted(dict(shapes).items()))
     except (TypeError, ValueError):
-        raise TypeError(f"shapes must map names of tensors to shapes, got {shapes!r}") from None
+        raise TypeError(
+            f"shapes must map names of tensors to shapes, got {short_repr(shapes)}"
+        ) from None
 
 
 def _entries(faults: Any) -> Iterable[Any]:
@@ -178,17 +182,18 @@ def _entries(faults: Any) -> Iterable[Any]:
         return list(zip(*(faults[n].tolist() for n in ("tensor", "element", "bit")), strict=True))
     if isinstance(faults, (str, Mapping)) or not isinstance(faults, Iterable):
         raise TypeError(
-            f"faults must be (tensor, element, bit) triples, got {type(faults).__name__} {faults!r}"
+            f"faults must be (tensor, element, bit) triples, got {type(faults).__name__} "
+            f"{short_repr(faults)}"
         )
     return faults
 
 
 def _site(entry: Any) -> FaultSite:
     if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != 3:
-        raise TypeError(f"a fault must be a triple (tensor, element, bit), got {entry!r}")
+        raise TypeError(f"a fault must be a triple (tensor, element, bit), got {short_repr(entry)}")
     tensor, element, bit = entry
     if not isinstance(tensor, str):
-        raise TypeError(f"the tensor of a fault must be a string, got {tensor!r}")
+        raise TypeError(f"the tensor of a fault must be a string, got {short_repr(tensor)}")
     return FaultSite(
         tensor, checked_integer("element", element, 1 << 32), checked_integer("bit", bit, 256)
     )

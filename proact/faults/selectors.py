@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+from proact.errors import short_repr
 from proact.nn.tensor_inventory import KINDS, StoredTensor
 
 
@@ -44,7 +45,9 @@ class Where:
             object.__setattr__(self, "kind", _normalised("kind", self.kind))
             for kind in _each(self.kind):
                 if kind not in (*KINDS, "buffer"):
-                    raise ValueError(f"a kind is one of {', '.join(KINDS)}, buffer; got {kind!r}")
+                    raise ValueError(
+                        f"a kind is one of {', '.join(KINDS)}, buffer; got {short_repr(kind)}"
+                    )
         if self.exclude is not None:
             object.__setattr__(self, "exclude", checked_where(self.exclude))
 
@@ -77,7 +80,7 @@ def checked_where(where: Any) -> Selector:
         return tuple(where)
     raise TypeError(
         "where must be a pattern of names, a proact.faults.Where or a sequence of these, got "
-        f"{where!r}"
+        f"{short_repr(where)}"
     )
 
 
@@ -111,7 +114,7 @@ def select(
     """
     chosen = [tensor for tensor in stored if matches(where, tensor)]
     if not chosen:
-        raise ValueError(f"{shown(where)!r} matches no {what}: {_hint(where, stored)}")
+        raise ValueError(f"{short_repr(shown(where))} matches no {what}: {_hint(where, stored)}")
     return chosen
 
 
@@ -174,7 +177,7 @@ def _normalised(field: str, value: Any) -> str | tuple[str, ...]:
         if parts and all(isinstance(part, str) for part in parts):
             return parts
     kinds = "a type, a string" if field == "layer" else "a string"
-    raise TypeError(f"{field} must be {kinds} or a sequence of these, got {value!r}")
+    raise TypeError(f"{field} must be {kinds} or a sequence of these, got {short_repr(value)}")
 
 
 def _each(value: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from proact.encodings import Bits, Encoding, Word
 from proact.encodings.scaled_words import ScaledWord, StoredScale, owner_of, scales_of
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.selectors import Selector, matches, names_scales, select
 from proact.nn.tensor_inventory import StoredTensor
@@ -143,6 +143,6 @@ def _refuse_shared_streams(exposed: list[ExposedTensor]) -> None:
         other = names.setdefault(tensor.stream, tensor.name)
         if other != tensor.name:
             raise ValueError(
-                f"the names {other!r} and {tensor.name!r} have the same 48-bit hash and would get "
-                "the same faults: rename one of them"
+                f"the names {short_repr(other)} and {short_repr(tensor.name)} have the same 48-bit "
+                "hash and would get the same faults: rename one of them"
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from proact.encodings import Bits
+from proact.errors import short_repr
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault, checked_bits
 from proact.faults.selectors import Selector, shown
@@ -70,7 +71,9 @@ class BitFlipStratum(StoredFault):
         super().__post_init__()
         ber = checked_ber(self.ber)
         if not 0.0 < ber < 1.0:
-            raise ValueError(f"the bit error rate of a stratum must lie in (0, 1), got {ber!r}")
+            raise ValueError(
+                f"the bit error rate of a stratum must lie in (0, 1), got {short_repr(ber)}"
+            )
         object.__setattr__(self, "ber", ber)
         object.__setattr__(self, "critical", checked_bits(self.critical))
         object.__setattr__(self, "shared", _checked_names(self.shared))
@@ -124,7 +127,7 @@ class BitFlipStratum(StoredFault):
         shared = set(self.shared)
         known = {name for tensor in exposed for name in tensor.stored.names}
         if missing := sorted(shared - known):
-            raise ValueError(f"shared: no exposed tensor has the name {missing[0]!r}")
+            raise ValueError(f"shared: no exposed tensor has the name {short_repr(missing[0])}")
         for tensor in exposed:
             if shared.isdisjoint(tensor.stored.names):
                 parts[2].append(tensor)
@@ -228,13 +231,13 @@ def number_of_flips(bits: int, ber: float, limits: Range) -> tuple[int, NDArray[
 
 def _checked_names(given: object) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence):
-        raise TypeError(f"shared must be a sequence of tensor names, got {given!r}")
+        raise TypeError(f"shared must be a sequence of tensor names, got {short_repr(given)}")
     return tuple(map(str, given))
 
 
 def _checked_range(name: str, given: object) -> Range:
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise TypeError(f"{name} must be a pair (least, largest), got {given!r}")
+        raise TypeError(f"{name} must be a pair (least, largest), got {short_repr(given)}")
     lowest = checked_integer(f"the least number of {name}", given[0], 1 << 32)
     if given[1] is None:
         return lowest, None

@@ -1,8 +1,14 @@
-"""Save and load unfinished trainings: weights, momentum and schedule in safetensors files."""
+"""Save and load tensors in safetensors files that state a digest of their content.
+
+The state of an unfinished training (weights, momentum, schedule) is one such file.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +19,16 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from proact.errors import ProactError
+from proact.data.split import content
+from proact.errors import ProactError, short_repr, shortened
+from proact.files import open_regular, refuse_special
+from proact.plain_values import parse_json
 
 _HEADER = "proact.training"
 _WEIGHTS, _MOMENTUM = "weights/", "momentum/"
+DIGEST = "proact.digest"
+#: The most bytes of a file beside those of its tensors.
+_MOST_HEADER = 16 << 20
 
 
 def save(
@@ -46,53 +58,179 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
     """Restore the state, and return the number of finished epochs.
 
     Raises:
-        ProactError: not a checkpoint, or one of another training; nothing is changed.
+        ProactError: not a checkpoint, a damaged one, or one of another training; nothing is
+            changed.
     """
-    header, tensors = read(path, _HEADER, "checkpoint of a training")
-    if header["identity"] != identity:
+    own = model.state_dict()
+    # Each weight has one momentum at most.
+    header, tensors = read(path, _HEADER, "checkpoint of a training", 2 * _bytes_of(own))
+    if header.get("identity") != identity:
         raise ProactError(
             f"{path} is the checkpoint of another training (model, data, recipe or seed differ): "
             "delete it, or name another file"
         )
-    model.load_state_dict(_part(tensors, _WEIGHTS))
-    momentum = _part(tensors, _MOMENTUM)
+    weights, momentum = _part(tensors, _WEIGHTS), _part(tensors, _MOMENTUM)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    buffers = {str(index): parameter for index, parameter in enumerate(trained)}
+    refuse_other_tensors(path, weights, own)
+    refuse_other_tensors(path, momentum, {name: buffers.get(name) for name in momentum})
+    fresh = {
+        "identity": identity,
+        "epoch": 1,
+        "groups": optimizer.state_dict()["param_groups"],
+        "schedule": schedule.state_dict(),
+    }
+    if not _has_form(header, json.loads(json.dumps(fresh))) or header["epoch"] < 1:
+        raise _damaged(path, "its header has other entries than those of a checkpoint")
+    model.load_state_dict(weights)
     state = {int(index): {"momentum_buffer": buffer} for index, buffer in momentum.items()}
     optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})
     schedule.load_state_dict(header["schedule"])
     return int(header["epoch"])
 
 
-def read(path: Path, key: str, described: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the JSON header under ``key`` and the tensors of a safetensors file.
+def read(
+    path: Path, key: str, described: str, most: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the JSON header under ``key`` and the tensors of a file that `write` wrote.
+
+    Args:
+        path: the file.
+        key: of the header in the metadata.
+        described: names the content in an error.
+        most: the most bytes of all tensors.
 
     Raises:
-        ProactError: the file does not exist or has no such header.
+        ProactError: the file does not exist, is no regular file, has no such header, is too large,
+            or is damaged: its content does not have the digest that it states.
     """
-    if not path.is_file():
-        raise ProactError(
-            f"{path} is {'a folder' if path.is_dir() else 'not there'}, expected a {described}"
-        )
+    metadata, tensors = _read(path, described, most, key)
+    try:
+        header = parse_json(metadata[key])
+    except ValueError as error:
+        raise _damaged(path, f"its header is not valid ({error})") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no mapping")
+    return header, tensors
+
+
+def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read tensors for ``model.load_state_dict``, which `write` wrote.
+
+    Raises:
+        ProactError: the errors of `read`, or tensors that do not fit the model.
+    """
+    own = model.state_dict()
+    _, tensors = _read(path, "trained network", _bytes_of(own))
+    refuse_other_tensors(path, tensors, own)
+    return tensors
+
+
+def refuse_other_tensors(
+    path: Path, given: Mapping[str, Tensor], expected: Mapping[str, Tensor | None]
+) -> None:
+    """Raise ProactError unless the tensors have the expected names, shapes and dtypes.
+
+    Args:
+        path: the file, for messages.
+        given: tensors of the file.
+        expected: tensors of the model; None for a tensor that it does not have.
+    """
+    for name in expected.keys() - given.keys():
+        raise _damaged(path, f"it lacks {short_repr(name)}")
+    for name, tensor in given.items():
+        own = expected.get(name)
+        if own is None:
+            raise _damaged(path, f"it holds {short_repr(name)}, which the model does not have")
+        if tensor.shape != own.shape or tensor.dtype != own.dtype:
+            raise _damaged(
+                path,
+                f"{short_repr(name)} has the shape {tuple(tensor.shape)} and {tensor.dtype}, "
+                f"expected {tuple(own.shape)} and {own.dtype}",
+            )
+
+
+def _read(
+    path: Path, described: str, most: int, key: str | None = None
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    open_regular(path, f"a {described}", most + _MOST_HEADER).close()
     try:
         with safe_open(path, "pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[key])
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            metadata: dict[str, str] = file.metadata() or {}
+            if key is not None and key not in metadata:
+                raise ValueError(f"it has no entry {key!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises many kinds for files that are damaged
+        reason = shortened(" ".join(str(error).split()), 200)
         raise ProactError(
-            f"{path} is no {described} ({error}): delete it, or name another file"
+            f"{path} is no {described} ({reason}): delete it, or name another file"
         ) from None
+    stated = metadata.pop(DIGEST, None)
+    if stated is None:
+        raise ProactError(
+            f"{path} has no digest of its content, because an older version of proact wrote it: "
+            "delete it, or name another file"
+        )
+    if stated != content_digest(metadata, tensors):
+        raise _damaged(path, "its content does not have the digest that it states")
+    return metadata, tensors
+
+
+def content_digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The hexadecimal SHA-256 digest of the metadata and of all tensors.
+
+    It detects damage, and files that another program has changed. It is no signature.
+    """
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        layout = [name, str(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(layout).encode())
+        digest.update(content(tensor))
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> ProactError:
+    return ProactError(f"{path} is damaged: {reason}: delete it, or name another file")
+
+
+def _bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _has_form(given: Any, own: Any) -> bool:
+    """Whether a JSON value has the keys, lengths and types of another; numbers must be finite."""
+    if isinstance(own, dict):
+        return (
+            isinstance(given, dict)
+            and given.keys() == own.keys()
+            and all(_has_form(given[key], value) for key, value in own.items())
+        )
+    if isinstance(own, list):
+        return (
+            isinstance(given, list) and len(given) == len(own) and all(map(_has_form, given, own))
+        )
+    if type(own) in (int, float):
+        is_number = type(given) is int if type(own) is int else type(given) in (int, float)
+        return is_number and math.isfinite(given)
+    return type(given) is type(own) and given == own
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file atomically: a killed process leaves no partial file."""
+    """Write a safetensors file with a digest of its content.
+
+    The file is written atomically: a killed process leaves no partial file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
+        refuse_special(unfinished, "a file to be written")
         # Copies: safetensors refuses tensors that share memory, as tied weights do.
         copies = {
             name: tensor.detach().clone(memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        save_file(copies, unfinished, metadata)
+        metadata = metadata or {}
+        save_file(copies, unfinished, {**metadata, DIGEST: content_digest(metadata, copies)})
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise ProactError(f"{path} cannot be written: {error}") from None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Augmentation, Data
+from proact.errors import short_repr
 
 _FEW_IMAGES = 10_000
 _SHALLOW, _DEEP = 6, 10  # layers with weights
@@ -40,11 +41,11 @@ class Recipe:
         for name in ("epochs", "batch"):
             count = getattr(self, name)
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} is an integer of at least 1, got {count!r}")
+                raise ValueError(f"{name} is an integer of at least 1, got {short_repr(count)}")
         for name, highest in (("peak", math.inf), ("momentum", 1.0), ("weight_decay", math.inf)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0.0 <= value < highest:
-                raise ValueError(f"{name} is a number in [0, {highest:g}), got {value!r}")
+                raise ValueError(f"{name} is a number in [0, {highest:g}), got {short_repr(value)}")
 
 
 def recipe_for(data: Data, model: nn.Module) -> Recipe:

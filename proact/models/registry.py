@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,7 @@ def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
         raise unknown("model", name, _MODULES)
     for kind, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(count, int) or isinstance(count, bool):
-            raise TypeError(f"{kind} is an integer, got {count!r}")
+            raise TypeError(f"{kind} is an integer, got {short_repr(count)}")
         if count < 1:
             raise ValueError(f"{kind} is at least 1, got {count}")
     module = import_module(f"proact.models.{_MODULES[name]}")

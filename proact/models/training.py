@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
@@ -153,8 +151,8 @@ def trained(
     path = cache / f"{file}.safetensors"
     if path.exists():
         try:
-            model.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            model.load_state_dict(checkpoint.read_weights(path, model))
+        except ProactError as error:
             raise ProactError(
                 f"{path} does not hold the expected trained {name} ({error}): delete it"
             ) from None

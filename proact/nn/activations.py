@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from proact.errors import short_repr
 from proact.nn.hyrelu import ClippedActivation, HyReLU
 
 #: The kinds of activation that can be sites.
@@ -35,7 +36,8 @@ def checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     if not listed or any(kind not in KINDS for kind in kinds):
         known = ", ".join(KINDS)
         raise ValueError(
-            f"activations is a tuple of {known}, such as ('relu',), or 'all'; got {kinds!r}"
+            f"activations is a tuple of {known}, such as ('relu',), or 'all'; got "
+            f"{short_repr(kinds)}"
         )
     return tuple(kinds)
 

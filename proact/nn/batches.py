@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from proact.errors import short_repr
+
 _ATOMS = (bool, int, float, complex, str, bytes)
 
 #: A tree of tensors or lists with a common number of samples.
@@ -156,7 +158,9 @@ def _check_same(column: Sequence[Any]) -> None:
     first = column[0]
     for part in column:
         if type(part) is not type(first) or (isinstance(part, _ATOMS) and part != first):
-            raise ValueError(f"a value that is no tensor differs between batches: {part!r}")
+            raise ValueError(
+                f"a value that is no tensor differs between batches: {short_repr(part)}"
+            )
 
 
 def _joined(column: Sequence[Any]) -> Any:

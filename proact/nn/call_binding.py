@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 
 #: A value that torch.fx passes as a proxy: a tensor, or an object that is used like one.
 _PROXY = "proxy"
@@ -130,7 +130,7 @@ class BoundArguments:
         self._check(check_length, proxy, len(content), name)
         if kind == "dict":
             return {
-                key: self._value(part, _element(proxy, key), f"{name}[{key!r}]")
+                key: self._value(part, _element(proxy, key), f"{name}[{short_repr(key)}]")
                 for key, part in content.items()
             }
         parts = [
@@ -158,8 +158,8 @@ def check_value(given: Any, bound: Any, name: str) -> None:
     if isinstance(given, Tensor) or given != bound:
         shown = "a tensor" if isinstance(given, Tensor) else repr(given)
         raise ProactError(
-            f"{name} was {bound!r} when the activations were found, and is {shown} now: find the "
-            "sites (protect the model) with inputs that it gets later"
+            f"{name} was {short_repr(bound)} when the activations were found, and is {shown} now: "
+            "find the sites (protect the model) with inputs that it gets later"
         )
 
 

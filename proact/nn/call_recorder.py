@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from proact.errors import short_repr
 from proact.nn.activations import (
     Activation,
     FunctionModule,
@@ -225,8 +226,8 @@ class _Recorder:
         self._decide(call)
         if call.is_site and not torch.isfinite(output).all():
             raise ValueError(
-                f"the activations at {self._names[call.place]!r} are not finite on the example: "
-                "check the model's parameters and the range of the input"
+                f"the activations at {short_repr(self._names[call.place])} are not finite on the "
+                "example: check the model's parameters and the range of the input"
             )
 
     def _decide(self, call: ActivationCall) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.nn.background import BackgroundCalls, WeakOwner
 from proact.nn.coded_words import encode_bounds, encode_tensor
 from proact.nn.replacements import replacement_for
@@ -379,11 +379,12 @@ def checked_schedule(every: int, interval: float | None) -> tuple[int, float | N
     """``every`` and ``interval``; ValueError for values out of range."""
     if not isinstance(every, int) or isinstance(every, bool) or every < 0:
         raise ValueError(
-            f"every must be a number of forwards, or 0 for scrubs on demand only; got {every!r}"
+            "every must be a number of forwards, or 0 for scrubs on demand only; got "
+            f"{short_repr(every)}"
         )
     is_number = isinstance(interval, (int, float)) and not isinstance(interval, bool)
     if interval is not None and not (is_number and 0 < interval < math.inf):
-        raise ValueError(f"interval must be None or seconds above 0, got {interval!r}")
+        raise ValueError(f"interval must be None or seconds above 0, got {short_repr(interval)}")
     return every, interval
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from proact.errors import short_repr
 from proact.nn.batches import Batch, tensors_in
 
 #: Selects a part of an output: an attribute or key, a position, or a function of the output.
@@ -44,7 +45,7 @@ class Forward:
         if self.output is not None and (not is_selector or isinstance(self.output, bool)):
             raise TypeError(
                 "output: expected the name of an attribute or key, a position, or a function of "
-                f"the output, got {self.output!r}"
+                f"the output, got {short_repr(self.output)}"
             )
 
     def __call__(self, model: nn.Module, batch: Batch) -> Any:
@@ -74,7 +75,8 @@ class Forward:
             return getattr(output, self.output)
         except (AttributeError, KeyError, IndexError, TypeError):
             raise ValueError(
-                f"output={self.output!r} is not in the model's output, which is {described(output)}"
+                f"output={short_repr(self.output)} is not in the model's output, which is "
+                f"{described(output)}"
             ) from None
 
     def raw(self, model: nn.Module, batch: Batch) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from proact.errors import short_repr
 from proact.nn.error_correction import ErrorCorrection
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
@@ -152,8 +153,8 @@ def _refuse(model: nn.Module, kind: type[StoredGuard]) -> None:
     refuse_compiled(model, guard)
     if _guard_of(model, kind) is None and hasattr(model, kind.own_name):
         raise ValueError(
-            f"{type(model).__name__} has an attribute {kind.own_name!r}, which is the name of the "
-            "guard: rename the attribute"
+            f"{type(model).__name__} has an attribute {short_repr(kind.own_name)}, which is the "
+            "name of the guard: rename the attribute"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proact.errors import short_repr
 from proact.nn.function_copy import FunctionCopies
 from proact.nn.model_kinds import is_compiled_module, refuse_lazy
 from proact.nn.object_walk import ObjectGraph, walk
@@ -155,9 +156,9 @@ def _not_copied(model: nn.Module, memo: dict[int, Any], error: Exception) -> Val
                 copy.deepcopy(value, dict(known))
             except Exception:
                 return ValueError(
-                    f"the model cannot be copied, because the attribute {attribute!r} of "
-                    f"{_place(name)} is a {type(value).__name__}, which cannot be copied: "
-                    "remove it before the call"
+                    f"the model cannot be copied, because the attribute {short_repr(attribute)} of "
+                    f"{_place(name)} is a {type(value).__name__}, which cannot be copied: remove "
+                    "it before the call"
                 )
     return ValueError(f"{type(model).__name__} cannot be copied: {error}")
 
@@ -198,7 +199,7 @@ def _refuse_references(copied: ObjectGraph, originals: set[int]) -> None:
 
 def _owner(graph: ObjectGraph, key: int) -> str:
     name, attribute = graph.owners.get(key, ("", "?"))
-    return f"the attribute {attribute!r} of {_place(name)}"
+    return f"the attribute {short_repr(attribute)} of {_place(name)}"
 
 
 def _place(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from proact.errors import short_repr
 from proact.nn.batches import Batch
 from proact.nn.call_recorder import ActivationCall, Recording, record_calls
 from proact.nn.call_rewriter import TraceError, activation_positions
@@ -47,9 +48,9 @@ def trace_sites(
         is_wanted = any(call.is_site for call in calls)
         if is_wanted and caller is not None and recording.runs[caller] > 1:
             raise ValueError(
-                f"the module {names[caller] or type(model).__name__!r} runs more than once in a "
-                "forward pass, so its activations cannot have a threshold each: use a separate "
-                f"module for each run{_or_skip(names[caller])}"
+                f"the module {short_repr(names[caller] or type(model).__name__)} runs more than "
+                "once in a forward pass, so its activations cannot have a threshold each: use a "
+                f"separate module for each run{_or_skip(names[caller])}"
             )
         forward_sites = _ForwardSites(model, caller, calls, names, times_called, recording)
         sites.update(forward_sites.found())

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proact.errors import short_repr
 from proact.nn.activations import (
     Activation,
     FunctionModule,
@@ -273,9 +274,9 @@ def _refuse_irreplaceable(
     if changes_the_output(sites):
         culprit = next((site for site in sites if changes_the_output([site])), sites[0])
         raise ValueError(
-            f"the activation {culprit.name!r} cannot be replaced, because a replacement changes "
-            "the model's output: possible reasons are an in-place change that is read elsewhere, "
-            "a hook that changes the activation, and a forward that draws at random; "
+            f"the activation {short_repr(culprit.name)} cannot be replaced, because a replacement "
+            "changes the model's output: possible reasons are an in-place change that is read "
+            "elsewhere, a hook that changes the activation, and a forward that draws at random; "
             f"skip=({culprit.name!r},) leaves it alone"
         )
 

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from proact.errors import short_repr
+
 
 def checked_skip(skip: Sequence[str]) -> tuple[str, ...]:
     """Return the names and patterns in ``skip`` as a tuple.
@@ -17,7 +19,7 @@ def checked_skip(skip: Sequence[str]) -> tuple[str, ...]:
     if isinstance(skip, str) or not all(isinstance(name, str) and name for name in skip):
         raise TypeError(
             "skip: expected a tuple of module names or patterns, such as ('head', 'layer4.*'), "
-            f"got {skip!r}"
+            f"got {short_repr(skip)}"
         )
     return tuple(skip)
 
@@ -47,7 +49,7 @@ class Skip:
         for pattern in self._patterns:
             if not any(fnmatchcase(name, pattern) for name in every if name):
                 raise ValueError(
-                    f"skip: {type(model).__name__} has no module that {pattern!r} fits"
+                    f"skip: {type(model).__name__} has no module that {short_repr(pattern)} fits"
                 )
 
     def covers(self, module: nn.Module, attribute: str | None = None) -> bool:

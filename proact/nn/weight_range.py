@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
 from proact.ops.range_plan import RangePlan, checked_action
 from proact.ops.sweep_log import SweepLog
@@ -67,8 +67,8 @@ class WeightRange(StoredGuard):
         super().__init__()
         if granularity not in GRANULARITIES:
             raise ValueError(
-                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, "
-                f"got {granularity!r}"
+                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, got "
+                f"{short_repr(granularity)}"
             )
         if not names:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proact.errors import short_repr
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
@@ -147,14 +148,15 @@ def _share_memory(x: Tensor, threshold: Tensor) -> bool:
 def check_mode_and_slope(mode: str, slope: float = 20.0) -> None:
     """ValueError or TypeError if `hyrelu` would refuse the mode or the slope."""
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {short_repr(mode)}")
     if isinstance(slope, bool) or not isinstance(slope, (int, float)):
-        raise TypeError(f"slope must be a number, got {slope!r}")
+        raise TypeError(f"slope must be a number, got {short_repr(slope)}")
     if not 0 < slope <= sys.float_info.max:
-        raise ValueError(f"slope must be a finite number above 0, got {slope!r}")
+        raise ValueError(f"slope must be a finite number above 0, got {short_repr(slope)}")
 
 
-def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
+def broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
+    """Whether a threshold of one shape broadcasts against a sample of an ``x`` of another."""
     sample = x[1:]
     if len(x) == 0 or len(threshold) > len(sample):
         return False
@@ -162,13 +164,13 @@ def _broadcasts(threshold: tuple[int, ...], x: tuple[int, ...]) -> bool:
     return all(t in (1, s) for t, s in zip(threshold, trailing, strict=True))
 
 
-_cached_broadcasts = lru_cache(maxsize=4096)(_broadcasts)
+_cached_broadcasts = lru_cache(maxsize=4096)(broadcasts)
 
 
 def _fits(threshold: Tensor, x: Tensor) -> bool:
     if not torch.compiler.is_compiling() and type(x) is Tensor:
         return _cached_broadcasts(threshold.shape, x.shape)
-    return _broadcasts(threshold.shape, x.shape)  # sizes may be symbolic and not hashable
+    return broadcasts(threshold.shape, x.shape)  # sizes may be symbolic and not hashable
 
 
 def _wants_plain_form() -> bool:

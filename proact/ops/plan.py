@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact import _native
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
@@ -294,9 +294,9 @@ def checked_ber(ber: float) -> float:
     if type(ber) is float and 0.0 <= ber <= 1.0:
         return ber  # each trial of a campaign passes here
     if isinstance(ber, bool) or not isinstance(ber, (int, float, np.floating, np.integer)):
-        raise TypeError(f"a bit error rate is a number in [0, 1], got {ber!r}")
+        raise TypeError(f"a bit error rate is a number in [0, 1], got {short_repr(ber)}")
     if not 0.0 <= ber <= 1.0:
-        raise ValueError(f"a bit error rate lies in [0, 1] per stored bit, got {ber!r}")
+        raise ValueError(f"a bit error rate lies in [0, 1] per stored bit, got {short_repr(ber)}")
     return float(ber)
 
 
@@ -305,7 +305,7 @@ def checked_integer(name: str, value: int, limit: int) -> int:
     if type(value) is int and 0 <= value < limit:
         return value  # each trial of a campaign passes here
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is an integer, got {value!r}")
+        raise TypeError(f"{name} is an integer, got {short_repr(value)}")
     if not 0 <= value < limit:
-        raise ValueError(f"{name} lies in [0, {limit}), got {value}")
+        raise ValueError(f"{name} lies in [0, {limit}), got {short_repr(value)}")
     return int(value)

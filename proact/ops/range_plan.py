@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proact import _native
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
@@ -119,7 +119,7 @@ class RangePlan:
 def checked_action(action: str) -> str:
     """``action``; ValueError for an unknown one."""
     if action not in ACTIONS:
-        raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
+        raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {short_repr(action)}")
     return action
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Split
+from proact.errors import short_repr
 from proact.models.evaluation import examples
 from proact.nn import Site, observed
 from proact.nn.batches import Batch, cloned, split_batch
@@ -100,9 +101,9 @@ def profile_quantiles(
     def observe(site: Site, output: Tensor) -> None:
         if granularities[site] != "layer" and output.shape[1:] != site.shape:
             raise ValueError(
-                f"the activations at {site.name!r} have the shape {site.shape} for one image and "
-                f"{tuple(output.shape[1:])} for each of several: use the granularity 'layer' if "
-                "their first dimension is not the batch, or if samples differ in length"
+                f"the activations at {short_repr(site.name)} have the shape {site.shape} for one "
+                f"image and {tuple(output.shape[1:])} for each of several: use the granularity "
+                "'layer' if their first dimension is not the batch, or if samples differ in length"
             )
         largest[site].add(_reduced(output, granularities[site], samples=True))
 
@@ -113,15 +114,15 @@ def profile_quantiles(
     for site, kept in largest.items():
         if not kept.has_values:
             raise ValueError(
-                f"the activation {site.name!r} ran for the first training images but not for the "
-                "batches: the model branches on its input"
+                f"the activation {short_repr(site.name)} ran for the first training images but not "
+                "for the batches: the model branches on its input"
             )
     sorted_ones = {site: kept.descending() for site, kept in largest.items()}
     for site, values in sorted_ones.items():
         if not torch.isfinite(values).all():
             raise ValueError(
-                f"the activations at {site.name!r} are not finite on the training images: check "
-                "the model's parameters and the range of the images"
+                f"the activations at {short_repr(site.name)} are not finite on the training "
+                "images: check the model's parameters and the range of the images"
             )
     return [
         {
@@ -175,14 +176,18 @@ class _LargestValues:
 def check_granularity(granularity: str) -> None:
     """Raises ValueError unless ``granularity`` is one of `GRANULARITIES`."""
     if granularity not in GRANULARITIES:
-        raise ValueError(f"granularity is one of {', '.join(GRANULARITIES)}; got {granularity!r}")
+        raise ValueError(
+            f"granularity is one of {', '.join(GRANULARITIES)}; got {short_repr(granularity)}"
+        )
 
 
 def check_quantile(quantile: float) -> None:
     """Raises ValueError unless ``quantile`` is a number in (0, 1]."""
     is_number = isinstance(quantile, (int, float)) and not isinstance(quantile, bool)
     if not is_number or not 0.0 < quantile <= 1.0:
-        raise ValueError(f"a quantile is a share of the images in (0, 1], got {quantile!r}")
+        raise ValueError(
+            f"a quantile is a share of the images in (0, 1], got {short_repr(quantile)}"
+        )
 
 
 def _granularities(sites: Sequence[Site], granularity: str) -> dict[Site, str]:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proact.errors import ProactError
+from proact.errors import ProactError, short_repr
 from proact.models import checkpoint
 from proact.nn import Site
+from proact.protect.clips import threshold_problem
 from proact.protect.distributed import DistributedContext
 from proact.protect.tolerance import Verdict
 
 _HEADER = "proact.protecting"
+_MOST_BYTES = 4 << 30
 
 
 class MethodRun:
@@ -57,7 +59,22 @@ class MethodRun:
             self._report(line)
 
     def with_finished(self, thresholds: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
-        """``thresholds``, replaced at the sites that an earlier run has finished."""
+        """``thresholds``, replaced at the sites that an earlier run has finished.
+
+        Raises:
+            ProactError: a finished threshold that no run on these sites writes.
+        """
+        names = {site.name: site for site in thresholds}
+        for name, value in self._finished.items():
+            site = names.get(name)
+            problem = "belongs to no site" if site is None else threshold_problem(site, value)
+            if site is not None and not problem and value.shape != thresholds[site].shape:
+                problem = f"has the shape {tuple(value.shape)}"
+            if problem:
+                raise ProactError(
+                    f"{self._resume} is damaged: the threshold {short_repr(name)} {problem}: "
+                    "delete it, or name another file"
+                )
         return {site: self._finished.get(site.name, value) for site, value in thresholds.items()}
 
     def unfinished(self, sites: Iterable[Site], seconds: Mapping[Site, float]) -> Iterator[Site]:
@@ -110,8 +127,8 @@ class MethodRun:
 def _loaded(path: Path, identity: str) -> dict[str, Tensor]:
     if not path.exists():
         return {}
-    header, thresholds = checkpoint.read(path, _HEADER, "unfinished protection")
-    if header["identity"] != identity:
+    header, thresholds = checkpoint.read(path, _HEADER, "unfinished protection", _MOST_BYTES)
+    if header.get("identity") != identity:
         raise ProactError(
             f"{path} belongs to another protection run (its model, data, method or options "
             "differ): delete it, or name another file"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from proact.nn import HyReLU, Site
+from proact.ops.hyrelu import broadcasts
 
 #: The clip that replaces the activation of each site, in execution order.
 Clips = dict[Site, HyReLU]
@@ -21,3 +23,22 @@ def clips_at(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) 
         slope: the steepness of ``"soft"``, per unit of activation.
     """
     return {site: site.clip(value, mode, slope) for site, value in thresholds.items()}
+
+
+def threshold_problem(site: Site, threshold: Tensor) -> str:
+    """Describe why a tensor cannot be the threshold of a site; "" if it can.
+
+    A neuron that is never active has the threshold 0, but a site without any threshold above 0
+    would only hide a damaged file. The activations of a ReLU are at least 0, and so are thresholds.
+    """
+    if not threshold.is_floating_point():
+        return f"has the dtype {threshold.dtype}: expected floating point"
+    if not broadcasts(tuple(threshold.shape), (1, *site.shape)):
+        return f"has the shape {tuple(threshold.shape)}, which does not fit {site.shape}"
+    if not torch.isfinite(threshold).all():
+        return "holds NaN or infinity: expected finite numbers"
+    if not (threshold > 0).any():
+        return "has no number above 0"
+    if site.activation.kind == "relu" and (threshold < 0).any():
+        return "has a number below 0, which no output of a ReLU is"
+    return ""

@@ -15,6 +15,7 @@ from torch import nn
 
 from proact.encodings.coded import has_only_small_integers
 from proact.encodings.codes import code_named, words_code
+from proact.errors import short_repr
 from proact.faults import Where
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, shown
@@ -176,7 +177,7 @@ def _warn_of_unused(codes: BySelector[str], stored: Sequence[StoredTensor]) -> N
     bounds = [_bound(f"{WeightRange.own_name}.{side}", WeightRange) for side in ("low", "high")]
     for where, name in codes.pairs:
         if not any(matches(where, each) for each in (*stored, _REPLACEMENTS, *bounds)):
-            _warn(f"the code {name} for {shown(where)!r} applies to no stored tensor")
+            _warn(f"the code {name} for {short_repr(shown(where))} applies to no stored tensor")
 
 
 def _warn(text: str) -> None:

@@ -16,6 +16,7 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from proact.data import Data
+from proact.errors import short_repr
 from proact.faults import BitFlip, Where
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.limits import SEEDS
@@ -64,7 +65,9 @@ class FtClipactOptions(ClipOptions):
         super().__post_init__()
         check_deployed_mode(self.mode)
         if self.granularity != "layer":
-            raise ValueError(f"the granularity of ft-clipact is 'layer', got {self.granularity!r}")
+            raise ValueError(
+                f"the granularity of ft-clipact is 'layer', got {short_repr(self.granularity)}"
+            )
         checked_count("patterns", self.patterns)
         checked_count("images_per_pattern", self.images_per_pattern)
         object.__setattr__(self, "encoding", named_or_checked(self.encoding))

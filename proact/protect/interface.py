@@ -17,7 +17,7 @@ from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 from proact.models.evaluation import check_fit, examples, run_checked
 from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
@@ -145,7 +145,7 @@ def protect(
     found = _method(method)
     if resume is not None and not _resumes(found):
         able = ", ".join(resumable_methods())
-        raise ValueError(f"resume is for the methods {able}; got {method!r}")
+        raise ValueError(f"resume is for the methods {able}; got {short_repr(method)}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
     if not stored_tensors(model):
@@ -280,7 +280,7 @@ def check_options(method: str, options: dict[str, Any]) -> Any:
     known = [field.name for field in fields(kind)]
     for name in options:
         if name not in known:
-            raise TypeError(f"{method} has the options {', '.join(known)}; got {name!r}")
+            raise TypeError(f"{method} has the options {', '.join(known)}; got {short_repr(name)}")
     return kind(**options)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Data
+from proact.errors import short_repr
 from proact.limits import SEEDS
 from proact.nn import Site
 from proact.nn.activations import checked_kinds
@@ -133,7 +134,8 @@ class TrainedOptions(ClipOptions):
         check_mode_and_slope(self.mode, self.slope)
         if not (is_number(self.tolerance) and 0.0 <= self.tolerance <= 1.0):
             raise ValueError(
-                f"tolerance is a difference of accuracies in [0, 1], got {self.tolerance!r}"
+                "tolerance is a difference of accuracies in [0, 1], got "
+                f"{short_repr(self.tolerance)}"
             )
         for name in ("epochs", "batch", "samples", "validation_samples"):
             count = getattr(self, name)
@@ -145,7 +147,7 @@ class TrainedOptions(ClipOptions):
 def check_deployed_mode(mode: str) -> None:
     """Raises ValueError unless ``mode`` is one that a method without training can deploy."""
     if mode not in ("zero", "saturate"):
-        raise ValueError(f"mode is 'zero' or 'saturate', got {mode!r}")
+        raise ValueError(f"mode is 'zero' or 'saturate', got {short_repr(mode)}")
 
 
 def checked_count(name: str, count: int) -> None:
@@ -157,16 +159,16 @@ def checked_count(name: str, count: int) -> None:
 def checked_positive(name: str, value: float) -> None:
     """Raises ValueError unless ``value`` is a finite number above 0."""
     if not (is_number(value) and 0.0 < value < math.inf):
-        raise ValueError(f"{name} is a finite number above 0, got {value!r}")
+        raise ValueError(f"{name} is a finite number above 0, got {short_repr(value)}")
 
 
 def checked_factors(name: str, values: tuple[float, ...]) -> None:
     """Raises ValueError unless ``values`` is a filled tuple or list of finite numbers >= 0."""
     if not isinstance(values, (tuple, list)) or not values:
-        raise ValueError(f"{name} is a tuple of numbers, got {values!r}")
+        raise ValueError(f"{name} is a tuple of numbers, got {short_repr(values)}")
     for value in values:
         if not (is_number(value) and 0.0 <= value < math.inf):
-            raise ValueError(f"{name} takes finite numbers of at least 0, got {value!r}")
+            raise ValueError(f"{name} takes finite numbers of at least 0, got {short_repr(value)}")
 
 
 def is_number(value: object) -> bool:

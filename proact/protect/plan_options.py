@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from proact.errors import short_repr
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, number, option
 from proact.protect.registry import METHODS
@@ -35,7 +36,7 @@ def _check_candidates(value: Any) -> object:
     if value is None:
         return value
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise TypeError(f"expected a list of encodings, got {value!r}")
+        raise TypeError(f"expected a list of encodings, got {short_repr(value)}")
     if not value:
         raise ValueError("expected at least one encoding, got none")
     return [checked_encoding(each) for each in value]
@@ -45,7 +46,7 @@ def _check_guards(value: Any) -> object:
     from proact.errors import unknown
 
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise TypeError(f"expected a list of guards, got {value!r}")
+        raise TypeError(f"expected a list of guards, got {short_repr(value)}")
     if not value:
         raise ValueError("expected at least one guard, got none")
     for name in value:
@@ -56,7 +57,7 @@ def _check_guards(value: Any) -> object:
 
 def _check_tolerance(value: Any) -> object:
     if not 0.0 <= number(value) <= 1.0:
-        raise ValueError(f"expected a number in [0, 1], got {value!r}")
+        raise ValueError(f"expected a number in [0, 1], got {short_repr(value)}")
     return value
 
 

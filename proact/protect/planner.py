@@ -15,6 +15,7 @@ from proact.data import Data, Split
 from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
+from proact.errors import short_repr
 from proact.faults import BitFlip, encoding_report
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.nn.batches import Batch, tensors_in
@@ -161,10 +162,11 @@ def _guarded(
         )
     for name, variant in variants.items():
         if name in found:
-            raise ValueError(f"variants: the name {name!r} is that of a guard")
+            raise ValueError(f"variants: the name {short_repr(name)} is that of a guard")
         if not isinstance(variant, nn.Module):
             raise TypeError(
-                f"variants: expected a torch.nn.Module for {name!r}, got {type(variant).__name__}"
+                f"variants: expected a torch.nn.Module for {short_repr(name)}, got "
+                f"{type(variant).__name__}"
             )
         found[name] = variant
     return found

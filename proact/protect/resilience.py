@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proact.data import Data
+from proact.errors import short_repr
 from proact.faults import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.nn import Site
@@ -64,7 +65,9 @@ class ResilienceAwareOptions(ProactOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.quantiles, (tuple, list)):
-            raise ValueError(f"quantiles is a tuple of shares in (0, 1], got {self.quantiles!r}")
+            raise ValueError(
+                f"quantiles is a tuple of shares in (0, 1], got {short_repr(self.quantiles)}"
+            )
         for quantile in self.quantiles:
             check_quantile(quantile)
         checked_ber(self.ber)

@@ -1,5 +1,7 @@
 """Save a protection to a safetensors file, and load it onto the unprotected model.
 
+A file may come from anywhere: its digest, header and tensors are checked before a model is made.
+
 The metadata key ``proact.protection`` holds a JSON header: the version of the format, the applied
 methods with their options, each site with its activation and clip, and the fingerprint of the
 model. Tensors have their names in the protected model (``<site>.threshold``, ``weight_range.low``).
@@ -8,26 +10,32 @@ model. Tensors have their names in the protected model (``<site>.threshold``, ``
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from proact.errors import ProactError
+from proact.errors import short_repr, shortened
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
-from proact.nn.activations import Activation
+from proact.nn.call_rewriter import TraceError
 from proact.nn.guard_hooks import guards_on
 from proact.nn.module_copy import copy_model
 from proact.nn.sites import has_activation, with_own_function
+from proact.protect.clips import threshold_problem
 from proact.protect.ecc import add_ecc
 from proact.protect.fingerprint import fingerprint
+from proact.protect.saved_header import FORMAT, SavedHeader, checked_header, damaged
 from proact.protect.weight_range import add_guard
 
-FORMAT = 1
 _HEADER = "proact.protection"
 _ATTRIBUTE = "proact_protection"
+_GUARD_TENSORS = ("weight_range.low", "weight_range.high", "error_correction.replacements")
+#: More than the thresholds of every neuron of a network for large images.
+_MOST_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def save(model: nn.Module, path: str | Path) -> None:
         path: usually ``something.safetensors``; an existing file is replaced.
 
     Raises:
-        ValueError: ``model`` is not protected, or its weights have changed.
+        ValueError: ``model`` is not protected, its weights have changed, or a threshold is not one
+            that `load` accepts (see `threshold_problem`).
         ProactError: the file cannot be written; an existing one is unchanged.
     """
     protection = protection_of(model)
@@ -104,14 +113,13 @@ def save(model: nn.Module, path: str | Path) -> None:
     for site, clip in clips.items():
         if not isinstance(clip, HyReLU):
             raise ValueError(f"expected a clip at {site.name}, got {type(clip).__name__}")
-        tensors[f"{site.name}.threshold"] = clip.threshold.detach()
+        threshold = clip.threshold.detach()
+        if problem := threshold_problem(site, threshold):
+            raise ValueError(f"the threshold at {short_repr(site.name)} {problem}")
+        tensors[f"{site.name}.threshold"] = threshold
         sites.append({**_described(site), "mode": clip.mode, "slope": clip.slope})
-    guard = weight_range_of(model)
-    if guard is not None:
-        tensors |= {"weight_range.low": guard.low, "weight_range.high": guard.high}
-    words = error_correction_of(model)
-    if words is not None and "replacements" in words._buffers:
-        tensors["error_correction.replacements"] = words.replacements
+    tensors |= _guard_tensors(model)
+    guard, words = weight_range_of(model), error_correction_of(model)
     header = {
         "format": FORMAT,
         "applied": [{"method": name, "options": options} for name, options in protection.applied],
@@ -134,7 +142,8 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
 
     Raises:
         ValueError: ``model`` lacks a site, has other weights, or is protected already.
-        ProactError: ``path`` is not a file that `save` wrote, or a newer proact wrote it.
+        ProactError: ``path`` is not a file that `save` wrote, it is damaged, or another version of
+            proact wrote it in another format.
     """
     path = Path(path)
     header, tensors = _read(path)
@@ -143,49 +152,76 @@ def load(model: nn.Module, path: str | Path) -> nn.Module:
             f"{type(model).__name__} is protected already: load onto the unprotected model"
         )
     clips: dict[Site, nn.Module] = {}
-    for described in header["sites"]:
-        mode, slope = described.pop("mode"), described.pop("slope")
-        site = _site(described)
+    for saved in header.sites:
+        site, threshold = saved.site, tensors[f"{saved.name}.threshold"]
         _check_has(model, site, path)
         site = with_own_function(model, site)
-        clips[site] = site.clip(tensors[f"{site.name}.threshold"], mode, slope)
-    if fingerprint(model) != header["fingerprint"]:
+        clips[site] = site.clip(threshold, saved.mode, saved.slope)
+    if fingerprint(model) != header.fingerprint:
         raise ValueError(
             f"{path} was saved for other weights than those of {type(model).__name__}: load it "
             "onto the model that was protected"
         )
-    result = replace_sites(model, clips) if clips else copy_model(model)
-    if header["guard"] is not None:
-        add_guard(result, header["guard"]["granularity"], header["guard"]["action"])
-    words = header.get("ecc")
-    if words is not None:
-        add_ecc(result, words["code"], words["every"], words["interval"])
-    guard = weight_range_of(result)
-    if guard is not None:
-        guard.low.copy_(tensors["weight_range.low"])
-        guard.high.copy_(tensors["weight_range.high"])
-    coder = error_correction_of(result)
-    if coder is not None and "replacements" in coder._buffers:
-        coder.replacements.copy_(tensors["error_correction.replacements"])
-    applied = tuple((each["method"], each["options"]) for each in header["applied"])
-    skipped, coded = tuple(header.get("skipped", ())), header.get("coded", "")
-    attach(result, Protection(applied, tuple(clips), header["fingerprint"], skipped, coded))
+    try:
+        result = replace_sites(model, clips) if clips else copy_model(model)
+    except (TraceError, IndexError) as error:
+        raise ValueError(
+            f"{path} has sites that {type(model).__name__} does not have "
+            f"({shortened(str(error), 200)}): it was saved for another model"
+        ) from None
+    if header.guard is not None:
+        add_guard(result, header.guard.granularity, header.guard.action)
+    if header.ecc is not None:
+        add_ecc(result, header.ecc.code, header.ecc.every, header.ecc.interval)
+    _restore_guards(result, tensors, path)
+    applied = tuple((each.method, each.options) for each in header.applied)
+    attach(
+        result,
+        Protection(applied, tuple(clips), header.fingerprint, header.skipped, header.coded),
+    )
     return result.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    header, tensors = checkpoint.read(path, _HEADER, "saved protection")
-    version = header.get("format", FORMAT)
-    if version > FORMAT:
-        raise ProactError(
-            f"{path} has format {version}, and this version of proact reads up to format "
-            f"{FORMAT}: update proact"
-        )
-    missing = {"format", "applied", "sites", "guard", "fingerprint"} - header.keys()
-    missing |= {f"{site['name']}.threshold" for site in header.get("sites", ())} - tensors.keys()
-    if missing:
-        raise ProactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+def _read(path: Path) -> tuple[SavedHeader, dict[str, Tensor]]:
+    values, tensors = checkpoint.read(path, _HEADER, "saved protection", _MOST_BYTES)
+    header = checked_header(path, values)
+    for saved in header.sites:
+        name = f"{saved.name}.threshold"
+        if name not in tensors:
+            raise damaged(path, f"it lacks {short_repr(name)}")
+        problem = threshold_problem(saved.site, tensors[name])
+        if problem:
+            raise damaged(path, f"{short_repr(name)} {problem}")
+    known = {*_GUARD_TENSORS, *(f"{saved.name}.threshold" for saved in header.sites)}
+    for name in tensors.keys() - known:
+        raise damaged(path, f"it holds {short_repr(name)}, which its header does not name")
     return header, tensors
+
+
+def _restore_guards(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give the guards of ``model`` the numbers of the file."""
+    own = _guard_tensors(model)
+    checkpoint.refuse_other_tensors(
+        path, {name: tensors[name] for name in _GUARD_TENSORS if name in tensors}, own
+    )
+    guard = weight_range_of(model)
+    if guard is not None:
+        low, high = tensors["weight_range.low"], tensors["weight_range.high"]
+        if not (torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all():
+            raise damaged(path, "its bounds are not finite, or a lower one is above the upper one")
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _guard_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the guards of ``model`` by their names in a file."""
+    found: dict[str, Tensor] = {}
+    guard, words = weight_range_of(model), error_correction_of(model)
+    if guard is not None:
+        found |= {"weight_range.low": guard.low, "weight_range.high": guard.high}
+    if words is not None and "replacements" in words._buffers:
+        found["error_correction.replacements"] = words.replacements
+    return found
 
 
 def _described(site: Site) -> dict[str, Any]:
@@ -201,25 +237,16 @@ def _described(site: Site) -> dict[str, Any]:
     }
 
 
-def _site(described: dict[str, Any]) -> Site:
-    return Site(
-        described["name"],
-        tuple(described["shape"]),
-        Activation(*described["activation"]),
-        tuple(described["places"]),
-        described["caller"],
-        described["call"],
-        described.get("arguments", "{}"),
-    )
-
-
 def _check_has(model: nn.Module, site: Site, path: Path) -> None:
     if site.caller is None:
         fits = all(has_activation(model, place, site.activation) for place in site.places)
     else:
-        fits = site.caller in dict(model.named_modules(remove_duplicate=False))
+        modules = dict(model.named_modules(remove_duplicate=False))
+        # The name of a call's clip is new, so that the clip replaces nothing.
+        child = site.name.rpartition(".")[2]
+        fits = site.caller in modules and not hasattr(modules[site.caller], child)
     if not fits:
         raise ValueError(
-            f"{path} has a threshold for the {site.activation.kind} {site.name!r}, which "
+            f"{path} has a threshold for the {site.activation.kind} {short_repr(site.name)}, which "
             f"{type(model).__name__} does not have: it was saved for another model"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from proact.errors import short_repr
 from proact.nn import WeightRange, add_weight_range
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
@@ -36,8 +37,8 @@ class WeightRangeOptions:
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise ValueError(
-                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, "
-                f"got {self.granularity!r}"
+                f"the granularity of weight-range is {' or '.join(GRANULARITIES)}, got "
+                f"{short_repr(self.granularity)}"
             )
         checked_action(self.action)
 

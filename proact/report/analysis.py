@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 from proact.report.units import MetricUnits
 from proact.results import Result
 from proact.results.cells import CellResult, CellSpec
@@ -93,8 +93,8 @@ class Analysis:
         self.limit = DEFAULT_LIMIT * width if limit is None else limit
         if not 0.0 < self.limit <= width:
             raise ValueError(
-                f"the limit of a loss lies in (0, {width:g}], the width of the metric's range; "
-                f"got {limit!r}"
+                f"the limit of a loss lies in (0, {width:g}], the width of the metric's range; got "
+                f"{short_repr(limit)}"
             )
         #: By variant; empty without conditions.
         self.failure_rates = (

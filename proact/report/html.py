@@ -46,8 +46,9 @@ def inline_svg(figure: Figure, name: str = "proact") -> Markup:
     svg = written.getvalue()
     # The XML prolog is for files; the style element would apply to the whole page.
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, count=1, flags=re.DOTALL)
-    return Markup(re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], name), svg))
+    before, _, rest = svg.partition("<style")
+    svg = before + rest.partition("</style>")[2]
+    return Markup(re.sub(r"<[^<>]+>", lambda tag: _of_page(tag[0], name), svg))
 
 
 def _of_page(tag: str, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scipy.stats import binom
 
-from proact.errors import unknown
+from proact.errors import short_repr, unknown
 from proact.options import above_0
 from proact.results.cells import CellSpec
 from proact.results.statistics import Interval
@@ -125,7 +125,7 @@ def hours_until(ber: float, fit_per_mbit: float) -> float:
         ValueError, TypeError: an argument is out of range.
     """
     if not 0.0 < ber < 0.5:
-        raise ValueError(f"ber: expected a probability in (0, 0.5), got {ber!r}")
+        raise ValueError(f"ber: expected a probability in (0, 0.5), got {short_repr(ber)}")
     rate = _checked("fit_per_mbit", fit_per_mbit) / HOURS_OF_FIT / BITS_OF_MBIT
     return -0.5 * math.log1p(-2.0 * ber) / rate
 

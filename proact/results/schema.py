@@ -14,11 +14,13 @@ The columns of ``row`` are those of `proact.results.store.Row`.
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from proact.errors import ProactError
+from proact.files import open_regular
 
 APPLICATION_ID = 0x70726163  # "prac": distinguishes a store from other SQLite files
 SCHEMA_VERSION = 4
@@ -134,14 +136,9 @@ def _known_schema() -> tuple[Parts, Columns]:
 
 def refuse_other_files(path: Path) -> None:
     """Raises ProactError for a file of another kind, before SQLite would lock or change it."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except IsADirectoryError:
-        raise ProactError(f"the store {path} is a folder, expected a file") from None
-    except OSError as error:
-        raise ProactError(f"the store {path} cannot be read: {error.strerror}") from None
+    with open_regular(path, "a store", sys.maxsize) as file:
+        head = file.read(16)
     if head and head != b"SQLite format 3\0":
         raise ProactError(f"{path} is not a proact store: it is not an SQLite file")

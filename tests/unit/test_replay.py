@@ -250,7 +250,7 @@ def test_flips_of_activations_are_no_stored_bits(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "cannot be read"),
+        (None, "expected a list of faults"),
         ("", "not a list of faults"),
         ("[[1]]", "not a list of faults"),
         ('{"kind": "Replay"}', "not a list of faults"),

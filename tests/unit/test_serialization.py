@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from conftest import bits_of, same_bits
 from proact import ProactError, models, protect
 from proact.data import Data
+from proact.models import checkpoint
 from proact.nn import HyReLU, weight_range_of
 from proact.protect import serialization
 
@@ -130,7 +131,7 @@ def test_the_header_says_what_it_is(trained_cnn: nn.Module, digits: Data, tmp_pa
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["proact.protection"])
         assert set(file.keys()) == {f"relu{n}.threshold" for n in (1, 2, 3, 4)}
-    assert header["format"] == 1
+    assert header["format"] == 2
     assert header["applied"][0]["method"] == "proact"
     assert header["applied"][0]["options"]["granularity"] == "hybrid"
     assert header["applied"][0]["options"]["decays"] == [1.0]
@@ -177,21 +178,20 @@ def test_other_files_are_refused(trained_cnn: nn.Module, digits: Data, tmp_path:
     for path, words in (
         (text, "is no saved protection"),
         (tensors, "is no saved protection"),
-        (tmp_path / "missing", "is not there, expected a saved protection"),
-        (tmp_path, "is a folder, expected a saved protection"),
+        (tmp_path / "missing", "there is no file .*: expected a saved protection"),
+        (tmp_path, "is a folder: expected a saved protection"),
     ):
         with pytest.raises(ProactError, match=words):
             protect.load(trained_cnn, path)
     protect.save(protect.protect(trained_cnn, "ranger", digits), newer)
     with safe_open(newer, "pt") as file:
         header = json.loads(file.metadata()["proact.protection"])
-    damaged = {name: value for name, value in header.items() if name != "fingerprint"}
-    save_file(load_file(newer), newer, {"proact.protection": json.dumps(damaged)})
-    with pytest.raises(ProactError, match="is damaged: it lacks fingerprint"):
+    thresholds = load_file(newer)
+    save_file(thresholds, newer, {"proact.protection": json.dumps(header)})
+    with pytest.raises(ProactError, match="has no digest of its content, because an older version"):
         protect.load(trained_cnn, newer)
-    header["format"] = 2
-    save_file(load_file(newer), newer, {"proact.protection": json.dumps(header)})
-    with pytest.raises(
-        ProactError, match="format 2, and this version of proact reads up to format 1"
-    ):
-        protect.load(trained_cnn, newer)
+    for version, advice in ((3, "update proact"), (1, "protect the model again")):
+        text = json.dumps({**header, "format": version})
+        checkpoint.write(newer, thresholds, {"proact.protection": text})
+        with pytest.raises(ProactError, match=f"reads format 2: {advice}"):
+            protect.load(trained_cnn, newer)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import beta, binom, gamma
 
+from proact.errors import short_repr
 from proact.results.statistics.dirichlet_quantile import dirichlet_mean_quantile
 from proact.results.statistics.interval import (
     Interval,
@@ -123,7 +124,7 @@ def quantile_interval(
     """
     checked_confidence(confidence)
     if not 0.0 < level < 1.0:
-        raise ValueError(f"a quantile's level lies in (0, 1), got {level!r}")
+        raise ValueError(f"a quantile's level lies in (0, 1), got {short_repr(level)}")
     x, k = checked_values(values, counts, lowest, highest)
     x, k = _merged(x, k)
     upto = np.cumsum(k)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from proact.errors import short_repr
+
 Numbers = NDArray[np.float64]
 
 
@@ -27,17 +29,18 @@ class Interval(NamedTuple):
 def checked_confidence(confidence: float) -> float:
     """ValueError unless it lies in (0, 1)."""
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence lies in (0, 1), got {confidence!r}")
+        raise ValueError(f"confidence lies in (0, 1), got {short_repr(confidence)}")
     return confidence
 
 
 def checked_margin(margin: float, most: float = math.inf) -> float:
     """ValueError unless it is finite, above 0 and at most ``most``, the width of the range."""
     if not 0.0 < margin < math.inf:
-        raise ValueError(f"a margin is a finite number above 0, got {margin!r}")
+        raise ValueError(f"a margin is a finite number above 0, got {short_repr(margin)}")
     if margin > most:
         raise ValueError(
-            f"a margin is at most {most:g}, the width of the metric's range, got {margin!r}"
+            f"a margin is at most {most:g}, the width of the metric's range, got "
+            f"{short_repr(margin)}"
         )
     return margin
 

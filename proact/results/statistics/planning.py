@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from proact.errors import short_repr
 from proact.results.statistics.interval import Numbers, checked_confidence, checked_margin
 
 #: Of a share between 0 and 1: what nothing can exceed.
@@ -70,7 +71,7 @@ def single_fault_trials(
     if fault_space < 1:
         raise ValueError(f"a fault space holds one fault or more, got {fault_space}")
     if not 0.0 < proportion < 1.0:
-        raise ValueError(f"a proportion lies in (0, 1), got {proportion!r}")
+        raise ValueError(f"a proportion lies in (0, 1), got {short_repr(proportion)}")
     z = normal_quantile(confidence)
     wanted = margin**2 * (fault_space - 1) / (z**2 * proportion * (1.0 - proportion))
     return math.ceil(fault_space / (1.0 + wanted))
