@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from proact.text import label, quoted
+
+#: Longer texts are compared with no name: that takes the square of their length.
+_LONGEST_SUGGESTED = 200
+
 
 class ProactError(Exception):
     """An error whose cause lies outside the arguments: a file, the machine or another program."""
@@ -18,12 +23,14 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> ValueError:
         kind: what the name stands for, as in ``"model"``.
     """
     names = list(known)
-    listed = f"a {kind} is one of {', '.join(names)}; got {given!r}"
+    listed = f"a {kind} is one of {', '.join(map(label, names))}; got {quoted(given)}"
     return ValueError(f"{listed}{closest(given, names)}")
 
 
 def closest(given: object, known: Iterable[str]) -> str:
     """``"; did you mean 'mode'?"`` where a known name is close to the given one, else nothing."""
-    names = {name.lower(): name for name in known}
+    if len(str(given)) > _LONGEST_SUGGESTED:
+        return ""
+    names = {name.lower(): name for name in known if len(name) <= _LONGEST_SUGGESTED}
     close = difflib.get_close_matches(str(given).lower(), names, n=1)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""
+    return f"; did you mean {quoted(names[close[0]])}?" if close else ""

@@ -64,6 +64,7 @@ from proact.results.statistics import (
 )
 from proact.results.store import Store
 from proact.results.stored_trials import trials_of
+from proact.text import label, quoted
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
 Goal = SequentialRule | int | Callable[[CellState], int]
@@ -478,14 +479,15 @@ class CampaignRun:
                 f"{key} is {stored.get(key)} there and {facts[key]} here" for key in differing
             )
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} of another task: {listed}; "
-                "choose another name for this campaign"
+                f"the store {self._store.path} has a campaign {quoted(name)} of another task: "
+                f"{listed}; choose another name for this campaign"
             )
         changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
         if changed:
             raise ProactError(
-                f"the store {self._store.path} has a campaign {name!r} whose variants "
-                f"{', '.join(changed)} are other models; choose another name for this campaign"
+                f"the store {self._store.path} has a campaign {quoted(name)} whose variants "
+                f"{', '.join(map(label, changed))} are other models; choose another name for this "
+                "campaign"
             )
 
     @property

@@ -18,6 +18,7 @@ from proact.encodings.names import ENCODING_NAMES
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, one_of, option
 from proact.results.metric_info import BUILT_IN_METRICS
+from proact.text import check_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,6 +127,10 @@ def _check_images(value: Any) -> object:
             f"expected a number of images of at least 1, 'auto' or 'all', got {value!r}"
         )
     return value
+
+
+def _check_campaign_name(value: Any) -> object:
+    return value is None or check_name("a campaign", value)
 
 
 def _check_notes(value: Any) -> object:
@@ -418,7 +423,7 @@ class RunOptions(CampaignOptions):
     """
 
     store: str | Path | None = option(None, "SQLite file for the rows.")
-    name: str | None = option(None, "Name of the campaign.")
+    name: str | None = option(None, "Name of the campaign.", check=_check_campaign_name)
     executor: Executor | int | None = option(None, "Executor that runs the trials.")
     progress: ProgressCallback | bool | None = option(None, "Progress bars or a callback.")
     policy: Policy | None = option(None, "Policy of another run, to repeat it.")

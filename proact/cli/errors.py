@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proact.cli.output import print_line
 from proact.errors import ProactError
 
 DONE, INTERNAL_ERROR, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -114,4 +115,4 @@ def _warnings_as_sentences() -> Iterator[None]:
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_line(text, to_errors=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proact.errors import closest
+from proact.text import label, quoted
 
 #: Keys and positions, the outermost first.
 KeyPath = tuple[str | int, ...]
@@ -40,7 +41,7 @@ def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
     """
     key = error.path[0] if error.path else None
     if isinstance(key, str) and key in flags:
-        names = [part for part in error.path[1:2] if isinstance(part, str)]
+        names = [label(part) for part in error.path[1:2] if isinstance(part, str)]
         return f"{' '.join([flags[key], *names])}: {error.sentence}"
     return ": ".join(part for part in (source, dotted(error.path), error.sentence) if part)
 
@@ -49,7 +50,8 @@ def dotted(path: KeyPath) -> str:
     """Return a path as text, such as ``variants.both[0].mode``."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = "" if isinstance(part, int) else label(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 
@@ -60,13 +62,13 @@ def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
     if isinstance(cause, ConfigError):
         return ConfigError(cause.sentence, (*path, *cause.path))
     if error["type"] == "extra_forbidden":
-        return ConfigError(f"there is no option {path[-1]!r}{closest(path[-1], keys)}", path)
+        return ConfigError(f"there is no option {quoted(path[-1])}{closest(path[-1], keys)}", path)
     if error["type"] == "value_error":
         return ConfigError(str(cause), path)
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
     # pydantic appends the member type of a union to the path.
     place = path[:-1] if len(path) > 1 and str(path[-1]).startswith(_UNION_PARTS) else path
-    return ConfigError(f"expected {expected}, got {error['input']!r}", place)
+    return ConfigError(f"expected {expected}, got {quoted(error['input'])}", place)
 
 
 _UNION_PARTS = ("int", "str", "float", "bool", "list[", "dict[")

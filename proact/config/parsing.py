@@ -16,6 +16,7 @@ from proact.encodings import Encoding
 from proact.errors import closest, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
 from proact.faults.kinds import StoredFault
+from proact.text import check_name
 
 THRESHOLDS = ".safetensors"
 _PLAIN = (UNPROTECTED, "unprotected")
@@ -249,9 +250,10 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
 
 
 def _name(name: Any) -> str:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"expected a text as the name of a variant, got {name!r}")
-    return name
+    try:
+        return check_name("a variant", name)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def _kinds() -> dict[str, type[Fault]]:

@@ -19,6 +19,7 @@ from proact.nn.batches import Batch
 from proact.nn.forward import Forward
 from proact.protect import threshold_counts
 from proact.report.tables import Column, make_table
+from proact.text import label
 
 _BYTES = 4  # of a float32 threshold
 
@@ -62,7 +63,7 @@ def profile_tables(profile: ModelProfile) -> list[Table]:
     """Make a table of the sites and a table of the memory by granularity."""
     sites = [(site.name, _times(site.shape), f"{site.neurons:,}") for site in profile.sites]
     given = f" on {_times(profile.shape)}" if profile.shape else ""
-    title = f"{profile.model}{given}: activation sites in execution order"
+    title = f"{label(profile.model)}{given}: activation sites in execution order"
     memory = [
         (
             granularity,

@@ -21,6 +21,7 @@ from proact.errors import ProactError
 from proact.protect import Cost
 from proact.report.tables import cost_table
 from proact.report.units import MetricUnits
+from proact.text import label
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     """
     name, variant = list(experiment.variants.items())[-1]
     if not variant.steps:
-        raise ValueError(f"--method: expected a method of protection, got {name}")
+        raise ValueError(f"--method: expected a method of protection, got {label(name)}")
     if path.suffix != THRESHOLDS:
         raise ValueError(f"--out: expected a file *{THRESHOLDS}, got {str(path)!r}")
     torch.set_num_threads(experiment.threads)
@@ -80,7 +81,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         plain = trained(experiment, given, images, kept, stages)
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(
-            f"{name}: protect",
+            f"{label(name)}: protect",
             lambda stage: hardened(
                 variant, plain, images, unfinished, stage, experiment.protect_options
             ),

@@ -18,6 +18,7 @@ from proact.limits import TRIALS
 from proact.results.cells import CellSpec, CellStratum
 from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
 from proact.results.store import Store
+from proact.text import storable
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
 RunKind = Literal["campaign", "layer", "bit"]
@@ -269,7 +270,7 @@ class RunLog:
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",
-                (_now(), outcome, rows, self._session),
+                (_now(), storable(outcome), rows, self._session),
             )
 
 
