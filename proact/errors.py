@@ -22,7 +22,7 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> ValueError:
     Args:
         kind: what the name stands for, as in ``"model"``.
     """
-    names = list(known)
+    names = dict.fromkeys(known)
     listed = f"a {kind} is one of {', '.join(map(label, names))}; got {quoted(given)}"
     return ValueError(f"{listed}{closest(given, names)}")
 

@@ -12,7 +12,10 @@ from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
 from proact.report.units import rate
 from proact.results.cells import CellResult
-from proact.text import label, visible
+from proact.text import label
+
+#: The most characters of a name in a CSV file: Python's module csv reads no field above 131,072.
+_MOST_OF_FIELD = 131_000
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -35,9 +38,9 @@ def as_csv(analysis: Analysis) -> str:
     of strata from which its trials were drawn (0: none). A cell without trials has no values,
     unless it needed none.
 
-    Names are whole, and shown by `proact.text.visible`. A spreadsheet would take a name that begins
-    with ``=``, ``+``, ``-`` or ``@`` for a formula. Such a name, and one that begins with an
-    apostrophe, gets an apostrophe in front; a reader removes the first apostrophe of a name.
+    Names are shown by `proact.text.visible`, whole up to 131,000 characters. A spreadsheet would
+    take a name that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. Such a name, and one
+    that begins with an apostrophe, gets an apostrophe in front; a reader removes it.
     """
     cells = analysis.result.cells
     frame = cells_frame(analysis.result)
@@ -60,7 +63,7 @@ def as_csv(analysis: Analysis) -> str:
 
 def spreadsheet(text: str) -> str:
     """Shows a text so that no program takes it for a formula; see `as_csv`."""
-    shown = visible(text)
+    shown = label(text, _MOST_OF_FIELD)
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "'")) else shown
 
 
