@@ -19,7 +19,7 @@ grimp = pytest.importorskip("grimp", reason="import-linter brings it: pip instal
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "proact"
 #: Modules below all packages, which the drawing leaves out.
-BASE = {"_native", "errors", "lazy_imports", "limits", "options"}
+BASE = {"_native", "errors", "lazy_imports", "limits", "options", "text", "yaml_text"}
 
 
 @pytest.fixture(scope="module")
