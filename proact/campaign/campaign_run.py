@@ -64,7 +64,7 @@ from proact.results.statistics import (
 )
 from proact.results.store import Store
 from proact.results.stored_trials import trials_of
-from proact.text import label, quoted
+from proact.text import label, printable, quoted
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
 Goal = SequentialRule | int | Callable[[CellState], int]
@@ -222,7 +222,7 @@ class CampaignRun:
             if self._pool is not None:
                 stack.callback(self._pool.close)
             if isinstance(error, KeyboardInterrupt):
-                print(self._how_to_resume(), file=sys.stderr)
+                print(printable(self._how_to_resume()), file=sys.stderr)
             self._announcer.end(error)
 
     @property

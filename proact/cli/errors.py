@@ -94,7 +94,12 @@ def _internal_error(error: Exception, arguments: Sequence[str]) -> str:
     named = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
-        "w", prefix="proact-error-", suffix=".txt", delete=False, encoding="utf-8"
+        "w",
+        prefix="proact-error-",
+        suffix=".txt",
+        delete=False,
+        encoding="utf-8",
+        errors="backslashreplace",
     ) as file:
         file.write(f"proact {__version__}, Python {sys.version}\n")
         file.write(f"arguments: {list(arguments)}\n\n{text}")

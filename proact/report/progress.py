@@ -101,7 +101,7 @@ class CampaignBars:
         if is_notebook:
             from IPython.display import display
 
-            line = {"text/plain": final_line(progress)}
+            line = {"text/plain": printable(final_line(progress))}
             display(line, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def _update(self, bars: Progress, progress: Any) -> None:
