@@ -52,6 +52,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def serialize(self, node: yaml.Node) -> None:
+        assert isinstance(node, yaml.MappingNode)
         node.flow_style = False  # one key per line, even if all values are plain
         super().serialize(node)
 
