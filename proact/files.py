@@ -11,7 +11,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
+from proact.text import short_repr
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

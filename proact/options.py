@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
+from proact.text import short_repr
 
 _METADATA = "proact.option"
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from proact.errors import short_repr, shortened
+from proact.text import short_repr, shortened
 
 #: The most values and characters that a text may stand for, aliases counted each time.
 MOST_VALUES = 2_000_000

@@ -45,7 +45,7 @@ from proact.campaign.worker_pool import WorkerPool
 from proact.campaign.worst_cases import worst_cases
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.faults import Fault, Injector, encode
 from proact.faults.encode import selector_of
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
@@ -67,6 +67,7 @@ from proact.results.statistics import (
 from proact.results.store import Store
 from proact.results.store_check import check_store
 from proact.results.stored_trials import trials_of
+from proact.text import label, printable, short_repr
 
 #: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
 Goal = SequentialRule | int | Callable[[CellState], int]
@@ -227,7 +228,7 @@ class CampaignRun:
                 stack.callback(self._pool.close)
             if isinstance(error, INTERRUPTIONS):
                 with suppress(OSError):  # SIGHUP comes when the terminal is gone
-                    print(self._how_to_resume(), file=sys.stderr, flush=True)
+                    print(printable(self._how_to_resume()), file=sys.stderr, flush=True)
             self._announcer.end(error)
 
     @property
@@ -494,7 +495,8 @@ class CampaignRun:
         if changed:
             raise ProactError(
                 f"the store {self._store.path} has a campaign {short_repr(name)} whose variants "
-                f"{', '.join(changed)} are other models; choose another name for this campaign"
+                f"{', '.join(map(label, changed))} are other models; choose another name for this "
+                "campaign"
             )
 
     @property

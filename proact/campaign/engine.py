@@ -73,9 +73,9 @@ def run(
         The result, the same as one that is read back from the store.
 
     Raises:
-        ValueError, TypeError: an argument is out of range, variants or faults are empty, the
-            encoding cannot store a model, or outputs do not fit the labels or each other. No trial
-            is run and nothing is written.
+        ValueError, TypeError: an argument is out of range, variants or faults are empty, a name is
+            empty or has a lone surrogate, the encoding cannot store a model, or outputs do not fit
+            the labels or each other. No trial is run and nothing is written.
         ProactError: the store cannot be used, or its campaign of this name is another task; the
             executor does not accept work.
         KeyboardInterrupt: Ctrl-C interrupted the run; finished units are stored.

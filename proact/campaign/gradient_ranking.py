@@ -24,7 +24,6 @@ from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_evaluation
 from proact.encodings import Bits
 from proact.encodings.scaled_words import StoredScale
-from proact.errors import short_repr
 from proact.faults import ExposedTensor, FaultSpace, encode
 from proact.faults.bounds import guards_of
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
@@ -34,6 +33,7 @@ from proact.nn.forward import Forward, OutputSelector
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_integer
 from proact.results.result import Result
+from proact.text import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from proact.campaign.code_digest import content_of
 from proact.campaign.counts import COLUMNS_VERSION
-from proact.errors import short_repr
 from proact.nn.batches import Batch
+from proact.text import check_name, label, short_repr
 
 #: Maps (outputs, targets, clean outputs) of a batch of m samples to one value per sample, (m,); or,
 #: for a metric of whole trials, lists of these, one element per batch, to one number.
@@ -45,8 +45,9 @@ class Metric:
             (`proact.nn.forward.logits_of`) instead of the output.
 
     Raises:
-        ValueError: a range that is empty or not finite, or ``worst`` outside it.
-        TypeError: ``function`` is not callable.
+        ValueError: a range that is empty or not finite, ``worst`` outside it, or a name that is
+            empty or no Unicode text.
+        TypeError: ``function`` is not callable, or the name is no text.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Metric:
     reads_logits: bool = False
 
     def __post_init__(self) -> None:
+        check_name("a metric", self.name)
         if not -math.inf < self.lowest < self.highest < math.inf:
             raise ValueError(
                 "expected a metric with a finite range [lowest, highest], got "
@@ -86,8 +88,8 @@ class Metric:
         if not isinstance(values, Tensor) or values.shape != (samples,):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
-                f"expected one number per image, ({samples},), from the metric {self.name}, got "
-                f"{shape}"
+                f"expected one number per image, ({samples},), from the metric "
+                f"{label(self.name)}, got {shape}"
             )
         values = values.to(torch.float64)
         return torch.where(values.isnan(), self.worst_value, values).clamp(
@@ -105,7 +107,7 @@ class Metric:
             number = float(value)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(
-                f"expected a number from the metric {self.name}, got {type(value).__name__}"
+                f"expected a number from the metric {label(self.name)}, got {type(value).__name__}"
             ) from None
         if math.isnan(number):
             return self.worst_value

@@ -34,6 +34,7 @@ from proact.nn.model_kinds import is_compiled
 from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.written_state import Place, find_written_state, keep_written_state
 from proact.results.policy import Policy
+from proact.text import label
 
 #: The number of samples in the batches of the checks.
 _SAMPLES = 4
@@ -95,7 +96,7 @@ class _Checks:
         faults: Sequence[Fault],
         measurement: Measurement,
     ) -> None:
-        self._name, self._original, self._injector = name, original, injector
+        self._name, self._original, self._injector = label(name), original, injector
         self._faults, self._measurement = faults, measurement
         self._model = injector.model
         self._batch = _batch_of(measurement, 0)

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from proact.errors import short_repr
 from proact.nn.batches import tensors_in
 from proact.nn.model_kinds import is_compiled
+from proact.text import short_repr
 
 #: Tells whether two tensors, of the first and the second run, are alike; None if it cannot.
 Comparison: TypeAlias = Callable[[Tensor, Tensor], bool | None]

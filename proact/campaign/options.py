@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from proact.encodings.names import ENCODING_NAMES
-from proact.errors import short_repr
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, one_of, option
 from proact.results.metric_info import BUILT_IN_METRICS
+from proact.text import check_name, short_repr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,6 +129,10 @@ def _check_images(value: Any) -> object:
             f"expected a number of images of at least 1, 'auto' or 'all', got {short_repr(value)}"
         )
     return value
+
+
+def _check_campaign_name(value: Any) -> object:
+    return value is None or check_name("a campaign", value)
 
 
 def _check_notes(value: Any) -> object:
@@ -423,7 +427,7 @@ class RunOptions(CampaignOptions):
     """
 
     store: str | Path | None = option(None, "SQLite file for the rows.")
-    name: str | None = option(None, "Name of the campaign.")
+    name: str | None = option(None, "Name of the campaign.", check=_check_campaign_name)
     executor: Executor | int | None = option(None, "Executor that runs the trials.")
     progress: ProgressCallback | bool | None = option(None, "Progress bars or a callback.")
     policy: Policy | None = option(None, "Policy of another run, to repeat it.")

@@ -133,7 +133,7 @@ def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+                return " ".join(line.partition(":")[2].split())
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()

@@ -18,7 +18,6 @@ from proact.campaign.executors import checked_executor
 from proact.campaign.options import RunOptions
 from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
-from proact.errors import short_repr
 from proact.faults import ExactFlips, FaultSpace, encode
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault
@@ -36,6 +35,7 @@ from proact.results.statistics import (
     trial_mean,
 )
 from proact.results.stratum import shares_of, sweep_confidence
+from proact.text import short_repr
 
 _ONE_FLIP = ExactFlips(1)
 #: Trials of every stratum before its standard deviation is known.

@@ -15,7 +15,6 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions
 from proact.data import Split
-from proact.errors import short_repr
 from proact.faults import Fault
 from proact.nn import ErrorCorrection
 from proact.nn.batches import Batch, cloned, tensors_in
@@ -23,6 +22,7 @@ from proact.nn.forward import described
 from proact.nn.written_state import restored
 from proact.results.policy import Policy
 from proact.results.statistics import checked_margin
+from proact.text import check_name, label, short_repr
 
 
 def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -32,9 +32,13 @@ def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         TypeError, ValueError: a value is not a `torch.nn.Module`, or there are no variants.
     """
     for name, model in variants.items():
+        try:
+            check_name("a variant", name)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"variants: {error}") from None
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"variants: expected torch.nn.Module, got {type(model).__name__} for {name}"
+                f"variants: expected torch.nn.Module, got {type(model).__name__} for {label(name)}"
             )
     if not variants:
         raise ValueError("variants: expected at least one, got none")
@@ -83,7 +87,7 @@ def check_margin(margin: float | None, metric: Metric) -> None:
     try:
         checked_margin(margin, metric.highest - metric.lowest)
     except ValueError as error:
-        raise ValueError(f"margin: {error} ({metric.name})") from None
+        raise ValueError(f"margin: {error} ({label(metric.name)})") from None
 
 
 def check_difference_margin(options: CampaignOptions, metric: Metric) -> None:
@@ -100,7 +104,7 @@ def check_difference_margin(options: CampaignOptions, metric: Metric) -> None:
     try:
         checked_margin(margin, metric.highest - metric.lowest)
     except ValueError as error:
-        raise ValueError(f"difference_margin: {error} ({metric.name})") from None
+        raise ValueError(f"difference_margin: {error} ({label(metric.name)})") from None
 
 
 def check_strata(options: CampaignOptions) -> None:
@@ -127,12 +131,12 @@ def check_measurement(measurement: Measurement) -> None:
     if not metric.needs_targets:
         return
     if data.targets is None:
-        raise ValueError(f"data: expected targets for the metric {metric.name}, got none")
+        raise ValueError(f"data: expected targets for the metric {label(metric.name)}, got none")
     if is_of_classes(metric):
         try:
             _ = data.labels
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{error}, which the metric {metric.name} needs") from None
+            raise ValueError(f"{error}, which the metric {label(metric.name)} needs") from None
 
 
 def check_images(images: object, data: Split) -> None:
@@ -165,12 +169,14 @@ def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> 
                 _check_value(metric, output, targets, samples)
             except Exception as error:  # an own metric may raise anything
                 raise ValueError(
-                    f"the metric {metric.name} does not take the outputs of {name}, "
+                    f"the metric {label(metric.name)} does not take the outputs of {label(name)}, "
                     f"{described(output)}: {error}"
                 ) from error
         shapes.setdefault(_shape(output), []).append(name)
     if len(shapes) > 1:
-        listed = ", ".join(f"{shape} from {' and '.join(names)}" for shape, names in shapes.items())
+        listed = ", ".join(
+            f"{shape} from {' and '.join(map(label, names))}" for shape, names in shapes.items()
+        )
         raise ValueError(f"variants: expected outputs of one shape per image, got {listed}")
 
 
@@ -183,13 +189,13 @@ def _output(
     except Exception as error:  # the user's forward may raise anything
         count = "one sample" if samples == 1 else f"{samples} samples"
         raise ValueError(
-            f"{name} raises an error for {count} of the inputs, {described(inputs)}: "
+            f"{label(name)} raises an error for {count} of the inputs, {described(inputs)}: "
             f"{type(error).__name__}: {error}"
         ) from error
     try:
         return measurement.selected(raw)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{label(name)}: {error}") from None
 
 
 def _check_value(metric: Metric, output: Any, targets: Any, samples: int) -> None:
@@ -210,8 +216,8 @@ def _check_classes(output: Tensor, measurement: Measurement, samples: int, name:
     wanted = f"labels go up to {least - 1}, so " if labels is not None else ""
     given = f"{tuple(output.shape)} for {'one image' if samples == 1 else f'{samples} images'}"
     raise ValueError(
-        f"{wanted}the metric {measurement.metric.name} expects outputs of shape (images, classes) "
-        f"with at least {least} classes; {name} gives {given}"
+        f"{wanted}the metric {label(measurement.metric.name)} expects outputs of shape (images, "
+        f"classes) with at least {least} classes; {label(name)} gives {given}"
     )
 
 

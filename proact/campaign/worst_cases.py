@@ -18,6 +18,7 @@ from proact.faults.encode import selector_of
 from proact.faults.kinds import StoredFault
 from proact.results.policy import Policy
 from proact.results.store import Store
+from proact.text import label
 
 
 def random_flips(count: int, faults: Sequence[Fault]) -> ExactFlips:
@@ -72,7 +73,7 @@ def worst_cases(
         )
         made = store.choice(subject)
         if made is None:
-            stage(f"searching the worst {flips} flips of {name}")
+            stage(f"searching the worst {flips} flips of {label(name)}")
             injector = task.injectors[number]
             search = BitSearch(
                 injector.model,

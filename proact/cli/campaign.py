@@ -50,7 +50,7 @@ def campaign(
     The default is a small model on scikit-learn's digits. An interrupted command can be rerun;
     finished work is kept. The exit status is 3 if trials failed.
     """
-    from proact.cli.output import print_json, print_tables
+    from proact.cli.output import print_json, print_line, print_tables
     from proact.config.progress import on_standard_error
     from proact.config.reading import read_experiment
     from proact.config.runner import run
@@ -65,13 +65,13 @@ def campaign(
         print_json(document(outcome))
     else:
         print_tables(*tables(outcome))
-        typer.echo(conditions(outcome))
+        print_line(conditions(outcome))
         for sentence in (*worst_cases(outcome), *outcome.result.findings):
-            typer.echo(sentence)
-        typer.echo(f"rows: {outcome.store}")
+            print_line(sentence)
+        print_line(f"rows: {outcome.store}")
         repeat = ["proact", "campaign", str(outcome.file), "--out", str(out)]
-        typer.echo(f"repeat: {shlex.join(repeat)}")
-        typer.echo(f"report: {page or shlex.join(['proact', 'report', str(out)])}")
+        print_line(f"repeat: {shlex.join(repeat)}")
+        print_line(f"report: {page or shlex.join(['proact', 'report', str(out)])}")
     failed = failed_trials(outcome)
     if failed is not None:
         print_warning(failed)

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proact.errors import ProactError, short_repr, shortened
+from proact.cli.output import print_line
+from proact.errors import ProactError
 from proact.interruption import OrderlyEnd, Terminated
+from proact.text import short_repr, shortened
 
 DONE, INTERNAL_ERROR, BAD_INPUT, TRIALS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -97,7 +99,12 @@ def _internal_error(error: Exception, arguments: Sequence[str]) -> str:
     named = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
     text = "".join(traceback.format_exception(error))
     with tempfile.NamedTemporaryFile(
-        "w", prefix="proact-error-", suffix=".txt", delete=False, encoding="utf-8"
+        "w",
+        prefix="proact-error-",
+        suffix=".txt",
+        delete=False,
+        encoding="utf-8",
+        errors="backslashreplace",
     ) as file:
         file.write(f"proact {__version__}, Python {sys.version}\n")
         file.write(f"arguments: {list(arguments)}\n\n{text}")
@@ -123,4 +130,4 @@ def print_warning(text: str) -> None:
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_line(text, to_errors=True)

@@ -19,7 +19,7 @@ import typer
 
 from proact.options import Option, default_of, options_of
 
-Command = TypeVar("Command", bound=Callable[..., None])
+Command = TypeVar("Command", bound=Callable[..., int | None])
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of tables, for scripts.")

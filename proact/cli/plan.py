@@ -42,7 +42,7 @@ def plan(
     Compares formats, codes and guards that fit a memory budget under the same faults, on validation
     samples. Prints accuracy with intervals, clean accuracy, memory and the time of decoding.
     """
-    from proact.cli.output import print_json, print_tables
+    from proact.cli.output import print_json, print_line, print_tables
     from proact.config.planning import plan_options, planned
     from proact.config.progress import on_standard_error
     from proact.config.reading import read_experiment
@@ -58,4 +58,4 @@ def plan(
         print_json(found.document())
     else:
         print_tables(found.table())
-        typer.echo(f"best: {found}")
+        print_line(f"best: {found}")

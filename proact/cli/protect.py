@@ -54,7 +54,7 @@ def protect(
     Prints their cost without faults. Apply them to a model by proact.protect.load, or use the file
     as a variant: proact campaign --variant relu --variant runs/thresholds.safetensors.
     """
-    from proact.cli.output import print_json, print_tables
+    from proact.cli.output import print_json, print_line, print_tables
     from proact.config.progress import on_standard_error
     from proact.config.protecting import protect_into, protected_table
     from proact.config.reading import read_experiment
@@ -67,4 +67,4 @@ def protect(
         print_json(done.document())
     else:
         print_tables(protected_table(done))
-        typer.echo(f"thresholds: {out}")
+        print_line(f"thresholds: {out}")

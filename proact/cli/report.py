@@ -123,7 +123,7 @@ def report(
 
     Writes one HTML page that works offline, figures (PNG, SVG) and tables (CSV, LaTeX, Markdown).
     """
-    from proact.cli.output import print_json
+    from proact.cli.output import print_json, print_line
     from proact.report import write_report
 
     place = _store_at(store)
@@ -143,7 +143,7 @@ def report(
         print_json({kind: str(path) for kind, path in files.items()})
     else:
         for kind, path in files.items():
-            typer.echo(f"{kind}: {path}")
+            print_line(f"{kind}: {path}")
     if open_it:
         import webbrowser
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proact.errors import LONGEST, closest, short_repr, shortened
+from proact.errors import closest
+from proact.text import label, short_repr
 
 #: Keys and positions, the outermost first.
 KeyPath = tuple[str | int, ...]
@@ -40,7 +41,7 @@ def located(error: ConfigError, source: str, flags: Mapping[str, str]) -> str:
     """
     key = error.path[0] if error.path else None
     if isinstance(key, str) and key in flags:
-        names = [_shown(part) for part in error.path[1:2] if isinstance(part, str)]
+        names = [label(part) for part in error.path[1:2] if isinstance(part, str)]
         return f"{' '.join([flags[key], *names])}: {error.sentence}"
     return ": ".join(part for part in (source, dotted(error.path), error.sentence) if part)
 
@@ -49,16 +50,9 @@ def dotted(path: KeyPath) -> str:
     """Return a path as text, such as ``variants.both[0].mode``."""
     text = ""
     for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += f"{'.' if text else ''}{_shown(part)}"
+        name = "" if isinstance(part, int) else label(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
-
-
-def _shown(key: str) -> str:
-    """A key as it was given, unless it is long or would change the line."""
-    return key if key.isprintable() and len(key) <= LONGEST else short_repr(key)
 
 
 def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
@@ -76,7 +70,6 @@ def from_pydantic(error: Mapping[str, Any], keys: Iterable[str]) -> ConfigError:
     expected = _EXPECTED.get(error["type"], str(error["msg"]).removeprefix("Input should be "))
     # pydantic appends the member type of a union to the path.
     place = path[:-1] if len(path) > 1 and str(path[-1]).startswith(_UNION_PARTS) else path
-    expected = shortened(expected, 300)
     return ConfigError(f"expected {expected}, got {short_repr(error['input'])}", place)
 
 

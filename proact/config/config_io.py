@@ -1,51 +1,24 @@
-"""Read YAML and TOML files as plain values, and write YAML.
-
-YAML follows the core schema of version 1.2, in which ``1e-6`` is a number and ``no`` is a string.
-"""
+"""Read YAML and TOML files as plain values."""
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from proact.errors import short_repr, shortened
 from proact.files import read_regular
 from proact.plain_values import MOST_LEVELS, TOO_DEEP, check_limits, parse_integer
+from proact.text import short_repr, shortened
+from proact.yaml_text import PATTERNS, resolvers
 
 _YAML, _TOML = (".yaml", ".yml"), (".toml",)
 _MOST_BYTES = 1_000_000
 
-# YAML 1.2's core schema: tag and pattern of plain scalars, and their possible first characters.
-_WORDS: list[tuple[str, str, str]] = [
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN"),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:int", r"[-+]?\d+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-]
-
-
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {"": [_compiled(*_WORDS[0][:2])]}
-    for tag, pattern, letters in _WORDS:
-        for letter in letters:
-            found.setdefault(letter, []).append(_compiled(tag, pattern))
-    return found
-
-
-def _compiled(tag: str, pattern: str) -> tuple[str, re.Pattern[str]]:
-    return tag, re.compile(rf"(?:{pattern})\Z")
-
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _resolvers()
+    yaml_implicit_resolvers = resolvers()
 
     # PyYAML's own constructors for other tags, such as !!timestamp, fail on some texts.
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
@@ -99,23 +72,8 @@ _Loader.yaml_constructors[None] = _Loader.construct_undefined
 
 def _fits(node: yaml.ScalarNode) -> bool:
     """Whether a scalar has the form of its tag, which may be explicit, as in ``!!int x``."""
-    patterns = [pattern for tag, pattern, _ in _WORDS if tag == node.tag]
-    return all(re.fullmatch(pattern, node.value) for pattern in patterns)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every string that YAML 1.1 or 1.2 would not read as a string."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *ours]
-        for letter, ours in {
-            **{letter: [] for letter in yaml.SafeDumper.yaml_implicit_resolvers},
-            **_Loader.yaml_implicit_resolvers,
-        }.items()
-    }
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    pattern = PATTERNS.get(node.tag)
+    return pattern is None or pattern.match(node.value) is not None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -140,22 +98,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no experiment: expected keys such as model and variants")
     return values
-
-
-def dump(values: dict[str, Any]) -> str:
-    """Format values as YAML in the order of their keys.
-
-    Lists and mappings of plain values take one line each.
-    """
-    text: str = yaml.dump(
-        values,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=None,
-        width=100,
-    )
-    return text
 
 
 def _yaml(path: Path, text: str) -> Any:

@@ -23,11 +23,12 @@ from proact.config.names import (
     is_user_code,
 )
 from proact.data.registry import names as data_names
-from proact.errors import shortened, unknown
+from proact.errors import unknown
 from proact.models.registry import names as model_names
 from proact.options import above_0, integer, option, with_check, with_default
 from proact.plain_values import parse_json
 from proact.protect.registry import METHODS
+from proact.text import shortened
 
 if TYPE_CHECKING:
     from proact.config.parsing import VariantRecipe

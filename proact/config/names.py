@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from proact.data.registry import names as data_names
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
 from proact.models.registry import names as model_names
 from proact.results.metric_info import BUILT_IN_METRICS
+from proact.text import short_repr
 
 #: The name of the unprotected variant in a list of methods.
 UNPROTECTED = "relu"

@@ -13,9 +13,10 @@ from proact import faults, protect
 from proact.config.config_errors import ConfigError
 from proact.config.names import UNPROTECTED
 from proact.encodings import Encoding
-from proact.errors import closest, short_repr, shortened, unknown
+from proact.errors import closest, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
 from proact.faults.kinds import StoredFault
+from proact.text import check_name, short_repr, shortened
 
 THRESHOLDS = ".safetensors"
 _PLAIN = (UNPROTECTED, "unprotected")
@@ -274,9 +275,10 @@ def _step(method: Any, options: dict[str, Any]) -> MethodStep:
 
 
 def _name(name: Any) -> str:
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"expected a text as the name of a variant, got {short_repr(name)}")
-    return name
+    try:
+        return check_name("a variant", name)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
 
 
 def _kinds() -> dict[str, type[Fault]]:

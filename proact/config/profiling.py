@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from proact.config.user_code import load_model, load_model_for
 from proact.data import Data
-from proact.errors import short_repr
 from proact.models.evaluation import run_checked
 from proact.nn import Site, find_sites
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward
 from proact.protect import threshold_counts
 from proact.report.tables import Column, make_table
+from proact.text import label, short_repr
 
 _BYTES = 4  # of a float32 threshold
 
@@ -63,7 +63,7 @@ def profile_tables(profile: ModelProfile) -> list[Table]:
     """Make a table of the sites and a table of the memory by granularity."""
     sites = [(site.name, _times(site.shape), f"{site.neurons:,}") for site in profile.sites]
     given = f" on {_times(profile.shape)}" if profile.shape else ""
-    title = f"{profile.model}{given}: activation sites in execution order"
+    title = f"{label(profile.model)}{given}: activation sites in execution order"
     memory = [
         (
             granularity,

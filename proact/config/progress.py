@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
+from rich.text import Text
 
 from proact.campaign import CampaignProgress
 from proact.report.progress import make_progress
+from proact.text import printable
 
 _T = TypeVar("_T")
 
@@ -42,8 +44,8 @@ class Stages:
         self._console = console
 
     def say(self, text: str) -> None:
-        """Print a line without formatting."""
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        """Print a line without formatting; names in it are labels."""
+        self._console.print(Text(printable(text)), soft_wrap=True, highlight=False)
 
     def run(self, title: str, work: Callable[[Stage], _T]) -> _T:
         """Run a stage and return the result of ``work``."""

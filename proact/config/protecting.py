@@ -17,11 +17,12 @@ from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stages
 from proact.config.runner import MODELS, checked
 from proact.config.variants import CleanEvaluation, costs, hardened, trained, units_of
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
 from proact.report.tables import cost_table
 from proact.report.units import MetricUnits
+from proact.text import label, short_repr
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
     """
     name, variant = list(experiment.variants.items())[-1]
     if not variant.steps:
-        raise ValueError(f"--method: expected a method of protection, got {name}")
+        raise ValueError(f"--method: expected a method of protection, got {label(name)}")
     if path.suffix != THRESHOLDS:
         raise ValueError(f"--out: expected a file *{THRESHOLDS}, got {short_repr(str(path))}")
     torch.set_num_threads(experiment.threads)
@@ -81,7 +82,7 @@ def protect_into(path: Path, experiment: Experiment, stages: Stages) -> Protecte
         plain = trained(experiment, given, images, kept, stages)
         unfinished = path.with_name(f"{path.stem}.unfinished{THRESHOLDS}")
         model = stages.run(
-            f"{name}: protect",
+            f"{label(name)}: protect",
             lambda stage: hardened(
                 variant, plain, images, unfinished, stage, experiment.protect_options
             ),

@@ -16,8 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, cre
 from proact.config import config_io
 from proact.config.config_errors import ConfigError, from_pydantic, located
 from proact.config.experiment import FORM, Experiment
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.options import Option, default_of, options_of
+from proact.text import short_repr
+from proact.yaml_text import dump
 
 OptionModel = TypeVar("OptionModel")
 
@@ -98,7 +100,7 @@ def write_experiment(experiment: Experiment, path: Path, remark: str = "") -> No
     """
     comments = "".join(f"# {line}\n" for line in remark.splitlines())
     try:
-        path.write_text(comments + config_io.dump(experiment.to_plain()), encoding="utf-8")
+        path.write_text(comments + dump(experiment.to_plain()), encoding="utf-8")
     except OSError as error:
         raise ProactError(f"{path} cannot be written: {error.strerror}") from None
 

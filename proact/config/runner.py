@@ -30,6 +30,7 @@ from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
 from proact.results.result import Result, read
 from proact.results.store import Store
+from proact.text import label
 
 EXPERIMENT, STORE, MODELS = "experiment.yaml", "rows.sqlite", "models"
 _MOST_BYTES = 1 << 30
@@ -129,11 +130,14 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
     for name, variant in experiment.variants.items():
         if not is_as_stored and any(step.method == "ecc" for step in variant.steps):
             raise ValueError(
-                f"variants.{name}: ecc keeps check bits in the words that memory holds, and the "
-                f"encoding {experiment.encoding_name} stores other words: use the encoding native"
+                f"variants.{label(name)}: ecc keeps check bits in the words that memory holds, and "
+                f"the encoding {label(experiment.encoding_name)} stores other words: use the "
+                "encoding native"
             )
         if variant.thresholds is not None and not Path(variant.thresholds).is_file():
-            raise ProactError(f"variants.{name}.thresholds: there is no file {variant.thresholds}")
+            raise ProactError(
+                f"variants.{label(name)}.thresholds: there is no file {variant.thresholds}"
+            )
     return images, given
 
 
@@ -147,7 +151,7 @@ def _run(
     is_top_1 = experiment.metric == "top-1" and experiment.forward is experiment.output is None
     for name, model in variants.items():
         report = faults.encoding_report(model, experiment.encoding, evaluate if is_top_1 else None)
-        stages.say(f"{name} in {report}")
+        stages.say(f"{label(name)} in {report}")
     cost = costs(experiment, variants, plain, images, evaluate)
     common: dict[str, Any] = {
         **experiment.campaign_options,
@@ -196,7 +200,7 @@ def _sweeps(
 
     def sweep(name: str, kind: str) -> Result:
         return stages.run(
-            f"sweep: {name}, each {kind}",
+            f"sweep: {label(name)}, each {kind}",
             lambda stage: functions[kind](
                 variants[name],
                 images,

@@ -11,20 +11,20 @@ import proact
 from proact.config.runner import Outcome
 from proact.report.tables import cost_table, gains_table, strata_table
 from proact.report.units import MetricUnits
+from proact.text import label
 
 
 def tables(outcome: Outcome) -> list[Table]:
     """Make tables of accuracy, gains over the baseline, costs and sweeps."""
+    experiment = outcome.experiment
     found = [outcome.result.table()]
-    if len(outcome.experiment.variants) > 1:
-        found.append(gains_table(outcome.result, outcome.experiment.baseline))
+    if len(experiment.variants) > 1:
+        found.append(gains_table(outcome.result, experiment.baseline))
     # Latency differs between runs; only the report and the document state it.
     costs = {name: {**asdict(cost), "latency": None} for name, cost in outcome.costs.items()}
-    found.append(
-        cost_table(costs, outcome.experiment.encoding_name, MetricUnits.of(outcome.result.spec))
-    )
+    found.append(cost_table(costs, experiment.encoding_name, MetricUnits.of(outcome.result.spec)))
     for (name, kind), sweep in outcome.sweeps.items():
-        title = f"Loss of {name} by {kind}, {outcome.experiment.sweep_fault} in one at a time"
+        title = f"Loss of {label(name)} by {kind}, {label(experiment.sweep_fault)} in one at a time"
         found.append(strata_table(sweep, title))
     return found
 
@@ -34,7 +34,7 @@ def conditions(outcome: Outcome) -> str:
     result, experiment = outcome.result, outcome.experiment
     return (
         f"{result.images_per_trial or outcome.images} test images per trial; all parameters stored "
-        f"as {experiment.encoding_name} and faulted; "
+        f"as {label(experiment.encoding_name)} and faulted; "
         f"proact {proact.__version__}, seed {experiment.seed}"
     )
 
@@ -47,7 +47,7 @@ def worst_cases(outcome: Outcome) -> list[str]:
         left = f"{units.value(outcome.result.clean[name])}{units.unit} without faults"
         for flips, value in worst.values.items():
             left += f", {units.value(value)}{units.unit} after {flips}"
-        lines.append(f"{name}, flips that a search found to hurt most: {left}")
+        lines.append(f"{label(name)}, flips that a search found to hurt most: {left}")
     return lines
 
 

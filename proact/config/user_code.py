@@ -28,8 +28,9 @@ from proact.campaign import Metric
 from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.interruption import Terminated
+from proact.text import short_repr, shortened
 
 # A file that defines both model and data is loaded, and runs, once.
 _files: dict[Path, ModuleType] = {}

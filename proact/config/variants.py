@@ -33,6 +33,9 @@ from proact.nn.forward import Forward
 from proact.protect import Cost
 from proact.protect.fingerprint import fingerprint
 from proact.report.units import MetricUnits
+from proact.text import label, storable
+
+_MOST_BYTES = 80
 
 
 def trained(
@@ -55,7 +58,7 @@ def trained(
     if experiment.epochs is not None:
         recipe = replace(recipe, epochs=experiment.epochs)
     return stages.run(
-        f"{name} on {experiment.data}: train",
+        f"{label(name)} on {label(experiment.data)}: train",
         lambda stage: models.trained(name, images, experiment.seed, folder, stage.steps, recipe),
     )
 
@@ -187,7 +190,7 @@ def _protected(
         protect.save(model, path)
         return model
 
-    return stages.run(f"{name}: protect", harden)
+    return stages.run(f"{label(name)}: protect", harden)
 
 
 def _kept(path: Path, plain: nn.Module) -> nn.Module:
@@ -220,4 +223,7 @@ def _identity(
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)[:80]
+    """Return a part of a file's name; the identity beside it distinguishes names."""
+    part = re.sub(r"[^\w.-]+", "_", storable(name))
+    # File systems count bytes.
+    return part.encode()[:_MOST_BYTES].decode(errors="ignore")

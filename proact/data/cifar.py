@@ -19,8 +19,9 @@ import numpy as np
 from proact.data import file_lookup
 from proact.data.dataset import Augmentation, Data
 from proact.data.normalization import Pixels, from_pixels
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.files import open_regular
+from proact.text import short_repr, shortened
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32

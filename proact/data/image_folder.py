@@ -19,8 +19,9 @@ from proact.data.dataset import (
 )
 from proact.data.normalization import normalised
 from proact.data.split import Split
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.files import open_regular
+from proact.text import short_repr, shortened
 
 # The values of ImageNet, with which models for photographs are usually trained.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

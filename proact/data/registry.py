@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
+from proact.text import short_repr
 
 if TYPE_CHECKING:
     from proact.data.dataset import Data

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor, activation
 from proact.ops.number_formats import NumberFormat
+from proact.text import short_repr
 
 if TYPE_CHECKING:
     from proact.encodings.scaled_words import StoredScale

@@ -19,9 +19,9 @@ from proact.encodings.integers import QUANTISED, check_quantised, is_quantised, 
 from proact.encodings.scaled_words import IntegerElement, ScaledWord
 from proact.encodings.scales import PowerOfTwo, ScalePart, Unsigned, scale_part
 from proact.encodings.small_floats import FloatFormat, MemoryFloat8
-from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor, activation
 from proact.ops.number_formats import ScaleLayout
+from proact.text import short_repr
 
 #: The longest block.
 _LONGEST_BLOCK = 1 << 20

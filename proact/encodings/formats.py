@@ -17,7 +17,8 @@ from proact.encodings.names import (
     SMALL_FLOAT_NAMES,
 )
 from proact.encodings.small_floats import small_float_named
-from proact.errors import closest, short_repr
+from proact.errors import closest
+from proact.text import short_repr
 
 
 def format_named(name: str) -> Encoding | None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from proact.encodings.base import Encoding
 from proact.encodings.coded import RANGE, Coded
 from proact.encodings.formats import format_named, unknown_encoding
-from proact.errors import short_repr
+from proact.text import short_repr
 
 
 def encoding_named(name: str | Encoding) -> Encoding:

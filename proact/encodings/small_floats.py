@@ -21,10 +21,10 @@ from proact.encodings.base import (
     unsigned_memory,
 )
 from proact.encodings.floats import FloatLayout, memory_float
-from proact.errors import short_repr
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import SmallFloatWord
 from proact.ops.rounding import rounded_to_words
+from proact.text import short_repr
 
 #: The names of formats that have one of their own, by the bits of exponent and mantissa.
 _NAMES = {(4, 3): "float8_e4m3", (5, 2): "float8_e5m2"}

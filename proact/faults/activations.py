@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.encodings import Bits, Encoding, Word, encoding_named
 from proact.encodings.scaled_words import ScaledWord, StoredScale, scales_of
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.record import Record
@@ -28,6 +28,7 @@ from proact.nn.tensor_inventory import StoredTensor, activation, types_of
 from proact.ops.plain_memory import lack_of_memory
 from proact.ops.plan import checked_ber
 from proact.ops.seeds import stream_of
+from proact.text import short_repr
 
 #: Layers that return their input; they store no new activation.
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from proact.errors import short_repr
 from proact.faults.selectors import (
     Selector,
     checked_where,
@@ -16,6 +15,7 @@ from proact.faults.selectors import (
 )
 from proact.nn.tensor_inventory import StoredTensor
 from proact.plain_values import parse_json
+from proact.text import short_repr
 
 T = TypeVar("T")
 

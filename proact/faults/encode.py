@@ -22,6 +22,7 @@ from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import named_memories, stored_tensors
 from proact.ops._memory import extent, may_overlap, once
 from proact.ops.plain_memory import checked_memory, has_plain_memory
+from proact.text import label
 
 
 def encode(model: nn.Module, encoding: EncodingLike, *, where: Selector | None = "*") -> nn.Module:
@@ -124,7 +125,8 @@ class EncodingReport:
 
     def __str__(self) -> str:
         worst = max(self.tensors, key=lambda loss: loss.largest_error)
-        text = f"{self.encoding}: largest rounding error {worst.largest_error:.3g} ({worst.tensor})"
+        largest = f"{worst.largest_error:.3g} ({label(worst.tensor)})"
+        text = f"{label(self.encoding)}: largest rounding error {largest}"
         text += f", {self.saturated} of {sum(t.elements for t in self.tensors)} numbers saturated"
         text += f", {self.bits_per_parameter:.4g} bits a parameter"
         if self.accuracy_before is not None and self.accuracy_after is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proact.encodings import Bits, Encoding
 from proact.encodings.base import same_bits
 from proact.encodings.scaled_words import StoredScale
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.bursts import burst_places, check_fits
 from proact.faults.coded_target import CodedTarget, flipped_before
@@ -31,6 +31,7 @@ from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tens
 from proact.ops._memory import may_overlap, once
 from proact.ops.plain_memory import has_plain_memory
 from proact.ops.plan import FlipPlaces
+from proact.text import short_repr
 
 #: The replays whose targets are kept.
 _MOST_REPLAYS = 16

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from proact.encodings import Bits
-from proact.errors import short_repr
 from proact.faults.selectors import Selector, checked_where, shown, where_from_json, where_to_json
 from proact.limits import STREAMS
 from proact.ops.plan import checked_ber, checked_integer
 from proact.plain_values import parse_json
+from proact.text import short_repr
 
 #: One rate for all tensors, or rates by selector; a tensor has the rate of its first match.
 Rates = float | Mapping[Selector, float] | tuple[tuple[Selector, float], ...]

@@ -13,10 +13,10 @@ from proact.encodings.base import MemoryWord
 from proact.encodings.coded import Coded
 from proact.encodings.integers import Native
 from proact.encodings.scaled_words import StoredScale, scales_of
-from proact.errors import short_repr
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, names_scales, shown
 from proact.nn.tensor_inventory import StoredTensor, activation
+from proact.text import short_repr
 
 #: An encoding, its name, or encodings by selector; a tensor has the encoding of its first match.
 EncodingLike = str | Encoding | Mapping[Selector, str | Encoding]

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proact.encodings.scaled_words import owner_of
-from proact.errors import short_repr
 from proact.faults.coded_target import DecodedFlips
 from proact.faults.decoding import CORRECTED, DETECTED, MISCORRECTED, OUTCOMES
 from proact.faults.exposed_tensor import ExposedTensor
@@ -19,6 +18,7 @@ from proact.faults.replay import FaultSite, Replay
 from proact.faults.reversible_flips import ReversibleFlips
 from proact.faults.rollback import undo_all
 from proact.ops.plan import FlipColumns
+from proact.text import short_repr
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
     "tensor": lambda exposed: exposed.name,

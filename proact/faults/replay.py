@@ -13,11 +13,12 @@ import numpy as np
 
 from proact.encodings import Word
 from proact.encodings.coded import CodedWord
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.faults.kinds import Fault, fault_from_json
 from proact.files import read_regular
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer
+from proact.text import short_repr, shortened
 
 _MOST_BYTES = 1 << 30
 Shapes = Mapping[str, tuple[int, ...]] | tuple[tuple[str, tuple[int, ...]], ...]

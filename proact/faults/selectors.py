@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from proact.errors import short_repr
 from proact.nn.tensor_inventory import KINDS, StoredTensor
+from proact.text import short_repr
 
 
 @dataclass(frozen=True)

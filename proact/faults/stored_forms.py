@@ -8,12 +8,13 @@ from functools import cached_property
 
 from proact.encodings import Bits, Encoding, Word
 from proact.encodings.scaled_words import ScaledWord, StoredScale, owner_of, scales_of
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.selectors import Selector, matches, names_scales, select
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plain_memory import checked_memory, has_plain_memory
 from proact.ops.seeds import stream_of
+from proact.text import short_repr
 
 
 class _LackedBitsError(ValueError):

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from proact.encodings import Bits
-from proact.errors import short_repr
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault, checked_bits
 from proact.faults.selectors import Selector, shown
 from proact.ops.plan import checked_ber, checked_integer
 from proact.ops.seeds import derived_seed, derived_words
+from proact.text import short_repr
 
 #: The least and the largest number of flips in a part of the fault space; None: no upper limit.
 Range = tuple[int, int | None]

@@ -20,9 +20,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from proact.data.split import content
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.files import open_regular, refuse_special
 from proact.plain_values import parse_json
+from proact.text import short_repr, shortened
 
 _HEADER = "proact.training"
 _WEIGHTS, _MOMENTUM = "weights/", "momentum/"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Augmentation, Data
-from proact.errors import short_repr
+from proact.text import short_repr
 
 _FEW_IMAGES = 10_000
 _SHALLOW, _DEEP = 6, 10  # layers with weights

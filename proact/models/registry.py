@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
+from proact.text import short_repr
 
 if TYPE_CHECKING:
     from torch import nn

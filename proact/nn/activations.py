@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proact.errors import short_repr
 from proact.nn.hyrelu import ClippedActivation, HyReLU
+from proact.text import short_repr
 
 #: The kinds of activation that can be sites.
 KINDS = ("relu", "gelu", "silu", "hardswish")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from proact.errors import short_repr
+from proact.text import short_repr
 
 _ATOMS = (bool, int, float, complex, str, bytes)
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
+from proact.text import short_repr
 
 #: A value that torch.fx passes as a proxy: a tensor, or an object that is used like one.
 _PROXY = "proxy"

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from proact.errors import short_repr
 from proact.nn.activations import (
     Activation,
     FunctionModule,
@@ -31,6 +30,7 @@ from proact.nn.forward import Forward
 from proact.nn.hyrelu import ClippedActivation
 from proact.nn.site import eval_mode, without_fast_path
 from proact.nn.skipping import Skip
+from proact.text import short_repr
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
 from proact.nn.coded_words import encode_bounds, encode_tensor
 from proact.nn.replacements import replacement_for
@@ -21,6 +21,7 @@ from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
+from proact.text import short_repr
 
 Bounds = tuple[Tensor, Tensor]
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from proact.errors import short_repr
 from proact.nn.batches import Batch, tensors_in
+from proact.text import short_repr
 
 #: Selects a part of an output: an attribute or key, a position, or a function of the output.
 OutputSelector: TypeAlias = str | int | Callable[[Any], Any]

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from proact.errors import short_repr
 from proact.nn.error_correction import ErrorCorrection
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
@@ -17,6 +16,7 @@ from proact.nn.stored_guard import StoredGuard
 from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode
 from proact.ops.scrub_plan import Scrubbed
+from proact.text import short_repr
 
 Guard = TypeVar("Guard", bound=StoredGuard)
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.errors import short_repr
 from proact.nn.function_copy import FunctionCopies
 from proact.nn.model_kinds import is_compiled_module, refuse_lazy
 from proact.nn.object_walk import ObjectGraph, walk
 from proact.nn.tensor_views import is_view_like, tensor_of_storage
+from proact.text import short_repr
 
 _NEW_LOCKS: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,

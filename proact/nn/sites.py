@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.errors import short_repr
 from proact.nn.activations import (
     Activation,
     FunctionModule,
@@ -40,6 +39,7 @@ from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.written_state import restored
+from proact.text import short_repr
 
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
 

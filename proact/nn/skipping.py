@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from proact.errors import short_repr
+from proact.text import short_repr
 
 
 def checked_skip(skip: Sequence[str]) -> tuple[str, ...]:

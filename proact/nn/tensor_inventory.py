@@ -16,6 +16,7 @@ from proact.nn.model_kinds import refuse_lazy
 from proact.nn.stored_guard import StoredGuard
 from proact.ops._memory import extent
 from proact.ops.plain_memory import has_plain_memory
+from proact.text import check_name
 
 #: The kinds of stored tensors.
 KINDS = ("weight", "bias", "normalisation", "statistics", "threshold", "bound", "scale", "other")
@@ -120,10 +121,13 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     Empty tensors are left out.
 
     Raises:
-        ValueError: tensors that share a part of their memory, or a parameter without a shape.
+        ValueError: tensors that share a part of their memory, a parameter without a shape, or a
+            tensor or module whose name has a lone surrogate.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     refuse_lazy(model)
+    for name in modules:
+        check_name("a module", name or "the model")
     names: dict[tuple[object, ...], list[str]] = {}
     found: dict[tuple[object, ...], _Member] = {}
     for member in _members(model):
@@ -135,6 +139,7 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
     stored = []
     for key, member in found.items():
         name, owner, tensor, is_buffer, is_scale = member
+        check_name("a tensor", name)
         layer, _, leaf = owner.rpartition(".")
         # Tensors of a parametrization belong to the layer whose weight is computed from them.
         layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")

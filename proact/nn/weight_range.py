@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
 from proact.ops.range_plan import RangePlan, checked_action
 from proact.ops.sweep_log import SweepLog
+from proact.text import short_repr
 
 #: The unit that has its own bounds: a tensor, or an output channel.
 GRANULARITIES = ("tensor", "channel")

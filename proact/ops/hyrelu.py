@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proact.errors import short_repr
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
@@ -21,6 +20,7 @@ from proact.ops.plain_memory import (
     is_plain_on_host,
     lies_in_storage,
 )
+from proact.text import short_repr
 
 _library = torch.library.Library("proact", "FRAGMENT")
 # The mode is called clip here: torch.library calls an argument of its own "mode".

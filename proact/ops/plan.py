@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact import _native
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import NumberFormat, UnreadWord
 from proact.ops.plain_memory import MemoryGuard, address_of, checked_memory, refuse_lost
+from proact.text import short_repr
 
 
 class FlipPlaces(NamedTuple):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from proact import _native
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.ops import _range_reference as reference
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
 from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
 from proact.ops.sweep_log import SweepLog
+from proact.text import short_repr
 
 #: The replacements for a value outside its range, in the order of csrc/core/value_range.hpp.
 ACTIONS = ("zero", "saturate")

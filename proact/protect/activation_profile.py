@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Split
-from proact.errors import short_repr
 from proact.models.evaluation import examples
 from proact.nn import Site, observed
 from proact.nn.batches import Batch, cloned, split_batch
 from proact.nn.forward import Forward, as_forward
 from proact.nn.site import eval_mode
 from proact.nn.sites import traced_sites
+from proact.text import short_repr
 
 GRANULARITIES = ("layer", "channel", "neuron", "hybrid")
 

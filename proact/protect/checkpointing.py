@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from proact.errors import ProactError, short_repr
+from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.nn import Site
 from proact.protect.clips import threshold_problem
 from proact.protect.distributed import DistributedContext
 from proact.protect.tolerance import Verdict
+from proact.text import short_repr
 
 _HEADER = "proact.protecting"
 _MOST_BYTES = 4 << 30

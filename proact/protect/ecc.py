@@ -15,7 +15,6 @@ from torch import nn
 
 from proact.encodings.coded import has_only_small_integers
 from proact.encodings.codes import code_named, words_code
-from proact.errors import short_repr
 from proact.faults import Where
 from proact.faults.by_selector import BySelector, pairs_to_plain, selector_pairs
 from proact.faults.selectors import Selector, matches, shown
@@ -32,6 +31,7 @@ from proact.ops._memory import may_overlap
 from proact.ops.in_place_code import TensorCode
 from proact.ops.plain_memory import has_plain_memory
 from proact.protect.method import GuardMethod
+from proact.text import short_repr
 
 #: The dtypes whose words are coded.
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8)

@@ -16,7 +16,6 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.errors import short_repr
 from proact.faults import BitFlip, Where
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.limits import SEEDS
@@ -33,6 +32,7 @@ from proact.protect.fault_scoring import FaultScorer
 from proact.protect.method import ClipMethod
 from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import ClipOptions, check_deployed_mode, checked_count
+from proact.text import short_repr
 
 #: Bit error rates, per stored bit; the score places them at equal steps.
 RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)

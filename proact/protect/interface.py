@@ -17,7 +17,7 @@ from proact.data import Data
 from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
 from proact.models.evaluation import check_fit, examples, run_checked
 from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
@@ -43,6 +43,7 @@ from proact.protect.objective import CLASSES, Loss, Objective, SampleMetric
 from proact.protect.options import ClipOptions, TrainedOptions
 from proact.protect.registry import METHODS
 from proact.protect.serialization import Protection, attach, protection_of, unprotected_fingerprint
+from proact.text import short_repr
 
 
 def methods() -> list[str]:

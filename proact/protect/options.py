@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.errors import short_repr
 from proact.limits import SEEDS
 from proact.nn import Site
 from proact.nn.activations import checked_kinds
@@ -19,6 +18,7 @@ from proact.ops.hyrelu import check_mode_and_slope
 from proact.ops.plan import checked_integer
 from proact.protect.activation_profile import check_quantile, profile_quantiles
 from proact.protect.checkpointing import MethodRun
+from proact.text import short_repr
 
 #: How far thresholds lie above the profile, as a share of their size.
 MARGIN = 1e-4

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proact.errors import short_repr
 from proact.limits import SEEDS, TRIALS
 from proact.options import Options, above_0, between_0_and_1, integer, number, option
 from proact.protect.registry import METHODS
+from proact.text import short_repr
 
 #: The name of the model as it is among the guards.
 NO_GUARD = "none"

@@ -15,7 +15,6 @@ from proact.data import Data, Split
 from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
-from proact.errors import short_repr
 from proact.faults import BitFlip, encoding_report
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.nn.batches import Batch, tensors_in
@@ -37,6 +36,7 @@ from proact.protect.plan_result import (
 )
 from proact.protect.protection_cost import latency_ratio
 from proact.results.statistics import Interval, Prior, Trials, confidence_at_stop, trial_mean
+from proact.text import short_repr
 
 _FIRST_TRIALS, _HEATS = 8, 32
 #: Encoded copies are kept between rounds while they take fewer bytes than this in all.

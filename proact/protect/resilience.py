@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proact.data import Data
-from proact.errors import short_repr
 from proact.faults import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding, named_or_checked
 from proact.nn import Site
@@ -33,6 +32,7 @@ from proact.protect.objective import CLASSES, Objective
 from proact.protect.options import checked_count
 from proact.protect.proact import ProactOptions, SiteTraining, can_train
 from proact.protect.threshold_trainer import ThresholdTrainer
+from proact.text import short_repr
 
 
 @dataclass(frozen=True)

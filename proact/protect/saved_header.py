@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from proact.errors import ProactError, short_repr, shortened
+from proact.errors import ProactError
 from proact.nn.activations import KINDS, Activation
 from proact.nn.site import Site
 from proact.ops.hyrelu import check_mode_and_slope
 from proact.protect.registry import METHODS
+from proact.text import short_repr, shortened
 
 FORMAT = 2
 #: The methods that clip no activation.

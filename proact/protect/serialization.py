@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.errors import short_repr, shortened
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
 from proact.nn.call_rewriter import TraceError
@@ -30,6 +29,7 @@ from proact.protect.ecc import add_ecc
 from proact.protect.fingerprint import fingerprint
 from proact.protect.saved_header import FORMAT, SavedHeader, checked_header, damaged
 from proact.protect.weight_range import add_guard
+from proact.text import short_repr, shortened
 
 _HEADER = "proact.protection"
 _ATTRIBUTE = "proact_protection"

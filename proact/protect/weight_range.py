@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from proact.errors import short_repr
 from proact.nn import WeightRange, add_weight_range
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
 from proact.ops.plain_memory import has_plain_memory
 from proact.ops.range_plan import checked_action
 from proact.protect.method import GuardMethod
+from proact.text import short_repr
 
 
 @dataclass(frozen=True)

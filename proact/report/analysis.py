@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
 from proact.report.units import MetricUnits
 from proact.results import Result
 from proact.results.cells import CellResult, CellSpec
 from proact.results.failure_rate import MemoryConditions, budget_in_fit
 from proact.results.run_log import Variant
 from proact.results.statistics import Interval
+from proact.text import short_repr
 
 #: Verdicts allow a loss of this part of the metric's range where no limit is given.
 DEFAULT_LIMIT = 0.05

@@ -13,6 +13,7 @@ from proact.report.plots import accuracy_figure
 from proact.results.cells import CellResult
 from proact.results.result import Result
 from proact.results.statistics import Interval, independent_difference
+from proact.text import label
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class Comparison:
     def __init__(self, here: Analysis, other: Result, name: str) -> None:
         run = here.run
         if (other.spec, other.sessions) == (run, here.result.sessions):
-            raise ValueError(f"{name} is the campaign of the page itself; name another one")
+            raise ValueError(f"{label(name)} is the campaign of the page itself; name another one")
         if _metric(other) != _metric(here.result):
             raise ValueError(
-                f"campaigns are compared in one metric; this one has {run.metric} in "
-                f"[{run.lowest:g}, {run.highest:g}], and {name} has {other.metric} in "
-                f"[{other.spec.lowest:g}, {other.spec.highest:g}]"
+                f"campaigns are compared in one metric; this one has {label(run.metric)} in "
+                f"[{run.lowest:g}, {run.highest:g}], and {label(name)} has {label(other.metric)} "
+                f"in [{other.spec.lowest:g}, {other.spec.highest:g}]"
             )
         self.name, self._here, self._there = name, here, Analysis(other)
         theirs = {
@@ -73,9 +74,10 @@ class Comparison:
             if (mine.variant, mine.fault) in theirs
         ]
         if not self.cells:
+            ours, others = (", ".join(map(label, a.variants)) for a in (here, self._there))
             raise ValueError(
-                f"no variant has a cell under the same fault in both campaigns; here are "
-                f"{', '.join(here.variants)}, and {name} has {', '.join(self._there.variants)}"
+                f"no variant has a cell under the same fault in both campaigns; here are {ours}, "
+                f"and {label(name)} has {others}"
             )
 
     @property

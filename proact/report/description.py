@@ -7,6 +7,9 @@ from typing import Any
 
 from proact.report.analysis import Analysis
 from proact.results.run_log import RunSpec
+from proact.text import label
+
+_MOST_OF_RECIPE = 1000
 
 #: The papers of the methods. Methods of proact's own have none.
 _PAPERS = {
@@ -23,21 +26,26 @@ def models_described(analysis: Analysis) -> str:
     has them: the command line writes them, and `proact.campaign.run` knows the classes alone."""
     recipes = experiment_of(analysis.run).get("variants")
     if isinstance(recipes, Mapping) and set(analysis.variants) <= set(recipes):
-        described = [f"{name} ({recipe_described(recipes[name])})" for name in analysis.variants]
+        described = [
+            f"{label(name)} ({label(recipe_described(recipes[name]), _MOST_OF_RECIPE)})"
+            for name in analysis.variants
+        ]
     else:
-        described = [f"{each.name} ({each.model_class})" for each in analysis.run.variants]
+        described = [
+            f"{label(each.name)} ({label(each.model_class)})" for each in analysis.run.variants
+        ]
     variants = f"The variants were {'; '.join(described)}."
     subject = model_and_data(analysis.run)
     return f"The model was {subject}. {variants}" if subject else variants
 
 
 def model_and_data(run: RunSpec) -> str:
-    """``resnet20 on fashion-mnist``; empty where the store does not name the model."""
+    """In labels, ``resnet20 on fashion-mnist``; empty where the store does not name the model."""
     noted = experiment_of(run)
     model = noted.get("model", noted.get("network"))  # the key of older versions
     if model is None:
         return ""
-    return f"{model} on {noted['data']}" if "data" in noted else str(model)
+    return f"{label(model)} on {label(noted['data'])}" if "data" in noted else label(model)
 
 
 def experiment_of(run: RunSpec) -> Mapping[str, Any]:

@@ -6,10 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
 from proact.report.units import rate
 from proact.results.cells import CellResult
+from proact.text import label
+
+#: The most characters of a name in a CSV file: Python's module csv reads no field above 131,072.
+_MOST_OF_FIELD = 131_000
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -18,6 +24,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
     "[": "{[}",  # after a line's end, LaTeX reads a length in brackets
     "]": "{]}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -28,7 +36,12 @@ def as_csv(analysis: Analysis) -> str:
     """One row per cell: the columns of `proact.results.Result.to_pandas`, the number of exposed
     bits, the realised BER, whether the cell is finished, whether it needed no trial, and the number
     of strata from which its trials were drawn (0: none). A cell without trials has no values,
-    unless it needed none."""
+    unless it needed none.
+
+    Names are shown by `proact.text.visible`, whole up to 131,000 characters. A spreadsheet would
+    take a name that begins with ``=``, ``+``, ``-`` or ``@`` for a formula. Such a name, and one
+    that begins with an apostrophe, gets an apostrophe in front; a reader removes it.
+    """
     cells = analysis.result.cells
     frame = cells_frame(analysis.result)
     frame["bits"] = [analysis.specs[cell.variant, cell.fault].bits for cell in cells]
@@ -42,7 +55,16 @@ def as_csv(analysis: Analysis) -> str:
     frame.loc[missing, measured] = None
     # A cell that needs no trial has a value, but no means over trials.
     frame.loc[[not cell.trials for cell in cells], ["flips", "non_finite", "raised"]] = None
+    for column in ("variant", "fault"):
+        frame[column] = [spreadsheet(text) for text in frame[column]]
+    frame.columns = pd.Index([spreadsheet(str(column)) for column in frame.columns])
     return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def spreadsheet(text: str) -> str:
+    """Shows a text so that no program takes it for a formula; see `as_csv`."""
+    shown = label(text, _MOST_OF_FIELD)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "'")) else shown
 
 
 _KNOWN_WITHOUT_TRIALS = (
@@ -53,7 +75,10 @@ _KNOWN_WITHOUT_TRIALS = (
 
 @dataclass(frozen=True)
 class ExportTable:
-    """A table as text: its title, its headings, and its rows; the first column names the row."""
+    """A table as text: its title, its headings, and its rows; the first column names the row.
+
+    The title is a sentence, in which names are labels. Headings and cells may be names.
+    """
 
     title: str
     headings: Sequence[str]
@@ -75,7 +100,7 @@ def _value_table(analysis: Analysis, family: Family) -> ExportTable:
     units, run = analysis.units, analysis.run
     unit = f" in {units.unit}" if units.unit else ""
     title = (
-        f"{units.name}{unit} under {family.name}, {run.encoding}, with "
+        f"{label(units.name)}{unit} under {label(family.name)}, {label(run.encoding)}, with "
         f"{100 * run.confidence:g} % intervals"
     )
     names = analysis.variants
@@ -91,8 +116,8 @@ def _gain_table(analysis: Analysis, family: Family) -> ExportTable:
     units, others = analysis.units, [name for name in family.gains if family.gains[name]]
     unit = f" in {units.unit_of_differences}" if units.unit_of_differences else ""
     title = (
-        f"Paired difference to {analysis.baseline}{unit} under {family.name}, "
-        f"{analysis.run.encoding}, with {100 * analysis.run.confidence:g} % intervals"
+        f"Paired difference to {label(analysis.baseline)}{unit} under {label(family.name)}, "
+        f"{label(analysis.run.encoding)}, with {100 * analysis.run.confidence:g} % intervals"
     )
     rows = [
         [rate(ber), *(_gain_text(analysis, family, name, fault) for name in others)]
@@ -118,7 +143,7 @@ def _cost_table(analysis: Analysis) -> ExportTable:
         ]
         for name, cost in costs.items()
     ]
-    return ExportTable(f"Cost of protection in {analysis.run.encoding}", headings, rows)
+    return ExportTable(f"Cost of protection in {label(analysis.run.encoding)}", headings, rows)
 
 
 def _cell_text(analysis: Analysis, cell: CellResult | None) -> str:
@@ -138,14 +163,18 @@ def _gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> 
 
 
 def as_latex(analysis: Analysis) -> str:
-    """The tables for LaTeX with the package booktabs."""
+    """The tables for LaTeX with the package booktabs.
+
+    Names with characters that LaTeX's fonts lack, such as Chinese ones, need LuaLaTeX or XeLaTeX
+    and a font that has them.
+    """
     return "\n".join(map(_latex_table, export_tables(analysis)))
 
 
 def _latex_table(table: ExportTable) -> str:
     def line(texts: Sequence[str]) -> str:
         # The empty group keeps a star from becoming a part of the line's end before it.
-        return f"    {{}}{' & '.join(map(latex, texts))} \\\\"
+        return f"    {{}}{' & '.join(latex(label(text)) for text in texts)} \\\\"
 
     lines = [
         r"\begin{table}",
@@ -170,10 +199,12 @@ def as_markdown(analysis: Analysis) -> str:
 
 def _markdown_table(table: ExportTable) -> str:
     def line(texts: Sequence[str]) -> str:
-        return f"| {' | '.join(map(markdown, texts))} |"
+        return f"| {' | '.join(markdown(label(text)) for text in texts)} |"
 
     alignment = f"|---|{'---:|' * (len(table.headings) - 1)}"
-    lines = [markdown(table.title), "", line(table.headings), alignment, *map(line, table.rows), ""]
+    # A dash or a number at the beginning of a line would begin a list, and = underline a heading.
+    title = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", markdown(table.title))
+    lines = [title, "", line(table.headings), alignment, *map(line, table.rows), ""]
     return "\n".join(lines)
 
 
@@ -184,5 +215,5 @@ def latex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escapes text for Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$&~])", r"\\\1", text)
+    """Escapes text for Markdown, for codes of emoji such as ``:smile:`` too."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$&~:!])", r"\\\1", text)

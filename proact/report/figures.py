@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from proact.report.analysis import Analysis, Family
@@ -15,9 +15,11 @@ from proact.report.html import inline_svg
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
+from proact.report.style import as_text
 from proact.report.units import MetricUnits, rate
 from proact.results import Result
 from proact.results.stratum import Stratum
+from proact.text import label
 
 _REM_PER_INCH = 7.0
 #: Rates with a smaller relative difference count as equal: users type rounded ones.
@@ -35,7 +37,7 @@ class PageFigure:
     """
 
     name: str
-    label: str
+    label: Markup
     width: float
     svg: Markup
 
@@ -116,7 +118,7 @@ class PageFigures:
         confidence = analysis.run.confidence
         accuracy = self._drawn(
             f"accuracy{suffix}",
-            f"{units.name} over bit error rate under {family.name}",
+            f"{label(units.name)} over bit error rate under {label(family.name)}",
             accuracy_figure(cells, confidence, units),
         )
         gains = {
@@ -127,8 +129,8 @@ class PageFigures:
         if not gains:
             return FamilyFigures(family, accuracy, None)
         figure = gain_figure(gains, analysis.baseline, analysis.variants, confidence, units)
-        label = f"paired difference to {analysis.baseline} over bit error rate"
-        return FamilyFigures(family, accuracy, self._drawn(f"gain{suffix}", label, figure))
+        alternative = f"paired difference to {label(analysis.baseline)} over bit error rate"
+        return FamilyFigures(family, accuracy, self._drawn(f"gain{suffix}", alternative, figure))
 
     def compared(self, comparison: Comparison) -> list[PageFigure]:
         """The lines of two campaigns, one figure per family of faults."""
@@ -136,9 +138,9 @@ class PageFigures:
         for number, family in enumerate(self._analysis.families):
             figure = comparison.figure(family)
             if figure is not None:
-                label = f"comparison with {comparison.name} under {family.name}"
+                alternative = f"comparison with {label(comparison.name)} under {label(family.name)}"
                 name = f"compared-{number}" if number else "compared"
-                shown.append(self._drawn(name, label, figure))
+                shown.append(self._drawn(name, alternative, figure))
         return shown
 
     def _of_trials(self, first: str | None) -> list[TrialsFigure]:
@@ -163,8 +165,9 @@ class PageFigures:
             )
             is_first = fault == first
             name = "trials" if is_first else f"trials-{len(shown)}"
-            label = f"distribution of the {analysis.units.name} of trials at {rate(ber)}"
-            shown_figure = self._drawn(name, label, figure, has_files=is_first)
+            metric = label(analysis.units.name)
+            alternative = f"distribution of the {metric} of trials at {rate(ber)}"
+            shown_figure = self._drawn(name, alternative, figure, has_files=is_first)
             shown.append(TrialsFigure(fault, rate(ber), shown_figure, is_first))
         return shown
 
@@ -197,11 +200,11 @@ class PageFigures:
         for (kind, fault, *_), of_variants in sorted(groups.items(), reverse=True):
             name = f"per-{kind}" if f"per-{kind}" not in names else f"per-{kind}-{len(names)}"
             names.add(name)
-            label = f"loss by {kind} under {fault} in it alone"
+            alternative = f"loss by {kind} under {label(fault)} in it alone"
             strata = {variant: sweep.strata for variant, sweep in of_variants.items()}
             last = list(of_variants.values())[-1]
             units = MetricUnits.of(last.spec)
-            figure = self._drawn(name, label, self._map(kind, strata, of_variants, units))
+            figure = self._drawn(name, alternative, self._map(kind, strata, of_variants, units))
             is_finished = all(sweep.is_finished for sweep in of_variants.values())
             shown.append(SweepFigure(last, strata, figure, units, is_finished))
         return shown
@@ -229,19 +232,21 @@ class PageFigures:
         variants = list(dict.fromkeys([*self._analysis.variants, *sweeps]))
         run = next(iter(sweeps.values())).spec
         unit = f" ({units.unit_of_differences})" if units.unit_of_differences else ""
-        label = f"loss of {units.name}{unit}, {100 * run.confidence:g} % interval"
+        loss = f"loss of {as_text(units.name)}{unit}, {100 * run.confidence:g} % interval"
         if kind == "layer":
-            return layers_figure(strata, variants, label, units)
+            return layers_figure(strata, variants, loss, units)
         fields = {
             cell.part: cell.field
             for sweep in sweeps.values()
             for cell in sweep.spec.cells
             if cell.part is not None
         }
-        return bits_figure(strata, fields, variants, label, units)
+        return bits_figure(strata, fields, variants, loss, units)
 
-    def _drawn(self, name: str, label: str, figure: Figure, has_files: bool = True) -> PageFigure:
+    def _drawn(
+        self, name: str, alternative: str, figure: Figure, has_files: bool = True
+    ) -> PageFigure:
         if has_files:
             self.figures[name] = figure
         width = round(_REM_PER_INCH * figure.get_figwidth(), 1)
-        return PageFigure(name, label, width, inline_svg(figure, name))
+        return PageFigure(name, escape(alternative), width, inline_svg(figure, name))

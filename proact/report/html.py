@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from proact.text import MOST_OF_CELL, label
+
 if TYPE_CHECKING:  # it imports matplotlib
     from matplotlib.figure import Figure
 
@@ -18,7 +20,11 @@ _IDS = re.compile(r'(\bid="|xlink:href="#|url\(#)')
 
 
 def rendered(template: str, **values: object) -> str:
-    """Renders a template of this package; values are escaped."""
+    """Renders a template of this package.
+
+    A ``str`` is a name: its `label` is shown, with HTML's escapes. A sentence, in which names are
+    labels already, comes as ``Markup``.
+    """
     return _templates().get_template(template).render(**values)
 
 
@@ -65,10 +71,18 @@ def _of_page(tag: str, name: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("proact.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_name_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["label"] = label
+    return made
+
+
+def _name_shown(value: object) -> object:
+    is_name = isinstance(value, str) and not isinstance(value, Markup)
+    return label(value, MOST_OF_CELL) if is_name else value

@@ -14,6 +14,7 @@ from proact.report.description import listed, models_described, storage_describe
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellResult
 from proact.results.findings import finding_sentences
+from proact.text import label
 
 #: The model of each kind of fault.
 _KINDS = {
@@ -67,20 +68,20 @@ def _value(units: MetricUnits, cell: CellResult) -> str:
 
 def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:
     units, gains = analysis.units, family.gains.get(variant, {})
-    better = analysis.run.is_better_higher
+    better, baseline = analysis.run.is_better_higher, label(analysis.baseline)
     parts = []
     largest = largest_gain(gains, better)
     if largest is None:
-        parts.append(f"no gain over {analysis.baseline} is shown at any tested rate")
+        parts.append(f"no gain over {baseline} is shown at any tested rate")
     else:
         fault, gain = largest
         parts.append(
-            f"its largest gain over {analysis.baseline} is {units.amount(gain.estimate)} "
+            f"its largest gain over {baseline} is {units.amount(gain.estimate)} "
             f"({units.interval_of_difference(gain)}), at {rate(family.faults[fault])}"
         )
     worse = [rate(family.faults[fault]) for fault in losses(gains, better)]
     if worse:
-        parts.append(f"it is worse than {analysis.baseline} at {listed(worse)}")
+        parts.append(f"it is worse than {baseline} at {listed(worse)}")
     return parts
 
 
@@ -90,7 +91,7 @@ def _costing(analysis: Analysis, cost: VariantCost, units: MetricUnits) -> str:
     parts = []
     if units.value(cost.clean) != units.value(clean):
         sign = "-" if lost < 0 else ""
-        parts.append(f"{sign}{units.amount(lost)} of the fault-free {units.name}")
+        parts.append(f"{sign}{units.amount(lost)} of the fault-free {label(units.name)}")
     if cost.thresholds or cost.bounds:
         parts.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
     if cost.latency is not None:
@@ -107,7 +108,7 @@ def how_measured(analysis: Analysis, family: Family) -> str:
     """A paragraph on the method of measurement, for a paper."""
     run, environment = analysis.run, analysis.environment
     kind = family.name.partition("(")[0]
-    narrowed = f" ({family.name})" if family.name != kind else ""
+    narrowed = f" ({label(family.name)})" if family.name != kind else ""
     storage = "" if kind == "ActivationFlip" else storage_described(analysis)
     target = "the outputs of layers" if kind == "ActivationFlip" else "parameters and buffers"
     judged = (
@@ -119,15 +120,15 @@ def how_measured(analysis: Analysis, family: Family) -> str:
         [
             models_described(analysis),
             f"Faults were injected with proact {environment.get('proact', '')} (PyTorch "
-            f"{environment.get('torch', '')}) into {target} stored as {run.encoding}{narrowed}: "
-            f"{_KINDS.get(kind, kind)}.",
+            f"{environment.get('torch', '')}) into {target} stored as {label(run.encoding)}"
+            f"{narrowed}: {_KINDS.get(kind, label(kind))}.",
             *([storage] if storage else []),
             f"A trial is one fault pattern, drawn as a function of the seed ({run.seed}), the "
             "trial's number and each tensor's name (Philox 4x32-10, J. Salmon et al., SC 2011), "
             f"and judged on {judged}. All variants met the same fault patterns and images.",
             *_stopping(analysis, family),
             f"Intervals ({100 * run.confidence:g} %, two-sided, for each cell alone) are for the "
-            f"mean {analysis.units.name} over fault patterns, with the trial as the unit of "
+            f"mean {label(analysis.units.name)} over fault patterns, with the trial as the unit of "
             "replication: Gaffke's bound for bounded variables (N. Gaffke, Math. Methods Stat. "
             "14, 2005), which allows for failures that no trial has met yet, "
             "trials without a flip counted with their exact probability, and the fault-free "
@@ -163,7 +164,7 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if run.paired:
         sentences.append(
             "Further trials, which the variants' own results do not use, were run until half the "
-            f"width of the interval of a difference to {run.variants[0].name} was at most "
+            f"width of the interval of a difference to {label(run.variants[0].name)} was at most "
             f"{analysis.units.amount(run.difference_margin or 0.0)}."
         )
     stratified = {cell.fault for cell in cells if cell.strata}
@@ -185,7 +186,7 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
         if run.relative_margin is not None and cell.trials + cell.failed == run.trials
     ]
     if wider:
-        names = listed([f"{cell.variant} at {rate(cell.ber)}" for cell in wider])
+        names = listed([f"{label(cell.variant)} at {rate(cell.ber)}" for cell in wider])
         sentences.append(
             f"The largest number of trials ended {names}: the interval there is wider, and its "
             "worse end bounds the loss."

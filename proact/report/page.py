@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
-import yaml
 from markupsafe import Markup, escape
 
 from proact.report.analysis import Analysis, mark
@@ -17,6 +17,8 @@ from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
 from proact.report.units import rate
 from proact.results.run_log import facts_digest
+from proact.text import label, printable
+from proact.yaml_text import dump
 
 #: The most failed trials that are listed.
 _MOST_FAILURES = 20
@@ -40,7 +42,7 @@ def page(
     run = analysis.run
     return rendered(
         "report.html",
-        title=_title(analysis),
+        title=escape(_title(analysis)),
         analysis=analysis,
         run=run,
         units=analysis.units,
@@ -50,11 +52,11 @@ def page(
         figures=figures,
         comparison=comparison,
         compared_figures=[] if comparison is None else figures.compared(comparison),
-        paragraphs=[how_measured(analysis, family) for family in analysis.families],
+        paragraphs=[_whole(how_measured(analysis, family)) for family in analysis.families],
         sessions=analysis.result.sessions,
         failures=_failures(analysis)[:_MOST_FAILURES],
         identity=facts_digest(run.facts),
-        facts=json.dumps(run.facts, indent=2, sort_keys=True),
+        facts=escape(json.dumps(run.facts, indent=2, sort_keys=True)),
         experiment=_repeating(analysis),
         store=store,
         others=others,
@@ -63,14 +65,14 @@ def page(
 
 def empty_page(store: str, is_older: bool) -> str:
     """The page of a store without a campaign; an older store may hold rows without a run."""
-    title = "Nothing to report yet"
+    title = Markup("Nothing to report yet")
     return rendered("report_empty.html", title=title, store=store, is_older=is_older)
 
 
 def _title(analysis: Analysis) -> str:
     run = analysis.run
-    classes = " and ".join(dict.fromkeys(variant.model_class for variant in run.variants))
-    return model_and_data(run) or run.name or classes
+    classes = " and ".join(dict.fromkeys(label(variant.model_class) for variant in run.variants))
+    return model_and_data(run) or label(run.name or "") or classes
 
 
 def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:
@@ -82,11 +84,12 @@ def _failures(analysis: Analysis) -> list[tuple[str, str, int, str]]:
 
 
 def _whole(text: str) -> Markup:
-    """Escapes text and forbids line breaks inside rates, such as after the ``-`` of ``1e-5``."""
-    return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', str(escape(text))))
+    """Sentences for HTML, without line breaks inside rates, such as after the ``-`` of ``1e-5``."""
+    shown = str(escape(printable(text, sys.maxsize)))
+    return Markup(_RATE.sub(r'<span class="rate">\g<0></span>', shown))
 
 
-def _repeating(analysis: Analysis) -> str | None:
+def _repeating(analysis: Analysis) -> Markup | None:
     """The experiment file that repeats the run, with the chosen number of images per trial."""
     run = analysis.run
     experiment = run.notes.get("experiment")
@@ -94,4 +97,4 @@ def _repeating(analysis: Analysis) -> str | None:
         experiment = {**experiment, "images_per_trial": run.images_per_trial or "all"}
     if experiment is None:
         return None
-    return str(yaml.safe_dump(experiment, sort_keys=False, allow_unicode=True))
+    return escape(dump(experiment))

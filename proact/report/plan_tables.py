@@ -31,11 +31,11 @@ def plan_table(plan: Plan) -> Table:
         *(f"at {each}" for each in rates if len(rates) > 1),
         "clean %",
         "clean cost",
-        *(["numbers\nclamped"] if some_clamped else []),
-        "bits a\nweight",
-        "bits a\nnumber",
-        "decode\nns a word",
-        "time of\na pass",
+        *([Column(("numbers", "clamped"))] if some_clamped else []),
+        Column(("bits a", "weight")),
+        Column(("bits a", "number")),
+        Column(("decode", "ns a word")),
+        Column(("time of", "a pass")),
         "trials",
     ]
     title = (

@@ -44,7 +44,7 @@ def accuracy_figure(
     if units.is_share:
         axes.set_ylim(0, 100)
     unit = f" ({units.unit})" if units.unit else ""
-    _finish(figure, axes, f"{units.name}{unit}, {100 * confidence:g} % interval")
+    _finish(figure, axes, f"{as_text(units.name)}{unit}, {100 * confidence:g} % interval")
     return figure
 
 

@@ -73,7 +73,7 @@ def trials_figure(
     axes.set_xlim(-0.6, n - 0.4)
     axes.grid(visible=False, axis="x")
     unit = f" ({units.unit})" if units.unit else ""
-    axes.set_ylabel(f"{units.name} of a trial{unit}")
+    axes.set_ylabel(f"{as_text(units.name)} of a trial{unit}")
     axes.set_xlabel("width: share of the trials")
     return figure
 

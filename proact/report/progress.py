@@ -12,21 +12,24 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
 from proact.interruption import INTERRUPTIONS
 from proact.report.units import MetricUnits
+from proact.text import printable
 
 if TYPE_CHECKING:
     from proact.results.cells import CellState
 
 #: Cells that are shown at the same time, unfinished ones first.
 _MOST_CELLS = 12
+#: The most characters of a text beside a bar: a label of a variant and one of a fault.
+_MOST_LETTERS = 250
 #: A notebook redraws all bars in every refresh.
 _NOTEBOOK_REFRESHES_PER_SECOND = 2.0
 
@@ -44,14 +47,25 @@ class _TimeLeft(TimeRemainingColumn):
         return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
 
 
+class _Sentence(ProgressColumn):
+    """A text in one line, without markup; names in it are labels."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(self._form.format(task=task).replace("\n", " "), _MOST_LETTERS))
+
+
 def make_progress(console: Console, *, transient: bool = False) -> Progress:
     """The bars that every long command of proact shows."""
     return Progress(
-        TextColumn("{task.description:<34}", markup=False),
+        _Sentence("{task.description:<34}"),
         BarColumn(),
         MofNCompleteColumn(),
         _TimeLeft(),
-        TextColumn("{task.fields[note]}", markup=False),
+        _Sentence("{task.fields[note]}"),
         console=console,
         transient=transient,
         refresh_per_second=_NOTEBOOK_REFRESHES_PER_SECOND if console.is_jupyter else 10.0,
@@ -88,7 +102,7 @@ class CampaignBars:
         if is_notebook:
             from IPython.display import display
 
-            line = {"text/plain": final_line(progress)}
+            line = {"text/plain": printable(final_line(progress))}
             display(line, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def _update(self, bars: Progress, progress: Any) -> None:

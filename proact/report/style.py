@@ -19,13 +19,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from proact.text import label
+
 #: After M. Okabe and K. Ito, "Color universal design" (2008), without yellow; darkened until lines
 #: have a contrast of 3 to white (WCAG 2.2, 1.4.11).
 COLOURS = ("#000000", "#CF8300", "#0072B2", "#00936B", "#C04A00", "#CC79A7", "#3A9BDC")
 _MARKERS = "osD^vPX"
 _LINES: Sequence[str | tuple[int, tuple[int, ...]]] = ("-", "--", ":")
 
-#: The most letters of a name in a figure; tables have it whole.
+#: The most letters of a name in a figure; tables have longer ones.
 MOST_LETTERS = 48
 #: The average width of a letter in a figure.
 LETTER_INCHES = 0.085
@@ -70,18 +72,15 @@ class ShownFigure(Figure):
 
 
 def as_text(name: str, most: int = MOST_LETTERS) -> str:
-    """A name for matplotlib: ``$`` starts no mathematics, and ``_`` at the start does not hide it
-    from legends. A name of more than ``most`` letters is shortened in the middle."""
-    if len(name) > most:
-        kept = most - 1
-        name = f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
-    shown = name.replace("$", r"\$")
+    """The label of a name for matplotlib: ``$`` starts no mathematics, and ``_`` at the start does
+    not hide it from legends."""
+    shown = label(name, most).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def widest(names: Iterable[str]) -> float:
     """The approximate width in inches of the longest name in a figure."""
-    return LETTER_INCHES * max((min(len(name), MOST_LETTERS) for name in names), default=0)
+    return LETTER_INCHES * max((len(label(name, MOST_LETTERS)) for name in names), default=0)
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:

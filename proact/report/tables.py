@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from proact.report.analysis import mark
 from proact.report.units import MetricUnits, rate
 from proact.results.cells import CellDetails, CellResult
 from proact.results.result import Result
 from proact.results.statistics import Interval
+from proact.text import MOST_OF_CELL, label
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,12 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: its title.
+        heading: its title, or the lines of its title.
         is_text: whether it is aligned to the left.
         footer: below its last row.
     """
 
-    heading: str
+    heading: str | tuple[str, ...]
     is_text: bool = False
     footer: str = ""
 
@@ -45,37 +47,52 @@ def make_table(
 ) -> Table:
     """A table of rich; every table of proact is made here.
 
+    Nothing in it is markup. Headings and cells are shown by `label`.
+
     Args:
         columns: a text is the heading of a column of numbers.
-        rows: their cells are shown as ``str`` shows them.
+        rows: their cells are shown as ``str`` shows them, a tuple with one line for each element.
+        title, caption: sentences, in which names are labels already.
         grouped: whether rows with the same first cell stand together: the cell is shown once, and a
             line separates the groups.
     """
-    table = Table(title=title, caption=caption, show_header=show_header)
+    table = Table(
+        title=None if title is None else Text(title),
+        caption=None if caption is None else Text(caption),
+        show_header=show_header,
+    )
     for each in columns:
         column = Column(each) if isinstance(each, str) else each
         table.add_column(
-            column.heading,
-            column.footer,
+            _shown(column.heading),
+            _shown(column.footer),
             justify="left" if column.is_text else "right",
             overflow="fold",
         )
         table.show_footer |= bool(column.footer)
     for first, group in groupby(rows, key=lambda row: row[0] if grouped else None):
         for index, row in enumerate(group):
-            cells = list(map(str, row))
-            table.add_row("" if grouped and index else cells[0], *cells[1:])
+            cells = list(map(_shown, row))
+            table.add_row(Text() if grouped and index else cells[0], *cells[1:])
         if grouped and first is not None:
             table.add_section()
     return table
+
+
+def _shown(cell: object) -> Text:
+    """A cell as text without markup and emoji codes; most cells are names or numbers."""
+    lines = cell if isinstance(cell, tuple) else (cell,)
+    return Text("\n".join(label(line, MOST_OF_CELL) for line in lines))
 
 
 def cells_frame(result: Result, with_details: bool = False) -> pd.DataFrame:
     """One row per cell; accuracies and shares in [0, 1]."""
     details = result.details() if with_details else {}
     frame: pd.DataFrame = pd.DataFrame(
-        {**_summary(cell), **_detail_columns(details.get((cell.variant, cell.fault)))}
+        # The metric may be the loss, which is among the details too.
+        {**_summary(cell), **_detail_columns(details.get((cell.variant, cell.fault))), **values}
         for cell in result.cells
+        for values in [{metric_column(cell.metric): cell.value.estimate}]
     )
     return frame
 
@@ -86,7 +103,7 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "variant": cell.variant,
         "fault": cell.fault,
         "ber": cell.ber,
-        "accuracy" if cell.metric == "top-1" else cell.metric: cell.value.estimate,
+        metric_column(cell.metric): cell.value.estimate,
         "low": cell.value.low,
         "high": cell.value.high,
         "sdc": sdc.estimate,
@@ -99,6 +116,19 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "non_finite": cell.non_finite,
         "raised": cell.raised,
     }
+
+
+def metric_column(metric: str) -> str:
+    """The column of a metric; its name may be that of another column."""
+    if metric == "top-1":
+        return "accuracy"
+    return f"{metric} (metric)" if _OTHER_COLUMNS.fullmatch(metric) else metric
+
+
+_OTHER_COLUMNS = re.compile(
+    "variant|fault|ber|low|high|clean|trials|failed|flips|non_finite|raised|bits|realised_ber"
+    "|finished|needs_no_trial|strata|((sdc|sdc5|sdc10|sdc20|top5|critical|quantile_.*)(_low|_high)?)"
+)
 
 
 #: Shares that a cell has without its details.
@@ -163,7 +193,7 @@ def cells_table(result: Result) -> Table:
         "mean flips",
         "trials",
     ]
-    title = f"{units.name[0].upper()}{units.name[1:]} under faults"
+    title = f"{label(units.heading)} under faults"
     return make_table(columns, rows, title, grouped=True)
 
 
@@ -218,7 +248,7 @@ def gains_table(result: Result, baseline: str) -> Table:
         *("difference", interval, "pairs"),
     ]
     return make_table(
-        columns, rows, f"Difference to {baseline} on the same faults{unit}", grouped=True
+        columns, rows, f"Difference to {label(baseline)} on the same faults{unit}", grouped=True
     )
 
 
@@ -266,7 +296,7 @@ _ACCURACY = MetricUnits("top-1")
 
 
 class _CostColumn(NamedTuple):
-    heading: str
+    heading: str | tuple[str, ...]
     value: Callable[[Mapping[str, Any]], float | None]
     form: Callable[[float], str]
 
@@ -275,15 +305,15 @@ def _cost_columns(units: MetricUnits) -> tuple[_CostColumn, ...]:
     metric = "accuracy" if units.metric == "top-1" else units.name
     return (
         _CostColumn(
-            "added\nnumbers", lambda cost: cost["thresholds"] + cost["bounds"], "{}".format
+            ("added", "numbers"), lambda cost: cost["thresholds"] + cost["bounds"], "{}".format
         ),
         _CostColumn("bytes", lambda cost: cost["bytes"], "{:g}".format),
-        _CostColumn("% of all\nothers", lambda cost: cost["percent"], "{:.2f}".format),
+        _CostColumn(("% of all", "others"), lambda cost: cost["percent"], "{:.2f}".format),
         _CostColumn(
-            f"clean\n{metric} {units.unit}".rstrip(), lambda cost: cost["clean"], units.fine
+            ("clean", f"{metric} {units.unit}".rstrip()), lambda cost: cost["clean"], units.fine
         ),
-        _CostColumn("before\nhardening", lambda cost: cost["clean_soft"], units.fine),
-        _CostColumn("time of\na pass", lambda cost: cost["latency"], "{:.2f}x".format),
+        _CostColumn(("before", "hardening"), lambda cost: cost["clean_soft"], units.fine),
+        _CostColumn(("time of", "a pass"), lambda cost: cost["latency"], "{:.2f}x".format),
     )
 
 
@@ -315,11 +345,11 @@ def cost_table(
         rows.append((variant, *shown))
     headings: list[Column | str] = [
         Column("variant", is_text=True),
-        *(column.heading for column in columns),
+        *(Column(column.heading) for column in columns),
     ]
     return make_table(
         headings,
         rows,
-        f"Cost of protection, {encoding}, no faults",
+        f"Cost of protection, {label(encoding)}, no faults",
         "added numbers: thresholds of activations, and bounds and replacements of parameters",
     )

@@ -34,13 +34,14 @@ class MetricUnits:
         return self.metric if info is None else info.label
 
     @property
+    def heading(self) -> str:
+        """The name with a capital letter."""
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
     def accuracy_of(self) -> str:
         """The metric as the beginning of a title: ``Accuracy`` for shares of correct images."""
-        return (
-            "Accuracy"
-            if self.metric in ("top-1", "top-5")
-            else self.name[:1].upper() + self.name[1:]
-        )
+        return "Accuracy" if self.metric in ("top-1", "top-5") else self.heading
 
     @property
     def unit(self) -> str:

@@ -13,6 +13,7 @@ from proact.results.interval_set import IntervalSet
 from proact.results.statistics import Interval, ProgressEstimate
 from proact.results.store import CellKey
 from proact.results.stored_json import stored
+from proact.text import label
 
 #: The names of two strata: only tensors that not every variant has are hit; no flip at all.
 OWN, NO_FLIPS = "own", "no flips"
@@ -84,9 +85,9 @@ class CellSpec:
 
     @property
     def label(self) -> str:
-        """Variant and fault, and the stratum if there are several."""
+        """Variant and fault in labels, and the stratum if there are several."""
         stratum = "" if self.stratum is None else f", stratum {self.stratum.name}"
-        return f"{self.variant} {self.fault}{stratum}"
+        return f"{label(self.variant)} {label(self.fault)}{stratum}"
 
 
 @dataclass(eq=False)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from scipy.stats import binom
 
-from proact.errors import short_repr, unknown
+from proact.errors import unknown
 from proact.options import above_0
 from proact.results.cells import CellSpec
 from proact.results.statistics import Interval
+from proact.text import label, short_repr
 
 if TYPE_CHECKING:
     from proact.results.result import Result
@@ -159,7 +160,9 @@ def failure_rates(
         elif result.cell(*names).needs_no_trial:
             found = Interval(0.0, 0.0, 1.0 - (cell.unflipped or 0.0))
         else:
-            raise ValueError(f"the cell of {cell.variant} under {cell.fault} has no trials yet")
+            raise ValueError(
+                f"the cell of {label(cell.variant)} under {label(cell.fault)} has no trials yet"
+            )
         assert cell.bits is not None
         at_reload = _at_reload(found, cell, ber)
         fit = Interval(*(HOURS_OF_FIT * end / reload_hours for end in at_reload))

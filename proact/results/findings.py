@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from proact.text import label
+
 _MOST_NAMES = 5
 
 
@@ -18,7 +20,8 @@ def finding_sentences(notes: Mapping[str, Any]) -> list[str]:
         One sentence for each kind of finding of each variant; empty if the checks found nothing.
     """
     sentences = []
-    for variant, found in notes.get("checks", {}).items():
+    for name, found in notes.get("checks", {}).items():
+        variant = label(name)
         if unread := found.get("unread"):
             sentences.append(
                 f"No input reads {_listed(unread)} of {variant}, so faults there are harmless."
@@ -34,5 +37,5 @@ def finding_sentences(notes: Mapping[str, Any]) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - _MOST_NAMES
-    shown = ", ".join(names[:_MOST_NAMES])
+    shown = ", ".join(map(label, names[:_MOST_NAMES]))
     return f"{shown} and {more} more tensors" if more > 0 else shown

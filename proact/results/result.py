@@ -25,6 +25,7 @@ from proact.results.store_check import check_store, opened_again
 from proact.results.stored_trials import trials_of
 from proact.results.stratum import Stratum, stratum, sweep_confidence
 from proact.results.worst_case import WorstCase, worst_cases_in
+from proact.text import label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,8 +140,8 @@ class Result:
         if stratum not in named:
             if stratum is None:
                 raise ValueError(
-                    f"the trials of {variant} under {fault} were drawn in strata: name one of "
-                    f"{', '.join(map(str, named))}"
+                    f"the trials of {label(variant)} under {label(fault)} were drawn in strata: "
+                    f"name one of {', '.join(map(str, named))}"
                 )
             raise unknown("stratum", stratum, [str(name) for name in named])
         with opened_again(self._store) as store:

@@ -21,6 +21,7 @@ from proact.results.spec_check import check_spec
 from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
 from proact.results.store import Store
 from proact.results.stored_json import made_from, parsed_object, shown, stored
+from proact.text import storable
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
 RunKind = Literal["campaign", "layer", "bit"]
@@ -269,7 +270,7 @@ class RunLog:
                 )
             self._store.execute(
                 "UPDATE session SET ended = ?, outcome = ?, rows = ? WHERE id = ?",
-                (_now(), outcome, rows, self._session),
+                (_now(), storable(outcome), rows, self._session),
             )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from proact.results.database import Database
+from proact.text import storable
 
 
 class Row(NamedTuple):
@@ -144,7 +145,7 @@ class Store(Database):
         """Records a failed trial. Another process may still store its row."""
         self.execute(
             "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?)",
-            (*cell, trial, attempts, error),
+            (*cell, trial, attempts, storable(error)),
         )
 
     def forget_failures(self, cell: CellKey, attempts: int = 1) -> bool:

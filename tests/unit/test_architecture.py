@@ -19,7 +19,10 @@ grimp = pytest.importorskip("grimp", reason="import-linter brings it: pip instal
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "proact"
 #: Modules below all packages, which the drawing leaves out.
-BASE = {"_native", "errors", "files", "lazy_imports", "limits", "options", "plain_values"}
+BASE = {
+    *("_native", "errors", "files", "interruption", "lazy_imports", "limits", "options"),
+    *("plain_values", "text", "yaml_text"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from proact.cli.main import main
 from proact.config.parsing import faults_from, split_options, variants_from
 from proact.config.reading import read_experiment
 from proact.encodings import encoding_named
-from proact.errors import LONGEST, closest, short_repr, shortened
+from proact.errors import closest
 from proact.faults.by_selector import selector_pairs
 from proact.options import above_0, integer
 from proact.plain_values import MOST_LEVELS, check_limits, parse_json
+from proact.text import MOST_OF_VALUE, short_repr, shortened
 
 MIB = 1 << 20
 
@@ -160,7 +161,7 @@ def test_json_within_the_limits_is_what_json_says() -> None:
 )
 def test_a_given_value_is_short_and_one_line(value: object) -> None:
     text = short_repr(value)
-    assert len(text) <= LONGEST
+    assert len(text) <= MOST_OF_VALUE
     assert text.isprintable()
 
 
@@ -177,7 +178,7 @@ def test_the_cost_of_a_message_does_not_grow_with_the_value() -> None:
         nested = [nested] * 9  # 9^40 values
     tracemalloc.start()
     try:
-        assert len(short_repr(nested)) <= LONGEST
+        assert len(short_repr(nested)) <= MOST_OF_VALUE
         assert closest(nested, ["mode"]) == ""
         assert closest("mode" * 100_000, ["mode"]) == ""
         assert tracemalloc.get_traced_memory()[1] < MIB
@@ -188,7 +189,7 @@ def test_the_cost_of_a_message_does_not_grow_with_the_value() -> None:
 def test_a_shortened_text_keeps_both_ends() -> None:
     assert shortened("short") == "short"
     text = shortened("begin" + "x" * 1_000 + "end")
-    assert (len(text), text[:5], text[-3:]) == (LONGEST, "begin", "end")
+    assert (len(text), text[:5], text[-3:]) == (MOST_OF_VALUE, "begin", "end")
 
 
 HUGE = "x" * 100_000

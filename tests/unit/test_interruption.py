@@ -41,15 +41,19 @@ def _usual_handlers() -> Iterator[None]:
 def test_the_first_signal_raises_and_the_next_do_not(
     number: int, kind: type[BaseException]
 ) -> None:
-    cleaned = 0
-    with pytest.raises(kind) as caught, OrderlyEnd():
+    cleaned = []
+
+    def work() -> None:
         try:
             signal.raise_signal(number)
         finally:
             for each in NUMBERS * 3:
                 signal.raise_signal(each)
-                cleaned += 1
-    assert cleaned == 9
+                cleaned.append(each)
+
+    with OrderlyEnd(), pytest.raises(kind) as caught:
+        work()
+    assert cleaned == NUMBERS * 3
     signal.raise_signal(number)  # as to a process that is about to end
     assert getattr(caught.value, "code", None) == (None if number == 2 else 128 + number)
 
@@ -64,20 +68,28 @@ def test_a_late_signal_raises_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_signal_waits_until_held_work_is_done() -> None:
     done = []
-    with OrderlyEnd(), pytest.raises(Terminated):
+
+    def work() -> None:
         with Held():
             with Held():
                 signal.raise_signal(signal.SIGTERM)
                 done.append(1)
             done.append(2)
         done.append(3)
+
+    with OrderlyEnd(), pytest.raises(Terminated):
+        work()
     assert done == [1, 2]
 
 
 def test_held_work_that_fails_is_interrupted_after_all() -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, OrderlyEnd(), Held():
-        signal.raise_signal(signal.SIGINT)
-        raise ValueError
+    def work() -> None:
+        with Held():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError
+
+    with OrderlyEnd(), pytest.raises(KeyboardInterrupt) as caught:
+        work()
     assert isinstance(caught.value.__context__, ValueError)
 
 
@@ -101,12 +113,11 @@ def test_a_signal_after_the_block_acts_as_before_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_blocks_nest_and_the_outer_one_decides() -> None:
-    with pytest.raises(KeyboardInterrupt), OrderlyEnd():
-        with pytest.raises(KeyboardInterrupt), OrderlyEnd():
+    with OrderlyEnd():
+        with OrderlyEnd(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # too soon after the first
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        raise KeyboardInterrupt
 
 
 def test_handlers_of_the_caller_stay() -> None:

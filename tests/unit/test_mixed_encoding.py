@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import proact
-from proact.config.config_io import dump
 from proact.config.parsing import variants_from
 from proact.config.reading import read_experiment
 from proact.encodings import Encoding, encoding_named
@@ -29,6 +28,7 @@ from proact.faults import (
 )
 from proact.faults.mixed_encoding import checked_encoding
 from proact.protect.ft_clipact import FtClipactOptions
+from proact.yaml_text import dump
 
 STRONG: dict[Any, Any] = {"*.running_*": "float32+tmr", "*": "float32+bch2"}
 BY_KIND: dict[Any, Any] = {

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from archives import cifar10_binary, idx, md5, random_parts, write_tar
-from fuzz import files as fuzz
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
+from fuzz import files as fuzz
 from proact import data, protect
 from proact.config import config_io
 from proact.config.reading import read_experiment

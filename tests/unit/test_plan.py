@@ -193,7 +193,7 @@ def test_clamped_numbers_are_counted(trained_cnn: nn.Module, digits: Data) -> No
     clamped = {row.encoding: row.saturated for row in found.rows}
     assert clamped["q0.15"] == encoding_report(trained_cnn, "q0.15").saturated > 0
     assert clamped["float32"] == 0
-    assert "numbers\nclamped" in [column.header for column in found.table().columns]
+    assert "numbers\nclamped" in [str(column.header) for column in found.table().columns]
     alone = plan(trained_cnn, digits, candidates=["float32"], **options)
     assert "numbers\nclamped" not in [column.header for column in alone.table().columns]
 

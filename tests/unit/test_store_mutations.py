@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.stores import SmallCampaign, edited, facts, original, tried
 
+from fuzz.stores import SmallCampaign, edited, facts, original, tried
 from proact import ProactError
 from proact.cli.main import main
 from proact.results import read

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import beta, binom, gamma
 
-from proact.errors import short_repr
 from proact.results.statistics.dirichlet_quantile import dirichlet_mean_quantile
 from proact.results.statistics.interval import (
     Interval,
@@ -16,6 +15,7 @@ from proact.results.statistics.interval import (
     checked_confidence,
     checked_values,
 )
+from proact.text import short_repr
 
 #: The weight, in trials, of the unobserved value at the end of the range.
 _UNSEEN = 0.7

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from proact.errors import short_repr
+from proact.text import short_repr
 
 Numbers = NDArray[np.float64]
 

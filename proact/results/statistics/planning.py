@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from proact.errors import short_repr
 from proact.results.statistics.interval import Numbers, checked_confidence, checked_margin
+from proact.text import short_repr
 
 #: Of a share between 0 and 1: what nothing can exceed.
 LARGEST_VARIANCE = 0.25
