@@ -19,7 +19,10 @@ ECOSYSTEM := .venv-ecosystem
 # The oldest versions that pyproject.toml allows; takes 6 GB.
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
+# An environment with pip-audit alone.
+AUDIT := .venv-audit
+
+.PHONY: demo test test-all fuzz audit coverage test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -33,12 +36,28 @@ unit: $(VENV)/.installed
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
 
+# Hostile input of seeds that the tests do not try: as many as SECONDS allow, from SEED on.
+SECONDS ?= 3600
+SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.installed
+	PROACT_FUZZ_SECONDS=$(SECONDS) PROACT_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -m fuzz tests/unit/test_fuzz.py
+
+# Known weaknesses of the pinned packages, by pip-audit, which asks PyPI.
+audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit==2.10.1
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 test-ecosystem: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python -m pytest -m '' tests/ecosystem
 
 # Old releases warn of how new Pythons and the packages below them have changed: no error here.
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -W default tests/unit
+
+# The branches that the tests take: all of them, slow ones included.
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -m '' --cov=proact --cov-branch --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,11 @@
-"""The ranges of seeds, trials and streams, which fit the key and counter of the sampler."""
+"""The ranges of seeds, trials and streams, which fit the key and counter of the sampler.
+
+And the processes and threads that a machine can take.
+"""
 
 from __future__ import annotations
+
+import os
 
 SEED_BITS = 63  # integers of torch operators are signed
 STREAM_BITS = 48
@@ -11,3 +16,15 @@ SEEDS = 1 << SEED_BITS
 TRIALS = 1 << 32
 #: Streams, which identify tensors by a hash of their names, are the integers in [0, STREAMS).
 STREAMS = 1 << STREAM_BITS
+
+_PER_CORE, _AT_LEAST = 4, 16
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_workers() -> int:
+    """The most processes, and the most threads of torch, that may be asked for on this machine."""
+    return max(_PER_CORE * cores(), _AT_LEAST)

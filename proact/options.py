@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proact.errors import unknown
+from proact.limits import cores, most_workers
 from proact.text import short_repr
 
 _METADATA = "proact.option"
@@ -132,6 +133,17 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
         return value
 
     return check
+
+
+def for_this_machine(value: Any) -> object:
+    """Check that a number of processes or threads is None, or at least 1 and not absurd here."""
+    integer(1)(value)
+    if value is not None and value > most_workers():
+        raise ValueError(
+            f"expected at most {most_workers()} on this machine, which has {cores()} cores, got "
+            f"{short_repr(value)}"
+        )
+    return value
 
 
 def one_of(*names: str) -> Callable[[Any], object]:

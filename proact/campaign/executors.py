@@ -15,6 +15,8 @@ from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.local_processes import LocalProcesses
 from proact.campaign.worker_pool import LostWorkerError, WorkerPool
 from proact.errors import ProactError
+from proact.limits import cores, most_workers
+from proact.text import short_repr
 
 #: Errors of executors other than Python's that say that a worker died, by the names of their types.
 _LOST = ("KilledWorker", "CommClosedError", "WorkerCrashedError")
@@ -130,6 +132,11 @@ def checked_executor(executor: Executor | int | None) -> Executor | int | None:
     if isinstance(executor, int) and not isinstance(executor, bool):
         if executor < 1:
             raise ValueError(f"executor: expected at least 1 process, got {executor}")
+        if executor > most_workers():
+            raise ValueError(
+                f"executor: expected at most {most_workers()} processes on this machine, which has "
+                f"{cores()} cores, got {short_repr(executor)}"
+            )
         return executor
     if not isinstance(executor, Executor):
         raise TypeError(
@@ -156,11 +163,6 @@ def worker_pool_for(job: Job, executor: Executor | int | None) -> WorkerPool:
         return LocalProcesses(job, cores(), threads_each(cores()))
     except ProactError:
         return InProcess(job)
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(processes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -140,7 +141,17 @@ def check_measurement(measurement: Measurement) -> None:
 
 
 def check_images(images: object, data: Split) -> None:
-    """Raise ValueError if batches of different sizes would be drawn: they would weigh the same."""
+    """Warn if there are fewer images; refuse to draw batches of different sizes.
+
+    Raises:
+        ValueError: batches of different sizes would be drawn, and would weigh the same.
+    """
+    if isinstance(images, int) and images > len(data):
+        warnings.warn(
+            f"images_per_trial: {images} is more than the {len(data)} test images, so each trial "
+            "takes all of them",
+            stacklevel=2,
+        )
     is_number = isinstance(images, int) and images < len(data)
     if is_number and data.batch_sizes and len(set(data.batch_sizes)) > 1:
         raise ValueError(

@@ -25,7 +25,14 @@ from proact.config.names import (
 from proact.data.registry import names as data_names
 from proact.errors import unknown
 from proact.models.registry import names as model_names
-from proact.options import above_0, integer, option, with_check, with_default
+from proact.options import (
+    above_0,
+    for_this_machine,
+    integer,
+    option,
+    with_check,
+    with_default,
+)
 from proact.plain_values import parse_json
 from proact.protect.registry import METHODS
 from proact.text import shortened
@@ -203,7 +210,7 @@ class SetupOptions(CampaignOptions):
         "of trained weights depend on the number.",
         int,
         metavar="COUNT",
-        check=integer(1),
+        check=for_this_machine,
     )
 
     def __post_init__(self) -> None:
@@ -296,7 +303,7 @@ class Experiment(SetupOptions):
         int,
         metavar="COUNT",
         default_text="one per core, or none if the work is short",
-        check=integer(1),
+        check=for_this_machine,
     )
     scheduler: str | None = option(
         None,

@@ -17,6 +17,7 @@ from proact.data.dataset import (
     Data,
     stratified_parts,
 )
+from proact.data.memory import check_memory
 from proact.data.normalization import normalised
 from proact.data.split import Split
 from proact.errors import ProactError
@@ -130,14 +131,8 @@ def _read(place: Path, labels: tuple[str, ...], size: int) -> Split:
     files = [(p, n) for n, label in enumerate(labels) for p in _images(place / label)]
     if not files:
         raise ProactError(f"{place} holds no images")
-    try:
-        images = torch.empty(len(files), 3, size, size)
-    except RuntimeError:
-        gib = len(files) * 3 * size * size * 4 / (1 << 30)
-        raise ProactError(
-            f"{len(files)} images of {size} x {size} pixels in {place} take {gib:,.0f} GiB of "
-            "memory, which cannot be had: use a smaller image_size"
-        ) from None
+    check_memory(f"the {len(files)} images in {place}", len(files), 3, size, size)
+    images = torch.empty(len(files), 3, size, size)
     for index, (path, _) in enumerate(files):
         images[index] = _decoded(path, size)
     return Split(images, torch.tensor([label for _, label in files]))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from proact.data.dataset import Data
+from proact.data.memory import check_memory
 from proact.data.split import Split
 
 
@@ -20,6 +21,7 @@ def padded(data: Data, image_size: int) -> Data:
 
     Raises:
         ValueError: an image is larger than ``image_size``.
+        ProactError: the images would not fit into memory.
     """
     channels, *size = data.train.images.shape[1:]
     if max(size) > image_size:
@@ -29,6 +31,8 @@ def padded(data: Data, image_size: int) -> Data:
         )
     if size == [image_size, image_size]:
         return data
+    samples = sum(map(len, (data.train, data.validation, data.test)))
+    check_memory(f"the images of {data.name}", samples, channels, image_size, image_size)
     top, left = ((image_size - length) // 2 for length in size)
     mean, deviation = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.deviation))
     black = -mean / deviation

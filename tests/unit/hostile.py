@@ -25,7 +25,7 @@ NAMES = [
         "r\xe9",
         "re\u0301",
     ),
-    *("=1+1", "+1", "-1", "@SUM(A1)", "'short_repr", '"a","b"', "a|b|c", "`code`", "</td><script>"),
+    *("=1+1", "+1", "-1", "@SUM(A1)", "'quoted", '"a","b"', "a|b|c", "`code`", "</td><script>"),
     *(
         "&lt;",
         "\\textbf{x} & 5 % #_{}~^",

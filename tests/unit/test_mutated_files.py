@@ -22,11 +22,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from fuzz import files as fuzz
 from proact import data, protect
-from proact.config import config_io
 from proact.config.reading import read_experiment
 from proact.data import Data, cifar, mnist
 from proact.models import checkpoint
 from proact.protect.fingerprint import full_fingerprint
+from proact.yaml_text import dump
 
 EXPERIMENT = """\
 proact: 1
@@ -135,7 +135,7 @@ def experiment(folder: Path) -> Case:
     def load(content: bytes) -> object:
         path = folder / "e.yaml"
         path.write_bytes(content)
-        return config_io.dump(read_experiment(path).to_plain())
+        return dump(read_experiment(path).to_plain())
 
     return Case(EXPERIMENT.encode(), load, (), (fuzz.text_mutated, fuzz.bytes_mutated))
 
