@@ -176,6 +176,8 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("trials: true", "trials: expected an integer, got True"),
         ("seed: -1", "seed: expected an integer in [0, 2^63), got -1"),
         ("threads: 0", "threads: expected an integer of at least 1, got 0"),
+        ("threads: 1000000", "threads: expected at most "),
+        ("workers: 1000000", "workers: expected at most "),
         ("images_per_trial: few", "images_per_trial: expected a number of images"),
         ("sweeps: [bits]", "sweeps: a sweep is one of layer, bit; got 'bits'"),
         ("sweep_variants: [rangr]", "sweep_variants[0]: a variant is one of"),

@@ -244,6 +244,7 @@ def test_an_executor_that_takes_no_work(digits: Data, tmp_path: Path) -> None:
         (pool, ProactError, "the executor does not accept work: cannot schedule new futures"),
         (0, ValueError, "executor: expected at least 1 process, got 0"),
         (-2, ValueError, "got -2"),
+        (1_000_000, ValueError, "executor: expected at most .* cores, got 1000000"),
         ("two", TypeError, "got str"),
         (True, TypeError, "got bool"),
         (2.0, TypeError, "got float"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from proact import data
+from proact import ProactError, data
 
 
 def test_black_surrounds_the_images_of_every_split() -> None:
@@ -28,6 +28,11 @@ def test_black_surrounds_the_images_of_every_split() -> None:
 
 def test_images_of_the_right_size_stay() -> None:
     assert data.load("digits", image_size=8).digest == data.load("digits").digest
+
+
+def test_images_beyond_the_memory_are_refused_before_they_are_made() -> None:
+    with pytest.raises(ProactError, match=r"at 1000000x1000000 pixels need .* GiB, and this"):
+        data.load("digits", image_size=1_000_000)
 
 
 @pytest.mark.parametrize("size", [7, 0, -1, 8.5, True, "8"])
