@@ -75,12 +75,13 @@ class OrderlyEnd:
 
     def _restore(self) -> None:
         for number, handler in self._replaced.items():
-            signal.signal(number, handler)
+            if getattr(signal.getsignal(number), "__self__", None) is self:
+                signal.signal(number, handler)
 
     def _receive_other(self, number: int, frame: FrameType | None) -> None:
         # An injection replaces the handler of Ctrl-C while it writes memory, to defer the signal.
         handler = signal.getsignal(signal.SIGINT)
-        if signal.SIGINT in self._replaced and callable(handler):
+        if callable(handler) and getattr(handler, "before", None) == self._receive:
             handler(number, frame)
         else:
             self._receive(number, frame)
@@ -106,7 +107,9 @@ class Held:
     """
 
     def __enter__(self) -> None:
-        self._end = OrderlyEnd._active
+        # Python raises the exceptions of signals in the main thread.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._end = OrderlyEnd._active if is_main else None
         if self._end is not None:
             self._end._held += 1
 

@@ -93,7 +93,6 @@ class CampaignRun:
     ) -> None:
         self._options, self._sweep = options, sweep
         self._is_done = False
-        self._may_lose_workers = False
         self._pool: WorkerPool | None = None
         self._names, self._faults = list(variants), list(faults)
         self._encoding = checked_encoding(options.encoding)
@@ -383,13 +382,9 @@ class CampaignRun:
         self, keys: Mapping[tuple[int, int], tuple[int, int]]
     ) -> dict[tuple[int, int], CellState]:
         states = {}
+        attempts = self._attempts_to_repeat
         for (variant, position), key in keys.items():
-            # A trial has several attempts only if its worker was lost, which another machine, or
-            # this one with more free memory, may not repeat.
-            fewest = 1 if self._options.retry_failed else ATTEMPTS
-            if self._store.forget_failures(key, fewest):
-                self._may_lose_workers = True
-            runs = self._store.runs(key)
+            runs = self._store.runs(key, attempts)
             planned = self._planned[position]
             stratum = planned.of_variants[variant]
             spec = cell_spec(
@@ -411,7 +406,7 @@ class CampaignRun:
             states[variant, position] = CellState(
                 spec,
                 IntervalSet(runs),
-                failed=len(self._store.failures(key, 1 << 32)),
+                failed=len(self._store.failures(key, TRIALS, attempts)),
                 seconds=self._seconds_per_trial,
                 issued=IntervalSet(runs),
                 planned=min(expected, self._options.most_trials or TRIALS),
@@ -500,6 +495,26 @@ class CampaignRun:
             )
 
     @property
+    def _attempts_to_repeat(self) -> int:
+        """Failed trials with so many attempts run again.
+
+        A trial has several attempts only if its worker was lost, which another machine, or this
+        one with more free memory, may not repeat. Such a trial does not run in this process unless
+        the caller asks for it.
+        """
+        if self._options.retry_failed:
+            return 1
+        return TRIALS if self._options.executor == 1 else ATTEMPTS
+
+    @property
+    def _has_lost_trials(self) -> bool:
+        return any(
+            self._store.failures(cell.spec.key, TRIALS)
+            != self._store.failures(cell.spec.key, TRIALS, ATTEMPTS)
+            for cell in self.cells.values()
+        )
+
+    @property
     def _seconds_per_trial(self) -> float:
         images = self.tuning.policy.images or len(self._measurement.data)
         return self.tuning.cost.seconds(images)
@@ -510,7 +525,7 @@ class CampaignRun:
         is_quick = is_on_gpu or self._expected_seconds(goal) < WORTH_PROCESSES_SECONDS
         executor = self._options.executor
         # A trial that ended its worker would end this process too.
-        if executor is None and is_quick and not self._may_lose_workers:
+        if executor is None and is_quick and not self._has_lost_trials:
             executor = 1
         if self._pool is None or (isinstance(self._pool, InProcess) and executor != 1):
             self._pool = worker_pool_for(self._job, executor)

@@ -102,7 +102,7 @@ class Coordinator:
                 )
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in done:
-                with Held():  # an interrupt must not part a stored unit from its state
+                with Held():  # an interrupt must not lose a unit that has ended
                     cell = self._take(future)
                 self._look(cell, next_targets)
                 self._announce()
@@ -209,10 +209,11 @@ class Coordinator:
         return cell
 
     def _keep(self, cell: CellState, rows: Sequence[Row]) -> None:
-        self._store.add(cell.spec.key, rows)
-        for row in rows:
-            cell.stored.add(row.trial, row.trial + 1)
-            cell.issued.add(row.trial, row.trial + 1)
+        with Held():  # an interrupt must not part the stored rows from their state
+            self._store.add(cell.spec.key, rows)
+            for row in rows:
+                cell.stored.add(row.trial, row.trial + 1)
+                cell.issued.add(row.trial, row.trial + 1)
 
     def _fail(self, cell: CellState, trial: int, attempts: int, reason: str) -> None:
         self._store.fail(cell.spec.key, trial, attempts, reason)

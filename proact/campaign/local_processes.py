@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import cast
 
 from proact.campaign import workers as worker_functions
 from proact.campaign.inherited_file import InheritedFile
@@ -45,7 +48,14 @@ class LocalProcesses(WorkerPool):
     def __init__(self, job: Job, processes: int, threads: int) -> None:
         self._threads = threads
         self._processes: list[_Process] = []
-        self._job = InheritedFile(job.for_workers(processes))
+        content = job.for_workers(processes)
+        try:
+            self._job = InheritedFile(content)
+        except OSError as error:
+            raise ProactError(
+                f"the job of {len(content):,} bytes cannot be written for the workers "
+                f"({error.strerror}): free space in {tempfile.gettempdir()}, or set TMPDIR"
+            ) from None
         try:
             for _ in range(processes):
                 self._add()
@@ -65,13 +75,16 @@ class LocalProcesses(WorkerPool):
 
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         while True:
-            process = min(self._processes, key=lambda each: len(each.waiting))
-            try:
-                return process.submit(unit)
-            except RuntimeError:  # the process died
-                self._processes.remove(process)
-                process.close()
-                self._add(0 if process.is_ready else process.failed_starts + 1)
+            # A dead process comes first, because its units wait for ever.
+            process = min(self._processes, key=lambda each: (not each.is_dead, len(each.waiting)))
+            if not process.is_dead:
+                try:
+                    return process.submit(unit)
+                except RuntimeError:  # it died just now
+                    pass
+            self._processes.remove(process)
+            process.close()
+            self._add(0 if process.is_ready else process.failed_starts + 1)
 
     def process_ids(self) -> list[int]:
         """The process identifiers of the workers, after all have read the job."""
@@ -113,21 +126,28 @@ class _Process:
     Attributes:
         ready: its result is the process identifier, when the process has read the job.
         waiting: the unfinished futures in the order of execution.
+        is_dead: whether a unit found that the process died.
         failed_starts: how many processes before this one died before they were ready.
     """
 
     def __init__(self, job: InheritedFile, threads: int, failed_starts: int) -> None:
         self.failed_starts = failed_starts
         self.waiting: list[Future[UnitResult]] = []
+        self.is_dead = False
         self._running_trial = InheritedFile(worker_functions.NO_TRIAL)
         self._process: BaseProcess | None = None
+        self._thread: Thread | None = None
         with _main_module_hidden(), _signals_blocked():
-            self._pool = ProcessPoolExecutor(
-                1,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=worker_functions.start_local,
-                initargs=(job, self._running_trial, threads),
-            )
+            try:
+                self._pool = ProcessPoolExecutor(
+                    1,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=worker_functions.start_local,
+                    initargs=(job, self._running_trial, threads),
+                )
+            except BaseException:
+                self._running_trial.close()
+                raise
             try:
                 self.ready: Future[int] = self._pool.submit(worker_functions.ready)
                 (self._process,) = self._pool._processes.values()
@@ -153,6 +173,7 @@ class _Process:
         def finish(future: Future[UnitResult]) -> None:
             error = None if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
+                self.is_dead = True
                 error = self._lost() if self._was_running(result) else NotStartedError()
             else:
                 self.waiting.remove(result)
@@ -172,21 +193,27 @@ class _Process:
 
     def terminate(self) -> None:
         """Ask the process to end, and drop its units."""
+        self._thread = self._manager_thread()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._process is not None:
             self._process.terminate()
 
     def close(self) -> None:
         """Wait for the end of the process, and free its resources."""
+        # The thread of the pool reads the running trial until it ends; shutdown forgets the thread.
+        thread = self._manager_thread() or self._thread
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._process is not None:
             self._process.join(_END_SECONDS)
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()
-            # The thread of the pool reads the running trial until it ends.
-            self._pool.shutdown()
+        if thread is not None:
+            thread.join()
         self._running_trial.close()
+
+    def _manager_thread(self) -> Thread | None:
+        return cast("Thread | None", self._pool._executor_manager_thread)
 
     def _was_running(self, result: Future[UnitResult]) -> bool:
         # A process runs one unit at a time: those after the first had not started.
@@ -194,9 +221,12 @@ class _Process:
 
     def _lost(self) -> LostWorkerError:
         trial = worker_functions.trial_in(self._running_trial.memory)
-        code = None if self._process is None else self._process.exitcode
-        ended = f"by signal {_name_of(-code)}" if code and code < 0 else f"with exit code {code}"
-        return LostWorkerError(f"its process ended {ended}", trial)
+        assert self._process is not None
+        self._process.join(_END_SECONDS)  # its pipe closes a little before it ends
+        code, ended = self._process.exitcode, ""
+        if code is not None:  # None if another thread is just asking the system
+            ended = f" by signal {_name_of(-code)}" if code < 0 else f" with exit code {code}"
+        return LostWorkerError(f"its process ended{ended}", trial)
 
 
 def _name_of(number: int) -> str:

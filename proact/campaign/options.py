@@ -137,7 +137,9 @@ def _check_campaign_name(value: Any) -> object:
 
 def _check_notes(value: Any) -> object:
     try:
-        return json.dumps(dict(value))
+        text = json.dumps(dict(value))
+        json.dumps(dict(value), ensure_ascii=False).encode()  # no lone surrogates
+        return text
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"expected values that JSON can hold, got {short_repr(value)}: {error}"

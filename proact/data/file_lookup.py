@@ -38,12 +38,11 @@ def cache() -> Path:
 def find(places: list[Path], file_names: tuple[str, ...]) -> Path | None:
     """Return the first file named in ``file_names`` in the first folder that has one, or None.
 
-    What has the name of a file and is none, such as a FIFO, is returned too, and refused when it is
-    opened.
+    A FIFO or a device of that name is returned too, and refused when it is opened; a folder is not.
     """
     for place in places:
         for name in file_names:
-            if os.path.lexists(place / name):
+            if (place / name).exists() and not (place / name).is_dir():
                 return place / name
     return None
 

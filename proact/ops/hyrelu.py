@@ -122,7 +122,8 @@ def _check(
     if threshold.dtype != dtype and not (dtype in HALVES and threshold.dtype == torch.float32):
         raise TypeError(f"threshold must have the dtype of x, {dtype}, got {threshold.dtype}")
     check_mode_and_slope(mode, slope)
-    _check_devices({"x": x, "threshold": threshold})
+    if x.device != threshold.device:
+        _check_devices({"x": x, "threshold": threshold})
     if not _fits(threshold, x):
         raise ValueError(
             f"threshold must broadcast against one sample of shape {tuple(x.shape[1:])}, got shape "

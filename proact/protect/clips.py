@@ -28,8 +28,8 @@ def clips_at(thresholds: Mapping[Site, Tensor], mode: str, slope: float = 20.0) 
 def threshold_problem(site: Site, threshold: Tensor) -> str:
     """Describe why a tensor cannot be the threshold of a site; "" if it can.
 
-    A neuron that is never active has the threshold 0, but a site without any threshold above 0
-    would only hide a damaged file. The activations of a ReLU are at least 0, and so are thresholds.
+    The activations of a ReLU are at least 0, and so are thresholds. A neuron that is never active
+    has the threshold 0.
     """
     if not threshold.is_floating_point():
         return f"has the dtype {threshold.dtype}: expected floating point"
@@ -37,8 +37,6 @@ def threshold_problem(site: Site, threshold: Tensor) -> str:
         return f"has the shape {tuple(threshold.shape)}, which does not fit {site.shape}"
     if not torch.isfinite(threshold).all():
         return "holds NaN or infinity: expected finite numbers"
-    if not (threshold > 0).any():
-        return "has no number above 0"
     if site.activation.kind == "relu" and (threshold < 0).any():
         return "has a number below 0, which no output of a ReLU is"
     return ""

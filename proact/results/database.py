@@ -21,6 +21,7 @@ from proact.results.schema import (
     refuse_other_files,
     refuse_other_schema,
 )
+from proact.text import shortened
 
 #: How long one process waits while another writes.
 _PATIENCE_SECONDS = 60.0
@@ -121,7 +122,7 @@ class Database:
             yield
         # Integers beyond 64 bits, texts that are not UTF-8.
         except (OSError, sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = shortened(" ".join(str(error).split()), 200)
             raise ProactError(f"the store {self.path} cannot be used: {reason}") from None
 
     def _connected(self, read_only: bool) -> sqlite3.Connection:

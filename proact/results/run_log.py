@@ -20,8 +20,8 @@ from proact.results.cells import CellSpec
 from proact.results.spec_check import check_spec
 from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
 from proact.results.store import Store
-from proact.results.stored_json import made_from, parsed_object, shown, stored
-from proact.text import storable
+from proact.results.stored_json import made_from, parsed_object, stored
+from proact.text import short_repr, storable
 
 #: A campaign compares variants; a sweep divides the fault space of one variant.
 RunKind = Literal["campaign", "layer", "bit"]
@@ -288,8 +288,8 @@ def logged_runs(store: Store) -> list[tuple[int, RunSpec, list[WorkSession]]]:
     described = dict(store.execute("SELECT id, description FROM run"))
     if unknown := sessions.keys() - described.keys():
         raise ProactError(
-            f"the store {store.path} has sessions of the run {shown(min(unknown))}, which it does "
-            "not list: use an unchanged copy of the store"
+            f"the store {store.path} has sessions of the run {short_repr(min(unknown))}, which it "
+            "does not list: use an unchanged copy of the store"
         )
     return [(run, RunSpec.from_json(described[run]), mine) for run, mine in sessions.items()]
 

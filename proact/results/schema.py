@@ -21,6 +21,7 @@ from pathlib import Path
 
 from proact.errors import ProactError
 from proact.files import open_regular
+from proact.text import short_repr, shortened
 
 APPLICATION_ID = 0x70726163  # "prac": distinguishes a store from other SQLite files
 SCHEMA_VERSION = 4
@@ -84,7 +85,7 @@ def refuse_other_schema(connection: sqlite3.Connection, path: Path | None, versi
     if added:
         kind, name = min(added)
         raise ProactError(
-            f"the store {path} has the {kind} {name[:60]!r}, which no proact made: use an "
+            f"the store {path} has the {kind} {short_repr(name)}, which no proact made: use an "
             "unchanged copy of the store"
         )
     lacks = known - parts
@@ -97,10 +98,16 @@ def refuse_other_schema(connection: sqlite3.Connection, path: Path | None, versi
     if lacks or missing or columns - known_columns:
         found = [f"the table {name}" for _, name in sorted(lacks)]
         found += sorted(
-            f"the column {str(name)[:60]} of {table}"
-            for table, name, *_ in missing | (columns - known_columns)
+            f"the column {shortened(str(name))} of {table}"
+            for table, name, *_ in missing
             if table not in {name for _, name in lacks}
         )
+        if not found:
+            of, column, *_ = min(columns - known_columns, key=str)
+            raise ProactError(
+                f"the store {path} has the column {shortened(str(column))} of {of}, which no "
+                "proact made: use an unchanged copy of the store"
+            )
         raise ProactError(
             f"the store {path} lacks {found[0]} as proact made it: use an unchanged copy of the "
             "store"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from proact.errors import ProactError
 from proact.limits import SEEDS, TRIALS
 from proact.results.cells import CellSpec
-from proact.results.stored_json import shown
+from proact.text import short_repr
 
 if TYPE_CHECKING:
     from proact.results.run_log import RunSpec
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 #: Sums of weights may exceed 1 by rounding.
 _ROUNDING = 1e-9
 
+#: Means may lie beyond the ends of their range by this share of its width.
+ROUNDING = 1e-9
+
 
 def check_spec(spec: RunSpec) -> None:
     """ProactError that names the first value of a run's description that does not fit."""
     for key, value, fits, expected in (*_of_run(spec), *_of_cells(spec), *_of_results(spec)):
         if not fits:
             raise ProactError(
-                f"the description of a run in the store has {shown(value)} as {key}, expected "
+                f"the description of a run in the store has {short_repr(value)} as {key}, expected "
                 f"{expected}"
             )
 
@@ -52,7 +55,9 @@ def _of_run(spec: RunSpec) -> Iterator[_Check]:
     names = [variant.name for variant in spec.variants]
     yield "variants", names, 0 < len(set(names)) == len(names), "different names"
     for variant in spec.variants:
-        is_inside = spec.lowest <= variant.clean <= spec.highest
+        # A mean of values at an end of the range may lie beyond it by a rounding.
+        room = ROUNDING * (spec.highest - spec.lowest)
+        is_inside = spec.lowest - room <= variant.clean <= spec.highest + room
         yield "clean", variant.clean, is_inside, "a number from lowest to highest"
         for kind, use in variant.memory.items():
             yield f"memory.{kind}", use, min(use.numbers, use.bits) >= 0, "no negative numbers"

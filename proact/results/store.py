@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from proact.limits import TRIALS
 from proact.results.database import Database
 from proact.text import storable
 
@@ -148,22 +149,17 @@ class Store(Database):
             (*cell, trial, attempts, storable(error)),
         )
 
-    def forget_failures(self, cell: CellKey, attempts: int = 1) -> bool:
-        """Let the failed trials of a cell be tried again that had so many attempts or more.
+    def failures(self, cell: CellKey, trials: int, attempts: int = TRIALS) -> list[tuple[int, str]]:
+        """(trial, error) of the failed ones among the first ``trials``.
 
-        Returns:
-            Whether there was such a trial.
+        Those with so many attempts or more are left out.
         """
-        self.execute(f"DELETE FROM failure WHERE {_CELL} AND attempts >= ?", (*cell, attempts))
-        return bool(self.number("SELECT changes()"))
-
-    def failures(self, cell: CellKey, trials: int) -> list[tuple[int, str]]:
-        """(trial, error) of the failed ones among the first ``trials``."""
         return self.execute(
-            f"SELECT trial, error FROM failure AS f WHERE {_CELL} AND trial < ? AND NOT EXISTS ("
+            f"SELECT trial, error FROM failure AS f WHERE {_CELL} AND trial < ? AND attempts < ?"
+            " AND NOT EXISTS ("
             "  SELECT 1 FROM row WHERE row.variant = f.variant AND row.fault = f.fault"
             "  AND row.trial = f.trial) ORDER BY trial",
-            (*cell, trials),
+            (*cell, trials, attempts),
         )
 
     def rows(
@@ -178,15 +174,18 @@ class Store(Database):
         )
         return [Row(*values) for values in found]
 
-    def runs(self, cell: CellKey) -> list[tuple[int, int]]:
-        """The stored and failed trials as ranges [first, last + 1), in order."""
+    def runs(self, cell: CellKey, attempts: int = TRIALS) -> list[tuple[int, int]]:
+        """The stored and failed trials as ranges [first, last + 1), in order.
+
+        Failed trials with so many attempts or more are left out, so that they run again.
+        """
         return self.execute(
             "SELECT min(trial), max(trial) + 1 FROM ("
             "  SELECT trial, trial - row_number() OVER (ORDER BY trial) AS run FROM ("
             f"    SELECT trial FROM row WHERE {_CELL}"
-            f"    UNION SELECT trial FROM failure WHERE {_CELL})"
+            f"    UNION SELECT trial FROM failure WHERE {_CELL} AND attempts < ?)"
             ") GROUP BY run ORDER BY 1",
-            (*cell, *cell),
+            (*cell, *cell, attempts),
         )
 
     def grouped(

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from proact.errors import ProactError
 from proact.limits import TRIALS
 from proact.results.run_log import facts_digest, logged_runs
+from proact.results.spec_check import ROUNDING
 from proact.results.store import Store
-from proact.results.stored_json import parsed_object, shown
+from proact.results.stored_json import parsed_object
+from proact.text import short_repr, shortened
 
 _LARGEST = sys.float_info.max
-#: Means of numbers in a range may leave it by rounding, as a share of its width.
-_ROUNDING = 1e-9
 
 Signature = tuple[tuple[int, int, int], ...]
 #: By path, the state of the file in which its content was last checked.
@@ -152,15 +152,18 @@ def check_store(store: Store) -> None:
         if table in tables:  # stores of version 2 have no runs
             _check_table(store, table, columns)
     for digest, facts in store.execute("SELECT digest, facts FROM task"):
-        if facts_digest(parsed_object(facts, f"the task {shown(digest)} of the store")) != digest:
+        if (
+            facts_digest(parsed_object(facts, f"the task {short_repr(digest)} of the store"))
+            != digest
+        ):
             raise ProactError(
-                f"the store {store.path} holds facts of the task {shown(digest)} that do not have "
-                "this digest, so that they were changed: use an unchanged copy of the store"
+                f"the store {store.path} holds facts of the task {short_repr(digest)} that do not "
+                "have this digest, so that they were changed: use an unchanged copy of the store"
             )
     for fault, description in store.execute("SELECT id, description FROM fault"):
         parsed_object(description, f"the fault {fault} of the store")
     for subject, made in store.execute("SELECT subject, made FROM choice"):
-        parsed_object(made, f"the choice {shown(subject)} of the store")
+        parsed_object(made, f"the choice {short_repr(subject)} of the store")
     _check_cells(store, _bounds(store))
     _checked[store.path] = state
 
@@ -172,17 +175,17 @@ def _state_of(path: Path) -> Signature:
             found = each.stat()
         except OSError:
             continue
-        state.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        # Every reader makes an empty write-ahead log anew.
+        if found.st_size or each == path:
+            state.append((found.st_ino, found.st_size, found.st_mtime_ns))
     return tuple(state)
 
 
 def _check_pages(store: Store) -> None:
     ((found,),) = store.execute("PRAGMA quick_check(1)")
     if found != "ok":
-        raise ProactError(
-            f"the store {store.path} is damaged ({' '.join(str(found).split())[:200]}): use an "
-            "undamaged copy"
-        )
+        told = shortened(" ".join(str(found).split()), 200)
+        raise ProactError(f"the store {store.path} is damaged ({told}): use an undamaged copy")
 
 
 def _check_table(store: Store, table: str, columns: tuple[Column, ...]) -> None:
@@ -192,7 +195,7 @@ def _check_table(store: Store, table: str, columns: tuple[Column, ...]) -> None:
         f" WHERE ({conditions}) IS NOT TRUE LIMIT 1"
     )
     if found:
-        place = f"the row {shown(found[0][0])} of the table {table}"
+        place = f"the row {short_repr(found[0][0])} of the table {table}"
         _refuse(store, place, table, columns, {columns[0].name: found[0][0]}, {})
 
 
@@ -203,9 +206,9 @@ def _check_cells(store: Store, bounds: Mapping[int, Bounds]) -> None:
         for variant, fault in _cells(store, table):
             if variant not in bounds or fault not in faults:
                 raise ProactError(
-                    f"the store {store.path} has a {table} of the variant {shown(variant)} and the "
-                    f"fault {shown(fault)}, which it does not list: use an unchanged copy of the "
-                    "store"
+                    f"the store {store.path} has a {table} of the variant {short_repr(variant)} "
+                    f"and the fault {short_repr(fault)}, which it does not list: use an unchanged "
+                    "copy of the store"
                 )
             cell = {"variant": variant, "fault": fault}
             limits = _limits(bounds[variant])
@@ -216,7 +219,9 @@ def _check_cells(store: Store, bounds: Mapping[int, Bounds]) -> None:
             )
             if found:
                 trial = found[0][0]
-                place = f"the {table} of variant {variant}, fault {fault}, trial {shown(trial)}"
+                place = (
+                    f"the {table} of variant {variant}, fault {fault}, trial {short_repr(trial)}"
+                )
                 _refuse(store, place, table, columns, {**cell, "trial": trial}, limits)
 
 
@@ -234,7 +239,7 @@ def _cells(store: Store, table: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _limits(bounds: Bounds) -> dict[str, float]:
-    room = _ROUNDING * (min(bounds.highest, _LARGEST / 4) - max(bounds.lowest, -_LARGEST / 4))
+    room = ROUNDING * (min(bounds.highest, _LARGEST / 4) - max(bounds.lowest, -_LARGEST / 4))
     return {
         "lowest": max(bounds.lowest - room, -_LARGEST),
         "highest": min(bounds.highest + room, _LARGEST),
@@ -274,7 +279,7 @@ def _refuse(
         )
         if found:
             raise ProactError(
-                f"the store {store.path} has {shown(found[0][0])} as {column.name} in {place}, "
-                f"expected {column.words}: use an unchanged copy of the store"
+                f"the store {store.path} has {short_repr(found[0][0])} as {column.name} in "
+                f"{place}, expected {column.words}: use an unchanged copy of the store"
             )
     raise ProactError(f"the store {store.path} has {place}, which does not fit its table")

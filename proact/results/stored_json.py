@@ -11,11 +11,9 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from proact.errors import ProactError
+from proact.text import short_repr
 
 T = TypeVar("T")
-
-#: The longest text of a value in a message.
-_SHOWN = 60
 
 
 def stored(kind: type[T]) -> type[T]:
@@ -37,7 +35,7 @@ def parsed_object(text: object, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise ProactError(f"{place} must be a JSON object, got {shown(text)}")
+        raise ProactError(f"{place} must be a JSON object, got {short_repr(text)}")
     return value
 
 
@@ -58,12 +56,6 @@ def made_from(kind: type[T], values: Mapping[str, Any], place: str) -> T:
     return made
 
 
-def shown(value: object) -> str:
-    """A value in a message, shortened."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 @cache
 def adapter_of(kind: Any) -> Any:
     """The reader of a dataclass; made once, because that takes longer than a reading."""
@@ -74,10 +66,10 @@ def adapter_of(kind: Any) -> Any:
 
 def _named(error: Mapping[str, Any], place: str) -> ProactError:
     *path, last = error["loc"] or ("",)
-    key = shown(".".join(map(str, (*path, last))))
+    key = short_repr(".".join(map(str, (*path, last))))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return ProactError(f"{place} has the key {key}, which proact does not know")
     if error["type"] in ("missing", "missing_argument"):
         return ProactError(f"{place} lacks the key {key}")
     expected = str(error["msg"]).removeprefix("Input should be ")
-    return ProactError(f"{place} must have {expected} as {key}, got {shown(error['input'])}")
+    return ProactError(f"{place} must have {expected} as {key}, got {short_repr(error['input'])}")
