@@ -67,19 +67,31 @@ def lies_in_storage(tensor: Tensor) -> bool:
 
 
 def is_plain_on_host(tensor: Tensor) -> bool:
-    """Whether ``tensor`` has plain memory on the CPU by its class alone: a shorter form of
-    `lack_of_memory` for calls that take microseconds. False for subclasses."""
+    """Whether ``tensor`` has plain memory on the CPU by its class and dispatch keys alone: a
+    shorter form of `lack_of_memory` for calls that take microseconds. False for subclasses."""
     return (
         (type(tensor) is Tensor or type(tensor) is nn.Parameter)
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_nested
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and _dispatch_keys(tensor) in _PLAIN_KEYS
         and lies_in_storage(tensor)
     )
+
+
+def _dispatch_keys(tensor: Tensor) -> int:
+    keys: int = torch._C._dispatch_keys(tensor).raw_repr()
+    return keys
+
+
+def _keys_of_plain_tensors() -> frozenset[int]:
+    found = []
+    for is_inference in (False, True):
+        with torch.inference_mode(is_inference):
+            found.append(_dispatch_keys(torch.empty(0, device="cpu")))
+    return frozenset(found)
+
+
+#: The dispatch keys of plain tensors on the CPU, made in and outside inference mode. Lazy views,
+#: nested and sparse tensors, and those that torch.func wraps have further ones.
+_PLAIN_KEYS = _keys_of_plain_tensors()
 
 
 def address_of(name: str, tensor: Tensor) -> int:
