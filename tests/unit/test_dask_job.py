@@ -123,7 +123,7 @@ def test_units_that_do_not_end(
 ) -> None:
     store = tmp_path / "rows.sqlite"
     with (
-        DaskLike(stop_after=4, then=then) as executor,
+        DaskLike(stop_after=6, then=then) as executor,
         pytest.raises(ProactError, match=words),
     ):
         run(digits, executor, store)
