@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import Future
 from dataclasses import replace
 
 from proact.campaign.executors import is_lost_worker
@@ -100,17 +100,16 @@ class Coordinator:
                     "no trial is left to run, and yet cells lack trials: the store was changed by "
                     "another program"
                 )
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in self._pool.wait(self._running):
                 with Held():  # an interrupt must not lose a unit that has ended
                     cell = self._take(future)
                 self._look(cell, next_targets)
                 self._announce()
 
     def keep_what_is_done(self) -> None:
-        """Store the units that have ended, and cancel the others."""
+        """Store the units that have ended with a result, and cancel the others."""
         for future in list(self._running):
-            if not future.cancel() and future.done():
+            if not future.cancel() and future.done() and not future.exception():
                 self._take(future)
         self._running.clear()
         for cell in self.cells:
@@ -183,12 +182,19 @@ class Coordinator:
         """Store the rows of a unit, and queue the trials without a row again."""
         unit = self._running.pop(future)
         cell = self._by_position[unit.variant, unit.fault]
-        error = CancelledError() if future.cancelled() else future.exception()
+        if future.cancelled() or future.exception() is not None:
+            self._pool.check()
+        if future.cancelled():
+            raise ProactError(
+                "the executor does not accept more work, and cancelled a unit: repeat the call "
+                "with an executor that runs; it continues from the trials in the store"
+            )
+        error = future.exception()
         if isinstance(error, NotStartedError):
             self._again.append(unit)
             return cell
         if error is not None:
-            if not isinstance(error, CancelledError) and not is_lost_worker(error):
+            if not is_lost_worker(error):
                 raise ProactError(
                     f"a worker cannot run the campaign: {type(error).__name__}: {error}"
                 ) from error

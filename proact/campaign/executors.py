@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from typing import Any, cast
 
 import torch
 
 from proact.campaign import workers as worker_functions
+from proact.campaign.dask_job import DaskJob
 from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.local_processes import LocalProcesses
 from proact.campaign.worker_pool import LostWorkerError, WorkerPool
@@ -61,28 +61,26 @@ class ExecutorPool(WorkerPool):
             that the executor reports, or 1.
 
     Raises:
-        ProactError: the job cannot be pickled.
+        ProactError: the job cannot be pickled, or workers die of it.
     """
 
     def __init__(self, job: Job, executor: Executor, workers: int | None = None) -> None:
         self._executor = executor
         self.workers = workers or _workers_of(executor)
-        self._job: Any = job.for_workers(self.workers)
-        self._digest = hashlib.sha256(self._job).hexdigest()
+        pickled_job = job.for_workers(self.workers)
+        self._digest = hashlib.sha256(pickled_job).hexdigest()
         client = getattr(executor, "_client", None)
-        if client is not None and hasattr(client, "scatter"):
-            # Send the job as the result of a Dask task: Dask computes it again if its worker dies.
-            # Scattered data would be lost, and tasks that depend on it would wait forever.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                self._job = client.submit(worker_functions.itself, self._job, pure=False)
+        self._dask = DaskJob(client, pickled_job) if hasattr(client, "scatter") else None
+        self._pickled_job = pickled_job
         # Each process of a pool would use all cores. Threads share this process's setting, and
         # other executors run on machines that are configured elsewhere.
         is_pool = isinstance(executor, ProcessPoolExecutor)
         self._threads = threads_each(self.workers) if is_pool else None
         self.queue_depth = 2 * self.workers
+        self._start()
 
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
+        self.check()
         result: Future[UnitResult] = Future()
         try:
             self._send(unit, None, result)
@@ -90,8 +88,25 @@ class ExecutorPool(WorkerPool):
             raise ProactError(f"the executor does not accept more work: {error}") from error
         return result
 
+    def check(self) -> None:
+        if self._dask is not None:
+            self._dask.check()
+
     def close(self) -> None:
         """Do nothing: the caller owns the executor."""
+
+    def _start(self) -> None:
+        """Let one worker read the job: a worker that dies of it is not lost by a trial."""
+        (future,) = self.wait([self.submit(WorkUnit(0, 0, 0, 0))])
+        error = None if future.cancelled() else future.exception()
+        if error is not None and is_lost_worker(error):
+            raise ProactError(
+                f"workers die before the first trial ({error}): give them more memory, or check "
+                "that they run the same versions of Python and torch"
+            ) from error
+
+    def _job(self) -> Any:
+        return self._pickled_job if self._dask is None else self._dask.job
 
     def _send(self, unit: WorkUnit, job: Any, result: Future[UnitResult]) -> None:
         arguments = (self._digest, job, unit, self._threads)
@@ -104,12 +119,13 @@ class ExecutorPool(WorkerPool):
                 _cancel(result)
                 return
             error = future.exception()
-            if error is None and isinstance(future.result(), worker_functions.Missing):
-                try:
-                    self._send(unit, self._job, result)
+            try:
+                is_missing = error is None and isinstance(future.result(), worker_functions.Missing)
+                if is_missing or (self._dask is not None and self._dask.was_lost(error)):
+                    self._send(unit, self._job(), result)
                     return
-                except Exception as refused:
-                    error = refused
+            except Exception as refused:
+                error = refused
             # The coordinator may have cancelled the result in the meantime.
             if result.set_running_or_notify_cancel():
                 if error is None:

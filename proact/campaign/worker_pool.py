@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from abc import ABC, abstractmethod
-from concurrent.futures import Future
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future
 
 from proact.campaign.jobs import UnitResult, WorkUnit
+
+#: While no unit ends, the pool is checked at this interval, in seconds.
+_CHECK_SECONDS = 1.0
 
 
 class NotStartedError(Exception):
@@ -40,6 +45,25 @@ class WorkerPool(ABC):
     @abstractmethod
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         """Submit a unit."""
+
+    def wait(self, futures: Collection[Future[UnitResult]]) -> set[Future[UnitResult]]:
+        """Wait until at least one of the futures is done, and return those that are done.
+
+        Raises:
+            ProactError: the pool cannot finish its units.
+        """
+        while True:
+            done, _ = concurrent.futures.wait(futures, _CHECK_SECONDS, FIRST_COMPLETED)
+            if done:
+                return done
+            self.check()
+
+    def check(self) -> None:  # noqa: B027
+        """Check that the pool can finish its units.
+
+        Raises:
+            ProactError: it cannot, for example because its connection is lost.
+        """
 
     @abstractmethod
     def close(self) -> None:
