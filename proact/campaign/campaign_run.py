@@ -427,7 +427,7 @@ class CampaignRun:
             lowest=self.metric.lowest,
             highest=self.metric.highest,
             is_better_higher=self.metric.is_better_higher,
-            encoding=facts["encoding"],
+            encoding=self._encoding.name,
             seed=facts["seed"],
             images=len(self._measurement.data),
             images_per_trial=facts["policy"]["images"],

@@ -187,6 +187,8 @@ _PLACE = "the description of a run in the store"
 
 def _replace_older_keys(values: dict[str, Any]) -> None:
     """Makes a description of an older version one of this version."""
+    if isinstance(values.get("encoding"), list) and values["encoding"]:
+        values["encoding"] = values["encoding"][0]  # it was followed by its revision
     cells, variants = (
         [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
         for listed in (values.get("cells"), values.get("variants"))

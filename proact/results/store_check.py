@@ -27,7 +27,7 @@ Signature = tuple[tuple[int, int, int], ...]
 _checked: dict[Path, Signature] = {}
 
 
-class Column(NamedTuple):
+class CheckedColumn(NamedTuple):
     """The condition of a column in SQL, and in words."""
 
     name: str
@@ -43,27 +43,27 @@ class Bounds(NamedTuple):
     images: int
 
 
-def _integer(name: str, lowest: int, highest: str, words: str) -> Column:
-    return Column(
+def _integer(name: str, lowest: int, highest: str, words: str) -> CheckedColumn:
+    return CheckedColumn(
         name, f"typeof({name}) = 'integer' AND {name} BETWEEN {lowest} AND {highest}", words
     )
 
 
-def _count(name: str) -> Column:
+def _count(name: str) -> CheckedColumn:
     column = _integer(name, 0, "images", "an integer from 0 to the number of images")
     return column._replace(condition=f"({name} IS NULL OR {column.condition})")
 
 
-def _number(name: str, lowest: str, highest: str, words: str) -> Column:
+def _number(name: str, lowest: str, highest: str, words: str) -> CheckedColumn:
     # Texts, blobs and NULL are in no range of numbers.
-    return Column(name, f"coalesce({name} BETWEEN {lowest} AND {highest}, 0)", words)
+    return CheckedColumn(name, f"coalesce({name} BETWEEN {lowest} AND {highest}, 0)", words)
 
 
-def _text(name: str) -> Column:
-    return Column(name, f"typeof({name}) = 'text'", "a text")
+def _text(name: str) -> CheckedColumn:
+    return CheckedColumn(name, f"typeof({name}) = 'text'", "a text")
 
 
-def _optional(column: Column) -> Column:
+def _optional(column: CheckedColumn) -> CheckedColumn:
     return column._replace(
         condition=f"({column.name} IS NULL OR {column.condition})", words=f"{column.words} or NULL"
     )
@@ -86,16 +86,16 @@ _ROW = (
     _count("raised")._replace(
         condition="typeof(raised) = 'integer' AND raised BETWEEN 0 AND images"
     ),
-    _number("seconds", "0", repr(_LARGEST), _NOT_NEGATIVE),
+    _number("seconds", repr(-_LARGEST), repr(_LARGEST), "a finite number"),
 )
 _FAILURE = (_TRIAL, _integer("attempts", 1, _MOST, "an integer of at least 1"), _text("error"))
 _IMAGES = "an integer of at least 1"
 #: The columns of the small tables, which name their rows by the first one.
-_TABLES: Mapping[str, tuple[Column, ...]] = {
+_TABLES: Mapping[str, tuple[CheckedColumn, ...]] = {
     "task": (_integer("id", 1, _MOST, _IMAGES), _text("digest"), _text("facts")),
     "variant": (
         _integer("id", 1, _MOST, _IMAGES),
-        Column("task", "task IN (SELECT id FROM task)", "the number of a task"),
+        CheckedColumn("task", "task IN (SELECT id FROM task)", "the number of a task"),
         _text("name"),
         _text("digest"),
         _integer("images", 1, _MOST, _IMAGES),
@@ -112,12 +112,12 @@ _TABLES: Mapping[str, tuple[Column, ...]] = {
     "choice": (_text("subject"), _text("made")),
     "campaign": (
         _text("name"),
-        Column("variant", "variant IN (SELECT id FROM variant)", "the number of a variant"),
+        CheckedColumn("variant", "variant IN (SELECT id FROM variant)", "the number of a variant"),
     ),
     "run": (_integer("id", 1, _MOST, _IMAGES), _text("digest"), _text("description")),
     "session": (
         _integer("id", 1, _MOST, _IMAGES),
-        Column("run", "run IN (SELECT id FROM run)", "the number of a run"),
+        CheckedColumn("run", "run IN (SELECT id FROM run)", "the number of a run"),
         _text("started"),
         _optional(_text("ended")),
         _optional(_text("outcome")),
@@ -188,7 +188,7 @@ def _check_pages(store: Store) -> None:
         raise ProactError(f"the store {store.path} is damaged ({told}): use an undamaged copy")
 
 
-def _check_table(store: Store, table: str, columns: tuple[Column, ...]) -> None:
+def _check_table(store: Store, table: str, columns: tuple[CheckedColumn, ...]) -> None:
     conditions = " AND ".join(f"({column.condition})" for column in columns)
     found = store.execute(
         f"SELECT {', '.join(column.name for column in columns)} FROM {table}"
@@ -265,7 +265,7 @@ def _refuse(
     store: Store,
     place: str,
     table: str,
-    columns: tuple[Column, ...],
+    columns: tuple[CheckedColumn, ...],
     key: Mapping[str, Any],
     limits: Mapping[str, float],
 ) -> None:

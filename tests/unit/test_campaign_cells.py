@@ -1,6 +1,7 @@
 """Do cells say what their rows say where things go wrong, or mean something else than usual?"""
 
-from __future__ import annotations
+from __future__ from pathlib import Path
+import annotations
 
 from concurrent.futures import Executor, Future
 
@@ -206,14 +207,17 @@ class CallsOff(Executor):
         return future
 
 
-def test_units_that_are_called_off_are_failures(trained_cnn: nn.Module, digits: Data) -> None:
-    result = campaign.run(
-        {"m": trained_cnn}, digits, [BitFlip(1e-3)], trials=12, images_per_trial=16,
-        executor=CallsOff(),
-    )  # fmt: skip
-    (cell,) = result.cells
-    assert (cell.trials, cell.failed) == (11, 1)
-    assert result.failures()["m", str(BitFlip(1e-3))] == [(7, "the executor cancelled it")]
+def test_an_executor_that_cancels_a_unit_ends_the_campaign(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path
+) -> None:
+    store = tmp_path / "rows.sqlite"
+    options: dict[str, Any] = {"trials": 12, "images_per_trial": 16, "store": store}
+    with pytest.raises(ProactError, match=r"cancelled a unit: .* continues from the trials"):
+        campaign.run(
+            {"m": trained_cnn}, digits, [BitFlip(1e-3)], executor=CallsOff(), **options
+        )
+    result = campaign.run({"m": trained_cnn}, digits, [BitFlip(1e-3)], executor=1, **options)
+    assert (result.cells[0].trials, result.failures()) == (12, {})
 
 
 def test_parametrized_networks_run_here_and_in_workers(digits: Data) -> None:
