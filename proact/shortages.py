@@ -20,8 +20,7 @@ _NUMBERS = {
 _TEXTS = {
     "memory": re.compile(
         "DefaultCPUAllocator: |out of memory|std::bad_alloc|failed to map segment|"
-        "Storage size calculation overflowed|"
-        + re.escape(os.strerror(errno.ENOMEM)),
+        "Storage size calculation overflowed|" + re.escape(os.strerror(errno.ENOMEM)),
         re.IGNORECASE,
     ),
     "processes or threads": re.compile(

@@ -90,10 +90,15 @@ def flush_results() -> None:
 
 
 class _Checked:
-    """A text stream that hands errors of writing to ``on_error``, or drops them without one."""
+    """A text stream that hands errors of writing to ``on_error``, or drops them without one.
+
+    After an error, every later write hands over the same error: typer and other callers suppress
+    errors of some writes.
+    """
 
     def __init__(self, stream: Any, on_error: Callable[[OSError], None] | None) -> None:
         self._stream, self._on_error = stream, on_error
+        self._error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -115,12 +120,14 @@ class _Checked:
             self.flush()
 
     def _checked(self, operation: Callable[..., Any], *arguments: str) -> None:
-        try:
-            operation(*arguments)
-        except OSError as error:
-            self._discard()
-            if self._on_error is not None:
-                self._on_error(error)
+        if self._error is None:
+            try:
+                operation(*arguments)
+            except OSError as error:
+                self._error = error
+                self._discard()
+        if self._error is not None and self._on_error is not None:
+            self._on_error(self._error)
 
     def _discard(self) -> None:
         """Let what the stream holds back, and all that follows, go nowhere.
