@@ -133,12 +133,12 @@ def _internal_error(error: BaseException, arguments: Sequence[str]) -> str:
         ) as file:
             file.write(f"proact {__version__}, Python {sys.version}\n")
             file.write(f"arguments: {list(arguments)}\n\n{text}")
-        report = file.name
+        report, lines = file.name, ""
     except OSError:  # no folder of temporary files has room
-        report = f"these lines:\n{text}"
+        report, lines = "the lines below", f":\n{text}"
     return (
-        f"this is an internal error of proact ({_in_one_line(error)}): please report it, as "
-        f"CONTRIBUTING.md says under 'Reporting a bug', with {report}"
+        f"this is an internal error of proact ({_in_one_line(error)}): please report it with "
+        f"{report}, as CONTRIBUTING.md says under 'Reporting a bug'{lines}"
     )
 
 

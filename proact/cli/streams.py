@@ -51,7 +51,7 @@ def checked_streams() -> Iterator[None]:
             (sys.stderr, redirect_stderr, None),
         ):
             if stream is not None:
-                checked = _Checked(stream, on_error)
+                checked = _CheckedStream(stream, on_error)
                 stack.enter_context(_escapes(stream))
                 stack.callback(checked.flush_or_discard)
                 stack.enter_context(redirect(cast("Any", checked)))
@@ -89,7 +89,7 @@ def flush_results() -> None:
         sys.stdout.flush()
 
 
-class _Checked:
+class _CheckedStream:
     """A text stream that hands errors of writing to ``on_error``, or drops them without one.
 
     After an error, every later write hands over the same error: typer and other callers suppress
