@@ -209,8 +209,9 @@ class _Process:
                 self._process.kill()
                 self._process.join()
         if thread is not None:
-            thread.join()
-        self._running_trial.close()
+            thread.join(_END_SECONDS)
+        if thread is None or not thread.is_alive():
+            self._running_trial.close()
 
     def _manager_thread(self) -> Thread | None:
         return cast("Thread | None", self._pool._executor_manager_thread)

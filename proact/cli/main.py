@@ -36,7 +36,8 @@ app = typer.Typer(
     help="Fault injection and protection for neural networks: accuracy under memory faults, with "
     "intervals, and the accuracy that protections recover.",
     epilog="Exit status: 0 done, 1 an internal error (or a failed verification), 2 bad input, "
-    "3 done with failed trials, 130 interrupted, 129 or 143 ended by SIGHUP or SIGTERM.",
+    "3 done with failed trials, 130 interrupted, 129 or 143 ended by SIGHUP or SIGTERM, 141 the "
+    "reader of the output has ended.",
 )
 for _command in (campaign, report, protect, plan, profile, verify, info):
     app.command()(_command)
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0: done. 1: an internal error, or a failed verification. 2: bad input. 3: done, and some
-        trials failed. 130: interrupted. 129, 143: ended by SIGHUP, SIGTERM.
+        trials failed. 130: interrupted. 129, 143: ended by SIGHUP, SIGTERM. 141: the program that
+        reads standard output has ended.
     """
     command = typer.main.get_command(app)
     given = None if arguments is None else list(arguments)

@@ -75,7 +75,7 @@ def profile(
     from proact.config.user_code import load_function
 
     values, _ = given_values(Experiment, given)
-    forward = load_function(values.get("forward"))
+    forward = load_function("forward", values.get("forward"))
     images = None if data is None else Experiment(data=data, **values).load_data()
     kinds = tuple(activations.split(","))
     found = profile_of(

@@ -240,7 +240,7 @@ class SetupOptions(CampaignOptions):
         from proact.data.dataset import parts_of
 
         if is_user_code(self.data):
-            return parts_of(load_attribute(self.data), load_function(self.collate))
+            return parts_of(load_attribute(self.data), load_function("collate", self.collate))
         return data.load(
             self.data,
             self.data_folder,
@@ -430,7 +430,9 @@ class Experiment(SetupOptions):
         return {
             **values,
             "metric": load_metric(self.metric),
-            **{name: load_function(values[name]) for name in ("forward", "collate", "output")},
+            **{
+                name: load_function(name, values[name]) for name in ("forward", "collate", "output")
+            },
         }
 
     @property
@@ -442,9 +444,12 @@ class Experiment(SetupOptions):
         """
         from proact.config.user_code import load_function
 
-        named = {"loss": self.loss, "metric": self.validation_metric}
-        given = {**named, "forward": self.forward, "output": self.output}
-        return {name: load_function(value) for name, value in given.items()}
+        return {
+            "loss": load_function("loss", self.loss),
+            "metric": load_function("validation_metric", self.validation_metric),
+            "forward": load_function("forward", self.forward),
+            "output": load_function("output", self.output),
+        }
 
     def to_plain(self) -> dict[str, Any]:
         """Return all keys as values that JSON and YAML can hold; reading them is the inverse."""

@@ -42,9 +42,9 @@ def planned(experiment: Experiment, options: PlanOptions, kept: Path, stages: St
     given = load_model_for(experiment.model, images)
     plain = trained(experiment, given, images, kept, stages)
     functions = {
-        "forward": load_function(experiment.forward),
-        "output": load_function(experiment.output),
-        "metric": load_function(experiment.validation_metric),
+        "forward": load_function("forward", experiment.forward),
+        "output": load_function("output", experiment.output),
+        "metric": load_function("validation_metric", experiment.validation_metric),
     }
     chosen = {field.name: getattr(options, field.name) for field in fields(options)}
     return stages.run(

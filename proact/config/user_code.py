@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import itertools
 import re
 import sys
@@ -29,13 +30,24 @@ from proact.campaign.built_in_metrics import metric_named
 from proact.config.names import USER_CODE, check_model_name, is_user_code
 from proact.data import Data
 from proact.errors import ProactError
-from proact.interruption import Terminated
+from proact.interruption import INTERRUPTIONS
 from proact.text import short_repr, shortened
 
 # A file that defines both model and data is loaded, and runs, once.
 _files: dict[Path, ModuleType] = {}
-# The files of all user modules that were loaded.
+# The files of all user modules that were loaded, and those that define what was loaded from them.
 _named: set[str] = set()
+_OF_PROACT = str(Path(__file__).parents[1])
+
+#: The arguments with which each option's function is called.
+_ARGUMENTS = {
+    "collate": ("items",),
+    "forward": ("model", "batch"),
+    "loss": ("logits", "targets"),
+    "metric": ("outputs", "targets", "clean outputs"),
+    "output": ("output",),
+    "validation_metric": ("logits", "targets"),
+}
 
 
 class UsersCodeError(ProactError):
@@ -82,26 +94,44 @@ def load_metric(text: str) -> Metric:
     given = _attribute(text)
     if isinstance(given, Metric):
         return given
-    if not callable(given):
-        raise TypeError(
-            f"{shortened(text)}: expected a proact.campaign.Metric or a function of (outputs, "
-            f"targets, clean outputs), got {type(given).__name__}"
-        )
+    _check_function(text, given, "metric", "a proact.campaign.Metric or ")
     return Metric(getattr(given, "__name__", type(given).__name__), given)
 
 
-def load_function(value: Any) -> Any:
+def load_function(option: str, value: Any) -> Any:
     """Load a function of the user's code if ``value`` names one; return other values unchanged.
 
+    Args:
+        option: the option that has the value: collate, forward, loss, output or validation_metric.
+        value: the value of the option.
+
     Raises:
-        ValueError, TypeError, ProactError: not a function, or the errors of `load_attribute`.
+        ValueError, TypeError, ProactError: not a function of the option's arguments, or the errors
+            of `load_attribute`.
     """
     if not isinstance(value, str) or not is_user_code(value):
         return value
     given = _attribute(value)
-    if not callable(given):
-        raise TypeError(f"{value}: expected a function, got {type(given).__name__}")
+    _check_function(value, given, option)
     return given
+
+
+def _check_function(text: str, given: Any, option: str, others: str = "") -> None:
+    """Raise TypeError unless ``given`` can be called with the arguments of an option."""
+    arguments = _ARGUMENTS[option]
+    expected = f"{shortened(text)}: expected {others}a function of ({', '.join(arguments)})"
+    if not callable(given):
+        raise TypeError(f"{expected}, got {type(given).__name__}")
+    try:
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):  # functions in C may tell nothing of their arguments
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{expected}, got a function of {shortened(str(signature))} ({error})"
+        ) from None
 
 
 def load_attribute(text: str) -> Any:
@@ -109,13 +139,31 @@ def load_attribute(text: str) -> Any:
 
     Raises:
         ValueError: the file, module or attribute does not exist.
-        UsersCodeError: the file or the function raised an exception.
+        UsersCodeError: the file or the function raised an exception, or the function cannot be
+            called without arguments.
     """
     value = _attribute(text)
     # A model is callable too, but must not be called; a class of models is called to make one.
     if isinstance(value, (nn.Module, Data, DataLoader)) or not callable(value):
         return value
-    return _users(text, value)
+    return _called(text, value)
+
+
+def _called(text: str, function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except INTERRUPTIONS:
+        raise
+    except BaseException as error:
+        frames = _users_frames(error.__traceback__)
+        if frames is not None:
+            raise _as_users(text, error, frames) from None
+        # The call itself failed, or a function in C.
+        reason = " ".join("".join(traceback.format_exception_only(error)).split())
+        raise UsersCodeError(
+            f"{shortened(text)}: expected an object or a function without arguments that returns "
+            f"one, but its call failed ({shortened(reason, 200)})"
+        ) from None
 
 
 def _attribute(text: str) -> Any:
@@ -125,7 +173,22 @@ def _attribute(text: str) -> Any:
     module = _users(place, lambda: _imported(place))
     if not hasattr(module, attribute):
         raise ValueError(f"{shortened(place)} has nothing named {short_repr(attribute)}")
-    return getattr(module, attribute)
+    value = getattr(module, attribute)
+    _name_definition(value)
+    return value
+
+
+def _name_definition(value: Any) -> None:
+    """Note the file that defines a value, which may be another than the module's that holds it."""
+    definition = value if hasattr(value, "__qualname__") else type(value)
+    module = sys.modules.get(str(getattr(definition, "__module__", None)))
+    _name(getattr(module, "__file__", None))
+
+
+def _name(file: str | None) -> None:
+    # An error of proact stays one if the user names a function of proact.
+    if file is not None and not file.startswith(_OF_PROACT):
+        _named.add(file)
 
 
 def _imported(place: str) -> ModuleType:
@@ -135,7 +198,7 @@ def _imported(place: str) -> ModuleType:
         if _spec_is_missing(place):
             raise ValueError(f"there is no module {short_repr(place)} to import")
         module = importlib.import_module(place)
-        _named.add(str(getattr(module, "__file__", None)))
+        _name(getattr(module, "__file__", None))
         return module
     file = Path(place).resolve()
     if file in _files:
@@ -158,7 +221,7 @@ def _imported(place: str) -> ModuleType:
     # A worker cannot import the file by this name, so pickles must hold its definitions.
     cloudpickle.register_pickle_by_value(module)
     _files[file] = module
-    _named.add(str(file))
+    _name(str(file))
     return module
 
 
@@ -214,9 +277,9 @@ def _as_users(what: str, error: BaseException, frames: TracebackType | None) -> 
 def _users(what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Terminated:
+    except INTERRUPTIONS:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         frames = _users_frames(error.__traceback__)
         if frames is None and not isinstance(error, SyntaxError):
             raise  # an error of proact about the user's argument

@@ -11,6 +11,7 @@ from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
 from proact.nn.site import eval_mode
 from proact.nn.written_state import restored
+from proact.shortages import shortage
 
 
 def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
@@ -63,6 +64,8 @@ def run_checked(
         with eval_mode(model), torch.no_grad(), restored(model):
             output = forward.raw(model, cloned(inputs))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if shortage(error) is not None:
+            raise  # the machine is too small, whatever the inputs are
         samples = samples_in(inputs)
         tried = "one image" if samples == 1 else f"{samples} images"
         raise ValueError(

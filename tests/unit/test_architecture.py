@@ -21,7 +21,7 @@ SOURCE = ROOT / "proact"
 #: Modules below all packages, which the drawing leaves out.
 BASE = {
     *("_native", "errors", "files", "interruption", "lazy_imports", "limits", "options"),
-    *("plain_values", "text", "yaml_text"),
+    *("plain_values", "shortages", "text", "yaml_text"),
 }
 
 

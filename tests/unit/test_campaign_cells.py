@@ -1,9 +1,10 @@
 """Do cells say what their rows say where things go wrong, or mean something else than usual?"""
 
-from __future__ from pathlib import Path
-import annotations
+from __future__ import annotations
 
 from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,9 +214,7 @@ def test_an_executor_that_cancels_a_unit_ends_the_campaign(
     store = tmp_path / "rows.sqlite"
     options: dict[str, Any] = {"trials": 12, "images_per_trial": 16, "store": store}
     with pytest.raises(ProactError, match=r"cancelled a unit: .* continues from the trials"):
-        campaign.run(
-            {"m": trained_cnn}, digits, [BitFlip(1e-3)], executor=CallsOff(), **options
-        )
+        campaign.run({"m": trained_cnn}, digits, [BitFlip(1e-3)], executor=CallsOff(), **options)
     result = campaign.run({"m": trained_cnn}, digits, [BitFlip(1e-3)], executor=1, **options)
     assert (result.cells[0].trials, result.failures()) == (12, {})
 
