@@ -71,8 +71,8 @@ def lack_of_words(layer: nn.Module, weight: Any) -> str | None:
             lack = "lacks the float32 scales of its rows: quantise a new layer with to(device)"
         elif not _is_same_memory(words, weight):
             lack = (
-                "computes with a copy of its parameter, as copy.deepcopy makes it: run the model "
-                "on one batch first"
+                "computes with a copy of its parameter, as moving a model to another device makes "
+                "it: run the model on one batch first"
             )
     return lack
 
