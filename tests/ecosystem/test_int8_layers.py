@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from proact import campaign
 from proact.campaign.pickling import pickled
-from proact.faults import BitFlip, ExactFlips, FaultSpace, Where, encode, inject
+from proact.faults import BitFlip, ExactFlips, FaultSpace, Replay, Where, encode, inject
 from proact.nn import find_sites
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
 from proact.nn.written_state import restored
+from proact.protect import protect
 
 bitsandbytes = pytest.importorskip("bitsandbytes", exc_type=Exception)
 pytestmark = pytest.mark.filterwarnings("default")
@@ -240,6 +241,17 @@ def test_sweep_over_layers_counts_words_and_scales() -> None:
     second = CLASSES * 32 * (HIDDEN + 1)
     assert table["layer"].tolist() == ["0", "2"]
     assert table["share"][0] == pytest.approx(first / (first + second))
+
+
+@states
+def test_weight_range_guards_the_scales(has_run: bool) -> None:
+    model = network(has_run)
+    guarded = protect(model, "weight-range", (x(), network()(x()).argmax(1)))
+    clean = guarded(x())
+    assert torch.equal(clean, network()(x()))
+    for scale in range(HIDDEN):  # a scale beyond the largest of its tensor
+        with inject(guarded, Replay([("0.weight.SCB", scale, 30)]), "native"):
+            assert (guarded(x()) - clean).abs().max() < 10
 
 
 def test_embedding() -> None:
