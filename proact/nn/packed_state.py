@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -32,16 +33,23 @@ _PACKED = (
     "encoding='int8' instead"
 )
 
+_SHARED = (
+    "shares an 8-bit parameter with another layer, and the first of them to run takes its scales: "
+    "give each layer a parameter of its own"
+)
+
 
 def packed_weights(model: nn.Module) -> list[PackedWeights]:
     """The modules whose ``state_dict()`` holds numbers that no parameter or buffer stores: weights
     that torch.ao has packed, and extra state with tensors. Also the weights and scales of 8-bit
     layers of bitsandbytes that compute with other memory than their parameter."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
+    uses = Counter(id(each) for module in modules.values() for _, each in int8_parameters(module))
     packed = []
     for name, module in modules.items():
         for leaf, parameter in int8_parameters(module):
-            if (lack := lack_of_words(module, parameter)) is not None:
+            lack = _SHARED if uses[id(parameter)] > 1 else lack_of_words(module, parameter)
+            if lack is not None:
                 weight, types = f"{name}.{leaf}" if name else leaf, types_of(module)
                 packed.append(_packed(weight, name, types, "weight", lack))
                 packed.append(_packed(f"{weight}.SCB", name, types, "scale", lack))

@@ -281,6 +281,13 @@ def not_quantised() -> Any:
     return nn.Sequential(bitsandbytes.nn.Linear8bitLt(8, 8, has_fp16_weights=False))
 
 
+def tied(has_run: bool) -> Any:
+    model = network(has_run)
+    other: Any = bitsandbytes.nn.Linear8bitLt(INPUTS, HIDDEN, has_fp16_weights=False)
+    other.weight = model[0].weight
+    return model.append(other)
+
+
 def plain_layer() -> Any:
     layer = nn.Linear(INPUTS, HIDDEN)
     layer.weight = network()[0].weight
@@ -300,6 +307,8 @@ def without_scales() -> Any:
         (lambda: network(False, has_fp16_weights=True), "make it with has_fp16_weights=False"),
         (lambda: network(threshold=6.0), "set state.threshold of the layer to 0"),
         (without_scales, "lacks the float32 scales"),
+        (lambda: tied(False), r"0\.weight.* shares an 8-bit parameter with another layer"),
+        (lambda: tied(True), r"0\.weight.* shares an 8-bit parameter with another layer"),
         (plain_layer, r"0\.weight.* \(Linear\) holds an 8-bit parameter"),
     ],
 )
@@ -310,5 +319,7 @@ def test_what_faults_cannot_hit_is_refused(make: Any, message: str) -> None:
     for where in ("0.weight", Where(kind="scale"), Where(kind="weight")):
         with pytest.raises(ValueError, match=message):
             inject(model, BitFlip(0.1, where=where), "native").__enter__()
+    with pytest.raises(ValueError, match=message):
+        inject(model, Replay([("0.weight", 0, 0)]), "native").__enter__()
     with inject(model, BitFlip(0.5, where="0.bias"), "native") as record:
         assert record.flips > 0
