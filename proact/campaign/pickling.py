@@ -27,7 +27,8 @@ def pickled(value: Any) -> bytes:
 
     Functions that cannot be imported are pickled by value, as cloudpickle does. Bound methods are
     pickled as a function and its object, because a lookup by name would find a forward that was
-    wrapped on the instance. Tensors that share memory share it again.
+    wrapped on the instance. Tensors that share memory share it again, and parameters keep their
+    class.
     """
     file = io.BytesIO()
     _Pickler(file).dump(value)

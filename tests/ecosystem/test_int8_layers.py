@@ -15,7 +15,7 @@ from proact.campaign.pickling import pickled
 from proact.faults import BitFlip, ExactFlips, FaultSpace, Replay, Where, encode, inject
 from proact.nn import find_sites
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
-from proact.nn.written_state import restored
+from proact.nn.written_state import find_written_state, restored
 from proact.protect import protect
 
 bitsandbytes = pytest.importorskip("bitsandbytes", exc_type=Exception)
@@ -169,11 +169,11 @@ def test_copy_computes_with_the_words_that_faults_hit(has_run: bool) -> None:
     refused = r"0\.weight \(Linear8bitLt\) computes with a copy .* on one batch first"
     with pytest.raises(ValueError, match=refused):
         FaultSpace(model, "native")
-    encoded = encode(model, "native")
-    clean = encoded(x())
-    assert torch.equal(clean, network()(x()))
+    encoded, clean = encode(model, "native"), network()(x())
     with inject(encoded, BitFlip(0.1, where="0.weight"), "native"):
+        check_output(encoded, encoded[0](x()), x())
         assert not torch.equal(encoded(x()), clean)
+    assert torch.equal(encoded(x()), clean)
     model(x())
     with inject(model, BitFlip(0.1, where="0.weight"), "native"):
         assert not torch.equal(model(x()), clean)
@@ -197,6 +197,12 @@ def test_copies_that_share_parameters() -> None:
     with pytest.raises(ValueError, match=r"0\.weight \(Linear8bitLt\) .* run it on one batch"):
         copy_sharing_parameters(network(has_run=False))
     assert len(find_sites(model, x())) == 1
+
+
+@states
+def test_forward_pass_of_a_copy_writes_nothing(has_run: bool) -> None:
+    model = copy_model(network(has_run).train()).eval()
+    assert find_written_state(model, lambda: model(x())) == ()
 
 
 def test_restored_state_is_that_before_the_first_forward() -> None:
