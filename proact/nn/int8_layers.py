@@ -25,9 +25,13 @@ def is_int8_parameter(value: Any) -> bool:
 
 
 def int8_parameters(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The names in ``module`` and the parameters of its own that are 8-bit parameters."""
+    """The names in ``module`` and the parameters of its own that are 8-bit parameters.
+
+    The weight of an 8-bit layer is among them even if it is a plain parameter.
+    """
+    is_layer = _is_linear(module) or _is_embedding(module)
     for name, parameter in module._parameters.items():
-        if is_int8_parameter(parameter):
+        if is_int8_parameter(parameter) or (is_layer and name == "weight"):
             yield name, parameter
 
 
@@ -47,7 +51,12 @@ def lack_of_words(layer: nn.Module, weight: Any) -> str | None:
     """
     is_linear, lack = _is_linear(layer), None
     state: Any = vars(layer).get("state")
-    if not (is_linear or _is_a(type(layer), "Embedding8bit")):
+    if not is_int8_parameter(weight):
+        lack = (
+            "holds a plain parameter in place of an Int8Params, as torch.load and pickle make it: "
+            "load a state_dict instead"
+        )
+    elif not (is_linear or _is_embedding(layer)):
         lack = (
             "holds an 8-bit parameter of bitsandbytes and is neither a Linear8bitLt nor an "
             "Embedding8bit: use one of these"
@@ -86,7 +95,7 @@ def settle(model: nn.Module) -> None:
     for layer in model.modules():
         for _, weight in int8_parameters(layer):
             state: Any = vars(layer).get("state")
-            if not _is_linear(layer) or state.has_fp16_weights:
+            if not _moves_tensors(layer, weight):
                 continue
             if weight.CB is not None:
                 layer.init_8bit_state()  # type: ignore[operator]
@@ -102,7 +111,7 @@ def refuse_unsettled(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         for leaf, weight in int8_parameters(layer):
             state: Any = vars(layer).get("state")
-            if not _is_linear(layer) or state.has_fp16_weights:
+            if not _moves_tensors(layer, weight):
                 continue
             if state.CB is None or not _is_same_memory(state.CB, weight):
                 full_name = f"{name}.{leaf}" if name else leaf
@@ -110,6 +119,15 @@ def refuse_unsettled(model: nn.Module) -> None:
                     f"{full_name} ({type(layer).__name__}) gets its final place in the first "
                     "forward pass: quantise the model with to(device) and run it on one batch first"
                 )
+
+
+def _moves_tensors(layer: nn.Module, weight: Any) -> bool:
+    """Whether the first forward pass moves tensors from ``weight`` to ``layer``."""
+    return (
+        is_int8_parameter(weight)
+        and _is_linear(layer)
+        and not vars(layer)["state"].has_fp16_weights
+    )
 
 
 def _computed_with(layer: nn.Module, weight: Any) -> tuple[Any, Any]:
@@ -140,6 +158,10 @@ def _is_same_memory(words: Tensor, weight: Tensor) -> bool:
 
 def _is_linear(layer: nn.Module) -> bool:
     return _is_a(type(layer), "Linear8bitLt")
+
+
+def _is_embedding(layer: nn.Module) -> bool:
+    return _is_a(type(layer), "Embedding8bit")
 
 
 def _is_a(kind: type, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import cloudpickle
@@ -315,6 +316,8 @@ def without_scales() -> Any:
         (without_scales, "lacks the float32 scales"),
         (lambda: tied(False), r"0\.weight.* shares an 8-bit parameter with another layer"),
         (lambda: tied(True), r"0\.weight.* shares an 8-bit parameter with another layer"),
+        (lambda: pickle.loads(pickle.dumps(network())), r"0\.weight.* holds a plain parameter"),
+        (lambda: pickle.loads(pickle.dumps(network(False))), r"0\.weight.* a plain parameter"),
         (plain_layer, r"0\.weight.* \(Linear\) holds an 8-bit parameter"),
     ],
 )
