@@ -16,6 +16,7 @@ from proact.campaign.metrics import describe
 from proact.data.split import content
 from proact.encodings import Encoding
 from proact.nn.batches import Batch, map_tensors
+from proact.nn.tensor_inventory import named_scales_beside
 from proact.ops import native_info
 from proact.results.policy import Policy
 
@@ -65,7 +66,11 @@ class ModelDigest:
 
     def __init__(self, model: nn.Module) -> None:
         self._content = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for name, tensor in (
+            *model.named_parameters(),
+            *model.named_buffers(),
+            *named_scales_beside(model),
+        ):
             self._content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             self._content.update(content(tensor))
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from proact.nn.model_kinds import is_compiled_module
-from proact.nn.tensor_views import is_view_like
+from proact.nn.tensor_views import is_view_like, parameter_of
 from proact.nn.written_state import Place, keep_written_state, written_state
+from proact.ops.plain_memory import has_plain_memory
 
 
 def pickled(value: Any) -> bytes:
@@ -26,7 +27,8 @@ def pickled(value: Any) -> bytes:
 
     Functions that cannot be imported are pickled by value, as cloudpickle does. Bound methods are
     pickled as a function and its object, because a lookup by name would find a forward that was
-    wrapped on the instance. Tensors that share memory share it again.
+    wrapped on the instance. Tensors that share memory share it again, and parameters keep their
+    class.
     """
     file = io.BytesIO()
     _Pickler(file).dump(value)
@@ -50,6 +52,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = _LOCKS[kind], ()
         elif isinstance(obj, nn.Module):
             reduced = _reduced_module(obj)
+        elif _is_plain_subclass(obj):
+            reduced = _tensor, self._described(obj), vars(obj), None, None, _set_attributes
         elif is_view_like(obj) and id(obj) not in self._are_bases:
             reduced = _tensor, self._described(obj)
         return super().reducer_override(obj) if reduced is NotImplemented else reduced
@@ -63,8 +67,24 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self._bases[storage._cdata] = base
             self._are_bases.add(id(base))
         place = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        is_parameter = isinstance(tensor, nn.Parameter)
-        return base, tensor.dtype, *place, tensor.requires_grad and tensor.is_leaf, is_parameter
+        kind = type(tensor) if isinstance(tensor, nn.Parameter) else None
+        return base, tensor.dtype, *place, tensor.requires_grad and tensor.is_leaf, kind
+
+
+def _is_plain_subclass(value: Any) -> bool:
+    """Whether ``value`` is a parameter of a subclass, such as those of bitsandbytes, that torch
+    would unpickle as a plain parameter."""
+    kind = type(value)
+    return (
+        issubclass(kind, nn.Parameter)
+        and kind is not nn.Parameter
+        and kind.__reduce_ex__ is nn.Parameter.__reduce_ex__
+        and has_plain_memory(value)
+    )
+
+
+def _set_attributes(parameter: nn.Parameter, attributes: dict[str, Any]) -> None:
+    vars(parameter).update(attributes)
 
 
 _LOCKS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threading.RLock}
@@ -113,10 +133,10 @@ def _tensor(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     requires_grad: bool,
-    is_parameter: bool,
+    kind: type[nn.Parameter] | None,
 ) -> Tensor:
     result = torch.empty(0, dtype=dtype, device=base.device)
     result.set_(base.untyped_storage(), offset, shape, strides)
-    if is_parameter:
-        return nn.Parameter(result, requires_grad)
+    if kind is not None:
+        return parameter_of(kind, result, requires_grad)
     return result.requires_grad_(requires_grad)

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proact.nn.inner_tensors import inner_tensors
+from proact.nn.tensor_inventory import named_scales_beside
 
 #: A storage: its device and the address of its first byte.
 Storage: TypeAlias = tuple[str, int]
@@ -79,9 +80,13 @@ def storages_of(tensor: Tensor) -> Iterator[Storage]:
 
 
 def storages_by_name(model: nn.Module) -> dict[Storage, str]:
-    """The storages of a model's parameters and buffers, with the name of a tensor in each."""
+    """The storages of parameters, buffers and scales, with the name of a tensor in each."""
     found: dict[Storage, str] = {}
-    members: Iterable[tuple[str, Tensor]] = (*model.named_parameters(), *model.named_buffers())
+    members: Iterable[tuple[str, Tensor]] = (
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *named_scales_beside(model),
+    )
     for name, tensor in members:
         for storage in storages_of(tensor):
             found.setdefault(storage, name)

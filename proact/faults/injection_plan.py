@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -135,6 +136,7 @@ class InjectionPlan:
             if len(self._replays) >= _MOST_REPLAYS:
                 self._replays.clear()
             named = {site.tensor for site in replay.faults}
+            refuse_packed(self.packed, tuple(map(glob.escape, sorted(named))))
             stored = self._forms.tensors
             hit = [each for each in stored if not named.isdisjoint(each.names)]
             exposed = [self._forms.exposed_tensor(each, None) for each in hit]

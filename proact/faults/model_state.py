@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from proact.nn.inner_tensors import attributes_of, inner_tensors, scales_beside
+from proact.nn.inner_tensors import attributes_of, inner_tensors
+from proact.nn.tensor_inventory import named_scales_beside
 from proact.ops.plain_memory import model_watch
 
 
@@ -35,7 +36,7 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         #: The native form of the layout, which is compared in microseconds; None if there is none.
-        self._watch: Any = None if _has_scales_beside(model) else model_watch(model)
+        self._watch: Any = None if any(named_scales_beside(model)) else model_watch(model)
         self._layout = _layout(model) if self._watch is None else []
         tensors = self._tensors(model)
         self._addresses = [_address(tensor) for tensor in tensors]
@@ -85,20 +86,14 @@ class ModelState:
         if self._watch is not None:
             tensors: list[Tensor] = self._watch.tensors(model)
             return tensors
-        return [inner for _, tensor in _members(model) for _, inner in inner_tensors("", tensor)]
-
-
-def _members(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    for module in model.modules():
-        for members in (module._parameters, module._buffers):
-            for name, tensor in members.items():
-                if tensor is not None:
-                    yield name, tensor
-
-
-def _has_scales_beside(model: nn.Module) -> bool:
-    """Whether parameters have scales that are neither parameters nor buffers."""
-    return any(scales_beside(parameter) for parameter in model.parameters())
+        return [
+            inner
+            for module in model.modules()
+            for members in (module._parameters, module._buffers)
+            for tensor in members.values()
+            if tensor is not None
+            for _, inner in inner_tensors("", tensor, module)
+        ]
 
 
 def _layout(model: nn.Module) -> list[object]:
@@ -111,7 +106,7 @@ def _layout(model: nn.Module) -> list[object]:
             for name, tensor in members.items():
                 if tensor is None:
                     continue
-                for inner_name, inner in inner_tensors(name, tensor):
+                for inner_name, inner in inner_tensors(name, tensor, module):
                     place: tuple[object, ...] = (_address(inner), inner.dtype)
                     if not inner.is_nested:  # whose components have shapes of their own
                         place = (*place, inner.shape)

@@ -12,8 +12,8 @@ from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector, checked_where, matches
 from proact.faults.stored_forms import StoredForms
-from proact.nn.packed_state import packed_weights
-from proact.nn.tensor_inventory import StoredTensor, checked_network, stored_tensors
+from proact.nn.packed_state import PackedWeights, packed_weights
+from proact.nn.tensor_inventory import checked_network, stored_tensors
 from proact.ops.plan import checked_ber
 
 if TYPE_CHECKING:
@@ -117,12 +117,11 @@ class FaultSpace(Sequence[ExposedTensor]):
         ]
 
 
-def refuse_packed(packed: Sequence[StoredTensor], where: Selector) -> None:
-    """ValueError if ``where`` selects weights that are neither parameters nor buffers."""
-    for weights in packed:
+def refuse_packed(packed: Sequence[PackedWeights], where: Selector) -> None:
+    """ValueError if ``where`` selects weights that faults cannot hit."""
+    for weights, lack in packed:
         if matches(where, weights):
             raise ValueError(
-                f"{weights.name or 'the model'} ({weights.layer_types[0]}) keeps weights in a "
-                "packed form, which faults cannot hit: quantise with torchao or with "
-                "encoding='int8' instead, or exclude the module with where="
+                f"{weights.name or 'the model'} ({weights.layer_types[0]}) {lack}, or exclude the "
+                "module with where="
             )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.nn.function_copy import FunctionCopies
+from proact.nn.int8_layers import is_int8_parameter, refuse_unsettled, settle
 from proact.nn.model_kinds import is_compiled_module, refuse_lazy
 from proact.nn.object_walk import ObjectGraph, walk
 from proact.nn.tensor_views import is_view_like, tensor_of_storage
@@ -38,13 +39,15 @@ def copy_model(model: nn.Module) -> nn.Module:
     the copy. Computed tensors are detached, since the next forward pass makes them again. Locks are
     new. A model compiled in place (``model.compile()``) is not compiled in the copy. A function
     ``extra_repr`` that replaces that of one module, as torchao sets it, is left out: it is only for
-    printing.
+    printing. 8-bit layers of bitsandbytes are as after their first forward pass.
 
     Raises:
         ValueError: a layer without a shape, an attribute that cannot be copied, or one whose copy
             still refers to the original model; the message names it.
     """
-    return _copied(model, shared=[])
+    result = _copied(model, shared=[])
+    settle(result)
+    return result
 
 
 def copy_sharing_parameters(model: nn.Module) -> nn.Module:
@@ -52,7 +55,12 @@ def copy_sharing_parameters(model: nn.Module) -> nn.Module:
 
     Modules, hooks, plain attributes and buffers are copied, so that replacing a module in the copy,
     or a forward pass that writes to a buffer, leaves ``model`` as it was.
+
+    Raises:
+        ValueError: as `copy_model`, and an 8-bit layer of bitsandbytes before its first forward
+            pass, which would move tensors out of the shared parameter.
     """
+    refuse_unsettled(model)
     return _copied(model, shared=list(model.parameters()))
 
 
@@ -94,6 +102,7 @@ def _copy_tensors(graph: ObjectGraph, memo: dict[int, Any], shared: list[nn.Para
         if is_view_like(tensor):
             by_storage.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     ids = {id(parameter) for parameter in shared}
+    with_attributes: list[Tensor] = []
     for together in by_storage.values():
         if len(together) < 2:
             continue
@@ -103,6 +112,10 @@ def _copy_tensors(graph: ObjectGraph, memo: dict[int, Any], shared: list[nn.Para
         for tensor in together:
             if id(tensor) not in memo:
                 memo[id(tensor)] = tensor_of_storage(tensor, copied)
+                if is_int8_parameter(tensor):
+                    with_attributes.append(tensor)
+    for tensor in with_attributes:  # which refer to other tensors
+        vars(memo[id(tensor)]).update(copy.deepcopy(vars(tensor), memo))
     for tensor in tensors:
         if id(tensor) in memo:
             continue
@@ -120,7 +133,7 @@ def _copied_storage(together: list[Tensor], memo: dict[int, Any]) -> torch.Untyp
     storage = together[0].untyped_storage()
     for tensor in together:
         is_whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()
-        if isinstance(tensor, nn.Parameter) and is_whole:
+        if type(tensor) is nn.Parameter and is_whole:
             storage = copy.deepcopy(tensor, memo).untyped_storage()
             break
     else:

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from proact.nn.int8_layers import is_int8_parameter
+
 #: Objects of these packages are opaque: they hold compilers, graphs, loggers and threads.
 _OPAQUE = ("torch._", "torch.fx.", "torch.jit.", "logging.", "threading.")
 
@@ -81,9 +83,13 @@ def referents(value: Any) -> Iterator[Any]:
     """The objects that ``value`` refers to directly, without atoms, classes and globals.
 
     A function refers to its closure, its default arguments, its attributes and the global variables
-    that its code reads. Tensors refer to nothing.
+    that its code reads. Tensors refer to nothing, except that an 8-bit parameter of bitsandbytes
+    refers to its words and scales.
     """
     kind = type(value)
+    if is_int8_parameter(value):
+        yield from (each for each in vars(value).values() if not _is_atom(each))
+        return
     if issubclass(kind, Tensor) or is_opaque(kind):
         return
     if kind is types.FunctionType:

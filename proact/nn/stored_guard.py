@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
+from proact.nn.inner_tensors import scales_beside
 
 #: Threads may share a model, so sweeps and their rollbacks exclude each other.
 LOCK = threading.RLock()
@@ -125,13 +126,17 @@ class StoredGuard(nn.Identity):
 
 
 def tensor_named(model: nn.Module, name: str) -> Tensor | None:
-    """The parameter, buffer or inner tensor with a name; None if the model lacks it."""
+    """The parameter, buffer, inner tensor or scale with a name; None if the model lacks it."""
     module, path = model, name.split(".")
     while len(path) > 1 and (child := module._modules.get(path[0])) is not None:
         module = child
         del path[0]
     for members in (module._parameters, module._buffers):
         tensor = members.get(path[0])
+        if tensor is not None and path[1:]:
+            scale = scales_beside(tensor, module).get(".".join(path[1:]))
+            if scale is not None:
+                return scale
         for attribute in path[1:]:  # inner tensors of a wrapper subclass
             tensor = getattr(tensor, attribute, None)
         if tensor is not None:

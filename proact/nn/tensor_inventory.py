@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.nn.hyrelu import HyReLU
-from proact.nn.inner_tensors import inner_tensors
+from proact.nn.inner_tensors import inner_tensors, scales_beside
 from proact.nn.model_kinds import refuse_lazy
 from proact.nn.stored_guard import StoredGuard
 from proact.ops._memory import extent
@@ -81,6 +81,15 @@ def named_memories(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
         yield member.name, member.tensor, member.is_buffer
 
 
+def named_scales_beside(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields (name, tensor) for the scales that are neither parameters nor buffers of ``model``."""
+    for prefix, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                for attribute, scale in scales_beside(parameter, module).items():
+                    yield ".".join(filter(None, (prefix, leaf, attribute))), scale
+
+
 class _Member(NamedTuple):
     """A tensor under one of its names."""
 
@@ -92,14 +101,17 @@ class _Member(NamedTuple):
 
 
 def _members(model: nn.Module) -> Iterator[_Member]:
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield from _opened(name, parameter, False)
+        yield from _opened(name, parameter, modules.get(name.rpartition(".")[0]), False)
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield from (each for each in _opened(name, buffer, True) if _is_number(each.tensor))
+        yield from (each for each in _opened(name, buffer, None, True) if _is_number(each.tensor))
 
 
-def _opened(owner: str, tensor: Tensor, is_buffer: bool) -> Iterator[_Member]:
-    for name, inner in inner_tensors(owner, tensor):
+def _opened(
+    owner: str, tensor: Tensor, layer: nn.Module | None, is_buffer: bool
+) -> Iterator[_Member]:
+    for name, inner in inner_tensors(owner, tensor, layer):
         if inner is tensor:
             yield _Member(name, owner, inner, is_buffer)
         elif _is_number(inner):

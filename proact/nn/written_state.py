@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proact.nn.int8_layers import is_int8_parameter
 from proact.nn.object_walk import is_opaque
 from proact.nn.stored_guard import StoredGuard
 from proact.ops.plain_memory import has_plain_memory
@@ -130,7 +131,9 @@ class _Snapshot:
             each = pending.pop()
             if id(each) in reached or id(each) in self._registered or isinstance(each, _ATOMS):
                 continue
-            if isinstance(each, nn.Parameter):
+            if is_int8_parameter(each):
+                each = vars(each)  # from which the first forward pass takes tensors
+            elif isinstance(each, nn.Parameter):
                 continue  # faults are removed from parameters by their own rules
             reached.add(id(each))
             if id(each) not in self._contents:

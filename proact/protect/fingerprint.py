@@ -9,6 +9,7 @@ from torch import nn
 from proact.data.split import content
 from proact.nn import HyReLU
 from proact.nn.stored_guard import StoredGuard
+from proact.nn.tensor_inventory import named_scales_beside
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -32,7 +33,11 @@ def full_fingerprint(model: nn.Module) -> str:
 
 def _digest(model: nn.Module, left_out: set[str]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in (
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *named_scales_beside(model),
+    ):
         if name not in left_out:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(content(tensor))

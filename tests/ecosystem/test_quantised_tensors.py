@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from proact import campaign
+from proact.campaign.pickling import pickled
 from proact.faults import BitFlip, FaultSpace, Where, inject
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -98,10 +100,14 @@ def test_bitsandbytes(kind: str, nested: bool) -> None:
     check(model, (64 * 128 * 4, blocks * 8 + 64 if nested else blocks * 32))
 
 
-def test_8_bit_layers_of_bitsandbytes_are_refused() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_pickles_keep_4_bit_parameters(nested: bool) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes", exc_type=Exception)
-    model = nn.Sequential(bitsandbytes.nn.Linear8bitLt(8, 8, has_fp16_weights=False)).to("cpu")
-    output: Tensor = model(torch.randn(2, 8))
-    assert output.shape == (2, 8)
-    with pytest.raises(ValueError, match="Linear8bitLt.* packed form"):
-        FaultSpace(model, "native")
+    layer: Any = bitsandbytes.nn.Linear4bit(128, 64, compress_statistics=nested).to("cpu")
+    pickle = cloudpickle.loads(pickled(nn.Sequential(layer)))
+    assert type(pickle[0].weight) is type(layer.weight)
+    assert pickle[0].weight.module is pickle[0]
+    original = FaultSpace(nn.Sequential(layer), "native")
+    for ours, theirs in zip(FaultSpace(pickle, "native"), original, strict=True):
+        assert ours.name == theirs.name
+        assert torch.equal(ours.tensor, theirs.tensor)
