@@ -29,7 +29,7 @@ class Terminated(SystemExit):
 INTERRUPTIONS = (KeyboardInterrupt, Terminated)
 
 
-class OrderlyEnd:
+class GracefulShutdown:
     """Raises one exception in the block for the first of the signals that ask the process to end.
 
     SIGINT raises KeyboardInterrupt; SIGTERM and SIGHUP raise `Terminated`. A handler that the
@@ -38,7 +38,7 @@ class OrderlyEnd:
     that follow within `QUIET_SECONDS` are ignored, and later ones act as before the block.
     """
 
-    _active: OrderlyEnd | None = None
+    _active: GracefulShutdown | None = None
 
     def __init__(self) -> None:
         self._replaced: dict[int, Any] = {}
@@ -49,9 +49,9 @@ class OrderlyEnd:
 
     def __enter__(self) -> None:
         is_main = threading.current_thread() is threading.main_thread()
-        if OrderlyEnd._active is not None or not is_main:
+        if GracefulShutdown._active is not None or not is_main:
             return
-        OrderlyEnd._active = self
+        GracefulShutdown._active = self
         try:
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -65,13 +65,13 @@ class OrderlyEnd:
             raise
 
     def __exit__(self, *_: object) -> None:
-        if OrderlyEnd._active is not self:
+        if GracefulShutdown._active is not self:
             return
         # After a signal, the handlers stay to ignore the next ones until the process has ended.
-        with Held():
+        with DeferredSignals():
             if self._last is None:
                 self._restore()
-            OrderlyEnd._active = None
+            GracefulShutdown._active = None
 
     def _restore(self) -> None:
         for number, handler in self._replaced.items():
@@ -91,7 +91,7 @@ class OrderlyEnd:
         if self._last is not None and now - self._last < QUIET_SECONDS:
             return
         self._last = now
-        if OrderlyEnd._active is not self:
+        if GracefulShutdown._active is not self:
             self._restore()
             signal.raise_signal(number)
         elif self._held:
@@ -100,8 +100,8 @@ class OrderlyEnd:
             raise _exception_for(number)
 
 
-class Held:
-    """Delays the exceptions of `OrderlyEnd` until the end of the block.
+class DeferredSignals:
+    """Delays the exceptions of `GracefulShutdown` until the end of the block.
 
     Use it around short work that must not stop half-way.
     """
@@ -109,7 +109,7 @@ class Held:
     def __enter__(self) -> None:
         # Python raises the exceptions of signals in the main thread.
         is_main = threading.current_thread() is threading.main_thread()
-        self._end = OrderlyEnd._active if is_main else None
+        self._end = GracefulShutdown._active if is_main else None
         if self._end is not None:
             self._end._held += 1
 
@@ -129,8 +129,8 @@ class Held:
 
 
 def _is_usual(handler: Any, usual: Any) -> bool:
-    """Whether a handler is the usual one, or was left by an earlier `OrderlyEnd`."""
-    return handler == usual or isinstance(getattr(handler, "__self__", None), OrderlyEnd)
+    """Whether a handler is the usual one, or was left by an earlier `GracefulShutdown`."""
+    return handler == usual or isinstance(getattr(handler, "__self__", None), GracefulShutdown)
 
 
 def _exception_for(number: int) -> BaseException:

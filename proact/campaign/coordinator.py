@@ -18,7 +18,7 @@ from proact.campaign.jobs import UnitResult, WorkUnit
 from proact.campaign.shared_trials import SharedTrials
 from proact.campaign.worker_pool import LostWorkerError, NotStartedError, WorkerPool
 from proact.errors import ProactError
-from proact.interruption import Held
+from proact.interruption import DeferredSignals
 from proact.limits import TRIALS
 from proact.results.cells import CellSpec, CellState
 from proact.results.store import Row, Store
@@ -101,7 +101,7 @@ class Coordinator:
                     "another program"
                 )
             for future in self._pool.wait(self._running):
-                with Held():  # an interrupt must not lose a unit that has ended
+                with DeferredSignals():  # an interrupt must not lose a unit that has ended
                     cell = self._take(future)
                 self._look(cell, next_targets)
                 self._announce()
@@ -215,7 +215,7 @@ class Coordinator:
         return cell
 
     def _keep(self, cell: CellState, rows: Sequence[Row]) -> None:
-        with Held():  # an interrupt must not part the stored rows from their state
+        with DeferredSignals():  # an interrupt must not part the stored rows from their state
             self._store.add(cell.spec.key, rows)
             for row in rows:
                 cell.stored.add(row.trial, row.trial + 1)

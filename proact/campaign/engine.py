@@ -15,7 +15,7 @@ from proact.campaign.validation import checked_faults, checked_variants
 from proact.campaign.worst_cases import random_flips
 from proact.data.dataset import SamplesOrData
 from proact.faults import Fault
-from proact.interruption import OrderlyEnd
+from proact.interruption import GracefulShutdown
 from proact.results.result import Result
 
 P = ParamSpec("P")
@@ -89,7 +89,10 @@ def run(
     measured = checked_faults(faults)
     if chosen.worst_flips is not None:
         measured = list(dict.fromkeys([*measured, random_flips(chosen.worst_flips, measured)]))
-    with OrderlyEnd(), CampaignRun(checked_variants(variants), data, measured, chosen) as campaign:
+    with (
+        GracefulShutdown(),
+        CampaignRun(checked_variants(variants), data, measured, chosen) as campaign,
+    ):
         campaign.run_trials(campaign.spec.rule or _fixed(chosen.trials))
         campaign.run_pairs()
         return campaign.finished()

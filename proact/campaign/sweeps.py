@@ -23,7 +23,7 @@ from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.kinds import StoredFault
 from proact.faults.mixed_encoding import checked_encoding
 from proact.faults.selectors import exactly
-from proact.interruption import OrderlyEnd
+from proact.interruption import GracefulShutdown
 from proact.limits import TRIALS
 from proact.results.cells import CellState
 from proact.results.result import Result
@@ -175,7 +175,7 @@ def _run(
     shares = shares_of(parts.bits)
     variants = {options.name or "model": model}
     options = replace(options, name=None)
-    with OrderlyEnd(), CampaignRun(variants, data, faults, options, parts) as campaign:
+    with GracefulShutdown(), CampaignRun(variants, data, faults, options, parts) as campaign:
         cells = list(campaign.cells.values())
         first = _FIRST if trials is None else min(_FIRST, trials // len(cells))
         targets = dict.fromkeys(cells, first)

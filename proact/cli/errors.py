@@ -15,7 +15,7 @@ from typing import Any
 from proact.cli.output import print_line
 from proact.cli.streams import OutputError, checked_streams, flush_results, readable_size
 from proact.errors import ProactError
-from proact.interruption import OrderlyEnd, Terminated
+from proact.interruption import GracefulShutdown, Terminated
 from proact.shortages import shortage
 from proact.text import short_repr, shortened
 
@@ -43,7 +43,7 @@ def exit_code(run: Callable[[], object], arguments: Sequence[str] | None) -> int
     """
     with checked_streams(), readable_size():
         try:
-            with OrderlyEnd(), _warnings_as_sentences():
+            with GracefulShutdown(), _warnings_as_sentences():
                 answer = run()
                 flush_results()
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proact import interruption
-from proact.interruption import Held, OrderlyEnd, Terminated
+from proact.interruption import DeferredSignals, GracefulShutdown, Terminated
 
 SIGNALS = [
     (signal.SIGINT, KeyboardInterrupt),
@@ -51,7 +51,7 @@ def test_the_first_signal_raises_and_the_next_do_not(
                 signal.raise_signal(each)
                 cleaned.append(each)
 
-    with OrderlyEnd(), pytest.raises(kind) as caught:
+    with GracefulShutdown(), pytest.raises(kind) as caught:
         work()
     assert cleaned == NUMBERS * 3
     signal.raise_signal(number)  # as to a process that is about to end
@@ -60,7 +60,7 @@ def test_the_first_signal_raises_and_the_next_do_not(
 
 def test_a_late_signal_raises_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "QUIET_SECONDS", 0.0)
-    with OrderlyEnd():
+    with GracefulShutdown():
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
@@ -70,41 +70,41 @@ def test_a_signal_waits_until_held_work_is_done() -> None:
     done = []
 
     def work() -> None:
-        with Held():
-            with Held():
+        with DeferredSignals():
+            with DeferredSignals():
                 signal.raise_signal(signal.SIGTERM)
                 done.append(1)
             done.append(2)
         done.append(3)
 
-    with OrderlyEnd(), pytest.raises(Terminated):
+    with GracefulShutdown(), pytest.raises(Terminated):
         work()
     assert done == [1, 2]
 
 
 def test_held_work_that_fails_is_interrupted_after_all() -> None:
     def work() -> None:
-        with Held():
+        with DeferredSignals():
             signal.raise_signal(signal.SIGINT)
             raise ValueError
 
-    with OrderlyEnd(), pytest.raises(KeyboardInterrupt) as caught:
+    with GracefulShutdown(), pytest.raises(KeyboardInterrupt) as caught:
         work()
     assert isinstance(caught.value.__context__, ValueError)
 
 
 def test_handlers_of_before_return() -> None:
     before = handlers()
-    with OrderlyEnd():
+    with GracefulShutdown():
         assert all(one != other for one, other in zip(handlers(), before, strict=True))
     assert handlers() == before
 
 
 def test_a_signal_after_the_block_acts_as_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = handlers()
-    with suppress(Terminated), OrderlyEnd():
+    with suppress(Terminated), GracefulShutdown():
         signal.raise_signal(signal.SIGTERM)
-    with OrderlyEnd(), pytest.raises(KeyboardInterrupt):  # a new block does not wait
+    with GracefulShutdown(), pytest.raises(KeyboardInterrupt):  # a new block does not wait
         signal.raise_signal(signal.SIGINT)
     monkeypatch.setattr(interruption, "QUIET_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
@@ -113,8 +113,8 @@ def test_a_signal_after_the_block_acts_as_before_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_blocks_nest_and_the_outer_one_decides() -> None:
-    with OrderlyEnd():
-        with OrderlyEnd(), pytest.raises(KeyboardInterrupt):
+    with GracefulShutdown():
+        with GracefulShutdown(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # too soon after the first
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -129,7 +129,7 @@ def test_handlers_of_the_caller_stay() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, mine)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with OrderlyEnd(), Held():
+    with GracefulShutdown(), DeferredSignals():
         for number in NUMBERS:
             signal.raise_signal(number)
     assert received == [signal.SIGINT, signal.SIGTERM]
@@ -138,7 +138,7 @@ def test_handlers_of_the_caller_stay() -> None:
 
 def test_other_threads_change_nothing() -> None:
     def look() -> list[Any]:
-        with OrderlyEnd(), Held():
+        with GracefulShutdown(), DeferredSignals():
             return handlers()
 
     with ThreadPoolExecutor(1) as thread:
@@ -147,9 +147,9 @@ def test_other_threads_change_nothing() -> None:
 
 ENDING = """
 import atexit, signal
-from proact.interruption import OrderlyEnd
+from proact.interruption import GracefulShutdown
 atexit.register(print, "at exit")
-with OrderlyEnd():
+with GracefulShutdown():
     try:
         signal.raise_signal(signal.SIG{})
     finally:
