@@ -103,7 +103,8 @@ class GracefulShutdown:
 class DeferredSignals:
     """Delays the exceptions of `GracefulShutdown` until the end of the block.
 
-    Use it around short work that must not stop half-way.
+    Use it around short work that must not stop half-way. Injections, which also run without a
+    `GracefulShutdown`, have `proact.faults.rollback.DeferredInterrupt`.
     """
 
     def __enter__(self) -> None:

@@ -47,6 +47,9 @@ class DeferredInterrupt:
     functions is on that frame's stack, the signal is kept for `deliver`; otherwise it goes at once
     to the handler that was installed before. Python runs signal handlers in the main thread only,
     so in other threads all methods do nothing.
+
+    Unlike `proact.interruption.DeferredSignals`, it costs little enough for every injection, and
+    works outside of campaigns.
     """
 
     def __init__(self, *uninterrupted: CodeType) -> None:
