@@ -53,9 +53,11 @@ def run_elsewhere(
     key = (digest, threading.get_ident())
     with _LOCK:
         known = _JOBS.get(key)
+    if known is None and job is None:
+        return Missing()
+    if threads is not None and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     if known is None:
-        if job is None:
-            return Missing()
         known = cloudpickle.loads(job)
         with _LOCK:
             # A worker keeps cached activations of its current job only.
@@ -64,8 +66,6 @@ def run_elsewhere(
             while len(_JOBS) >= _MOST_JOBS * max(threading.active_count(), 1):
                 del _JOBS[next(iter(_JOBS))]
             _JOBS[key] = known
-    if threads is not None and threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
     return _transferable(known.run(unit))
 
 

@@ -38,13 +38,11 @@ def cache() -> Path:
 def find(places: list[Path], file_names: tuple[str, ...]) -> Path | None:
     """Return the first file named in ``file_names`` in the first folder that has one, or None.
 
-    A FIFO or a device of that name is returned too, and refused when it is opened; a folder is not.
+    If there is no such file, but a folder, a FIFO or a device of that name, this is returned, and
+    refused when it is opened.
     """
-    for place in places:
-        for name in file_names:
-            if (place / name).exists() and not (place / name).is_dir():
-                return place / name
-    return None
+    found = [place / name for place in places for name in file_names]
+    return next(filter(Path.is_file, found), next(filter(os.path.lexists, found), None))
 
 
 def missing(name: str, places: list[Path], wanted: str, how: str) -> ProactError:

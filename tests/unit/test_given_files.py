@@ -164,7 +164,9 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(images: Pat
 
 
 def test_images_that_do_not_fit_into_memory_are_one_sentence(images: Path) -> None:
-    with pytest.raises(ProactError, match="take .* GiB of memory, .* use a smaller image_size"):
+    with pytest.raises(
+        ProactError, match="need .* GiB, and this machine has .* use a smaller image_size"
+    ):
         data.load("imagefolder", images, image_size=1_000_000)
 
 
@@ -235,8 +237,7 @@ def test_a_changed_threshold_is_noticed_by_the_digest(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.fill_(-1.0), "has no number above 0"),
-        (lambda t: t.zero_(), "has no number above 0"),
+        (lambda t: t.fill_(-1.0), "has a number below 0, which no output of a ReLU is"),
         (lambda t: t.view(-1)[0].neg_(), "has a number below 0, which no output of a ReLU is"),
         (lambda t: t.view(-1)[0].fill_(float("nan")), "holds NaN or infinity"),
     ],
