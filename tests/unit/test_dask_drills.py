@@ -8,20 +8,19 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
+from frail import Frail, deadly_trials
+from torch import nn
 
 from proact import ProactError, campaign, results
 from proact.campaign import coordinator
 from proact.data import Data
-from proact.faults import BitFlip, encode, inject
+from proact.faults import BitFlip
 from result_rows import rows_of
 
 distributed = pytest.importorskip("distributed")
@@ -39,46 +38,6 @@ modules = ["distributed", "torch", "proact.campaign"]
 multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
 multiprocessing.forkserver.ensure_running()
 """
-
-
-class Frail(nn.Module):
-    """Linear, with habits in worker processes.
-
-    Args:
-        folder: where it counts its deaths.
-        habit: ``"start"``: dies while the job is read. ``"deadly"``: dies of a flip in the sign of
-            its first weight.
-        pause: how long each call takes there, in seconds.
-    """
-
-    def __init__(self, folder: Path, habit: str = "", pause: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.linear = nn.Linear(64, 10)
-        with torch.no_grad():
-            self.linear.weight[0, 0] = 0.1
-        self.folder, self.habit, self.pause, self.home = str(folder), habit, pause, os.getpid()
-
-    def die(self, habit: str) -> None:
-        if self.habit == habit and os.getpid() != self.home:
-            (Path(self.folder) / f"{os.getpid()}.death").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def deaths(self) -> int:
-        return len(list(Path(self.folder).glob("*.death")))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.update(state)
-        self.die("start")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.linear.weight[0, 0] < 0:
-            self.die("deadly")
-        if os.getpid() != self.home:
-            time.sleep(self.pause)
-        output: Tensor = self.linear(x.flatten(1))
-        return output
 
 
 @pytest.fixture(autouse=True)
@@ -214,12 +173,7 @@ def test_killed_workers(
 def test_a_trial_that_ends_every_worker(
     undisturbed: results.Result, digits: Data, tmp_path: Path, cluster: Cluster
 ) -> None:
-    encoded = encode(Frail(tmp_path), "float32").eval()
-    deadly = []
-    for trial in range(OPTIONS["trials"]):
-        with inject(encoded, FAULT, "float32", seed=OPTIONS["seed"], trial=trial):
-            if encoded.get_parameter("linear.weight")[0, 0] < 0:
-                deadly.append(trial)
+    deadly = deadly_trials(tmp_path, FAULT, OPTIONS["seed"], OPTIONS["trials"])
     with cluster.client() as client:
         result = run(Frail(tmp_path, "deadly"), digits, client.get_executor())
     ((cell, failed),) = result.failures().items()

@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
+from frail import Frail, deadly_trials
+from torch import nn
 
 from proact import ProactError, campaign, results
 from proact.campaign import coordinator, local_processes
 from proact.data import Data
-from proact.faults import BitFlip, encode, inject
+from proact.faults import BitFlip
 from result_rows import rows_of
 
 FAULT = BitFlip(1e-2, bits="sign")
 OPTIONS: dict[str, Any] = {"trials": 80, "images_per_trial": 16, "seed": 5}
-
-
-class Frail(nn.Module):
-    """Linear. What it does in worker processes is a function that this process passes.
-
-    Args:
-        folder: where it counts.
-        habit: ``"start"``: dies while the job is read, so many times. ``"between"``: dies when its
-            trial runner is made. ``"deadly"``: dies of a flip in the sign of its first weight.
-            ``"exit"``: calls sys.exit.
-        times: how often it dies at most.
-    """
-
-    def __init__(self, folder: Path, habit: str = "", times: int = 1000) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.linear = nn.Linear(64, 10)
-        with torch.no_grad():
-            self.linear.weight[0, 0] = 0.1
-        self.folder, self.habit, self.times, self.home = str(folder), habit, times, os.getpid()
-
-    def die(self, habit: str) -> None:
-        is_spared = self.deaths() >= self.times or (Path(self.folder) / "spared").exists()
-        if self.habit != habit or os.getpid() == self.home or is_spared:
-            return
-        (Path(self.folder) / f"{self.deaths()}.death").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def spare(self) -> None:
-        """Let it live from now on. It stays the same model, with the rows that it has."""
-        (Path(self.folder) / "spared").touch()
-
-    def deaths(self) -> int:
-        return len(list(Path(self.folder).glob("*.death")))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.update(state)
-        self.die("start")
-
-    def named_parameters(self, *args: Any, **options: Any) -> Any:
-        self.die("between")
-        return super().named_parameters(*args, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.linear.weight[0, 0] < 0:
-            self.die("deadly")
-        if self.habit == "exit" and os.getpid() != self.home:
-            sys.exit(0)
-        output: Tensor = self.linear(x.flatten(1))
-        return output
 
 
 @pytest.fixture(scope="module")
@@ -169,21 +115,10 @@ def test_workers_killed_from_outside(
     assert rows_of(result) == rows_of(undisturbed)
 
 
-def deadly_trials(folder: Path) -> list[int]:
-    encoded = encode(Frail(folder), "float32").eval()
-    deadly = []
-    for trial in range(OPTIONS["trials"]):
-        with inject(encoded, FAULT, "float32", seed=OPTIONS["seed"], trial=trial):
-            if encoded.get_parameter("linear.weight")[0, 0] < 0:
-                deadly.append(trial)
-    assert deadly
-    return deadly
-
-
 def test_a_trial_that_kills_runs_alone_at_the_end(
     undisturbed: results.Result, digits: Data, tmp_path: Path
 ) -> None:
-    deadly = deadly_trials(tmp_path)
+    deadly = deadly_trials(tmp_path, FAULT, OPTIONS["seed"], OPTIONS["trials"])
     model, store = Frail(tmp_path, "deadly"), tmp_path / "rows.sqlite"
     result = run(model, digits, store=store)
     ((_, failed),) = result.failures().items()
@@ -244,7 +179,7 @@ def test_a_dead_worker_is_replaced_wherever_it_stands() -> None:
 
 
 def test_a_lost_trial_does_not_run_in_this_process_unasked(digits: Data, tmp_path: Path) -> None:
-    deadly = deadly_trials(tmp_path)
+    deadly = deadly_trials(tmp_path, FAULT, OPTIONS["seed"], OPTIONS["trials"])
     model, store = Frail(tmp_path, "deadly"), tmp_path / "rows.sqlite"
     run(model, digits, store=store)
     result = run(model, digits, executor=None, store=store)
