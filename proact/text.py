@@ -170,6 +170,17 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def storable_values(value: Any) -> Any:
+    """Return plain values with every text in them made `storable`, keys included."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {storable_values(key): storable_values(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable_values(each) for each in value]
+    return value
+
+
 def check_name(of: str, name: object) -> str:
     """Return ``name``, or raise an error for a name that can be neither shown nor stored.
 

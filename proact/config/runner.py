@@ -30,7 +30,7 @@ from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
 from proact.results.result import Result, read
 from proact.results.store import Store
-from proact.text import label
+from proact.text import label, storable_values
 
 EXPERIMENT, STORE, MODELS = "experiment.yaml", "rows.sqlite", "models"
 _MOST_BYTES = 1 << 30
@@ -159,7 +159,8 @@ def _run(
         "store": folder / STORE,
         "notes": {
             "costs": {name: asdict(each) for name, each in cost.items()},
-            "experiment": experiment.to_plain(),
+            # A folder whose name is no UTF-8 has lone surrogates in Python.
+            "experiment": storable_values(experiment.to_plain()),
         },
     }
     faults_of_all = experiment.all_faults
@@ -249,7 +250,7 @@ def _has_run(store: Path, experiment: Mapping[str, Any]) -> bool:
     """Whether the last campaign of a store is that of ``experiment``."""
     campaigns = [each for each in read(store) if each.spec.kind == "campaign"]
     noted = campaigns[-1].spec.notes.get("experiment") if campaigns else None
-    return json.dumps(noted) == json.dumps(experiment)
+    return json.dumps(noted) == json.dumps(storable_values(experiment))
 
 
 def _make_writable(folder: Path, files: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from proact import faults
 from proact.cli import main
@@ -340,3 +342,25 @@ def test_a_limit_of_the_system_ends_in_one_sentence(
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_images_with_texts_in_a_folder_whose_name_is_not_utf_8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    texts = PngInfo()
+    texts.add_text("Comment", "text " * 20)
+    for label in ("a", "b"):
+        try:
+            (folder / label).mkdir(parents=True)
+        except OSError:
+            pytest.skip("this file system takes names in UTF-8 alone")
+        for number in range(12):
+            image = Image.new("RGB", (8, 8), (20 * number, 0, 0))
+            image.save(folder / label / f"{number}.png", pnginfo=texts)
+    command = ["campaign", "--data", "imagefolder", "--data-folder", str(folder)]
+    command += ["--image-size", "8", "--epochs", "1", "--variant", "relu", "--ber", "1e-3"]
+    command += ["--trials", "2", "--images-per-trial", "2", "--workers", "1"]
+    for _ in range(2):  # a rerun knows the experiment of the store
+        assert main([*command, "--out", str(tmp_path / "out")]) == 0
+        assert "holds an experiment that differs" not in capsys.readouterr().err

@@ -136,3 +136,8 @@ def test_errors_of_own_code_are_stored_and_shown(
     page = write_report(path, tmp_path / "report")["html"].read_text("utf-8")
     assert is_safe(page)
     assert unicodedata.is_normalized("NFC", page)
+
+
+def test_notes_that_no_store_can_hold_are_refused_before_anything_runs() -> None:
+    with pytest.raises(TypeError, match="notes: expected values that JSON can hold"):
+        campaign.run({"m": nn.Linear(4, 4)}, samples(), [BitFlip(1e-2)], notes={"a": "\ud800"})
