@@ -55,6 +55,10 @@ def save(
     write(path, tensors, {_HEADER: json.dumps(header)})
 
 
+#: The entries of a schedule that change from step to step.
+_MOVING = {"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"}
+
+
 def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: OneCycleLR) -> int:
     """Restore the state, and return the number of finished epochs.
 
@@ -81,8 +85,13 @@ def load(path: Path, identity: str, model: nn.Module, optimizer: SGD, schedule: 
         "groups": optimizer.state_dict()["param_groups"],
         "schedule": schedule.state_dict(),
     }
-    if not _has_form(header, json.loads(json.dumps(fresh))) or header["epoch"] < 1:
+    plain = json.loads(json.dumps(fresh))
+    if not _has_form(header, plain) or header["epoch"] < 1:
         raise _damaged(path, "its header has other entries than those of a checkpoint")
+    steps, length = header["schedule"], plain["schedule"]["total_steps"]
+    is_same = all(steps[key] == plain["schedule"][key] for key in steps.keys() - _MOVING)
+    if not is_same or not 0 <= steps["last_epoch"] < length:
+        raise _damaged(path, "its schedule is not that of the training")
     model.load_state_dict(weights)
     state = {int(index): {"momentum_buffer": buffer} for index, buffer in momentum.items()}
     optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})

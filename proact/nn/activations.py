@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.nn.hyrelu import ClippedActivation, HyReLU
-from proact.text import short_repr
+from proact.text import label, short_repr
 
 #: The kinds of activation that can be sites.
 KINDS = ("relu", "gelu", "silu", "hardswish")
@@ -65,7 +65,7 @@ class Activation(NamedTuple):
             ValueError: only the model itself has the function.
         """
         if self.own:
-            raise ValueError(f"{self.own} is not a function of torch")
+            raise ValueError(f"{label(self.own)} is not a function of torch")
         if self.kind == "gelu":
             return nn.GELU("tanh" if self.is_tanh else "none")
         if self.kind == "silu":
