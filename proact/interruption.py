@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 #: Signals that follow the first one within this time are ignored, so that nothing cuts the
@@ -114,12 +114,7 @@ class DeferredSignals:
         if self._end is not None:
             self._end._held += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         end = self._end
         if end is None:
             return

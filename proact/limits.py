@@ -1,6 +1,6 @@
-"""The ranges of seeds, trials and streams, which fit the key and counter of the sampler.
+"""The ranges of seeds, trials and streams, and the most processes and threads of a machine.
 
-And the processes and threads that a machine can take.
+The ranges fit the key and counter of the sampler.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def cores() -> int:
 
 
 def most_workers() -> int:
-    """The most processes, and the most threads of torch, that may be asked for on this machine."""
+    """The most worker processes, and the most threads of torch, that proact accepts here."""
     return max(_PER_CORE * cores(), _AT_LEAST)

@@ -136,7 +136,7 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
 
 
 def for_this_machine(value: Any) -> object:
-    """Check that a number of processes or threads is None, or at least 1 and not absurd here."""
+    """Check that a number of processes or threads is None, or from 1 to `limits.most_workers`."""
     integer(1)(value)
     if value is not None and value > most_workers():
         raise ValueError(

@@ -75,7 +75,7 @@ class LocalProcesses(WorkerPool):
 
     def submit(self, unit: WorkUnit) -> Future[UnitResult]:
         while True:
-            # A dead process comes first, because its units wait for ever.
+            # A dead process comes first. Its unfinished futures would keep it from being chosen.
             process = min(self._processes, key=lambda each: (not each.is_dead, len(each.waiting)))
             if not process.is_dead:
                 try:

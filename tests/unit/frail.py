@@ -17,7 +17,7 @@ from proact.faults.kinds import Fault
 
 
 class Frail(nn.Module):
-    """Linear. In the process that made it, it lives.
+    """A linear model that ends workers, but never the process that made it.
 
     Args:
         folder: where it counts its deaths.
