@@ -17,8 +17,9 @@ from torch import nn
 
 from proact.campaign.autotune import Task, Tuning, group_size, tune
 from proact.campaign.built_in_metrics import metric_named
+from proact.campaign.cell_trials import CellTrials, Goal
 from proact.campaign.clean_results import CleanResults
-from proact.campaign.coordinator import ATTEMPTS, Coordinator, NextTargets, is_hopeless
+from proact.campaign.coordinator import ATTEMPTS, Coordinator, NextTargets
 from proact.campaign.executors import WORTH_PROCESSES_SECONDS, InProcess, worker_pool_for
 from proact.campaign.identity import ModelDigest, task_facts, with_policy
 from proact.campaign.jobs import Job
@@ -28,6 +29,7 @@ from proact.campaign.model_checks import check_model
 from proact.campaign.options import RunOptions
 from proact.campaign.paired_trials import PairedTrials
 from proact.campaign.progress import Announcer, CampaignProgress, callback_for
+from proact.campaign.registration import check_name, register_variants
 from proact.campaign.run_metadata import SweepParts, cell_spec, environment, memory_of
 from proact.campaign.shared_trials import SharedTrials
 from proact.campaign.strata import planned_faults
@@ -56,21 +58,17 @@ from proact.nn.tensor_inventory import stored_tensors
 from proact.results.cells import CellSpec, CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.result import Result, read
-from proact.results.run_log import RunLog, RunSpec, Variant, facts_digest
+from proact.results.run_log import RunLog, RunSpec, Variant
 from proact.results.statistics import (
     Prior,
     SequentialRule,
-    StoppingRule,
     Trials,
     trials_for_margin,
 )
-from proact.results.store import Store
+from proact.results.store import CellKey, Store
 from proact.results.store_check import check_store
 from proact.results.stored_trials import trials_of
-from proact.text import label, printable, short_repr
-
-#: The condition that ends a cell: a stopping rule, a number of trials, or a number per cell.
-Goal = SequentialRule | int | Callable[[CellState], int]
+from proact.text import printable
 
 
 class CampaignRun:
@@ -157,7 +155,7 @@ class CampaignRun:
 
     def _prepare(self, models: list[nn.Module], data: SamplesOrData) -> None:
         facts = task_facts(self._measurement, self._encoding, self._options.seed)
-        self._check_name(facts, {})
+        check_name(self._store, self._options.name, facts, {})
         digests = [ModelDigest(model) for model in models]
         task = Task(facts, digests[0].of_content, self._injectors, self._measurement, self._faults)
         self.tuning: Tuning
@@ -187,9 +185,7 @@ class CampaignRun:
                 self._names, models, digests, clean, strict=True
             )
         ]
-        self._check_name(facts, {variant.name: variant.digest for variant in variants})
-        keys = self._registered(facts, variants, clean)
-        self.cells = self._states(keys)
+        self.cells = self._states(self._registered(facts, variants, clean))
         self._stored_before = self.stored
         self.spec = self._run_spec(facts, variants)
         self._log = RunLog(self._store, self.spec, environment(self._measurement.data.device))
@@ -238,18 +234,12 @@ class CampaignRun:
     def run_trials(self, goal: Goal) -> None:
         """Run trials until every cell meets the goal."""
 
-        def targets(strata: Sequence[CellState]) -> Sequence[int]:
-            if any(map(self._is_hopeless, strata)):
-                return [cell.target for cell in strata]
-            if isinstance(goal, SequentialRule):
-                return self._next_look(strata, goal)
-            return [goal if isinstance(goal, int) else goal(cell) for cell in strata]
-
         def cell_of(spec: CellSpec) -> tuple[str, str]:
             return spec.variant, spec.fault
 
+        needed = CellTrials(self._store, self.spec, goal)
         pool = self._pool_for(goal)
-        self._work(self.cells, cell_of, pool, targets, isinstance(goal, SequentialRule))
+        self._work(self.cells, cell_of, pool, needed.targets, isinstance(goal, SequentialRule))
 
     def run_pairs(self) -> None:
         """Run further trials until differences to the first variant have the pairs that they need.
@@ -296,11 +286,6 @@ class CampaignRun:
         self._log.close("finished", self.stored - self._stored_before, stopped, self._further)
         self._is_done = True
         return next(each for each in read(self._store) if each.number == self._log.number)
-
-    def _is_hopeless(self, cell: CellState) -> bool:
-        # Trials beyond the target, from an earlier run or idle workers, must not decide.
-        failed = len(self._store.failures(cell.spec.key, cell.target)) if cell.failed else 0
-        return is_hopeless(failed, cell.target)
 
     def _refuse_all_failed(self) -> None:
         """Raise ProactError if no trial of the campaign has a result."""
@@ -360,27 +345,21 @@ class CampaignRun:
         facts: Mapping[str, Any],
         variants: Sequence[Variant],
         clean: Sequence[CleanResults],
-    ) -> dict[tuple[int, int], tuple[int, int]]:
-        """Register the task, its variants and faults; return the keys of cells by position."""
-        store, images = self._store, len(self._measurement.data)
-        task = store.task(facts_digest(facts), facts)
-        numbers = [
-            store.variant(
-                task, variant.name, variant.digest, images, variant.clean, results.counts[:3]
-            )
-            for variant, results in zip(variants, clean, strict=True)
-        ]
-        if self._options.name is not None:
-            for number in numbers:
-                store.name(self._options.name, number)
+    ) -> dict[tuple[int, int], CellKey]:
+        """Register the campaign in the store; return the keys of cells by position."""
+        name = self._options.name
+        check_name(self._store, name, facts, {each.name: each.digest for each in variants})
+        counts = [results.counts[:3] for results in clean]
+        numbers = register_variants(
+            self._store, name, facts, variants, counts, len(self._measurement.data)
+        )
         faults = [
-            store.fault(str(planned.fault), planned.fault.to_dict()) for planned in self._planned
+            self._store.fault(str(planned.fault), planned.fault.to_dict())
+            for planned in self._planned
         ]
         return {(v, f): (numbers[v], faults[f]) for v, f in self._positions()}
 
-    def _states(
-        self, keys: Mapping[tuple[int, int], tuple[int, int]]
-    ) -> dict[tuple[int, int], CellState]:
+    def _states(self, keys: Mapping[tuple[int, int], CellKey]) -> dict[tuple[int, int], CellState]:
         states = {}
         attempts = self._attempts_to_repeat
         for (variant, position), key in keys.items():
@@ -451,48 +430,6 @@ class CampaignRun:
         # The run may have ended because the store cannot be written.
         with suppress(ProactError):
             self._log.close(outcome, self.stored - self._stored_before)
-
-    def _next_look(self, strata: Sequence[CellState], rule: SequentialRule) -> Sequence[int]:
-        """The targets after an interim analysis of a cell; those of now if it has enough trials."""
-        targets = [cell.target for cell in strata]
-        priors = [self.prior(cell) for cell in strata]
-        is_first = not any(targets)
-        if not isinstance(rule, StoppingRule) or strata[0].spec.stratum is not None:
-            whole = self.spec.stratified_rule
-            if is_first:
-                return whole.first([cell.spec.planned for cell in strata], priors)
-            weights = [cell.spec.weight for cell in strata]
-            return whole.next(weights, [self.trials(c) for c in strata], priors) or targets
-        (cell,), (prior,) = strata, priors
-        if is_first:
-            return [rule.first(prior)]
-        trials = self.trials(cell)
-        cell.estimate = rule.progress_estimate(trials, prior)
-        following = rule.next(trials, prior)
-        return targets if following is None else [following]
-
-    def _check_name(self, facts: Mapping[str, object], digests: Mapping[str, str]) -> None:
-        name = self._options.name
-        found = None if name is None else self._store.named(name)
-        if found is None:
-            return
-        stored, known = found
-        differing = [key for key in facts if stored.get(key) != facts[key]]
-        if differing:
-            listed = ", ".join(
-                f"{key} is {stored.get(key)} there and {facts[key]} here" for key in differing
-            )
-            raise ProactError(
-                f"the store {self._store.path} has a campaign {short_repr(name)} of another task: "
-                f"{listed}; choose another name for this campaign"
-            )
-        changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]
-        if changed:
-            raise ProactError(
-                f"the store {self._store.path} has a campaign {short_repr(name)} whose variants "
-                f"{', '.join(map(label, changed))} are other models; choose another name for this "
-                "campaign"
-            )
 
     @property
     def _attempts_to_repeat(self) -> int:
