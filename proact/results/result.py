@@ -23,7 +23,7 @@ from proact.results.statistics.interval import checked_confidence
 from proact.results.store import Row, Store
 from proact.results.store_check import check_store, opened_again
 from proact.results.stored_trials import trials_of
-from proact.results.stratum import Stratum, stratum, sweep_confidence
+from proact.results.stratum import Stratum, joined, stratum, sweep_confidence
 from proact.results.worst_case import WorstCase, worst_cases_in
 from proact.text import label
 
@@ -254,6 +254,22 @@ class Result:
                     stratum(cell.part, cell.share, trials, prior, confidence, spec.is_better_higher)
                 )
         return parts
+
+    @property
+    def fields(self) -> list[Stratum]:
+        """Of a sweep over bits: one stratum for each field of a word, such as ``exponent`` or
+        ``int8 sign``, in the order of their lowest bits. Bits without a field stay alone.
+
+        Raises:
+            ValueError: of a campaign or a sweep over layers, which have no bits.
+        """
+        if self.spec.kind != "bit":
+            raise ValueError("only per_bit has fields")
+        parts: dict[str, list[Stratum]] = {}
+        for cell, part in zip(self.spec.cells, self.strata, strict=True):
+            *word, bit = part.name.split(" ")
+            parts.setdefault(" ".join([*word, cell.field or bit]), []).append(part)
+        return [joined(name, mine) for name, mine in parts.items()]
 
     @property
     def whole(self) -> Interval:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proact.results.statistics import Interval, Prior, Trials, confidence_at_stop, trial_mean
+from proact.results.statistics import (
+    Interval,
+    Prior,
+    Trials,
+    confidence_at_stop,
+    stratified_mean,
+    trial_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -13,8 +20,9 @@ class Stratum:
     """A part of the fault space.
 
     Attributes:
-        name: a layer's qualified name, or a bit's number (0 is the lowest), after the name of its
-            word where the encoding has words of several kinds: ``7``, ``int8 7``.
+        name: a layer's qualified name; a bit's number (0 is the lowest), after the name of its
+            word where the encoding has words of several kinds: ``7``, ``int8 7``; or likewise a
+            field: ``exponent``, ``int8 sign``.
         share: of the exposed bits, in (0, 1].
         value: mean of the metric when the fault hits this part, with its interval.
         loss: how much worse ``value`` is than the metric without faults, with its interval.
@@ -42,6 +50,19 @@ def stratum(
     value = trial_mean(trials, prior, confidence)
     loss = _loss(prior.clean, value, better_higher)
     return Stratum(name, share, value, loss, trials.measured + trials.failed, trials.failed)
+
+
+def joined(name: str, parts: Sequence[Stratum]) -> Stratum:
+    """One stratum in place of several, which a fault hits in proportion to their bits."""
+    shares = [part.share for part in parts]
+    return Stratum(
+        name,
+        sum(shares),
+        stratified_mean(shares, [part.value for part in parts]),
+        stratified_mean(shares, [part.loss for part in parts]),
+        sum(part.trials for part in parts),
+        sum(part.failed for part in parts),
+    )
 
 
 def sweep_confidence(margin: float | None, confidence: float) -> float:

@@ -1,4 +1,4 @@
-"""A model that ends the worker processes that run it."""
+"""A model that notes the worker processes that run it, or ends them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from proact.faults.kinds import Fault
 
 
 class Frail(nn.Module):
-    """A linear model that ends workers, but never the process that made it.
+    """A linear model with habits in worker processes, but never in the process that made it.
 
     Args:
-        folder: where it counts its deaths.
-        habit: ``"start"``: dies while the job is read. ``"between"``: dies when its trial runner is
-            made. ``"deadly"``: dies of a flip in the sign of its first weight. ``"exit"``: calls
-            sys.exit.
+        folder: where it counts its deaths and notes its workers.
+        habit: ``"note"``: notes each worker that reads the job, and its threads. ``"start"``: dies
+            while the job is read. ``"between"``: dies when its trial runner is made. ``"forward"``:
+            dies in any trial. ``"deadly"``: dies of a flip in the sign of its first weight.
+            ``"exit"``: calls sys.exit.
         times: how often it dies at most.
         pause: how long each call takes in a worker, in seconds.
     """
@@ -53,9 +55,24 @@ class Frail(nn.Module):
     def deaths(self) -> int:
         return len(list(Path(self.folder).glob("*.death")))
 
+    def loads(self) -> Counter[int]:
+        """How often each worker process read the job."""
+        return Counter(pid for pid, _ in self._notes())
+
+    def threads(self) -> set[int]:
+        """The numbers of torch's threads in these workers."""
+        return {threads for _, threads in self._notes()}
+
+    def _notes(self) -> list[tuple[int, int]]:
+        lines = (Path(self.folder) / "loads").read_text().splitlines()
+        return [(int(pid), int(threads)) for pid, threads in map(str.split, lines)]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.update(state)
+        if self.habit == "note" and os.getpid() != self.home:
+            with (Path(self.folder) / "loads").open("a") as file:
+                file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
         self.die("start")
 
     def named_parameters(self, *args: Any, **options: Any) -> Any:
@@ -63,6 +80,7 @@ class Frail(nn.Module):
         return super().named_parameters(*args, **options)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.die("forward")
         if self.linear.weight[0, 0] < 0:
             self.die("deadly")
         if os.getpid() != self.home:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from proact import campaign, results
 from proact.data import Data
-from proact.faults import BitFlip, ExactFlips, FaultSpace
+from proact.faults import BitFlip, ExactFlips, FaultSpace, Where
 from result_rows import rows_of
 
 
@@ -45,6 +47,41 @@ def test_the_whole_is_that_of_an_unstratified_campaign(
     assert max(low) < 0.02
     trials = [stratum.trials for stratum in by_bit.strata]
     assert min(trials[24:]) > max(trials[:12])
+
+
+def test_bits_of_a_field_together(trained_cnn: nn.Module, digits: Data) -> None:
+    options: dict[str, Any] = {"trials": 400, "images_per_trial": 16}
+    sweep = campaign.per_bit(trained_cnn, digits, encoding="q15.16", **options)
+    assert [field.name for field in sweep.fields] == ["fraction", "integer", "sign"]
+    fraction, integer, sign = sweep.fields
+    bits = sweep.strata[16:31]
+    # All bits of q15.16 have the same share.
+    assert integer.share == pytest.approx(15 / 32)
+    assert integer.loss.estimate == pytest.approx(sum(bit.loss.estimate for bit in bits) / 15)
+    widths = [bit.loss.estimate - bit.loss.low for bit in bits]
+    expected = math.sqrt(sum(width**2 for width in widths)) / 15
+    assert integer.loss.estimate - integer.loss.low == pytest.approx(expected)
+    assert integer.trials == sum(bit.trials for bit in bits)
+    assert (sign.loss, sign.value) == (sweep.strata[31].loss, sweep.strata[31].value)
+    whole = sum(field.share * field.value.estimate for field in (fraction, integer, sign))
+    assert whole == pytest.approx(sweep.whole.estimate)
+
+
+def test_fields_of_words_of_several_kinds(trained_cnn: nn.Module, digits: Data) -> None:
+    weights = ExactFlips(1, where=Where(kind=("weight", "scale")))
+    options: dict[str, Any] = {"encoding": "mxfp4", "trials": 60, "images_per_trial": 16}
+    sweep = campaign.per_bit(trained_cnn, digits, weights, **options)
+    assert {field.name: round(field.share, 3) for field in sweep.fields} == {
+        "e2m1 mantissa": 0.235,
+        "e2m1 exponent": 0.47,
+        "e2m1 sign": 0.235,
+        "e8m0 scale exponent": 0.06,
+    }
+
+
+def test_layers_have_no_fields(by_layer: results.Result) -> None:
+    with pytest.raises(ValueError, match="only per_bit has fields"):
+        _ = by_layer.fields
 
 
 def test_strata_are_cells_of_their_own(by_layer: results.Result) -> None:

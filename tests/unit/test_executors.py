@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,61 +17,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from frail import Frail
 
 from proact import ProactError, campaign, results
 from proact.campaign import executors
 from proact.data import Data
-from proact.faults import BitFlip, encode, inject
+from proact.faults import BitFlip
 from result_rows import rows_of
 
 FAULTS = [BitFlip(1e-3), BitFlip(1e-2, bits="sign")]
 OPTIONS: dict[str, Any] = {"trials": 60, "images_per_trial": 16, "seed": 5}
-
-
-class Witness(nn.Module):
-    """Linear, with habits in worker processes.
-
-    Args:
-        folder: where it notes what it meets.
-        habit: ``"note"``: notes each process that it is unpickled in, and its threads. ``"once"``:
-            kills the first worker that it runs in. ``"sign"``: kills every worker in which the
-            sign of its first weight is flipped.
-    """
-
-    def __init__(self, folder: Path, habit: str) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.linear = nn.Linear(64, 10)
-        with torch.no_grad():
-            self.linear.weight[0, 0] = 0.1
-        self.folder, self.habit, self.home = str(folder), habit, os.getpid()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.update(state)
-        if self.habit == "note" and os.getpid() != self.home:
-            with open(f"{self.folder}/loads", "a") as file:
-                file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != self.home:
-            marker = Path(self.folder) / "killed"
-            has_flip = self.habit == "sign" and bool(self.linear.weight[0, 0] < 0)
-            if has_flip or (self.habit == "once" and not marker.exists()):
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        output: Tensor = self.linear(x.flatten(1))
-        return output
-
-    def loads(self) -> Counter[int]:
-        """How often it was unpickled in each worker process."""
-        lines = (Path(self.folder) / "loads").read_text().splitlines()
-        return Counter(int(line.split()[0]) for line in lines)
-
-    def threads(self) -> set[int]:
-        lines = (Path(self.folder) / "loads").read_text().splitlines()
-        return {int(line.split()[1]) for line in lines}
 
 
 def assert_same(one: results.Result, other: results.Result) -> None:
@@ -86,7 +39,7 @@ def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, digits: Data
 ) -> tuple[results.Result, results.Result]:
     """With a number of trials, and until a margin is reached."""
-    model = Witness(tmp_path_factory.mktemp("model"), "none")
+    model = Frail(tmp_path_factory.mktemp("model"))
     pair = (digits.test.images, digits.test.labels)
     return (
         campaign.run({"m": model}, pair, FAULTS, executor=1, **OPTIONS),
@@ -116,7 +69,7 @@ def test_threads_and_processes_give_the_same(
     undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
     fixed, until_margin = undisturbed
-    model = Witness(tmp_path, "none")
+    model = Frail(tmp_path)
     assert until_margin.cells[0].trials > 1
     with ThreadPoolExecutor(2) as threads, spawned(2) as processes:
         executors: list[Executor | int] = [threads, processes, 2]
@@ -140,18 +93,18 @@ def test_dask_gives_the_same(
     dask_client: Any,
 ) -> None:
     fixed, until_margin = undisturbed
-    noting = Witness(tmp_path, "note")
+    noting = Frail(tmp_path, "note")
     executor = dask_client.get_executor()
     again = campaign.run({"m": noting}, digits, FAULTS, executor=executor, **OPTIONS)
     assert_same(fixed, again)
     loads = noting.loads()
     assert 1 <= len(loads) <= 2
     assert set(loads.values()) == {1}, "each worker unpickles the job once"
+    model = Frail(tmp_path, "forward", times=1)
     again = campaign.run(
-        {"m": Witness(tmp_path, "once")}, digits, FAULTS, executor=executor, margin=0.04,
-        images_per_trial=16, seed=5,
-    )  # fmt: skip
-    assert (tmp_path / "killed").exists()
+        {"m": model}, digits, FAULTS, executor=executor, margin=0.04, images_per_trial=16, seed=5
+    )
+    assert model.deaths()
     assert_same(until_margin, again)
 
 
@@ -161,7 +114,7 @@ def test_the_job_goes_to_each_process_once_and_threads_are_divided(
 ) -> None:
     monkeypatch.setattr(executors, "cores", lambda: 6)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    model = Witness(tmp_path, "note")
+    model = Frail(tmp_path, "note")
     options = {**OPTIONS, "trials": 1500}
     if kind == "local":
         campaign.run({"m": model}, digits, FAULTS, executor=2, **options)
@@ -233,7 +186,7 @@ def test_scripts_with_their_own_network(tmp_path: Path, has_guard: bool) -> None
 
 
 def test_an_executor_that_takes_no_work(digits: Data, tmp_path: Path) -> None:
-    store, model = tmp_path / "rows.sqlite", Witness(tmp_path, "none")
+    store, model = tmp_path / "rows.sqlite", Frail(tmp_path)
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     wrong: list[tuple[Any, type[Exception], str]] = [
@@ -254,48 +207,17 @@ def test_an_executor_that_takes_no_work(digits: Data, tmp_path: Path) -> None:
 def test_a_killed_worker_costs_its_unit_and_no_row(
     undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
-    model = Witness(tmp_path, "once")
+    model = Frail(tmp_path, "forward", times=1)
     again = campaign.run({"m": model}, digits, FAULTS, executor=2, **OPTIONS)
-    assert (tmp_path / "killed").exists()
+    assert model.deaths()
     assert again.failures() == {}
     assert_same(undisturbed[0], again)
-
-
-def test_trials_that_kill_their_worker_are_recorded_and_no_others(
-    undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
-) -> None:
-    fault, trials = FAULTS[1], OPTIONS["trials"]
-    encoded = encode(Witness(tmp_path, "none"), "float32").eval()
-    deadly = []
-    for trial in range(trials):
-        with inject(encoded, fault, "float32", seed=OPTIONS["seed"], trial=trial):
-            if encoded.get_parameter("linear.weight")[0, 0] < 0:
-                deadly.append(trial)
-    assert 1 <= len(deadly) <= 4
-    path = tmp_path / "rows.sqlite"
-    model = Witness(tmp_path, "sign")
-    result = campaign.run({"m": model}, digits, [fault], executor=2, store=path, **OPTIONS)
-    failures = result.failures()["m", str(fault)]
-    assert [trial for trial, _ in failures] == deadly
-    assert all(reason.startswith("the worker was lost: ") for _, reason in failures)
-    expected = [row for row in rows_of(undisturbed[0])["m", str(fault)] if row.trial not in deadly]
-    assert rows_of(result)["m", str(fault)] == expected
-    (cell,) = result.cells
-    assert (cell.trials, cell.failed) == (trials - len(deadly), len(deadly))
-    with closing(sqlite3.connect(path)) as reader:
-        attempts = reader.execute("SELECT attempts FROM failure WHERE trial < ?", (trials,))
-        assert set(attempts) == {(3,)}
-    # Its owner's choice: here, where the network kills nothing.
-    again = campaign.run(
-        {"m": model}, digits, [fault], executor=1, store=path, retry_failed=True, **OPTIONS
-    )
-    assert rows_of(again)["m", str(fault)] == rows_of(undisturbed[0])["m", str(fault)]
 
 
 def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
     undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
-    path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "once")
+    path, model = tmp_path / "rows.sqlite", Frail(tmp_path, "forward", times=1)
     with spawned(1) as pool:
         with pytest.raises(ProactError, match="the executor does not accept") as caught:
             campaign.run({"m": model}, digits, FAULTS, executor=pool, store=path, **OPTIONS)
@@ -308,7 +230,7 @@ def test_a_pool_that_breaks_is_a_sentence_and_what_is_done_is_kept(
 def test_an_executor_shut_down_under_way(
     undisturbed: tuple[results.Result, results.Result], digits: Data, tmp_path: Path
 ) -> None:
-    path, model = tmp_path / "rows.sqlite", Witness(tmp_path, "none")
+    path, model = tmp_path / "rows.sqlite", Frail(tmp_path)
     pool = ThreadPoolExecutor(1)
 
     def close(progress: campaign.CampaignProgress) -> None:
@@ -339,7 +261,7 @@ def test_workers_end_with_the_campaign(digits: Data, tmp_path: Path) -> None:
         if progress.done:
             raise Stopped
 
-    model = Witness(tmp_path, "none")
+    model = Frail(tmp_path)
     with pytest.raises(Stopped):
         campaign.run({"m": model}, digits, FAULTS, executor=2, progress=stop, **OPTIONS)
     assert pids
@@ -349,7 +271,7 @@ def test_workers_end_with_the_campaign(digits: Data, tmp_path: Path) -> None:
 
 
 def test_sweeps_go_on_where_a_round_called_units_off(digits: Data, tmp_path: Path) -> None:
-    model = Witness(tmp_path, "none")
+    model = Frail(tmp_path)
     tables = []
     with ThreadPoolExecutor(2) as threads:
         executors: list[Executor | int] = [1, threads, 2]

@@ -125,6 +125,10 @@ def test_a_trial_that_kills_runs_alone_at_the_end(
     assert [trial for trial, _ in failed] == deadly
     for _, reason in failed:
         assert reason.startswith("the worker was lost: its process ended")
+    (cell,) = result.cells
+    assert (cell.trials, cell.failed) == (OPTIONS["trials"] - len(deadly), len(deadly))
+    (expected,) = rows_of(undisturbed).values()
+    assert list(rows_of(result).values()) == [[r for r in expected if r.trial not in deadly]]
     # Each of them was run three times, no other trial cost a worker.
     assert model.deaths() == coordinator.ATTEMPTS * len(deadly)
     model.spare()
