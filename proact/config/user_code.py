@@ -8,6 +8,7 @@ Modules that the file imports must be importable in the workers.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -16,6 +17,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -94,8 +96,8 @@ def load_metric(text: str) -> Metric:
     given = _attribute(text)
     if isinstance(given, Metric):
         return given
-    _check_function(text, given, "metric", "a proact.campaign.Metric or ")
-    return Metric(getattr(given, "__name__", type(given).__name__), given)
+    function = _checked_function(text, given, "metric", "a proact.campaign.Metric or ")
+    return Metric(getattr(given, "__name__", type(given).__name__), function)
 
 
 def load_function(option: str, value: Any) -> Any:
@@ -111,15 +113,19 @@ def load_function(option: str, value: Any) -> Any:
     """
     if not isinstance(value, str) or not is_user_code(value):
         return value
-    given = _attribute(value)
-    _check_function(value, given, option)
-    return given
+    return _checked_function(value, _attribute(value), option)
 
 
-def _check_function(text: str, given: Any, option: str, others: str = "") -> None:
-    """Raise TypeError unless ``given`` can be called with the arguments of an option."""
+def _checked_function(text: str, given: Any, option: str, others: str = "") -> Any:
+    """Return ``given``, or a `_NamedCall` of it; TypeError unless it can be called with the
+    arguments of an option."""
     arguments = _ARGUMENTS[option]
-    expected = f"{shortened(text)}: expected {others}a function of ({', '.join(arguments)})"
+    expected = f"expected {others}a function of ({', '.join(arguments)})"
+    _check_signature(given, arguments, f"{shortened(text)}: {expected}")
+    return given if _is_python(given) else _NamedCall(text, given, expected)
+
+
+def _check_signature(given: Any, arguments: tuple[str, ...], expected: str) -> None:
     if not callable(given):
         raise TypeError(f"{expected}, got {type(given).__name__}")
     try:
@@ -134,6 +140,32 @@ def _check_function(text: str, given: Any, option: str, others: str = "") -> Non
         ) from None
 
 
+def _is_python(function: Any) -> bool:
+    """Whether calls of a function run in a frame of Python, by which `users_error` finds it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    call = getattr(type(function), "__call__", None)  # noqa: B004
+    return any(map(inspect.isfunction, (function, getattr(function, "__func__", None), call)))
+
+
+@dataclass(frozen=True)
+class _NamedCall:
+    """Calls a class or a function in C, and names it in errors.
+
+    Attributes:
+        text: the name of the function.
+        function: the function.
+        expected: completes the error.
+    """
+
+    text: str
+    function: Callable[..., Any]
+    expected: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        return _called(self.text, functools.partial(self.function, *arguments), self.expected)
+
+
 def load_attribute(text: str) -> Any:
     """Load ``file.py:attribute`` or ``module:attribute``; call it if it is a function.
 
@@ -146,10 +178,12 @@ def load_attribute(text: str) -> Any:
     # A model is callable too, but must not be called; a class of models is called to make one.
     if isinstance(value, (nn.Module, Data, DataLoader)) or not callable(value):
         return value
-    return _called(text, value)
+    return _called(
+        text, value, "expected an object or a function without arguments that returns one"
+    )
 
 
-def _called(text: str, function: Callable[[], Any]) -> Any:
+def _called(text: str, function: Callable[[], Any], expected: str) -> Any:
     try:
         return function()
     except INTERRUPTIONS:
@@ -161,8 +195,7 @@ def _called(text: str, function: Callable[[], Any]) -> Any:
         # The call itself failed, or a function in C.
         reason = " ".join("".join(traceback.format_exception_only(error)).split())
         raise UsersCodeError(
-            f"{shortened(text)}: expected an object or a function without arguments that returns "
-            f"one, but its call failed ({shortened(reason, 200)})"
+            f"{shortened(text)}: {expected}, but its call failed ({shortened(reason, 200)})"
         ) from None
 
 

@@ -105,6 +105,17 @@ def test_a_function_of_other_arguments_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--metric", "--forward", "--output"])
+@pytest.mark.parametrize("name", ["builtins:int", "builtins:next", "operator:index", "sys:exit"])
+def test_a_function_in_c_that_fails_is_named(
+    option: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--variant", "relu", "--trials", "1", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert main(["campaign", *WINES, *quick, option, name]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {name}: expected ")
+
+
 def test_a_data_set_of_a_library_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     name = "torch.utils.data:TensorDataset"  # without tensors, it has no length
     assert main(["profile", "--model", "small-cnn", "--data", name]) == 2
