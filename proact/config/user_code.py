@@ -216,6 +216,8 @@ def _name_definition(value: Any) -> None:
     definition = value if hasattr(value, "__qualname__") else type(value)
     module = sys.modules.get(str(getattr(definition, "__module__", None)))
     _name(getattr(module, "__file__", None))
+    # Code of a frozen module of Python, and code that was made at run time, has no file's name.
+    _name(getattr(getattr(value, "__code__", None), "co_filename", None))
 
 
 def _name(file: str | None) -> None:

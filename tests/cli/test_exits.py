@@ -116,6 +116,16 @@ def test_a_function_in_c_that_fails_is_named(
     assert last.startswith(f"error: {name}: expected ")
 
 
+def test_code_of_a_frozen_module_that_fails_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--variant", "relu", "--trials", "1", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert main(["campaign", *WINES, *quick, "--metric", "os:execlp"]) == 2
+    errors = capsys.readouterr().err
+    assert "failed:\n" in errors
+    assert "in execlp" in errors
+
+
 def test_a_data_set_of_a_library_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     name = "torch.utils.data:TensorDataset"  # without tensors, it has no length
     assert main(["profile", "--model", "small-cnn", "--data", name]) == 2
