@@ -21,6 +21,11 @@ from proact.encodings import UniformEncoding
 torch.set_num_threads(1)
 
 
+def slow(*values: Any) -> list[Any]:
+    """Parameters that only `make test-all` tries."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says which tests of the page were left out: a skipped browser must not look like a pass."""
     reports = terminalreporter.stats.get("skipped", [])

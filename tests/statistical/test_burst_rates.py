@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from conftest import slow
 from proact.faults import Burst, FaultSpace, Injector, Where, encode
 from proact.faults.bursts import beginning_probability
 
@@ -136,7 +137,7 @@ ACROSS: list[tuple[int, str, Any, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize("ber", [0.004, 0.15, 0.8])
+@pytest.mark.parametrize("ber", [0.004, *slow(0.15), 0.8])
 @pytest.mark.parametrize(
     ("within", "words", "encoding", "bits", "per_word", "length"),
     [("word", *space) for space in SPACES] + [("tensor", *space) for space in SPACES + ACROSS],

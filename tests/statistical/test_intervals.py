@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
+from conftest import slow
 from proact.results.statistics import (
     Interval,
     Prior,
@@ -56,15 +57,15 @@ def coverage(
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-@pytest.mark.parametrize("trials", [20, 60, 200])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize("trials", [20, *slow(60), 200])
+@pytest.mark.parametrize("confidence", [*slow(0.9), 0.95])
 def test_intervals_cover_the_mean(name: str, trials: int, confidence: float) -> None:
     seen = coverage(mean_interval, POPULATIONS[name], trials, confidence, 400)
     assert seen >= least(confidence, 400)
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-@pytest.mark.parametrize("trials", [10, 60, 200])
+@pytest.mark.parametrize("trials", [10, *slow(60), 200])
 def test_betting_intervals_cover_the_mean(name: str, trials: int) -> None:
     seen = coverage(betting_interval, POPULATIONS[name], trials, 0.9, 400)
     assert seen >= least(0.9, 400)

@@ -10,7 +10,7 @@ import torch
 from coded_oracle import drawn_places, network, places_of, read, same_memory
 from torch import nn
 
-from conftest import bits_of, same_bits
+from conftest import bits_of, same_bits, slow
 from proact import campaign
 from proact.data import Data
 from proact.encodings.coded import CodedWord
@@ -61,7 +61,7 @@ def assert_record(record: Record, outcomes: dict[tuple[str, int], str]) -> None:
     assert record.miscorrected == counts["miscorrected"]
 
 
-@pytest.mark.parametrize("ber", [2e-3, 0.03, 0.3, 0.7])
+@pytest.mark.parametrize("ber", [*slow(2e-3), 0.03, *slow(0.3), 0.7])
 @pytest.mark.parametrize("encoding", [*ENCODINGS, *MIXED])
 @pytest.mark.usefixtures("engine")
 def test_independent_flips(encoding: str, ber: float) -> None:

@@ -57,7 +57,10 @@ RARE = [
     (StuckAt(1, 0.02), "q15.16"),
     (BitFlip(0.02, where=ELEMENTS), "int8"),
 ]
-NESTED = [(*each, depth) for depth in (1, 2) for each in RARE]
+NESTED = [
+    *((*each, 2) for each in RARE),
+    *(pytest.param(*each, 1, marks=pytest.mark.slow) for each in RARE),
+]
 
 
 # What interrupts a finaliser or a weak reference's callback is reported so, and goes nowhere.
