@@ -150,10 +150,12 @@ class _Process:
                 raise
             try:
                 self.ready: Future[int] = self._pool.submit(worker_functions.ready)
-                (self._process,) = self._pool._processes.values()
-            except BaseException:
+            except BaseException:  # maybe after the start of the process, without a thread for it
+                self._process = self._started()
+                self.terminate()
                 self.close()
                 raise
+            self._process = self._started()
 
     @property
     def is_ready(self) -> bool:
@@ -208,10 +210,13 @@ class _Process:
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             thread.join(_END_SECONDS)
         if thread is None or not thread.is_alive():
             self._running_trial.close()
+
+    def _started(self) -> BaseProcess | None:
+        return next(iter(self._pool._processes.values()), None)
 
     def _manager_thread(self) -> Thread | None:
         return cast("Thread | None", self._pool._executor_manager_thread)

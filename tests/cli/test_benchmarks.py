@@ -33,6 +33,7 @@ def run(script: str, *arguments: str | Path, **variables: str) -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_threshold_training_is_compared_with_the_plain_loop(tmp_path: Path) -> None:
     few = ["--threshold-epochs", "2", "--trials", "10", "--steps", "5", "--model-folder", tmp_path]
     done = run("proact_training", *TINY, *few, "--json", tmp_path / "found.json")
@@ -45,6 +46,7 @@ def test_threshold_training_is_compared_with_the_plain_loop(tmp_path: Path) -> N
     assert list(mine) == list(plain) == ["relu1", "relu2", "relu3", "relu4"]
 
 
+@pytest.mark.slow
 def test_weight_range_prints_each_ratio_beside_its_goal() -> None:
     done = run("weight_range", "--model", "ResNet-20", "--repeats", "2")
     assert done.returncode == 0, done.stderr
@@ -52,6 +54,7 @@ def test_weight_range_prints_each_ratio_beside_its_goal() -> None:
         assert words in done.stdout
 
 
+@pytest.mark.slow
 def test_scrub_prints_each_ratio_beside_its_goal() -> None:
     few = ["--mebibytes", "1", "--repeats", "2", "--threads", "2", "--models", "resnet20"]
     done = run("scrub", *few)
@@ -60,6 +63,7 @@ def test_scrub_prints_each_ratio_beside_its_goal() -> None:
         assert words in done.stdout
 
 
+@pytest.mark.slow
 def test_training_keeps_the_model(tmp_path: Path) -> None:
     done = run("training", *TINY, "--epochs", "1", "--model-folder", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -80,6 +84,7 @@ def test_stopping_rules_prints_a_row_for_each_rule(tmp_path: Path) -> None:
         assert outcome["trials"] > 0
 
 
+@pytest.mark.slow
 def test_residual_rates_prints_formulas_beside_counts(tmp_path: Path) -> None:
     few = ["--rows", "8", "--trials", "2", "--json", tmp_path / "rates.json"]
     done = run("residual_rates", *few)

@@ -67,6 +67,7 @@ def document(finished: tuple[Path, str]) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_it_prints_a_row_a_question_and_a_line_a_goal(finished: tuple[Path, str]) -> None:
     _, output = finished
     for row in (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from conftest import slow
 from proact import campaign, protect
 from proact.campaign import Metric
 from proact.campaign.built_in_metrics import METRICS
@@ -132,7 +133,7 @@ def test_forms_of_outputs_give_the_same_rows(form: Any, output: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("executor", [1, 2])
+@pytest.mark.parametrize("executor", [1, *slow(2)])
 def test_forms_of_inputs_give_the_same_rows(executor: int) -> None:
     x, labels = pair()
     scale, model = torch.full((90, 1), 2.0), Two(lambda _, logits: logits)

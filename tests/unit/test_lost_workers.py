@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from concurrent.futures import process
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,24 @@ def test_a_machine_without_room_for_a_second_process(
     with pytest.warns(UserWarning, match=r"Resource temporarily .* goes on with 1"):
         result = run(Frail(tmp_path), digits)
     assert rows_of(result) == rows_of(undisturbed)
+
+
+def test_a_machine_without_a_thread_for_a_second_process(
+    undisturbed: results.Result, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = [], process._ExecutorManagerThread.start
+
+    def start_one(thread: Any) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(process._ExecutorManagerThread, "start", start_one)
+    with pytest.warns(UserWarning, match=r"\(can't start new thread\): .* goes on with 1"):
+        result = run(Frail(tmp_path), digits)
+    assert rows_of(result) == rows_of(undisturbed)
+    assert multiprocessing.active_children() == [], "the process without a thread has ended"
 
 
 def test_workers_that_die_between_trials(

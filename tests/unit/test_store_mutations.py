@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conftest import slow
 from fuzz.stores import SmallCampaign, edited, facts, original, tried
 from proact import ProactError
 from proact.cli.main import main
@@ -32,7 +33,7 @@ def path(prepared: Prepared, tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("group", range(10))
+@pytest.mark.parametrize("group", [*range(4), *slow(*range(4, 10))])
 def test_mutated_stores(prepared: Prepared, tmp_path: Path, group: int) -> None:
     kinds = [tried(*prepared, seed, tmp_path) for seed in range(15 * group, 15 * group + 15)]
     assert any("refused" in kind for kind in kinds)
