@@ -11,6 +11,7 @@ import torch
 from interrupted_runs import run_and_interrupt
 from torch import nn
 
+from conftest import slow
 from proact import campaign
 from proact.config.config_errors import ConfigError
 from proact.config.experiment import Experiment
@@ -180,7 +181,7 @@ def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
     assert stored.difference("ranger", "relu") == result.difference("ranger", "relu")
 
 
-@pytest.mark.parametrize("after", [1, 60, 150])
+@pytest.mark.parametrize("after", [*slow(1, 60), 150])
 def test_an_interrupted_campaign_ends_in_the_same_table(
     after: int, result: Result, variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:

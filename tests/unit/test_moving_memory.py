@@ -16,7 +16,7 @@ import torch
 import torch.multiprocessing  # its pickling moves storages to shared memory
 from torch import nn
 
-from conftest import SignedMagnitude, bits_of, same_bits
+from conftest import SignedMagnitude, bits_of, same_bits, slow
 from proact import ProactError, ops
 from proact.encodings import Encoding
 from proact.faults import BitFlip, ExactFlips, Injector, encode, inject
@@ -34,7 +34,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("encoding", ["float32", "q15.16", "int8", "numpy"])
+@pytest.mark.parametrize("encoding", ["float32", *slow("q15.16", "numpy"), "int8"])
 def test_memory_that_moves_inside_an_injection(encoding: str) -> None:
     path = os.pathsep.join((str(TESTS.parent), str(TESTS), str(TESTS / "unit")))
     done = subprocess.run(
