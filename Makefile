@@ -31,7 +31,7 @@ test: lint types native unit
 
 # Two processes, because most tests leave cores idle; a file stays in one process, which has its fixtures.
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
@@ -83,6 +83,7 @@ sanitize: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
+	$(BIN)/python -m pytest -n 2 tests/docs
 
 # CUDA is off even if nvcc is installed, so that a package does not depend on the build machine.
 packages: $(VENV)/.installed

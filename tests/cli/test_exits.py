@@ -345,7 +345,11 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of other systems differ")
 @pytest.mark.parametrize(
-    ("resource_name", "words"), [("memory", "not enough memory"), ("files", "open files")]
+    ("resource_name", "words"),
+    [
+        ("memory", "not enough memory"),
+        pytest.param("files", "open files", marks=pytest.mark.slow),
+    ],
 )
 def test_a_limit_of_the_system_ends_in_one_sentence(
     resource_name: str, words: str, tmp_path: Path

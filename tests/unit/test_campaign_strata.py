@@ -195,6 +195,7 @@ def test_an_interrupted_campaign_ends_in_the_same_table(
     assert again.to_pandas().equals(result.to_pandas())
 
 
+@pytest.mark.slow
 def test_the_table_does_not_depend_on_the_executor(
     result: Result, variants: dict[str, nn.Module], digits: Data
 ) -> None:
@@ -249,7 +250,7 @@ def test_sweeps_have_strata_of_their_own(trained_cnn: nn.Module, digits: Data) -
         campaign.per_bit(trained_cnn, digits, trials=100, strata=True)
 
 
-@pytest.mark.parametrize("ber", [1e-12, 1e-9])
+@pytest.mark.parametrize("ber", [1e-12, *slow(1e-9)])
 def test_a_share_of_the_loss_is_reached_at_any_rate(
     ber: float, trained_cnn: nn.Module, digits: Data
 ) -> None:

@@ -14,6 +14,7 @@ import yaml
 from interrupted_runs import run_and_interrupt
 from torch import Tensor, nn
 
+from conftest import slow
 from proact import campaign
 from proact.config.experiment import Experiment
 from proact.config.reading import read_experiment
@@ -103,7 +104,7 @@ def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
     assert stored.pairs("ranger", "weight-range") == result.pairs("ranger", "weight-range")
 
 
-@pytest.mark.parametrize("more", [{"executor": 2}, {"stop_after": 40}, {"stop_after": 600}])
+@pytest.mark.parametrize("more", [*slow({"executor": 2}, {"stop_after": 40}), {"stop_after": 600}])
 def test_pairs_depend_on_rows_alone(
     more: dict[str, int],
     result: Result,

@@ -25,6 +25,7 @@ import torch
 from interrupted_runs import Interrupt, run_and_interrupt
 from torch import nn
 
+from conftest import slow
 from proact import ProactError, campaign, protect
 from proact.campaign import CampaignProgress
 from proact.campaign.coordinator import Coordinator
@@ -128,11 +129,9 @@ def assert_same(stored: Result, live: Result) -> None:
 @pytest.mark.parametrize(
     "goal",
     [
-        {"trials": 20},
         {"margin": 0.08},
-        {"margin": 0.02, "trials": 40},
-        {"trials": 20, "metric": "loss"},
         {"trials": 20, "metric": "sdc", "images_per_trial": "all"},
+        *slow({"trials": 20}, {"margin": 0.02, "trials": 40}, {"trials": 20, "metric": "loss"}),
     ],
     ids=str,
 )

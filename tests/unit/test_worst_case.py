@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import slow
 from proact import campaign
 from proact.campaign import SearchOptions, worst_case
 from proact.campaign.bit_search import BitSearch
@@ -58,7 +59,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 @pytest.mark.parametrize("method", [None, "weight-range"])
-@pytest.mark.parametrize("encoding", ["float32", "float16", "q3.4"])
+@pytest.mark.parametrize("encoding", [*slow("float32"), "float16", "q3.4"])
 def test_the_first_flip_is_one_of_the_worst(
     tiny: tuple[nn.Module, Split], encoding: str, method: str | None
 ) -> None:
