@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 import torch
 
+from conftest import slow
 from proact import campaign
 from proact.config.user_code import load_attribute
 from proact.faults import BitFlip
@@ -57,7 +58,7 @@ def in_file(folder: Path, name: str, source: str = MODEL) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["code.py", "json.py", "test.py", "net.v2.py", "a_model_of_mine.py"]
+    "name", ["code.py", *slow("json.py", "test.py"), "net.v2.py", *slow("a_model_of_mine.py")]
 )
 @pytest.mark.parametrize("is_local", [True, False], ids=["processes", "executor"])
 def test_a_model_class_reaches_spawned_workers(name: str, is_local: bool, tmp_path: Path) -> None:
