@@ -85,6 +85,7 @@ class Drill:
         self.folder, self.store = folder, folder / "rows.sqlite"
         self.script = folder / "drill.py"
         self.script.write_text(SCRIPT)
+        self.started: list[subprocess.Popen[str]] = []
 
     def start(self, executor: int = 1, size: int = 0, user: int = 0) -> subprocess.Popen[str]:
         """Started, and about to begin its campaign."""
@@ -94,9 +95,16 @@ class Drill:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, "TMPDIR": str(self.folder)},
         )  # fmt: skip
+        self.started.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         return process
+
+    def kill(self) -> None:
+        """A test that fails leaves processes whose output nobody reads."""
+        for process in self.started:
+            with process:  # closes its pipes
+                process.kill()
 
     def finish(self, executor: int = 1) -> Any:
         """Runs to the end: the table and the rows."""
@@ -176,8 +184,10 @@ def assert_nothing_is_left(drill: Drill) -> None:
 
 
 @pytest.fixture
-def drill(tmp_path: Path) -> Drill:
-    return Drill(tmp_path)
+def drill(tmp_path: Path) -> Iterator[Drill]:
+    drill = Drill(tmp_path)
+    yield drill
+    drill.kill()
 
 
 @pytest.fixture(scope="module")
