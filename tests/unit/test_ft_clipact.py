@@ -100,13 +100,13 @@ def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -
     from proact.encodings import encoding_named
 
     sites = find_sites(trained_cnn, digits.train.images[:1])
-    network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
+    network = replace_sites(trained_cnn, {site: site.clip(20.0) for site in sites})
     scorer = FaultScorer(network, encoding_named("q15.16"), digits.validation, 20, 50, 0)
     fault = BitFlip(1e-3, where=Where(name="conv2.*"))
     before = scorer.accuracy(fault)
     scorer.set_threshold(sites[1], torch.tensor(0.1))
     assert scorer.accuracy(fault) != before
-    scorer.set_threshold(sites[1], torch.tensor(3.0))
+    scorer.set_threshold(sites[1], torch.tensor(20.0))
     assert scorer.accuracy(fault) == before
     assert scorer.accuracy(BitFlip(0.0)) > before
 

@@ -262,8 +262,8 @@ def test_too_few_validation_samples_leave_the_start(
     with pytest.warns(UserWarning, match="100 validation samples cannot show that a drop"):
         found = protect.protect(trained_cnn, method, few, granularity="layer")
     start = protect.protect(trained_cnn, "ranger", few, mode="zero", granularity="layer")
-    for name, value in thresholds(found).items():
-        assert torch.equal(value, thresholds(start)[name])
+    # The two profiles may sum in another order.
+    torch.testing.assert_close(thresholds(found), thresholds(start), rtol=1e-5, atol=0.0)
 
 
 def test_what_is_kept_stays_within_the_budget(trained_cnn: nn.Module, digits: Data) -> None:

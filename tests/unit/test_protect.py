@@ -159,7 +159,8 @@ def test_where_no_decay_is_good_enough_the_profile_stays(
     hopeless = protect.protect(
         trained_cnn, "proact", digits, epochs=1, decays=(50.0,), learning_rate=0.5
     )
-    assert all(torch.equal(t, start[name]) for name, t in thresholds(hopeless).items())
+    # The two profiles may sum in another order.
+    torch.testing.assert_close(thresholds(hopeless), start, rtol=1e-5, atol=0.0)
 
 
 def test_batch_norm_and_dropout_stay_in_eval_mode(digits: Data) -> None:
