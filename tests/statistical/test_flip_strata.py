@@ -57,6 +57,21 @@ def test_the_parts_have_these_sizes() -> None:
 
 
 @pytest.mark.parametrize(
+    "limits", [{}, {"in_field": (0, 0), "elsewhere": (0, 3)}, {"in_field": (2, 2)}], ids=str
+)
+def test_the_expected_rate_and_the_chance_of_no_flip(limits: dict[str, Any]) -> None:
+    fault, injector = replace(BASE, **limits), Injector(MODEL, "float32")
+    expected, none = 0.0, 1.0
+    for bits, (lowest, highest) in zip(PARTS, fault.ranges, strict=True):
+        counts = np.arange(lowest, (bits if highest is None else highest) + 1)
+        law = stats.binom.pmf(counts, bits, fault.ber)
+        expected += float(counts @ law) / law.sum()
+        none *= float(law[0] / law.sum()) if lowest == 0 else 0.0
+    assert injector.expected_ber(fault) == pytest.approx(expected / sum(PARTS))
+    assert injector.probability_of_none(fault) == pytest.approx(none)
+
+
+@pytest.mark.parametrize(
     "limits",
     [
         {"in_field": (2, 2), "in_others": (1, None)},
