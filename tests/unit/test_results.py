@@ -190,7 +190,7 @@ def test_a_family_is_a_fault_without_its_rate(
         assert cell.is_clean_without_flips != is_transient
 
 
-@pytest.mark.parametrize("goal", [{"trials": 300}, {"margin": 0.08}], ids=str)
+@pytest.mark.parametrize("goal", [{"trials": 300}, *slow({"margin": 0.08})], ids=str)
 def test_a_store_gives_the_strata_of_a_sweep(
     goal: dict[str, Any], trained_cnn: nn.Module, digits: Data, path: Path
 ) -> None:
