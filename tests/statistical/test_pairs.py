@@ -162,8 +162,8 @@ def test_2000_campaigns_cover_the_gain(name: str) -> None:
     assert abs(estimate - PAIRED[name].gain) <= SIGMAS * error + 0.05 * PAIRED[name].margin
 
 
-@pytest.mark.parametrize("name", PAIRED)
-def test_campaigns_cover_the_gain(name: str) -> None:
+@pytest.mark.parametrize("name", ["independent", "rare, together", "intact", "no effect"])
+def test_40_campaigns_cover_the_gain(name: str) -> None:
     campaigns = 40
     coverage, *_ = simulated(name, campaigns)
     assert coverage >= COVERED - SIGMAS * math.sqrt(COVERED * (1 - COVERED) / campaigns)

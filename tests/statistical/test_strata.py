@@ -142,8 +142,8 @@ def test_2000_campaigns_cover_the_mean(name: str) -> None:
     assert abs(estimate - cell.mean) <= left + 1e-12
 
 
-@pytest.mark.parametrize("name", STRATIFIED)
-def test_campaigns_cover_the_mean(name: str) -> None:
+@pytest.mark.parametrize("name", ["narrow", "one critical flip is rare", "no effect", "few trials"])
+def test_60_campaigns_cover_the_mean(name: str) -> None:
     campaigns = 60
     coverage, *_ = simulated(name, campaigns)
     assert coverage >= COVERED - SIGMAS * math.sqrt(COVERED * (1 - COVERED) / campaigns)

@@ -201,7 +201,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("executor", "kills", "longest"),
     [
-        (1, 4, 1.2),
+        (1, 2, 1.2),
         pytest.param(2, 2, 6.0, marks=pytest.mark.slow),
         pytest.param(1, 20, 1.0, marks=pytest.mark.slow),
         pytest.param(2, 20, 6.0, marks=pytest.mark.slow),
