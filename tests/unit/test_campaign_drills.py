@@ -25,6 +25,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import slow
 from proact import campaign, results
 from proact.campaign import trial_runner
 from proact.data import Data
@@ -55,7 +56,7 @@ class Slow(nn.Module):
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x):
-        time.sleep(0.002)
+        time.sleep(float(os.environ.get("PAUSE", "0.002")))
         return self.linear(x.flatten(1))
 
 digits = data.load("digits")
@@ -87,13 +88,19 @@ class Drill:
         self.script.write_text(SCRIPT)
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, executor: int = 1, size: int = 0, user: int = 0) -> subprocess.Popen[str]:
-        """Started, and about to begin its campaign."""
+    def start(
+        self, executor: int = 1, size: int = 0, user: int = 0, pause: float = 0.002
+    ) -> subprocess.Popen[str]:
+        """Started, and about to begin its campaign.
+
+        Args:
+            pause: how long a forward pass sleeps, in seconds.
+        """
         process = subprocess.Popen(
             [sys.executable, "-W", "error", *map(str, (self.script, self.store, executor)),
              str(size), str(user)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "TMPDIR": str(self.folder)},
+            env={**os.environ, "TMPDIR": str(self.folder), "PAUSE": str(pause)},
         )  # fmt: skip
         self.started.append(process)
         assert process.stdout is not None
@@ -276,7 +283,7 @@ def test_a_full_disk(drill: Drill, undisturbed: Any) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("exists", [True, *slow(False)])
 def test_a_store_that_may_not_be_written(exists: bool) -> None:
     # Not below pytest's folders, which nobody else may enter.
     folder = Path(tempfile.mkdtemp(prefix="proact-drill-"))
@@ -304,15 +311,15 @@ def test_a_store_that_may_not_be_written(exists: bool) -> None:
     ("executor", "number"),
     [
         (1, signal.SIGINT),
-        (1, signal.SIGTERM),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
-        (2, signal.SIGINT),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
         (2, signal.SIGHUP),
     ],
 )
 def test_ended_by_signals(drill: Drill, undisturbed: Any, executor: int, number: int) -> None:
-    process = drill.start(executor)
+    process = drill.start(executor, pause=0.02)  # it must not be over before the signals come
     drill.wait_for_rows(1)
     for _ in range(4):
         # As a terminal does, to all of them.
