@@ -57,7 +57,7 @@ test-oldest: $(OLDEST)/.installed
 
 # The branches that the tests take: all of them, slow ones included.
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -m '' --cov=proact --cov-branch --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -m '' --cov --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
