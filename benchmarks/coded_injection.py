@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from proact import models
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.faults import BitFlip, FaultSpace, encode, inject
 from proact.faults.target_memory import read_words
 from proact.report.tables import Column, make_table

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from proact.encodings import ResidualRates, residual_rates
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.errors import ProactError
 from proact.faults import BitFlip, Burst, Fault, FaultSpace, Injector, encode
 

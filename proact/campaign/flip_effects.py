@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proact.campaign.scale_gradients import values_of_scales
 from proact.encodings import Encoding
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.faults import ExposedTensor, FaultSite, Injector, Replay
 from proact.nn.guard_hooks import error_correction_of, guards_on
 from proact.nn.tensor_inventory import stored_tensors

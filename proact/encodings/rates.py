@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from proact.encodings.base import Encoding
-from proact.encodings.coded import Coded, CodedWord
+from proact.encodings.coded import Coded
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.codes import Code, LinearCode
 from proact.encodings.codes.tmr import Tmr
 from proact.encodings.registry import encoding_named

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from proact.encodings.base import Words
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.codes import Code
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import rows_by_tensor

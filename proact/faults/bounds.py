@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from proact.encodings import Encoding, Word
 from proact.encodings.base import MemoryWord
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.nn import ErrorCorrection, WeightRange
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import StoredTensor

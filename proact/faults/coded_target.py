@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proact.encodings.base import Words
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.faults.changed_scales import FlipsWithScales
 from proact.faults.decoding import DecodedCodewords, Decoding, decode
 from proact.faults.exposed_tensor import ExposedTensor

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.codes import Code
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.overwritten_words import rows_by_tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.encodings import Encoding
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
 from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
 from proact.faults.kinds import Fault, StoredFault

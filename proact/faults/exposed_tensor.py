@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from proact.encodings import Word
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.number_formats import bit_numbers
 from proact.ops.seeds import stream_of

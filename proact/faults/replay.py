@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proact.encodings import Word
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.errors import ProactError
 from proact.faults.kinds import Fault, fault_from_json
 from proact.files import read_regular

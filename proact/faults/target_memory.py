@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact.encodings.base import Words
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.scaled_words import owner_of
 from proact.faults.changed_scales import FlipsWithScales, scale_plan, scaled_tensors
 from proact.faults.exposed_tensor import ExposedTensor

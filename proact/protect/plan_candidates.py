@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from proact.encodings import Encoding
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.codes import CODE_NAMES
 from proact.nn.tensor_inventory import StoredTensor, stored_tensors
 

@@ -15,7 +15,7 @@ from encoding_oracle import words_of
 from torch import Tensor, nn
 
 from proact.encodings import Code
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.faults import FaultSpace, Record
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.ops._flip_reference import flipped_bits

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact.encodings import Code, Coded, Decoded, encoding_named
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.codes import CODE_NAMES, code_named
 from proact.encodings.scaled_words import ScaledWord
 from proact.faults import BitFlip, FaultSpace, Injector, encode, encoding_report, inject

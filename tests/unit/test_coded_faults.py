@@ -13,7 +13,7 @@ from torch import nn
 from conftest import bits_of, same_bits, slow
 from proact import campaign
 from proact.data import Data
-from proact.encodings.coded import CodedWord
+from proact.encodings.coded_word import CodedWord
 from proact.encodings.scaled_words import ScaledWord
 from proact.faults import (
     BitFlip,
