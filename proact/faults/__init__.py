@@ -3,7 +3,8 @@
 from proact.faults.activations import ActivationFlip, observe_activations
 from proact.faults.encode import EncodingReport, encode, encoding_report
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.injection import Injector, inject
+from proact.faults.injection import inject
+from proact.faults.injector import Injector
 from proact.faults.kinds import (
     BitFlip,
     Burst,

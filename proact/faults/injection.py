@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from proact.encodings import Encoding
 from proact.encodings.base import integers_of
-from proact.encodings.scaled_words import StoredScale
 from proact.errors import ProactError
 from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
 from proact.faults.active_injections import (
@@ -38,124 +37,6 @@ from proact.ops.cuda_stream import FlipStream
 from proact.ops.plain_memory import check_writable, has_plain_memory, is_writable, refuse_lost
 from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
-
-
-class Injector:
-    """Injects many trials into one model; checks and plans are made once.
-
-    Args:
-        model: a model whose parameters are already rounded to the encoding (see `encode`).
-        encoding: the stored form of its parameters.
-        is_private: promises that no other code writes to, moves or replaces the parameters. They
-            are then not checked again in each trial.
-
-    Raises:
-        ValueError, TypeError: the model has no parameters, or one that is not rounded to the
-            encoding.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        encoding: EncodingLike = "float32",
-        *,
-        is_private: bool = False,
-    ) -> None:
-        self.model = checked_network(model)
-        self.encoding = checked_encoding(encoding)
-        self._own: InjectionPlan | None = None
-        ready = self._current_plan()
-        if is_private:
-            self._own = ready
-
-    def _current_plan(self) -> InjectionPlan:
-        """The plan for the values that the model stores now."""
-        if self._own is not None:
-            return self._own
-        plan = _existing_plan(self.model, self.encoding)
-        if plan is None:
-            plan = InjectionPlan(self.model, self.encoding)
-            for stored, rounded in plan.unrounded():
-                raise ValueError(
-                    f"{stored.name} is not rounded to {self.encoding.name} (error up to "
-                    f"{(stored.tensor - rounded).abs().max():.3g}): encode the model first"
-                )
-            cache_plan(self.model, plan)
-        return plan
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model's first stored tensor."""
-        return self._current_plan().stored[0].tensor.device
-
-    @property
-    def scales(self) -> list[StoredScale]:
-        """The scales and zero points in the fault space; trials flip bits of their memory."""
-        return self._current_plan().scales
-
-    def exposed_bits(self, fault: Fault) -> int:
-        """The number of stored bits that ``fault`` can hit.
-
-        For a `Replay` these are all bits of the tensors that it names.
-
-        Raises:
-            ValueError, TypeError: as `FaultSpace`, and for a fault that does not fit the model.
-        """
-        return sum(self.bits_of_parts(fault))
-
-    def bits_of_parts(self, fault: Fault) -> list[int]:
-        """The numbers of stored bits in the parts of the fault space that ``fault`` distinguishes.
-
-        Raises:
-            ValueError, TypeError: as `exposed_bits`.
-        """
-        return [target.bits for target in _targets(self._current_plan(), fault)]
-
-    def expected_ber(self, fault: Fault) -> float:
-        """The expected share of the exposed bits that ``fault`` hits, in [0, 1].
-
-        For `StuckAt` this is the expected share of stuck bits.
-
-        Raises:
-            ValueError, TypeError: as `exposed_bits`.
-        """
-        if isinstance(fault, ActivationFlip):
-            layers_of(self.model, fault)
-        return fault.expected_ber(self.bits_of_parts(fault))
-
-    def probability_of_none(self, fault: Fault) -> float | None:
-        """The probability that a trial of ``fault`` flips no bit; None if it is not known.
-
-        Raises:
-            ValueError, TypeError: as `exposed_bits`.
-        """
-        return fault.probability_of_none(self.bits_of_parts(fault))
-
-    def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
-        """The number of bits that a trial flips, without injecting it."""
-        return self._current_plan().number_of_flips(fault, seed, trial)
-
-    def trial(
-        self,
-        fault: Fault | Sequence[Fault],
-        seed: int = 0,
-        trial: int = 0,
-        *,
-        allow_training: bool = False,
-        log_activations: bool = False,
-    ) -> AbstractContextManager[Record]:
-        """Like `inject`, for this model and encoding."""
-        faults, seed, trial = checked_pattern(fault, seed, trial)
-        return _Injection(
-            self.model,
-            lambda: (self._current_plan(), True),
-            faults,
-            seed,
-            trial,
-            allow_training,
-            log_activations,
-            may_move=self._own is None,
-        )
 
 
 def inject(
@@ -208,17 +89,17 @@ def inject(
     checked_network(model)
 
     def find_plan() -> tuple[InjectionPlan, bool]:
-        ready = _existing_plan(model, encoding)
+        ready = existing_plan(model, encoding)
         return (InjectionPlan(model, encoding), False) if ready is None else (ready, True)
 
-    return _Injection(model, find_plan, faults, seed, trial, allow_training, log_activations)
+    return Injection(model, find_plan, faults, seed, trial, allow_training, log_activations)
 
 
-def _existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+def existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
     return active_plan(model, encoding) or cached_plan(model, encoding)
 
 
-class _Injection:
+class Injection:
     """One injection, from entry to exit.
 
     This is a class with Ctrl-C deferred, not a generator: an interruption between the first part of
@@ -249,7 +130,7 @@ class _Injection:
         self._changed: list[_Changed] = []
         self._rounded: list[StoredTensor] = []
         self._interrupt = DeferredInterrupt(
-            _Injection.__enter__.__code__, _Injection.__exit__.__code__
+            Injection.__enter__.__code__, Injection.__exit__.__code__
         )
 
     def __enter__(self) -> Record:
@@ -280,7 +161,7 @@ class _Injection:
         hooked: list[tuple[ActivationFlip, dict[str, nn.Module]]] = []
         for fault in self._faults:  # before anything changes
             if isinstance(fault, (StoredFault, Replay)):
-                _targets(plan, fault)
+                targets_of(plan, fault)
                 stored.append(fault)
             elif isinstance(fault, ActivationFlip):
                 hooked.append((fault, layers_of(self._model, fault)))
@@ -333,7 +214,7 @@ class _Injection:
         self, plan: InjectionPlan, stored: Sequence[StoredFault | Replay], record: Record
     ) -> None:
         seeded = [(fault, seed_of(self._seed, i)) for i, fault in enumerate(stored)]
-        record.exposed_bits = sum(t.bits for fault in stored for t in _targets(plan, fault))
+        record.exposed_bits = sum(t.bits for fault in stored for t in targets_of(plan, fault))
         # Unless the model is private, its memory was compared with the plan just now.
         for target, pending in plan.flips(seeded, self._trial, self._may_move):
             self._hit.append((target, pending.flips))
@@ -406,7 +287,7 @@ def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], obje
     return undo
 
 
-def _targets(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
+def targets_of(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:
     """The parts of the stored tensors that ``fault`` hits; raises if it does not fit the model."""
     if isinstance(fault, StoredFault):
         return plan.targets(fault)

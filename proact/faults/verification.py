@@ -22,8 +22,8 @@ from proact.faults._check import Check
 from proact.faults.coded_target import CodedTarget
 from proact.faults.encode import encode
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.injection import Injector
 from proact.faults.injection_plan import InjectionPlan, cached_plan
+from proact.faults.injector import Injector
 from proact.faults.kinds import BitFlip
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.overwritten_words import rows_by_tensor
