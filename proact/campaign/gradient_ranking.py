@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from proact.campaign.sample_losses import LossGradients, SampleLoss, SampleLosses
@@ -172,7 +172,8 @@ class Criticality:
                 f"{len(common)} of its layers or bits"
             )
         estimated = [found[stratum.name] for stratum in common]
-        return float(spearmanr(estimated, [each.loss.estimate for each in common]).statistic)
+        measured = [each.loss.estimate for each in common]
+        return float(scipy.stats.spearmanr(estimated, measured).statistic)
 
     @staticmethod
     def _means(parts: Iterator[tuple[str, float, int]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy.stats import binom
+import scipy
 
 from proact.campaign.autotune import Task
 from proact.campaign.clean_results import CleanResults
@@ -306,7 +306,7 @@ def planned_faults(
 def _last_stratum(bits: int, ber: float) -> int:
     """The number of flips from which on one stratum holds all numbers."""
     number = 1
-    flipped = float(binom.sf(0, bits, ber))
-    while number <= _MOST_STRATA and float(binom.sf(number, bits, ber)) > _LAST_SHARE * flipped:
+    flips = scipy.stats.binom(bits, ber)
+    while number <= _MOST_STRATA and flips.sf(number) > _LAST_SHARE * flips.sf(0):
         number += 1
     return number

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from proact.encodings import Bits
 from proact.faults.exposed_tensor import ExposedTensor
@@ -200,6 +200,7 @@ def probability_of_range(bits: int, ber: float, limits: Range) -> float:
         limits: the least and the largest number.
     """
     lowest, highest = limits
+    binom = scipy.stats.binom
     if highest is None:
         # sf has the small probabilities of one flip or more, which 1 - cdf would lose.
         return 1.0 if lowest == 0 else float(binom.sf(lowest - 1, bits, ber))
@@ -224,7 +225,7 @@ def number_of_flips(bits: int, ber: float, limits: Range) -> tuple[int, NDArray[
     reach = _REACH * math.sqrt(bits * ber) + 40.0
     first = max(lowest, math.floor(likeliest - reach))
     numbers = np.arange(first, min(highest, math.ceil(likeliest + reach)) + 1)
-    logs = binom.logpmf(numbers, bits, ber)
+    logs = scipy.stats.binom.logpmf(numbers, bits, ber)
     chances = np.exp(logs - logs.max())
     return int(numbers[0]), chances / chances.sum()
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from scipy.stats import binom
+import scipy
 
 from proact.errors import unknown
 from proact.options import above_0
@@ -179,8 +179,8 @@ def _at_reload(found: Interval, cell: CellSpec, ber: float) -> Interval:
     """
     assert cell.bits is not None
     if cell.family == _SINGLE:
-        one = float(binom.pmf(1, cell.bits, ber))
-        several = float(binom.sf(1, cell.bits, ber))
+        one = float(scipy.stats.binom.pmf(1, cell.bits, ber))
+        several = float(scipy.stats.binom.sf(1, cell.bits, ber))
         return Interval(one * found.estimate, one * found.low, one * found.high + several)
     ratio = ber / cell.ber
     return Interval(*(min(ratio * end, 1.0) for end in found))

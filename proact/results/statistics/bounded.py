@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom, gamma
 
 from proact.results.statistics.dirichlet_quantile import dirichlet_mean_quantile
 from proact.results.statistics.interval import (
@@ -94,6 +94,7 @@ def proportion_ends(hits: Numbers, trials: int, confidence: float) -> tuple[Numb
     """The ends of `proportion_interval` for several numbers of hits, (k,) each: the quantiles of
     beta distributions."""
     level = 0.5 * (1.0 - confidence)
+    beta = scipy.stats.beta
     low = np.where(hits > 0, beta.ppf(level, np.maximum(hits, 1), trials - hits + 1), 0.0)
     high = np.where(hits < trials, beta.isf(level, hits + 1, np.maximum(trials - hits, 1)), 1.0)
     return low, high
@@ -138,8 +139,8 @@ def quantile_interval(
 
     alpha = 1.0 - confidence
     # P(order statistic r > quantile) = P(fewer than r at or below it) = P(Binomial(n, level) < r).
-    below = int(binom.ppf(alpha / 2, n, level))
-    above = int(binom.ppf(1 - alpha / 2, n, level)) + 1
+    below = int(scipy.stats.binom.ppf(alpha / 2, n, level))
+    above = int(scipy.stats.binom.ppf(1 - alpha / 2, n, level)) + 1
     return Interval(
         order_statistic(max(math.ceil(level * n), 1)),
         order_statistic(below),
@@ -150,4 +151,4 @@ def quantile_interval(
 def all_alike_half_width(confidence: float) -> float:
     """Half of the width of `mean_interval`, times n, on a range of 1, where all n values are alike:
     the least that it can be. From the gamma distribution that the beta one tends to for large n."""
-    return 0.5 * float(gamma.isf(0.5 * (1.0 - confidence), _UNSEEN))
+    return 0.5 * float(scipy.stats.gamma.isf(0.5 * (1.0 - confidence), _UNSEEN))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr
+import scipy
 
 from proact.results.statistics.interval import Numbers
 
@@ -40,7 +39,8 @@ def dirichlet_mean_quantile(values: Numbers, weights: Numbers, level: float) -> 
     start, end = _MARGIN, 1.0 - _MARGIN
     if excess(start) > 0.0:  # nearly all of the probability lies in the bottom value
         return bottom
-    return bottom + unit * float(brentq(excess, start, end, xtol=1e-3 * _MARGIN, rtol=1e-12))
+    root = scipy.optimize.brentq(excess, start, end, xtol=1e-3 * _MARGIN, rtol=1e-12)
+    return bottom + unit * float(root)
 
 
 def _below_zero(a: Numbers, weights: Numbers) -> float:
@@ -70,4 +70,4 @@ def _below_zero(a: Numbers, weights: Numbers) -> float:
     if w > -1e-4:  # the formula's two reciprocals cancel at the mean
         return 0.5
     density = math.exp(-0.5 * w * w) / math.sqrt(2.0 * math.pi)
-    return float(ndtr(w)) + density * (1.0 / w - 1.0 / v)
+    return float(scipy.special.ndtr(w)) + density * (1.0 / w - 1.0 / v)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from proact.results.statistics.interval import Numbers, checked_confidence, checked_margin
 from proact.text import short_repr
@@ -50,7 +50,7 @@ class TrialCost:
 
 def normal_quantile(confidence: float) -> float:
     """The z of a two-sided interval: 1.96 at 0.95."""
-    return float(norm.ppf(0.5 + 0.5 * checked_confidence(confidence)))
+    return float(scipy.stats.norm.ppf(0.5 + 0.5 * checked_confidence(confidence)))
 
 
 def single_fault_trials(
