@@ -6,7 +6,9 @@ and ends at SIGTERM and SIGHUP without any clean-up.
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -15,6 +17,8 @@ from typing import Any
 #: Signals that follow the first one within this time are ignored, so that nothing cuts the
 #: clean-up. A later signal raises again, in case the clean-up takes too long.
 QUIET_SECONDS = 5.0
+#: A signal whose exception was lost is sent again after this time.
+_AGAIN_SECONDS = 0.01
 
 
 class Terminated(SystemExit):
@@ -36,6 +40,9 @@ class GracefulShutdown:
     caller has installed stays, as does an ignored signal (``nohup``). A block inside another one,
     or in a thread other than the main one, changes nothing. If a signal ended the block, signals
     that follow within `QUIET_SECONDS` are ignored, and later ones act as before the block.
+
+    Python drops an exception that is raised in a finalizer (``__del__``) or in a callback of a weak
+    reference, whoever wrote it. The signal is then sent again.
     """
 
     _active: GracefulShutdown | None = None
@@ -46,12 +53,14 @@ class GracefulShutdown:
         self._last: float | None = None
         self._held = 0
         self._pending: int | None = None
+        self._hook_before = sys.unraisablehook
 
     def __enter__(self) -> None:
         is_main = threading.current_thread() is threading.main_thread()
         if GracefulShutdown._active is not None or not is_main:
             return
         GracefulShutdown._active = self
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._unraisable
         try:
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -71,6 +80,8 @@ class GracefulShutdown:
         with DeferredSignals():
             if self._last is None:
                 self._restore()
+            if sys.unraisablehook == self._unraisable:
+                sys.unraisablehook = self._hook_before
             GracefulShutdown._active = None
 
     def _restore(self) -> None:
@@ -98,6 +109,15 @@ class GracefulShutdown:
             self._pending = number
         else:
             raise _exception_for(number)
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Called by Python with each exception that it drops."""
+        if not isinstance(lost.exc_value, INTERRUPTIONS):
+            self._hook_before(lost)
+            return
+        self._last = None
+        # Raised in this function, the exception would be lost again.
+        _thread.start_new_thread(_send_soon, (_number_of(lost.exc_value),))
 
 
 class DeferredSignals:
@@ -127,6 +147,19 @@ class DeferredSignals:
 def _is_usual(handler: Any, usual: Any) -> bool:
     """Whether a handler is the usual one, or was left by an earlier `GracefulShutdown`."""
     return handler == usual or isinstance(getattr(handler, "__self__", None), GracefulShutdown)
+
+
+def _send_soon(number: int) -> None:
+    time.sleep(_AGAIN_SECONDS)
+    if hasattr(signal, "pthread_kill"):
+        # This also wakes the main thread where it waits.
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _number_of(error: BaseException) -> int:
+    return error.number if isinstance(error, Terminated) else signal.SIGINT
 
 
 def _exception_for(number: int) -> BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -56,6 +57,42 @@ def test_the_first_signal_raises_and_the_next_do_not(
     assert cleaned == NUMBERS * 3
     signal.raise_signal(number)  # as to a process that is about to end
     assert getattr(caught.value, "code", None) == (None if number == 2 else 128 + number)
+
+
+class EndsWithSignal:
+    """Receives a signal in its finalizer, where Python drops every exception."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(("number", "kind"), SIGNALS)
+def test_a_signal_in_a_finalizer_is_not_lost(number: int, kind: type[BaseException]) -> None:
+    hook = sys.unraisablehook
+
+    def work() -> None:
+        EndsWithSignal(number)
+        threading.Event().wait(20)
+
+    with GracefulShutdown(), pytest.raises(kind):
+        work()
+    assert sys.unraisablehook is hook
+
+
+def test_other_errors_of_finalizers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ArithmeticError
+
+    with GracefulShutdown():
+        Broken()
+    assert told == [ArithmeticError]
 
 
 def test_a_late_signal_raises_again(monkeypatch: pytest.MonkeyPatch) -> None:
