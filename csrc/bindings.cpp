@@ -295,6 +295,19 @@ py::tuple draw_codewords(const CodewordPlan& plan, double ber, std::uint64_t see
                           array_of(std::move(drawn.bit)), drawn.flips, drawn.dropped);
 }
 
+/// A log that gives its memory back to its plan when Python drops it. A finalizer in Python would
+/// do that too, but Ctrl-C is lost if it arrives in one.
+class PlanLog : public FlipLog {
+   public:
+    explicit PlanLog(py::object plan) : plan_(std::move(plan)) {}
+    ~PlanLog() { plan_.cast<const FaultPlan&>().recycle(*this); }
+    PlanLog(const PlanLog&) = delete;
+    PlanLog& operator=(const PlanLog&) = delete;
+
+   private:
+    py::object plan_;
+};
+
 /// Binds the methods that plans for host memory and device memory share.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
@@ -357,6 +370,7 @@ PYBIND11_MODULE(_proact, m) {
         .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
         .def("relocate", &relocate<FlipLog>, py::arg("moved"))
         .def("columns", &columns);
+    py::class_<PlanLog, FlipLog>(m, "PlanLog");
     py::class_<ChangedScales>(m, "ChangedScales")
         .def(py::init())
         .def("add", &add_scaled, py::arg("address"), py::arg("words"), py::arg("word_bytes"),
@@ -388,7 +402,7 @@ PYBIND11_MODULE(_proact, m) {
             py::arg("log"), py::arg("flips"), py::arg("seed"), py::arg("trial"), unlocked())
         .def("flip_places_into", &flip_places_into, py::arg("log"), py::arg("tensor"),
              py::arg("element"), py::arg("bit"))
-        .def("recycle", &FaultPlan::recycle, py::arg("log"));
+        .def("new_log", [](py::object plan) { return std::make_unique<PlanLog>(std::move(plan)); });
 
     py::class_<CodewordPlan>(m, "CodewordPlan")
         .def(py::init())

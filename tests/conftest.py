@@ -22,8 +22,11 @@ torch.set_num_threads(1)
 
 
 def slow(*values: Any) -> list[Any]:
-    """Parameters that only `make test-all` tries."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+    """Parameters that only `make test-all` tries; a tuple is the values of several."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

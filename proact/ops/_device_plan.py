@@ -99,8 +99,8 @@ class DeviceFaultPlan:
     def replay_undoes(self) -> bool:
         return self._exact_words
 
-    def recycle(self, log: DeviceFlipLog) -> None:
-        """Does nothing: torch's allocator reuses the memory."""
+    def new_log(self) -> DeviceFlipLog:
+        return DeviceFlipLog()
 
     def flip_into(
         self,

@@ -259,8 +259,8 @@ class ReferenceFaultPlan:
             for _, _, word_bytes, _, _, form in self._tensors
         )
 
-    def recycle(self, log: ReferenceFlipLog) -> None:
-        """Does nothing: only the native plan reuses the memory of a log."""
+    def new_log(self) -> ReferenceFlipLog:
+        return ReferenceFlipLog()
 
     def flip_into(
         self,

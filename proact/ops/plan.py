@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from proact import _native
 from proact.errors import ProactError
 from proact.limits import SEEDS, STREAMS, TRIALS
 from proact.ops import _flip_reference
-from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
+from proact.ops._device_plan import DeviceFaultPlan
 from proact.ops.number_formats import NumberFormat, UnreadWord
 from proact.ops.plain_memory import MemoryGuard, address_of, checked_memory, refuse_lost
 from proact.text import short_repr
@@ -65,7 +65,7 @@ class FlipLog:
     def __init__(self, plan: FlipPlan, is_checked: bool = False) -> None:
         #: Whether the caller has just compared the memory of the tensors with the plan.
         self.is_checked = is_checked
-        self._log: Any = plan._new_log()
+        self._log: Any = plan._plan.new_log()
         self._plan = plan  # the log writes to its tensors
 
     def __len__(self) -> int:
@@ -76,11 +76,6 @@ class FlipLog:
         """The plan indices of the tensors with flips, in ascending order; on a GPU, of all."""
         found: list[int] = self._log.tensors()
         return found
-
-    def __del__(self) -> None:
-        # The log of the next trial reuses the memory.
-        if hasattr(self, "_plan"):
-            self._plan._plan.recycle(self._log)
 
     def restore(self, threads: int | None = None) -> None:
         """Writes the old word of every flipped position back, even if the memory has changed since.
@@ -111,7 +106,7 @@ class FlipPlan:
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
-        self._plan, self._new_log = _host_kinds()
+        self._plan: Any = _host_plan()
         self._names = names  # of the tensors in the order in which they are added, for errors
         self._device: torch.device | None = None
         self._memory = MemoryGuard()
@@ -140,7 +135,7 @@ class FlipPlan:
             ProactError: a GPU that this build of proact cannot use.
         """
         if self._device is None and tensor.is_cuda:
-            self._plan, self._new_log = DeviceFaultPlan(tensor.device), DeviceFlipLog
+            self._plan = DeviceFaultPlan(tensor.device)
         elif self._device not in (None, tensor.device):
             raise ValueError(
                 f"the tensors of a plan must be on one device, got {self._device} and "
@@ -267,11 +262,10 @@ class FlipPlan:
         return self.flip_unlogged(ber, seed, trial, threads)
 
 
-def _host_kinds() -> tuple[Any, Callable[[], Any]]:
-    """A new plan for host memory and the class of its logs."""
-    if _native.module is None:
-        return _flip_reference.ReferenceFaultPlan(), _flip_reference.ReferenceFlipLog
-    return _native.module.FaultPlan(), _native.module.FlipLog
+def _host_plan() -> Any:
+    """A new plan for host memory."""
+    module = _native.module
+    return _flip_reference.ReferenceFaultPlan() if module is None else module.FaultPlan()
 
 
 def checked_threads(threads: int | None) -> int:

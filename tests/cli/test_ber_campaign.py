@@ -65,6 +65,7 @@ def test_it_leaves_a_table_a_store_and_two_plots(finished: tuple[Path, str]) -> 
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 def test_same_seed_same_table(
     finished: tuple[Path, str],
     tmp_path: Path,

@@ -96,6 +96,7 @@ def test_it_prints_a_row_a_question_and_a_line_a_goal(finished: tuple[Path, str]
         assert sum(goal.name in line for line in output.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_json_has_positive_ratios_and_every_goal(document: dict[str, Any]) -> None:
     assert {row["part"] for row in document["rows"]} == {"hyrelu", "flips"}
     for row in document["rows"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import slow
 from proact.cli import main
 from proact.config.reading import read_experiment
 from proact.yaml_text import dump
@@ -74,7 +75,7 @@ def test_a_campaign(experiment: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert len(message) < 3000
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", *slow("latin-1", "utf-8")])
 def test_a_terminal_that_lacks_characters(encoding: str, tmp_path: Path) -> None:
     """The store has a name that is no UTF-8, as a file system may have it."""
     folder = os.fsencode(tmp_path) + b"/caf\xe9 \xe7\xbd\x91"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from proact.cli import main
 ROOT = Path(__file__).parents[2]
 
 
-def profile(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "proact", "profile", *arguments],
         capture_output=True,
@@ -23,21 +24,43 @@ def profile(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-def test_the_table_of_a_named_network() -> None:
-    done = profile("--model", "vgg16")
-    assert done.returncode == 0, done.stderr
+Profile = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Profile]:
+    """`proact profile` in the folder of the test: its exit status, its output and its errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the folder of a file comes into it
+    before = set(sys.modules)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(["profile", *arguments])
+        return status, *capsys.readouterr()
+
+    yield run
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_the_table_of_a_named_network(profile: Profile) -> None:
+    status, shown, errors = profile("--model", "vgg16")
+    assert status == 0, errors
     for words in ("14,719,818", "276,480", "2,060", "134.2x", "relu5_3", "512x2x2"):
-        assert words in done.stdout
+        assert words in shown
 
 
-def test_the_documented_example() -> None:
+def test_the_documented_example(profile: Profile) -> None:
     example = ROOT / "docs" / "own_network.py"
-    done = profile("--model", f"{example}:network", "--data", f"{example}:data")
-    assert done.returncode == 0, done.stderr
-    assert "547 parameters" in done.stdout
-    assert "relu_2" in done.stdout
+    status, shown, errors = profile("--model", f"{example}:network", "--data", f"{example}:data")
+    assert status == 0, errors
+    assert "547 parameters" in shown
+    assert "relu_2" in shown
     # The same as a module, from where it lies; what it finds beside itself is importable.
-    again = profile(
+    again = in_a_process(
         "--model", "own_network:network", "--data", "own_network:data", cwd=example.parent
     )
     assert "547 parameters" in again.stdout
@@ -67,10 +90,10 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_attribute_that_is_a_network(own: Path) -> None:
-    done = profile("--model", f"{own}/mine.py:network", "--shape", "3x2x2")
-    assert done.returncode == 0, done.stderr
-    assert "62 parameters" in done.stdout
+def test_an_attribute_that_is_a_network(own: Path, profile: Profile) -> None:
+    status, shown, errors = profile("--model", f"{own}/mine.py:network", "--shape", "3x2x2")
+    assert status == 0, errors
+    assert "62 parameters" in shown
 
 
 @pytest.mark.parametrize(
@@ -81,13 +104,15 @@ def test_an_attribute_that_is_a_network(own: Path) -> None:
         ("imports.py:x", "No module named 'not_installed_anywhere'"),
     ],
 )
-def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: str) -> None:
-    failed = profile("--model", source, cwd=own)
-    assert failed.returncode == 2
-    assert words in failed.stderr
-    assert failed.stderr.startswith("error: ")
-    assert str(ROOT / "proact") not in failed.stderr
-    assert "importlib" not in failed.stderr
+def test_what_her_code_raises_is_her_traceback(
+    own: Path, profile: Profile, source: str, words: str
+) -> None:
+    status, _, errors = profile("--model", source)
+    assert status == 2
+    assert words in errors
+    assert errors.startswith("error: ")
+    assert str(ROOT / "proact") not in errors
+    assert "importlib" not in errors
 
 
 @pytest.mark.parametrize(
@@ -106,22 +131,16 @@ def test_what_her_code_raises_is_her_traceback(own: Path, source: str, words: st
     ],
 )
 def test_bad_input_is_one_sentence(
-    own: Path,
-    arguments: list[str],
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    own: Path, profile: Profile, arguments: list[str], words: str
 ) -> None:
-    monkeypatch.chdir(own)
-    monkeypatch.setattr(sys, "path", [*sys.path])  # the file's folder comes into it
-    assert main(["profile", *arguments]) == 2
-    errors = capsys.readouterr().err
+    status, _, errors = profile(*arguments)
+    assert status == 2
     assert words in errors
     assert "Traceback" not in errors
 
 
 def test_ctrl_c_in_her_code_ends_the_program(own: Path) -> None:
-    assert profile("--model", "mine.py:interrupted", cwd=own).returncode == 130
+    assert in_a_process("--model", "mine.py:interrupted", cwd=own).returncode == 130
 
 
 TAGGER = """
@@ -153,13 +172,13 @@ def run(model, ids):
 """
 
 
-def test_activations_skipped_modules_and_an_own_forward(tmp_path: Path) -> None:
+def test_activations_skipped_modules_and_an_own_forward(tmp_path: Path, profile: Profile) -> None:
     (tmp_path / "tagger.py").write_text(TAGGER, encoding="utf-8")
     given = ["--model", "tagger.py:model", "--data", "tagger.py:data", "--forward", "tagger.py:run"]
-    done = profile(*given, "--activations", "all", "--skip", "wild", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "act" in done.stdout
-    assert "5x6" in done.stdout
-    refused = profile(*given, "--activations", "all", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "skip=('wild',)" in " ".join(refused.stderr.split())
+    status, shown, errors = profile(*given, "--activations", "all", "--skip", "wild")
+    assert status == 0, errors
+    assert "act" in shown
+    assert "5x6" in shown
+    status, _, errors = profile(*given, "--activations", "all")
+    assert status == 2
+    assert "skip=('wild',)" in " ".join(errors.split())

@@ -112,7 +112,7 @@ def least(campaigns: int) -> float:
     ],
 )
 def test_campaigns_cover_the_mean(name: str, margin: float) -> None:
-    campaigns = 200
+    campaigns = 80
     coverage, ratio, error = simulated(name, 16, margin, campaigns)
     assert coverage >= least(campaigns)
     if (name, 16) not in LATE:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from campaigns import CELLS, KnownCell, Stream, mixed_in, stopped
 
+from conftest import slow
 from proact.results.statistics import (
     Interval,
     Prior,
@@ -142,7 +143,9 @@ def test_2000_campaigns_cover_the_mean(name: str) -> None:
     assert abs(estimate - cell.mean) <= left + 1e-12
 
 
-@pytest.mark.parametrize("name", ["narrow", "one critical flip is rare", "no effect", "few trials"])
+@pytest.mark.parametrize(
+    "name", ["narrow", "few trials", *slow("one critical flip is rare", "no effect")]
+)
 def test_60_campaigns_cover_the_mean(name: str) -> None:
     campaigns = 60
     coverage, *_ = simulated(name, campaigns)

@@ -94,3 +94,14 @@ def test_no_two_classes_have_one_name() -> None:
 def _classes(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     yield from (node.name for node in tree.body if isinstance(node, ast.ClassDef))
+
+
+def test_no_class_has_a_finalizer() -> None:
+    """Python drops exceptions in them, and with these a Ctrl-C that arrives there."""
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in SOURCE.rglob("*.py")}
+    assert not [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__del__"
+    ]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import slow
 from proact import ProactError, campaign
 from proact.campaign import Metric
 from proact.data import Data
@@ -132,7 +133,7 @@ class OfOneSize(nn.Linear):
         return super().forward(x.flatten(1))
 
 
-@pytest.mark.parametrize("executor", [1, 2])
+@pytest.mark.parametrize("executor", [1, *slow(2)])
 def test_an_error_without_faults_ends_the_run(digits: Data, executor: int) -> None:
     model = OfOneSize(64, 10)
     options = {"trials": 30, "executor": executor}

@@ -209,11 +209,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ("executor", "kills", "longest"),
     [
         (1, 2, 1.2),
-        pytest.param(2, 2, 6.0, marks=pytest.mark.slow),
-        pytest.param(1, 20, 1.0, marks=pytest.mark.slow),
-        pytest.param(2, 20, 6.0, marks=pytest.mark.slow),
+        (2, 2, 6.0),
+        (1, 20, 1.0),
+        (2, 20, 6.0),
     ],
 )
+@pytest.mark.slow
 def test_killed_at_random_moments(
     drill: Drill, undisturbed: Any, executor: int, kills: int, longest: float
 ) -> None:
@@ -283,7 +284,7 @@ def test_a_full_disk(drill: Drill, undisturbed: Any) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-@pytest.mark.parametrize("exists", [True, *slow(False)])
+@pytest.mark.parametrize("exists", slow(True, False))
 def test_a_store_that_may_not_be_written(exists: bool) -> None:
     # Not below pytest's folders, which nobody else may enter.
     folder = Path(tempfile.mkdtemp(prefix="proact-drill-"))
@@ -329,7 +330,7 @@ def test_ended_by_signals(drill: Drill, undisturbed: Any, executor: int, number:
     _, err = ended(process)
     is_ctrl_c = number == signal.SIGINT
     # The last signals may come when Python has put the system's handlers back, at its very end.
-    assert process.returncode in ((-number,) if is_ctrl_c else (128 + number, -number))
+    assert process.returncode in ((-number,) if is_ctrl_c else (128 + number, -number)), err
     *other, last = err.splitlines()
     if is_ctrl_c:
         assert last == "KeyboardInterrupt"
@@ -402,7 +403,7 @@ def test_nothing_but_nan(digits: Data, metric: str) -> None:
     assert not result.to_pandas(True).drop(columns=["variant", "fault"]).isna().any(axis=None)
 
 
-@pytest.mark.parametrize("executor", [1, 2])
+@pytest.mark.parametrize("executor", [1, *slow(2)])
 def test_trials_that_raise_are_recorded_and_widen_the_interval(
     digits: Data, tmp_path: Path, executor: int
 ) -> None:
@@ -442,7 +443,7 @@ def test_trials_that_raise_are_recorded_and_widen_the_interval(
     pd.testing.assert_frame_equal(again.to_pandas(), result.to_pandas(), check_exact=True)
 
 
-@pytest.mark.parametrize("goal", [{"trials": 60}, {"margin": 0.02}])
+@pytest.mark.parametrize("goal", [{"margin": 0.02}, *slow({"trials": 60})])
 def test_where_every_trial_of_a_cell_raises(
     digits: Data, tmp_path: Path, goal: dict[str, Any]
 ) -> None:

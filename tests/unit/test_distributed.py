@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import slow
+
 METHODS = [
     "proact",
-    "fitact",
-    pytest.param("ft-clipact", marks=pytest.mark.slow),
-    pytest.param("resilience-aware-proact", marks=pytest.mark.slow),
+    *slow("fitact", "ft-clipact", "resilience-aware-proact"),
 ]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conftest import slow
 from proact import models
 from proact.nn import HyReLU, find_sites, replace_sites
 from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
@@ -45,9 +46,9 @@ def halves(cut: GraphCut | None, images: Tensor) -> Tensor:
     "name",
     [
         "resnet20",
-        pytest.param("resnet50", marks=pytest.mark.slow),
+        *slow("resnet50"),
         "vgg16-bn",
-        "mobilenetv2",
+        *slow("mobilenetv2"),
         "alexnet",
     ],
 )

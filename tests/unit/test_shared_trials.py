@@ -9,6 +9,7 @@ import pytest
 from interrupted_runs import run_and_interrupt
 from torch import nn
 
+from conftest import slow
 from proact import campaign
 from proact.data import Data
 from proact.faults import BitFlip, BitFlipStratum, Injector, encode
@@ -81,7 +82,7 @@ def test_rates_run_few_trials_that_a_higher_rate_has(result: Result) -> None:
         assert ran(found) <= 0.05 * len(found) + 1
 
 
-@pytest.mark.parametrize("more", [{"executor": 2}, {"stop_after": 300}, {"stop_after": 900}])
+@pytest.mark.parametrize("more", [{"executor": 2}, *slow({"stop_after": 300}, {"stop_after": 900})])
 def test_workers_and_interruptions_change_nothing(
     more: dict[str, int],
     result: Result,

@@ -60,7 +60,7 @@ def in_file(folder: Path, name: str, source: str = MODEL) -> Path:
 @pytest.mark.parametrize(
     "name", ["code.py", *slow("json.py", "test.py"), "net.v2.py", *slow("a_model_of_mine.py")]
 )
-@pytest.mark.parametrize("is_local", [True, False], ids=["processes", "executor"])
+@pytest.mark.parametrize("is_local", [True, *slow(False)], ids=["processes", "executor"])
 def test_a_model_class_reaches_spawned_workers(name: str, is_local: bool, tmp_path: Path) -> None:
     file = in_file(tmp_path / "code", name)
     model = load_attribute(f"{file}:network")
