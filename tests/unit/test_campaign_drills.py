@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import slow
-from proact import campaign, results
+from proact import campaign, interruption, results
 from proact.campaign import trial_runner
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
@@ -464,6 +465,41 @@ def test_where_every_trial_of_a_cell_raises(
         tables.append(result.to_pandas())
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
+
+
+def is_ended_by_ctrl_c(call: Callable[[], object], after: float) -> bool:
+    """Whether Ctrl-C, so many seconds after its start, ends a call in this process."""
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        call()
+        timer.join()
+        time.sleep(0.1)  # it may come when the call is just over
+    except KeyboardInterrupt:
+        return True
+    finally:
+        timer.join()
+    return False
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_random_moments(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops it where a finalizer runs, in about one of thirty moments."""
+    monkeypatch.setattr(interruption, "QUIET_SECONDS", 0.0)
+    faults, moments = [BitFlip(1e-3), BitFlip(1e-2)], random.Random(11)
+
+    def run(number: int) -> None:
+        store = tmp_path / f"{number}.sqlite"
+        campaign.run({"m": Odd(plain)}, digits, faults, trials=100, store=store, **OPTIONS)
+
+    run(0)
+    start = time.perf_counter()
+    run(1)
+    longest = time.perf_counter() - start
+    for number in range(2, 150):
+        assert is_ended_by_ctrl_c(lambda n=number: run(n), moments.uniform(0.0, longest))
 
 
 @pytest.fixture
