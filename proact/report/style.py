@@ -117,10 +117,21 @@ def add_legend(figure: Figure, axes: Axes) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure; the ending of ``path`` decides the format."""
+    _save(figure, path, path.suffix)
+
+
+def figure_bytes(figure: Figure, ending: str) -> bytes:
+    """The content of a figure's file with an ending, such as ".svg"."""
+    content = io.BytesIO()
+    _save(figure, content, ending)
+    return content.getvalue()
+
+
+def _save(figure: Figure, file: Path | io.BytesIO, ending: str) -> None:
     # No date and no random ids: the same result gives the same file.
-    metadata = {"Date": None} if path.suffix == ".svg" else None
+    metadata = {"Date": None} if ending == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "proact"}), unknown_signs():
-        figure.savefig(path, dpi=150, metadata=metadata)
+        figure.savefig(file, format=ending[1:] or None, dpi=150, metadata=metadata)
 
 
 @contextmanager

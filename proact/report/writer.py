@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from errno import EISDIR
 from os import strerror
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from proact.errors import ProactError
 from proact.report.analysis import Analysis
@@ -18,7 +15,7 @@ from proact.report.exports import as_csv, as_latex, as_markdown
 from proact.report.figures import PageFigures
 from proact.report.files import PAGE
 from proact.report.page import empty_page, page
-from proact.report.style import save_figure
+from proact.report.style import figure_bytes
 from proact.results.failure_rate import MemoryConditions
 from proact.results.result import Result, has_unexplained_rows, read
 from proact.results.store import Store
@@ -86,8 +83,8 @@ def write_report(
     others = [number for number in campaigns if number != chosen.number]
     files = {PAGE: page(analysis, figures, name, others, comparison).encode()}
     for title, figure in figures.figures.items():
-        for ending in ("png", "svg"):
-            files[f"{title}.{ending}"] = _drawn(figure, ending)
+        for ending in (".png", ".svg"):
+            files[f"{title}{ending}"] = figure_bytes(figure, ending)
     tables = {"csv": as_csv(analysis), "tex": as_latex(analysis), "md": as_markdown(analysis)}
     files |= {f"cells.{ending}": text.encode() for ending, text in tables.items()}
     written = _write(Path(folder), files)
@@ -122,13 +119,6 @@ def _compared(analysis: Analysis, compare: str | Path | Result) -> Comparison:
     if chosen is None:
         raise ProactError(f"{name} holds no campaign to compare with")
     return Comparison(analysis, chosen, name)
-
-
-def _drawn(figure: Figure, ending: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"figure.{ending}"
-        save_figure(figure, path)
-        return path.read_bytes()
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> dict[str, Path]:

@@ -154,11 +154,9 @@ def test_a_trial_that_kills_runs_alone_at_the_end(
     # Each of them was run three times, no other trial cost a worker.
     assert model.deaths() == coordinator.ATTEMPTS * len(deadly)
     model.spare()
-    # In this process, where it would succeed now, it runs again only if the caller says so, and its
-    # record stays until then.
-    for executor in (1, None):
-        again = run(model, digits, executor=executor, store=store)
-        assert [trial for trial, _ in again.failures()["m", str(FAULT)]] == deadly
+    # In this process, it runs again only if the caller says so, and its record stays until then.
+    again = run(model, digits, executor=1, store=store)
+    assert [trial for trial, _ in again.failures()["m", str(FAULT)]] == deadly
     # A trial that failed because of the machine alone is repaired by the same call.
     again = run(model, digits, executor=2, store=store)
     assert again.failures() == {}
@@ -205,6 +203,16 @@ def test_a_dead_worker_is_replaced_wherever_it_stands() -> None:
     pool._add = lambda failed: pool._processes.append(Standing())
     assert pool.submit(7) == 7
     assert not any(process.is_dead for process in pool._processes)
+
+
+@pytest.mark.slow
+def test_a_lost_trial_does_not_run_in_this_process_unasked(digits: Data, tmp_path: Path) -> None:
+    deadly = deadly_trials(tmp_path, FAULT, OPTIONS["seed"], OPTIONS["trials"])
+    model, store = Frail(tmp_path, "deadly"), tmp_path / "rows.sqlite"
+    run(model, digits, store=store)
+    result = run(model, digits, executor=None, store=store)
+    # In this process, which the model spares, they would succeed.
+    assert [trial for trial, _ in result.failures()["m", str(FAULT)]] == deadly
 
 
 def test_a_model_that_ends_python(digits: Data, tmp_path: Path) -> None:
