@@ -74,17 +74,13 @@ def split_options(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _split_outside_brackets(text: str) -> list[str]:
-    """Split a text at its commas, except those that a closing bracket follows first."""
-    cuts = [len(text)]
-    is_inside = False
-    for position in range(len(text) - 1, -1, -1):
-        char = text[position]
-        if char in "()":
-            is_inside = char == ")"
-        elif char == "," and not is_inside:
+    """Split a text at its commas, except those inside brackets."""
+    cuts, depth = [-1], 0
+    for position, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth <= 0:
             cuts.append(position)
-    cuts.reverse()
-    return [text[a + 1 : b] for a, b in zip([-1, *cuts], cuts, strict=False)]
+    return [text[a + 1 : b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
 
 def variant_from_text(text: str) -> VariantRecipe:

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import tracemalloc
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -221,21 +220,24 @@ def test_messages_do_not_repeat_a_huge_value(call: Any) -> None:
     assert len(str(raised.value)) < 1_000
 
 
-def test_options_are_split_as_the_regular_expression_split_them() -> None:
-    def by_expression(listed: str) -> list[str]:
-        return re.split(r",(?![^(]*\))", listed)
+@pytest.mark.parametrize("number", range(50))
+def test_commas_inside_brackets_split_no_options(number: int) -> None:
+    draw = random.Random(number)
 
-    draw = random.Random(0)
-    texts = [f"a={''.join(draws)}" for draws in product("(,)x", repeat=5)]
-    texts += ["".join(draw.choices("a=1,()", k=draw.randrange(1, 30))) for _ in range(500)]
-    for text in texts:
-        parts = by_expression(text)
-        if all("=" in part for part in parts):
-            expected = [part.partition("=")[0] for part in parts]
-            assert list(split_options(f"m:{text}")[1]) == list(dict.fromkeys(expected)), text
-        else:
-            with pytest.raises(ValueError, match="expected an option name=value of m"):
-                split_options(f"m:{text}")
+    def value(depth: int) -> Any:
+        if depth == 0 or draw.random() < 0.3:
+            return draw.choice([0.95, 3, "layer", True, (), [], {}])
+        parts = [value(depth - 1) for _ in range(draw.randrange(4))]
+        return draw.choice([tuple(parts), parts, dict(enumerate(parts))])
+
+    options = {f"option{i}": value(3) for i in range(draw.randrange(1, 5))}
+    text = ",".join(f"{name}={given!r}" for name, given in options.items())
+    assert split_options(f"m:{text}") == ("m", options)
+
+
+def test_a_bracket_that_is_not_closed_is_part_of_the_value() -> None:
+    assert split_options("m:a=(1,2") == ("m", {"a": "(1,2"})
+    assert split_options("m:a=1),b=2") == ("m", {"a": "1)", "b": 2})
 
 
 def test_a_text_of_many_commas_is_split_in_one_pass() -> None:
