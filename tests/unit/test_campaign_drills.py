@@ -46,7 +46,9 @@ from torch import nn
 from proact import ProactError, campaign, data
 from proact.faults import BitFlip
 
+# The tests may have been started with these signals ignored, as by nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 store, executor, size, user = sys.argv[1], *map(int, sys.argv[2:])
 

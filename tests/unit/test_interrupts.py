@@ -227,7 +227,7 @@ def test_ctrl_c_during_an_entry_that_fails_is_not_lost(monkeypatch: pytest.Monke
         raise ValueError("refused")
 
     model = nn.Linear(3, 2)
-    monkeypatch.setattr("proact.faults.injection._targets", fails)
+    monkeypatch.setattr("proact.faults.injection.targets_of", fails)
     with pytest.raises(ValueError, match="refused"), inject(model, BitFlip(0.1)):
         pass
     assert received == [signal.SIGINT]
