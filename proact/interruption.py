@@ -151,9 +151,9 @@ def _is_usual(handler: Any, usual: Any) -> bool:
 
 def _send_soon(number: int) -> None:
     time.sleep(_AGAIN_SECONDS)
-    if hasattr(signal, "pthread_kill"):
-        # This also wakes the main thread where it waits.
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)  # this also wakes the main thread where it waits
     else:
         signal.raise_signal(number)
 

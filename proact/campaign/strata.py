@@ -307,6 +307,7 @@ def _last_stratum(bits: int, ber: float) -> int:
     """The number of flips from which on one stratum holds all numbers."""
     number = 1
     flips = scipy.stats.binom(bits, ber)
-    while number <= _MOST_STRATA and flips.sf(number) > _LAST_SHARE * flips.sf(0):
+    flipped = flips.sf(0)
+    while number <= _MOST_STRATA and flips.sf(number) > _LAST_SHARE * flipped:
         number += 1
     return number

@@ -77,8 +77,8 @@ def _split_outside_brackets(text: str) -> list[str]:
     """Split a text at its commas, except those inside brackets."""
     cuts, depth = [-1], 0
     for position, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == "," and depth <= 0:
+        depth = max(0, depth + (char in "([{") - (char in ")]}"))
+        if char == "," and not depth:
             cuts.append(position)
     return [text[a + 1 : b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 

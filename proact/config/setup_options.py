@@ -1,4 +1,4 @@
-"""The options that name the model and the data of an experiment.
+"""The options with which commands load a model and its data.
 
 This module imports nothing heavy: help pages read it.
 """

@@ -96,6 +96,7 @@ def inject(
 
 
 def existing_plan(model: nn.Module, encoding: Encoding) -> InjectionPlan | None:
+    """The plan of an injection under way, or one that was kept and still fits; None without one."""
     return active_plan(model, encoding) or cached_plan(model, encoding)
 
 

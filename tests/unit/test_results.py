@@ -130,8 +130,12 @@ def assert_same(stored: Result, live: Result) -> None:
     "goal",
     [
         {"margin": 0.08},
-        *slow({"trials": 20, "metric": "sdc", "images_per_trial": "all"}),
-        *slow({"trials": 20}, {"margin": 0.02, "trials": 40}, {"trials": 20, "metric": "loss"}),
+        *slow(
+            {"trials": 20, "metric": "sdc", "images_per_trial": "all"},
+            {"trials": 20},
+            {"margin": 0.02, "trials": 40},
+            {"trials": 20, "metric": "loss"},
+        ),
     ],
     ids=str,
 )
