@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/tests
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
-# The native tests run the source of the CUDA kernels on the host. Only the Python module's build
+# The native tests run the source of the CUDA kernels on the host. Only the installed module's build
 # compiles it with nvcc.
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-  -DPROACT_PYTHON=OFF -DPROACT_TESTS=ON -DPROACT_CUDA=off
+  -DPROACT_TESTS=ON -DPROACT_CUDA=host
 PACKAGING := setup.py pyproject.toml constraints.txt
 # Output folder for the packages. They are built from a copy of the files that git tracks or does
 # not ignore, so that other files in this folder cannot enter a package.
@@ -30,7 +30,9 @@ demo: $(VENV)/.installed
 test: lint types native unit
 
 # Two processes, because most tests leave cores idle; a file stays in one process, which has its fixtures.
-unit: $(VENV)/.installed
+# Some tests use the native module whose kernels run on the host.
+unit: $(BUILD)/build.ninja
+	$(BIN)/cmake --build $(BUILD) --target _proact
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs
 
 test-all: lint types native sanitize
@@ -56,7 +58,7 @@ test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -W default tests/unit
 
 # The branches that the tests take: all of them, slow ones included.
-coverage: $(VENV)/.installed
+coverage: native
 	$(BIN)/python -m pytest -m '' --cov --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed
@@ -74,10 +76,10 @@ native: $(BUILD)/build.ninja
 
 # One build checks memory and arithmetic; another checks the tests that use threads for data races.
 sanitize: $(VENV)/.installed
-	$(CONFIGURE) -B build/sanitize/memory -DPROACT_SANITIZE=address,undefined
+	$(CONFIGURE) -B build/sanitize/memory -DPROACT_PYTHON=OFF -DPROACT_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/sanitize/memory
 	$(BIN)/ctest --test-dir build/sanitize/memory --output-on-failure
-	$(CONFIGURE) -B build/sanitize/threads -DPROACT_SANITIZE=thread
+	$(CONFIGURE) -B build/sanitize/threads -DPROACT_PYTHON=OFF -DPROACT_SANITIZE=thread
 	$(BIN)/cmake --build build/sanitize/threads --target threaded_tests
 	$(BIN)/ctest --test-dir build/sanitize/threads --output-on-failure -L threaded
 
@@ -107,7 +109,8 @@ clean:
 	rm -rf build dist $(VENV) $(ECOSYSTEM) $(OLDEST) runs *.egg-info proact/*.so
 
 $(BUILD)/build.ninja: $(VENV)/.installed CMakeLists.txt
-	$(CONFIGURE) -B $(BUILD)
+	$(CONFIGURE) -B $(BUILD) -DPROACT_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created $(SOURCES) $(PACKAGING)

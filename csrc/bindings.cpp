@@ -99,17 +99,20 @@ void cuda_backward(int dtype, int mode, std::size_t samples, std::size_t thresho
     });
 }
 
-/// One tensor in the memory of a trial: blocks, slots, the offsets in bytes of counts, old words,
-/// elements and bits, and the bytes per word.
-using DevicePlace = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
-                               std::uint64_t, std::uint64_t, std::uint32_t>;
+template <class Item>
+py::bytes bytes_of(const std::vector<Item>& items) {
+    return {reinterpret_cast<const char*>(items.data()), items.size() * sizeof(Item)};
+}
 
-std::vector<DevicePlace> device_places(const cuda::DevicePlan& plan, double ber) {
-    std::vector<DevicePlace> all;
-    for (const cuda::DevicePlan::Place& place : plan.places(ber, true))
-        all.emplace_back(place.layout.blocks, place.layout.slots, place.counts,
-                         place.log + place.layout.before, place.log + place.layout.element,
-                         place.log + place.layout.bit, place.word_bytes);
+/// One tensor in the memory of a trial: blocks, slots, and the offsets in bytes of counts, old
+/// words, elements and bits.
+using DeviceLogPlace = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
+                                  std::uint64_t, std::uint64_t>;
+
+std::vector<DeviceLogPlace> device_log_places(const cuda::FlipRate& rate) {
+    std::vector<DeviceLogPlace> all;
+    for (const cuda::DeviceLaw& law : rate.laws())
+        all.emplace_back(law.blocks, law.slots, law.counts, law.before, law.element, law.bit);
     return all;
 }
 
@@ -309,9 +312,11 @@ class PlanLog : public FlipLog {
 };
 
 /// Binds the methods that plans for host memory and device memory share.
+///
+/// All classes are local to their module, so that tests can load a second build beside the first.
 template <class Plan>
 py::class_<Plan> plan_class(py::module_& m, const char* name) {
-    return py::class_<Plan>(m, name)
+    return py::class_<Plan>(m, name, py::module_local())
         .def(py::init())
         .def(
             "add",
@@ -352,26 +357,26 @@ PYBIND11_MODULE(_proact, m) {
         py::arg("address"), py::arg("words"), py::arg("word_bytes"), py::arg("format"),
         py::arg("threads"));
     m.def("is_writable", &is_writable, py::arg("address"), py::arg("bytes"));
-    py::class_<TensorWatch>(m, "TensorWatch")
+    py::class_<TensorWatch>(m, "TensorWatch", py::module_local())
         .def(py::init<const py::capsule&>(), py::arg("api"))
         .def("add", &TensorWatch::add, py::arg("tensor"), py::arg("bytes_of_storage"),
              py::arg("needed"))
         .def("in_place", &TensorWatch::in_place, py::arg("numbers"));
-    py::class_<ModelWatch>(m, "ModelWatch")
+    py::class_<ModelWatch>(m, "ModelWatch", py::module_local())
         .def(py::init<const py::capsule&, py::handle>(), py::arg("api"), py::arg("model"))
         .def("matches", &ModelWatch::matches, py::arg("model"))
         .def("still_holds", &ModelWatch::still_holds, py::arg("model"), py::arg("addresses"))
         .def("tensors", &ModelWatch::tensors, py::arg("model"));
 
-    py::class_<FlipLog>(m, "FlipLog")
+    py::class_<FlipLog>(m, "FlipLog", py::module_local())
         .def(py::init())
         .def("__len__", &FlipLog::size)
         .def("tensors", &FlipLog::tensors)
         .def("restore", &FlipLog::restore, py::arg("threads") = 1, unlocked())
         .def("relocate", &relocate<FlipLog>, py::arg("moved"))
         .def("columns", &columns);
-    py::class_<PlanLog, FlipLog>(m, "PlanLog");
-    py::class_<ChangedScales>(m, "ChangedScales")
+    py::class_<PlanLog, FlipLog>(m, "PlanLog", py::module_local());
+    py::class_<ChangedScales>(m, "ChangedScales", py::module_local())
         .def(py::init())
         .def("add", &add_scaled, py::arg("address"), py::arg("words"), py::arg("word_bytes"),
              py::arg("clean"), py::arg("count"), py::arg("layout"), py::arg("zeros"),
@@ -404,7 +409,7 @@ PYBIND11_MODULE(_proact, m) {
              py::arg("element"), py::arg("bit"))
         .def("new_log", [](py::object plan) { return std::make_unique<PlanLog>(std::move(plan)); });
 
-    py::class_<CodewordPlan>(m, "CodewordPlan")
+    py::class_<CodewordPlan>(m, "CodewordPlan", py::module_local())
         .def(py::init())
         .def(
             "add",
@@ -421,11 +426,11 @@ PYBIND11_MODULE(_proact, m) {
              py::arg("threads") = 1, py::arg("isa") = "")
         .def_readonly_static("max_ber", &CodewordPlan::max_ber);
 
-    py::class_<SweepLog>(m, "SweepLog")
+    py::class_<SweepLog>(m, "SweepLog", py::module_local())
         .def(py::init())
         .def("restore", &SweepLog::restore, unlocked())
         .def("relocate", &relocate<SweepLog>, py::arg("moved"));
-    py::class_<RangePlan>(m, "RangePlan")
+    py::class_<RangePlan>(m, "RangePlan", py::module_local())
         .def(py::init())
         .def(
             "add",
@@ -447,7 +452,7 @@ PYBIND11_MODULE(_proact, m) {
             py::arg("log"), py::arg("action"), py::arg("threads") = 1, py::arg("isa") = "",
             unlocked());
 
-    py::class_<ScrubCode, std::shared_ptr<ScrubCode>>(m, "ScrubCode")
+    py::class_<ScrubCode, std::shared_ptr<ScrubCode>>(m, "ScrubCode", py::module_local())
         .def(py::init(&scrub_code), py::arg("codeword_bytes"), py::arg("check_bits"),
              py::arg("payload"), py::arg("syndromes"), py::arg("spread"), py::arg("flips"),
              py::arg("keeps"), py::arg("is_detected"), py::arg("masks"))
@@ -458,7 +463,7 @@ PYBIND11_MODULE(_proact, m) {
                 encode_codewords(code, pointer_to<unsigned char>(address), codewords, threads);
             },
             py::arg("address"), py::arg("codewords"), py::arg("threads") = 1, unlocked());
-    py::class_<ScrubPlan>(m, "ScrubPlan")
+    py::class_<ScrubPlan>(m, "ScrubPlan", py::module_local())
         .def(py::init())
         .def(
             "add",
@@ -491,23 +496,52 @@ PYBIND11_MODULE(_proact, m) {
           [](std::size_t samples, std::size_t thresholds, std::size_t inner) {
               return cuda::backward_workspace_bytes({samples, thresholds, inner});
           });
+    py::class_<cuda::FlipRate>(m, "FlipRate", py::module_local())
+        .def("tables", [](const cuda::FlipRate& rate) { return bytes_of(rate.tables()); })
+        .def("bytes", &cuda::FlipRate::bytes, py::arg("is_logged"))
+        .def("bytes_to_clear", &cuda::FlipRate::bytes_to_clear)
+        .def("places", &device_log_places);
     plan_class<cuda::DevicePlan>(m, "DevicePlan")
-        .def("bytes", &cuda::DevicePlan::bytes, py::arg("ber"), py::arg("logged"))
-        .def("bytes_to_clear", &cuda::DevicePlan::bytes_to_clear, py::arg("ber"))
-        .def("places", &device_places, py::arg("ber"))
+        .def("described", [](const cuda::DevicePlan& plan) { return bytes_of(plan.described()); })
+        .def("rate", &cuda::DevicePlan::rate, py::arg("ber"))
         .def(
             "flip",
-            [](const cuda::DevicePlan& plan, double ber, std::uint64_t seed, std::uint32_t trial,
-               std::uintptr_t memory, bool logged, int device, std::uintptr_t stream) {
-                plan.flip(ber, seed, trial, memory, logged, {device, stream});
+            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
+               std::uint32_t trial, std::uintptr_t tensors, std::uintptr_t tables,
+               std::uintptr_t memory, bool is_logged, int device, std::uintptr_t stream) {
+                cuda::flip({tensors, plan.size()}, rate, {seed, trial}, {tables, memory, is_logged},
+                           {device, stream});
             },
-            py::arg("ber"), py::arg("seed"), py::arg("trial"), py::arg("memory"), py::arg("logged"),
-            py::arg("device"), py::arg("stream"), unlocked())
+            py::arg("rate"), py::arg("seed"), py::arg("trial"), py::arg("tensors"),
+            py::arg("tables"), py::arg("memory"), py::arg("is_logged"), py::arg("device"),
+            py::arg("stream"), unlocked())
         .def(
             "restore",
-            [](const cuda::DevicePlan& plan, double ber, std::uintptr_t memory, int device,
-               std::uintptr_t stream) { plan.restore(ber, memory, {device, stream}); },
-            py::arg("ber"), py::arg("memory"), py::arg("device"), py::arg("stream"), unlocked());
+            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uintptr_t tensors,
+               std::uintptr_t tables, std::uintptr_t memory, int device, std::uintptr_t stream) {
+                cuda::restore({tensors, plan.size()}, rate, {tables, memory, true},
+                              {device, stream});
+            },
+            py::arg("rate"), py::arg("tensors"), py::arg("tables"), py::arg("memory"),
+            py::arg("device"), py::arg("stream"), unlocked())
+        .def(
+            "flip_places",
+            [](const cuda::DevicePlan& plan, std::uint64_t words, std::uint64_t flips,
+               std::uintptr_t tensors, std::uintptr_t memory, int device, std::uintptr_t stream) {
+                cuda::flip({tensors, plan.size()}, cuda::device_places_at(memory, words, flips),
+                           {device, stream});
+            },
+            py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
+            py::arg("device"), py::arg("stream"), unlocked())
+        .def(
+            "restore_places",
+            [](const cuda::DevicePlan& plan, std::uint64_t words, std::uint64_t flips,
+               std::uintptr_t tensors, std::uintptr_t memory, int device, std::uintptr_t stream) {
+                cuda::restore({tensors, plan.size()}, cuda::device_places_at(memory, words, flips),
+                              {device, stream});
+            },
+            py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
+            py::arg("device"), py::arg("stream"), unlocked());
 
     // The benchmarks compare flips with this lower bound.
     m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ from proact import _native, data, models
 from proact.campaign import autotune
 from proact.data import Data, Split
 from proact.encodings import UniformEncoding
+from proact.ops import cuda_stream
 
 # Tiny networks gain nothing from threads, and lose much where other programs want the cores.
 torch.set_num_threads(1)
@@ -38,6 +43,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{len(left_out)} tests of the report page were not run: {reason}", yellow=True
         )
+
+
+@pytest.fixture(scope="session")
+def module_with_kernels() -> ModuleType:
+    """The native module with the CUDA kernels' source compiled for the host, by `make native`."""
+    found = sorted((Path(__file__).parent.parent / "build/tests").glob("_proact*.so"))
+    if not found:
+        pytest.skip("needs the native module with kernels that run on the host: run make native")
+    loader = ExtensionFileLoader("_proact", str(found[0]))
+    spec = spec_from_loader("_proact", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kernels_on_host(module_with_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Makes proact take all memory for a GPU's, on which the kernels then run on the host."""
+    monkeypatch.setattr(_native, "module", module_with_kernels)
+    monkeypatch.setattr(cuda_stream, "is_on_gpu", lambda tensor: True)
+    return module_with_kernels
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,13 @@ struct FaultStream {
     std::uint64_t stream;  // identifies the tensor; below 2^48
 };
 
+/// Identifies the flips of all tensors in one trial. They do not depend on the number of threads,
+/// the instruction set or the device.
+struct FaultPattern {
+    std::uint64_t seed;
+    std::uint32_t trial;
+};
+
 /// The partition of a tensor into blocks and the distribution of the number of flips per block.
 struct BlockLaw {
     std::uint32_t words_log2;     // a block has 2^words_log2 words
@@ -103,7 +110,10 @@ class BlockRandomWords {
             ++counter_.word[0];
             used_ = 0;
         }
-        return buffer_.word[used_++];
+        // Constant indices keep the words of a GPU thread in registers.
+        const std::uint32_t* const word = buffer_.word;
+        const int i = used_++;
+        return i == 0 ? word[0] : i == 1 ? word[1] : i == 2 ? word[2] : word[3];
     }
 
     PROACT_HOST_DEVICE std::uint64_t next64() {
@@ -130,39 +140,39 @@ struct DrawnPositions {
     std::uint32_t count = 0;
     std::uint32_t position[BinomialTable::max_count];
 
-    PROACT_HOST_DEVICE const std::uint32_t* begin() const { return position; }
-    PROACT_HOST_DEVICE const std::uint32_t* end() const { return position + count; }
+    PROACT_HOST_DEVICE std::uint32_t& operator[](std::uint32_t i) { return position[i]; }
+    const std::uint32_t* begin() const { return position; }
+    const std::uint32_t* end() const { return position + count; }
 };
 
-/// Draws into memory that the caller provides, because nvcc would copy all positions of a
-/// DrawnPositions that is returned by value.
-PROACT_HOST_DEVICE inline void draw_block_into(DrawnPositions& drawn, const BlockLaw& law,
-                                               const FaultStream& fault, std::uint32_t block,
-                                               std::uint32_t first_draw = 0) {
+/// Draws into `drawn`, which has a `count` of 0, an operator [] and memory for
+/// BinomialTable::max_count positions.
+template <class Positions>
+PROACT_HOST_DEVICE void draw_block_into(Positions& drawn, const BlockLaw& law,
+                                        const FaultStream& fault, std::uint32_t block,
+                                        std::uint32_t first_draw = 0) {
     BlockRandomWords words(fault, block, first_draw);
     const std::uint32_t wanted = law.drawn.count(words.next64());
     const UniformBelow uniform(law.bits());
 
-    // Redraw a position that was drawn before. The filter proves that nearly all positions are new;
-    // only the remaining ones need a search of the list.
-    std::uint64_t filter[16] = {};
+    // Redraw a position that was drawn before. The filter proves that most positions are new; only
+    // the remaining ones need a search of the list. It is one word, which a GPU keeps in registers.
+    std::uint64_t filter = 0;
     while (drawn.count < wanted) {
         const std::uint32_t position = words.below(uniform);
-        std::uint64_t& cell = filter[(position >> 6) & 15];
         const std::uint64_t bit = std::uint64_t{1} << (position & 63);
-        if (cell & bit) {
+        if (filter & bit) {
             std::uint32_t i = 0;
-            while (i < drawn.count && drawn.position[i] != position) ++i;
+            while (i < drawn.count && drawn[i] != position) ++i;
             if (i < drawn.count) continue;
         }
-        cell |= bit;
-        drawn.position[drawn.count++] = position;
+        filter |= bit;
+        drawn[drawn.count++] = position;
     }
 }
 
-PROACT_HOST_DEVICE inline DrawnPositions draw_block(const BlockLaw& law, const FaultStream& fault,
-                                                    std::uint32_t block,
-                                                    std::uint32_t first_draw = 0) {
+inline DrawnPositions draw_block(const BlockLaw& law, const FaultStream& fault, std::uint32_t block,
+                                 std::uint32_t first_draw = 0) {
     DrawnPositions drawn;
     draw_block_into(drawn, law, fault, block, first_draw);
     return drawn;

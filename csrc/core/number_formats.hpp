@@ -9,6 +9,7 @@
 
 #include "fixed_point.hpp"
 #include "half.hpp"
+#include "host_device.hpp"
 #include "scaled.hpp"
 #include "simd_traits.hpp"
 #include "small_float.hpp"
@@ -28,7 +29,7 @@ struct Unread {
 /// therefore survives a round trip through its wide value, and flips that produce NaN can be
 /// undone.
 template <class Narrow, class Wide>
-Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
+PROACT_HOST_DEVICE Narrow narrowed_nan(Wide word, std::uint32_t mantissa_bits) {
     constexpr std::uint32_t wide_mantissa = sizeof(Wide) == 4 ? 23 : 52;
     constexpr std::uint32_t narrow_bits = 8 * sizeof(Narrow);
     const std::uint32_t dropped = wide_mantissa - mantissa_bits;
@@ -46,12 +47,12 @@ template <class Half>
 struct StoredHalf {
     static constexpr std::uint32_t mantissa_bits = Half::infinity == 0x7c00 ? 10 : 7;
 
-    std::uint32_t encode(float value) const {
+    PROACT_HOST_DEVICE std::uint32_t encode(float value) const {
         if (!std::isnan(value)) return Half::narrowed(value);
         return narrowed_nan<std::uint16_t>(SimdTraits<float>::bits(value), mantissa_bits);
     }
     template <class Real>
-    float decode(std::uint32_t word) const {
+    PROACT_HOST_DEVICE float decode(std::uint32_t word) const {
         static_assert(sizeof(Real) == sizeof(float));
         return Half::template widened<float>(word);
     }
@@ -59,12 +60,12 @@ struct StoredHalf {
 
 /// A double stored as a float.
 struct StoredFloat {
-    std::uint32_t encode(double value) const {
+    PROACT_HOST_DEVICE std::uint32_t encode(double value) const {
         if (!std::isnan(value)) return SimdTraits<float>::bits(static_cast<float>(value));
         return narrowed_nan<std::uint32_t>(SimdTraits<double>::bits(value), 23);
     }
     template <class Real>
-    double decode(std::uint32_t word) const {
+    PROACT_HOST_DEVICE double decode(std::uint32_t word) const {
         static_assert(sizeof(Real) == sizeof(double));
         const float narrow = SimdTraits<float>::from_bits(word);
         if (!std::isnan(narrow)) return static_cast<double>(narrow);
@@ -73,6 +74,19 @@ struct StoredFloat {
         return SimdTraits<double>::from_bits(sign | 0x7ff0000000000000u | payload);
     }
 };
+
+/// The format of one element. Only scaled numbers differ from block to block.
+template <class Format>
+PROACT_HOST_DEVICE const Format& format_at(const Format& format, std::uint32_t) {
+    return format;
+}
+PROACT_HOST_DEVICE inline ScaledInteger format_at(const ScaledIntegers& integers,
+                                                  std::uint32_t element) {
+    return integers.at(element);
+}
+PROACT_HOST_DEVICE inline ScaledFloat format_at(const ScaledFloats& floats, std::uint32_t element) {
+    return floats.at(element);
+}
 
 using NumberFormat =
     std::variant<MemoryWords, FixedPoint, ScaledIntegers, ScaledFloats, StoredHalf<Float16>,

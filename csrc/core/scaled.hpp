@@ -18,10 +18,10 @@ struct Scales {
     std::uint64_t block;
     std::uint64_t stride;
 
-    std::uint64_t number(std::uint64_t element) const {
+    PROACT_HOST_DEVICE std::uint64_t number(std::uint64_t element) const {
         return element / row * stride + element % row / block;
     }
-    float at(std::uint64_t element) const {
+    PROACT_HOST_DEVICE float at(std::uint64_t element) const {
         return reinterpret_cast<const float*>(address)[number(element)];
     }
     /// The end of the adjacent elements that share the scale of an element; it can lie beyond the
@@ -48,7 +48,7 @@ struct ScaledInteger {
 
     /// Returns the nearest word (ties to even), saturating. NaN becomes the word of 0.
     template <class Real>
-    std::uint32_t encode(Real value) const {
+    PROACT_HOST_DEVICE std::uint32_t encode(Real value) const {
         const std::int64_t words = std::int64_t{1} << word_bits;
         const std::int64_t lowest = is_signed ? -words / 2 : 0;
         double integer = std::rint(static_cast<double>(value) / static_cast<double>(scale));
@@ -62,7 +62,7 @@ struct ScaledInteger {
     }
 
     template <class Real>
-    Real decode(std::uint32_t word) const {
+    PROACT_HOST_DEVICE Real decode(std::uint32_t word) const {
         std::int64_t integer = word;
         const std::int64_t words = std::int64_t{1} << word_bits;
         if (is_signed && integer >= words / 2) integer -= words;
@@ -77,7 +77,7 @@ struct ScaledIntegers {
     bool is_signed = true;
     std::uintptr_t zeros = 0;  // address of an int32 for each scale, or 0 if all zeros are 0
 
-    ScaledInteger at(std::uint64_t element) const {
+    PROACT_HOST_DEVICE ScaledInteger at(std::uint64_t element) const {
         const std::int32_t zero =
             zeros == 0 ? 0 : reinterpret_cast<const std::int32_t*>(zeros)[scales.number(element)];
         return {scales.at(element), word_bits, is_signed, zero};
@@ -90,14 +90,14 @@ struct ScaledFloat {
     float scale;
 
     template <class Real>
-    std::uint32_t encode(Real value) const {
+    PROACT_HOST_DEVICE std::uint32_t encode(Real value) const {
         if (!std::isfinite(value)) return element.encode(value);
         return element.encode(static_cast<double>(value) / static_cast<double>(scale));
     }
 
     /// NaN keeps its payload, which a multiplication would change.
     template <class Real>
-    Real decode(std::uint32_t word) const {
+    PROACT_HOST_DEVICE Real decode(std::uint32_t word) const {
         const auto plain = element.decode<double>(word);
         if (!std::isfinite(plain)) return element.decode<Real>(word);
         return static_cast<Real>(plain * static_cast<double>(scale));
@@ -109,7 +109,9 @@ struct ScaledFloats {
     SmallFloat element;
     Scales scales;
 
-    ScaledFloat at(std::uint64_t number) const { return {element, scales.at(number)}; }
+    PROACT_HOST_DEVICE ScaledFloat at(std::uint64_t number) const {
+        return {element, scales.at(number)};
+    }
 };
 
 }  // namespace proact

@@ -1,10 +1,11 @@
 // Floats of up to 16 bits with any numbers of exponent and mantissa bits, such as float8_e4m3.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "host_device.hpp"
 
 namespace proact {
 
@@ -32,23 +33,24 @@ struct SmallFloat {
     bool has_infinity;  // which needs NaN and a mantissa bit
     bool has_nan;
 
-    std::uint32_t word_bits() const { return 1 + exponent_bits + mantissa_bits; }
+    PROACT_HOST_DEVICE std::uint32_t word_bits() const { return 1 + exponent_bits + mantissa_bits; }
 
     /// Returns the nearest word; of two equally near ones, the even one. Values beyond the largest
     /// one become infinity, or the largest one in a format without infinity. NaN becomes 0 in a
     /// format without NaN.
     template <class Real>
-    std::uint32_t encode(Real value) const {
-        const auto wide = bits_of(static_cast<double>(value));
-        const auto sign = static_cast<std::uint32_t>(wide >> 63) << (word_bits() - 1);
-        const std::uint32_t infinity = exponent_mask();
+    PROACT_HOST_DEVICE std::uint32_t encode(Real value) const {
+        // The sign is read before the conversion to double, in which a GPU drops that of NaN.
+        const auto sign = static_cast<std::uint32_t>(sign_of(value)) << (word_bits() - 1);
         if (std::isnan(value)) return has_nan ? sign | nan_of(value) : 0;
+        const auto wide = bits_of(static_cast<double>(value));
+        const std::uint32_t infinity = exponent_mask();
         const std::uint32_t most = has_infinity ? infinity : largest();
         if (std::isinf(value)) return sign | most;
         const auto exponent = static_cast<std::int32_t>(wide >> 52 & 0x7ff) - 1023;
         // 2^last is the value of the last mantissa bit: not below that of subnormal numbers.
         const std::int32_t digits = static_cast<std::int32_t>(mantissa_bits);
-        const std::int32_t last = std::max(exponent, 1 - bias) - digits;
+        const std::int32_t last = (exponent > 1 - bias ? exponent : 1 - bias) - digits;
         const std::int32_t dropped = last - (exponent - 52);
         if (exponent == -1023 || dropped > 53) return sign;  // below half of the smallest value
         const std::uint64_t significand = (wide & ((std::uint64_t{1} << 52) - 1)) | std::uint64_t{1}
@@ -61,11 +63,11 @@ struct SmallFloat {
         const auto below = first + static_cast<std::int64_t>(significand >> dropped);
         const std::uint64_t rest = significand & (2 * half - 1);
         const std::int64_t word = below + (rest > half || (rest == half && (below & 1) != 0));
-        return sign | static_cast<std::uint32_t>(std::min<std::int64_t>(word, most));
+        return sign | (word < most ? static_cast<std::uint32_t>(word) : most);
     }
 
     template <class Real>
-    Real decode(std::uint32_t word) const {
+    PROACT_HOST_DEVICE Real decode(std::uint32_t word) const {
         const bool is_negative = word >> (word_bits() - 1) & 1;
         const std::uint32_t magnitude = word & (exponent_mask() | mantissa_mask());
         const std::uint32_t field = magnitude >> mantissa_bits,
@@ -75,7 +77,7 @@ struct SmallFloat {
         if (!has_infinity && has_nan && magnitude == (exponent_mask() | mantissa_mask()))
             return special<Real>(is_negative, upper_bits<Real>(1, 1));  // a quiet NaN
         const std::uint32_t implicit = field != 0 ? 1u << mantissa_bits : 0;
-        const std::int32_t last = static_cast<std::int32_t>(std::max(field, 1u)) - bias -
+        const std::int32_t last = static_cast<std::int32_t>(field > 1 ? field : 1) - bias -
                                   static_cast<std::int32_t>(mantissa_bits);
         const double value = static_cast<double>(mantissa + implicit) * power_of_two(last);
         return static_cast<Real>(is_negative ? -value : value);
@@ -83,7 +85,7 @@ struct SmallFloat {
 
    private:
     /// Returns 2^exponent. The standard library takes several times as long.
-    static double power_of_two(std::int32_t exponent) {
+    PROACT_HOST_DEVICE static double power_of_two(std::int32_t exponent) {
         if (exponent < -1022 || exponent > 1023) return std::ldexp(1.0, exponent);
         const std::uint64_t word = static_cast<std::uint64_t>(exponent + 1023) << 52;
         double power;
@@ -91,10 +93,12 @@ struct SmallFloat {
         return power;
     }
 
-    std::uint32_t mantissa_mask() const { return (1u << mantissa_bits) - 1; }
-    std::uint32_t exponent_mask() const { return ((1u << exponent_bits) - 1) << mantissa_bits; }
+    PROACT_HOST_DEVICE std::uint32_t mantissa_mask() const { return (1u << mantissa_bits) - 1; }
+    PROACT_HOST_DEVICE std::uint32_t exponent_mask() const {
+        return ((1u << exponent_bits) - 1) << mantissa_bits;
+    }
     /// Returns the word of the largest finite value.
-    std::uint32_t largest() const {
+    PROACT_HOST_DEVICE std::uint32_t largest() const {
         if (has_infinity) return exponent_mask() - 1;
         return (exponent_mask() | mantissa_mask()) - (has_nan ? 1 : 0);
     }
@@ -102,7 +106,7 @@ struct SmallFloat {
     /// Returns the word of a positive NaN that keeps the upper bits of the payload, so that every
     /// word survives a round trip through its value.
     template <class Real>
-    std::uint32_t nan_of(Real value) const {
+    PROACT_HOST_DEVICE std::uint32_t nan_of(Real value) const {
         if (!has_infinity) return exponent_mask() | mantissa_mask();
         const auto payload = static_cast<std::uint32_t>(
             (payload_of(value) >> (MemoryFloat<Real>::mantissa_bits - mantissa_bits)) &
@@ -112,13 +116,15 @@ struct SmallFloat {
 
     /// Returns a mantissa with the given upper bits.
     template <class Real>
-    static typename MemoryFloat<Real>::Word upper_bits(std::uint32_t value, std::uint32_t bits) {
+    PROACT_HOST_DEVICE static typename MemoryFloat<Real>::Word upper_bits(std::uint32_t value,
+                                                                          std::uint32_t bits) {
         return static_cast<typename MemoryFloat<Real>::Word>(value)
                << (MemoryFloat<Real>::mantissa_bits - bits);
     }
     /// Returns infinity, or NaN if the mantissa is not 0.
     template <class Real>
-    static Real special(bool is_negative, typename MemoryFloat<Real>::Word mantissa) {
+    PROACT_HOST_DEVICE static Real special(bool is_negative,
+                                           typename MemoryFloat<Real>::Word mantissa) {
         using Word = typename MemoryFloat<Real>::Word;
         const Word sign = static_cast<Word>(is_negative) << (8 * sizeof(Word) - 1);
         const Word infinity =
@@ -130,14 +136,17 @@ struct SmallFloat {
     }
 
     template <class Real>
-    static std::uint64_t payload_of(Real value) {
-        typename MemoryFloat<Real>::Word word;
-        std::memcpy(&word, &value, sizeof word);
-        return word &
+    PROACT_HOST_DEVICE static std::uint64_t payload_of(Real value) {
+        return bits_of(value) &
                ((typename MemoryFloat<Real>::Word{1} << MemoryFloat<Real>::mantissa_bits) - 1);
     }
-    static std::uint64_t bits_of(double value) {
-        std::uint64_t word;
+    template <class Real>
+    PROACT_HOST_DEVICE static bool sign_of(Real value) {
+        return bits_of(value) >> (8 * sizeof(Real) - 1) != 0;
+    }
+    template <class Real>
+    PROACT_HOST_DEVICE static typename MemoryFloat<Real>::Word bits_of(Real value) {
+        typename MemoryFloat<Real>::Word word;
         std::memcpy(&word, &value, sizeof word);
         return word;
     }

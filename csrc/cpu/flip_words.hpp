@@ -37,18 +37,6 @@ class NativeWords {
     Word* words_;
 };
 
-/// The format of one element. Only scaled numbers differ from block to block.
-template <class Format>
-const Format& format_at(const Format& format, std::uint32_t) {
-    return format;
-}
-inline ScaledInteger format_at(const ScaledIntegers& integers, std::uint32_t element) {
-    return integers.at(element);
-}
-inline ScaledFloat format_at(const ScaledFloats& floats, std::uint32_t element) {
-    return floats.at(element);
-}
-
 /// Stored words that memory represents as floats.
 ///
 /// A float has fewer digits than a 32-bit word, so encoding the float that a word decodes to can

@@ -17,13 +17,6 @@
 
 namespace proact {
 
-/// Identifies a fault pattern. The flips do not depend on the number of threads or the instruction
-/// set.
-struct FaultPattern {
-    std::uint64_t seed;
-    std::uint32_t trial;
-};
-
 /// Bits of a plan's tensors, as columns of equal length.
 struct FlipPlaces {
     const std::uint32_t* tensor;  // plan indices

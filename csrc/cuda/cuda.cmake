@@ -1,11 +1,30 @@
 # Defines the static library proact_cuda, either from the kernels in csrc/cuda or from
 # csrc/cuda/stub.cpp. Targets that link it are independent of CUDA.
 
-set(PROACT_CUDA auto CACHE STRING "GPU kernels: auto (where nvcc is found), on or off")
-set_property(CACHE PROACT_CUDA PROPERTY STRINGS auto on off)
+set(PROACT_CUDA auto CACHE STRING "GPU kernels: auto (where nvcc is found), on, off, or host (tests)")
+set_property(CACHE PROACT_CUDA PROPERTY STRINGS auto on off host)
 string(TOLOWER "${PROACT_CUDA}" _proact_cuda)
-if(NOT _proact_cuda MATCHES "^(auto|on|off)$")
-  message(FATAL_ERROR "Expected PROACT_CUDA to be auto, on or off, got '${PROACT_CUDA}'.")
+if(NOT _proact_cuda MATCHES "^(auto|on|off|host)$")
+  message(FATAL_ERROR "Expected PROACT_CUDA to be auto, on, off or host, got '${PROACT_CUDA}'.")
+endif()
+
+set(_proact_kernels csrc/cuda/flips.cu csrc/cuda/hyrelu_backward.cu csrc/cuda/hyrelu_forward.cu
+                    csrc/cuda/runtime.cu csrc/cuda/scrub.cu)
+# A host file that builds binomial tables: no fused multiply-add, as in CMakeLists.txt.
+set_source_files_properties(csrc/cuda/flip_rate.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+
+# The kernels' source as plain C++: csrc/cuda/host_shim.hpp runs it on host memory, so that tests
+# without a GPU reach the Python code that calls it.
+if(_proact_cuda STREQUAL "host")
+  if(NOT PROACT_TESTS)
+    message(FATAL_ERROR "PROACT_CUDA=host is for tests: set PROACT_TESTS=ON, or PROACT_CUDA=off.")
+  endif()
+  add_library(proact_cuda STATIC csrc/cuda/flip_rate.cpp ${_proact_kernels})
+  set_source_files_properties(${_proact_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  target_compile_options(proact_cuda PRIVATE -O2 -Wall -Wextra -fvisibility=hidden)
+  target_link_libraries(proact_cuda PRIVATE Threads::Threads)
+  message(STATUS "proact: with CUDA kernels that run on the host, for tests")
+  return()
 endif()
 
 set(_proact_nvcc OFF)
@@ -37,7 +56,7 @@ if(NOT _proact_cuda STREQUAL "off")
 endif()
 
 if(NOT _proact_nvcc)
-  add_library(proact_cuda STATIC csrc/cuda/stub.cpp)
+  add_library(proact_cuda STATIC csrc/cuda/flip_rate.cpp csrc/cuda/stub.cpp)
   target_compile_options(proact_cuda PRIVATE -Wall -Wextra -Wpedantic -Wconversion -fvisibility=hidden)
   set_target_properties(proact_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON)
   message(STATUS "proact: without CUDA")
@@ -56,9 +75,7 @@ if(_proact_choose_architectures)
   set(CMAKE_CUDA_ARCHITECTURES "${_proact_architectures}" CACHE STRING "CUDA architectures" FORCE)
 endif()
 
-add_library(
-  proact_cuda STATIC csrc/cuda/flips.cu csrc/cuda/hyrelu_backward.cu csrc/cuda/hyrelu_forward.cu
-                     csrc/cuda/runtime.cu csrc/cuda/scrub.cu)
+add_library(proact_cuda STATIC csrc/cuda/flip_rate.cpp ${_proact_kernels})
 set_target_properties(
   proact_cuda
   PROPERTIES CUDA_STANDARD 17

@@ -1,33 +1,104 @@
-// Kernels that flip the bits of a tensor block by block and restore the old words. Blocks share no
-// word. Threads share none either, except where a comment explains how.
+// Kernels that draw the flips of all tensors of a plan, make them and restore the old words. Blocks
+// share no word. Threads share none either, except where a comment explains how.
 #pragma once
 
 #include <cstdint>
 
 #include "flip_words.cuh"
+#include "flips.hpp"
 #include "lane_sum.cuh"
 #include "launch.cuh"
 #include "quotient.hpp"
 
 namespace proact::cuda {
 
+/// Few, because the positions that each thread draws take 512 bytes of shared memory.
+constexpr unsigned flip_threads = 32;
+constexpr unsigned restore_threads = 128;
+
 __device__ inline std::uint64_t thread_number() {
     return std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
 }
 
+/// Returns the tensor to which a thread belongs: the last one whose first thread is not above
+/// `thread`. Tensors without elements have no thread.
+__device__ inline std::uint32_t tensor_of(const DeviceLaw* laws, std::uint32_t tensors,
+                                          std::uint64_t DeviceLaw::* first, std::uint64_t thread) {
+    std::uint32_t low = 0;
+    while (tensors > 1) {
+        const std::uint32_t half = tensors / 2;
+        if (laws[low + half].*first <= thread) low += half;
+        tensors -= half;
+    }
+    return low;
+}
+
+/// The positions that the threads of a block draw, in shared memory: an array in a thread's local
+/// memory would lie in device memory. Neighbouring threads use neighbouring banks.
+class SharedPositions {
+   public:
+    __device__ explicit SharedPositions(std::uint32_t* shared) : mine_(shared + threadIdx.x) {}
+    __device__ std::uint32_t& operator[](std::uint32_t i) { return mine_[i * flip_threads]; }
+    __device__ std::uint32_t operator[](std::uint32_t i) const { return mine_[i * flip_threads]; }
+
+    std::uint32_t count = 0;
+
+   private:
+    std::uint32_t* mine_;
+};
+
+/// One block of a tensor, and its place in the log.
+struct TensorBlock {
+    const DeviceTensor& tensor;
+    const DeviceLaw& law;
+    std::uint64_t number;
+    std::uintptr_t memory;  // of the trial
+    bool is_logged;
+
+    __device__ std::uint64_t first_word() const { return number << law.words_log2; }
+    /// Number of exposed bits that lie within the tensor.
+    __device__ std::uint32_t bits_here() const {
+        const std::uint64_t left = tensor.words - first_word();
+        const std::uint64_t whole = std::uint64_t{1} << law.words_log2;
+        return static_cast<std::uint32_t>(left < whole ? left : whole) * tensor.bits_per_word;
+    }
+    __device__ void draw(SharedPositions& drawn, std::uintptr_t tables,
+                         const FaultPattern& pattern) const {
+        const BinomialView counts{reinterpret_cast<const std::uint64_t*>(tables + law.survival),
+                                  reinterpret_cast<const std::uint8_t*>(tables + law.guide),
+                                  law.table_size};
+        draw_block_into(drawn, BlockLaw{law.words_log2, tensor.bits_per_word, false, counts},
+                        FaultStream{pattern.seed, pattern.trial, tensor.stream},
+                        static_cast<std::uint32_t>(number));
+    }
+    __device__ void set_count(std::uint32_t flips) const {
+        reinterpret_cast<std::uint32_t*>(memory + law.counts)[number] = flips;
+    }
+    template <class Word>
+    __device__ void log(std::uint32_t slot, std::uint64_t element, std::uint8_t bit,
+                        Word before) const {
+        if (!is_logged) return;
+        const std::uint64_t place = number * law.slots + slot;
+        reinterpret_cast<Word*>(memory + law.before)[place] = before;
+        reinterpret_cast<std::uint32_t*>(memory + law.element)[place] =
+            static_cast<std::uint32_t>(element);
+        reinterpret_cast<std::uint8_t*>(memory + law.bit)[place] = bit;
+    }
+};
+
 /// Makes the flips in drawing order. Each flip reads memory, so the second flip in a word sees the
 /// first.
 template <class Words>
-__device__ void flip_one_by_one(const FlipTask& task, std::uint64_t block,
-                                const DrawnPositions& drawn) {
+__device__ void flip_one_by_one(const TensorBlock& block, const SharedPositions& drawn) {
     using Word = typename Words::Word;
-    auto* const memory = static_cast<Word*>(task.memory);
+    auto* const memory = reinterpret_cast<Word*>(block.tensor.address);
+    const std::uint32_t bits_per_word = block.tensor.bits_per_word;
     for (std::uint32_t i = 0; i < drawn.count; ++i) {
-        const std::uint32_t word = drawn.position[i] / task.bits_per_word;
-        const std::uint8_t bit = task.exposed[drawn.position[i] - word * task.bits_per_word];
-        const std::uint64_t element = task.first_word(block) + word;
+        const std::uint32_t word = drawn[i] / bits_per_word;
+        const std::uint8_t bit = block.tensor.exposed[drawn[i] - word * bits_per_word];
+        const std::uint64_t element = block.first_word() + word;
         const Word before = memory[element];
-        task.log.write(block, i, static_cast<std::uint32_t>(element), bit, before);
+        block.log(i, element, bit, before);
         memory[element] = with_bit_flipped(before, bit);
     }
 }
@@ -35,144 +106,196 @@ __device__ void flip_one_by_one(const FlipTask& task, std::uint64_t block,
 /// Makes all flips of a word at once, in the order of the words' first flips. The log has the same
 /// contents as if the flips were made in drawing order.
 template <class Words>
-__device__ void flip_word_by_word(const FlipTask& task, const Words& words, std::uint64_t block,
-                                  const DrawnPositions& drawn) {
+__device__ void flip_word_by_word(const TensorBlock& block, const Words& words,
+                                  const SharedPositions& drawn) {
     using Word = typename Words::Word;
-    auto* const memory = static_cast<Word*>(task.memory);
+    auto* const memory = reinterpret_cast<Word*>(block.tensor.address);
+    const std::uint32_t bits_per_word = block.tensor.bits_per_word;
     for (std::uint32_t i = 0; i < drawn.count; ++i) {
-        const std::uint32_t first_position =
-            drawn.position[i] / task.bits_per_word * task.bits_per_word;
-        const auto in_word = [&](std::uint32_t j) {
-            return drawn.position[j] - first_position < task.bits_per_word;
+        const std::uint32_t first_position = drawn[i] / bits_per_word * bits_per_word;
+        const auto is_in_word = [&](std::uint32_t j) {
+            return drawn[j] - first_position < bits_per_word;
         };
-        bool done = false;
-        for (std::uint32_t j = 0; j < i && !done; ++j) done = in_word(j);
-        if (done) continue;
+        bool is_done = false;
+        for (std::uint32_t j = 0; j < i && !is_done; ++j) is_done = is_in_word(j);
+        if (is_done) continue;
 
-        const std::uint64_t element = task.first_word(block) + first_position / task.bits_per_word;
+        const auto element =
+            static_cast<std::uint32_t>(block.first_word() + first_position / bits_per_word);
         Word word = memory[element];
-        auto stored = words.encode(word);
+        auto stored = words.encode(word, element);
         for (std::uint32_t j = i; j < drawn.count; ++j) {
-            if (!in_word(j)) continue;
-            const std::uint8_t bit = task.exposed[drawn.position[j] - first_position];
-            task.log.write(block, j, static_cast<std::uint32_t>(element), bit, word);
+            if (!is_in_word(j)) continue;
+            const std::uint8_t bit = block.tensor.exposed[drawn[j] - first_position];
+            block.log(j, element, bit, word);
             stored = with_bit_flipped(stored, bit);
-            word = words.decode(stored);
+            word = words.decode(stored, element);
         }
         memory[element] = word;
     }
 }
 
-/// Uses one thread per block of the tensor.
-template <class Words>
+/// Uses one thread for each block of each tensor.
 __global__ void __launch_bounds__(flip_threads)
-    flip_drawn_kernel(const __grid_constant__ FlipTask task, Words words) {
-    const std::uint64_t block = thread_number();
-    if (block >= task.log.blocks) return;
+    flip_drawn_kernel(DeviceTensors tensors, TrialMemory memory, FaultPattern pattern,
+                      std::uint64_t threads) {
+    __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
+    const std::uint64_t thread = thread_number();
+    if (thread >= threads) return;
+    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
+    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_thread, thread);
+    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const TensorBlock block{tensor, laws[number], thread - laws[number].first_thread,
+                            memory.address, memory.is_logged};
 
-    DrawnPositions drawn;
-    task.draw(block, drawn);
-    const std::uint32_t bits_here = task.bits_here(block);
+    SharedPositions drawn(shared);
+    block.draw(drawn, memory.tables, pattern);
+    const std::uint32_t bits_here = block.bits_here();
     std::uint32_t kept = 0;
     for (std::uint32_t i = 0; i < drawn.count; ++i)
-        if (drawn.position[i] < bits_here) drawn.position[kept++] = drawn.position[i];
+        if (drawn[i] < bits_here) drawn[kept++] = drawn[i];
     drawn.count = kept;
 
-    task.log.counts[block] = drawn.count;
-    if constexpr (Words::round_trips)
-        flip_one_by_one<Words>(task, block, drawn);
-    else
-        flip_word_by_word(task, words, block, drawn);
+    block.set_count(kept);
+    with_words(tensor, [&](const auto& words) {
+        using Words = std::decay_t<decltype(words)>;
+        if constexpr (Words::round_trips)
+            flip_one_by_one<Words>(block, drawn);
+        else
+            flip_word_by_word(block, words, drawn);
+    });
 }
 
-/// Number of words per thread of flip_all_but_drawn_kernel.
-constexpr std::uint32_t words_per_share = 64;
-
-__device__ inline void sort(DrawnPositions& drawn) {
+__device__ inline void sort(SharedPositions& drawn) {
     for (std::uint32_t i = 1; i < drawn.count; ++i) {
-        const std::uint32_t position = drawn.position[i];
+        const std::uint32_t position = drawn[i];
         std::uint32_t j = i;
-        for (; j > 0 && drawn.position[j - 1] > position; --j)
-            drawn.position[j] = drawn.position[j - 1];
-        drawn.position[j] = position;
+        for (; j > 0 && drawn[j - 1] > position; --j) drawn[j] = drawn[j - 1];
+        drawn[j] = position;
     }
 }
 
 /// Returns the number of sorted positions below `end`.
-__device__ inline std::uint32_t positions_below(const DrawnPositions& drawn, std::uint32_t end) {
+__device__ inline std::uint32_t positions_below(const SharedPositions& drawn, std::uint32_t end) {
     std::uint32_t count = 0;
-    while (count < drawn.count && drawn.position[count] < end) ++count;
+    while (count < drawn.count && drawn[count] < end) ++count;
     return count;
+}
+
+/// Flips the bits of one share of a block, except the drawn ones, which are sorted.
+template <class Words>
+__device__ void flip_share(const TensorBlock& block, const Words& words, std::uint32_t share,
+                           const SharedPositions& drawn) {
+    using Word = typename Words::Word;
+    const DeviceTensor& tensor = block.tensor;
+    const std::uint32_t bits_here = block.bits_here();
+    const std::uint32_t share_bits = words_per_share * tensor.bits_per_word;
+    if (share * share_bits >= bits_here) return;
+    std::uint32_t position = share * share_bits;
+    const std::uint32_t end = bits_here - position < share_bits ? bits_here : position + share_bits;
+    std::uint32_t stayed = positions_below(drawn, position);
+    auto element = static_cast<std::uint32_t>(block.first_word() + share * words_per_share);
+    auto* const memory = reinterpret_cast<Word*>(tensor.address);
+    for (; position < end; ++element) {
+        const Word clean = memory[element];
+        Word word = clean;
+        auto stored = words.encode(word, element);
+        for (std::uint32_t rank = 0; rank < tensor.bits_per_word; ++rank, ++position) {
+            if (stayed < drawn.count && drawn[stayed] == position) {
+                ++stayed;
+                continue;
+            }
+            const std::uint8_t bit = tensor.exposed[rank];
+            block.log(position - stayed, element, bit, word);
+            stored = with_bit_flipped(stored, bit);
+            word = words.decode(stored, element);
+        }
+        if (word != clean) memory[element] = word;
+    }
 }
 
 /// For ber > 1/2: the drawn bits stay and all others flip, in the order of their positions. Blocks
 /// can be large, so several threads share the words of a block. Each thread draws the whole block,
 /// which is cheap compared with its share of the flips. The log slot of a flip follows from its
 /// position.
-template <class Words>
 __global__ void __launch_bounds__(flip_threads)
-    flip_all_but_drawn_kernel(const __grid_constant__ FlipTask task, Words words,
-                              std::uint32_t shares) {
-    using Word = typename Words::Word;
-    const std::uint64_t block = quotient(thread_number(), shares);
-    if (block >= task.log.blocks) return;
-    const auto share = static_cast<std::uint32_t>(thread_number() - block * shares);
+    flip_all_but_drawn_kernel(DeviceTensors tensors, TrialMemory memory, FaultPattern pattern,
+                              std::uint64_t threads) {
+    __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
+    const std::uint64_t thread = thread_number();
+    if (thread >= threads) return;
+    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
+    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_thread, thread);
+    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const DeviceLaw& law = laws[number];
+    const std::uint64_t within = thread - law.first_thread;
+    const std::uint64_t block_number = quotient(within, law.shares);
+    const auto share = static_cast<std::uint32_t>(within - block_number * law.shares);
+    const TensorBlock block{tensor, law, block_number, memory.address, memory.is_logged};
 
-    DrawnPositions drawn;
-    task.draw(block, drawn);
+    SharedPositions drawn(shared);
+    block.draw(drawn, memory.tables, pattern);
     sort(drawn);
-    const std::uint32_t bits_here = task.bits_here(block);
-    if (share == 0) task.log.counts[block] = bits_here - positions_below(drawn, bits_here);
+    const std::uint32_t bits_here = block.bits_here();
+    if (share == 0) block.set_count(bits_here - positions_below(drawn, bits_here));
+    with_words(tensor, [&](const auto& words) { flip_share(block, words, share, drawn); });
+}
 
-    const std::uint32_t share_bits = words_per_share * task.bits_per_word;
-    if (share * share_bits >= bits_here) return;
-    std::uint32_t position = share * share_bits;
-    const std::uint32_t end = bits_here - position < share_bits ? bits_here : position + share_bits;
-    std::uint32_t stayed = positions_below(drawn, position);
-    std::uint64_t element = task.first_word(block) + share * words_per_share;
-    auto* const memory = static_cast<Word*>(task.memory);
-    for (; position < end; ++element) {
-        const Word clean = memory[element];
-        Word word = clean;
-        auto stored = words.encode(word);
-        for (std::uint32_t rank = 0; rank < task.bits_per_word; ++rank, ++position) {
-            if (stayed < drawn.count && drawn.position[stayed] == position) {
-                ++stayed;
-                continue;
-            }
-            const std::uint8_t bit = task.exposed[rank];
-            task.log.write(block, position - stayed, static_cast<std::uint32_t>(element), bit,
-                           word);
-            stored = with_bit_flipped(stored, bit);
-            word = words.decode(stored);
-        }
-        if (word != clean) memory[element] = word;
+/// Writes old words back, the last flip first, so that a word ends with its value before the first
+/// flip.
+template <class Word>
+__device__ void restore_slots(const DeviceTensor& tensor, const std::uint32_t* element,
+                              const Word* before, std::uint64_t first, std::uint64_t end) {
+    auto* const memory = reinterpret_cast<Word*>(tensor.address);
+    for (std::uint64_t place = end; place-- > first;) memory[element[place]] = before[place];
+}
+
+/// The flips of a word that lie in the slots of several threads are adjacent: only the thread of
+/// the first one writes the word.
+__device__ inline void skip_words_of_others(const std::uint32_t* element, std::uint64_t block_begin,
+                                            std::uint64_t& first, std::uint64_t end) {
+    while (first > block_begin && first < end && element[first] == element[first - 1]) ++first;
+}
+
+/// Uses one thread for each block, or for each share of its slots if the law is inverted.
+__global__ void __launch_bounds__(restore_threads)
+    restore_drawn_kernel(DeviceTensors tensors, TrialMemory memory, std::uint64_t threads) {
+    const std::uint64_t thread = thread_number();
+    if (thread >= threads) return;
+    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
+    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_restorer, thread);
+    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const DeviceLaw& law = laws[number];
+    const std::uint64_t within = thread - law.first_restorer;
+    const std::uint64_t block = quotient(within, law.restore_shares);
+    const std::uint64_t share = within - block * law.restore_shares;
+    const std::uint64_t begin = block * law.slots;
+    const std::uint64_t count =
+        reinterpret_cast<const std::uint32_t*>(memory.address + law.counts)[block];
+    std::uint64_t first = begin, end = begin + count;
+    const auto* const element =
+        reinterpret_cast<const std::uint32_t*>(memory.address + law.element);
+    if (law.restore_shares > 1) {
+        first += share * slots_per_share;
+        if (first >= end) return;
+        if (end - first > slots_per_share) end = first + slots_per_share;
+        skip_words_of_others(element, begin, first, end);
     }
-}
-
-/// Restores the last flip first, so that a word ends with its value before the first flip.
-template <class Word>
-__global__ void __launch_bounds__(flip_threads) restore_drawn_kernel(Word* memory, DeviceLog log) {
-    const std::uint64_t block = thread_number();
-    if (block >= log.blocks) return;
-    const std::uint64_t first = block * log.slots;
-    for (std::uint32_t i = log.counts[block]; i-- > 0;)
-        memory[log.element[first + i]] = static_cast<const Word*>(log.before)[first + i];
-}
-
-/// Restores the flips of flip_all_but_drawn_kernel with one thread per slot. The flips of a word
-/// are adjacent there, and only the thread of the first one writes.
-template <class Word>
-__global__ void __launch_bounds__(flip_threads)
-    restore_all_but_drawn_kernel(Word* memory, DeviceLog log) {
-    const std::uint64_t place = thread_number();
-    const std::uint64_t block = quotient(place, log.slots);
-    if (block >= log.blocks) return;
-    const std::uint64_t slot = place - block * log.slots;
-    if (slot >= log.counts[block]) return;
-    const std::uint32_t element = log.element[place];
-    if (slot > 0 && log.element[place - 1] == element) return;
-    memory[element] = static_cast<const Word*>(log.before)[place];
+    const std::uintptr_t before = memory.address + law.before;
+    switch (tensor.word_bytes) {
+        case 1:
+            return restore_slots(tensor, element, reinterpret_cast<const std::uint8_t*>(before),
+                                 first, end);
+        case 2:
+            return restore_slots(tensor, element, reinterpret_cast<const std::uint16_t*>(before),
+                                 first, end);
+        case 4:
+            return restore_slots(tensor, element, reinterpret_cast<const std::uint32_t*>(before),
+                                 first, end);
+        default:
+            return restore_slots(tensor, element, reinterpret_cast<const std::uint64_t*>(before),
+                                 first, end);
+    }
 }
 
 /// Integer addition is associative, so atomic addition is deterministic here.

@@ -1,56 +1,59 @@
 // Bit flips in device memory. The flips are those drawn by csrc/core/fault_block.hpp, so they equal
-// the flips of the CPU. Each call handles one tensor. All addresses refer to device memory.
+// the flips of the CPU. One launch handles all tensors of a plan. All addresses refer to device
+// memory and are aligned to 8 bytes, except those of tensors.
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 
-#include "../core/tensor_memory.hpp"
+#include "device_tensor.hpp"
+#include "flip_rate.hpp"
 #include "runtime.hpp"
 
 namespace proact::cuda {
 
-/// The layout of one tensor's log in the caller's memory: three arrays of shape [blocks][slots].
-/// Offsets are in bytes from the start of the log. The flips of a block fill its first slots in the
-/// order in which they are made; `counts` holds their number.
-struct LogLayout {
-    std::uint64_t blocks;
-    std::uint64_t slots;    // the largest number of flips in one block
-    std::uint64_t before;   // offset of the memory words before the flips (word_bytes each)
-    std::uint64_t element;  // offset of the elements (std::uint32_t)
-    std::uint64_t bit;      // offset of the bits of the stored words (std::uint8_t)
-    std::uint64_t bytes;    // size of the whole log
+/// The tensors of a plan in device memory: an array of DeviceTensor.
+struct DeviceTensors {
+    std::uintptr_t address;
+    std::uint32_t count;
 };
 
-/// Throws std::invalid_argument if the kernels do not support the number format.
-inline void check_format(const TensorMemory& memory) {
-    if (!memory.is_stored_as<MemoryWords>() && !memory.is_stored_as<FixedPoint>())
-        throw std::invalid_argument(
-            "flips in device memory expect stored words or fixed point, got another number format");
-}
+/// The memory of one trial: the tables of the rate, and rate.bytes(is_logged) bytes whose first
+/// rate.bytes_to_clear() bytes were cleared.
+struct TrialMemory {
+    std::uintptr_t tables;
+    std::uintptr_t address;
+    bool is_logged;
+};
 
-LogLayout log_layout(const TensorMemory& memory, const BlockLaw& law);
-
-/// Returns the number of blocks in the tensor.
-std::uint64_t block_count(const TensorMemory& memory, const BlockLaw& law);
-
-inline std::uint64_t log_bytes(const TensorMemory& memory, const BlockLaw& law) {
-    return log_layout(memory, law).bytes;
-}
-
-/// Flips bits of `memory` and writes the number of flips of each block to `counts` (std::uint32_t
-/// each). `log` is an address aligned to 8 bytes with log_bytes of memory, or 0 if no undo is
-/// needed. Throws std::invalid_argument for invalid arguments and std::runtime_error for a failed
-/// launch.
-void flip(const TensorMemory& memory, const BlockLaw& law, const FaultStream& fault,
-          std::uintptr_t log, std::uintptr_t counts, Stream stream);
+/// Flips bits of all tensors and adds their number to the std::uint64_t at the start of the trial's
+/// memory. Throws std::runtime_error for a failed launch.
+void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern& pattern,
+          const TrialMemory& memory, Stream stream);
 
 /// Writes the words from before `flip` back, regardless of the current contents of the flipped
-/// words.
-void restore(const TensorMemory& memory, const BlockLaw& law, std::uintptr_t log,
-             std::uintptr_t counts, Stream stream);
+/// words. Nothing happens if the flips were not made.
+void restore(const DeviceTensors& tensors, const FlipRate& rate, const TrialMemory& memory,
+             Stream stream);
 
-/// Adds the counts of `blocks` blocks to the std::uint64_t at `total`.
-void add_counts(std::uintptr_t counts, std::uint64_t blocks, std::uintptr_t total, Stream stream);
+/// Given flips, ordered by tensor and element. Words with several flips are listed once.
+struct DevicePlaces {
+    std::uint64_t words;
+    std::uint64_t flips;
+    std::uintptr_t is_made;  // std::uint64_t, 0 before the flips
+    std::uintptr_t before;   // std::uint64_t[flips]: the memory word just before each flip
+    std::uintptr_t first;    // std::uint32_t[words + 1]: the first flip of each word, then `flips`
+    std::uintptr_t element;  // std::uint32_t[flips]
+    std::uintptr_t tensor;   // std::uint32_t[flips]
+    std::uintptr_t bit;      // std::uint8_t[flips]: of the stored word
+};
+
+/// Returns the places whose arrays lie one after another from `address` on.
+DevicePlaces device_places_at(std::uintptr_t address, std::uint64_t words, std::uint64_t flips);
+
+/// Flips the bits at the given places and writes `before` and `is_made`.
+void flip(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream);
+
+/// Writes the words from before the flips back, unless the flips were not made.
+void restore(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream);
 
 }  // namespace proact::cuda

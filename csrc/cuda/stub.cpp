@@ -52,20 +52,17 @@ template void hyrelu_backward(HyReluMode, const HyReluShape&, const Float16*, co
 template void hyrelu_backward(HyReluMode, const HyReluShape&, const BFloat16*, const BFloat16*,
                               const float*, double, BFloat16*, float*, void*, Stream);
 
-LogLayout log_layout(const TensorMemory&, const BlockLaw&) { refuse(); }
-
-std::uint64_t block_count(const TensorMemory&, const BlockLaw&) { refuse(); }
-
-void flip(const TensorMemory&, const BlockLaw&, const FaultStream&, std::uintptr_t, std::uintptr_t,
-          Stream) {
+void flip(const DeviceTensors&, const FlipRate&, const FaultPattern&, const TrialMemory&, Stream) {
     refuse();
 }
 
-void restore(const TensorMemory&, const BlockLaw&, std::uintptr_t, std::uintptr_t, Stream) {
-    refuse();
-}
+void restore(const DeviceTensors&, const FlipRate&, const TrialMemory&, Stream) { refuse(); }
 
-void add_counts(std::uintptr_t, std::uint64_t, std::uintptr_t, Stream) { refuse(); }
+DevicePlaces device_places_at(std::uintptr_t, std::uint64_t, std::uint64_t) { refuse(); }
+
+void flip(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
+
+void restore(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
 
 void encode_codewords(const DeviceCodewords&, const CodeTables&, Stream) { refuse(); }
 

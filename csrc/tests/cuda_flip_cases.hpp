@@ -8,10 +8,12 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "../core/tensor_memory.hpp"
-#include "../cuda/flips.hpp"
+#include "../cuda/device_plan.hpp"
 #include "check.hpp"
 
 namespace proact::test {
@@ -28,44 +30,71 @@ struct Expected {
     std::vector<std::vector<ExpectedFlip>> blocks;
 };
 
-/// One word of a tensor. Fixed point keeps the stored word, because a float can lose digits of it.
+/// One word of a tensor. Encoded formats keep the stored word, because a float can lose digits of
+/// it.
 class FlippedWord {
    public:
-    FlippedWord(const TensorMemory& memory, std::uint64_t word) : memory_(memory), word_(word) {
-        if (const auto* fixed = std::get_if<FixedPoint>(&memory.format))
-            stored_ = memory.word_bytes == 4 ? fixed->encode(as<float>(word))
-                                             : fixed->encode(as<double>(word));
+    FlippedWord(const TensorMemory& memory, std::uint64_t element, std::uint64_t word)
+        : memory_(memory), element_(static_cast<std::uint32_t>(element)), word_(word) {
+        if (!is_stored_in_memory())
+            stored_ = converted([&](const auto& format, auto real) -> std::uint64_t {
+                return format.encode(real);
+            });
     }
     std::uint64_t value() const { return word_; }
     void flip(std::uint32_t bit) {
-        const auto* fixed = std::get_if<FixedPoint>(&memory_.format);
-        if (fixed == nullptr) {
+        if (is_stored_in_memory()) {
             word_ ^= std::uint64_t{1} << bit;
             return;
         }
-        stored_ ^= std::uint32_t{1} << bit;
-        if (memory_.word_bytes == 4)
-            word_ = bits_of<std::uint32_t>(fixed->decode<float>(stored_));
-        else
-            word_ = bits_of<std::uint64_t>(fixed->decode<double>(stored_));
+        stored_ ^= std::uint64_t{1} << bit;
+        word_ = converted([&](const auto& format, auto real) -> std::uint64_t {
+            using Real = decltype(real);
+            return bits_of(format.template decode<Real>(static_cast<std::uint32_t>(stored_)));
+        });
     }
 
    private:
+    bool is_stored_in_memory() const { return memory_.is_stored_as<MemoryWords>(); }
+
+    /// Calls `use` with the format of the element and its memory word as a float or double.
+    template <class Use>
+    std::uint64_t converted(Use use) const {
+        return std::visit(
+            [&](const auto& format) -> std::uint64_t {
+                using Format = std::decay_t<decltype(format)>;
+                if constexpr (std::is_same_v<Format, MemoryWords> ||
+                              std::is_same_v<Format, Unread>) {
+                    return 0;
+                } else if constexpr (std::is_same_v<Format, StoredFloat>) {
+                    return use(format, as<double>(word_));
+                } else if constexpr (std::is_same_v<Format, StoredHalf<Float16>> ||
+                                     std::is_same_v<Format, StoredHalf<BFloat16>>) {
+                    return use(format, as<float>(word_));
+                } else {
+                    return memory_.word_bytes == 4
+                               ? use(format_at(format, element_), as<float>(word_))
+                               : use(format_at(format, element_), as<double>(word_));
+                }
+            },
+            memory_.format);
+    }
     template <class Real>
     static Real as(std::uint64_t word) {
         Real real;  // little-endian on every supported machine
         std::memcpy(&real, &word, sizeof real);
         return real;
     }
-    template <class Word, class Real>
-    static Word bits_of(Real real) {
-        Word word;
-        std::memcpy(&word, &real, sizeof word);
+    template <class Real>
+    static std::uint64_t bits_of(Real real) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, &real, sizeof real);
         return word;
     }
     const TensorMemory& memory_;
+    std::uint32_t element_;
     std::uint64_t word_;
-    std::uint32_t stored_ = 0;
+    std::uint64_t stored_ = 0;
 };
 
 inline std::vector<std::uint32_t> flipped_positions(const BlockLaw& law, const FaultStream& fault,
@@ -95,7 +124,8 @@ inline Expected expected_flips(const TensorMemory& memory, const BlockLaw& law,
             const std::uint64_t element = first + position / exposed.size();
             const std::uint32_t bit = exposed[position % exposed.size()];
             if (element >= words.size()) continue;
-            FlippedWord& word = touched.try_emplace(element, memory, words[element]).first->second;
+            FlippedWord& word =
+                touched.try_emplace(element, memory, element, words[element]).first->second;
             expected.blocks.back().push_back({element, bit, word.value()});
             word.flip(bit);
         }
@@ -151,8 +181,8 @@ struct Tensor {
         std::uniform_real_distribution<double> value(-20000, 20000);
         for (std::uint64_t i = 0; i < words; ++i) {
             std::uint64_t word = random();  // includes NaN and infinities
-            if (memory.is_stored_as<FixedPoint>() && i % 7 != 0) {
-                const double real = value(random);
+            if (!memory.is_stored_as<MemoryWords>() && i % 7 != 0) {
+                const double real = i % 3 != 0 ? value(random) : value(random) / 1e4;
                 const auto single = static_cast<float>(real);
                 if (word_bytes == 4)
                     std::memcpy(&word, &single, sizeof single);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "../cuda/flip_rate.cpp"
 #include "../cuda/flips.cu"
 #include "check.hpp"
 #include "cuda_flip_cases.hpp"
@@ -15,37 +16,61 @@ using namespace proact::test;
 namespace {
 
 constexpr cuda::Stream here{0, 0};
-constexpr double bers[] = {0.0, 1e-6, 1e-4, 3e-3, 0.1, 0.37, 0.5, 0.51, 0.8, 0.995, 0.999999, 1.0};
-
-FaultStream fault_for(const TensorMemory& memory) {
-    return {0xfeedfacecafebeefu, 7, memory.stream};
-}
+constexpr FaultPattern pattern{0xfeedfacecafebeefu, 7};
+constexpr double bers[] = {1e-6, 1e-4, 3e-3, 0.1, 0.37, 0.5, 0.51, 0.8, 0.995, 0.999999, 1.0};
 
 std::uint64_t total_flips = 0, repeated_words = 0;
 
-void check_counts(GuardedBytes& counts, const Expected& expected) {
-    CHECK(counts.guards_are_whole());
-    for (std::size_t block = 0; block < expected.blocks.size(); ++block) {
-        const auto count = counts.at<std::uint32_t>(4 * block);
-        CHECK_EQUAL(std::size_t{count}, expected.blocks[block].size());
-        total_flips += count;
-    }
+template <class Item>
+std::uintptr_t address_of(const std::vector<Item>& items) {
+    return reinterpret_cast<std::uintptr_t>(items.data());
 }
 
-void check_log(const TensorMemory& memory, const cuda::LogLayout& layout, GuardedBytes& log,
-               const Expected& expected) {
-    CHECK(log.guards_are_whole());
-    bool same = layout.blocks == expected.blocks.size();
-    for (std::uint64_t block = 0; same && block < layout.blocks; ++block) {
+/// A plan of one tensor at one rate, with the memory of a trial.
+struct Trial {
+    Trial(const TensorMemory& memory, double ber, bool is_logged)
+        : rate((plan.add(memory), plan.rate(ber))),
+          bytes(rate.bytes(is_logged)),
+          memory{address_of(rate.tables()), bytes.address(), is_logged} {
+        std::memset(bytes.data(), 0, rate.bytes_to_clear());
+    }
+    cuda::DeviceTensors tensors() const { return {address_of(plan.described()), plan.size()}; }
+    void flip() { cuda::flip(tensors(), rate, pattern, memory, here); }
+    void restore() { cuda::restore(tensors(), rate, memory, here); }
+
+    cuda::DevicePlan plan;
+    cuda::FlipRate rate;
+    GuardedBytes bytes;
+    cuda::TrialMemory memory;
+};
+
+void check_counts(Trial& trial, const Expected& expected) {
+    CHECK(trial.bytes.guards_are_whole());
+    const cuda::DeviceLaw& law = trial.rate.laws()[0];
+    CHECK_EQUAL(law.blocks, std::uint64_t{expected.blocks.size()});
+    std::uint64_t total = 0;
+    for (std::size_t block = 0; block < expected.blocks.size(); ++block) {
+        const auto count = trial.bytes.at<std::uint32_t>(law.counts + 4 * block);
+        CHECK_EQUAL(std::size_t{count}, expected.blocks[block].size());
+        total += count;
+    }
+    CHECK_EQUAL(trial.bytes.at<std::uint64_t>(0), total);
+    total_flips += total;
+}
+
+void check_log(const TensorMemory& memory, Trial& trial, const Expected& expected) {
+    const cuda::DeviceLaw& law = trial.rate.laws()[0];
+    bool same = true;
+    for (std::uint64_t block = 0; same && block < law.blocks; ++block) {
         const std::vector<ExpectedFlip>& flips = expected.blocks[block];
-        CHECK(flips.size() <= layout.slots);
+        CHECK(flips.size() <= law.slots);
         for (std::size_t i = 0; same && i < flips.size(); ++i) {
-            const std::uint64_t place = block * layout.slots + i;
+            const std::uint64_t place = block * law.slots + i;
             std::uint64_t before = 0;
-            std::memcpy(&before, log.data() + layout.before + place * memory.word_bytes,
+            std::memcpy(&before, trial.bytes.data() + law.before + place * memory.word_bytes,
                         memory.word_bytes);
-            same = log.at<std::uint32_t>(layout.element + 4 * place) == flips[i].element &&
-                   log.at<std::uint8_t>(layout.bit + place) == flips[i].bit &&
+            same = trial.bytes.at<std::uint32_t>(law.element + 4 * place) == flips[i].element &&
+                   trial.bytes.at<std::uint8_t>(law.bit + place) == flips[i].bit &&
                    before == flips[i].before;
             if (i > 0 && flips[i].element == flips[i - 1].element) ++repeated_words;
         }
@@ -56,34 +81,33 @@ void check_log(const TensorMemory& memory, const cuda::LogLayout& layout, Guarde
 void flip_and_restore(Tensor& tensor, double ber) {
     const TensorMemory& memory = tensor.memory;
     context = shown(memory.word_bytes) + " bytes, " + shown(memory.words) + " words, mask " +
-              shown(memory.mask) + ", stored bits " + shown(memory.stored_bits()) + ", ber " +
+              shown(memory.mask) + ", format " + std::to_string(memory.format.index()) + ", ber " +
               shown(ber);
     BlockLaws laws(ber);
-    const BlockLaw law = laws.of(memory);
-    const FaultStream fault = fault_for(memory);
-    const Expected expected = expected_flips(memory, law, fault, tensor.clean);
-    const cuda::LogLayout layout = cuda::log_layout(memory, law);
-    CHECK_EQUAL(cuda::block_count(memory, law), std::uint64_t{expected.blocks.size()});
-    CHECK_EQUAL(cuda::log_bytes(memory, law), layout.bytes);
+    const FaultStream fault{pattern.seed, pattern.trial, memory.stream};
+    const Expected expected = expected_flips(memory, laws.of(memory), fault, tensor.clean);
 
-    GuardedBytes log(layout.bytes), counts(4 * layout.blocks), unlogged_counts(4 * layout.blocks);
-    cuda::flip(memory, law, fault, log.address(), counts.address(), here);
+    Trial logged(memory, ber, true);
+    logged.restore();  // flips that were not made are not undone
+    CHECK(tensor.now() == tensor.clean);
+    logged.flip();
     CHECK(tensor.now() == expected.words);
     CHECK(tensor.bytes.guards_are_whole());
-    check_log(memory, layout, log, expected);
-    check_counts(counts, expected);
+    check_log(memory, logged, expected);
+    check_counts(logged, expected);
 
     // Restoring must work even if a flipped word has been repaired or changed in the meantime.
     for (const auto& block : expected.blocks)
         for (const ExpectedFlip& flip : block)
             tensor.bytes.set_word(flip.element, memory.word_bytes, 0x5555555555555555u);
-    cuda::restore(memory, law, log.address(), counts.address(), here);
+    logged.restore();
     CHECK(tensor.now() == tensor.clean);
     CHECK(tensor.bytes.guards_are_whole());
 
-    cuda::flip(memory, law, fault, 0, unlogged_counts.address(), here);
+    Trial counted(memory, ber, false);
+    counted.flip();
     CHECK(tensor.now() == expected.words);
-    check_counts(unlogged_counts, expected);
+    check_counts(counted, expected);
     for (std::uint64_t i = 0; i < memory.words; ++i)
         tensor.bytes.set_word(i, memory.word_bytes, tensor.clean[i]);
     context.clear();
@@ -103,13 +127,36 @@ void flips_are_those_of_the_core() {
     }
 }
 
-void fixed_point_words_flip_as_stored() {
-    for (const FixedPoint fixed : {FixedPoint{32, 16}, FixedPoint{32, 0}, FixedPoint{9, 4}})
+/// Formats that memory represents as floats of 4 or 8 bytes, or of both.
+void encoded_words_flip_as_stored() {
+    static const std::vector<float> scales = {0.5f, 1e-3f, 80.0f, 3.0f};
+    static const std::vector<std::int32_t> zeros = {0, 3, -2, 1};
+    const Scales blocks{address_of(scales), 4, 321, 100, 0};
+    const SmallFloat e4m3{4, 3, 7, false, true}, e5m2{5, 2, 15, true, true};
+    const struct {
+        NumberFormat format;
+        bool in_floats, in_doubles;
+    } cases[] = {
+        {FixedPoint{32, 16}, true, true},
+        {FixedPoint{32, 0}, true, true},
+        {FixedPoint{9, 4}, true, true},
+        {ScaledIntegers{8, blocks}, true, true},
+        {ScaledIntegers{4, blocks, false, address_of(zeros)}, true, true},
+        {ScaledFloats{e4m3, blocks}, true, true},
+        {StoredHalf<Float16>{}, true, false},
+        {StoredHalf<BFloat16>{}, true, false},
+        {StoredFloat{}, false, true},
+        {e4m3, true, true},
+        {e5m2, true, true},
+    };
+    for (const auto& each : cases)
         for (const std::uint32_t bytes : {4u, 8u}) {
-            const std::uint64_t full = fixed.word_mask();
+            if (!(bytes == 4 ? each.in_floats : each.in_doubles)) continue;
+            const TensorMemory described{8, 1, bytes, 1, 1, each.format};
+            const std::uint64_t full = (std::uint64_t{1} << described.stored_bits()) - 1;
             for (const std::uint64_t mask : {full, full & 0x0f5u})
                 for (const std::uint64_t words : {1u, 321u}) {
-                    Tensor tensor(bytes, words, mask, fixed);
+                    Tensor tensor(bytes, words, mask, each.format);
                     for (const double ber : bers) flip_and_restore(tensor, ber);
                 }
         }
@@ -122,54 +169,36 @@ void large_tensors() {
     flip_and_restore(bytes, 0.9999);
 }
 
-void counts_are_added_to_the_total() {
-    std::mt19937 random(1);
-    for (const std::uint64_t blocks : {1u, 31u, 32u, 513u, 40001u}) {
-        GuardedBytes counts(4 * blocks), total(8);
-        std::uint64_t sum = std::uint64_t{1} << 40;  // contribution of earlier tensors
-        total.set_word(0, 8, sum);
-        for (std::uint64_t i = 0; i < blocks; ++i) {
-            const auto count = static_cast<std::uint32_t>(random());
-            counts.set_word(i, 4, count);
-            sum += count;
-        }
-        cuda::add_counts(counts.address(), blocks, total.address(), here);
-        CHECK_EQUAL(total.word(0, 8), sum);
-        CHECK(total.guards_are_whole());
-    }
-}
-
-void invalid_arguments_are_rejected_and_change_nothing() {
+void invalid_plans_are_rejected() {
     Tensor tensor(4, 100, 0xffffffffu);
-    const TensorMemory& memory = tensor.memory;
-    BlockLaws laws(0.1);
-    const BlockLaw law = laws.of(memory);
-    const FaultStream fault = fault_for(memory);
-    GuardedBytes log(cuda::log_bytes(memory, law)), counts(4 * cuda::block_count(memory, law));
-    const auto flip = [&](const TensorMemory& changed, std::uintptr_t log_at,
-                          std::uintptr_t counts_at) {
-        cuda::flip(changed, law, fault, log_at, counts_at, here);
+    const auto rejects = [](TensorMemory memory) {
+        cuda::DevicePlan plan;
+        CHECK_THROWS(std::invalid_argument, plan.add(memory));
+        CHECK_EQUAL(plan.size(), 0u);
     };
-    TensorMemory bad = memory;
+    TensorMemory bad = tensor.memory;
     bad.address += 2;
-    CHECK_THROWS(std::invalid_argument, flip(bad, 0, counts.address()));
-    bad = memory;
-    bad.mask = 0xff;
-    CHECK_THROWS(std::invalid_argument, flip(bad, 0, counts.address()));
-    bad = memory;
+    rejects(bad);
+    bad = tensor.memory;
+    bad.address = 0;
+    rejects(bad);
+    bad = tensor.memory;
     bad.word_bytes = 3;
-    CHECK_THROWS(std::invalid_argument, flip(bad, 0, counts.address()));
-    CHECK_THROWS(std::invalid_argument, flip(memory, 0, 0));
-    CHECK_THROWS(std::invalid_argument, flip(memory, log.address() + 4, counts.address()));
-    CHECK_THROWS(std::invalid_argument, cuda::restore(memory, law, 0, counts.address(), here));
-    CHECK(tensor.now() == tensor.clean);
+    rejects(bad);
+    bad = tensor.memory;
+    bad.format = Unread{32};
+    rejects(bad);
 
-    bad = memory;
-    bad.words = 0;
-    flip(bad, 0, 0);
-    cuda::restore(bad, law, 0, 0, here);
-    cuda::add_counts(0, 0, 0, here);
-    CHECK(tensor.now() == tensor.clean);
+    cuda::DevicePlan plan;
+    plan.add(tensor.memory);
+    TensorMemory last_word = tensor.memory;
+    last_word.address += 4 * 99;
+    last_word.words = 1;
+    CHECK_THROWS(std::invalid_argument, plan.add(last_word));
+    last_word.address += 4;  // the memory behind the tensor
+    plan.add(last_word);
+    for (const double ber : {0.0, -0.1, 1.1})
+        CHECK_THROWS(std::invalid_argument, static_cast<void>(plan.rate(ber)));
 
     CHECK_THROWS(std::runtime_error,
                  cuda::check_size(cuda::grid_over(std::uint64_t{1} << 40, 128), "a test"));
@@ -180,10 +209,9 @@ void invalid_arguments_are_rejected_and_change_nothing() {
 
 int main() {
     flips_are_those_of_the_core();
-    fixed_point_words_flip_as_stored();
+    encoded_words_flip_as_stored();
     large_tensors();
-    counts_are_added_to_the_total();
-    invalid_arguments_are_rejected_and_change_nothing();
+    invalid_plans_are_rejected();
     CHECK(total_flips > 1000000);
     CHECK(repeated_words > 1000);
     return summary();

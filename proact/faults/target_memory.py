@@ -22,7 +22,6 @@ from proact.faults.overwritten_words import (
     rows_by_tensor,
 )
 from proact.faults.reversible_flips import PendingFlips, ReversibleFlips
-from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipColumns, FlipLog, FlipPlaces, FlipPlan
 
 
@@ -76,8 +75,7 @@ class Target:
 
     def flips_of(self, places: FlipPlaces) -> PendingFlips:
         """Flips of the given bits, not made yet."""
-        on_cpu = all(exposed.tensor.device.type == "cpu" for exposed in self.exposed)
-        if self.plan is None or not on_cpu:
+        if self.plan is None:
             placed = PlacedFlips(self.exposed, places)
             return self._with_scales(placed, placed.flip)
         plan, log = self.plan, FlipLog(self.plan)
@@ -111,13 +109,8 @@ def mark_changed(tensors: list[Tensor]) -> None:
 def native_plan(exposed: Sequence[ExposedTensor]) -> FlipPlan | None:
     """A plan that draws and makes flips by one native call; None if native code cannot do it."""
     devices = {tensor.tensor.device for tensor in exposed}
-    is_on_gpu = any(device.type == "cuda" for device in devices)
     forms = [tensor.word.form for tensor in exposed]
-    if (
-        not all(tensor.word.is_native for tensor in exposed)
-        or len(devices) > 1
-        or (is_on_gpu and not all(f is None or isinstance(f, FixedPointWord) for f in forms))
-    ):
+    if not all(tensor.word.is_native for tensor in exposed) or len(devices) > 1:
         return None
     plan = FlipPlan([tensor.name for tensor in exposed])
     for tensor, form in zip(exposed, forms, strict=True):

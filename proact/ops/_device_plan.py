@@ -7,7 +7,9 @@ stream: it is read and restored in its order, even if another stream is current 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,32 +18,49 @@ from torch import Tensor
 
 from proact import _native
 from proact.errors import ProactError
-from proact.ops.cuda_stream import FlipStream, stream_handle
+from proact.ops.cuda_stream import FlipStream, queue_of
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _Columns = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]
+#: A plan keeps the tables of this many rates in GPU memory.
+_MOST_RATES = 8
+
+
+class _QueuedFlips(Protocol):
+    """The flips of one call, whose memory lies on the GPU."""
+
+    stream: FlipStream
+
+    def __len__(self) -> int: ...
+    def restore(self) -> None: ...
+    def columns(self) -> list[_Columns]: ...
 
 
 class DeviceFlipLog:
     """The flips of one or more calls, each with the stream on which it was queued."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[DeviceFaultPlan, float, Tensor, FlipStream]] = []
+        self._calls: list[_QueuedFlips] = []
+        self._tensors = 0
+
+    def add(self, call: _QueuedFlips, tensors: int) -> None:
+        self._calls.append(call)
+        self._tensors = max(self._tensors, tensors)
 
     def __len__(self) -> int:
         flips = 0
-        for _, _, memory, stream in self._calls:
-            with stream.ordered():
-                flips += _number_of_flips(memory)
+        for call in self._calls:
+            with call.stream.ordered():
+                flips += len(call)
         return flips
 
     def tensors(self) -> list[int]:
-        return list(range(max((plan.tensors for plan, *_ in self._calls), default=0)))
+        return list(range(self._tensors))
 
     def restore(self, threads: int = 1) -> None:
-        for plan, ber, memory, stream in reversed(self._calls):
-            with stream.ordered():
-                plan._restore(ber, memory)
+        for call in reversed(self._calls):
+            with call.stream.ordered():
+                call.restore()
 
     def relocate(self, moved: list[tuple[int, int, int]]) -> None:
         raise ProactError(
@@ -51,9 +70,9 @@ class DeviceFlipLog:
 
     def columns(self) -> _Columns:
         parts: list[_Columns] = []
-        for plan, ber, memory, stream in self._calls:
-            with stream.ordered():
-                parts.extend(plan._columns(ber, memory))
+        for call in self._calls:
+            with call.stream.ordered():
+                parts.extend(call.columns())
         if not parts:
             empty = np.empty(0, np.uint64)
             return empty.astype(np.uint32), empty, empty.astype(np.uint8), empty
@@ -64,7 +83,7 @@ class DeviceFlipLog:
 
 
 class DeviceFaultPlan:
-    """Tensors on one GPU, in which one call makes all flips."""
+    """Tensors on one GPU, in which one kernel makes all flips of a call."""
 
     def __init__(self, device: torch.device) -> None:
         module = _native.module
@@ -73,10 +92,15 @@ class DeviceFaultPlan:
                 f"flips on {device} need a build of proact with CUDA (nvcc on the path and "
                 "PROACT_CUDA=auto or on): reinstall it, or move the tensors to the CPU"
             )
-        self._plan: Any = module.DevicePlan()
-        self._device = device
+        self.native: Any = module.DevicePlan()
+        #: The same tensors for draws on the host, which reads no memory.
+        self._draws: Any = module.FaultPlan()
+        self._new_host_log = module.FlipLog
+        self.device = device
         self._exact_words = True
-        self.tensors = 0
+        self.word_bytes: list[int] = []
+        self._uploaded: dict[int, Tensor] = {}
+        self._rates: dict[float, _Rate] = {}
 
     def add(
         self,
@@ -87,13 +111,16 @@ class DeviceFaultPlan:
         mask: int,
         form: tuple[str | int, ...] = (),
     ) -> None:
-        self._plan.add(address, words, word_bytes, stream, mask, form)
-        self.tensors += 1
-        fixed_word_bits = int(form[1]) if form else 0
-        self._exact_words &= fixed_word_bits <= (24 if word_bytes == 4 else 53)
+        self.native.add(address, words, word_bytes, stream, mask, form)
+        self._draws.add(0, words, 1, stream, mask, ("unread", mask.bit_length()))
+        self.word_bytes.append(word_bytes)
+        self._uploaded.clear()
+        self._rates.clear()
+        if form and form[0] == "fixed_point":
+            self._exact_words &= int(form[1]) <= (24 if word_bytes == 4 else 53)
 
     def exposed_bits(self) -> int:
-        bits: int = self._plan.exposed_bits()
+        bits: int = self.native.exposed_bits()
         return bits
 
     def replay_undoes(self) -> bool:
@@ -112,47 +139,124 @@ class DeviceFaultPlan:
         isa: str = "",
     ) -> None:
         if ber != 0.0:
-            memory = self._memory(ber, logged=True)
-            log._calls.append((self, ber, memory, FlipStream(self._device)))
-            self._flip(ber, seed, trial, memory, logged=True)
+            call = _DrawnFlips(self, ber, is_logged=True)
+            log.add(call, len(self.word_bytes))
+            call.flip(seed, trial)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
         if ber == 0.0:
             return 0
-        memory = self._memory(ber, logged=False)
-        self._flip(ber, seed, trial, memory, logged=False)
-        return _number_of_flips(memory)
+        call = _DrawnFlips(self, ber, is_logged=False)
+        call.flip(seed, trial)
+        return len(call)
 
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
-        raise ProactError(
-            f"an exact number of flips can only be made in CPU memory: move the tensor from "
-            f"{self._device} to the CPU"
-        )
+        drawn = self._new_host_log()
+        self._draws.flip_exactly_into(drawn, flips, seed, trial)
+        tensor, element, bit, _ = drawn.columns()
+        # Places are ordered by tensor and element; of one word, in drawing order.
+        order = np.lexsort((element, tensor))
+        self.flip_places_into(log, tensor[order], element[order], bit[order])
 
-    def _memory(self, ber: float, logged: bool) -> Tensor:
-        size = self._plan.bytes(ber, logged)
-        memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        memory[: self._plan.bytes_to_clear(ber)].zero_()
-        return memory
+    def flip_places_into(
+        self,
+        log: DeviceFlipLog,
+        tensor: NDArray[np.uint32],
+        element: NDArray[np.uint64],
+        bit: NDArray[np.uint8],
+    ) -> None:
+        if len(bit):
+            call = _PlacedFlips(self, tensor, element, bit)
+            log.add(call, len(self.word_bytes))
+            call.flip()
 
-    def _flip(self, ber: float, seed: int, trial: int, memory: Tensor, logged: bool) -> None:
-        with torch.cuda.device(self._device):
-            self._plan.flip(ber, seed, trial, memory.data_ptr(), logged, *self._where())
+    def on_device(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _restore(self, ber: float, memory: Tensor) -> None:
-        # The current stream is the one that allocated the log's memory (`FlipStream.ordered`): the
+    def tensors_address(self) -> int:
+        """The address of the tensors' descriptions, for work on the current stream."""
+        return _copy_address(self._uploaded, self.native.described, self.device)
+
+    def rate(self, ber: float) -> _Rate:
+        rate = self._rates.pop(ber, None) or _Rate(self.native.rate(ber), {})
+        self._rates[ber] = rate  # the one that was used last is last
+        if len(self._rates) > _MOST_RATES:
+            del self._rates[next(iter(self._rates))]
+        return rate
+
+
+class _Rate(NamedTuple):
+    """The laws of a plan's tensors at one bit error rate, and their copies on the GPU."""
+
+    native: Any
+    uploaded: dict[int, Tensor]
+
+    def tables_address(self, device: torch.device) -> int:
+        return _copy_address(self.uploaded, self.native.tables, device)
+
+
+def allocated(size: int, device: torch.device) -> Tensor:
+    """Memory of ``size`` bytes on a device, for work on the current stream."""
+    return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def uploaded(contents: bytes, device: torch.device) -> Tensor:
+    """A copy of bytes on a device, for work on the current stream."""
+    return torch.frombuffer(bytearray(contents), dtype=torch.uint8).to(device)
+
+
+def _copy_address(
+    copies: dict[int, Tensor], contents: Callable[[], bytes], device: torch.device
+) -> int:
+    """The address of bytes on the GPU.
+
+    Each stream has a copy, which it uploads before its first use: another stream could read a copy
+    too early.
+    """
+    _, stream = queue_of(device)
+    if stream not in copies:
+        copies[stream] = uploaded(contents(), device)
+    return copies[stream].data_ptr()
+
+
+class _DrawnFlips:
+    """The flips of one trial at a bit error rate."""
+
+    def __init__(self, plan: DeviceFaultPlan, ber: float, is_logged: bool) -> None:
+        self._plan, self._rate, self._is_logged = plan, plan.rate(ber), is_logged
+        self.stream = FlipStream(plan.device)
+        native = self._rate.native
+        self._memory = allocated(native.bytes(is_logged), plan.device)
+        self._memory[: native.bytes_to_clear()].zero_()
+
+    def flip(self, seed: int, trial: int) -> None:
+        plan, rate = self._plan, self._rate
+        with plan.on_device():
+            plan.native.flip(
+                rate.native, seed, trial, *self._places(), self._is_logged, *queue_of(plan.device)
+            )
+
+    def restore(self) -> None:
+        # The current stream is the one that allocated the memory (`FlipStream.ordered`): the
         # allocator does not reuse the memory before the stream has finished with it.
-        with torch.cuda.device(self._device):
-            self._plan.restore(ber, memory.data_ptr(), *self._where())
+        plan = self._plan
+        with plan.on_device():
+            plan.native.restore(self._rate.native, *self._places(), *queue_of(plan.device))
 
-    def _where(self) -> tuple[int, int]:
-        return self._device.index, stream_handle(self._device)
+    def _places(self) -> tuple[int, int, int]:
+        """The addresses of tensors, tables and the trial's memory."""
+        tables = self._rate.tables_address(self._plan.device)
+        return self._plan.tensors_address(), tables, self._memory.data_ptr()
 
-    def _columns(self, ber: float, memory: Tensor) -> list[_Columns]:
-        host = memory.cpu()
+    def __len__(self) -> int:
+        return int(self._memory[:8].view(torch.int64).item())
+
+    def columns(self) -> list[_Columns]:
+        host = self._memory.cpu()
         parts = []
-        for index, place in enumerate(self._plan.places(ber)):
-            blocks, slots, counts_at, before_at, element_at, bit_at, word_bytes = place
+        for index, place in enumerate(self._rate.native.places()):
+            blocks, slots, counts_at, before_at, element_at, bit_at = place
+            word_bytes = self._plan.word_bytes[index]
 
             def column(
                 begin: int, n: int, dtype: torch.dtype, rows: int = blocks
@@ -178,5 +282,45 @@ class DeviceFaultPlan:
         return parts
 
 
-def _number_of_flips(memory: Tensor) -> int:
-    return int(memory[:8].view(torch.int64).item())
+class _PlacedFlips:
+    """Flips at given places, ordered by tensor and element: columns of one length above 0."""
+
+    def __init__(
+        self,
+        plan: DeviceFaultPlan,
+        tensor: NDArray[np.uint32],
+        element: NDArray[np.uint64],
+        bit: NDArray[np.uint8],
+    ) -> None:
+        self._plan, self._given = plan, (tensor, element, bit)
+        self.stream = FlipStream(plan.device)
+        is_first = (np.diff(element, prepend=element[:1]) != 0) | (
+            np.diff(tensor, prepend=tensor[:1]) != 0
+        )
+        is_first[0] = True
+        first = np.append(np.flatnonzero(is_first), len(bit)).astype(np.uint32)
+        self._words = len(first) - 1
+        # As DevicePlaces in csrc/cuda/flips.hpp: whether the flips were made, and the old words.
+        unset = np.zeros(1 + len(bit), np.uint64)
+        columns = (unset, first, element.astype(np.uint32), tensor, bit)
+        self._memory = uploaded(b"".join(column.tobytes() for column in columns), plan.device)
+
+    def __len__(self) -> int:
+        return len(self._given[2])
+
+    def flip(self) -> None:
+        self._run(self._plan.native.flip_places)
+
+    def restore(self) -> None:
+        self._run(self._plan.native.restore_places)
+
+    def _run(self, native: Any) -> None:
+        plan = self._plan
+        with plan.on_device():
+            places = plan.tensors_address(), self._memory.data_ptr()
+            native(self._words, len(self), *places, *queue_of(plan.device))
+
+    def columns(self) -> list[_Columns]:
+        before = self._memory[8 : 8 + 8 * len(self)].cpu().view(torch.int64).numpy()
+        tensor, element, bit = self._given
+        return [(tensor, element.astype(np.uint64), bit, before.view(np.uint64))]

@@ -13,7 +13,7 @@ from torch import Tensor
 from proact import _native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_layout import Layout, layout_of, like
-from proact.ops.cuda_stream import stream_handle
+from proact.ops.cuda_stream import queue_of
 
 MODES = ("soft", "zero", "saturate")
 _MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
@@ -152,4 +152,4 @@ def _call_backward(
 
 
 def _where(x: Tensor) -> tuple[int, int]:
-    return x.device.index, stream_handle(x.device)
+    return queue_of(x.device)

@@ -1,4 +1,5 @@
-"""CUDA streams: the handle that native code takes, and the order of work on two streams."""
+"""CUDA streams: which memory kernels work on, where native code queues its work, and the order of
+work on two streams."""
 
 from __future__ import annotations
 
@@ -6,12 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
-def stream_handle(device: torch.device) -> int:
-    """The address of torch's current stream on the device."""
-    handle: int = torch.cuda.current_stream(device).cuda_stream
-    return handle
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Whether CUDA kernels work on the memory of ``tensor``.
+
+    Tests replace this function to run the source of the kernels on host memory.
+    """
+    return tensor.is_cuda
+
+
+def queue_of(device: torch.device) -> tuple[int, int]:
+    """The index of a device and the address of torch's current stream on it, for native code.
+
+    Both are 0 for the CPU, on which tests run the kernels.
+    """
+    if device.type != "cuda":
+        return 0, 0
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
 
 
 class FlipStream:

@@ -1,7 +1,8 @@
 """Stored forms for native code: how it converts memory to stored words and back.
 
 They mirror csrc/core/number_formats.hpp. None in place of a form means that memory holds the stored
-words themselves.
+words themselves. ``native`` describes a form to native code, and ``on`` returns it with its scales
+on a device: kernels read scales where the words are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +28,9 @@ class FixedPointWord(NamedTuple):
     @property
     def native(self) -> NativeForm:
         return ("fixed_point", *self)
+
+    def on(self, device: torch.device) -> FixedPointWord:
+        return self
 
 
 class ScaleLayout(NamedTuple):
@@ -66,10 +71,10 @@ class ScaledIntegerWord(NamedTuple):
     """A float stored as an integer: (integer - zero point) * scale."""
 
     word_bits: int
-    scales: Tensor  #: (n,) float32, contiguous, on the CPU
+    scales: Tensor  #: (n,) float32, contiguous, on the device whose memory is flipped
     layout: ScaleLayout
     is_signed: bool = True
-    zero_points: Tensor | None = None  #: (n,) int32, contiguous, on the CPU; None if all are 0
+    zero_points: Tensor | None = None  #: (n,) int32, contiguous, beside the scales; None: all 0
 
     @property
     def native(self) -> NativeForm:
@@ -77,17 +82,24 @@ class ScaledIntegerWord(NamedTuple):
         form = ("scaled_integers", self.word_bits, int(self.is_signed), zeros)
         return (*form, *_native_scales(self.scales, self.layout))
 
+    def on(self, device: torch.device) -> ScaledIntegerWord:
+        zeros = None if self.zero_points is None else self.zero_points.to(device)
+        return self._replace(scales=self.scales.to(device), zero_points=zeros)
+
 
 class ScaledFloatWord(NamedTuple):
     """A float stored as a small float times a scale."""
 
     element: SmallFloatWord
-    scales: Tensor  #: (n,) float32, contiguous, on the CPU
+    scales: Tensor  #: (n,) float32, contiguous, on the device whose memory is flipped
     layout: ScaleLayout
 
     @property
     def native(self) -> NativeForm:
         return ("scaled_floats", *self.element, *_native_scales(self.scales, self.layout))
+
+    def on(self, device: torch.device) -> ScaledFloatWord:
+        return self._replace(scales=self.scales.to(device))
 
 
 def _native_scales(scales: Tensor, layout: ScaleLayout) -> tuple[int, ...]:
@@ -103,6 +115,9 @@ class NarrowFloatWord(NamedTuple):
     def native(self) -> NativeForm:
         return (self.name,)
 
+    def on(self, device: torch.device) -> NarrowFloatWord:
+        return self
+
 
 class SmallFloatWord(NamedTuple):
     """A float32 or float64 stored as a float of up to 16 bits."""
@@ -117,6 +132,9 @@ class SmallFloatWord(NamedTuple):
     def native(self) -> NativeForm:
         return ("small_float", *self)
 
+    def on(self, device: torch.device) -> SmallFloatWord:
+        return self
+
 
 class UnreadWord(NamedTuple):
     """Memory that is not accessed: flips of such words are drawn but not made."""
@@ -126,6 +144,9 @@ class UnreadWord(NamedTuple):
     @property
     def native(self) -> NativeForm:
         return ("unread", self.word_bits)
+
+    def on(self, device: torch.device) -> UnreadWord:
+        return self
 
 
 def bit_numbers(mask: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from proact import _native
 from proact.errors import ProactError
 from proact.limits import SEEDS, STREAMS, TRIALS
-from proact.ops import _flip_reference
+from proact.ops import _flip_reference, cuda_stream
 from proact.ops._device_plan import DeviceFaultPlan
 from proact.ops.number_formats import NumberFormat, UnreadWord
 from proact.ops.plain_memory import MemoryGuard, address_of, checked_memory, refuse_lost
@@ -126,15 +126,14 @@ class FlipPlan:
             tensor: a contiguous tensor of any shape; its memory is flipped in place.
             stream: names the tensor in the sampler; in [0, 2^48).
             mask: the exposed bits of a stored word; bit 0 is the lowest.
-            form: the stored form of the elements; None if memory holds the stored words. On a GPU
-                it is fixed point or None.
+            form: the stored form of the elements; None if memory holds the stored words.
 
         Raises:
             ValueError: the tensor is not on the device of the other tensors, or lacks plain memory
                 that can be written (`checked_memory`).
             ProactError: a GPU that this build of proact cannot use.
         """
-        if self._device is None and tensor.is_cuda:
+        if self._device is None and cuda_stream.is_on_gpu(tensor):
             self._plan = DeviceFaultPlan(tensor.device)
         elif self._device not in (None, tensor.device):
             raise ValueError(
@@ -144,6 +143,8 @@ class FlipPlan:
         number = len(self._tensors)
         name = self._names[number] if number < len(self._names) else "tensor"
         checked_memory(name, tensor)
+        if form is not None and isinstance(self._plan, DeviceFaultPlan):
+            form = form.on(tensor.device)
         self._plan.add(
             address_of(name, tensor),
             tensor.numel(),

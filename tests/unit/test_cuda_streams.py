@@ -29,6 +29,8 @@ from proact.ops.plan import FlipPlaces
 class Stream:
     """Work that is queued here runs after `before`."""
 
+    device_index = 0
+
     def __init__(self, handle: int) -> None:
         self.cuda_stream = handle
         self.before: set[str] = set()
@@ -61,20 +63,44 @@ class Gpu:
             self.current = outside
 
 
+class Rate:
+    """In place of the native tables of a rate."""
+
+    def bytes(self, is_logged: bool) -> int:
+        return 16
+
+    def bytes_to_clear(self) -> int:
+        return 8
+
+    def tables(self) -> bytes:
+        return b"tables"
+
+    def places(self) -> list[Any]:
+        return []
+
+
 class Plan:
     """In place of the native plan."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
 
-    def flip(self, ber: float, seed: int, trial: int, *rest: Any) -> None:
+    def described(self) -> bytes:
+        return b"tensors"
+
+    def rate(self, ber: float) -> Rate:
+        return Rate()
+
+    def flip(self, rate: Rate, seed: int, trial: int, *rest: Any) -> None:
         self.gpu.queue(f"flip {trial}", self.gpu.streams[rest[-1]])
 
-    def restore(self, ber: float, memory: int, device: int, stream: int) -> None:
-        self.gpu.queue(f"restore {len(self.gpu.ran_on)}", self.gpu.streams[stream])
+    def restore(self, rate: Rate, *rest: Any) -> None:
+        self.gpu.queue(f"restore {len(self.gpu.ran_on)}", self.gpu.streams[rest[-1]])
 
-    def places(self, ber: float) -> list[Any]:
-        return []
+    def flip_places(self, words: int, flips: int, *rest: Any) -> None:
+        self.gpu.queue(f"flip {words} words", self.gpu.streams[rest[-1]])
+
+    restore_places = restore
 
 
 @pytest.fixture
@@ -84,11 +110,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(torch.cuda, "stream", gpu.on)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     native = SimpleNamespace(
-        cuda=True, DevicePlan=lambda: Plan(gpu), is_writable=lambda address, size: True
+        cuda=True,
+        DevicePlan=lambda: Plan(gpu),
+        FaultPlan=SimpleNamespace,
+        FlipLog=SimpleNamespace,
+        is_writable=lambda address, size: True,
     )
     monkeypatch.setattr(_device_plan._native, "module", native)
     memory = torch.zeros(16, dtype=torch.uint8)
-    monkeypatch.setattr(DeviceFaultPlan, "_memory", lambda *_, **__: memory)
+    monkeypatch.setattr(_device_plan, "allocated", lambda size, device: memory)
+    monkeypatch.setattr(_device_plan, "uploaded", lambda contents, device: memory)
     return gpu
 
 
@@ -138,6 +169,45 @@ def test_each_call_of_a_log_has_its_stream_and_the_last_is_undone_first(
     assert first in gpu.ran_before[second]
 
 
+def test_flips_at_given_places_are_undone_in_the_order_of_their_stream(
+    gpu: Gpu, plan: DeviceFaultPlan
+) -> None:
+    log = DeviceFlipLog()
+    places = np.zeros(1, np.uint32), np.array([4], np.uint64), np.array([9], np.uint8)
+    with gpu.on(gpu.streams[1]):
+        plan.flip_places_into(log, *places)
+        gpu.queue("forward")
+    log.restore()
+    (restore,) = restores(gpu)
+    assert gpu.ran_on[restore] == 1
+    assert gpu.ran_before[restore] == {"flip 1 words", "forward"}
+
+
+def test_each_stream_uploads_what_its_kernels_read(
+    gpu: Gpu, plan: DeviceFaultPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that read the copy of another one could read it before it is there."""
+
+    def copied(contents: bytes, device: torch.device) -> torch.Tensor:
+        gpu.queue(f"upload {contents.decode()} {gpu.current.cuda_stream}")
+        return torch.zeros(16, dtype=torch.uint8)
+
+    monkeypatch.setattr(_device_plan, "uploaded", copied)
+    for trial in range(4):
+        with gpu.on(gpu.streams[trial % 2]):
+            plan.flip_into(DeviceFlipLog(), 0.5, seed=0, trial=trial)
+    uploads = [work for work in gpu.ran_on if work.startswith("upload")]
+    assert sorted(uploads) == [
+        "upload tables 0",
+        "upload tables 1",
+        "upload tensors 0",
+        "upload tensors 1",
+    ]
+    for trial in range(4):
+        mine = {work for work in uploads if work.endswith(str(trial % 2))}
+        assert mine <= gpu.ran_before[f"flip {trial}"]
+
+
 def test_a_stream_is_not_left_current_by_an_error(gpu: Gpu) -> None:
     with gpu.on(gpu.streams[1]):
         stream = FlipStream(torch.device("cuda", 0))
@@ -152,16 +222,16 @@ def test_a_stream_is_not_left_current_by_an_error(gpu: Gpu) -> None:
 def test_a_log_is_read_in_the_order_of_the_stream_that_flipped(
     gpu: Gpu, plan: DeviceFaultPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def number(memory: torch.Tensor) -> int:
+    def number(flips: object) -> int:
         gpu.queue("read the number")
         return 3
 
-    def columns(self: DeviceFaultPlan, ber: float, memory: torch.Tensor) -> list[Any]:
+    def columns(flips: object) -> list[Any]:
         gpu.queue("read the columns")
         return []
 
-    monkeypatch.setattr(_device_plan, "_number_of_flips", number)
-    monkeypatch.setattr(DeviceFaultPlan, "_columns", columns)
+    monkeypatch.setattr(_device_plan._DrawnFlips, "__len__", number)
+    monkeypatch.setattr(_device_plan._DrawnFlips, "columns", columns)
     log = DeviceFlipLog()
     with gpu.on(gpu.streams[1]):
         plan.flip_into(log, 0.5, seed=0, trial=0)

@@ -1,0 +1,94 @@
+#include "flip_rate.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace proact::cuda {
+namespace {
+
+constexpr std::uint64_t aligned(std::uint64_t bytes) { return (bytes + 7) / 8 * 8; }
+
+constexpr std::uint32_t parts(std::uint64_t all, std::uint32_t part) {
+    return static_cast<std::uint32_t>((all + part - 1) / part);
+}
+
+DeviceLaw law_of(const TensorMemory& tensor, const BlockLaw& law) {
+    DeviceLaw made{};
+    made.blocks = law.blocks(tensor.words);
+    made.words_log2 = law.words_log2;
+    made.table_size = law.drawn.size;
+    made.shares = made.restore_shares = 1;
+    made.slots = law.drawn.size;
+    if (law.inverted) {
+        const std::uint64_t largest = std::min(law.words(), tensor.words);
+        made.slots = largest * law.bits_per_word;
+        made.shares = parts(largest, words_per_share);
+        made.restore_shares = parts(made.slots, slots_per_share);
+    }
+    return made;
+}
+
+/// Appends the binomial tables of all laws, each once.
+class TableWriter {
+   public:
+    explicit TableWriter(std::vector<std::uint64_t>& words) : words_(words) {}
+
+    void place(DeviceLaw& law, const BinomialView& table) {
+        const auto [found, is_new] = places_.try_emplace(table.survival, 8 * words_.size());
+        if (is_new) {
+            words_.insert(words_.end(), table.survival, table.survival + table.size);
+            words_.resize(words_.size() + (1u << BinomialView::guide_bits) / 8);
+            std::memcpy(&words_[words_.size() - (1u << BinomialView::guide_bits) / 8], table.guide,
+                        1u << BinomialView::guide_bits);
+        }
+        law.survival = found->second;
+        law.guide = law.survival + 8 * std::uint64_t{table.size};
+    }
+
+   private:
+    std::vector<std::uint64_t>& words_;
+    std::map<const std::uint64_t*, std::uint64_t> places_;
+};
+
+}  // namespace
+
+FlipRate::FlipRate(const std::vector<TensorMemory>& tensors, double ber) : is_inverted_(ber > 0.5) {
+    if (!(ber > 0.0 && ber <= 1.0))
+        throw std::invalid_argument("expected a bit error rate in (0, 1], got " + shown(ber));
+    static_assert(sizeof(DeviceLaw) % 8 == 0, "tables follow the laws");
+    BlockLaws laws(ber);
+    tables_.resize(tensors.size() * sizeof(DeviceLaw) / 8);
+    TableWriter tables(tables_);
+    std::uint64_t next = sizeof(std::uint64_t);
+    for (const TensorMemory& tensor : tensors) {
+        DeviceLaw law{};
+        if (tensor.words != 0) {
+            const BlockLaw block_law = laws.of(tensor);
+            law = law_of(tensor, block_law);
+            tables.place(law, block_law.drawn);
+        }
+        law.first_thread = threads_;
+        law.first_restorer = restorers_;
+        law.counts = next;
+        next += law.blocks * sizeof(std::uint32_t);
+        threads_ += law.blocks * law.shares;
+        restorers_ += law.blocks * law.restore_shares;
+        blocks_ += law.blocks;
+        laws_.push_back(law);
+    }
+    counted_bytes_ = next = aligned(next);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        DeviceLaw& law = laws_[i];
+        const std::uint64_t places = law.blocks * law.slots, word_bytes = tensors[i].word_bytes;
+        // Wider words first, so that each array is aligned to its words.
+        law.before = next + (word_bytes < 4 ? places * 4 : 0);
+        law.element = next + (word_bytes < 4 ? 0 : places * word_bytes);
+        law.bit = next + places * (word_bytes + 4);
+        next = aligned(law.bit + places);
+    }
+    logged_bytes_ = next;
+    if (!laws_.empty()) std::memcpy(tables_.data(), laws_.data(), laws_.size() * sizeof(DeviceLaw));
+}
+
+}  // namespace proact::cuda

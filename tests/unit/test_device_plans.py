@@ -1,0 +1,221 @@
+"""Do the plans for GPU memory give what those for host memory give?
+
+The source of the CUDA kernels runs on the host here (`conftest.kernels_on_host`), so this says
+nothing about warps and streams. `test_cuda.py` has the tests on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import _native
+from proact.errors import ProactError
+from proact.faults import BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
+from proact.faults.record import Record
+from proact.ops import cuda_stream, flip_bits_, flip_exactly_
+from proact.ops._device_plan import DeviceFaultPlan
+from proact.ops.number_formats import FixedPointWord
+from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
+
+pytestmark = pytest.mark.usefixtures("kernels_on_host")
+
+ENCODINGS = [
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3",
+    "int8",
+    "int4",
+    "q15.16",
+    "q3.4",
+    "mxfp8_e4m3",
+    "mxfp4",
+    "nvfp4",
+    "float32+bch2",
+    "float32+secded64",
+    "int8+secded",
+    "float16+parity",
+]
+FAULTS: list[Fault] = [
+    BitFlip(3e-3),
+    BitFlip(0.8),
+    ExactFlips(40),
+    StuckAt(1, 3e-3),
+    Burst(3, 3e-3),
+    Replay((("weight", 7, 3), ("weight", 7, 2), ("bias", 0, 1))),  # type: ignore[arg-type]
+]
+
+
+OnHost = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> OnHost:
+    """In a block, proact works on host memory as it does without a GPU."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_stream, "is_on_gpu", lambda tensor: tensor.is_cuda)
+            yield
+
+    return block
+
+
+def small_model(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(70, 33).to(dtype)
+
+
+def words_of(model: nn.Module) -> list[Tensor]:
+    return [each.detach().clone().view(torch.uint8) for each in model.state_dict().values()]
+
+
+def injected(model: nn.Module, fault: Fault, encoding: str) -> tuple[list[Tensor], Record]:
+    with inject(model, fault, encoding, seed=3, trial=5) as record:
+        faulty = words_of(model)
+        record.faults()
+    return faulty, record
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_injections_equal_those_on_the_host(fault: Fault, encoding: str, on_host: OnHost) -> None:
+    model, twin = small_model(), small_model()
+    clean = words_of(model)
+    faulty, record = injected(model, fault, encoding)
+    with on_host():
+        expected, expected_record = injected(twin, fault, encoding)
+    assert record.flips == expected_record.flips > 0
+    assert all(map(torch.equal, faulty, expected))
+    assert all(map(torch.equal, words_of(model), clean))
+    key = ["tensor", "element", "bit"]
+    mine, theirs = (np.sort(each.faults(), order=key) for each in (record, expected_record))
+    for field in key:
+        assert np.array_equal(mine[field], theirs[field])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("ber", [1e-4, 0.1, 0.9])
+def test_injections_in_other_dtypes_equal_those_on_the_host(
+    dtype: torch.dtype, ber: float, on_host: OnHost
+) -> None:
+    encoding = "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch.")
+    model, twin = small_model(dtype), small_model(dtype)
+    clean = words_of(model)
+    faulty, record = injected(model, BitFlip(ber), encoding)
+    with on_host():
+        expected, expected_record = injected(twin, BitFlip(ber), encoding)
+    assert record.flips == expected_record.flips
+    assert all(map(torch.equal, faulty, expected))
+    assert all(map(torch.equal, words_of(model), clean))
+
+
+def test_plans_are_those_for_gpu_memory() -> None:
+    plan = FlipPlan()
+    plan.add(torch.zeros(4), 1, 1, None)
+    assert isinstance(plan._plan, DeviceFaultPlan)
+
+
+def test_a_log_lists_and_undoes_the_flips(on_host: OnHost) -> None:
+    tensors = [torch.randn(20_000), torch.linspace(-3, 3, 700)]
+    twins = [tensor.clone() for tensor in tensors]
+    clean = [tensor.clone() for tensor in tensors]
+
+    def flipped(tensors: list[Tensor]) -> FlipLog:
+        plan = FlipPlan()
+        plan.add(tensors[0], 1, 0xFFFFFFFF, None)
+        plan.add(tensors[1], 2, 0xFFFFFFFF, FixedPointWord(32, 16))
+        return plan.flip(1e-3, 5, 6)
+
+    log = flipped(tensors)
+    with on_host():
+        expected = flipped(twins)
+    assert len(log) == len(expected) > 0
+    for mine, theirs in zip(log.columns(), expected.columns(), strict=True):
+        assert np.array_equal(mine, theirs)
+    for tensor, twin in zip(tensors, twins, strict=True):
+        assert torch.equal(tensor.view(torch.int32), twin.view(torch.int32))
+    log.restore()
+    assert all(map(torch.equal, tensors, clean))
+
+
+def test_a_plan_serves_many_rates_and_grows() -> None:
+    tensor = torch.zeros(3000, dtype=torch.int32)
+    plan = FlipPlan()
+    plan.add(tensor, 1, 0xFFFFFFFF, None)
+    rates = [0.0, *np.geomspace(1e-4, 0.99, 12).tolist()]
+    for _ in range(2):
+        for ber in rates:
+            log = plan.flip(ber, 1, 2)
+            bits = sum(int(word & 0xFFFFFFFF).bit_count() for word in tensor.tolist())
+            assert len(log) == bits
+            log.restore()
+            assert not tensor.any()
+    other = torch.zeros(5, dtype=torch.uint8)
+    plan.add(other, 2, 0xFF, None)
+    with_both = plan.flip(0.5, 1, 2)
+    assert other.any()
+    with_both.restore()
+    assert not other.any()
+    assert not tensor.any()
+
+
+def test_unlogged_flips_are_undone_by_drawing_them_again() -> None:
+    tensor = torch.randn(5000)
+    clean = tensor.clone()
+    plan = FlipPlan()
+    plan.add(tensor, 1, 0xFFFFFFFF, None)
+    assert plan.flip_unlogged(1e-3, 3, 4) == plan.undo_by_replay(1e-3, 3, 4) > 0
+    assert torch.equal(tensor, clean)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.float64])
+def test_the_operators_flip_as_on_the_host(dtype: torch.dtype, on_host: OnHost) -> None:
+    tensor = torch.arange(3001).to(dtype)
+    twin = tensor.clone()
+    flips = flip_bits_(tensor, 1e-2, seed=1, trial=2)
+    flip_exactly_(tensor, 100, seed=5)
+    with on_host():
+        assert flip_bits_(twin, 1e-2, seed=1, trial=2) == flips
+        flip_exactly_(twin, 100, seed=5)
+    assert torch.equal(tensor.view(torch.uint8), twin.view(torch.uint8))
+
+
+def test_no_places_change_nothing() -> None:
+    tensor = torch.ones(3)
+    plan = FlipPlan()
+    plan.add(tensor, 1, 0xFFFFFFFF, None)
+    nothing = FlipPlaces(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint8))
+    log = plan.flip_exactly(0, 1, 1)
+    plan.flip_into(log, 0.0, 1, 1)
+    plan.flip_places_into(log, nothing)
+    assert len(log) == 0
+    assert all(len(column) == 0 for column in log.columns())
+    log.restore()
+    assert torch.equal(tensor, torch.ones(3))
+
+
+def test_tensors_that_share_memory_are_refused() -> None:
+    memory = torch.zeros(10)
+    plan = FlipPlan()
+    plan.add(memory[:6], 1, 1, None)
+    with pytest.raises(ValueError, match="must not share memory"):
+        plan.add(memory[5:], 2, 1, None)
+    plan.add(memory[6:], 2, 1, None)
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace(cuda=False)], ids=["none", "no kernels"])
+def test_a_build_without_kernels_is_refused(
+    module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_native, "module", module)
+    with pytest.raises(ProactError, match="need a build of proact with CUDA"):
+        DeviceFaultPlan(torch.device("cuda", 0))
