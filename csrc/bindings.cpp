@@ -505,6 +505,11 @@ PYBIND11_MODULE(_proact, m) {
         .def("described", [](const cuda::DevicePlan& plan) { return bytes_of(plan.described()); })
         .def("rate", &cuda::DevicePlan::rate, py::arg("ber"))
         .def(
+            "may_flip",
+            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
+               std::uint32_t trial) { return plan.may_flip(rate, {seed, trial}); },
+            py::arg("rate"), py::arg("seed"), py::arg("trial"))
+        .def(
             "flip",
             [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
                std::uint32_t trial, std::uintptr_t tensors, std::uintptr_t tables,

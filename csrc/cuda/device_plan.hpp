@@ -44,6 +44,10 @@ class DevicePlan {
     /// The laws of the plan's tensors at a rate in (0, 1].
     FlipRate rate(double ber) const { return {tensors_, ber}; }
 
+    bool may_flip(const FlipRate& rate, const FaultPattern& pattern) const {
+        return rate.may_flip(tensors_, pattern);
+    }
+
    private:
     static std::uintptr_t end_of(const TensorMemory& tensor) {
         return tensor.address + tensor.words * tensor.word_bytes;

@@ -91,4 +91,21 @@ FlipRate::FlipRate(const std::vector<TensorMemory>& tensors, double ber) : is_in
     if (!laws_.empty()) std::memcpy(tables_.data(), laws_.data(), laws_.size() * sizeof(DeviceLaw));
 }
 
+bool FlipRate::may_flip(const std::vector<TensorMemory>& tensors,
+                        const FaultPattern& pattern) const {
+    if (is_inverted_) return true;
+    const auto* const tables = reinterpret_cast<const std::uint8_t*>(tables_.data());
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const DeviceLaw& law = laws_[i];
+        const BinomialView counts{reinterpret_cast<const std::uint64_t*>(tables + law.survival),
+                                  tables + law.guide, law.table_size};
+        const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
+        for (std::uint64_t block = 0; block < law.blocks; ++block) {
+            BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
+            if (counts.count(words.next64()) != 0) return true;
+        }
+    }
+    return false;
+}
+
 }  // namespace proact::cuda

@@ -40,6 +40,9 @@ class FlipRate {
     FlipRate(const std::vector<TensorMemory>& tensors, double ber);
 
     bool is_inverted() const { return is_inverted_; }
+    /// False if a trial draws no flip in any block, which the host finds without the device.
+    /// `tensors` are those of the constructor.
+    bool may_flip(const std::vector<TensorMemory>& tensors, const FaultPattern& pattern) const;
     const std::vector<DeviceLaw>& laws() const { return laws_; }
     /// The laws of all tensors, followed by their binomial tables; aligned to 8 bytes.
     const std::vector<std::uint64_t>& tables() const { return tables_; }

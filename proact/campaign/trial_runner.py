@@ -84,13 +84,13 @@ class TrialRunner:
         clean = self.clean.at(units)
         raised: list[tuple[EvaluatedBatch, Exception]] = []
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
-            flips = record.flips
             # The clean results hold if no stored number is read wrong: nothing flipped, or the code
             # corrected it. Flips in activations come later.
             if not record.changed and not isinstance(fault, ActivationFlip):
-                return _row(trial, flips, self._clean_score(units, clean), 0.0)
+                return _row(trial, record.flips, self._clean_score(units, clean), 0.0)
             batches = self._outputs(units, fault, record, raised)
             score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
+            # Last, because on a GPU the number of flips is known once they have been made.
             flips = record.flips
         self._check(raised)
         if self._trials_before_cache is not None:

@@ -7,7 +7,7 @@ stream: it is read and restored in its order, even if another stream is current 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -138,17 +138,25 @@ class DeviceFaultPlan:
         threads: int = 1,
         isa: str = "",
     ) -> None:
-        if ber != 0.0:
+        if self._may_flip(ber, seed, trial):
             call = _DrawnFlips(self, ber, is_logged=True)
             log.add(call, len(self.word_bytes))
             call.flip(seed, trial)
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
-        if ber == 0.0:
-            return 0
+        return len(self.flip_counted(ber, seed, trial))
+
+    def flip_counted(self, ber: float, seed: int, trial: int) -> Sized:
+        """Flips whose number is read when it is asked for: until then, the host does not wait."""
+        if not self._may_flip(ber, seed, trial):
+            return ()
         call = _DrawnFlips(self, ber, is_logged=False)
         call.flip(seed, trial)
-        return len(call)
+        return _OrderedCount(call)
+
+    def _may_flip(self, ber: float, seed: int, trial: int) -> bool:
+        """False if a trial draws no flip, which the host knows without the GPU."""
+        return ber != 0.0 and bool(self.native.may_flip(self.rate(ber).native, seed, trial))
 
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
         drawn = self._new_host_log()
@@ -280,6 +288,17 @@ class _DrawnFlips:
                 )
             )
         return parts
+
+
+class _OrderedCount:
+    """The number of flips, read in the order of the stream on which they were queued."""
+
+    def __init__(self, flips: _DrawnFlips) -> None:
+        self._flips = flips
+
+    def __len__(self) -> int:
+        with self._flips.stream.ordered():
+            return len(self._flips)
 
 
 class _PlacedFlips:

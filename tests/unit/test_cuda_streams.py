@@ -91,6 +91,9 @@ class Plan:
     def rate(self, ber: float) -> Rate:
         return Rate()
 
+    def may_flip(self, rate: Rate, seed: int, trial: int) -> bool:
+        return True
+
     def flip(self, rate: Rate, seed: int, trial: int, *rest: Any) -> None:
         self.gpu.queue(f"flip {trial}", self.gpu.streams[rest[-1]])
 
