@@ -332,6 +332,8 @@ py::class_<Plan> plan_class(py::module_& m, const char* name) {
 }  // namespace
 
 PYBIND11_MODULE(_proact, m) {
+    py::register_local_exception<cuda::Failure>(
+        m, "CudaError", py::module_::import("proact.errors").attr("ProactError"));
     m.attr("compiler") = PROACT_COMPILER;
     m.attr("sampler_version") = sampler_version;
     m.attr("cuda") = cuda::compiled();
@@ -504,6 +506,11 @@ PYBIND11_MODULE(_proact, m) {
     plan_class<cuda::DevicePlan>(m, "DevicePlan")
         .def("described", [](const cuda::DevicePlan& plan) { return bytes_of(plan.described()); })
         .def("rate", &cuda::DevicePlan::rate, py::arg("ber"))
+        .def(
+            "flips",
+            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
+               std::uint32_t trial) { return plan.flips(rate, {seed, trial}); },
+            py::arg("rate"), py::arg("seed"), py::arg("trial"), unlocked())
         .def(
             "may_flip",
             [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,

@@ -44,6 +44,9 @@ class DevicePlan {
     /// The laws of the plan's tensors at a rate in (0, 1].
     FlipRate rate(double ber) const { return {tensors_, ber}; }
 
+    std::uint64_t flips(const FlipRate& rate, const FaultPattern& pattern) const {
+        return rate.flips(tensors_, pattern);
+    }
     bool may_flip(const FlipRate& rate, const FaultPattern& pattern) const {
         return rate.may_flip(tensors_, pattern);
     }

@@ -6,7 +6,6 @@
 
 #include "flip_words.cuh"
 #include "flips.hpp"
-#include "lane_sum.cuh"
 #include "launch.cuh"
 #include "quotient.hpp"
 
@@ -296,20 +295,6 @@ __global__ void __launch_bounds__(restore_threads)
             return restore_slots(tensor, element, reinterpret_cast<const std::uint64_t*>(before),
                                  first, end);
     }
-}
-
-/// Integer addition is associative, so atomic addition is deterministic here.
-__global__ void __launch_bounds__(reduction_threads)
-    add_counts_kernel(const std::uint32_t* counts, std::uint64_t blocks,
-                      unsigned long long* total) {
-    __shared__ unsigned long long sums[reduction_threads];
-    unsigned long long sum = 0;
-    const std::uint64_t threads = std::uint64_t{gridDim.x} * blockDim.x;
-    for (std::uint64_t block = thread_number(); block < blocks; block += threads)
-        sum += counts[block];
-    sums[threadIdx.x] = sum;
-    sum_lanes(sums, reduction_threads, 1);
-    if (threadIdx.x == 0) atomicAdd(total, sums[0]);
 }
 
 }  // namespace proact::cuda

@@ -60,7 +60,7 @@ FlipRate::FlipRate(const std::vector<TensorMemory>& tensors, double ber) : is_in
     BlockLaws laws(ber);
     tables_.resize(tensors.size() * sizeof(DeviceLaw) / 8);
     TableWriter tables(tables_);
-    std::uint64_t next = sizeof(std::uint64_t);
+    std::uint64_t next = 0;
     for (const TensorMemory& tensor : tensors) {
         DeviceLaw law{};
         if (tensor.words != 0) {
@@ -74,7 +74,6 @@ FlipRate::FlipRate(const std::vector<TensorMemory>& tensors, double ber) : is_in
         next += law.blocks * sizeof(std::uint32_t);
         threads_ += law.blocks * law.shares;
         restorers_ += law.blocks * law.restore_shares;
-        blocks_ += law.blocks;
         laws_.push_back(law);
     }
     counted_bytes_ = next = aligned(next);
@@ -91,16 +90,43 @@ FlipRate::FlipRate(const std::vector<TensorMemory>& tensors, double ber) : is_in
     if (!laws_.empty()) std::memcpy(tables_.data(), laws_.data(), laws_.size() * sizeof(DeviceLaw));
 }
 
+BinomialView FlipRate::table(const DeviceLaw& law) const {
+    const auto* const tables = reinterpret_cast<const std::uint8_t*>(tables_.data());
+    return {reinterpret_cast<const std::uint64_t*>(tables + law.survival), tables + law.guide,
+            law.table_size};
+}
+
+std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
+                              const FaultPattern& pattern) const {
+    std::uint64_t drawn = 0, bits = 0;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const DeviceLaw& law = laws_[i];
+        const BlockLaw block_law{law.words_log2, tensors[i].exposed_bits_per_word(), is_inverted_,
+                                 table(law)};
+        const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
+        bits += tensors[i].words * block_law.bits_per_word;
+        const std::uint64_t whole_blocks = tensors[i].words >> law.words_log2;
+        for (std::uint64_t block = 0; block < whole_blocks; ++block) {
+            BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
+            drawn += block_law.drawn.count(words.next64());
+        }
+        if (whole_blocks == law.blocks) continue;
+        const std::uint64_t words_left = tensors[i].words - (whole_blocks << law.words_log2);
+        const std::uint64_t bits_here = words_left * block_law.bits_per_word;
+        for (const std::uint32_t position :
+             draw_block(block_law, fault, static_cast<std::uint32_t>(whole_blocks)))
+            drawn += position < bits_here;
+    }
+    return is_inverted_ ? bits - drawn : drawn;
+}
+
 bool FlipRate::may_flip(const std::vector<TensorMemory>& tensors,
                         const FaultPattern& pattern) const {
     if (is_inverted_) return true;
-    const auto* const tables = reinterpret_cast<const std::uint8_t*>(tables_.data());
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const DeviceLaw& law = laws_[i];
-        const BinomialView counts{reinterpret_cast<const std::uint64_t*>(tables + law.survival),
-                                  tables + law.guide, law.table_size};
+        const BinomialView counts = table(laws_[i]);
         const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
-        for (std::uint64_t block = 0; block < law.blocks; ++block) {
+        for (std::uint64_t block = 0; block < laws_[i].blocks; ++block) {
             BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
             if (counts.count(words.next64()) != 0) return true;
         }

@@ -40,17 +40,17 @@ class FlipRate {
     FlipRate(const std::vector<TensorMemory>& tensors, double ber);
 
     bool is_inverted() const { return is_inverted_; }
-    /// False if a trial draws no flip in any block, which the host finds without the device.
-    /// `tensors` are those of the constructor.
+    /// The number of flips of a trial, which the host finds without the device: it draws positions
+    /// only in blocks that reach beyond their tensor. `tensors` are those of the constructor.
+    std::uint64_t flips(const std::vector<TensorMemory>& tensors,
+                        const FaultPattern& pattern) const;
+    /// False if a trial draws no flip in any block, found in the time of the first flip.
     bool may_flip(const std::vector<TensorMemory>& tensors, const FaultPattern& pattern) const;
     const std::vector<DeviceLaw>& laws() const { return laws_; }
     /// The laws of all tensors, followed by their binomial tables; aligned to 8 bytes.
     const std::vector<std::uint64_t>& tables() const { return tables_; }
     std::uint64_t threads() const { return threads_; }
     std::uint64_t restorers() const { return restorers_; }
-    /// The number of blocks of all tensors. Their counts follow the total number of flips
-    /// (std::uint64_t), with which a trial's memory begins.
-    std::uint64_t blocks() const { return blocks_; }
     /// The size of a trial's memory.
     std::uint64_t bytes(bool is_logged) const { return is_logged ? logged_bytes_ : counted_bytes_; }
     /// The size of the prefix with all counts, which must be cleared before the flips. Restoring is
@@ -58,10 +58,12 @@ class FlipRate {
     std::uint64_t bytes_to_clear() const { return counted_bytes_; }
 
    private:
+    BinomialView table(const DeviceLaw& law) const;
+
     bool is_inverted_;
     std::vector<DeviceLaw> laws_;
     std::vector<std::uint64_t> tables_;
-    std::uint64_t threads_ = 0, restorers_ = 0, blocks_ = 0;
+    std::uint64_t threads_ = 0, restorers_ = 0;
     std::uint64_t counted_bytes_ = 0, logged_bytes_ = 0;
 };
 

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "flip_kernels.cuh"
 #include "flips.hpp"
 #include "place_kernels.cuh"
@@ -10,18 +8,6 @@ namespace {
 constexpr const char* flipping = "flipping bits";
 constexpr const char* restoring = "restoring flipped words";
 
-/// Adds the counts of all blocks, which follow the total, to the total.
-void add_counts(const FlipRate& rate, const TrialMemory& memory, Stream stream) {
-    constexpr std::uint64_t counts_per_thread = 16;  // to outweigh the cost of the reduction
-    constexpr std::uint64_t max_blocks = 1024;
-    Grid grid = grid_over(rate.blocks() / counts_per_thread + 1, reduction_threads);
-    grid.blocks = std::min(grid.blocks, max_blocks);
-    grid.barriers = Barriers::used;
-    launch("adding up flips", &add_counts_kernel, grid, stream,
-           reinterpret_cast<const std::uint32_t*>(memory.address + sizeof(std::uint64_t)),
-           rate.blocks(), reinterpret_cast<unsigned long long*>(memory.address));
-}
-
 }  // namespace
 
 void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern& pattern,
@@ -30,7 +16,6 @@ void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern
     launch(flipping, rate.is_inverted() ? &flip_all_but_drawn_kernel : &flip_drawn_kernel,
            grid_over(rate.threads(), flip_threads), stream, tensors, memory, pattern,
            rate.threads());
-    add_counts(rate, memory, stream);
 }
 
 void restore(const DeviceTensors& tensors, const FlipRate& rate, const TrialMemory& memory,

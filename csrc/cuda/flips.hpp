@@ -25,8 +25,7 @@ struct TrialMemory {
     bool is_logged;
 };
 
-/// Flips bits of all tensors and adds their number to the std::uint64_t at the start of the trial's
-/// memory. Throws std::runtime_error for a failed launch.
+/// Flips bits of all tensors. Throws Failure for a failed launch.
 void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern& pattern,
           const TrialMemory& memory, Stream stream);
 

@@ -1,6 +1,6 @@
 // HyReLU for tensors in device memory. Element is float, double, Float16 or BFloat16; a threshold
 // has the type in which its elements are computed. All pointers refer to device memory. A failed
-// launch throws std::runtime_error.
+// launch throws Failure.
 #pragma once
 
 #include <cstddef>

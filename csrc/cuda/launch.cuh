@@ -29,9 +29,8 @@ inline Grid grid_over(std::uint64_t work, unsigned threads) {
 inline void check_size(const Grid& grid, const char* what) {
     constexpr std::uint64_t max_blocks = 0x7fffffff;  // limit of gridDim.x on every device
     if (grid.blocks > max_blocks)
-        throw std::runtime_error(std::string(what) + ": expected at most " +
-                                 std::to_string(max_blocks) + " blocks for one launch, got " +
-                                 std::to_string(grid.blocks));
+        throw Failure(std::string(what) + ": expected at most " + std::to_string(max_blocks) +
+                      " blocks for one launch, got " + std::to_string(grid.blocks));
 }
 
 }  // namespace proact::cuda
@@ -45,11 +44,29 @@ namespace proact::cuda {
 /// The block size of kernels that reduce in shared memory.
 constexpr unsigned reduction_threads = 256;
 
+/// What to do about an error; empty if the error does not tell.
+inline const char* remedy(cudaError_t status) {
+    switch (status) {
+        case cudaErrorInsufficientDriver:
+        case cudaErrorUnsupportedPtxVersion:
+            return ": the NVIDIA driver is older than the CUDA version that proact was built with, "
+                   "so update the driver or build proact with an older nvcc";
+        case cudaErrorNoKernelImageForDevice:
+        case cudaErrorInvalidDeviceFunction:
+            return ": this build of proact has no code for this GPU, so build proact again with "
+                   "CUDAARCHS set to the compute capability of the GPU, such as 75";
+        case cudaErrorNoDevice: return ": there is no GPU, so move the tensors to the CPU";
+        case cudaErrorMemoryAllocation:
+            return ": the memory of the GPU is used up, so use smaller batches or a smaller model";
+        default: return "";
+    }
+}
+
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // clear the error: the next caller of the runtime must not see it again
-    throw std::runtime_error(std::string(what) + ": CUDA reported " + cudaGetErrorName(status) +
-                             " (" + cudaGetErrorString(status) + ")");
+    throw Failure(std::string(what) + " failed with " + cudaGetErrorName(status) + " (" +
+                  cudaGetErrorString(status) + ")" + remedy(status));
 }
 
 /// Makes a device current and restores the previous one at the end of the scope.
@@ -73,7 +90,7 @@ class CurrentDevice {
     bool changed_ = false;
 };
 
-/// Queues a kernel. A grid without blocks is ignored. Throws std::runtime_error with a message that
+/// Queues a kernel. A grid without blocks is ignored. Throws Failure with a message that
 /// starts with `what`, a description of the operation.
 template <class... Parameters, class... Arguments>
 void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
@@ -84,6 +101,9 @@ void launch(const char* what, void (*kernel)(Parameters...), const Grid& grid, S
     kernel<<<static_cast<unsigned>(grid.blocks), grid.threads, 0,
              reinterpret_cast<cudaStream_t>(stream.handle)>>>(arguments...);
     check(cudaGetLastError(), what);
+#ifdef PROACT_WAIT_FOR_KERNELS  // tests read the memory at once
+    check(cudaDeviceSynchronize(), what);
+#endif
 }
 
 inline void fill_with_zero_bytes(const char* what, void* memory, std::size_t bytes, Stream stream) {

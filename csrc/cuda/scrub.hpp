@@ -1,5 +1,5 @@
 // Codewords in device memory: encoding and scrubbing. All addresses, those of the tables included,
-// refer to device memory. A failed launch throws std::runtime_error.
+// refer to device memory. A failed launch throws Failure.
 #pragma once
 
 #include <cstdint>

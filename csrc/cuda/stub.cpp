@@ -1,6 +1,4 @@
 // The functions of this folder in a build without CUDA.
-#include <stdexcept>
-
 #include "flips.hpp"
 #include "hyrelu.hpp"
 #include "runtime.hpp"
@@ -10,7 +8,7 @@ namespace proact::cuda {
 namespace {
 
 [[noreturn]] void refuse() {
-    throw std::runtime_error(
+    throw Failure(
         "proact was built without CUDA: reinstall it where nvcc is found (on PATH, or with "
         "CUDACXX or CUDA_HOME set) and PROACT_CUDA is auto or on, or move the tensors to the CPU");
 }

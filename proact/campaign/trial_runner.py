@@ -90,8 +90,7 @@ class TrialRunner:
                 return _row(trial, record.flips, self._clean_score(units, clean), 0.0)
             batches = self._outputs(units, fault, record, raised)
             score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
-            # Last, because on a GPU the number of flips is known once they have been made.
-            flips = record.flips
+            flips = record.flips  # last, so that a GPU gets its work first
         self._check(raised)
         if self._trials_before_cache is not None:
             self._trials_before_cache -= 1

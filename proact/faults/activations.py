@@ -226,12 +226,12 @@ class ActivationFaultHooks:
         self._record.activation_bits += sum(each.bits for each in exposed)
         plan = None if self._log or len(exposed) > 1 else native_plan(exposed)
         if plan is not None:
-            self._record.count_activation(
-                plan.flip_counted(self._fault.ber, self._seed, self._trial)
+            self._record.activation_flips += plan.flip_unlogged(
+                self._fault.ber, self._seed, self._trial
             )
             return
         flips = Target(exposed).flips_at(self._fault.ber, self._seed, self._trial).applied()
-        self._record.count_activation(range(len(flips)))
+        self._record.activation_flips += len(flips)
         if self._log:
             # The activation is freed after the next layer; the record keeps only its description.
             described = activation(name, memory.new_empty(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,6 @@ from proact.faults.reversible_flips import ReversibleFlips
 from proact.faults.rollback import undo_all
 from proact.ops.plan import FlipColumns
 from proact.text import short_repr
-
-#: Activations whose flips are counted later: each keeps memory of the GPU.
-_MOST_UNCOUNTED = 4096
 
 _GROUPS: dict[str, Callable[[ExposedTensor], str]] = {
     "tensor": lambda exposed: exposed.name,
@@ -52,16 +49,15 @@ class Record:
     Attributes:
         encoding: the name of the encoding.
         exposed_bits: number of exposed bits in stored tensors, summed over the faults.
+        activation_flips: number of bits flipped in activations so far.
         activation_bits: number of exposed bits in the activations so far.
     """
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self.exposed_bits = 0
+        self.activation_flips = 0
         self.activation_bits = 0
-        self._activation_flips = 0
-        #: Numbers of flips that are read when they are asked for: on a GPU, that waits.
-        self._uncounted: list[Sized] = []
         self._stored: list[TensorFlips] = []
         self._activations: list[RecordedPart] = []
 
@@ -69,19 +65,6 @@ class Record:
     def stored_flips(self) -> int:
         """The realised number of flipped bits in stored parameters and buffers."""
         return sum(len(part.flips) for part in self._stored)
-
-    @property
-    def activation_flips(self) -> int:
-        """The number of bits flipped in activations so far."""
-        while self._uncounted:
-            self._activation_flips += len(self._uncounted.pop())
-        return self._activation_flips
-
-    def count_activation(self, flips: Sized) -> None:
-        """Adds ``len(flips)`` to `activation_flips`, when that is read."""
-        self._uncounted.append(flips)
-        if len(self._uncounted) >= _MOST_UNCOUNTED:
-            _ = self.activation_flips
 
     @property
     def flips(self) -> int:

@@ -1,13 +1,13 @@
 """Flips in GPU memory, with the interface of the native FaultPlan and FlipLog.
 
-The host does not wait for the GPU until the number of flips, or the flips themselves, are read.
+The host does not wait for the GPU until the flips are listed.
 Flips are queued on the stream that is torch's current one at the time. The log remembers that
 stream: it is read and restored in its order, even if another stream is current by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -48,11 +48,7 @@ class DeviceFlipLog:
         self._tensors = max(self._tensors, tensors)
 
     def __len__(self) -> int:
-        flips = 0
-        for call in self._calls:
-            with call.stream.ordered():
-                flips += len(call)
-        return flips
+        return sum(map(len, self._calls))
 
     def tensors(self) -> list[int]:
         return list(range(self._tensors))
@@ -139,20 +135,16 @@ class DeviceFaultPlan:
         isa: str = "",
     ) -> None:
         if self._may_flip(ber, seed, trial):
-            call = _DrawnFlips(self, ber, is_logged=True)
+            call = _DrawnFlips(self, ber, (seed, trial), is_logged=True)
             log.add(call, len(self.word_bytes))
-            call.flip(seed, trial)
+            call.flip()
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
-        return len(self.flip_counted(ber, seed, trial))
-
-    def flip_counted(self, ber: float, seed: int, trial: int) -> Sized:
-        """Flips whose number is read when it is asked for: until then, the host does not wait."""
         if not self._may_flip(ber, seed, trial):
-            return ()
-        call = _DrawnFlips(self, ber, is_logged=False)
-        call.flip(seed, trial)
-        return _OrderedCount(call)
+            return 0
+        call = _DrawnFlips(self, ber, (seed, trial), is_logged=False)
+        call.flip()
+        return len(call)
 
     def _may_flip(self, ber: float, seed: int, trial: int) -> bool:
         """False if a trial draws no flip, which the host knows without the GPU."""
@@ -230,18 +222,22 @@ def _copy_address(
 class _DrawnFlips:
     """The flips of one trial at a bit error rate."""
 
-    def __init__(self, plan: DeviceFaultPlan, ber: float, is_logged: bool) -> None:
+    def __init__(
+        self, plan: DeviceFaultPlan, ber: float, pattern: tuple[int, int], is_logged: bool
+    ) -> None:
         self._plan, self._rate, self._is_logged = plan, plan.rate(ber), is_logged
+        self._pattern = pattern
+        self._flips: int | None = None
         self.stream = FlipStream(plan.device)
         native = self._rate.native
         self._memory = allocated(native.bytes(is_logged), plan.device)
         self._memory[: native.bytes_to_clear()].zero_()
 
-    def flip(self, seed: int, trial: int) -> None:
-        plan, rate = self._plan, self._rate
+    def flip(self) -> None:
+        plan, places = self._plan, self._places()
         with plan.on_device():
             plan.native.flip(
-                rate.native, seed, trial, *self._places(), self._is_logged, *queue_of(plan.device)
+                self._rate.native, *self._pattern, *places, self._is_logged, *queue_of(plan.device)
             )
 
     def restore(self) -> None:
@@ -257,7 +253,10 @@ class _DrawnFlips:
         return self._plan.tensors_address(), tables, self._memory.data_ptr()
 
     def __len__(self) -> int:
-        return int(self._memory[:8].view(torch.int64).item())
+        # The host draws the number again, so that it does not wait for the GPU.
+        if self._flips is None:
+            self._flips = int(self._plan.native.flips(self._rate.native, *self._pattern))
+        return self._flips
 
     def columns(self) -> list[_Columns]:
         host = self._memory.cpu()
@@ -288,17 +287,6 @@ class _DrawnFlips:
                 )
             )
         return parts
-
-
-class _OrderedCount:
-    """The number of flips, read in the order of the stream on which they were queued."""
-
-    def __init__(self, flips: _DrawnFlips) -> None:
-        self._flips = flips
-
-    def __len__(self) -> int:
-        with self._flips.stream.ordered():
-            return len(self._flips)
 
 
 class _PlacedFlips:

@@ -36,8 +36,8 @@ def flip_bits_(
 
     Args:
         tensor: a contiguous CPU or CUDA tensor of any dtype with 8, 16, 32 or 64 bits that does not
-            require grad, or a writable C-contiguous numpy array; of any shape. On a GPU the call
-            waits until the flips have been made.
+            require grad, or a writable C-contiguous numpy array; of any shape. On a GPU the flips
+            are queued on torch's current stream.
         ber: bit error rate, a probability per exposed bit, in [0, 1], ends included.
         seed: identifies the experiment; in [0, 2^63).
         trial: identifies one fault pattern of the experiment; in [0, 2^32).
@@ -77,14 +77,14 @@ def flip_exactly_(
     times those of `flip_bits_`. torch.compile does not compile this function.
 
     Args:
-        tensor: as for `flip_bits_`, but in CPU memory.
+        tensor: as for `flip_bits_`.
         flips: number of flips, from 0 to the number of exposed bits, both included.
         seed, trial, stream, bit_mask: as for `flip_bits_`.
 
     Raises:
         TypeError, ValueError: as `flip_bits_`, and for more flips than exposed bits. The tensor is
             then unchanged.
-        ProactError: a tensor on a GPU.
+        ProactError: a GPU that this build of proact cannot use.
     """
     memory, seed, trial, stream, bit_mask = _checked(tensor, seed, trial, stream, bit_mask)
     plan = plans.FlipPlan()

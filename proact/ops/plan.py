@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,16 +216,6 @@ class FlipPlan:
             *checked_draw(ber, seed, trial), checked_threads(threads)
         )
         return flips
-
-    def flip_counted(self, ber: float, seed: int, trial: int) -> Sized:
-        """Like `flip_unlogged`; returns an object whose ``len()`` is the number of flips.
-
-        On a GPU only ``len()`` waits until the flips have been made.
-        """
-        if isinstance(self._plan, DeviceFaultPlan):
-            self._memory.check()
-            return self._plan.flip_counted(*checked_draw(ber, seed, trial))
-        return range(self.flip_unlogged(ber, seed, trial))
 
     def flip_exactly(self, flips: int, seed: int, trial: int) -> FlipLog:
         """Flips exactly ``flips`` distinct exposed bits.
