@@ -22,7 +22,10 @@ OLDEST := .venv-oldest
 # An environment with pip-audit alone.
 AUDIT := .venv-audit
 
-.PHONY: demo test test-all fuzz audit coverage test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
+# A build of the CUDA code for the GPU of this machine, with the tests that run on it.
+CUDA_BUILD := build/cuda
+
+.PHONY: demo test test-all test-cuda fuzz audit coverage test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -37,6 +40,21 @@ unit: $(BUILD)/build.ninja
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
+
+# Everything that needs a GPU, in one command: the kernels' own tests, the same under the tools of
+# compute-sanitizer, and the tests of the Python package. A missing GPU, nvcc or torch for CUDA fails.
+test-cuda:
+	PROACT_CUDA=on $(MAKE) --always-make $(VENV)/.installed
+	$(BIN)/cmake -S . -B $(CUDA_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DPROACT_TESTS=ON -DPROACT_PYTHON=OFF -DPROACT_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=native
+	$(BIN)/cmake --build $(CUDA_BUILD)
+	$(BIN)/ctest --test-dir $(CUDA_BUILD) --output-on-failure -L gpu
+	for test in $(CUDA_BUILD)/csrc/tests/*_on_gpu; do \
+	  for tool in memcheck racecheck synccheck; do \
+	    compute-sanitizer --tool $$tool --error-exitcode 1 $$test || exit 1; \
+	  done; \
+	done
+	PROACT_NEEDS_CUDA=1 $(BIN)/python -m pytest -m cuda tests/unit
 
 # Hostile input of seeds that the tests do not try: as many as SECONDS allow, from SEED on.
 SECONDS ?= 3600

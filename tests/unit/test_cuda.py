@@ -1,26 +1,55 @@
-"""Does a GPU give what the CPU gives? These run where there is one."""
+"""Does a GPU give what the CPU gives? These run where there is one, by `make test-cuda`."""
 
 from __future__ import annotations
+
+import copy
+import os
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 import proact
-from proact.faults import BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
+from proact import campaign, data, models
+from proact.campaign.built_in_metrics import METRICS
+from proact.campaign.clean_results import clean_results
+from proact.campaign.measurement import Measurement
+from proact.campaign.trial_runner import TrialRunner
+from proact.data import Data
+from proact.encodings import encoding_named
+from proact.faults import (
+    ActivationFlip,
+    BitFlip,
+    Burst,
+    ExactFlips,
+    Fault,
+    Replay,
+    StuckAt,
+    encode,
+    inject,
+)
 from proact.ops import _hyrelu_reference as reference
-from proact.ops import flip_bits_, hyrelu, hyrelu_
+from proact.ops import flip_bits_, flip_exactly_, hyrelu, hyrelu_
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipPlan
+from proact.results.policy import Policy
 
+IS_READY = torch.cuda.is_available() and proact.build_info()["cuda"] is not None
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or proact.build_info()["cuda"] is None,
+        # With `make test-cuda`, a missing GPU is a failure.
+        not IS_READY and "PROACT_NEEDS_CUDA" not in os.environ,
         reason="needs a GPU, torch for CUDA and proact built with CUDA",
     ),
 ]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+def test_there_is_a_gpu_and_a_build_for_it() -> None:
+    assert torch.cuda.is_available()
+    assert proact.build_info()["cuda"] is not None
 
 
 @pytest.mark.parametrize("mode", ["soft", "zero", "saturate"])
@@ -47,11 +76,16 @@ def test_hyrelu_equals_the_formula(dtype: torch.dtype, shape: tuple[int, ...], m
 
 
 @pytest.mark.parametrize("ber", [0.0, 1e-5, 1e-3, 0.2, 0.7, 1.0])
+@pytest.mark.parametrize("mask", [None, 0x91, 1])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.float64])
-def test_flips_equal_those_of_the_cpu(dtype: torch.dtype, ber: float) -> None:
+def test_flips_equal_those_of_the_cpu(dtype: torch.dtype, mask: int | None, ber: float) -> None:
     host = torch.arange(30_001).to(dtype)
     device = host.cuda()
-    assert flip_bits_(host, ber, seed=1, trial=2) == flip_bits_(device, ber, seed=1, trial=2)
+    given = {"seed": 1, "trial": 2, "bit_mask": mask}
+    assert flip_bits_(host, ber, **given) == flip_bits_(device, ber, **given)
+    assert torch.equal(device.cpu().view(torch.uint8), host.view(torch.uint8))
+    flip_exactly_(host, 50, **given)
+    flip_exactly_(device, 50, **given)
     assert torch.equal(device.cpu().view(torch.uint8), host.view(torch.uint8))
 
 
@@ -115,11 +149,14 @@ def test_flips_are_undone_after_the_stream_that_met_them(fault: Fault, encoding:
         ExactFlips(40),
         StuckAt(1, 1e-3),
         Burst(3, 1e-3),
-        Replay((("weight", 7, 6), ("weight", 7, 5), ("bias", 0, 3))),  # type: ignore[arg-type]
+        Replay((("weight", 7, 3), ("weight", 7, 2), ("bias", 0, 1))),  # type: ignore[arg-type]
     ],
     ids=str,
 )
-@pytest.mark.parametrize("encoding", ["float32", "q15.16", "int8", "bfloat16"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["float32", "q15.16", "int8", "bfloat16", "float8_e4m3", "mxfp4", "nvfp4", "float32+bch2"],
+)
 def test_every_kind_flips_what_it_flips_on_the_cpu(encoding: str, fault: Fault) -> None:
     torch.manual_seed(0)
     host = torch.nn.Linear(100, 100)
@@ -131,3 +168,127 @@ def test_every_kind_flips_what_it_flips_on_the_cpu(encoding: str, fault: Fault) 
         for mine, theirs in zip(device.parameters(), host.parameters(), strict=True):
             assert torch.equal(mine.cpu().view(torch.int32), theirs.view(torch.int32))
     assert all(torch.equal(a, b) for a, b in zip(clean, device.parameters(), strict=True))
+
+
+def test_a_model_on_two_gpus_is_faulted_and_restored() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    host = torch.nn.Sequential(torch.nn.Linear(50, 40), torch.nn.Linear(40, 30))
+    device = torch.nn.Sequential(*(copy.deepcopy(m).cuda(i) for i, m in enumerate(host)))
+    clean = [parameter.detach().clone() for parameter in device.parameters()]
+    for fault in (BitFlip(1e-2), ExactFlips(30)):
+        with inject(host, fault, seed=1), inject(device, fault, seed=1):
+            for mine, theirs in zip(device.parameters(), host.parameters(), strict=True):
+                assert torch.equal(mine.cpu().view(torch.int32), theirs.view(torch.int32))
+        assert all(torch.equal(a, b) for a, b in zip(clean, device.parameters(), strict=True))
+
+
+def test_a_captured_graph_computes_with_the_faults() -> None:
+    """A CUDA graph reads the addresses of the parameters, whose memory is faulted in place."""
+    model = torch.nn.Linear(64, 64).cuda().eval()
+    x = torch.randn(8, 64, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        y = model(x)
+    graph.replay()
+    clean = y.clone()
+    with inject(model, BitFlip(1e-2), seed=1):
+        graph.replay()
+        faulty = y.clone()
+        with torch.no_grad():
+            assert torch.equal(faulty, model(x))
+    graph.replay()
+    assert not torch.equal(faulty, clean)
+    assert torch.equal(y, clean)
+
+
+def test_autocast_sees_the_faults_and_not_a_cast_from_before() -> None:
+    model = torch.nn.Linear(64, 64).cuda().eval()
+    x = torch.randn(8, 64, device="cuda")
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        clean = model(x)
+        with inject(model, BitFlip(1e-2), seed=1):
+            faulty = model(x)
+            expected = torch.nn.functional.linear(x, model.weight.clone(), model.bias.clone())
+        assert torch.equal(faulty, expected)
+        assert not torch.equal(faulty, clean)
+        assert torch.equal(model(x), clean)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_activations_flip_as_on_the_cpu(dtype: torch.dtype) -> None:
+    host = torch.nn.Sequential(torch.nn.ReLU())
+    device = torch.nn.Sequential(torch.nn.ReLU())
+    x = torch.linspace(-2, 2, 40_000).view(4, -1).to(dtype)
+    for encoding in ("native", "int8", "q7.8")[: 3 if dtype.itemsize > 2 else 1]:
+        fault = ActivationFlip(1e-3, encoding=encoding)
+        with inject(host, fault, seed=1) as a, inject(device, fault, seed=1) as b:
+            mine, theirs = device(x.cuda()), host(x)
+        assert a.flips == b.flips > 0
+        assert torch.equal(mine.cpu().view(torch.uint8), theirs.view(torch.uint8))
+
+
+@pytest.fixture(scope="module")
+def digits_model() -> tuple[Data, torch.nn.Module]:
+    digits = data.load("digits")
+    return digits, models.trained("small-cnn", digits, seed=0)
+
+
+FAULTS = [BitFlip(1e-4), BitFlip(1e-3), ExactFlips(3), StuckAt(1, 1e-4)]
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8", "float32+secded"])
+def test_a_campaign_gives_the_rows_of_the_cpu(
+    digits_model: tuple[Data, torch.nn.Module], encoding: str
+) -> None:
+    digits, model = digits_model
+    options = {"encoding": encoding, "trials": 40, "images_per_trial": "all", "strata": False}
+    on_cpu = campaign.run({"m": model}, digits, FAULTS, **options)
+    on_gpu = campaign.run({"m": copy.deepcopy(model).cuda()}, digits, FAULTS, **options)
+    for mine, theirs in zip(on_gpu.cells, on_cpu.cells, strict=True):
+        assert mine.trials == theirs.trials
+        # An answer changes only where two classes are as likely up to rounding.
+        assert abs(mine.value.mean - theirs.value.mean) < 2 / len(digits.test)
+
+
+def test_a_trial_waits_for_the_gpu_once(digits_model: tuple[Data, torch.nn.Module]) -> None:
+    digits, model = digits_model
+    encoding = encoding_named("float32")
+    encoded = encode(copy.deepcopy(model).cuda(), encoding).eval()
+    policy = Policy(images=64, batch=64, channels_last=False)
+    measurement = Measurement(digits.test.to(torch.device("cuda")), METRICS["top-1"])
+    clean = clean_results(measurement, encoded, policy)
+    runner = TrialRunner(encoded, encoding, measurement, clean, policy, seed=0)
+    for trial in range(3):
+        runner.run(BitFlip(1e-3), trial)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always")
+            runner.run(BitFlip(1e-3), 4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [each for each in noted if "synchronizing CUDA operation" in str(each.message)]
+    assert len(waits) <= 1, [f"{each.filename}:{each.lineno}" for each in waits]
+
+
+def test_parameters_are_restored_when_the_memory_of_the_gpu_is_used_up(
+    digits_model: tuple[Data, torch.nn.Module],
+) -> None:
+    model = copy.deepcopy(digits_model[1]).cuda()
+    clean = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def greedy(*_: object) -> None:
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+
+    list(model.children())[-1].register_forward_pre_hook(greedy)
+    images = digits_model[0].test.images[:4].cuda()
+    with pytest.raises(torch.OutOfMemoryError), inject(model, BitFlip(1e-2), seed=1):
+        model(images)
+    assert all(torch.equal(a, b) for a, b in zip(clean, model.parameters(), strict=True))

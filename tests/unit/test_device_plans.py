@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from proact import _native
+from proact import _native, campaign
+from proact.data import Data
 from proact.errors import ProactError
-from proact.faults import BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
+from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.faults.record import Record
 from proact.ops import cuda_stream, flip_bits_, flip_exactly_
 from proact.ops._device_plan import DeviceFaultPlan
@@ -219,3 +221,51 @@ def test_a_build_without_kernels_is_refused(
     monkeypatch.setattr(_native, "module", module)
     with pytest.raises(ProactError, match="need a build of proact with CUDA"):
         DeviceFaultPlan(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "strata"), [("float32", "auto"), ("int8", False), ("float32+secded", False)]
+)
+def test_a_campaign_gives_the_rows_of_the_host(
+    trained_cnn: nn.Module, digits: Data, encoding: str, strata: Any, on_host: OnHost
+) -> None:
+    faults = [BitFlip(1e-6), BitFlip(1e-4), ExactFlips(3), StuckAt(1, 1e-4)]
+
+    def rows() -> list[Any]:
+        result = campaign.run(
+            {"model": trained_cnn},
+            digits.test.first(64),
+            faults,
+            encoding=encoding,
+            trials=24,
+            strata=strata,
+            images_per_trial="all",
+            executor=1,
+            progress=False,
+        )
+        return [
+            row._replace(seconds=0.0)
+            for cell in result.cells
+            for stratum in cell.sampled_strata
+            for row in result.rows(cell.variant, cell.fault, stratum)
+        ]
+
+    with_kernels = rows()
+    with on_host():
+        assert with_kernels == rows()
+    assert any(row.flips for row in with_kernels)
+
+
+def test_activations_flip_as_on_the_host(on_host: OnHost) -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Identity(), nn.Tanh())
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x = torch.linspace(-2, 2, 4000).view(4, -1).to(dtype)
+        takes_all = dtype == torch.float32
+        for encoding in ("native", "int8", "q3.4", "mxfp4", "float16")[: None if takes_all else 1]:
+            fault = ActivationFlip(1e-2, encoding=encoding)
+            with inject(model, fault, seed=1) as mine:
+                faulty = model(x)
+            with on_host(), inject(model, fault, seed=1) as theirs:
+                expected = model(x)
+            assert mine.flips == theirs.flips > 0
+            assert torch.equal(faulty.view(torch.int16), expected.view(torch.int16))
