@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from proact import ProactError
+from proact import ProactError, build_info
 from proact.cli.errors import BAD_INPUT, INTERRUPTED, exit_code
 from proact.cli.options import flag_of
 from proact.config.experiment import Experiment
@@ -221,6 +221,26 @@ def recipe_of(options: argparse.Namespace, images: Data) -> Recipe:
     untrained = models.create(options.model, images.num_classes, images.train.images.shape[1])
     recipe = models.recipe_for(images, untrained)
     return recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
+
+
+def require_device(device: str) -> None:
+    """ProactError for a GPU that is not there, or that this build of proact cannot use."""
+    import torch
+
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ProactError("--device cuda needs a GPU and torch for CUDA: there is none here")
+    if build_info()["cuda"] is None:
+        raise ProactError(
+            "--device cuda needs proact built with CUDA: reinstall it with PROACT_CUDA=on"
+        )
+
+
+def device_name(device: str) -> str:
+    import torch
+
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name()
 
 
 def write_json(path: Path | None, document: Any) -> None:

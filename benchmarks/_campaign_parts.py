@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timing import compare, interleave
-from torch import nn
+from _numpy_flips import distinct_by_sorting
+from _timing import Call, compare, interleave
+from torch import Tensor, nn
 
 from proact import campaign, data, models
 from proact.campaign.built_in_metrics import METRICS
@@ -30,6 +32,8 @@ from proact.results.policy import Policy
 from proact.results.store import Row, Store
 
 _RATE = 1e-6
+#: At this rate every trial has flips, so that every contender runs its forward pass.
+_DEVICE_RATE = 1e-4
 _IMAGES = 512
 _TURNS, _TRIALS_PER_TURN, _TRIALS_PER_UNIT = 6, 160, 8
 
@@ -73,6 +77,77 @@ def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:
         }
     torch.set_num_threads(threads)
     return found
+
+
+def device_rates(model: nn.Module, images: Split, device: str, repeats: int) -> dict[str, Any]:
+    """Trials per second on the CPU and on a device, and of a careful script on that device.
+
+    The script flips bits by `torch.bitwise_xor`, in lists that numpy draws, and flips them back
+    after the forward pass. All take turns, by images per trial.
+    """
+    found: dict[str, Any] = {}
+    for size in (8, 64):
+        runners = {
+            "cpu": _job(model, images, size).runner(0),
+            "device": _job(
+                copy.deepcopy(model).to(device), images.to(torch.device(device)), size
+            ).runner(0),
+        }
+        contenders = {name: _trials_of(runner) for name, runner in runners.items()}
+        contenders["script"] = _ScriptOnDevice(runners["device"], size).trial
+        times = interleave(contenders, repeats, device=device)
+        rates = {name: 1 / float(np.median(seconds)) for name, seconds in times.items()}
+        over_cpu, over_script = (
+            compare(times, "device", other, faster=True) for other in ("cpu", "script")
+        )
+        found[str(size)] = {
+            "trials_per_second": rates,
+            "faster_than_cpu": over_cpu._asdict(),
+            "faster_than_script": over_script._asdict(),
+        }
+    return found
+
+
+def _trials_of(runner: TrialRunner) -> Call:
+    trials = count()
+    return lambda: runner.run(BitFlip(_DEVICE_RATE), next(trials))
+
+
+class _ScriptOnDevice:
+    """A trial as a careful torch user would write it, on the model and images of a runner."""
+
+    def __init__(self, runner: TrialRunner, size: int) -> None:
+        self._model, self._random = runner.model, np.random.default_rng(0)
+        data = runner.measurement.data
+        self._images, self._labels = data.images[:size].clone(), data.labels[:size].clone()
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        self._words = [
+            each.detach().view(-1).view(torch.int32) for each in tensors if each.is_floating_point()
+        ]
+
+    def trial(self) -> int:
+        flipped = []
+        for words in self._words:
+            bits = 32 * words.numel()
+            drawn = distinct_by_sorting(
+                self._random, bits, int(self._random.binomial(bits, _DEVICE_RATE))
+            )
+            word, first = np.unique(drawn >> 5, return_index=True)
+            if not len(word):
+                continue
+            masks = np.bitwise_or.reduceat(np.left_shift(np.uint32(1), drawn & 31), first)
+            at = torch.from_numpy(word.astype(np.int64)).to(words.device)
+            flipped.append((words, at, torch.from_numpy(masks.view(np.int32)).to(words.device)))
+        self._xor(flipped)
+        with torch.inference_mode():
+            right = (self._model(self._images).argmax(1) == self._labels).sum()
+        self._xor(flipped)
+        return int(right)
+
+    @staticmethod
+    def _xor(flipped: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        for words, at, masks in flipped:
+            words[at] = torch.bitwise_xor(words[at], masks)
 
 
 def workers_rates(model: nn.Module, images: Split) -> dict[str, Any]:

@@ -105,6 +105,18 @@ def default(threads: int, quick: bool) -> list[Case]:
     return cases
 
 
+def on_gpu(quick: bool) -> list[Case]:
+    """From 64 KiB to 1 GiB; the smaller sizes fit a GPU's cache."""
+    halves = (torch.float16, torch.bfloat16)
+    if quick:
+        return [case for dtype in (torch.float32, *halves) for case in _grid([1 << 22], dtype, 1)]
+    sizes = [1 << power for power in range(14, 29, 2)]
+    cases = _grid(sizes, torch.float32, 1, compiled=[1 << 18, 1 << 24])
+    for dtype in halves:
+        cases += _grid([2 * size for size in sizes], dtype, 1, compiled=[1 << 25])
+    return [*(replace(case, has_isas=False) for case in cases), *_granularities([1 << 24])]
+
+
 def of_sizes(sizes: list[int], threads: int) -> list[Case]:
     """The cases in float32 at given sizes (elements)."""
     cases = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from _hyrelu_cases import Case
-from _timing import Call, Goal, Row, Times, compare, interleave
+from _timing import Call, Goal, Row, Times, compare, interleave, scaled
 from torch import Tensor
 
 import proact
@@ -37,10 +37,13 @@ SOFT_EAGER = Goal("soft forward + backward >= 5x faster than the eager formula",
 SOFT_COMPILED = Goal("soft forward + backward not slower than the compiled formula", 1.0, False)
 ISA = Goal("the chosen instruction set <= 1.1x each other one of the machine", 1.1, True)
 GOALS = (ZERO, SOFT_SPARSE, SOFT_BULK, SOFT_EAGER, SOFT_COMPILED, ISA)
+SMALLEST_BANDWIDTH = 64 << 20
+BANDWIDTH = Goal("bandwidth >= 0.85 of a copy's, tensors of 64 MiB or more on a GPU", 0.85, False)
+GPU_GOALS = (BANDWIDTH, SOFT_EAGER, SOFT_COMPILED)
 
 
 def measure(
-    wanted: list[Case], repeats: int, seed: int, budget_seconds: float
+    wanted: list[Case], repeats: int, seed: int, budget_seconds: float, device: str = "cpu"
 ) -> Iterator[list[Row]]:
     """Yields the rows of each case."""
     previous: tuple[object, ...] = ()
@@ -52,11 +55,11 @@ def measure(
             # A graph serves one size and one number of threads, and dynamo gives up after eight
             # versions of one function.
             torch._dynamo.reset()
-            data = _data(case, seed)
+            data = _data(case, seed).to(device)
         contenders = _contenders(case, data)
         with torch.set_grad_enabled(case.is_step):
-            times = interleave(contenders, repeats, seed, budget_seconds)
-        yield _rows(case, times)
+            times = interleave(contenders, repeats, seed, budget_seconds, device=device)
+        yield [*_rows(case, times, device), *_bandwidth_rows(case, times, device)]
 
 
 def compiler_error() -> str:
@@ -166,7 +169,9 @@ def _step(
     return lambda: torch.autograd.grad(function(x, t), wanted, grad)
 
 
-def _goal(case: Case, other: str) -> Goal | None:
+def _goal(case: Case, other: str, device: str) -> Goal | None:
+    if device != "cpu" and other == RELU:
+        return None  # on a GPU the bandwidth is the goal
     if other.startswith(f"{OURS} on "):
         return ISA
     if case.work == "zero forward" and other == RELU:
@@ -178,10 +183,49 @@ def _goal(case: Case, other: str) -> Goal | None:
     return SOFT_EAGER if other == EAGER else SOFT_COMPILED
 
 
-def _rows(case: Case, times: Times) -> list[Row]:
+def _moved(case: Case) -> int:
+    """The bytes that proact moves at least: forward reads x and writes y; backward reads the
+    gradient and x, and writes a gradient."""
+    return (5 if case.is_step else 2) * case.bytes
+
+
+def _bandwidth_rows(case: Case, times: Times, device: str) -> list[Row]:
+    """On a GPU: the bandwidth over that of a copy, which moves the tensor twice."""
+    if device == "cpu":
+        return []
     ours = float(np.median(times[OURS]))
-    # Forward reads x and writes y; backward reads the gradient and x, and writes a gradient.
-    moved = (5 if case.is_step else 2) * case.bytes
+    ratio = scaled(compare(times, OURS, COPY, faster=True), _moved(case) / (2 * case.bytes))
+    return [
+        Row(
+            question=f"{case.work}, bandwidth over that of a copy",
+            case=str(case),
+            unit="element",
+            nanoseconds=1e9 * ours / case.elements,
+            ratio=ratio,
+            goal=BANDWIDTH if case.bytes >= SMALLEST_BANDWIDTH else None,
+            gigabytes_per_second=_moved(case) / ours / 1e9,
+            share_of_copy=ratio.value,
+            labels={**_labels(case), "against": COPY},
+        )
+    ]
+
+
+def _labels(case: Case) -> dict[str, str | int | float]:
+    return {
+        "part": "hyrelu",
+        "work": case.work,
+        "elements": case.elements,
+        "bytes": case.bytes,
+        "dtype": case.dtype_name,
+        "placement": case.placement,
+        "granularity": case.granularity,
+        "threads": case.threads,
+    }
+
+
+def _rows(case: Case, times: Times, device: str) -> list[Row]:
+    ours = float(np.median(times[OURS]))
+    moved = _moved(case)
     copied = 2 * case.bytes / float(np.median(times[COPY]))
     rows = []
     for other in times:
@@ -196,20 +240,10 @@ def _rows(case: Case, times: Times) -> list[Row]:
                 unit="element",
                 nanoseconds=1e9 * ours / case.elements,
                 ratio=compare(times, OURS, other, faster=faster),
-                goal=_goal(case, other),
+                goal=_goal(case, other, device),
                 gigabytes_per_second=moved / ours / 1e9,
                 share_of_copy=moved / ours / copied,
-                labels={
-                    "part": "hyrelu",
-                    "work": case.work,
-                    "against": other,
-                    "elements": case.elements,
-                    "bytes": case.bytes,
-                    "dtype": case.dtype_name,
-                    "placement": case.placement,
-                    "granularity": case.granularity,
-                    "threads": case.threads,
-                },
+                labels={**_labels(case), "against": other},
             )
         )
     return rows

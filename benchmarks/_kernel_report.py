@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import _flip_kernels as flips
+import _gpu_flips as gpu_flips
 import _hyrelu_kernels as hyrelu
 from _flip_memory import PeakMemory
 from _timing import NOISY, Goal, Row, threads_text
@@ -19,6 +20,7 @@ from rich.table import Table
 from proact.report.tables import Column, make_table
 
 GOALS = (*hyrelu.GOALS, *flips.GOALS)
+GPU_GOALS = (*hyrelu.GPU_GOALS, *gpu_flips.GOALS)
 # The palette of M. Okabe and K. Ito is safe for colour-blind readers; markers differ as well.
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = "osD^vPX"
@@ -99,13 +101,16 @@ def noise_line(rows: Sequence[Row]) -> str:
 
 
 def document(
-    rows: Sequence[Row], peaks: Sequence[PeakMemory], settings: Mapping[str, Any]
+    rows: Sequence[Row],
+    peaks: Sequence[PeakMemory],
+    settings: Mapping[str, Any],
+    goals: Sequence[Goal] = GOALS,
 ) -> dict[str, Any]:
     """All results as JSON values."""
     return {
         "settings": settings,
         "rows": [_as_dict(row) for row in rows],
-        "goals": [_verdict_dict(goal, rows) for goal in GOALS],
+        "goals": [_verdict_dict(goal, rows) for goal in goals],
         "peak_memory": [{**asdict(peak), "bytes_per_flip": peak.bytes_per_flip} for peak in peaks],
     }
 

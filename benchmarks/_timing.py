@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 #: Shorter samples would measure the clock and the interpreter's loop.
@@ -99,15 +100,26 @@ class Row:
         return None if self.goal is None else self.goal.reached(self.ratio.value)
 
 
+def waiting_for(device: str) -> Call:
+    """A function that waits until all work that was queued on a device is done."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
 def interleave(
-    contenders: Mapping[str, Call], repeats: int, seed: int = 0, budget_seconds: float = math.inf
+    contenders: Mapping[str, Call],
+    repeats: int,
+    seed: int = 0,
+    budget_seconds: float = math.inf,
+    *,
+    device: str = "cpu",
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds per call of each contender, one entry per round.
+    """Seconds per call of each contender, one entry per round; each sample waits for the device.
 
     Each round runs every contender once, in random order, so that no contender always finds the
     cache in the same state. A slow comparison gets fewer rounds than ``repeats``.
     """
-    calls = {name: _calls_per_sample(call) for name, call in contenders.items()}
+    wait = waiting_for(device)
+    calls = {name: _calls_per_sample(call, wait) for name, call in contenders.items()}
     order = list(contenders)
     shuffle = random.Random(seed).shuffle
     samples: dict[str, list[float]] = {name: [] for name in contenders}
@@ -120,24 +132,27 @@ def interleave(
                 break
             shuffle(order)
             for name in order:
-                samples[name].append(_seconds(contenders[name], calls[name]) / calls[name])
+                seconds = _seconds(contenders[name], calls[name], wait)
+                samples[name].append(seconds / calls[name])
     finally:
         if was_enabled:
             gc.enable()
     return {name: np.array(seconds) for name, seconds in samples.items()}
 
 
-def _seconds(call: Call, calls: int) -> float:
+def _seconds(call: Call, calls: int, wait: Call) -> float:
+    wait()
     start = time.perf_counter()
     for _ in range(calls):
         call()
+    wait()
     return time.perf_counter() - start
 
 
-def _calls_per_sample(call: Call) -> int:
+def _calls_per_sample(call: Call, wait: Call) -> int:
     call()  # the warm-up: compilation, lazy imports, first touch of memory
     calls = 1
-    while (seconds := _seconds(call, calls)) < SAMPLE_SECONDS:
+    while (seconds := _seconds(call, calls, wait)) < SAMPLE_SECONDS:
         calls = max(2 * calls, math.ceil(calls * SAMPLE_SECONDS / max(seconds, 1e-7)))
     return calls
 
@@ -148,6 +163,13 @@ def compare(times: Times, ours: str, other: str, *, faster: bool = False) -> Rat
     low, high = np.quantile(above / below, (0.25, 0.75))
     ratio = float(np.median(above) / np.median(below))
     return Ratio(ratio, float(low), float(high), is_noisy(times[ours]) or is_noisy(times[other]))
+
+
+def scaled(ratio: Ratio, factor: float) -> Ratio:
+    """A ratio of amounts of work, from a ratio of times."""
+    return ratio._replace(
+        value=factor * ratio.value, low=factor * ratio.low, high=factor * ratio.high
+    )
 
 
 def is_noisy(seconds: NDArray[np.float64]) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import _arguments
 import numpy as np
 import torch
-from _campaign_parts import growth, overhead, store_share, workers_rates
+from _campaign_parts import device_rates, growth, overhead, store_share, workers_rates
 from _numpy_flips import distinct_by_sorting, inject, restore
 from _timing import Goal
 from rich.console import Console
@@ -188,10 +188,30 @@ def goal_table(measured: list[tuple[Goal, float, Callable[[float], str]]]) -> Ta
     return make_table([Column("", is_text=True), "measured", "goal", "reached"], rows, "Goals")
 
 
+def device_table(rates: dict[str, Any], device: str) -> Table:
+    rows = [
+        (
+            size,
+            *(f"{each['trials_per_second'][name]:,.0f}" for name in ("device", "cpu", "script")),
+            f"{each['faster_than_cpu']['value']:.1f}",
+            f"{each['faster_than_script']['value']:.1f}",
+        )
+        for size, each in rates.items()
+    ]
+    columns = ["images per trial", "trials/s", "on the CPU", "script's", "over CPU", "over script"]
+    return make_table(columns, rows, f"Trials per second on {device}")
+
+
 def run(options: argparse.Namespace) -> None:
     console = Console()
+    _arguments.require_device(options.device)
     images = _arguments.load_data(options)
     model = _arguments.trained_model(options, images).eval()
+    if options.device != "cpu":
+        rates = device_rates(model, images.test, options.device, options.repeats)
+        console.print(device_table(rates, _arguments.device_name(options.device)))
+        _arguments.write_json(options.json, rates)
+        return
     ours, seconds, result = by_proact(model, images.test, options)
     console.print(result.table())
     plain, _, _ = by_proact(model, images.test, options, strata=False)
@@ -287,6 +307,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--only-strata",
         action="store_true",
         help="Compare campaigns with strata and without, and nothing else",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="With cuda, trials per second on the GPU, on the CPU and of a careful script on the "
+        "GPU are compared, and nothing else",
     )
     parser.add_repeats()
     parser.add_json()

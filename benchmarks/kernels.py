@@ -16,6 +16,7 @@ from typing import Any
 import _arguments
 import _flip_kernels as flips
 import _flip_memory as memory
+import _gpu_flips as gpu_flips
 import _hyrelu_cases as hyrelu_cases
 import _hyrelu_kernels as hyrelu
 import _kernel_report as report
@@ -38,6 +39,7 @@ def make_parser() -> _arguments.Parser:
     parser = _arguments.Parser(__doc__)
     add = parser.add_argument
     add("--only", choices=PARTS, help="One of the two halves; both by default")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="Where the kernels run")
     add("--quick", action="store_true", help="Few sizes, dtypes and rates: under a minute")
     add(
         "--sizes",
@@ -126,6 +128,8 @@ def measure_all(
 def measure_hyrelu(options: argparse.Namespace, console: Console) -> list[Row]:
     if options.sizes:
         cases = hyrelu_cases.of_sizes(options.sizes, options.threads)
+    elif options.device == "cuda":
+        cases = hyrelu_cases.on_gpu(options.quick)
     else:
         cases = hyrelu_cases.default(options.threads, options.quick)
     error = "" if options.no_compile else hyrelu.compiler_error()
@@ -133,7 +137,7 @@ def measure_hyrelu(options: argparse.Namespace, console: Console) -> list[Row]:
         console.print(f"torch.compile is left out because it fails here: {error}", markup=False)
     if error or options.no_compile:
         cases = hyrelu_cases.without_compiled(cases)
-    batches = hyrelu.measure(cases, options.repeats, options.seed, options.budget)
+    batches = hyrelu.measure(cases, options.repeats, options.seed, options.budget, options.device)
     rows = measure_all(console, "HyReLU", len(cases), batches)
     console.print(report.hyrelu_table(rows))
     return rows
@@ -145,6 +149,12 @@ def measure_flips(
     models = options.models or (QUICK_MODELS if options.quick else list(MODELS))
     rates = options.ber or (QUICK_RATES if options.quick else flips.RATES)
     cases = flips.cases(list(models), sorted(set(rates)), options.threads)
+    if options.device == "cuda":
+        cases = [case for case in cases if case.threads == 1]
+        batches = gpu_flips.measure(cases, options.repeats, options.seed, options.budget)
+        rows = measure_all(console, "inject + restore", len(cases), batches)
+        console.print(report.flips_table(rows))
+        return rows, []
     cache = hyrelu_cases.last_level_cache_bytes()
     batches = flips.measure(cases, options.repeats, options.seed, cache, options.budget)
     rows = measure_all(console, "inject + restore", len(cases), batches)
@@ -161,6 +171,7 @@ def measure_flips(
 
 def run(options: argparse.Namespace) -> None:
     _arguments.require_native()
+    _arguments.require_device(options.device)
     # Otherwise glibc may return the freed output of one contender to the system after every call
     # and keep that of another, depending on where it lies in the heap. A call that takes fresh
     # pages is up to five times as long.
@@ -174,11 +185,12 @@ def run(options: argparse.Namespace) -> None:
     if options.only != "hyrelu":
         flip_rows, peaks = measure_flips(options, console)
         rows += flip_rows
-    for goal in report.GOALS:
+    goals = report.GPU_GOALS if options.device == "cuda" else report.GOALS
+    for goal in goals:
         print(report.verdict(goal, rows))
     if noise := report.noise_line(rows):
         print(noise)
-    _arguments.write_json(options.json, report.document(rows, peaks, settings(options)))
+    _arguments.write_json(options.json, report.document(rows, peaks, settings(options), goals))
     if options.plot is not None:
         report.write_plot(options.plot, rows)
         print(f"plot: {options.plot}")
@@ -189,6 +201,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **proact.build_info(),
         "torch": torch.__version__,
+        "device": _arguments.device_name(options.device),
         "last_level_cache_bytes": hyrelu_cases.last_level_cache_bytes(),
         "native_floor": flips.floor_is_native(),
         "threads": options.threads,

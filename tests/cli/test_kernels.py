@@ -387,3 +387,43 @@ def test_every_instruction_set_is_compared_with_the_chosen_one() -> None:
     assert against.keys() == {"torch.relu", *(f"proact on {isa}" for isa in others)}
     for isa in others:
         assert against[f"proact on {isa}"].goal == kernels_of_hyrelu.ISA
+
+
+def test_what_flips_on_a_gpu_is_compared_with_flips_and_restores(kernels_on_host: object) -> None:
+    """The kernels run on the host, so that the contenders can be compared with each other."""
+    gpu_flips = importlib.import_module("_gpu_flips")
+    memory = flips.ParameterMemory(shapes.MODELS["ResNet-20"](), 0)
+    model = memory.model()
+    clean = [parameter.detach().clone() for parameter in model.parameters()]
+    xor = gpu_flips.XorOnDevice(memory, model, 1e-4, 7)
+    xor.flip()
+    listed = [parameter.detach().clone() for parameter in model.parameters()]
+    xor.flip()
+    with proact.faults.inject(model, proact.faults.BitFlip(1e-4), seed=7):
+        for mine, theirs in zip(model.parameters(), listed, strict=True):
+            assert torch.equal(mine.view(torch.int32), theirs.view(torch.int32))
+    assert all(map(torch.equal, model.parameters(), clean))
+    case = flips.Case("ResNet-20", 1e-4, 1)
+    (rows,) = gpu_flips.measure([case], 2, 0, 10.0, device="cpu")
+    assert [row.labels["against"] for row in rows] == [
+        gpu_flips.BY_COPIES,
+        gpu_flips.XOR_LIST,
+        "microseconds",
+    ]
+
+
+def test_bandwidth_on_a_gpu_is_compared_with_a_copy() -> None:
+    hyrelu = importlib.import_module("_hyrelu_kernels")
+    case = cases_of_hyrelu.Case("soft fwd+bwd", 1 << 24, torch.float32, 1)
+    times = {hyrelu.OURS: np.full(5, 3.0), hyrelu.COPY: np.full(5, 1.0)}
+    (row,) = hyrelu._bandwidth_rows(case, times, "cuda")
+    assert row.ratio.value == pytest.approx(5 / 2 / 3)  # five passes over the tensor, for two
+    assert row.goal == hyrelu.BANDWIDTH
+    assert not row.reached
+
+
+def test_a_missing_gpu_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(proact.ProactError, match="--device cuda needs a GPU"):
+        arguments_of.require_device("cuda")
