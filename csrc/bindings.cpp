@@ -502,7 +502,26 @@ PYBIND11_MODULE(_proact, m) {
         .def("tables", [](const cuda::FlipRate& rate) { return bytes_of(rate.tables()); })
         .def("bytes", &cuda::FlipRate::bytes, py::arg("is_logged"))
         .def("bytes_to_clear", &cuda::FlipRate::bytes_to_clear)
-        .def("places", &device_log_places);
+        .def("places", &device_log_places)
+        .def(
+            "flip",
+            [](const cuda::FlipRate& rate, std::uint64_t seed, std::uint32_t trial,
+               std::uintptr_t tensors, std::uintptr_t tables, std::uintptr_t memory, bool is_logged,
+               int device, std::uintptr_t stream) {
+                cuda::flip(tensors, rate, {seed, trial}, {tables, memory, is_logged},
+                           {device, stream});
+            },
+            py::arg("seed"), py::arg("trial"), py::arg("tensors"), py::arg("tables"),
+            py::arg("memory"), py::arg("is_logged"), py::arg("device"), py::arg("stream"),
+            unlocked())
+        .def(
+            "restore",
+            [](const cuda::FlipRate& rate, std::uintptr_t tensors, std::uintptr_t tables,
+               std::uintptr_t memory, int device, std::uintptr_t stream) {
+                cuda::restore(tensors, rate, {tables, memory, true}, {device, stream});
+            },
+            py::arg("tensors"), py::arg("tables"), py::arg("memory"), py::arg("device"),
+            py::arg("stream"), unlocked());
     plan_class<cuda::DevicePlan>(m, "DevicePlan")
         .def("described", [](const cuda::DevicePlan& plan) { return bytes_of(plan.described()); })
         .def("rate", &cuda::DevicePlan::rate, py::arg("ber"))
@@ -512,48 +531,26 @@ PYBIND11_MODULE(_proact, m) {
                std::uint32_t trial) { return plan.flips(rate, {seed, trial}); },
             py::arg("rate"), py::arg("seed"), py::arg("trial"), unlocked())
         .def(
-            "may_flip",
+            "hit",
             [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
-               std::uint32_t trial) { return plan.may_flip(rate, {seed, trial}); },
-            py::arg("rate"), py::arg("seed"), py::arg("trial"))
-        .def(
-            "flip",
-            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uint64_t seed,
-               std::uint32_t trial, std::uintptr_t tensors, std::uintptr_t tables,
-               std::uintptr_t memory, bool is_logged, int device, std::uintptr_t stream) {
-                cuda::flip({tensors, plan.size()}, rate, {seed, trial}, {tables, memory, is_logged},
-                           {device, stream});
-            },
-            py::arg("rate"), py::arg("seed"), py::arg("trial"), py::arg("tensors"),
-            py::arg("tables"), py::arg("memory"), py::arg("is_logged"), py::arg("device"),
-            py::arg("stream"), unlocked())
-        .def(
-            "restore",
-            [](const cuda::DevicePlan& plan, const cuda::FlipRate& rate, std::uintptr_t tensors,
-               std::uintptr_t tables, std::uintptr_t memory, int device, std::uintptr_t stream) {
-                cuda::restore({tensors, plan.size()}, rate, {tables, memory, true},
-                              {device, stream});
-            },
-            py::arg("rate"), py::arg("tensors"), py::arg("tables"), py::arg("memory"),
-            py::arg("device"), py::arg("stream"), unlocked())
-        .def(
-            "flip_places",
-            [](const cuda::DevicePlan& plan, std::uint64_t words, std::uint64_t flips,
-               std::uintptr_t tensors, std::uintptr_t memory, int device, std::uintptr_t stream) {
-                cuda::flip({tensors, plan.size()}, cuda::device_places_at(memory, words, flips),
-                           {device, stream});
-            },
-            py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
-            py::arg("device"), py::arg("stream"), unlocked())
-        .def(
-            "restore_places",
-            [](const cuda::DevicePlan& plan, std::uint64_t words, std::uint64_t flips,
-               std::uintptr_t tensors, std::uintptr_t memory, int device, std::uintptr_t stream) {
-                cuda::restore({tensors, plan.size()}, cuda::device_places_at(memory, words, flips),
-                              {device, stream});
-            },
-            py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
-            py::arg("device"), py::arg("stream"), unlocked());
+               std::uint32_t trial) { return plan.hit(rate, {seed, trial}); },
+            py::arg("rate"), py::arg("seed"), py::arg("trial"));
+    m.def(
+        "device_flip_places",
+        [](std::uint64_t words, std::uint64_t flips, std::uintptr_t tensors, std::uintptr_t memory,
+           int device, std::uintptr_t stream) {
+            cuda::flip(tensors, cuda::device_places_at(memory, words, flips), {device, stream});
+        },
+        py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
+        py::arg("device"), py::arg("stream"), unlocked());
+    m.def(
+        "device_restore_places",
+        [](std::uint64_t words, std::uint64_t flips, std::uintptr_t tensors, std::uintptr_t memory,
+           int device, std::uintptr_t stream) {
+            cuda::restore(tensors, cuda::device_places_at(memory, words, flips), {device, stream});
+        },
+        py::arg("words"), py::arg("flips"), py::arg("tensors"), py::arg("memory"),
+        py::arg("device"), py::arg("stream"), unlocked());
 
     // The benchmarks compare flips with this lower bound.
     m.def("xor_list", &xor_list, py::arg("address"), py::arg("word_bytes"), py::arg("elements"),

@@ -47,8 +47,8 @@ class DevicePlan {
     std::uint64_t flips(const FlipRate& rate, const FaultPattern& pattern) const {
         return rate.flips(tensors_, pattern);
     }
-    bool may_flip(const FlipRate& rate, const FaultPattern& pattern) const {
-        return rate.may_flip(tensors_, pattern);
+    std::vector<std::uint32_t> hit(const FlipRate& rate, const FaultPattern& pattern) const {
+        return rate.hit(tensors_, pattern);
     }
 
    private:

@@ -136,14 +136,14 @@ __device__ void flip_word_by_word(const TensorBlock& block, const Words& words,
 
 /// Uses one thread for each block of each tensor.
 __global__ void __launch_bounds__(flip_threads)
-    flip_drawn_kernel(DeviceTensors tensors, TrialMemory memory, FaultPattern pattern,
-                      std::uint64_t threads) {
+    flip_drawn_kernel(const DeviceTensor* tensors, std::uint32_t count, TrialMemory memory,
+                      FaultPattern pattern, std::uint64_t threads) {
     __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
     const std::uint64_t thread = thread_number();
     if (thread >= threads) return;
     const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
-    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_thread, thread);
-    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_thread, thread);
+    const DeviceTensor& tensor = tensors[number];
     const TensorBlock block{tensor, laws[number], thread - laws[number].first_thread,
                             memory.address, memory.is_logged};
 
@@ -218,14 +218,14 @@ __device__ void flip_share(const TensorBlock& block, const Words& words, std::ui
 /// which is cheap compared with its share of the flips. The log slot of a flip follows from its
 /// position.
 __global__ void __launch_bounds__(flip_threads)
-    flip_all_but_drawn_kernel(DeviceTensors tensors, TrialMemory memory, FaultPattern pattern,
-                              std::uint64_t threads) {
+    flip_all_but_drawn_kernel(const DeviceTensor* tensors, std::uint32_t count, TrialMemory memory,
+                              FaultPattern pattern, std::uint64_t threads) {
     __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
     const std::uint64_t thread = thread_number();
     if (thread >= threads) return;
     const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
-    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_thread, thread);
-    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_thread, thread);
+    const DeviceTensor& tensor = tensors[number];
     const DeviceLaw& law = laws[number];
     const std::uint64_t within = thread - law.first_thread;
     const std::uint64_t block_number = quotient(within, law.shares);
@@ -258,20 +258,21 @@ __device__ inline void skip_words_of_others(const std::uint32_t* element, std::u
 
 /// Uses one thread for each block, or for each share of its slots if the law is inverted.
 __global__ void __launch_bounds__(restore_threads)
-    restore_drawn_kernel(DeviceTensors tensors, TrialMemory memory, std::uint64_t threads) {
+    restore_drawn_kernel(const DeviceTensor* tensors, std::uint32_t count, TrialMemory memory,
+                         std::uint64_t threads) {
     const std::uint64_t thread = thread_number();
     if (thread >= threads) return;
     const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
-    const std::uint32_t number = tensor_of(laws, tensors.count, &DeviceLaw::first_restorer, thread);
-    const DeviceTensor& tensor = reinterpret_cast<const DeviceTensor*>(tensors.address)[number];
+    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_restorer, thread);
+    const DeviceTensor& tensor = tensors[number];
     const DeviceLaw& law = laws[number];
     const std::uint64_t within = thread - law.first_restorer;
     const std::uint64_t block = quotient(within, law.restore_shares);
     const std::uint64_t share = within - block * law.restore_shares;
     const std::uint64_t begin = block * law.slots;
-    const std::uint64_t count =
+    const std::uint64_t flips =
         reinterpret_cast<const std::uint32_t*>(memory.address + law.counts)[block];
-    std::uint64_t first = begin, end = begin + count;
+    std::uint64_t first = begin, end = begin + flips;
     const auto* const element =
         reinterpret_cast<const std::uint32_t*>(memory.address + law.element);
     if (law.restore_shares > 1) {

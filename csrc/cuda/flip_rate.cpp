@@ -99,7 +99,7 @@ BinomialView FlipRate::table(const DeviceLaw& law) const {
 std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
                               const FaultPattern& pattern) const {
     std::uint64_t drawn = 0, bits = 0;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
+    for (std::size_t i = 0; i < laws_.size(); ++i) {
         const DeviceLaw& law = laws_[i];
         const BlockLaw block_law{law.words_log2, tensors[i].exposed_bits_per_word(), is_inverted_,
                                  table(law)};
@@ -120,18 +120,20 @@ std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
     return is_inverted_ ? bits - drawn : drawn;
 }
 
-bool FlipRate::may_flip(const std::vector<TensorMemory>& tensors,
-                        const FaultPattern& pattern) const {
-    if (is_inverted_) return true;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
+std::vector<std::uint32_t> FlipRate::hit(const std::vector<TensorMemory>& tensors,
+                                         const FaultPattern& pattern) const {
+    std::vector<std::uint32_t> numbers;
+    for (std::uint32_t i = 0; i < laws_.size(); ++i) {
         const BinomialView counts = table(laws_[i]);
         const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
         for (std::uint64_t block = 0; block < laws_[i].blocks; ++block) {
             BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
-            if (counts.count(words.next64()) != 0) return true;
+            if (!is_inverted_ && counts.count(words.next64()) == 0) continue;
+            numbers.push_back(i);
+            break;
         }
     }
-    return false;
+    return numbers;
 }
 
 }  // namespace proact::cuda

@@ -41,12 +41,16 @@ class FlipRate {
 
     bool is_inverted() const { return is_inverted_; }
     /// The number of flips of a trial, which the host finds without the device: it draws positions
-    /// only in blocks that reach beyond their tensor. `tensors` are those of the constructor.
+    /// only in blocks that reach beyond their tensor. `tensors` begin with those of the
+    /// constructor.
     std::uint64_t flips(const std::vector<TensorMemory>& tensors,
                         const FaultPattern& pattern) const;
-    /// False if a trial draws no flip in any block, found in the time of the first flip.
-    bool may_flip(const std::vector<TensorMemory>& tensors, const FaultPattern& pattern) const;
+    /// The numbers of the tensors for which a trial draws flips. The host stops at the first block
+    /// with flips of each tensor.
+    std::vector<std::uint32_t> hit(const std::vector<TensorMemory>& tensors,
+                                   const FaultPattern& pattern) const;
     const std::vector<DeviceLaw>& laws() const { return laws_; }
+    std::uint32_t tensors() const { return static_cast<std::uint32_t>(laws_.size()); }
     /// The laws of all tensors, followed by their binomial tables; aligned to 8 bytes.
     const std::vector<std::uint64_t>& tables() const { return tables_; }
     std::uint64_t threads() const { return threads_; }

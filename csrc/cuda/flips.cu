@@ -8,21 +8,25 @@ namespace {
 constexpr const char* flipping = "flipping bits";
 constexpr const char* restoring = "restoring flipped words";
 
+const DeviceTensor* described(std::uintptr_t tensors) {
+    return reinterpret_cast<const DeviceTensor*>(tensors);
+}
+
 }  // namespace
 
-void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern& pattern,
+void flip(std::uintptr_t tensors, const FlipRate& rate, const FaultPattern& pattern,
           const TrialMemory& memory, Stream stream) {
     if (rate.threads() == 0) return;
     launch(flipping, rate.is_inverted() ? &flip_all_but_drawn_kernel : &flip_drawn_kernel,
-           grid_over(rate.threads(), flip_threads), stream, tensors, memory, pattern,
-           rate.threads());
+           grid_over(rate.threads(), flip_threads), stream, described(tensors), rate.tensors(),
+           memory, pattern, rate.threads());
 }
 
-void restore(const DeviceTensors& tensors, const FlipRate& rate, const TrialMemory& memory,
+void restore(std::uintptr_t tensors, const FlipRate& rate, const TrialMemory& memory,
              Stream stream) {
     if (rate.restorers() == 0) return;
     launch(restoring, &restore_drawn_kernel, grid_over(rate.restorers(), restore_threads), stream,
-           tensors, memory, rate.restorers());
+           described(tensors), rate.tensors(), memory, rate.restorers());
 }
 
 DevicePlaces device_places_at(std::uintptr_t address, std::uint64_t words, std::uint64_t flips) {
@@ -38,14 +42,14 @@ DevicePlaces device_places_at(std::uintptr_t address, std::uint64_t words, std::
     return places;
 }
 
-void flip(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream) {
-    launch(flipping, &flip_places_kernel, grid_over(places.words, restore_threads), stream, tensors,
-           places);
+void flip(std::uintptr_t tensors, const DevicePlaces& places, Stream stream) {
+    launch(flipping, &flip_places_kernel, grid_over(places.words, restore_threads), stream,
+           described(tensors), places);
 }
 
-void restore(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream) {
+void restore(std::uintptr_t tensors, const DevicePlaces& places, Stream stream) {
     launch(restoring, &restore_places_kernel, grid_over(places.words, restore_threads), stream,
-           tensors, places);
+           described(tensors), places);
 }
 
 }  // namespace proact::cuda

@@ -1,6 +1,7 @@
 // Bit flips in device memory. The flips are those drawn by csrc/core/fault_block.hpp, so they equal
 // the flips of the CPU. One launch handles all tensors of a plan. All addresses refer to device
-// memory and are aligned to 8 bytes, except those of tensors.
+// memory and are aligned to 8 bytes. `tensors` is that of an array of DeviceTensor, which describes
+// at least the tensors of the rate.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,6 @@
 
 namespace proact::cuda {
 
-/// The tensors of a plan in device memory: an array of DeviceTensor.
-struct DeviceTensors {
-    std::uintptr_t address;
-    std::uint32_t count;
-};
-
 /// The memory of one trial: the tables of the rate, and rate.bytes(is_logged) bytes whose first
 /// rate.bytes_to_clear() bytes were cleared.
 struct TrialMemory {
@@ -26,12 +21,12 @@ struct TrialMemory {
 };
 
 /// Flips bits of all tensors. Throws Failure for a failed launch.
-void flip(const DeviceTensors& tensors, const FlipRate& rate, const FaultPattern& pattern,
+void flip(std::uintptr_t tensors, const FlipRate& rate, const FaultPattern& pattern,
           const TrialMemory& memory, Stream stream);
 
 /// Writes the words from before `flip` back, regardless of the current contents of the flipped
 /// words. Nothing happens if the flips were not made.
-void restore(const DeviceTensors& tensors, const FlipRate& rate, const TrialMemory& memory,
+void restore(std::uintptr_t tensors, const FlipRate& rate, const TrialMemory& memory,
              Stream stream);
 
 /// Given flips, ordered by tensor and element. Words with several flips are listed once.
@@ -50,9 +45,9 @@ struct DevicePlaces {
 DevicePlaces device_places_at(std::uintptr_t address, std::uint64_t words, std::uint64_t flips);
 
 /// Flips the bits at the given places and writes `before` and `is_made`.
-void flip(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream);
+void flip(std::uintptr_t tensors, const DevicePlaces& places, Stream stream);
 
 /// Writes the words from before the flips back, unless the flips were not made.
-void restore(const DeviceTensors& tensors, const DevicePlaces& places, Stream stream);
+void restore(std::uintptr_t tensors, const DevicePlaces& places, Stream stream);
 
 }  // namespace proact::cuda

@@ -14,15 +14,14 @@ __device__ Value* array_at(std::uintptr_t address) {
 }
 
 __global__ void __launch_bounds__(restore_threads)
-    flip_places_kernel(DeviceTensors tensors, DevicePlaces places) {
+    flip_places_kernel(const DeviceTensor* tensors, DevicePlaces places) {
     const std::uint64_t thread = thread_number();
     if (thread == 0) *array_at<std::uint64_t>(places.is_made) = 1;
     if (thread >= places.words) return;
     const auto* const first = array_at<const std::uint32_t>(places.first);
     const std::uint32_t begin = first[thread], end = first[thread + 1];
     const std::uint32_t element = array_at<const std::uint32_t>(places.element)[begin];
-    const DeviceTensor& tensor = array_at<const DeviceTensor>(
-        tensors.address)[array_at<const std::uint32_t>(places.tensor)[begin]];
+    const DeviceTensor& tensor = tensors[array_at<const std::uint32_t>(places.tensor)[begin]];
     with_words(tensor, [&](const auto& words) {
         using Word = typename std::decay_t<decltype(words)>::Word;
         Word& memory = array_at<Word>(tensor.address)[element];
@@ -44,14 +43,13 @@ __device__ void restore_word(const DeviceTensor& tensor, std::uint32_t element,
 }
 
 __global__ void __launch_bounds__(restore_threads)
-    restore_places_kernel(DeviceTensors tensors, DevicePlaces places) {
+    restore_places_kernel(const DeviceTensor* tensors, DevicePlaces places) {
     const std::uint64_t thread = thread_number();
     if (thread >= places.words || *array_at<const std::uint64_t>(places.is_made) == 0) return;
     const std::uint32_t begin = array_at<const std::uint32_t>(places.first)[thread];
     const std::uint32_t element = array_at<const std::uint32_t>(places.element)[begin];
     const std::uint64_t before = array_at<const std::uint64_t>(places.before)[begin];
-    const DeviceTensor& tensor = array_at<const DeviceTensor>(
-        tensors.address)[array_at<const std::uint32_t>(places.tensor)[begin]];
+    const DeviceTensor& tensor = tensors[array_at<const std::uint32_t>(places.tensor)[begin]];
     switch (tensor.word_bytes) {
         case 1: return restore_word<std::uint8_t>(tensor, element, before);
         case 2: return restore_word<std::uint16_t>(tensor, element, before);

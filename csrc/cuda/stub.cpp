@@ -50,17 +50,17 @@ template void hyrelu_backward(HyReluMode, const HyReluShape&, const Float16*, co
 template void hyrelu_backward(HyReluMode, const HyReluShape&, const BFloat16*, const BFloat16*,
                               const float*, double, BFloat16*, float*, void*, Stream);
 
-void flip(const DeviceTensors&, const FlipRate&, const FaultPattern&, const TrialMemory&, Stream) {
+void flip(std::uintptr_t, const FlipRate&, const FaultPattern&, const TrialMemory&, Stream) {
     refuse();
 }
 
-void restore(const DeviceTensors&, const FlipRate&, const TrialMemory&, Stream) { refuse(); }
+void restore(std::uintptr_t, const FlipRate&, const TrialMemory&, Stream) { refuse(); }
 
 DevicePlaces device_places_at(std::uintptr_t, std::uint64_t, std::uint64_t) { refuse(); }
 
-void flip(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
+void flip(std::uintptr_t, const DevicePlaces&, Stream) { refuse(); }
 
-void restore(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
+void restore(std::uintptr_t, const DevicePlaces&, Stream) { refuse(); }
 
 void encode_codewords(const DeviceCodewords&, const CodeTables&, Stream) { refuse(); }
 

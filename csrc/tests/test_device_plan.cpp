@@ -60,9 +60,7 @@ struct Both {
         clean = on_device;
         CHECK_EQUAL(device.exposed_bits(), host.exposed_bits());
     }
-    cuda::DeviceTensors tensors() const {
-        return {address_of(device.described().data()), device.size()};
-    }
+    std::uintptr_t tensors() const { return address_of(device.described().data()); }
 };
 
 void check_log(const FlipLog& log, const cuda::FlipRate& rate, const cuda::DevicePlan& plan,
@@ -103,6 +101,10 @@ void drawn_flips_equal_the_host(double ber, bool is_logged) {
     const FlipLog log = both.host.flip(ber, {test::seed, 9});
     CHECK(both.on_device.equal(both.on_host));
     CHECK_EQUAL(both.device.flips(rate, {test::seed, 9}), std::uint64_t{log.size()});
+    const std::vector<std::uint32_t> hit = both.device.hit(rate, {test::seed, 9});
+    for (const std::size_t number : log.tensors())
+        CHECK(std::find(hit.begin(), hit.end(), number) != hit.end());
+    CHECK(std::find(hit.begin(), hit.end(), 1u) == hit.end());  // the tensor without elements
     CHECK_EQUAL(memory.back(), guard);
     if (!is_logged) return;
     check_log(log, rate, both.device, memory);

@@ -30,6 +30,7 @@ class _QueuedFlips(Protocol):
     """The flips of one call, whose memory lies on the GPU."""
 
     stream: FlipStream
+    hit: list[int]  #: the tensors that may have changed
 
     def __len__(self) -> int: ...
     def restore(self) -> None: ...
@@ -41,17 +42,15 @@ class DeviceFlipLog:
 
     def __init__(self) -> None:
         self._calls: list[_QueuedFlips] = []
-        self._tensors = 0
 
-    def add(self, call: _QueuedFlips, tensors: int) -> None:
+    def add(self, call: _QueuedFlips) -> None:
         self._calls.append(call)
-        self._tensors = max(self._tensors, tensors)
 
     def __len__(self) -> int:
         return sum(map(len, self._calls))
 
     def tensors(self) -> list[int]:
-        return list(range(self._tensors))
+        return sorted({number for call in self._calls for number in call.hit})
 
     def restore(self, threads: int = 1) -> None:
         for call in reversed(self._calls):
@@ -88,10 +87,10 @@ class DeviceFaultPlan:
                 f"flips on {device} need a build of proact with CUDA (nvcc on the path and "
                 "PROACT_CUDA=auto or on): reinstall it, or move the tensors to the CPU"
             )
+        self.module: Any = module
         self.native: Any = module.DevicePlan()
         #: The same tensors for draws on the host, which reads no memory.
         self._draws: Any = module.FaultPlan()
-        self._new_host_log = module.FlipLog
         self.device = device
         self._exact_words = True
         self.word_bytes: list[int] = []
@@ -134,24 +133,20 @@ class DeviceFaultPlan:
         threads: int = 1,
         isa: str = "",
     ) -> None:
-        if self._may_flip(ber, seed, trial):
+        if ber != 0.0:
             call = _DrawnFlips(self, ber, (seed, trial), is_logged=True)
-            log.add(call, len(self.word_bytes))
+            log.add(call)
             call.flip()
 
     def flip_unlogged(self, ber: float, seed: int, trial: int, threads: int = 1) -> int:
-        if not self._may_flip(ber, seed, trial):
+        if ber == 0.0:
             return 0
         call = _DrawnFlips(self, ber, (seed, trial), is_logged=False)
         call.flip()
         return len(call)
 
-    def _may_flip(self, ber: float, seed: int, trial: int) -> bool:
-        """False if a trial draws no flip, which the host knows without the GPU."""
-        return ber != 0.0 and bool(self.native.may_flip(self.rate(ber).native, seed, trial))
-
     def flip_exactly_into(self, log: DeviceFlipLog, flips: int, seed: int, trial: int) -> None:
-        drawn = self._new_host_log()
+        drawn = self.module.FlipLog()
         self._draws.flip_exactly_into(drawn, flips, seed, trial)
         tensor, element, bit, _ = drawn.columns()
         # Places are ordered by tensor and element; of one word, in drawing order.
@@ -167,7 +162,7 @@ class DeviceFaultPlan:
     ) -> None:
         if len(bit):
             call = _PlacedFlips(self, tensor, element, bit)
-            log.add(call, len(self.word_bytes))
+            log.add(call)
             call.flip()
 
     def on_device(self) -> AbstractContextManager[object]:
@@ -202,7 +197,8 @@ def allocated(size: int, device: torch.device) -> Tensor:
 
 def uploaded(contents: bytes, device: torch.device) -> Tensor:
     """A copy of bytes on a device, for work on the current stream."""
-    return torch.frombuffer(bytearray(contents), dtype=torch.uint8).to(device)
+    # Without a wait: CUDA has read memory that is not pinned when the call returns.
+    return torch.frombuffer(bytearray(contents), dtype=torch.uint8).to(device, non_blocking=True)
 
 
 def _copy_address(
@@ -230,22 +226,26 @@ class _DrawnFlips:
         self._flips: int | None = None
         self.stream = FlipStream(plan.device)
         native = self._rate.native
+        #: Drawn on the host too, which need not wait for the GPU to know it.
+        self.hit: list[int] = plan.native.hit(native, *pattern)
+        if not self.hit:
+            return
         self._memory = allocated(native.bytes(is_logged), plan.device)
         self._memory[: native.bytes_to_clear()].zero_()
 
     def flip(self) -> None:
-        plan, places = self._plan, self._places()
-        with plan.on_device():
-            plan.native.flip(
-                self._rate.native, *self._pattern, *places, self._is_logged, *queue_of(plan.device)
-            )
+        if self.hit:
+            places, queue = self._places(), queue_of(self._plan.device)
+            with self._plan.on_device():
+                self._rate.native.flip(*self._pattern, *places, self._is_logged, *queue)
 
     def restore(self) -> None:
         # The current stream is the one that allocated the memory (`FlipStream.ordered`): the
         # allocator does not reuse the memory before the stream has finished with it.
-        plan = self._plan
-        with plan.on_device():
-            plan.native.restore(self._rate.native, *self._places(), *queue_of(plan.device))
+        if self.hit:
+            places, queue = self._places(), queue_of(self._plan.device)
+            with self._plan.on_device():
+                self._rate.native.restore(*places, *queue)
 
     def _places(self) -> tuple[int, int, int]:
         """The addresses of tensors, tables and the trial's memory."""
@@ -259,6 +259,8 @@ class _DrawnFlips:
         return self._flips
 
     def columns(self) -> list[_Columns]:
+        if not self.hit:
+            return []
         host = self._memory.cpu()
         parts = []
         for index, place in enumerate(self._rate.native.places()):
@@ -300,6 +302,7 @@ class _PlacedFlips:
         bit: NDArray[np.uint8],
     ) -> None:
         self._plan, self._given = plan, (tensor, element, bit)
+        self.hit: list[int] = np.unique(tensor).tolist()
         self.stream = FlipStream(plan.device)
         is_first = (np.diff(element, prepend=element[:1]) != 0) | (
             np.diff(tensor, prepend=tensor[:1]) != 0
@@ -316,10 +319,10 @@ class _PlacedFlips:
         return len(self._given[2])
 
     def flip(self) -> None:
-        self._run(self._plan.native.flip_places)
+        self._run(self._plan.module.device_flip_places)
 
     def restore(self) -> None:
-        self._run(self._plan.native.restore_places)
+        self._run(self._plan.module.device_restore_places)
 
     def _run(self, native: Any) -> None:
         plan = self._plan

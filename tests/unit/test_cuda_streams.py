@@ -66,6 +66,9 @@ class Gpu:
 class Rate:
     """In place of the native tables of a rate."""
 
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
     def bytes(self, is_logged: bool) -> int:
         return 16
 
@@ -78,6 +81,12 @@ class Rate:
     def places(self) -> list[Any]:
         return []
 
+    def flip(self, seed: int, trial: int, *rest: Any) -> None:
+        self.gpu.queue(f"flip {trial}", self.gpu.streams[rest[-1]])
+
+    def restore(self, *rest: Any) -> None:
+        self.gpu.queue(f"restore {len(self.gpu.ran_on)}", self.gpu.streams[rest[-1]])
+
 
 class Plan:
     """In place of the native plan."""
@@ -89,21 +98,10 @@ class Plan:
         return b"tensors"
 
     def rate(self, ber: float) -> Rate:
-        return Rate()
+        return Rate(self.gpu)
 
-    def may_flip(self, rate: Rate, seed: int, trial: int) -> bool:
-        return True
-
-    def flip(self, rate: Rate, seed: int, trial: int, *rest: Any) -> None:
-        self.gpu.queue(f"flip {trial}", self.gpu.streams[rest[-1]])
-
-    def restore(self, rate: Rate, *rest: Any) -> None:
-        self.gpu.queue(f"restore {len(self.gpu.ran_on)}", self.gpu.streams[rest[-1]])
-
-    def flip_places(self, words: int, flips: int, *rest: Any) -> None:
-        self.gpu.queue(f"flip {words} words", self.gpu.streams[rest[-1]])
-
-    restore_places = restore
+    def hit(self, rate: Rate, seed: int, trial: int) -> list[int]:
+        return [0]
 
 
 @pytest.fixture
@@ -115,6 +113,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     native = SimpleNamespace(
         cuda=True,
         DevicePlan=lambda: Plan(gpu),
+        device_flip_places=lambda words, flips, *rest: gpu.queue(
+            f"flip {words} words", gpu.streams[rest[-1]]
+        ),
+        device_restore_places=lambda words, flips, *rest: gpu.queue(
+            f"restore {len(gpu.ran_on)}", gpu.streams[rest[-1]]
+        ),
         FaultPlan=SimpleNamespace,
         FlipLog=SimpleNamespace,
         is_writable=lambda address, size: True,

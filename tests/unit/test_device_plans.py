@@ -161,8 +161,12 @@ def test_a_plan_serves_many_rates_and_grows() -> None:
             assert len(log) == bits
             log.restore()
             assert not tensor.any()
+    before = plan.flip(0.5, 1, 2)
     other = torch.zeros(5, dtype=torch.uint8)
     plan.add(other, 2, 0xFF, None)
+    assert len(before) == sum(int(word & 0xFFFFFFFF).bit_count() for word in tensor.tolist())
+    before.restore()
+    assert not tensor.any()
     with_both = plan.flip(0.5, 1, 2)
     assert other.any()
     with_both.restore()
@@ -203,6 +207,23 @@ def test_no_places_change_nothing() -> None:
     assert all(len(column) == 0 for column in log.columns())
     log.restore()
     assert torch.equal(tensor, torch.ones(3))
+
+
+def test_a_log_names_the_tensors_that_were_hit() -> None:
+    tensors = [torch.zeros(100, dtype=torch.int32) for _ in range(40)]
+    plan = FlipPlan()
+    for stream, tensor in enumerate(tensors):
+        plan.add(tensor, stream, 0xFFFFFFFF, None)
+    log = plan.flip(1e-4, 1, 2)
+    changed = [number for number, tensor in enumerate(tensors) if tensor.any()]
+    assert 0 < len(changed) < 40
+    assert set(changed) <= set(log.tensors()) < set(range(40))
+    log.restore()
+    assert not any(map(torch.any, tensors))
+    none = next(log for trial in range(1000) if not len(log := plan.flip(1e-6, 1, trial)))
+    assert not none.tensors()
+    assert len(none.columns().bit) == 0
+    none.restore()
 
 
 def test_tensors_that_share_memory_are_refused() -> None:
