@@ -21,8 +21,8 @@ from proact.nn.batches import tensors_in
 _SIZES = (16, 64)
 #: Tried in their place if they need too much memory.
 _SMALL_SIZE = 4
-#: The memory that a group may need, in bytes.
-_MOST_BYTES = 1 << 30
+#: The memory that a group may need in one process, in bytes. On a GPU, one process runs all trials.
+_MOST_BYTES, _MOST_BYTES_ON_GPU = 1 << 28, 1 << 30
 #: A pass needs this multiple of the largest output of a module: inputs, outputs and copies.
 _OUTPUTS_AT_ONCE = 4
 #: Trials that are measured one by one in each round, and rounds.
@@ -85,9 +85,10 @@ def fastest_group(
     fault = measured_fault(single.injector, faults)
     if fault is None or left < cost(_SMALL_SIZE):
         return found
-    needs = _bytes_of_a_trial(single)
-    sizes = [size for size in _SIZES if size * needs <= _MOST_BYTES]
-    if not sizes and _SMALL_SIZE * needs <= _MOST_BYTES:
+    is_on_cpu = single.measurement.data.device.type == "cpu"
+    most = (_MOST_BYTES if is_on_cpu else _MOST_BYTES_ON_GPU) // _bytes_of_a_trial(single)
+    sizes = [size for size in _SIZES if size <= most]
+    if not sizes and _SMALL_SIZE <= most:
         sizes = [_SMALL_SIZE]
     for size in sizes:
         if left < cost(size):
