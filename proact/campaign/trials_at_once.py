@@ -88,7 +88,7 @@ def fastest_group(
     is_on_cpu = single.measurement.data.device.type == "cpu"
     most = (_MOST_BYTES if is_on_cpu else _MOST_BYTES_ON_GPU) // _bytes_of_a_trial(single)
     sizes = [size for size in _SIZES if size <= most]
-    if not sizes and _SMALL_SIZE <= most:
+    if not sizes and most >= _SMALL_SIZE:
         sizes = [_SMALL_SIZE]
     for size in sizes:
         if left < cost(size):
