@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How many trials per second, one by one and with several fault patterns in one forward pass?
 
-The small CNN on digits, and a ResNet-20 with random weights on noise of 32 x 32; 8 images per trial,
-and all 200 of them. A round runs the same number of trials with each size.
+The small CNN on digits, and a ResNet-20 with random weights on noise of 32 x 32; 8 images per
+trial, and all 200 of them. A round runs the same number of trials with each size.
 """
 
 from __future__ import annotations

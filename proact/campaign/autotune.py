@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from proact.campaign.clean_results import CleanResults, clean_results
-from proact.campaign.jobs import CACHE_BYTES
 from proact.campaign.measurement import Measurement
 from proact.campaign.options import RunOptions
 from proact.campaign.trial_runner import TrialRunner
-from proact.campaign.trials_at_once import fastest_group
+from proact.campaign.trials_at_once import MeasurementLimits, with_stored_group
 from proact.errors import ProactError
 from proact.faults import Fault, Injector
 from proact.nn.batches import tensors_in
@@ -187,46 +186,8 @@ def tune(
             images = max(images // size, 1) * size
         count = images if isinstance(images, int) and images < len(data) else None
         tuning = replace(tuning, policy=replace(tuning.policy, images=count))
-    return _with_stored_group(store, task, options, tuning, clean[0], announce), clean
-
-
-def _with_stored_group(
-    store: Store,
-    task: Task,
-    options: RunOptions,
-    tuning: Tuning,
-    clean: CleanResults,
-    announce: Callable[[str], None],
-) -> Tuning:
-    """Choose the number of trials in one pass for the images of a tuning."""
-    policy = tuning.policy
-    subject = f"trials at once on {policy.images or 'all'} images for {task.digest}"
-    made = store.choice(subject)
-    if made is None:
-        announce("measuring how many trials to run at once")
-        seconds = tuning.cost.seconds(policy.images or len(task.measurement.data))
-        single = replace(
-            task.pilot_runner(0, clean, policy, options.seed),
-            prefix_cache=options.prefix_cache,
-            cache_bytes=CACHE_BYTES // len(task.injectors),
-        )
-        group = fastest_group(
-            single,
-            task.faults,
-            seconds,
-            _SHARE * task.trials(options) * seconds,
-            _WORTH_IT,
-            len(task.injectors),
-        )
-        single.close()
-        chosen = replace(
-            tuning,
-            policy=replace(policy, trials_at_once=group.size),
-            cost=TrialCost(tuning.cost.trial * group.share, tuning.cost.image * group.share),
-            seconds=tuning.seconds | {f"{n} trials at once": s for n, s in group.seconds.items()},
-        )
-        made = store.choose(subject, chosen.to_dict())
-    return Tuning.from_dict(made)
+    limits = MeasurementLimits(_WORTH_IT, _SHARE)
+    return with_stored_group(store, task, options, tuning, clean[0], limits, announce), clean
 
 
 def _with_stored_images(

@@ -88,7 +88,7 @@ class TrialGroups:
             begin(trial)
             if not members:
                 start = time.perf_counter()
-            begun = self._begun(stacked, fault, trial, len(members))
+            begun = self._begun(stacked, fault, trial, members)
             waiting.append(begun)
             if isinstance(begun, _Member):
                 members.append(begun)
@@ -97,17 +97,22 @@ class TrialGroups:
                 waiting, members = [], []
         yield from self._ended(stacked, fault, waiting, members, begin, start)
 
-    def _begun(self, stacked: StackedModel, fault: Fault, trial: int, place: int) -> Row | _Member:
-        """Give a trial's faults to the copy at ``place``; its row if it changes nothing."""
+    def _begun(
+        self, stacked: StackedModel, fault: Fault, trial: int, members: Sequence[_Member]
+    ) -> Row | _Member:
+        """Give a trial's faults to the next copy; the trial's row if it changes nothing."""
         runner = self._runner
         units = runner.units(fault, trial)
         with runner.injector.trial(fault, runner.seed, trial) as record, torch.inference_mode():
             if not record.changed:
                 score = runner.clean_score(units, runner.clean.at(units))
                 return row_of(trial, record.flips, score, 0.0)
-            stacked.put(place, record.changed)
+            stacked.put(len(members), record.changed)
             flips = record.flips
-        return _Member(trial, flips, units, runner.batches(units))
+        is_same = units is None and members
+        return _Member(
+            trial, flips, units, members[0].batches if is_same else runner.batches(units)
+        )
 
     def _ended(
         self,

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from proact.campaign.clean_results import CleanResults
+from proact.campaign.jobs import CACHE_BYTES
 from proact.campaign.stacked_model import members_of
+from proact.campaign.stacking_checks import may_stack
 from proact.campaign.trial_runner import TrialRunner
 from proact.faults import ExactFlips, Fault, Injector
 from proact.faults.kinds import StoredFault
-from proact.nn.batches import tensors_in
+from proact.nn.batches import samples_in, tensors_in
+from proact.results.statistics import TrialCost
+from proact.results.store import Store
+
+if TYPE_CHECKING:
+    from proact.campaign.autotune import Task, Tuning
+    from proact.campaign.options import RunOptions
 
 #: The sizes that are tried, the second one if the first one is worth it.
 _SIZES = (16, 64)
@@ -54,6 +63,54 @@ class GroupSize:
         return self.seconds[self.size] / self.seconds[1] if self.seconds else 1.0
 
 
+@dataclass(frozen=True)
+class MeasurementLimits:
+    """What measurements may take, and what makes a candidate better.
+
+    Attributes:
+        worth_it: a candidate replaces another if it takes at most this share of its time.
+        share: the share of the campaign's expected time that measurements may take.
+    """
+
+    worth_it: float
+    share: float
+
+
+def with_stored_group(
+    store: Store,
+    task: Task,
+    options: RunOptions,
+    tuning: Tuning,
+    clean: CleanResults,
+    limits: MeasurementLimits,
+    announce: Callable[[str], None],
+) -> Tuning:
+    """Choose the number of trials in one pass for the images of a tuning, once for each store."""
+    policy = tuning.policy
+    subject = f"trials at once on {policy.images or 'all'} images for {task.digest}"
+    made = store.choice(subject)
+    if made is None:
+        announce("measuring how many trials to run at once")
+        seconds = tuning.cost.seconds(policy.images or len(task.measurement.data))
+        single = replace(
+            task.pilot_runner(0, clean, policy, options.seed),
+            prefix_cache=options.prefix_cache,
+            cache_bytes=CACHE_BYTES // len(task.injectors),
+        )
+        left = limits.share * task.trials(options) * seconds
+        variants = len(task.injectors)
+        group = fastest_group(single, task.faults, seconds, left, limits.worth_it, variants)
+        single.close()
+        chosen = replace(
+            tuning,
+            policy=replace(policy, trials_at_once=group.size),
+            cost=TrialCost(tuning.cost.trial * group.share, tuning.cost.image * group.share),
+            seconds=tuning.seconds | {f"{n} trials at once": s for n, s in group.seconds.items()},
+        )
+        made = store.choose(subject, chosen.to_dict())
+    return tuning.from_dict(made)
+
+
 def fastest_group(
     single: TrialRunner,
     faults: Sequence[Fault],
@@ -84,6 +141,8 @@ def fastest_group(
 
     fault = measured_fault(single.injector, faults)
     if fault is None or left < cost(_SMALL_SIZE):
+        return found
+    if not may_stack(single.model, single.measurement, single.injector.exposed_tensors(fault)):
         return found
     is_on_cpu = single.measurement.data.device.type == "cpu"
     most = (_MOST_BYTES if is_on_cpu else _MOST_BYTES_ON_GPU) // _bytes_of_a_trial(single)
@@ -165,4 +224,6 @@ def _bytes_of_a_trial(runner: TrialRunner) -> int:
         for handle in handles:
             handle.remove()
     parameters = sum(tensor.nbytes for tensor in members_of(runner.model).values())
-    return parameters + _OUTPUTS_AT_ONCE * max(sizes)
+    # The outputs of the model itself, which come last, are kept for all images.
+    kept = sizes[-1] * images // samples_in(batch)
+    return parameters + _OUTPUTS_AT_ONCE * max(sizes) + kept

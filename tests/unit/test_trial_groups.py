@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from trial_runners import Reordering, images, rows_by_groups, runner, small_cnn
 
 from conftest import bits_of, same_bits, slow
-from proact.campaign import Metric, trial_groups
+from proact.campaign import trial_groups
 from proact.campaign.draws import drawn_units
 from proact.campaign.scoring import DetectedError
 from proact.campaign.stacked_model import StackedModel
@@ -173,78 +172,6 @@ def test_a_model_that_raises_under_faults(on_error: str) -> None:
             grouped.run(fault, excluded[0][0])
 
 
-class Branching(nn.Module):
-    """Looks at its numbers, which a pass of several copies cannot do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.linear = nn.Linear(108, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.linear(x.flatten(1))
-        if bool((output.abs() > 1e6).any()):
-            raise ArithmeticError("too large")
-        return output
-
-
-class Holding(nn.Module):
-    """Computes with a tensor that it holds outside of its parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(6)
-        self.weight = nn.Parameter(torch.randn(108, 4))
-        self.held = [self.weight]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.held[0]
-
-
-class Pair(nn.Module):
-    """Gives two outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.linear = nn.Linear(108, 4)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.linear(x.flatten(1)), x
-
-
-#: Reads the whole output.
-WHOLE = Metric("first of two", lambda output, targets, clean: output[0][:, 0].sigmoid())
-
-
-_library = torch.library.Library("proact_tests", "FRAGMENT")
-_library.define("doubled(Tensor x) -> Tensor")
-_library.impl("doubled", lambda x: 2 * x, "CPU")
-
-
-class Unbatched(nn.Module):
-    """Uses an operator without a batching rule."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(8)
-        self.linear = nn.Linear(108, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = torch.ops.proact_tests.doubled(self.linear(x.flatten(1)))
-        return output
-
-
-@pytest.mark.parametrize("make", [Branching, Holding, Unbatched, Pair])
-def test_models_that_run_one_by_one(make: Callable[[], nn.Module]) -> None:
-    fault = BitFlip(1e-3)
-    metric = WHOLE if make is Pair else "top-1"
-    grouped = runner(make(), 4, metric=metric)
-    alone = rows_by_groups(runner(make(), 1, metric=metric), fault, TRIALS)
-    assert not grouped.can_group(fault)
-    assert rows_by_groups(grouped, fault, TRIALS) == alone
-
-
 def test_faults_in_activations_run_one_by_one() -> None:
     fault = ActivationFlip(1e-3)
     grouped = runner(small_cnn(), 4)
@@ -252,32 +179,6 @@ def test_faults_in_activations_run_one_by_one() -> None:
     assert rows_by_groups(grouped, fault, range(4)) == rows_by_groups(
         runner(small_cnn(), 1), fault, range(4)
     )
-
-
-@pytest.mark.parametrize("place", [0, 3])
-def test_a_pass_in_which_a_place_matters_is_refused(
-    place: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outputs = StackedModel.outputs
-
-    def uneven(self: StackedModel, inputs: Tensor, is_shared: bool) -> Tensor:
-        found = outputs(self, inputs, is_shared).clone()
-        found[place, 0, 0] = torch.nextafter(found[place, 0, 0], torch.tensor(torch.inf))
-        return found
-
-    monkeypatch.setattr(StackedModel, "outputs", uneven)
-    assert not runner(small_cnn(), 4).can_group(BitFlip(1e-3))
-
-
-def test_a_pass_in_which_neighbours_matter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = StackedModel.outputs
-
-    def mixing(self: StackedModel, inputs: Tensor, is_shared: bool) -> Tensor:
-        found = outputs(self, inputs, is_shared)
-        return found + 1e-6 * found.mean(0, keepdim=True)
-
-    monkeypatch.setattr(StackedModel, "outputs", mixing)
-    assert not runner(small_cnn(), 4).can_group(BitFlip(1e-3))
 
 
 def test_only_the_tensors_that_a_fault_can_change_are_copied() -> None:
