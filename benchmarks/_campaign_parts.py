@@ -27,7 +27,7 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.trial_runner import TrialRunner
 from proact.data import Split
 from proact.encodings import encoding_named
-from proact.faults import BitFlip, encode
+from proact.faults import BitFlip, Fault, encode
 from proact.results.policy import Policy
 from proact.results.store import Row, Store
 
@@ -39,12 +39,17 @@ _TURNS, _TRIALS_PER_TURN, _TRIALS_PER_UNIT = 6, 160, 8
 
 
 def _job(model: nn.Module, images: Split, images_per_trial: int) -> Job:
+    return trial_job(model, images.first(_IMAGES), images_per_trial, BitFlip(_RATE))
+
+
+def trial_job(model: nn.Module, images: Split, images_per_trial: int | None, fault: Fault) -> Job:
+    """The job of one model in float32 under one fault; None takes all images."""
     encoding = encoding_named("float32")
     encoded = encode(model, encoding).eval()
     policy = Policy(images_per_trial, 64, False)
-    measurement = Measurement(images.first(_IMAGES), METRICS["top-1"])
+    measurement = Measurement(images, METRICS["top-1"])
     clean = clean_results(measurement, encoded, policy)
-    return Job([encoded], [clean], [BitFlip(_RATE)], encoding, measurement, policy, 0)
+    return Job([encoded], [clean], [fault], encoding, measurement, policy, 0)
 
 
 def overhead(model: nn.Module, images: Split, repeats: int) -> dict[str, Any]:

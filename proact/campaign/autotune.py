@@ -1,4 +1,6 @@
-"""Choose memory layout, batch size and images per trial from short measurements on this machine.
+"""Choose the policy of a campaign from short measurements on this machine.
+
+The policy is the memory layout, the batch size, the images per trial and the trials in one pass.
 
 Measurements are scaled to the work: a campaign of few trials measures little.
 """
@@ -18,6 +20,7 @@ from proact.campaign.clean_results import CleanResults, clean_results
 from proact.campaign.measurement import Measurement
 from proact.campaign.options import RunOptions
 from proact.campaign.trial_runner import TrialRunner
+from proact.campaign.trials_at_once import MeasurementLimits, with_stored_group
 from proact.errors import ProactError
 from proact.faults import Fault, Injector
 from proact.nn.batches import tensors_in
@@ -57,7 +60,8 @@ class Tuning:
     Attributes:
         policy: applies to all trials of a task.
         cost: measured cost of a trial of the first variant, in seconds.
-        seconds: median duration of a forward pass in seconds, by layout and batch size.
+        seconds: median durations in seconds: of a forward pass, by layout and batch size, and of a
+            trial, by the number of trials in one pass.
         expected: the number of trials that the pilot expects a cell to need, for successive groups
             of cells in the order of variants, then faults; empty without a pilot.
     """
@@ -79,6 +83,11 @@ class Tuning:
             raise ProactError(
                 f"the tuning in the store has {images} images per trial and batches of {batch}, "
                 "expected at least 1 of each"
+            )
+        if tuning.policy.trials_at_once < 1:
+            raise ProactError(
+                f"the tuning in the store has {tuning.policy.trials_at_once} trials at once, "
+                "expected at least 1"
             )
         return tuning
 
@@ -109,14 +118,14 @@ class Task:
     def pilot_runner(
         self, variant: int, clean: CleanResults, policy: Policy, seed: int
     ) -> TrialRunner:
-        """A runner of a variant's trials that are not stored."""
+        """A runner of a variant's trials that are not stored, one by one."""
         injector = self.injectors[variant]
         return TrialRunner(
             injector.model,
             injector.encoding,
             self.measurement,
             clean,
-            policy,
+            replace(policy, trials_at_once=1),
             seed,
             prefix_cache=False,
         )
@@ -170,15 +179,18 @@ def tune(
     if images == "auto" and (task.measurement.metric.of_trial or data.batch_sizes or is_short):
         images = "all"
     if images == "auto":
-        return _with_stored_choice(store, task, options, tuning, clean, announce), clean
-    if isinstance(images, int) and data.batch_sizes:
-        size = data.batch_sizes[0]
-        images = max(images // size, 1) * size
-    count = images if isinstance(images, int) and images < len(data) else None
-    return replace(tuning, policy=replace(tuning.policy, images=count)), clean
+        tuning = _with_stored_images(store, task, options, tuning, clean, announce)
+    else:
+        if isinstance(images, int) and data.batch_sizes:
+            size = data.batch_sizes[0]
+            images = max(images // size, 1) * size
+        count = images if isinstance(images, int) and images < len(data) else None
+        tuning = replace(tuning, policy=replace(tuning.policy, images=count))
+    limits = MeasurementLimits(_WORTH_IT, _SHARE)
+    return with_stored_group(store, task, options, tuning, clean[0], limits, announce), clean
 
 
-def _with_stored_choice(
+def _with_stored_images(
     store: Store,
     task: Task,
     options: RunOptions,

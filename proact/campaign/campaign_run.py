@@ -272,7 +272,14 @@ class CampaignRun:
         sharing = {} if self._options.state == "keep" else cells
         shared = SharedTrials(self._store, faults, self._injectors, self._options.seed, sharing)
         coordinator = Coordinator(
-            self._store, cells, group_of, pool, self._announcer.update, shared, runs_ahead
+            self._store,
+            cells,
+            group_of,
+            pool,
+            self._announcer.update,
+            shared,
+            runs_ahead,
+            self.tuning.policy.trials_at_once,
         )
         try:
             coordinator.work(targets)

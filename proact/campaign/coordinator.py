@@ -16,6 +16,7 @@ from dataclasses import replace
 from proact.campaign.executors import is_lost_worker
 from proact.campaign.jobs import UnitResult, WorkUnit
 from proact.campaign.shared_trials import SharedTrials
+from proact.campaign.trial_groups import SEVERAL_TRIALS
 from proact.campaign.worker_pool import LostWorkerError, NotStartedError, WorkerPool
 from proact.errors import ProactError
 from proact.interruption import DeferredSignals
@@ -54,6 +55,7 @@ class Coordinator:
         shared: finds rows that need no run, because another cell has them.
         runs_ahead: whether idle workers run trials beyond a cell's target. This helps if the final
             number of trials is not known yet.
+        trials_at_once: the number of trials that a worker runs in one forward pass.
     """
 
     def __init__(
@@ -65,8 +67,12 @@ class Coordinator:
         announce: Callable[[], None],
         shared: SharedTrials,
         runs_ahead: bool,
+        trials_at_once: int = 1,
     ) -> None:
         self._store, self._by_position, self._pool = store, cells, pool
+        self._trials_at_once = trials_at_once
+        #: The share of the last trials of a cell that needed a forward pass.
+        self._needing: dict[CellState, float] = {}
         self._announce, self._shared, self._runs_ahead = announce, shared, runs_ahead
         self._position = {cell: position for position, cell in cells.items()}
         self.cells: Sequence[CellState] = list(cells.values())
@@ -175,7 +181,11 @@ class Coordinator:
         """
         longest = int(_UNIT_SECONDS / cell.seconds) if cell.seconds else _UNTIMED_TRIALS
         share = math.ceil((end - cell.issued.upto()) / self._pool.workers)
-        first, last = cell.issued.gap(max(1, min(longest, share, _MOST_TRIALS)))
+        most = max(1, min(longest, share, _MOST_TRIALS))
+        if self._trials_at_once > 1:  # whole groups of trials that need a pass
+            group = self._trials_at_once / max(self._needing.get(cell, 1.0), 1e-9)
+            most = min(math.ceil(math.ceil(most / group) * group), _MOST_TRIALS)
+        first, last = cell.issued.gap(most)
         return WorkUnit(*self._position[cell], first, max(min(last, end), first + 1))
 
     def _take(self, future: Future[UnitResult]) -> CellState:
@@ -205,6 +215,7 @@ class Coordinator:
         if done.rows:
             self._keep(cell, done.rows)
             ran = [row.seconds for row in done.rows if row.seconds]
+            self._needing[cell] = len(ran) / len(done.rows)
             if ran:
                 seconds = sum(ran) / len(ran)
                 cell.seconds = 0.7 * cell.seconds + 0.3 * seconds if cell.seconds else seconds
@@ -229,13 +240,17 @@ class Coordinator:
     def _lose(self, unit: WorkUnit, error: BaseException) -> None:
         """Queue the trials of a unit again whose worker was lost.
 
-        Only the trial that was running may have caused the loss, so only its attempts count.
+        Only the trial that was running may have caused the loss, so only its attempts count. If
+        several were running at once, each of them runs again alone.
         """
         told = ": ".join(filter(None, (type(error).__name__, str(error))))
         if isinstance(error, LostWorkerError):
             running, told = error.trial, str(error)
         else:
             running = unit.first if len(unit) == 1 else None
+        if running == SEVERAL_TRIALS:
+            self._again += _parts(unit, 1)
+            return
         if running is None:
             self._lost_workers += 1
             if self._lost_workers > _MOST_LOST_WORKERS:
@@ -244,9 +259,7 @@ class Coordinator:
                     f"({told}): check the memory of the machine, or use fewer workers"
                 )
             # Other executors do not say which trial was running: find it by running each alone.
-            size = len(unit) if isinstance(error, LostWorkerError) else 1
-            firsts = range(unit.first, unit.end, size)
-            self._again += [replace(unit, first=t, end=t + size) for t in reversed(firsts)]
+            self._again += _parts(unit, len(unit) if isinstance(error, LostWorkerError) else 1)
             return
         rest = [replace(unit, end=running), replace(unit, first=running + 1)]
         self._again += [part for part in rest if len(part)]
@@ -271,6 +284,12 @@ class Coordinator:
             is_finished = list(targets) == [each.target for each in group]
             for each, target in zip(group, targets, strict=True):
                 each.is_finished, each.target = is_finished, target
+
+
+def _parts(unit: WorkUnit, size: int) -> list[WorkUnit]:
+    """The parts of a unit with ``size`` trials each, the last one first."""
+    firsts = range(unit.first, unit.end, size)
+    return [replace(unit, first=first, end=first + size) for first in reversed(firsts)]
 
 
 def is_hopeless(failed: int, trials: int) -> bool:

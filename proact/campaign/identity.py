@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +53,7 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
 
 def with_policy(facts: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """Return all facts of a task."""
-    return {**facts, "policy": asdict(policy)}
+    return {**facts, "policy": policy.to_facts()}
 
 
 class ModelDigest:

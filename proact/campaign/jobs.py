@@ -10,7 +10,8 @@ from torch import nn
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.measurement import Measurement
 from proact.campaign.pickling import pickled
-from proact.campaign.trial_runner import DetectedError, TrialRunner
+from proact.campaign.scoring import DetectedError
+from proact.campaign.trial_runner import TrialRunner
 from proact.encodings import Encoding
 from proact.errors import ProactError
 from proact.faults import Fault
@@ -116,18 +117,17 @@ class Job:
 
         Args:
             unit: the unit to run.
-            begin: called with the number of each trial before it runs.
+            begin: as for `TrialRunner.run_many`.
         """
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
         try:
             runner, fault = self.runner(unit.variant), self.faults[unit.fault]
-            for trial in range(unit.first, unit.end):
-                begin(trial)
-                try:
-                    rows.append(runner.run(fault, trial))
-                except DetectedError as error:
-                    failed.append((trial, str(error)))
+            for found in runner.run_many(fault, range(unit.first, unit.end), begin):
+                if isinstance(found, DetectedError):
+                    failed.append((found.trial, str(found)))
+                else:
+                    rows.append(found)
         except Terminated:
             raise
         except SystemExit as error:

@@ -12,12 +12,26 @@ from proact.campaign.clean_results import CleanResults
 from proact.campaign.counts import Counts, counts_from, raised_columns
 from proact.campaign.measurement import EvaluatedBatch, Measurement
 from proact.nn.batches import Batch
+from proact.results.store import Row
 
 
 class Raised(NamedTuple):
     """Stands for the output of a forward pass that raised an error under faults."""
 
     error: Exception
+
+
+class DetectedError(Exception):
+    """A forward pass raised an error because of a fault, and such trials are excluded.
+
+    Args:
+        reason: the error.
+        trial: the number of the trial.
+    """
+
+    def __init__(self, reason: str, trial: int) -> None:
+        super().__init__(reason)
+        self.trial = trial
 
 
 class Score(NamedTuple):
@@ -91,3 +105,10 @@ def scored(
     sums = torch.cat((every, torch.stack((found, clean.values), 1)), 1).sum(0).tolist()
     counts = counts_from(sums[:-2], start, raised)
     return Score(sums[-2] / start, sums[-1] / start, counts, start), found
+
+
+def row_of(trial: int, flips: int, score: Score, seconds: float) -> Row:
+    """The row of a trial."""
+    return Row(
+        trial, flips, score.samples, score.value, score.clean, *score.counts, seconds=seconds
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from proact.campaign.clean_results import CleanResults
 from proact.campaign.draws import drawn_units
 from proact.campaign.identity import laid_out
 from proact.campaign.measurement import EvaluatedBatch, Measurement
-from proact.campaign.scoring import Raised, Score, scored
+from proact.campaign.scoring import DetectedError, Raised, Score, row_of, scored
+from proact.campaign.trial_groups import TrialGroups
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlipStratum, Fault, Injector
 from proact.faults.record import Record
@@ -25,10 +26,6 @@ from proact.results.store import Row
 
 #: Building a prefix cache takes the time of several trials.
 _TRIALS_BEFORE_CACHE = 20
-
-
-class DetectedError(Exception):
-    """A forward pass raised an error because of a fault, and such trials are excluded."""
 
 
 @dataclass(eq=False)
@@ -62,11 +59,13 @@ class TrialRunner:
         #: Trials until the prefix cache is built; None afterwards.
         self._trials_before_cache: int | None = _TRIALS_BEFORE_CACHE
         self._clean_value_of_all: float | None = None
+        self._groups = TrialGroups(self)
 
     def close(self) -> None:
-        """Free the cached activations."""
+        """Free the cached activations and the copies of the model."""
         if self._cache is not None:
             self._cache.close()
+        self._groups = TrialGroups(self)
 
     def run(self, fault: Fault, trial: int) -> Row:
         """Run one trial: the fault pattern and the images of (seed, trial).
@@ -76,29 +75,85 @@ class TrialRunner:
                 excludes such trials.
             Exception: an error of the model without faults, or of the metric.
         """
-        if self._trials_before_cache == 0:
+        stacked = self._groups.stacked_for(fault)
+        if stacked is None:
+            found = self.run_single(fault, trial)
+        else:
+            (found,) = self._groups.run(stacked, fault, [trial])
+        if isinstance(found, DetectedError):
+            raise found
+        return found
+
+    def can_group(self, fault: Fault) -> bool:
+        """Whether trials of a fault run in groups, as the policy wants."""
+        return self._groups.stacked_for(fault) is not None
+
+    def fill_cache(self) -> None:
+        """Compute the cached activations now, and not only after some trials."""
+        if self._trials_before_cache is not None:
             self._trials_before_cache = None
             self._cache = self._prefix_cache()
+
+    def run_many(
+        self,
+        fault: Fault,
+        trials: Sequence[int],
+        begin: Callable[[int], None] = lambda trial: None,
+    ) -> Iterator[Row | DetectedError]:
+        """Yield the row of each trial in order, the same as from `run`.
+
+        A trial that `run` excludes yields the error. Trials run in groups, if the policy says so
+        and the model allows it.
+
+        Args:
+            fault: the fault of the trials.
+            trials: their numbers.
+            begin: called with the number of each trial before it runs, and with
+                `proact.campaign.trial_groups.SEVERAL_TRIALS` before a pass of several trials.
+
+        Raises:
+            Exception: an error of the model without faults, or of the metric.
+        """
+        stacked = self._groups.stacked_for(fault)
+        if stacked is not None:
+            yield from self._groups.run(stacked, fault, trials, begin)
+            return
+        for trial in trials:
+            begin(trial)
+            try:
+                yield self.run(fault, trial)
+            except DetectedError as error:
+                yield error
+
+    def run_single(self, fault: Fault, trial: int) -> Row | DetectedError:
+        """Run one trial by passes of its own, and return its row or the error that excludes it."""
+        if self._trials_before_cache == 0:
+            self.fill_cache()
         start = time.perf_counter()
-        units = self._units(fault, trial)
+        units = self.units(fault, trial)
         clean = self.clean.at(units)
         raised: list[tuple[EvaluatedBatch, Exception]] = []
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             # The clean results hold if no stored number is read wrong: nothing flipped, or the code
             # corrected it. Flips in activations come later.
             if not record.changed and not isinstance(fault, ActivationFlip):
-                return _row(trial, record.flips, self._clean_score(units, clean), 0.0)
+                return row_of(trial, record.flips, self.clean_score(units, clean), 0.0)
             batches = self._outputs(units, fault, record, raised)
-            score, _ = scored(self.measurement, batches, clean, self._clean_value(units, clean))
+            score, _ = scored(self.measurement, batches, clean, self.clean_value(units, clean))
             flips = record.flips  # last, so that a GPU gets its work first
-        self._check(raised)
+        self._refuse_own_errors(raised)
+        if raised and self.measurement.on_error == "exclude":
+            _, error = raised[0]
+            excluded = DetectedError(f"{type(error).__name__}: {error}", trial)
+            excluded.__cause__ = error
+            return excluded
         if self._trials_before_cache is not None:
             self._trials_before_cache -= 1
-        return _row(trial, flips, score, time.perf_counter() - start)
+        return row_of(trial, flips, score, time.perf_counter() - start)
 
     def image_values(self, fault: Fault, trial: int) -> tuple[Tensor, Tensor]:
         """Return the metric of each image of a trial, (m,) float64, under faults and clean."""
-        units = self._units(fault, trial)
+        units = self.units(fault, trial)
         clean = self.clean.at(units)
         with self.injector.trial(fault, self.seed, trial) as record, torch.inference_mode():
             batches = self._outputs(units, fault, record, [])
@@ -111,7 +166,7 @@ class TrialRunner:
         """Return the batches of a trial; None takes all samples."""
         return list(self.measurement.batches(units, self.policy))
 
-    def _units(self, fault: Fault, trial: int) -> Tensor | None:
+    def units(self, fault: Fault, trial: int) -> Tensor | None:
         """The samples, or the fixed batches, that a trial draws."""
         images, data = self.policy.images, self.measurement.data
         if images is None:
@@ -161,15 +216,14 @@ class TrialRunner:
         except Exception:
             return None  # the batches run one by one, and each error is noted
 
-    def _check(self, raised: list[tuple[EvaluatedBatch, Exception]]) -> None:
+    def _refuse_own_errors(self, raised: list[tuple[EvaluatedBatch, Exception]]) -> None:
         """Raise the error of a batch on which the model raises without faults too."""
-        for batch, error in raised:
+        # One batch tells enough of a trial that is excluded.
+        for batch, _ in raised[:1] if self.measurement.on_error == "exclude" else raised:
             with torch.inference_mode():
                 self.measurement.output(self.model, batch.inputs)
-            if self.measurement.on_error == "exclude":
-                raise DetectedError(f"{type(error).__name__}: {error}") from error
 
-    def _clean_value(self, units: Tensor | None, clean: CleanResults) -> float | None:
+    def clean_value(self, units: Tensor | None, clean: CleanResults) -> float | None:
         """The clean value of a metric of whole trials; None for other metrics."""
         metric = self.measurement.metric
         if not metric.of_trial:
@@ -183,8 +237,8 @@ class TrialRunner:
             self._clean_value_of_all = value
         return value
 
-    def _clean_score(self, units: Tensor | None, clean: CleanResults) -> Score:
-        value = self._clean_value(units, clean)
+    def clean_score(self, units: Tensor | None, clean: CleanResults) -> Score:
+        value = self.clean_value(units, clean)
         if value is None:
             assert clean.values is not None
             value = clean.values.mean().item()
@@ -201,9 +255,3 @@ class TrialRunner:
         budget = MemoryBudget(self.cache_bytes)
         cache = MultiCutCache(self.model, laid_out(inputs, self.policy), budget, self.policy.batch)
         return cache if cache.cuts else None
-
-
-def _row(trial: int, flips: int, score: Score, seconds: float) -> Row:
-    return Row(
-        trial, flips, score.samples, score.value, score.clean, *score.counts, seconds=seconds
-    )

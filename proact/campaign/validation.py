@@ -124,6 +124,8 @@ def check_policy(policy: Policy, data: Split) -> None:
         raise ValueError(f"policy: expected images in [1, {len(data)}], got {images}")
     if policy.batch < 1:
         raise ValueError(f"policy: expected a batch of at least 1, got {policy.batch}")
+    if policy.trials_at_once < 1:
+        raise ValueError(f"policy: expected at least 1 trial at once, got {policy.trials_at_once}")
 
 
 def check_measurement(measurement: Measurement) -> None:

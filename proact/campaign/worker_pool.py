@@ -22,7 +22,8 @@ class LostWorkerError(Exception):
 
     Args:
         reason: how it died.
-        trial: the trial that was running; None if the worker was between two trials.
+        trial: the trial that was running, or `proact.campaign.trial_groups.SEVERAL_TRIALS`; None if
+            the worker was between two trials.
     """
 
     def __init__(self, reason: str, trial: int | None) -> None:

@@ -74,9 +74,9 @@ NO_TRIAL = (-1).to_bytes(8, sys.byteorder, signed=True)
 
 
 def trial_in(memory: mmap.mmap) -> int | None:
-    """Read the number of the running trial; None if the worker is between two trials."""
-    trial = int.from_bytes(memory[:], sys.byteorder, signed=True)
-    return None if trial < 0 else trial
+    """Read the number of the running trial, or `SEVERAL_TRIALS`; None between two trials."""
+    noted = memory[:]
+    return None if noted == NO_TRIAL else int.from_bytes(noted, sys.byteorder, signed=True)
 
 
 class _Local:

@@ -89,6 +89,15 @@ class Injector:
         """
         return [target.bits for target in targets_of(self._current_plan(), fault)]
 
+    def exposed_tensors(self, fault: Fault) -> frozenset[str]:
+        """The names of the stored tensors whose numbers ``fault`` can change.
+
+        Raises:
+            ValueError, TypeError: as `exposed_bits`.
+        """
+        targets = targets_of(self._current_plan(), fault)
+        return frozenset(stored.name for target in targets for stored in target.stored)
+
     def expected_ber(self, fault: Fault) -> float:
         """The expected share of the exposed bits that ``fault`` hits, in [0, 1].
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proact.ops import _hyrelu_batching as batching
 from proact.ops import _hyrelu_native as native
 from proact.ops import _hyrelu_reference as reference
 from proact.ops._hyrelu_native import DTYPES, HALVES, MODES
@@ -62,7 +63,7 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
             different devices.
     """
     is_plain = _check(x, threshold, mode, slope)
-    if _wants_plain_form():
+    if _wants_plain_form() and not batching.is_only_vmap():
         return reference.forward(x, threshold, mode, slope)
     if is_plain and _may_skip_dispatcher():
         if torch.is_grad_enabled() and (x.requires_grad or threshold.requires_grad):
@@ -176,7 +177,7 @@ def _fits(threshold: Tensor, x: Tensor) -> bool:
 
 def _wants_plain_form() -> bool:
     """Whether to use the plain torch form: Inductor fuses it, and torch.func and forward-mode
-    derivatives can differentiate it."""
+    derivatives can differentiate it. Inside vmap alone, `hyrelu` has a rule of its own."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -294,3 +295,4 @@ torch.library.register_fake("proact::hyrelu_backward", _backward_shape, lib=_lib
 torch.library.register_autograd(
     "proact::hyrelu", _autograd, setup_context=_keep_inputs, lib=_library
 )
+batching.register(_library)

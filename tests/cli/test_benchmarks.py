@@ -96,6 +96,17 @@ def test_residual_rates_prints_formulas_beside_counts(tmp_path: Path) -> None:
     assert all(sum(row["counts"]) > 0 for row in figures["bursts"])
 
 
+@pytest.mark.slow
+def test_trials_at_once_are_compared_with_single_ones(tmp_path: Path) -> None:
+    few = ["--models", "small-cnn", "--trials", "4", "--repeats", "2"]
+    done = run("trials_at_once", *few, "--json", tmp_path / "rates.json")
+    assert done.returncode == 0, done.stderr
+    assert "trials at once" in done.stdout
+    figures = json.loads((tmp_path / "rates.json").read_text())
+    assert set(figures) == {"small-cnn, 8 images", "small-cnn, 200 images"}
+    assert set(figures["small-cnn, 8 images"]) == {"1", "4"}
+
+
 def test_startup_times_each_command() -> None:
     done = run("startup", "--repeats", "1")
     assert done.returncode == 0, done.stderr
