@@ -3,6 +3,7 @@
 
 #include "flips.hpp"
 #include "hyrelu.hpp"
+#include "range.hpp"
 #include "runtime.hpp"
 #include "scrub.hpp"
 
@@ -64,11 +65,15 @@ void flip(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
 
 void restore(const DeviceTensors&, const DevicePlaces&, Stream) { refuse(); }
 
-void encode_codewords(const DeviceCodewords&, const CodeTables&, Stream) { refuse(); }
+void restore(const SweptMemories&, const DeviceSweepLog&, std::uint64_t, Stream) { refuse(); }
 
-void scrub_codewords(const DeviceCodewords&, const CodeTables&, const DeviceReplacements&,
-                     std::uintptr_t, Stream) {
+void restrict_range(const SweptMemories&, std::uintptr_t, RangeAction, const DeviceSweepLog&,
+                    Stream) {
     refuse();
 }
+
+void encode(const SweptMemories&, const DeviceCodes&, Stream) { refuse(); }
+
+void scrub(const SweptMemories&, const DeviceCodes&, const DeviceSweepLog&, Stream) { refuse(); }
 
 }  // namespace proact::cuda
