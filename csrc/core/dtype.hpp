@@ -1,6 +1,8 @@
 // Element types that are only known at run time.
 #pragma once
 
+#include <type_traits>
+
 #include "half.hpp"
 
 namespace proact {
@@ -10,7 +12,7 @@ enum class Dtype { float32, float64, float16, bfloat16 };
 
 /// Calls `use` with a null pointer whose type is the element type of `dtype`.
 template <class Use>
-void with_element(Dtype dtype, Use use) {
+PROACT_HOST_DEVICE void with_element(Dtype dtype, Use use) {
     switch (dtype) {
         case Dtype::float32: return use(static_cast<float*>(nullptr));
         case Dtype::float64: return use(static_cast<double*>(nullptr));

@@ -63,17 +63,26 @@ struct BFloat16 {
     }
 };
 
-/// The type in which an element is computed, with the conversions from and to memory.
+/// The type in which an element is computed, with the conversions from and to memory, and the bits
+/// of an element as an integer.
 template <class Element>
 struct Arithmetic {
     using Real = Element;
+    using Bits = typename SimdTraits<Element>::Bits;
     PROACT_ELEMENTWISE static Real load(Element value) { return value; }
     PROACT_ELEMENTWISE static Element store(Real value) { return value; }
+    PROACT_ELEMENTWISE static Bits bits(Element value) { return SimdTraits<Element>::bits(value); }
+    PROACT_ELEMENTWISE static Element from_bits(Bits bits) {
+        return SimdTraits<Element>::from_bits(bits);
+    }
 };
 
 template <class Half>
 struct HalfArithmetic {
     using Real = float;
+    using Bits = std::uint16_t;
+    PROACT_ELEMENTWISE static Bits bits(Half half) { return half.word; }
+    PROACT_ELEMENTWISE static Half from_bits(Bits bits) { return {bits}; }
     PROACT_ELEMENTWISE static float load(Half half) {
         return Half::template widened<float>(half.word);
     }

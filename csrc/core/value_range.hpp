@@ -17,6 +17,10 @@ inline constexpr float largest_element<Float16> = 0x1.ffcp15f;
 template <>
 inline constexpr float largest_element<BFloat16> = 0x1.fep127f;
 
+/// A variable, because device code cannot call the function.
+template <class Real>
+inline constexpr Real not_a_number = std::numeric_limits<Real>::quiet_NaN();
+
 /// A value x passes if it is finite and low <= x <= high; NaN never passes. If no value can pass,
 /// because a fault made a bound NaN or swapped the bounds, every value becomes 0. The replacements
 /// are:
@@ -32,22 +36,21 @@ struct ValueRange {
     Real neutral;         // replacement of NaN
 
     /// `finite` is the largest finite value of the element type in memory.
-    static ValueRange of(Real low, Real high, Real finite, RangeAction action) {
+    PROACT_HOST_DEVICE static ValueRange of(Real low, Real high, Real finite, RangeAction action) {
         const Real floor = low < -finite ? -finite : low;
         const Real ceiling = high > finite ? finite : high;
-        if (!(floor <= ceiling)) {
-            constexpr Real nan = std::numeric_limits<Real>::quiet_NaN();
-            return {nan, nan, 0, 0, 0};
-        }
+        if (!(floor <= ceiling)) return {not_a_number<Real>, not_a_number<Real>, 0, 0, 0};
         const Real neutral = floor > 0 ? floor : ceiling < 0 ? ceiling : 0;
         if (action == RangeAction::zero) return {floor, ceiling, neutral, neutral, neutral};
         return {floor, ceiling, floor == low ? low : neutral, ceiling == high ? high : neutral,
                 neutral};
     }
 
-    bool passes(Real x) const { return x >= floor && x <= ceiling; }
+    PROACT_HOST_DEVICE bool passes(Real x) const { return x >= floor && x <= ceiling; }
 
-    Real repaired(Real x) const { return x < floor ? below : x > ceiling ? above : neutral; }
+    PROACT_HOST_DEVICE Real repaired(Real x) const {
+        return x < floor ? below : x > ceiling ? above : neutral;
+    }
 };
 
 }  // namespace proact

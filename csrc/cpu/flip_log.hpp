@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../core/tensor_memory.hpp"
-#include "relocation.hpp"
+#include "../core/relocation.hpp"
 #include "uninitialized_buffer.hpp"
 
 namespace proact {

@@ -1,8 +1,6 @@
 #include "range_sweep.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "range_kernels.hpp"
 #include "threads.hpp"
@@ -24,17 +22,6 @@ FirstOutside<Element> first_outside_of(Isa isa) {
 /// With fewer elements, waking a sleeping thread costs more than it saves.
 constexpr std::uint64_t min_parallel_elements = std::uint64_t{1} << 17;
 constexpr std::uint64_t max_chunk_elements = std::uint64_t{1} << 15;
-
-template <class Real>
-Real bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
-    Real bound = 0;
-    with_element(dtype, [&](auto* type) {
-        using Bound = std::remove_pointer_t<decltype(type)>;
-        const auto* bounds = reinterpret_cast<const Bound*>(address);
-        bound = static_cast<Real>(Arithmetic<Bound>::load(bounds[index]));
-    });
-    return bound;
-}
 
 /// Repairs adjacent elements that share their bounds and returns the number of repairs.
 template <class Element>
@@ -87,10 +74,7 @@ std::uint64_t sweep_chunk(const BoundedMemory& memory, std::uint64_t begin, std:
 }  // namespace
 
 void RangePlan::add(const BoundedMemory& memory) {
-    if (memory.channels == 0 || memory.inner == 0)
-        throw std::invalid_argument("bounds expect at least 1 channel and inner element, got " +
-                                    std::to_string(memory.channels) + " channels and " +
-                                    std::to_string(memory.inner) + " inner elements");
+    check_channels(memory.channels, memory.inner);
     for (std::uint64_t begin = 0; begin < memory.elements; begin += max_chunk_elements)
         chunks_.push_back(
             {memories_.size(), begin, std::min(memory.elements, begin + max_chunk_elements)});

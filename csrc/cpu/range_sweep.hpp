@@ -4,23 +4,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/dtype.hpp"
-#include "../core/value_range.hpp"
+#include "../core/swept_memory.hpp"
 #include "isa.hpp"
 #include "sweep_log.hpp"
 
 namespace proact {
-
-/// Elements in memory and the bounds of their trained values. The caller keeps both alive. Each
-/// sweep reads the bounds again, because faults can change them too.
-struct BoundedMemory {
-    std::uintptr_t address;
-    std::uint64_t elements;
-    Dtype dtype;
-    std::uintptr_t low, high;  // element e uses bounds number e / inner % channels
-    Dtype bound_dtype;
-    std::uint64_t channels, inner;
-};
 
 class RangePlan {
    public:

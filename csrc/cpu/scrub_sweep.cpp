@@ -1,11 +1,8 @@
 #include "scrub_sweep.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
-#include <string>
 
-#include "../core/value_range.hpp"
 #include "codeword_memory.hpp"
 #include "threads.hpp"
 
@@ -16,40 +13,15 @@ namespace {
 constexpr std::uint64_t min_parallel_bytes = std::uint64_t{1} << 19;
 constexpr std::uint64_t max_chunk_bytes = std::uint64_t{1} << 17;
 
-double bound_at(std::uintptr_t address, Dtype dtype, std::uint64_t index) {
-    double bound = 0;
-    with_element(dtype, [&](auto* type) {
-        using Bound = std::remove_pointer_t<decltype(type)>;
-        const auto* bounds = reinterpret_cast<const Bound*>(address);
-        bound = static_cast<double>(Arithmetic<Bound>::load(bounds[index]));
-    });
-    return bound;
-}
-
-/// The replacement of one word, as a memory word.
-std::uint64_t replacement_word(const Replacement& replacement, std::uint64_t word) {
-    if (replacement.low == 0) return 0;
-    const std::uint64_t channel = word / replacement.inner % replacement.channels;
-    std::uint64_t bits = 0;
-    with_element(replacement.dtype, [&](auto* type) {
-        using Element = std::remove_pointer_t<decltype(type)>;
-        using Real = typename Arithmetic<Element>::Real;
-        const auto range = ValueRange<Real>::of(
-            static_cast<Real>(bound_at(replacement.low, replacement.bound_dtype, channel)),
-            static_cast<Real>(bound_at(replacement.high, replacement.bound_dtype, channel)),
-            largest_element<Element>, RangeAction::zero);
-        const Element element = Arithmetic<Element>::store(range.neutral);
-        std::memcpy(&bits, &element, sizeof element);
-    });
-    return bits;
-}
-
 /// The valid codeword that consists of replacements. `first` is the number of its first word.
 std::uint64_t replacement_codeword(const CodedMemory& memory, const CodeTables& code,
                                    std::uint64_t first) {
     std::uint64_t packed = 0;
-    for (std::uint32_t byte = 0; byte < code.codeword_bytes; byte += memory.word_bytes, ++first)
-        packed |= replacement_word(memory.replacement, first) << (8 * byte);
+    const Replacement& replacement = memory.replacement;
+    for (std::uint32_t byte = 0; byte < code.codeword_bytes; byte += memory.word_bytes, ++first) {
+        const std::uint64_t channel = first / replacement.inner % replacement.channels;
+        packed |= replacement_word(replacement, channel) << (8 * byte);
+    }
     return code.encoded(packed);
 }
 
@@ -83,15 +55,8 @@ ScrubCounts scrub_chunk(const CodedMemory& memory, std::uint64_t begin, std::uin
 void ScrubPlan::add(const CodedMemory& memory) {
     if (memory.code == nullptr) throw std::invalid_argument("expected a code, got none");
     const std::uint32_t codeword_bytes = memory.code->tables().codeword_bytes;
-    if (memory.word_bytes == 0 || codeword_bytes % memory.word_bytes != 0)
-        throw std::invalid_argument("expected words that divide a codeword of " +
-                                    std::to_string(codeword_bytes) + " bytes, got words of " +
-                                    std::to_string(memory.word_bytes) + " bytes");
-    const Replacement& replacement = memory.replacement;
-    if (replacement.channels == 0 || replacement.inner == 0)
-        throw std::invalid_argument("bounds expect at least 1 channel and inner element, got " +
-                                    std::to_string(replacement.channels) + " channels and " +
-                                    std::to_string(replacement.inner) + " inner elements");
+    check_words(codeword_bytes, memory.word_bytes);
+    check_channels(memory.replacement.channels, memory.replacement.inner);
     const std::uint64_t step = max_chunk_bytes / codeword_bytes;
     for (std::uint64_t begin = 0; begin < memory.codewords; begin += step)
         chunks_.push_back({memories_.size(), begin, std::min(memory.codewords, begin + step)});

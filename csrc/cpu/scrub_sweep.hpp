@@ -5,20 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include "../core/dtype.hpp"
+#include "../core/swept_memory.hpp"
 #include "scrub_code.hpp"
 #include "sweep_log.hpp"
 
 namespace proact {
-
-/// The number in place of a word whose error is detected and not corrected: the value nearest to 0
-/// between two bounds. Word w of a tensor has the bounds number w / inner % channels. Each sweep
-/// reads the bounds again, because faults can change them too.
-struct Replacement {
-    std::uintptr_t low = 0, high = 0;  // 0: the words become 0
-    Dtype bound_dtype = Dtype::float32, dtype = Dtype::float32;
-    std::uint64_t channels = 1, inner = 1;
-};
 
 /// Adjacent codewords of a tensor. The caller keeps the memory and the bounds alive.
 struct CodedMemory {

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "relocation.hpp"
+#include "../core/relocation.hpp"
 
 namespace proact {
 

@@ -9,7 +9,7 @@ if(NOT _proact_cuda MATCHES "^(auto|on|off|host)$")
 endif()
 
 set(_proact_kernels csrc/cuda/flips.cu csrc/cuda/hyrelu_backward.cu csrc/cuda/hyrelu_forward.cu
-                    csrc/cuda/runtime.cu csrc/cuda/scrub.cu)
+                    csrc/cuda/range.cu csrc/cuda/runtime.cu csrc/cuda/scrub.cu csrc/cuda/sweep.cu)
 # A host file that builds binomial tables: no fused multiply-add, as in CMakeLists.txt.
 set_source_files_properties(csrc/cuda/flip_rate.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
 

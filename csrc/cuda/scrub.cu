@@ -2,15 +2,15 @@
 
 namespace proact::cuda {
 
-void encode_codewords(const DeviceCodewords& memory, const CodeTables& code, Stream stream) {
-    launch("encoding codewords", &encode_kernel, grid_over(memory.codewords, scrub_threads), stream,
-           memory, code);
+void encode(const SweptMemories& memories, const DeviceCodes& codes, Stream stream) {
+    launch("encoding codewords", &encode_kernel, Grid{memories.blocks, sweep_threads}, stream,
+           memories, codes);
 }
 
-void scrub_codewords(const DeviceCodewords& memory, const CodeTables& code,
-                     const DeviceReplacements& replacements, std::uintptr_t counts, Stream stream) {
-    launch("scrubbing codewords", &scrub_kernel, grid_over(memory.codewords, scrub_threads), stream,
-           memory, code, replacements, reinterpret_cast<unsigned long long*>(counts));
+void scrub(const SweptMemories& memories, const DeviceCodes& codes, const DeviceSweepLog& log,
+           Stream stream) {
+    launch("scrubbing codewords", &scrub_kernel, Grid{memories.blocks, sweep_threads}, stream,
+           memories, codes, log);
 }
 
 }  // namespace proact::cuda

@@ -1,6 +1,7 @@
 // The functions of this folder in a build without CUDA.
 #include "flips.hpp"
 #include "hyrelu.hpp"
+#include "range.hpp"
 #include "runtime.hpp"
 #include "scrub.hpp"
 
@@ -62,11 +63,15 @@ void flip(std::uintptr_t, const DevicePlaces&, Stream) { refuse(); }
 
 void restore(std::uintptr_t, const DevicePlaces&, Stream) { refuse(); }
 
-void encode_codewords(const DeviceCodewords&, const CodeTables&, Stream) { refuse(); }
+void restore(const SweptMemories&, const DeviceSweepLog&, std::uint64_t, Stream) { refuse(); }
 
-void scrub_codewords(const DeviceCodewords&, const CodeTables&, const DeviceReplacements&,
-                     std::uintptr_t, Stream) {
+void restrict_range(const SweptMemories&, std::uintptr_t, RangeAction, const DeviceSweepLog&,
+                    Stream) {
     refuse();
 }
+
+void encode(const SweptMemories&, const DeviceCodes&, Stream) { refuse(); }
+
+void scrub(const SweptMemories&, const DeviceCodes&, const DeviceSweepLog&, Stream) { refuse(); }
 
 }  // namespace proact::cuda

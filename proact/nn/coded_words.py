@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 
 from proact.nn.stored_guard import mark_written
-from proact.ops.in_place_code import TensorCode, encode_words_, memory_words
+from proact.ops.in_place_code import (
+    TensorCode,
+    encode_words_,
+    encodes_in_place,
+    memory_words,
+)
 
 
 def encode_tensor(tensor: Tensor, code: TensorCode) -> None:
     """Writes check bits into a tensor on any device with any strides."""
     tensor = tensor.detach()
-    if tensor.is_cpu and tensor.is_contiguous():
+    if encodes_in_place(tensor):
         encode_words_(tensor, code)
         mark_written([tensor])
     else:

@@ -4,7 +4,7 @@ work on two streams."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ def queue_of(device: torch.device) -> tuple[int, int]:
         return 0, 0
     stream = torch.cuda.current_stream(device)
     return stream.device_index, stream.cuda_stream
+
+
+def current_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU torch's current one inside a block; does nothing for the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class FlipStream:

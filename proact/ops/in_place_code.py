@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proact import _native
+from proact.ops._device_sweep import DeviceSweeps, sweeps_on_gpu
 from proact.ops.plain_memory import address_of, check_writable
 
 Words = NDArray[np.uint64]
@@ -66,6 +66,7 @@ class InPlaceCode:
         self.flips, self.keeps, self.is_detected = flips, keeps, is_detected
         self.masks_detected = masks_detected
         self._source = source
+        self._native: Any = None
 
     @property
     def check_bits(self) -> int:
@@ -90,21 +91,23 @@ class InPlaceCode:
         result: Words = payload | _looked_up(self.spread_tables, check, 3)
         return result
 
-    @cached_property
+    @property
     def native(self) -> Any:
         """The code in native memory; the native module must be there."""
         module: Any = _native.module
-        return module.ScrubCode(
-            self.codeword_bytes,
-            self.check_bits,
-            self.payload,
-            self.syndrome_tables.reshape(-1),
-            self.spread_tables.reshape(-1),
-            self.flips,
-            self.keeps,
-            self.is_detected.astype(np.uint8),
-            self.masks_detected,
-        )
+        if not isinstance(self._native, module.ScrubCode):  # tests replace the module
+            self._native = module.ScrubCode(
+                self.codeword_bytes,
+                self.check_bits,
+                self.payload,
+                self.syndrome_tables.reshape(-1),
+                self.spread_tables.reshape(-1),
+                self.flips,
+                self.keeps,
+                self.is_detected.astype(np.uint8),
+                self.masks_detected,
+            )
+        return self._native
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InPlaceCode:
         return self  # nothing changes it
@@ -173,22 +176,32 @@ def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None)
     """Writes valid check bits into all words of ``tensor``; its payload bits stay.
 
     Args:
-        tensor: contiguous memory on the CPU, of any dtype with words of the size that the code has.
+        tensor: contiguous memory that `encodes_in_place`, of any dtype with words of the size that
+            the code has.
         coded: the codes of its words.
         threads: the largest number of threads, by default torch's.
 
     Raises:
         TypeError: no plain memory, or words of another size.
-        ValueError: a tensor that is not contiguous, not on the CPU or not writable.
+        ValueError: a tensor that is not contiguous, on a device without kernels or not writable.
     """
     begin = address_of("a tensor to encode", tensor)
     check_word_size("a tensor to encode", tensor, coded)
-    if not (tensor.is_contiguous() and tensor.is_cpu):
+    if not encodes_in_place(tensor):
         raise ValueError(
-            "a tensor to encode must be contiguous and on the CPU, got shape "
-            f"{tuple(tensor.shape)} with strides {tuple(tensor.stride())} on {tensor.device}"
+            "a tensor to encode must be contiguous and on the CPU, or on a GPU in a build with "
+            f"CUDA; got shape {tuple(tensor.shape)} with strides {tuple(tensor.stride())} on "
+            f"{tensor.device}"
         )
     check_writable("a tensor to encode", tensor)
+    if sweeps_on_gpu([tensor]):
+        plan = DeviceSweeps("DeviceScrubPlan").on(tensor.device)
+        plan.memory.add("a tensor to encode", tensor)
+        for code, first, codewords in coded.parts(tensor.numel()):
+            address = begin + first * code.word_bytes
+            plan.native.add(address, codewords, code.native, code.word_bytes)
+        plan.encode()
+        return
     for code, first, codewords in coded.parts(tensor.numel()):
         if _native.module is not None:
             address = begin + first * code.word_bytes
@@ -198,6 +211,11 @@ def encode_words_(tensor: Tensor, coded: TensorCode, threads: int | None = None)
             memory = memory_words(tensor.detach())[first : first + codewords * code.words]
             words = memory.numpy().view(f"u{code.codeword_bytes}")
             words[:] = code.encoded(words.astype(np.uint64)).astype(words.dtype)
+
+
+def encodes_in_place(tensor: Tensor) -> bool:
+    """Whether `encode_words_` takes a tensor with plain memory."""
+    return sweeps_on_gpu([tensor]) or (tensor.is_contiguous() and tensor.is_cpu)
 
 
 def check_word_size(name: str, tensor: Tensor, coded: TensorCode) -> None:

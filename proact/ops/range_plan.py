@@ -13,6 +13,7 @@ from torch import Tensor
 from proact import _native
 from proact.errors import ProactError
 from proact.ops import _range_reference as reference
+from proact.ops._device_sweep import DeviceSweeps, sweeps_on_gpu
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
 from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
@@ -24,7 +25,7 @@ ACTIONS = ("zero", "saturate")
 
 
 class RangePlan:
-    """Tensors and their bounds. One native call sweeps all that lie in dense host memory.
+    """Tensors and their bounds. One native call sweeps all that lie in dense memory of one device.
 
     Args:
         tensors: float16, bfloat16, float32 or float64; of any shape, on any device, with any
@@ -65,21 +66,29 @@ class RangePlan:
         self._bounded = list(zip(tensors, low, high, strict=True))
         self._native: Any = None if _native.module is None else _native.module.RangePlan()
         self._memory = MemoryGuard()
-        #: The positions of the tensors in the native plan; the others are swept by torch.
+        self._on_gpus = DeviceSweeps("DeviceRangePlan")
+        #: The positions of the tensors in the native plan for host memory.
         self._swept_natively: list[int] = []
+        self._swept_by_torch: list[int] = []
         for position, bounded in enumerate(self._bounded):
-            is_dense = all(map(is_dense_on_host, bounded))
-            if self._native is not None and is_dense and bounded[0].numel():
-                self._add_native(named[position], *bounded)
-                for each, memory in zip(("", "a bound of ", "a bound of "), bounded, strict=True):
-                    self._memory.add(each + named[position], memory)
-                self._swept_natively.append(position)
-        native = set(self._swept_natively)
-        self._swept_by_torch = [p for p in range(len(tensors)) if p not in native]
+            has_numbers = bounded[0].numel() > 0
+            if has_numbers and sweeps_on_gpu(bounded):
+                plan = self._on_gpus.on(bounded[0].device)
+                native, guard, positions = plan.native, plan.memory, plan.positions
+            elif has_numbers and self._native is not None and all(map(is_dense_on_host, bounded)):
+                native, guard, positions = self._native, self._memory, self._swept_natively
+            else:
+                self._swept_by_torch.append(position)
+                continue
+            self._add_native(native, named[position], *bounded)
+            for each, memory in zip(("", "a bound of ", "a bound of "), bounded, strict=True):
+                guard.add(each + named[position], memory)
+            positions.append(position)
 
-    def _add_native(self, name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
+    @staticmethod
+    def _add_native(native: Any, name: str, tensor: Tensor, low: Tensor, high: Tensor) -> None:
         channels, inner = channels_of(tensor, low)
-        self._native.add(
+        native.add(
             address_of(name, tensor),
             tensor.numel(),
             DTYPES[tensor.dtype],
@@ -96,8 +105,9 @@ class RangePlan:
         """Replaces elements outside their bounds; returns the number of them in each tensor.
 
         Each word is logged before it is changed, so that `SweepLog.restore` also undoes a sweep
-        that was interrupted. ``threads`` is the largest number of CPU threads, torch's by default,
-        and ``isa`` an instruction set of `proact.build_info`; the result depends on neither.
+        that was interrupted. On a GPU this waits for the counts. ``threads`` is the largest number
+        of CPU threads, torch's by default, and ``isa`` an instruction set of `proact.build_info`;
+        the result depends on neither.
         """
         repairs = [0] * len(self._bounded)
         if self._native is not None:
@@ -105,6 +115,10 @@ class RangePlan:
             count = torch.get_num_threads() if threads is None else threads
             found = self._native.sweep_into(log._native, ACTIONS.index(action), count, isa)
             for position, here in zip(self._swept_natively, found, strict=True):
+                repairs[position] = here
+        for plan in self._on_gpus:
+            found = plan.sweep(log._on_gpus, ACTIONS.index(action))
+            for position, here in zip(plan.positions, found, strict=True):
                 repairs[position] = here
         for position in self._swept_by_torch:
             bounded, name = self._bounded[position], self._names[position]

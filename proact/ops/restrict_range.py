@@ -39,7 +39,8 @@ def restrict_range_(
 
     Args:
         tensors: float16, bfloat16, float32 or float64, of any shapes, on any device, not requiring
-            grad. One native call sweeps all dense tensors on the CPU; torch sweeps the others.
+            grad. One native call sweeps all dense tensors on the CPU, and one those on a GPU in a
+            build with CUDA; torch sweeps the others.
         low, high: the bounds of each tensor, on its device, with one of these dtypes. A bound
             broadcasts against its tensor: one number, or one for each index of one dimension.
         action: ``"zero"`` or ``"saturate"``.

@@ -11,6 +11,7 @@ from torch import Tensor
 from proact import _native
 from proact.errors import ProactError
 from proact.ops import _scrub_reference as reference
+from proact.ops._device_sweep import DeviceSweeps, sweeps_on_gpu
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import layout, may_overlap
 from proact.ops._scrub_reference import Bounds
@@ -33,7 +34,7 @@ class Scrubbed(NamedTuple):
 
 
 class ScrubPlan:
-    """Tensors of codewords. One native call sweeps all that lie in dense host memory.
+    """Tensors of codewords. One native call sweeps all that lie in dense memory of one device.
 
     Codewords consist of words that are adjacent in the order of a tensor's elements. A codeword
     whose error is only detected becomes the codeword of the numbers nearest to 0 between two
@@ -77,29 +78,37 @@ class ScrubPlan:
         )
         self._native: Any = None if _native.module is None else _native.module.ScrubPlan()
         self._memory = MemoryGuard()
-        #: The position of the tensor that each memory of the native plan belongs to.
+        self._on_gpus = DeviceSweeps("DeviceScrubPlan")
+        #: The position of the tensor that each memory of the native plan for the host belongs to.
         self._positions: list[int] = []
         self._swept_plainly: list[int] = []
         for position, (tensor, code, pair) in enumerate(self._coded):
             memory = _in_memory_order(tensor, code, pair)
-            is_dense = all(map(is_dense_on_host, (memory, *(pair or ()))))
-            if self._native is None or not is_dense or not tensor.numel():
+            read = (memory, *(pair or ()))
+            if tensor.numel() and sweeps_on_gpu(read):
+                plan = self._on_gpus.on(tensor.device)
+                native, guard, positions = plan.native, plan.memory, plan.positions
+            elif tensor.numel() and self._native is not None and all(map(is_dense_on_host, read)):
+                native, guard, positions = self._native, self._memory, self._positions
+            else:
                 self._swept_plainly.append(position)
                 continue
-            self._add_native(position, memory, code, pair)
-            self._memory.add(self._names[position], tensor)
+            parts = self._add_native(native, self._names[position], memory, code, pair)
+            positions += [position] * parts
+            guard.add(self._names[position], tensor)
             for bound in pair or ():
-                self._memory.add(f"a bound of {self._names[position]}", bound)
+                guard.add(f"a bound of {self._names[position]}", bound)
 
     @property
     def codes(self) -> list[TensorCode]:
         """The code of each tensor."""
         return [code for _, code, _ in self._coded]
 
+    @staticmethod
     def _add_native(
-        self, position: int, memory: Tensor, coded: TensorCode, bounds: Bounds | None
-    ) -> None:
-        name = self._names[position]
+        native: Any, name: str, memory: Tensor, coded: TensorCode, bounds: Bounds | None
+    ) -> int:
+        """Adds the memories of a tensor to a native plan; returns their number."""
         replacement: tuple[int, ...] = ()
         if bounds is not None:
             low, high = bounds
@@ -111,10 +120,11 @@ class ScrubPlan:
                 *channels_of(memory, low),
             )
         begin = address_of(name, memory)
-        for code, first, codewords in coded.parts(memory.numel()):
+        parts = coded.parts(memory.numel())
+        for code, first, codewords in parts:
             address = begin + first * code.word_bytes
-            self._native.add(address, codewords, code.native, code.word_bytes, first, *replacement)
-            self._positions.append(position)
+            native.add(address, codewords, code.native, code.word_bytes, first, *replacement)
+        return len(parts)
 
     def scrub(
         self, log: SweepLog | None = None, threads: int | None = None, isa: str = ""
@@ -122,9 +132,9 @@ class ScrubPlan:
         """Corrects or replaces invalid codewords; returns their numbers in each tensor.
 
         With a log, each word is logged before it is changed, so that `SweepLog.restore` also undoes
-        a sweep that was interrupted. ``threads`` is the largest number of CPU threads, torch's by
-        default, and ``isa`` an instruction set of `proact.build_info`; the result depends on
-        neither.
+        a sweep that was interrupted. On a GPU this waits for the counts. ``threads`` is the largest
+        number of CPU threads, torch's by default, and ``isa`` an instruction set of
+        `proact.build_info`; the result depends on neither.
         """
         counts = [[0, 0] for _ in self._coded]
         if self._native is not None:
@@ -132,6 +142,13 @@ class ScrubPlan:
             count = torch.get_num_threads() if threads is None else threads
             found = self._native.scrub(None if log is None else log._native, count, isa)
             for position, (corrected, detected) in zip(self._positions, found, strict=True):
+                counts[position][0] += corrected
+                counts[position][1] += detected
+        for plan in self._on_gpus:
+            numbers = plan.sweep(None if log is None else log._on_gpus)
+            for position, corrected, detected in zip(
+                plan.positions, numbers[::2], numbers[1::2], strict=True
+            ):
                 counts[position][0] += corrected
                 counts[position][1] += detected
         for position in self._swept_plainly:

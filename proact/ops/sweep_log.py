@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proact import _native
+from proact.ops._device_sweep import DeviceSweepLog
 from proact.ops.plain_memory import MemoryGuard, has_plain_memory, is_writable, refuse_lost
 
 
@@ -24,12 +25,14 @@ class SweepLog:
     def __init__(self, plan: SweepPlan) -> None:
         self._plan = plan  # the log writes to its tensors
         self._native: Any = plan._native and _native_log()
+        self._on_gpus = DeviceSweepLog()
         self._plain = ReferenceSweepLog()
 
     def restore(self) -> None:
         """Writes the old words back, even if the memory has changed since.
 
-        If the storage of a tensor has moved, the words are written where it is now.
+        If the storage of a tensor has moved, the words are written where it is now. On a GPU, this
+        is queued after the sweep and all work that met its result; the host does not wait.
 
         Raises:
             ProactError: memory that was freed. All words elsewhere are restored.
@@ -38,6 +41,7 @@ class SweepLog:
         if self._native is not None:
             lost += self._plan._memory.follow(self._native)
             self._native.restore()
+        lost += self._on_gpus.restore()
         lost += self._plain.restore()
         refuse_lost(lost)
 

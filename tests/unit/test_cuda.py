@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from gpu import DTYPES, GPU
 
 import proact
 from proact import campaign, data, models
@@ -35,16 +35,7 @@ from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipPlan
 from proact.results.policy import Policy
 
-IS_READY = torch.cuda.is_available() and proact.build_info()["cuda"] is not None
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(
-        # With `make test-cuda`, a missing GPU is a failure.
-        not IS_READY and "PROACT_NEEDS_CUDA" not in os.environ,
-        reason="needs a GPU, torch for CUDA and proact built with CUDA",
-    ),
-]
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+pytestmark = GPU
 
 
 def test_there_is_a_gpu_and_a_build_for_it() -> None:

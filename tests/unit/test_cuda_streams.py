@@ -1,4 +1,4 @@
-"""Are flips on a GPU undone after all work that met them, whatever stream is current by then?
+"""Are flips and sweeps on a GPU undone after all work that met them, on whatever stream that is?
 
 No GPU takes part: the streams here are stubs that keep, for each piece of work, what the GPU is
 bound to finish before it. `test_cuda.py` has the test on a GPU.
@@ -20,8 +20,9 @@ from proact.encodings import encoding_named
 from proact.faults import overwritten_words
 from proact.faults.space import FaultSpace
 from proact.faults.target_memory import PlacedFlips
-from proact.ops import _device_plan, cuda_stream
+from proact.ops import _device_plan, _device_sweep, cuda_stream
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
+from proact.ops._device_sweep import DeviceSweep, DeviceSweepLog, DeviceSweepPlan
 from proact.ops.cuda_stream import FlipStream
 from proact.ops.plan import FlipPlaces
 
@@ -104,6 +105,31 @@ class Plan:
         return [0]
 
 
+class Sweeps:
+    """In place of the native plan of a sweep."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def groups(self) -> int:
+        return 4
+
+    def log_bytes(self, capacity: int) -> int:
+        return 16 + 24 * capacity
+
+    def header_bytes(self) -> int:
+        return 16
+
+    def described(self) -> bytes:
+        return b"tensors"
+
+    def sweep(self, description: int, log: int, capacity: int, *rest: Any) -> None:
+        self.gpu.queue(f"sweep with {capacity} slots", self.gpu.streams[rest[-1]])
+
+    def restore(self, slots: int, memories: int, log: int, capacity: int, *rest: Any) -> None:
+        self.gpu.queue(f"restore {slots} of {capacity} slots", self.gpu.streams[rest[-1]])
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
@@ -121,12 +147,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         ),
         FaultPlan=SimpleNamespace,
         FlipLog=SimpleNamespace,
+        TensorWatch=lambda api: None,
         is_writable=lambda address, size: True,
     )
     monkeypatch.setattr(_device_plan._native, "module", native)
     memory = torch.zeros(16, dtype=torch.uint8)
-    monkeypatch.setattr(_device_plan, "allocated", lambda size, device: memory)
-    monkeypatch.setattr(_device_plan, "uploaded", lambda contents, device: memory)
+    for module in (_device_plan, _device_sweep):
+        monkeypatch.setattr(module, "allocated", lambda size, device: memory)
+        monkeypatch.setattr(module, "uploaded", lambda contents, device: memory)
     return gpu
 
 
@@ -267,6 +295,38 @@ def test_flips_of_given_places_are_undone_in_the_same_order(
     assert gpu.ran_before["write 2"] == {"write 0", "forward"}
     gpu.queue("next")
     assert "write 2" in gpu.ran_before["next"]
+
+
+@pytest.mark.parametrize("at_undo", [0, 1])
+@pytest.mark.parametrize("at_sweep", [0, 1])
+def test_a_sweep_is_undone_in_the_order_of_its_stream(
+    gpu: Gpu, at_sweep: int, at_undo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = iter([9, 9])  # the first log has four slots, so that the sweep is made again
+
+    def results(sweep: DeviceSweep) -> tuple[int, list[int]]:
+        found = next(wanted)
+        sweep._slots = min(found, sweep.capacity)
+        return found, [found]
+
+    monkeypatch.setattr(DeviceSweep, "results", results)
+    plan, log = DeviceSweepPlan(Sweeps(gpu), torch.device("cuda", 0)), DeviceSweepLog()
+    with gpu.on(gpu.streams[at_sweep]):
+        assert plan.sweep(log) == [9]
+        gpu.queue("forward after the sweep")
+    gpu.queue("forward at undo", gpu.streams[at_undo])
+    with gpu.on(gpu.streams[at_undo]):
+        assert log.restore() == []
+    work = ["sweep with 4 slots", "restore 4 of 4 slots", "sweep with 9 slots"]
+    first, undone, second = work
+    assert first in gpu.ran_before[undone]
+    assert undone in gpu.ran_before[second]
+    restore = "restore 9 of 9 slots"
+    assert gpu.ran_on[restore] == at_sweep
+    assert gpu.ran_before[restore] == {*work, "forward after the sweep", "forward at undo"}
+    for stream in {at_sweep, at_undo}:
+        gpu.queue("next", gpu.streams[stream])
+        assert restore in gpu.ran_before["next"]
 
 
 def test_there_are_no_streams_on_a_cpu() -> None:

@@ -1,0 +1,401 @@
+"""Do sweeps over GPU memory give what those over host memory give, and are they undone?
+
+The source of the CUDA kernels runs on the host here (`conftest.kernels_on_host`), so this says
+nothing about warps and streams. `test_cuda.py` has the tests on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from proact import _native
+from proact.encodings.codes import words_code
+from proact.errors import ProactError
+from proact.faults import BitFlip, inject
+from proact.nn import WeightRange, scrub
+from proact.ops import _device_sweep, cuda_stream, restrict_range_
+from proact.ops._device_sweep import DeviceSweep
+from proact.ops.in_place_code import TensorCode, encode_words_
+from proact.ops.range_plan import RangePlan
+from proact.ops.scrub_plan import ScrubPlan
+from proact.ops.sweep_log import SweepLog
+from proact.protect import protect
+
+pytestmark = pytest.mark.usefixtures("kernels_on_host")
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+ACTIONS = ["zero", "saturate"]
+SPECIAL = [0.0, -0.0, 0.1, -0.1, 1.0, -1.0, 3e4, -1e30, float("inf"), -float("inf"), float("nan")]
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+OnHost = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> OnHost:
+    """In a block, proact works on host memory as it does without a GPU."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_stream, "is_on_gpu", lambda tensor: tensor.is_cuda)
+            yield
+
+    return block
+
+
+def words(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).clone()
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(words(x), words(y)) for x, y in zip(a, b, strict=True))
+
+
+def faulty(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Numbers in (-1, 1), of which some are special."""
+    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
+    flat = numbers.view(-1)
+    flat[::7] = torch.tensor(SPECIAL, dtype=torch.float64).repeat(len(flat))[: len(flat[::7])]
+    return numbers.to(dtype)
+
+
+def bounded_tensors(dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    tensors = [
+        faulty((5, 3, 4, 4), dtype),
+        faulty((4, 301), torch.float32, 1),
+        faulty((), dtype),
+        faulty((0, 3), dtype),
+        faulty((33,), dtype, 2)[1:],  # begins at no multiple of 16 bytes
+        faulty((6, 8), dtype, 3).t(),  # torch sweeps it
+    ]
+    low = [
+        torch.linspace(-0.5, 0.5, 5).view(5, 1, 1, 1),
+        torch.full((), -0.25, dtype=torch.bfloat16),
+        torch.tensor(-1.0),
+        torch.tensor(0.0),
+        torch.tensor(0.1),
+        torch.linspace(-1, 0, 8).view(8, 1),
+    ]
+    high = [bound + 0.5 for bound in low]
+    return tensors, low, high
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_range_plans_equal_those_on_the_host(
+    dtype: torch.dtype, action: str, on_host: OnHost
+) -> None:
+    tensors, low, high = bounded_tensors(dtype)
+    twins, *_ = bounded_tensors(dtype)
+    clean = [tensor.clone() for tensor in tensors]
+    plan = RangePlan(tensors, low, high)
+    assert [plan._swept_natively, plan._swept_by_torch] == [[], [3, 5]]
+    with on_host():
+        host = RangePlan(twins, low, high)
+        expected = host.sweep_into(SweepLog(host), action)
+    log = SweepLog(plan)
+    assert plan.sweep_into(log, action) == expected
+    assert sum(expected) > 0
+    assert same(tensors, twins)
+    log.restore()
+    assert same(tensors, clean)
+    assert restrict_range_(tensors, low, high, action).tolist() == expected
+    assert same(tensors, twins)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_special_bounds(dtype: torch.dtype, action: str, on_host: OnHost) -> None:
+    numbers = torch.tensor(SPECIAL, dtype=torch.float64)
+    pairs = torch.cartesian_prod(numbers, numbers)
+    tensors = [numbers.to(dtype, copy=True) for _ in pairs]
+    twins = [numbers.to(dtype, copy=True) for _ in pairs]
+    low, high = list(pairs[:, 0]), list(pairs[:, 1])
+    counts = restrict_range_(tensors, low, high, action)
+    with on_host():
+        assert torch.equal(restrict_range_(twins, low, high, action), counts)
+    assert same(tensors, twins)
+
+
+def coded_tensors() -> list[tuple[Tensor, TensorCode, tuple[Tensor, Tensor] | None]]:
+    """Random words in every width, with a code each, and bounds where they are floats."""
+    generator = torch.Generator().manual_seed(0)
+    made: list[tuple[Tensor, TensorCode, tuple[Tensor, Tensor] | None]] = []
+    for number, (name, dtype) in enumerate(
+        [
+            ("secded", torch.int8),
+            ("parity", torch.uint8),
+            ("secded", torch.bfloat16),
+            ("bch2", torch.float16),
+            ("bch3", torch.float32),
+            ("cep", torch.float32),
+            ("mset", torch.float64),
+            ("bch2", torch.float64),
+        ]
+    ):
+        size = dtype.itemsize
+        raw = torch.randint(0, 256, (7 * 123 * size,), generator=generator, dtype=torch.uint8)
+        tensor = raw.view(dtype).view(7, 123)
+        bounds = None
+        if dtype.is_floating_point and number % 2 == 0:
+            low = torch.linspace(-1, 1, 7, dtype=dtype).view(7, 1)
+            bounds = low, low + 0.5
+        made.append((tensor, words_code(name, size), bounds))
+    return made
+
+
+def flip_some(tensor: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    octets = tensor.view(-1).view(torch.uint8)
+    hit = torch.rand(len(octets), generator=generator) < 0.05
+    octets ^= torch.where(hit, 1 << torch.randint(0, 8, hit.shape, generator=generator), 0).to(
+        torch.uint8
+    )
+
+
+def test_scrub_plans_equal_those_on_the_host(on_host: OnHost) -> None:
+    tensors, codes, bounds = map(list, zip(*coded_tensors(), strict=True))
+    twins = [tensor.clone() for tensor in tensors]
+    for tensor, twin, code in zip(tensors, twins, codes, strict=True):
+        encode_words_(tensor, code)
+        with on_host():
+            encode_words_(twin, code)
+    assert same(tensors, twins)
+    plan = ScrubPlan(tensors, codes, bounds)
+    assert [plan._positions, plan._swept_plainly] == [[], []]
+    assert not any(map(sum, plan.scrub()))
+    for seed, tensor in enumerate(tensors):
+        flip_some(tensor, seed)
+    before = [tensor.clone() for tensor in tensors]
+    for twin, tensor in zip(twins, tensors, strict=True):
+        twin.copy_(tensor)
+    with on_host():
+        expected = ScrubPlan(twins, codes, bounds).scrub()
+    log = SweepLog(plan)
+    assert plan.scrub(log) == expected
+    assert all(sum(found) for found in expected)
+    assert same(tensors, twins)
+    log.restore()
+    assert same(tensors, before)
+    assert plan.scrub() == expected  # permanent
+    assert same(tensors, twins)
+
+
+def test_channels_last_tensors_are_scrubbed_in_their_memory(on_host: OnHost) -> None:
+    code = words_code("bch2", 4)
+    memory = torch.rand(4, 5, 5, 3)
+    encode_words_(memory, code)
+    flip_some(memory, 1)
+    tensor = memory.permute(0, 3, 1, 2)
+    twin = tensor.clone()
+    plan = ScrubPlan([tensor], [code], [None])
+    assert not plan._swept_plainly
+    with on_host():
+        assert ScrubPlan([twin], [code], [None]).scrub() == plan.scrub()
+    assert same([tensor], [twin])
+
+
+@pytest.mark.parametrize("high", [1.0, float("nan")])
+def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> None:
+    """A NaN admits no number: sweeping on without undoing would count what was replaced again."""
+    tensor = torch.randn(300_000) * 0.2
+    tensor[::20] = 5.0
+    clean, twin = tensor.clone(), tensor.clone()
+    bounds = [torch.tensor(-1.0)], [torch.tensor(high)]
+    plan = RangePlan([tensor], *bounds)
+    with on_host():
+        expected = restrict_range_([twin], *bounds).tolist()
+    for _ in range(2):
+        log = SweepLog(plan)
+        assert plan.sweep_into(log, "zero") == expected
+        (sweep,) = log._on_gpus._sweeps
+        assert sweep.capacity > 1200
+        assert same([tensor], [twin])
+        log.restore()
+        assert same([tensor], [clean])
+    # A log does not keep the memory of a rare event.
+    (swept,) = plan._on_gpus
+    assert swept._expected_slots <= 75_000 // 8
+
+
+def test_a_sweep_waits_for_the_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    original = DeviceSweep.results
+
+    def counted(sweep: DeviceSweep) -> tuple[int, list[int]]:
+        waits.append(sweep)
+        return original(sweep)
+
+    monkeypatch.setattr(DeviceSweep, "results", counted)
+    tensor = torch.zeros(100_000)
+    tensor[::5000] = 5.0
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    log = SweepLog(plan)
+    assert plan.sweep_into(log, "zero") == [20]
+    log.restore()
+    assert len(waits) == 1
+    tensor.fill_(5.0)
+    for _ in range(2):  # more slots than a log has by default, the second time as expected
+        waits.clear()
+        log = SweepLog(plan)
+        assert plan.sweep_into(log, "zero") == [100_000]
+        log.restore()
+        assert len(waits) == 2
+
+
+def test_sweeps_that_change_nothing_leave_no_log() -> None:
+    tensor = torch.zeros(50)
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    log = SweepLog(plan)
+    assert plan.sweep_into(log, "zero") == [0]
+    assert not log._on_gpus._sweeps
+    log.restore()
+
+
+@pytest.mark.parametrize("at", ["run", "results"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_sweeps_are_undone(
+    at: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before or after the kernel, in the first sweep or in the one with a larger log."""
+    tensor = torch.full((40_000,), 5.0)
+    clean = tensor.clone()
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    original, calls = getattr(DeviceSweep, at), []
+
+    def interrupted(sweep: DeviceSweep, *rest: Any) -> Any:
+        calls.append(at)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return original(sweep, *rest)
+
+    monkeypatch.setattr(DeviceSweep, at, interrupted)
+    log = SweepLog(plan)
+    with pytest.raises(KeyboardInterrupt):
+        plan.sweep_into(log, "zero")
+    tensor[7] = 3.0  # restored if it was swept; else what was not swept is not undone
+    clean[7] = tensor[7] if at == "run" and number == 1 else clean[7]
+    monkeypatch.undo()
+    log.restore()
+    if at == "run" and number == 2:
+        clean[7] = tensor[7]
+    assert same([tensor], [clean])
+
+
+def test_words_that_were_not_replaced_are_not_restored() -> None:
+    tensor = torch.tensor([0.5, 7.0, 0.25, 0.125])
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    log = SweepLog(plan)
+    assert plan.sweep_into(log, "saturate") == [1]
+    tensor.fill_(-3.0)
+    log.restore()
+    assert tensor.tolist() == [-3.0, 7.0, -3.0, -3.0]
+
+
+def test_a_log_follows_memory_and_names_what_was_freed() -> None:
+    moved, freed = torch.full((30,), 5.0), torch.full((30,), 6.0)
+    bound = torch.tensor(1.0)
+    plan = RangePlan([moved, freed], [-bound, -bound], [bound, bound.clone()], ["moved", "freed"])
+    log = SweepLog(plan)
+    assert plan.sweep_into(log, "zero") == [30, 30]
+    moved.untyped_storage().resize_(4 * 30_000)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ProactError, match="memory of freed was freed"):
+        log.restore()
+    assert moved.tolist() == [5.0] * 30
+    with pytest.raises(ProactError, match="moved or freed"):
+        plan.sweep_into(SweepLog(plan), "zero")
+
+
+@pytest.mark.parametrize("module", [None, "no kernels"])
+def test_without_kernels_torch_sweeps(
+    module: str | None, kernels_on_host: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = SimpleNamespace(
+        cuda=False,
+        RangePlan=kernels_on_host.RangePlan,
+        SweepLog=kernels_on_host.SweepLog,
+        TensorWatch=kernels_on_host.TensorWatch,
+        is_writable=kernels_on_host.is_writable,
+    )
+    monkeypatch.setattr(_native, "module", None if module is None else without)
+    assert not _device_sweep.sweeps_on_gpu([torch.zeros(3)])
+    tensor = torch.full((3,), 5.0)
+    assert restrict_range_([tensor], [torch.tensor(0.0)], [torch.tensor(1.0)]).item() == 3
+
+
+def small_model(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 33), nn.ReLU(), nn.Linear(33, 5)).to(dtype).eval()
+
+
+def observed(model: nn.Module, ber: float) -> tuple[list[Any], list[Tensor]]:
+    """What a guarded model computes under faults, and its memory afterwards."""
+    x = torch.ones(2, 20, dtype=next(model.parameters()).dtype)
+    found: list[Any] = []
+    for trial in range(3):
+        with inject(model, BitFlip(ber), "native", seed=1, trial=trial) as record:
+            found += [words(model(x)).tolist(), record.flips]
+            for guard in model.children():
+                if isinstance(guard, WeightRange):
+                    found.append(guard.last_repairs)
+    return found, [tensor.clone() for tensor in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"granularity": "channel", "action": "saturate"}], ids=str)
+def test_weight_range_in_injections(
+    dtype: torch.dtype, options: dict[str, Any], on_host: OnHost
+) -> None:
+    guarded = protect(small_model(dtype), "weight-range", None, **options)
+    with on_host():
+        twin = protect(small_model(dtype), "weight-range", None, **options)
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    found, after = observed(guarded, 3e-3)
+    with on_host():
+        expected, _ = observed(twin, 3e-3)
+    assert found == expected
+    assert same(after, clean)
+
+
+@pytest.mark.parametrize("code", ["secded", "bch2", "parity"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_ecc_in_injections(dtype: torch.dtype, code: str, on_host: OnHost) -> None:
+    guarded = protect(small_model(dtype), "ecc", None, code=code)
+    with on_host():
+        twin = protect(small_model(dtype), "ecc", None, code=code)
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    assert same(clean, list(twin.state_dict().values()))
+    found, after = observed(guarded, 1e-3)
+    with on_host():
+        expected, _ = observed(twin, 1e-3)
+    assert found == expected
+    assert same(after, clean)
+    # Outside of injections a scrub is permanent.
+    weight = next(guarded.parameters()).detach()
+    weight.view(-1).view(INTEGERS[dtype.itemsize])[3] ^= 1 << 9
+    assert sum(map(sum, scrub(guarded).values())) == 1
+    if code != "parity":
+        assert same(list(guarded.state_dict().values()), clean)
+
+
+def test_both_guards_in_injections(on_host: OnHost) -> None:
+    def made() -> nn.Module:
+        return protect(protect(small_model(torch.float32), "weight-range", None), "ecc", None)
+
+    guarded = made()
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    with on_host():
+        expected, _ = observed(made(), 1e-3)
+    found, after = observed(guarded, 1e-3)
+    assert found == expected
+    assert same(after, clean)
