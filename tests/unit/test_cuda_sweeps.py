@@ -1,4 +1,4 @@
-"""Do sweeps over the memory of a GPU give what they give on the CPU? Only run where there is one."""
+"""Do sweeps over the memory of a GPU give what they give on the CPU? They run where there is one."""
 
 from __future__ import annotations
 
