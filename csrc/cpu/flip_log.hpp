@@ -6,8 +6,8 @@
 #include <cstring>
 #include <vector>
 
-#include "../core/tensor_memory.hpp"
 #include "../core/relocation.hpp"
+#include "../core/tensor_memory.hpp"
 #include "uninitialized_buffer.hpp"
 
 namespace proact {
