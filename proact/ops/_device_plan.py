@@ -8,7 +8,6 @@ stream: it is read and restored in its order, even if another stream is current 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from proact import _native
 from proact.errors import ProactError
-from proact.ops.cuda_stream import FlipStream, queue_of
+from proact.ops.cuda_stream import FlipStream, current_device, queue_of
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _Columns = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64]]
@@ -94,7 +93,7 @@ class DeviceFaultPlan:
         self.device = device
         self._exact_words = True
         self.word_bytes: list[int] = []
-        self._uploaded: dict[int, Tensor] = {}
+        self._described = UploadedBytes(self.native.described, device)
         self._rates: dict[float, _Rate] = {}
 
     def add(
@@ -109,7 +108,7 @@ class DeviceFaultPlan:
         self.native.add(address, words, word_bytes, stream, mask, form)
         self._draws.add(0, words, 1, stream, mask, ("unread", mask.bit_length()))
         self.word_bytes.append(word_bytes)
-        self._uploaded.clear()
+        self._described = UploadedBytes(self.native.described, self.device)
         self._rates.clear()
         if form and form[0] == "fixed_point":
             self._exact_words &= int(form[1]) <= (24 if word_bytes == 4 else 53)
@@ -165,15 +164,15 @@ class DeviceFaultPlan:
             log.add(call)
             call.flip()
 
-    def on_device(self) -> AbstractContextManager[object]:
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-
     def tensors_address(self) -> int:
         """The address of the tensors' descriptions, for work on the current stream."""
-        return _copy_address(self._uploaded, self.native.described, self.device)
+        return self._described.address()
 
     def rate(self, ber: float) -> _Rate:
-        rate = self._rates.pop(ber, None) or _Rate(self.native.rate(ber), {})
+        rate = self._rates.pop(ber, None)
+        if rate is None:
+            native = self.native.rate(ber)
+            rate = _Rate(native, UploadedBytes(native.tables, self.device))
         self._rates[ber] = rate  # the one that was used last is last
         if len(self._rates) > _MOST_RATES:
             del self._rates[next(iter(self._rates))]
@@ -184,10 +183,7 @@ class _Rate(NamedTuple):
     """The laws of a plan's tensors at one bit error rate, and their copies on the GPU."""
 
     native: Any
-    uploaded: dict[int, Tensor]
-
-    def tables_address(self, device: torch.device) -> int:
-        return _copy_address(self.uploaded, self.native.tables, device)
+    tables: UploadedBytes
 
 
 def allocated(size: int, device: torch.device) -> Tensor:
@@ -201,18 +197,27 @@ def uploaded(contents: bytes, device: torch.device) -> Tensor:
     return torch.frombuffer(bytearray(contents), dtype=torch.uint8).to(device, non_blocking=True)
 
 
-def _copy_address(
-    copies: dict[int, Tensor], contents: Callable[[], bytes], device: torch.device
-) -> int:
-    """The address of bytes on the GPU.
+class UploadedBytes:
+    """Bytes that kernels read on a device.
 
     Each stream has a copy, which it uploads before its first use: another stream could read a copy
     too early.
+
+    Args:
+        contents: returns the bytes.
+        device: where the copies lie.
     """
-    _, stream = queue_of(device)
-    if stream not in copies:
-        copies[stream] = uploaded(contents(), device)
-    return copies[stream].data_ptr()
+
+    def __init__(self, contents: Callable[[], bytes], device: torch.device) -> None:
+        self._contents, self._device = contents, device
+        self._copies: dict[int, Tensor] = {}
+
+    def address(self) -> int:
+        """The address of the copy of the current stream."""
+        _, stream = queue_of(self._device)
+        if stream not in self._copies:
+            self._copies[stream] = uploaded(self._contents(), self._device)
+        return self._copies[stream].data_ptr()
 
 
 class _DrawnFlips:
@@ -236,7 +241,7 @@ class _DrawnFlips:
     def flip(self) -> None:
         if self.hit:
             places, queue = self._places(), queue_of(self._plan.device)
-            with self._plan.on_device():
+            with current_device(self._plan.device):
                 self._rate.native.flip(*self._pattern, *places, self._is_logged, *queue)
 
     def restore(self) -> None:
@@ -244,12 +249,12 @@ class _DrawnFlips:
         # allocator does not reuse the memory before the stream has finished with it.
         if self.hit:
             places, queue = self._places(), queue_of(self._plan.device)
-            with self._plan.on_device():
+            with current_device(self._plan.device):
                 self._rate.native.restore(*places, *queue)
 
     def _places(self) -> tuple[int, int, int]:
         """The addresses of tensors, tables and the trial's memory."""
-        tables = self._rate.tables_address(self._plan.device)
+        tables = self._rate.tables.address()
         return self._plan.tensors_address(), tables, self._memory.data_ptr()
 
     def __len__(self) -> int:
@@ -326,7 +331,7 @@ class _PlacedFlips:
 
     def _run(self, native: Any) -> None:
         plan = self._plan
-        with plan.on_device():
+        with current_device(plan.device):
             places = plan.tensors_address(), self._memory.data_ptr()
             native(self._words, len(self), *places, *queue_of(plan.device))
 

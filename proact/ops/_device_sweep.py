@@ -14,7 +14,7 @@ from torch import Tensor
 
 from proact import _native
 from proact.ops import cuda_stream
-from proact.ops._device_plan import allocated, uploaded
+from proact.ops._device_plan import UploadedBytes, allocated, uploaded
 from proact.ops.cuda_stream import FlipStream, current_device, queue_of
 from proact.ops.plain_memory import MemoryGuard
 
@@ -79,7 +79,7 @@ class DeviceSweepPlan:
         self.native, self.device = native, device
         self.memory = MemoryGuard()
         self.positions: list[int] = []
-        self._descriptions: dict[int, Tensor] = {}
+        self._described = UploadedBytes(native.described, device)
         self._expected_slots = 0
 
     def sweep(self, log: DeviceSweepLog | None, *options: int) -> list[int]:
@@ -120,15 +120,8 @@ class DeviceSweepPlan:
             self.native.encode(self.description_address(), *queue_of(self.device))
 
     def description_address(self) -> int:
-        """The address of the native plan's description on the GPU, for the current stream.
-
-        Each stream has a copy, which it uploads before its first use: another stream could read a
-        copy too early.
-        """
-        _, stream = queue_of(self.device)
-        if stream not in self._descriptions:
-            self._descriptions[stream] = uploaded(self.native.described(), self.device)
-        return self._descriptions[stream].data_ptr()
+        """The address of the native plan's description on the GPU, for the current stream."""
+        return self._described.address()
 
 
 class DeviceSweep:

@@ -1,4 +1,4 @@
-"""Do sweeps over the memory of a GPU give what they give on the CPU? They run where there is one."""
+"""Do sweeps over the memory of a GPU give what they give on the CPU? They run on a GPU alone."""
 
 from __future__ import annotations
 
