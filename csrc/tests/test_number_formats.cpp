@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "../cuda/device_plan.hpp"
 #include "accepted_formats.hpp"
 #include "check.hpp"
 
@@ -215,21 +214,6 @@ void masks_lie_within_the_stored_word() {
     bits_are(32, StoredFloat{}, 8);
 }
 
-void gpus_support_words_and_fixed_point_only() {
-    cuda::DevicePlan plan;
-    const auto add = [&](std::uint32_t word_bytes, const NumberFormat& format) {
-        plan.add({scales_address, 5, word_bytes, 1, 3, format});
-    };
-    CHECK_THROWS(std::invalid_argument, add(4, integers(8, 5, 1)));
-    CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<Float16>{}));
-    CHECK_THROWS(std::invalid_argument, add(4, StoredHalf<BFloat16>{}));
-    CHECK_THROWS(std::invalid_argument, add(8, StoredFloat{}));
-    CHECK_THROWS(std::invalid_argument, add(4, Unread{8}));
-    add(4, MemoryWords{});
-    add(4, FixedPoint{16, 8});
-    CHECK_EQUAL(plan.exposed_bits(), std::uint64_t{20});
-}
-
 }  // namespace
 
 int main() {
@@ -245,6 +229,5 @@ int main() {
     floats_round_and_round_trip<double>(StoredFloat{}, float32, 65521);
     invalid_formats_are_rejected();
     masks_lie_within_the_stored_word();
-    gpus_support_words_and_fixed_point_only();
     return test::summary();
 }
