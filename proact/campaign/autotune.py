@@ -186,6 +186,8 @@ def tune(
             images = max(images // size, 1) * size
         count = images if isinstance(images, int) and images < len(data) else None
         tuning = replace(tuning, policy=replace(tuning.policy, images=count))
+    if "trials_at_once" not in made["policy"]:
+        return tuning, clean  # made before trials shared passes: its task goes on as it began
     limits = MeasurementLimits(_WORTH_IT, _SHARE)
     return with_stored_group(store, task, options, tuning, clean[0], limits, announce), clean
 

@@ -20,6 +20,7 @@ MOST_REGISTERS = {
     "flip_all_but_drawn_kernel": 96,
     "flip_places_kernel": 64,
     "backward_kernel": 72,
+    "scrub_kernel": 72,
 }
 OTHERS = 48
 

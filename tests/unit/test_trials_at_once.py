@@ -133,6 +133,27 @@ def test_the_choice_is_measured_once_and_kept(
     assert [rows[:5] for rows in rows_of(again).values()] == list(rows_of(first).values())
 
 
+def test_a_campaign_of_an_earlier_version_goes_on_as_it_began(
+    variants: dict[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_SHARE", 1e9)
+    store = tmp_path / "rows.sqlite"
+    options = {"images_per_trial": 8, "store": store, "policy": None, "trials": 5}
+    first = run(variants, **options)
+    with closing(sqlite3.connect(store)) as writer, writer:
+        writer.execute("DELETE FROM choice WHERE subject LIKE 'trials at once%'")
+        changed = writer.execute(
+            "UPDATE choice SET made = json_remove(made, '$.policy.trials_at_once')"
+        )
+        assert changed.rowcount == 1
+    monkeypatch.setattr(autotune, "_WORTH_IT", 0.9)
+    monkeypatch.setattr(trials_at_once, "_durations", lambda runners, _: [1.0, 0.1])
+    again = run(variants, **{**options, "trials": 9})
+    assert again.policy == first.policy
+    assert again.policy.trials_at_once == 1
+    assert [rows[:5] for rows in rows_of(again).values()] == list(rows_of(first).values())
+
+
 def choose(shares: dict[int, float] | None, **options: Any) -> int:
     """The size that is chosen if a trial takes these shares of its time alone."""
     with pytest.MonkeyPatch.context() as patch:
