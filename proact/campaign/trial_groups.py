@@ -30,7 +30,7 @@ SEVERAL_TRIALS = -2
 
 
 @dataclass(frozen=True, eq=False)
-class _Member:
+class _GroupedTrial:
     """A trial that has a place in the current group."""
 
     trial: int
@@ -81,8 +81,8 @@ class TrialGroups:
             begin: called with the number of each trial before it runs alone, and with
                 `SEVERAL_TRIALS` before a pass of several trials.
         """
-        waiting: list[Row | _Member] = []
-        members: list[_Member] = []
+        waiting: list[Row | _GroupedTrial] = []
+        members: list[_GroupedTrial] = []
         start = time.perf_counter()
         for trial in trials:
             begin(trial)
@@ -90,7 +90,7 @@ class TrialGroups:
                 start = time.perf_counter()
             begun = self._begun(stacked, fault, trial, members)
             waiting.append(begun)
-            if isinstance(begun, _Member):
+            if isinstance(begun, _GroupedTrial):
                 members.append(begun)
             if len(members) == stacked.copies:
                 yield from self._ended(stacked, fault, waiting, members, begin, start)
@@ -98,8 +98,8 @@ class TrialGroups:
         yield from self._ended(stacked, fault, waiting, members, begin, start)
 
     def _begun(
-        self, stacked: StackedModel, fault: Fault, trial: int, members: Sequence[_Member]
-    ) -> Row | _Member:
+        self, stacked: StackedModel, fault: Fault, trial: int, members: Sequence[_GroupedTrial]
+    ) -> Row | _GroupedTrial:
         """Give a trial's faults to the next copy; the trial's row if it changes nothing."""
         runner = self._runner
         units = runner.units(fault, trial)
@@ -110,7 +110,7 @@ class TrialGroups:
             stacked.put(len(members), record.changed)
             flips = record.flips
         is_same = units is None and members
-        return _Member(
+        return _GroupedTrial(
             trial, flips, units, members[0].batches if is_same else runner.batches(units)
         )
 
@@ -118,8 +118,8 @@ class TrialGroups:
         self,
         stacked: StackedModel,
         fault: Fault,
-        waiting: Sequence[Row | _Member],
-        members: Sequence[_Member],
+        waiting: Sequence[Row | _GroupedTrial],
+        members: Sequence[_GroupedTrial],
         begin: Callable[[int], None],
         start: float,
     ) -> Iterator[Row | DetectedError]:
@@ -147,7 +147,9 @@ class TrialGroups:
                 yield self._runner.run_single(fault, each.trial)
             place += 1
 
-    def _outputs(self, stacked: StackedModel, members: Sequence[_Member]) -> list[Tensor] | None:
+    def _outputs(
+        self, stacked: StackedModel, members: Sequence[_GroupedTrial]
+    ) -> list[Tensor] | None:
         """The outputs (copies, ...) of each batch; None if the pass raises an error."""
         is_shared = self._runner.policy.images is None
         # Every place needs images; those of places without a trial count for nothing.
@@ -167,7 +169,7 @@ class TrialGroups:
             return None
         return outputs
 
-    def _row(self, member: _Member, outputs: Sequence[Tensor], seconds: float) -> Row:
+    def _row(self, member: _GroupedTrial, outputs: Sequence[Tensor], seconds: float) -> Row:
         runner, start = self._runner, time.perf_counter()
         clean = runner.clean.at(member.units)
         with torch.inference_mode():
