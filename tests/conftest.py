@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -21,6 +22,9 @@ from proact.campaign import autotune
 from proact.data import Data, Split
 from proact.encodings import UniformEncoding
 from proact.ops import cuda_stream
+
+#: Makes a block, see `on_host`.
+OnHost = Callable[[], AbstractContextManager[None]]
 
 # Tiny networks gain nothing from threads, and lose much where other programs want the cores.
 torch.set_num_threads(1)
@@ -65,6 +69,19 @@ def kernels_on_host(module_with_kernels: ModuleType, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_native, "module", module_with_kernels)
     monkeypatch.setattr(cuda_stream, "is_on_gpu", lambda tensor: True)
     return module_with_kernels
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> OnHost:
+    """With `kernels_on_host`: in a block, proact works on memory as it does without a GPU."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_stream, "is_on_gpu", lambda tensor: tensor.is_cuda)
+            yield
+
+    return block
 
 
 @pytest.fixture(scope="session")

@@ -46,11 +46,12 @@ class SharedPositions {
     std::uint32_t* mine_;
 };
 
-/// One block of a tensor, and its place in the log.
+/// One block of a tensor, the thread's share of it, and its place in the log.
 struct TensorBlock {
     const DeviceTensor& tensor;
     const DeviceLaw& law;
     std::uint64_t number;
+    std::uint32_t share;    // 0 unless the law is inverted
     std::uintptr_t memory;  // of the trial
     bool is_logged;
 
@@ -84,6 +85,19 @@ struct TensorBlock {
         reinterpret_cast<std::uint8_t*>(memory + law.bit)[place] = bit;
     }
 };
+
+/// Returns the block of the calling thread of a kernel that flips.
+__device__ inline TensorBlock block_of_thread(const DeviceTensor* tensors, std::uint32_t count,
+                                              const TrialMemory& memory) {
+    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
+    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_thread, thread_number());
+    const DeviceLaw& law = laws[number];
+    const std::uint64_t within = thread_number() - law.first_thread;
+    const std::uint64_t block = quotient(within, law.shares);
+    return {tensors[number], law,
+            block,           static_cast<std::uint32_t>(within - block * law.shares),
+            memory.address,  memory.is_logged};
+}
 
 /// Makes the flips in drawing order. Each flip reads memory, so the second flip in a word sees the
 /// first.
@@ -139,13 +153,8 @@ __global__ void __launch_bounds__(flip_threads)
     flip_drawn_kernel(const DeviceTensor* tensors, std::uint32_t count, TrialMemory memory,
                       FaultPattern pattern, std::uint64_t threads) {
     __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
-    const std::uint64_t thread = thread_number();
-    if (thread >= threads) return;
-    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
-    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_thread, thread);
-    const DeviceTensor& tensor = tensors[number];
-    const TensorBlock block{tensor, laws[number], thread - laws[number].first_thread,
-                            memory.address, memory.is_logged};
+    if (thread_number() >= threads) return;
+    const TensorBlock block = block_of_thread(tensors, count, memory);
 
     SharedPositions drawn(shared);
     block.draw(drawn, memory.tables, pattern);
@@ -156,7 +165,7 @@ __global__ void __launch_bounds__(flip_threads)
     drawn.count = kept;
 
     block.set_count(kept);
-    with_words(tensor, [&](const auto& words) {
+    with_words(block.tensor, [&](const auto& words) {
         using Words = std::decay_t<decltype(words)>;
         if constexpr (Words::round_trips)
             flip_one_by_one<Words>(block, drawn);
@@ -183,10 +192,11 @@ __device__ inline std::uint32_t positions_below(const SharedPositions& drawn, st
 
 /// Flips the bits of one share of a block, except the drawn ones, which are sorted.
 template <class Words>
-__device__ void flip_share(const TensorBlock& block, const Words& words, std::uint32_t share,
+__device__ void flip_share(const TensorBlock& block, const Words& words,
                            const SharedPositions& drawn) {
     using Word = typename Words::Word;
     const DeviceTensor& tensor = block.tensor;
+    const std::uint32_t share = block.share;
     const std::uint32_t bits_here = block.bits_here();
     const std::uint32_t share_bits = words_per_share * tensor.bits_per_word;
     if (share * share_bits >= bits_here) return;
@@ -221,23 +231,15 @@ __global__ void __launch_bounds__(flip_threads)
     flip_all_but_drawn_kernel(const DeviceTensor* tensors, std::uint32_t count, TrialMemory memory,
                               FaultPattern pattern, std::uint64_t threads) {
     __shared__ std::uint32_t shared[BinomialTable::max_count * flip_threads];
-    const std::uint64_t thread = thread_number();
-    if (thread >= threads) return;
-    const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
-    const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_thread, thread);
-    const DeviceTensor& tensor = tensors[number];
-    const DeviceLaw& law = laws[number];
-    const std::uint64_t within = thread - law.first_thread;
-    const std::uint64_t block_number = quotient(within, law.shares);
-    const auto share = static_cast<std::uint32_t>(within - block_number * law.shares);
-    const TensorBlock block{tensor, law, block_number, memory.address, memory.is_logged};
+    if (thread_number() >= threads) return;
+    const TensorBlock block = block_of_thread(tensors, count, memory);
 
     SharedPositions drawn(shared);
     block.draw(drawn, memory.tables, pattern);
     sort(drawn);
     const std::uint32_t bits_here = block.bits_here();
-    if (share == 0) block.set_count(bits_here - positions_below(drawn, bits_here));
-    with_words(tensor, [&](const auto& words) { flip_share(block, words, share, drawn); });
+    if (block.share == 0) block.set_count(bits_here - positions_below(drawn, bits_here));
+    with_words(block.tensor, [&](const auto& words) { flip_share(block, words, drawn); });
 }
 
 /// Writes old words back, the last flip first, so that a word ends with its value before the first

@@ -6,8 +6,6 @@ nothing about warps and streams. `test_cuda.py` has the tests on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import OnHost
 from proact import _native, campaign
 from proact.data import Data
 from proact.errors import ProactError
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.faults.record import Record
-from proact.ops import cuda_stream, flip_bits_, flip_exactly_
+from proact.ops import flip_bits_, flip_exactly_
 from proact.ops._device_plan import DeviceFaultPlan
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
@@ -53,22 +52,6 @@ FAULTS: list[Fault] = [
     Burst(3, 3e-3),
     Replay((("weight", 7, 3), ("weight", 7, 2), ("bias", 0, 1))),  # type: ignore[arg-type]
 ]
-
-
-OnHost = Callable[[], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def on_host(monkeypatch: pytest.MonkeyPatch) -> OnHost:
-    """In a block, proact works on host memory as it does without a GPU."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        with monkeypatch.context() as patch:
-            patch.setattr(cuda_stream, "is_on_gpu", lambda tensor: tensor.is_cuda)
-            yield
-
-    return block
 
 
 def small_model(dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -6,8 +6,6 @@ nothing about warps and streams. `test_cuda.py` has the tests on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import OnHost
 from proact import _native
 from proact.encodings.codes import words_code
 from proact.errors import ProactError
 from proact.faults import BitFlip, inject
 from proact.nn import WeightRange, scrub
-from proact.ops import _device_sweep, cuda_stream, restrict_range_
+from proact.ops import _device_sweep, restrict_range_
 from proact.ops._device_sweep import DeviceSweep
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.range_plan import RangePlan
@@ -34,21 +33,6 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ACTIONS = ["zero", "saturate"]
 SPECIAL = [0.0, -0.0, 0.1, -0.1, 1.0, -1.0, 3e4, -1e30, float("inf"), -float("inf"), float("nan")]
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-OnHost = Callable[[], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def on_host(monkeypatch: pytest.MonkeyPatch) -> OnHost:
-    """In a block, proact works on host memory as it does without a GPU."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        with monkeypatch.context() as patch:
-            patch.setattr(cuda_stream, "is_on_gpu", lambda tensor: tensor.is_cuda)
-            yield
-
-    return block
 
 
 def words(tensor: Tensor) -> Tensor:
