@@ -1,8 +1,8 @@
 """Flips in GPU memory, with the interface of the native FaultPlan and FlipLog.
 
-The host does not wait for the GPU until the flips are listed.
-Flips are queued on the stream that is torch's current one at the time. The log remembers that
-stream: it is read and restored in its order, even if another stream is current by then.
+The host does not wait for the GPU until the flips are listed. Flips are queued on the stream that
+is torch's current one at the time. The log remembers that stream: it is read and restored in its
+order, even if another stream is current by then.
 """
 
 from __future__ import annotations

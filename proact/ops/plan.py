@@ -73,7 +73,10 @@ class FlipLog:
         return len(self._log)
 
     def tensors(self) -> list[int]:
-        """The plan indices of the tensors with flips, in ascending order; on a GPU, of all."""
+        """The plan indices of the tensors with flips, in ascending order.
+
+        On a GPU, further ones can be among them: those whose drawn flips lie beyond their end.
+        """
         found: list[int] = self._log.tensors()
         return found
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from trial_runners import rows_by_groups, runner, small_cnn
+from trial_runners import NEEDS_EVEN_KERNELS, rows_by_groups, runner, small_cnn
 
 from proact import protect
 from proact.campaign import Metric
@@ -125,6 +125,7 @@ def test_scripted_models_run_one_by_one() -> None:
     assert not runner(scripted, 4).can_group(BitFlip(1e-3))
 
 
+@NEEDS_EVEN_KERNELS
 def test_tied_parameters_share_a_pass() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 108), nn.ReLU(), nn.Linear(108, 108))

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trial_runners import Reordering, images, rows_by_groups, runner, small_cnn
+from trial_runners import (
+    NEEDS_EVEN_KERNELS,
+    Reordering,
+    images,
+    rows_by_groups,
+    runner,
+    small_cnn,
+)
 
 from conftest import bits_of, same_bits, slow
 from proact.campaign import trial_groups
@@ -28,6 +35,8 @@ from proact.faults import (
     inject,
 )
 from proact.results import Row
+
+pytestmark = NEEDS_EVEN_KERNELS
 
 TRIALS = range(11)
 FAULTS = [

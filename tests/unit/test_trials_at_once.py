@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_trial_groups import same_rows
 from torch import nn
-from trial_runners import images, runner, small_cnn
+from trial_runners import NEEDS_EVEN_KERNELS, images, runner, small_cnn
 
 from conftest import slow
 from proact import ProactError, campaign
@@ -31,6 +31,8 @@ from proact.results.cells import CellSpec, CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.store import Store
 from result_rows import rows_of
+
+pytestmark = NEEDS_EVEN_KERNELS
 
 FAULTS = [BitFlip(1e-4), BitFlip(3e-3)]
 GROUPS, ALONE = Policy(8, 16, False, 4), Policy(8, 16, False)
