@@ -66,8 +66,8 @@ constexpr DeviceSweepLog sweep_log_at(std::uintptr_t address, std::size_t counts
 }
 
 /// Writes what a sweep replaced back, regardless of the current contents. Nothing else is written.
-/// `slots` is an upper bound of the number of slots in use, at most the capacity. Throws Failure for
-/// a failed launch, as do all launchers.
+/// `slots` is an upper bound of the number of slots in use, at most the capacity. Throws Failure
+/// for a failed launch, as do all launchers.
 void restore(const SweptMemories& memories, const DeviceSweepLog& log, std::uint64_t slots,
              Stream stream);
 

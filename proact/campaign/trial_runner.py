@@ -175,7 +175,8 @@ class TrialRunner:
         # Strata of one cell have images of their own, so that their means are independent.
         seed = fault.seed(self.seed) if isinstance(fault, BitFlipStratum) else self.seed
         numbers = drawn_units(seed, trial, data.units, units)
-        return torch.tensor(numbers, device=data.device)
+        # Without a wait for a GPU: memory that is not pinned has been read when the call returns.
+        return torch.tensor(numbers).to(data.device, non_blocking=True)
 
     def _outputs(
         self,
