@@ -85,7 +85,9 @@ set_target_properties(
              CUDA_VISIBILITY_PRESET hidden
              CXX_VISIBILITY_PRESET hidden
              POSITION_INDEPENDENT_CODE ON)
-target_compile_options(proact_cuda PRIVATE "SHELL:-Werror all-warnings" -Xcompiler=-Wall,-Wextra)
+target_compile_options(
+  proact_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Wall,-Wextra>
+                      $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion>)
 # The runtime is linked into this library statically; targets that link it must not add the shared
 # one.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
