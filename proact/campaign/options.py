@@ -7,18 +7,17 @@ and data by name for files and the command line. `proact.options` explains how t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from proact.campaign import option_checks
 from proact.encodings.names import ENCODING_NAMES
 from proact.limits import SEEDS, TRIALS
-from proact.options import Options, above_0, between_0_and_1, integer, one_of, option
+from proact.options import Options, between_0_and_1, integer, one_of, option
 from proact.results.metric_info import BUILT_IN_METRICS
-from proact.text import check_name, short_repr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,119 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_MARGIN = 0.01
 #: The most trials of a cell whose margin is a share of its loss, unless ``trials`` is given.
 _MOST_WITH_RELATIVE_MARGIN = 50_000
-
-
-def _check_encoding(value: Any) -> object:
-    from proact.faults.mixed_encoding import checked_encoding
-
-    return checked_encoding(value)
-
-
-def _read_encoding(value: Any) -> object:
-    from proact.faults.mixed_encoding import named_or_checked
-
-    return named_or_checked(value)
-
-
-def _check_metric(value: Any) -> object:
-    from proact.campaign.built_in_metrics import metric_named
-
-    return metric_named(value)
-
-
-def _check_output(value: Any) -> object:
-    is_selector = value is None or isinstance(value, (str, int)) or callable(value)
-    if not is_selector or isinstance(value, bool):
-        raise TypeError(
-            "expected the name of an attribute or key, a position, or a function of the output, "
-            f"got {short_repr(value)}"
-        )
-    return value
-
-
-def _check_strata(value: Any) -> object:
-    if value != "auto" and not isinstance(value, bool):
-        raise ValueError(f"expected 'auto', True or False, got {short_repr(value)}")
-    return value
-
-
-def _on_or_off(text: Any) -> Any:
-    return {"on": True, "off": False}.get(text, text)
-
-
-def _check_margin(value: Any) -> object:
-    if not isinstance(value, str):
-        return above_0(value)
-    share = _share(value)
-    if share is None or not 0.0 < share < 1.0:
-        raise ValueError(
-            "expected a number above 0, or a share above 0 % and below 100 % as in '10%', got "
-            f"{short_repr(value)}"
-        )
-    return value
-
-
-def _check_difference_margin(value: Any) -> object:
-    if value is None or value is False:
-        return value
-    try:
-        return above_0(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"expected a number above 0, or False (off), got {short_repr(value)}"
-        ) from None
-
-
-def _share(text: str) -> float | None:
-    """The share that a text such as ``"10%"`` states, or None."""
-    number, percent, rest = text.partition("%")
-    if not percent or rest.strip():
-        return None
-    try:
-        return float(number) / 100.0
-    except ValueError:
-        return None
-
-
-def _margin_from_text(text: Any) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _check_function(value: Any) -> object:
-    if value is not None and not callable(value):
-        raise TypeError(f"expected a function, got {short_repr(value)}")
-    return value
-
-
-def _check_images(value: Any) -> object:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not (is_count or value is None or value in ("auto", "all")):
-        raise ValueError(
-            f"expected a number of images of at least 1, 'auto' or 'all', got {short_repr(value)}"
-        )
-    return value
-
-
-def _check_campaign_name(value: Any) -> object:
-    return value is None or check_name("a campaign", value)
-
-
-def _check_notes(value: Any) -> object:
-    try:
-        text = json.dumps(dict(value))
-        json.dumps(dict(value), ensure_ascii=False).encode()  # no lone surrogates
-        return text
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"expected values that JSON can hold, got {short_repr(value)}: {error}"
-        ) from None
-
-
-def _count_or_word(text: Any) -> Any:
-    return int(text) if str(text).isdecimal() else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +116,8 @@ class CampaignOptions(Options):
         Any,
         metavar="NAME",
         names=ENCODING_NAMES,
-        check=_check_encoding,
-        parse=_read_encoding,
+        check=option_checks.encoding,
+        parse=option_checks.named_encoding,
     )
     margin: float | str | None = option(
         None,
@@ -240,8 +126,8 @@ class CampaignOptions(Options):
         float | str,
         metavar="MARGIN",
         default_text=f"{DEFAULT_MARGIN}, unless --trials is given",
-        check=_check_margin,
-        from_text=_margin_from_text,
+        check=option_checks.margin,
+        from_text=option_checks.number_or_text,
     )
     difference_margin: float | Literal[False] | None = option(
         None,
@@ -251,9 +137,9 @@ class CampaignOptions(Options):
         metavar="MARGIN",
         default_text="the margin, unless that is a share of the loss",
         names=("off",),
-        check=_check_difference_margin,
-        parse=_on_or_off,
-        from_text=_margin_from_text,
+        check=option_checks.difference_margin,
+        parse=option_checks.on_or_off,
+        from_text=option_checks.number_or_text,
     )
     trials: int | None = option(
         None,
@@ -276,8 +162,8 @@ class CampaignOptions(Options):
         int | str,
         metavar="COUNT",
         names=("all", "auto"),
-        check=_check_images,
-        from_text=_count_or_word,
+        check=option_checks.images,
+        from_text=option_checks.count_or_text,
     )
     metric: str | Metric = option(
         "top-1",
@@ -285,7 +171,7 @@ class CampaignOptions(Options):
         str,
         metavar="NAME",
         names=tuple(BUILT_IN_METRICS),
-        check=_check_metric,
+        check=option_checks.metric,
     )
     strata: bool | Literal["auto"] = option(
         "auto",
@@ -294,8 +180,8 @@ class CampaignOptions(Options):
         str | bool,
         metavar="CHOICE",
         names=("auto", "on", "off"),
-        check=_check_strata,
-        parse=_on_or_off,
+        check=option_checks.strata,
+        parse=option_checks.on_or_off,
     )
     worst_flips: int | None = option(
         None,
@@ -318,7 +204,7 @@ class CampaignOptions(Options):
         "Function of (model, batch) that runs the model: file.py:attribute or module:attribute.",
         str,
         metavar="NAME",
-        check=_check_function,
+        check=option_checks.function,
     )
     output: OutputSelector | None = option(
         None,
@@ -327,15 +213,15 @@ class CampaignOptions(Options):
         str | int,
         metavar="NAME",
         default_text="the logits",
-        check=_check_output,
-        from_text=_count_or_word,
+        check=option_checks.output,
+        from_text=option_checks.count_or_text,
     )
     collate: Collate | None = option(
         None,
         "Function that makes a batch of a list of items: file.py:attribute or module:attribute.",
         str,
         metavar="NAME",
-        check=_check_function,
+        check=option_checks.function,
     )
     unit: Literal["image", "batch"] = option(
         "image",
@@ -381,7 +267,7 @@ class CampaignOptions(Options):
     def relative_margin(self) -> float | None:
         """The margin as a share of the loss, in (0, 1); None without one."""
         margin = self.margin_or_default
-        return _share(margin) if isinstance(margin, str) else None
+        return option_checks.share_of_loss(margin) if isinstance(margin, str) else None
 
     @property
     def margin_of_differences(self) -> float | None:
@@ -429,12 +315,12 @@ class RunOptions(CampaignOptions):
     """
 
     store: str | Path | None = option(None, "SQLite file for the rows.")
-    name: str | None = option(None, "Name of the campaign.", check=_check_campaign_name)
+    name: str | None = option(None, "Name of the campaign.", check=option_checks.campaign_name)
     executor: Executor | int | None = option(None, "Executor that runs the trials.")
     progress: ProgressCallback | bool | None = option(None, "Progress bars or a callback.")
     policy: Policy | None = option(None, "Policy of another run, to repeat it.")
     prefix_cache: bool = option(True, "Reuse cached activations.")
     retry_failed: bool = option(False, "Run failed trials again.")
     notes: Mapping[str, Any] = option(
-        dict, "Values that the store keeps with the run.", check=_check_notes
+        dict, "Values that the store keeps with the run.", check=option_checks.notes
     )

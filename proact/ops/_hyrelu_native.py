@@ -19,7 +19,7 @@ MODES = ("soft", "zero", "saturate")
 _MODE_NUMBER = {mode: number for number, mode in enumerate(MODES)}
 #: The instruction set of the loops; "" for the one that was chosen when the module was loaded.
 _isa: ContextVar[str] = ContextVar("isa", default="")
-#: The numbers of dtypes in csrc/bindings.cpp.
+#: The numbers of dtypes in csrc/bindings.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 HALVES = (torch.float16, torch.bfloat16)
 

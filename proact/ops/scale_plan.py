@@ -30,7 +30,7 @@ class NativeScales(NamedTuple):
 
     @property
     def description(self) -> tuple[object, ...]:
-        """As csrc/bindings.cpp expects it."""
+        """As csrc/bindings expects it."""
         memory = self.memory
         place = address_of("scales", memory), memory.numel(), memory.element_size()
         return (*place, self.form, tuple(self.layout), self.is_zero_point)

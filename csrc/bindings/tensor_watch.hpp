@@ -1,7 +1,7 @@
 // Watches torch tensors and modules for changes between two calls, at a few nanoseconds for each.
 //
-// Only bindings.cpp includes this file. It does not link libtorch: torch publishes a C function for
-// DLPack, which tells where a tensor's memory is.
+// It does not link libtorch: torch publishes a C function for DLPack, which tells where a tensor's
+// memory is.
 #pragma once
 
 #include <pybind11/pybind11.h>
