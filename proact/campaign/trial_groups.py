@@ -48,22 +48,33 @@ class TrialGroups:
 
     def __init__(self, runner: TrialRunner) -> None:
         self._runner = runner
-        #: By the names of the tensors that a fault can change; None where a pass of several copies
-        #: would give other rows.
-        self._stacked: dict[frozenset[str], StackedModel | None] = {}
+        #: Whether a pass of several copies gives the rows of single trials, by the names of the
+        #: tensors that are copied.
+        self._may_group: dict[frozenset[str], bool] = {}
+        #: The names for the last fault, and the copies. Copies for other names are not kept: those
+        #: for one fault can take all the memory that a group may need.
+        self._names: frozenset[str] | None = None
+        self._stacked: StackedModel | None = None
 
     def stacked_for(self, fault: Fault) -> StackedModel | None:
         """The copies of the model for a fault; None if its trials must run one by one.
 
-        The copies are made and checked at the first call for the tensors that the fault can change.
+        The copies are checked at the first call for the tensors that the fault can change. They are
+        made again if the last call was for other tensors.
         """
         runner = self._runner
         if runner.policy.trials_at_once == 1 or isinstance(fault, ActivationFlip):
             return None
         names = runner.injector.exposed_tensors(fault)
-        if names not in self._stacked:
-            self._stacked[names] = self._checked(names)
-        return self._stacked[names]
+        if names != self._names:
+            self._names, self._stacked = None, None
+            if names not in self._may_group:
+                self._stacked = self._checked(names)
+                self._may_group[names] = self._stacked is not None
+            elif self._may_group[names]:
+                self._stacked = self._copies(names)
+            self._names = names
+        return self._stacked
 
     def run(
         self,
@@ -180,6 +191,12 @@ class TrialGroups:
             score, _ = scored(runner.measurement, pairs, clean, value)
         return row_of(member.trial, member.flips, score, seconds + time.perf_counter() - start)
 
+    def _copies(self, names: frozenset[str]) -> StackedModel:
+        runner = self._runner
+        return StackedModel(
+            runner.model, names, runner.policy.trials_at_once, runner.measurement.selected
+        )
+
     def _checked(self, names: frozenset[str]) -> StackedModel | None:
         runner = self._runner
         model, measurement, policy = runner.model, runner.measurement, runner.policy
@@ -190,6 +207,6 @@ class TrialGroups:
         device = measurement.data.device
         batches = runner.batches(None if units is None else units.to(device))
         shapes = {tuple(batch.inputs.shape): batch.inputs for batch in batches}
-        stacked = StackedModel(model, names, policy.trials_at_once, measurement.selected)
+        stacked = self._copies(names)
         alike = agrees(stacked, model, measurement, list(shapes.values()), is_shared)
         return stacked if alike else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from proact.campaign import trial_groups
 from proact.campaign.draws import drawn_units
 from proact.campaign.scoring import DetectedError
 from proact.campaign.stacked_model import StackedModel
+from proact.campaign.stacking_checks import agrees
 from proact.campaign.trial_groups import SEVERAL_TRIALS
 from proact.faults import (
     ActivationFlip,
@@ -89,11 +92,34 @@ def test_rows_are_those_of_a_plain_loop(fault: Fault, encoding: str, per_trial: 
     ] == by_loop(model, fault, encoding, per_trial)
     same_rows(rows, rows_by_groups(runner(model, 1, per_trial, encoding=encoding), fault, TRIALS))
     assert same_bits(before, grouped.model)
-    for copies in grouped._groups._stacked.values():
+    copies = grouped._groups.stacked_for(fault)
+    assert copies is not None
+    for name, stacked in copies._stacked.items():
+        own = copies._own[name]
+        assert all(torch.equal(copy, own) for copy in stacked), name
+
+
+def test_only_the_copies_for_the_last_fault_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
+
+    def counted(*args: Any) -> bool:
+        checks.append(1)  # not the arguments, which hold the copies
+        return agrees(*args)
+
+    monkeypatch.setattr(trial_groups, "agrees", counted)
+    grouped, alone = runner(small_cnn(), 4), runner(small_cnn(), 1)
+    faults = [BitFlip(3e-3, where="0.*"), BitFlip(3e-3, where="7.*"), BitFlip(3e-3)]
+    made = []
+    for fault in [*faults, *faults]:
+        copies = grouped._groups.stacked_for(fault)
         assert copies is not None
-        for name, stacked in copies._stacked.items():
-            own = copies._own[name]
-            assert all(torch.equal(copy, own) for copy in stacked), name
+        made.append(weakref.ref(copies))
+        del copies
+        gc.collect()
+        assert [each() is not None for each in made] == [False] * (len(made) - 1) + [True]
+        rows = rows_by_groups(grouped, fault, TRIALS)
+        same_rows(rows, rows_by_groups(alone, fault, TRIALS))
+    assert len(checks) == len(faults)
 
 
 @pytest.mark.parametrize("encoding", ["int8", "q15.16"])
