@@ -202,9 +202,9 @@ KINDS = {
     "Old `weight_norm`": Kind(old_weight_norm),
     "Parametrizations": Kind(parametrized),
     "`prune`": Kind(pruned),
-    "Kept features": Kind(caching),
+    "Features kept in an attribute": Kind(caching),
     "Lazy layers without a shape": Kind(lazy, LAZY, LAZY, LAZY, LAZY, LAZY),
-    "Locks": Kind(lambda: with_attribute(threading.Lock())),
+    "Locks as attributes": Kind(lambda: with_attribute(threading.Lock())),
     "Open files, generators, sockets": Kind(
         lambda: with_attribute(open("/dev/null")),  # noqa: SIM115
         campaign=FILE,
@@ -281,8 +281,8 @@ def test_it_works_or_is_refused_by_name(name: str, what: str) -> None:
 SAME_AS_PLAIN = [
     "Forward replaced on the instance",
     "Forward of layers replaced",
-    "Kept features",
-    "Locks",
+    "Features kept in an attribute",
+    "Locks as attributes",
     "`torch.jit.script`",
     "`torch.jit.trace`",
     "`torch.fx.symbolic_trace`",
