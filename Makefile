@@ -41,8 +41,9 @@ unit: $(BUILD)/build.ninja
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
 
-# Everything that needs a GPU, in one command: the kernels' own tests, the same under the tools of
-# compute-sanitizer, and the tests of the Python package. A missing GPU, nvcc or torch for CUDA fails.
+# Everything that needs a GPU, in one command: the kernels' own tests, the same and those of HyReLU
+# under the tools of compute-sanitizer, and the tests of the Python package. A missing GPU, nvcc or
+# torch for CUDA fails.
 test-cuda:
 	PROACT_CUDA=on $(MAKE) --always-make $(VENV)/.installed
 	$(BIN)/cmake -S . -B $(CUDA_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
@@ -53,6 +54,10 @@ test-cuda:
 	  for tool in memcheck racecheck synccheck; do \
 	    compute-sanitizer --tool $$tool --error-exitcode 1 $$test || exit 1; \
 	  done; \
+	done
+	for tool in memcheck racecheck synccheck; do \
+	  PROACT_NEEDS_CUDA=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -m cuda tests/unit/test_cuda.py -k hyrelu || exit 1; \
 	done
 	PROACT_NEEDS_CUDA=1 $(BIN)/python -m pytest -m cuda tests/unit
 

@@ -42,6 +42,16 @@ NumberFormat number_format(const py::tuple& format) {
         name);
 }
 
+FlipPlaces flip_places(const Column<std::uint32_t>& tensor, const Column<std::uint64_t>& element,
+                       const Column<std::uint8_t>& bit) {
+    if (tensor.size() != element.size() || tensor.size() != bit.size())
+        throw std::invalid_argument("expected columns of equal length, got " +
+                                    std::to_string(tensor.size()) + " tensors, " +
+                                    std::to_string(element.size()) + " elements and " +
+                                    std::to_string(bit.size()) + " bits");
+    return {tensor.data(), element.data(), bit.data(), static_cast<std::size_t>(tensor.size())};
+}
+
 std::vector<Relocation> relocations(const Moved& moved) {
     std::vector<Relocation> all;
     for (const auto& [before, bytes, now] : moved) all.push_back({before, bytes, now});

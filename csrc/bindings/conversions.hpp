@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/flip_places.hpp"
 #include "../core/number_formats.hpp"
 #include "../core/relocation.hpp"
 #include "../cpu/isa.hpp"
@@ -37,6 +38,10 @@ NumberFormat number_format(const py::tuple& format);
 /// A column of numbers as a contiguous numpy array.
 template <class T>
 using Column = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+/// Views columns of equal length as places; throws std::invalid_argument for other lengths.
+FlipPlaces flip_places(const Column<std::uint32_t>& tensor, const Column<std::uint64_t>& element,
+                       const Column<std::uint8_t>& bit);
 
 /// Returns a copy of the items' memory.
 template <class Item>

@@ -47,6 +47,18 @@ void bind_device_flips(py::module_& m) {
             py::arg("stream"), unlocked());
     plan_class<cuda::DevicePlan>(m, "DevicePlan")
         .def("described", [](const cuda::DevicePlan& plan) { return bytes_of(plan.described()); })
+        .def(
+            "described_after",
+            [](const cuda::DevicePlan& plan, const Moved& moved) {
+                return bytes_of(plan.described_after(relocations(moved)));
+            },
+            py::arg("moved"))
+        .def(
+            "check_places",
+            [](const cuda::DevicePlan& plan, const Column<std::uint32_t>& tensor,
+               const Column<std::uint64_t>& element,
+               const Column<std::uint8_t>& bit) { plan.check(flip_places(tensor, element, bit)); },
+            py::arg("tensor"), py::arg("element"), py::arg("bit"))
         .def("rate", &cuda::DevicePlan::rate, py::arg("ber"))
         .def(
             "flips",

@@ -31,14 +31,8 @@ py::tuple columns(const FlipLog& log) {
 
 void flip_places_into(const FaultPlan& plan, FlipLog& log, const Column<std::uint32_t>& tensor,
                       const Column<std::uint64_t>& element, const Column<std::uint8_t>& bit) {
-    if (tensor.size() != element.size() || tensor.size() != bit.size())
-        throw std::invalid_argument("expected columns of equal length, got " +
-                                    std::to_string(tensor.size()) + " tensors, " +
-                                    std::to_string(element.size()) + " elements and " +
-                                    std::to_string(bit.size()) + " bits");
-    const FlipPlaces places{tensor.data(), element.data(), bit.data(),
-                            static_cast<std::size_t>(tensor.size())};
-    const py::gil_scoped_release unlocked;
+    const FlipPlaces places = flip_places(tensor, element, bit);
+    const py::gil_scoped_release released;
     plan.flip_places_into(log, places);
 }
 

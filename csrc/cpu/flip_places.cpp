@@ -1,7 +1,4 @@
 // Flips the bits that the caller lists.
-#include <stdexcept>
-#include <string>
-
 #include "flip_batch.hpp"
 #include "flip_words.hpp"
 #include "flips.hpp"
@@ -12,28 +9,10 @@ namespace {
 /// Large enough to hide memory latency, small enough for few false positives of SeenFilter.
 constexpr std::uint32_t batch_size = 256;
 
-std::string shown(const FlipPlaces& places, std::size_t i) {
-    return "tensor " + std::to_string(places.tensor[i]) + ", element " +
-           std::to_string(places.element[i]) + ", bit " + std::to_string(places.bit[i]);
-}
-
-void check(const FlipPlaces& places, const std::vector<TensorMemory>& tensors) {
-    for (std::size_t i = 0; i < places.size; ++i) {
-        const std::uint32_t tensor = places.tensor[i];
-        if (tensor >= tensors.size() || places.element[i] >= tensors[tensor].words ||
-            places.bit[i] >= tensors[tensor].stored_bits())
-            throw std::invalid_argument("expected places within the plan, got " + shown(places, i));
-        if (i > 0 && (tensor < places.tensor[i - 1] || (tensor == places.tensor[i - 1] &&
-                                                        places.element[i] < places.element[i - 1])))
-            throw std::invalid_argument("expected places ordered by tensor and element, got " +
-                                        shown(places, i) + " after " + shown(places, i - 1));
-    }
-}
-
 }  // namespace
 
 void FaultPlan::flip_places_into(FlipLog& log, const FlipPlaces& places) const {
-    check(places, tensors_);
+    places.check(tensors_);
     FlipColumns& columns = log.calls.emplace_back(1).front();
     columns.reserve_total(places.size);
     SeenFilter seen;

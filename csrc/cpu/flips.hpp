@@ -10,20 +10,13 @@
 #include <mutex>
 #include <vector>
 
+#include "../core/flip_places.hpp"
 #include "../core/tensor_memory.hpp"
 #include "execution.hpp"
 #include "flip_log.hpp"
 #include "schedule_cache.hpp"
 
 namespace proact {
-
-/// Bits of a plan's tensors, as columns of equal length.
-struct FlipPlaces {
-    const std::uint32_t* tensor;  // plan indices
-    const std::uint64_t* element;
-    const std::uint8_t* bit;  // bits of the stored words
-    std::size_t size;
-};
 
 class FaultPlan {
    public:

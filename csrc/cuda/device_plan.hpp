@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../core/flip_places.hpp"
+#include "../core/relocation.hpp"
 #include "flips.hpp"
 
 namespace proact::cuda {
@@ -39,10 +41,20 @@ class DevicePlan {
     /// The descriptions of the tensors, to be uploaded.
     const std::vector<DeviceTensor>& described() const { return described_; }
 
+    /// The same with each tensor where it is now, or at 0 if its memory is gone.
+    std::vector<DeviceTensor> described_after(const std::vector<Relocation>& moved) const {
+        std::vector<DeviceTensor> all = described_;
+        for (DeviceTensor& tensor : all) tensor.address = relocated(tensor.address, moved);
+        return all;
+    }
+
     std::uint32_t word_bytes(std::size_t tensor) const { return tensors_[tensor].word_bytes; }
 
     /// The laws of the plan's tensors at a rate in (0, 1].
     FlipRate rate(double ber) const { return {tensors_, ber}; }
+
+    /// Throws std::invalid_argument unless a kernel can flip these places.
+    void check(const FlipPlaces& places) const { places.check(tensors_); }
 
     std::uint64_t flips(const FlipRate& rate, const FaultPattern& pattern) const {
         return rate.flips(tensors_, pattern);

@@ -267,6 +267,7 @@ __global__ void __launch_bounds__(restore_threads)
     const auto* const laws = reinterpret_cast<const DeviceLaw*>(memory.tables);
     const std::uint32_t number = tensor_of(laws, count, &DeviceLaw::first_restorer, thread);
     const DeviceTensor& tensor = tensors[number];
+    if (tensor.address == 0) return;  // its memory is gone
     const DeviceLaw& law = laws[number];
     const std::uint64_t within = thread - law.first_restorer;
     const std::uint64_t block = quotient(within, law.restore_shares);

@@ -29,7 +29,8 @@ void flip(std::uintptr_t tensors, const FlipRate& rate, const FaultPattern& patt
 void restore(std::uintptr_t tensors, const FlipRate& rate, const TrialMemory& memory,
              Stream stream);
 
-/// Given flips, ordered by tensor and element. Words with several flips are listed once.
+/// Given flips, ordered by tensor and element. `first` has one entry for each word, the other
+/// arrays one for each flip.
 struct DevicePlaces {
     std::uint64_t words;
     std::uint64_t flips;

@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(restore_threads)
     const std::uint32_t element = array_at<const std::uint32_t>(places.element)[begin];
     const std::uint64_t before = array_at<const std::uint64_t>(places.before)[begin];
     const DeviceTensor& tensor = tensors[array_at<const std::uint32_t>(places.tensor)[begin]];
+    if (tensor.address == 0) return;  // its memory is gone
     switch (tensor.word_bytes) {
         case 1: return restore_word<std::uint8_t>(tensor, element, before);
         case 2: return restore_word<std::uint16_t>(tensor, element, before);

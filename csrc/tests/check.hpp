@@ -54,6 +54,7 @@ void check_equal(const char* file, int line, const char* text, const A& a, const
 
 /// Prints the result and returns the exit status for main.
 inline int summary() {
+    std::string().swap(context);  // memory of CUDA must be freed before CUDA's own end
     std::printf("%llu checks, %llu failures\n", checks, failures);
     return checks > 0 && failures == 0 ? 0 : 1;
 }

@@ -14,7 +14,11 @@ using namespace proact::test;
 
 namespace {
 
-const std::vector<float> bounds = {0.5f, -0.25f, 3};
+/// Made by the first call: on a GPU, memory of CUDA must not be allocated before main.
+const std::vector<float>& bounds() {
+    static const std::vector<float> all = {0.5f, -0.25f, 3};
+    return all;
+}
 
 /// Codewords between guard bytes, at an offset that is a multiple of the word size.
 struct Codewords {
@@ -51,9 +55,9 @@ struct Codewords {
     /// Words of 2 and 4 bytes are floats whose replacements differ by channel; the others become 0.
     Replacement replacement() const {
         if (word_bytes != 2 && word_bytes != 4) return {};
-        return {address_of(bounds), address_of(bounds),
-                Dtype::float32,     word_bytes == 2 ? Dtype::float16 : Dtype::float32,
-                bounds.size(),      5};
+        return {address_of(bounds()), address_of(bounds()),
+                Dtype::float32,       word_bytes == 2 ? Dtype::float16 : Dtype::float32,
+                bounds().size(),      5};
     }
     void add_to(cuda::DeviceScrubPlan& plan) {
         plan.add(reinterpret_cast<std::uintptr_t>(bytes()), codewords, native->tables(), word_bytes,

@@ -17,7 +17,11 @@ constexpr cuda::Stream stream{0, 0};
 /// Follows the memory of a trial and must not change.
 constexpr std::uint64_t guard = 0x5a5a5a5a5a5a5a5au;
 
-const std::vector<float> scales = {0.25f, 2.0f, 1e-3f};
+/// Made by the first call: on a GPU, memory of CUDA must not be allocated before main.
+const std::vector<float>& scales() {
+    static const std::vector<float> all = {0.25f, 2.0f, 1e-3f};
+    return all;
+}
 
 std::uintptr_t address_of(const void* data) { return reinterpret_cast<std::uintptr_t>(data); }
 
@@ -33,7 +37,7 @@ struct DeviceTensors {
             fixed.data()[i] = static_cast<float>(i) * 0.37f - 60.0f;
         for (std::size_t i = 0; i < scaled.size; ++i)
             scaled.data()[i] = static_cast<double>(i) * 0.3 - 40.0;
-        const Scales rows{address_of(scales.data()), scales.size(), 100, 100, 1};
+        const Scales rows{address_of(scales().data()), scales().size(), 100, 100, 1};
         return {words.memory(1, 0xffffffff),
                 none.memory(2, 1),
                 bytes.memory(3, 0x3c),

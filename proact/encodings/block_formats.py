@@ -85,6 +85,7 @@ class BlockFormat(Encoding):
         low, high = flat.view(rows * blocks, self.block).aminmax(dim=1)
         lows, highs = low.double().cpu().numpy(), high.double().cpu().numpy()
         parts, unit = self._parts(lows, highs, layout, largest)
+        parts = [part.on(tensor.device) for part in parts]
         return ScaledWord(self.name, self.element, parts, tensor.numel(), unit, is_block=True)
 
     @abstractmethod

@@ -91,7 +91,8 @@ class ScaledInteger(Encoding):
         few = torch.ldexp(torch.ceil(mantissa * 2.0**digits) / 2.0**digits, exponent)
         layout = ScaleLayout(len(few) * inner, inner, 0)
         part = scale_part("scale", few.numpy(), MemoryFloat("float32"), torch.float32, layout)
-        return ScaledWord(self.name, IntegerElement(self.bits), [part], tensor.numel())
+        parts = [part.on(tensor.device)]
+        return ScaledWord(self.name, IntegerElement(self.bits), parts, tensor.numel())
 
 
 def is_quantised(stored: StoredTensor) -> bool:

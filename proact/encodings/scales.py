@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -22,7 +22,8 @@ class ScalePart:
 
     Attributes:
         name: ``"scale"``, ``"tensor_scale"`` or ``"zero_point"``.
-        memory: the stored words, (n,), contiguous, on the CPU. Faults change them in place.
+        memory: the stored words, (n,), contiguous, on the device of the tensor. Faults change them
+            in place.
         word: the stored form of one of them.
         layout: the number that each element of the tensor has.
     """
@@ -68,8 +69,12 @@ class ScalePart:
 
     def values(self, numbers: np.ndarray) -> Floats:
         """The values that are stored now, with the given numbers, float64 (n,)."""
-        words = unsigned_memory(integers_of(self.memory).numpy()[numbers])
+        words = unsigned_memory(integers_of(self.memory).cpu().numpy()[numbers])
         return self.word.values(words, np.zeros(len(words), np.uint64))
+
+    def on(self, device: torch.device) -> ScalePart:
+        """The same numbers in memory of a device; the part itself if it is there."""
+        return replace(self, memory=self.memory.to(device))
 
 
 class PowerOfTwo(MemoryWord):
@@ -109,7 +114,7 @@ class Unsigned(MemoryWord):
 def scale_part(
     name: str, values: Floats, word: MemoryWord, dtype: torch.dtype, layout: ScaleLayout
 ) -> ScalePart:
-    """Stores scales or zero points, float64 (n,), in memory of a dtype.
+    """Stores scales or zero points, float64 (n,), in host memory of a dtype.
 
     The word is named after its format and the part, so that ``per_bit`` tells it from other words.
     """

@@ -38,6 +38,9 @@ from proact.ops.plain_memory import check_writable, has_plain_memory, is_writabl
 from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
 
+#: The elements of a GPU tensor whose rounding is undone at once.
+_ROUNDED_AT_ONCE = 1 << 20
+
 
 def inject(
     model: nn.Module,
@@ -282,10 +285,19 @@ def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], obje
         if not (has_plain_memory(tensor) and is_writable(tensor)):
             refuse_lost([name])
         with stream.ordered():
-            is_rounded = integers_of(tensor) == integers_of(rounded)
-            tensor.copy_(torch.where(is_rounded, original, tensor))
+            for now, after, before in _parts(tensor, rounded, original):
+                is_rounded = integers_of(now) == integers_of(after)
+                now.copy_(torch.where(is_rounded, before, now))
 
     return undo
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors of one shape, so that undoing takes little memory of a GPU."""
+    if all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors):
+        flat = (tensor.view(-1).split(_ROUNDED_AT_ONCE) for tensor in tensors)
+        return zip(*flat, strict=True)
+    return iter([tensors])
 
 
 def targets_of(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:

@@ -15,6 +15,9 @@ from proact.errors import ProactError
 from proact.ops.cuda_stream import FlipStream
 from proact.ops.plain_memory import has_plain_memory, is_writable, lack_of_memory, refuse_lost
 
+#: The elements of a GPU tensor that are read or written at once.
+_ELEMENTS_AT_ONCE = 1 << 16
+
 
 class _Overwritten(NamedTuple):
     name: str
@@ -91,18 +94,29 @@ def memory_words(name: str, tensor: Tensor, element: NDArray[np.uint64]) -> Word
     """The memory words at elements of a tensor, uint64 (n,)."""
     check_in_place(name, tensor)
     flat = integers_of(tensor.view(-1))
-    if flat.is_cuda:
-        raw = flat[torch.from_numpy(element.astype(np.int64)).to(flat.device)].cpu().numpy()
-    else:
-        raw = flat.numpy()[element]
-    return unsigned_memory(raw)
+    if not flat.is_cuda:
+        return unsigned_memory(flat.numpy()[element])
+    words = np.empty(len(element), np.uint64)
+    for part in _parts(len(element)):
+        index = torch.from_numpy(element[part].astype(np.int64)).to(flat.device)
+        words[part] = unsigned_memory(flat[index].cpu().numpy())
+    return words
 
 
 def _write(tensor: Tensor, element: NDArray[np.uint64], memory: Words) -> None:
-    flat = integers_of(tensor.view(-1))
+    # `.data` has a version counter of its own: callers tell autograd of a change.
+    flat = integers_of(tensor.data.view(-1))
     raw = signed_memory(memory, flat.element_size())
-    if flat.is_cuda:
-        index = torch.from_numpy(element.astype(np.int64)).to(flat.device)
-        flat[index] = torch.from_numpy(raw).to(flat.device)
-    else:
+    if not flat.is_cuda:
         flat.numpy()[element] = raw  # torch refuses to write to inference tensors
+        return
+    with torch.inference_mode(flat.is_inference()):
+        for part in _parts(len(element)):
+            index = torch.from_numpy(element[part].astype(np.int64)).to(flat.device)
+            flat[index] = torch.from_numpy(raw[part]).to(flat.device)
+
+
+def _parts(elements: int) -> Iterator[slice]:
+    """Parts of a list of elements, so that undoing takes little memory of a GPU."""
+    for begin in range(0, elements, _ELEMENTS_AT_ONCE):
+        yield slice(begin, begin + _ELEMENTS_AT_ONCE)

@@ -234,6 +234,7 @@ class ErrorCorrection(StoredGuard):
         def end() -> None:
             with LOCK:
                 scrubs.injections -= 1
+                scrubs.mark_undone()
 
         return undo, end
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from proact.errors import ProactError
 from proact.nn.stored_guard import mark_written
+from proact.ops.cuda_stream import StreamMarks
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
 from proact.ops.sweep_log import SweepLog
 
@@ -30,6 +32,9 @@ class Scrubs:
 
     def __init__(self) -> None:
         self.injections = 0
+        #: Flips are undone on the stream of their injection, and other streams must not scrub them.
+        self._undone = StreamMarks()
+        self._devices: set[torch.device] = set()
         #: Each log with the tensors that it restores.
         self._logs: list[tuple[SweepLog, list[Tensor]]] = []
         self._plans: Sequence[tuple[list[str], ScrubPlan]] = ()
@@ -64,6 +69,8 @@ class Scrubs:
             (name, t.data_ptr(), t.dtype, t.shape, t.stride()) for name, t in tensors.items()
         ]
         layout.append(dependence)
+        self._devices = {tensor.device for tensor in tensors.values()}
+        self._undone.wait()
         if layout != self._layout:
             self._plans, self._layout = make(), layout
         counts: dict[str, Scrubbed] = {}
@@ -98,6 +105,11 @@ class Scrubs:
             self._logs.pop()
         if lost is not None:
             raise lost
+
+    def mark_undone(self) -> None:
+        """Notes that the flips of an injection were undone, for scrubs on other streams."""
+        self._undone.clear()
+        self._undone.add(self._devices)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Scrubs, ()

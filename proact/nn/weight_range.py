@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from proact.errors import ProactError
 from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
+from proact.ops.cuda_stream import StreamMarks
 from proact.ops.range_plan import RangePlan, checked_action
 from proact.ops.sweep_log import SweepLog
 from proact.text import short_repr
@@ -167,6 +168,9 @@ class WeightRange(StoredGuard):
             tensors = self.tensors(model)
             if not all(map(self.has_memory, (*tensors, self.low, self.high))):
                 return  # the forward computes shapes only
+            # Words that an earlier forward had replaced may still wait to be restored elsewhere.
+            running.restored.wait()
+            running.devices |= {tensor.device for tensor in tensors}
             plan = running.plan_of(self, tensors)
             log = SweepLog(plan)
             running.logs.append(log)
@@ -182,9 +186,12 @@ class WeightRange(StoredGuard):
     def end(self) -> None:
         """Ends a forward; the last of the concurrent forwards restores all replaced words."""
         with LOCK:
-            self._running.depth = max(0, self._running.depth - 1)
-            if self._running.depth == 0:
-                self._running.finish()
+            running = self._running
+            running.depth = max(0, running.depth - 1)
+            # A forward that has returned may still wait on its stream for a GPU.
+            running.ended.add(running.devices)
+            if running.depth == 0:
+                running.finish()
 
 
 class _ActiveForwards:
@@ -195,6 +202,9 @@ class _ActiveForwards:
         self.repairs = 0
         self.logs: list[SweepLog] = []
         self.changed: list[Tensor] = []  # under autograd
+        self.devices: set[torch.device] = set()
+        self.ended = StreamMarks()  # the forwards that have returned
+        self.restored = StreamMarks()  # the last undoing
         self._plan: RangePlan | None = None
         self._layout: list[object] = []
 
@@ -219,12 +229,16 @@ class _ActiveForwards:
     def finish(self) -> None:
         self.depth = self.repairs = 0
         lost: ProactError | None = None
+        self.ended.wait()
+        self.ended.clear()
         while self.logs:
             try:
                 self.logs[-1].restore()
             except ProactError as error:  # memory that is gone: a second attempt cannot help
                 lost = lost or error
             self.logs.pop()
+        self.restored.clear()
+        self.restored.add(self.devices)
         if self.changed:
             # Autograd saved the replaced values, and they are gone: make a backward raise.
             mark_written(self.changed)

@@ -25,6 +25,9 @@ _Columns = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8], NDAr
 _MOST_RATES = 8
 
 
+Moved = list[tuple[int, int, int]]
+
+
 class _QueuedFlips(Protocol):
     """The flips of one call, whose memory lies on the GPU."""
 
@@ -32,7 +35,7 @@ class _QueuedFlips(Protocol):
     hit: list[int]  #: the tensors that may have changed
 
     def __len__(self) -> int: ...
-    def restore(self) -> None: ...
+    def restore(self, moved: Moved) -> None: ...
     def columns(self) -> list[_Columns]: ...
 
 
@@ -41,6 +44,7 @@ class DeviceFlipLog:
 
     def __init__(self) -> None:
         self._calls: list[_QueuedFlips] = []
+        self._moved: Moved = []
 
     def add(self, call: _QueuedFlips) -> None:
         self._calls.append(call)
@@ -54,13 +58,11 @@ class DeviceFlipLog:
     def restore(self, threads: int = 1) -> None:
         for call in reversed(self._calls):
             with call.stream.ordered():
-                call.restore()
+                call.restore(self._moved)
 
-    def relocate(self, moved: list[tuple[int, int, int]]) -> None:
-        raise ProactError(
-            "tensors in GPU memory were moved or freed while faults were injected, so that their "
-            "words were not restored"
-        )
+    def relocate(self, moved: Moved) -> None:
+        """Notes where memory is now, as (before, bytes, now); now is 0 where it is gone."""
+        self._moved = moved
 
     def columns(self) -> _Columns:
         parts: list[_Columns] = []
@@ -159,6 +161,7 @@ class DeviceFaultPlan:
         element: NDArray[np.uint64],
         bit: NDArray[np.uint8],
     ) -> None:
+        self.native.check_places(tensor, element, bit)
         if len(bit):
             call = _PlacedFlips(self, tensor, element, bit)
             log.add(call)
@@ -167,6 +170,12 @@ class DeviceFaultPlan:
     def tensors_address(self) -> int:
         """The address of the tensors' descriptions, for work on the current stream."""
         return self._described.address()
+
+    def tensors_after(self, moved: Moved) -> Tensor:
+        """The tensors' descriptions with the memory where it is now, to keep until the launch."""
+        if moved:
+            return uploaded(self.native.described_after(moved), self.device)
+        return self._described.copy()
 
     def rate(self, ber: float) -> _Rate:
         rate = self._rates.pop(ber, None)
@@ -212,12 +221,16 @@ class UploadedBytes:
         self._contents, self._device = contents, device
         self._copies: dict[int, Tensor] = {}
 
-    def address(self) -> int:
-        """The address of the copy of the current stream."""
+    def copy(self) -> Tensor:
+        """The copy of the current stream."""
         _, stream = queue_of(self._device)
         if stream not in self._copies:
             self._copies[stream] = uploaded(self._contents(), self._device)
-        return self._copies[stream].data_ptr()
+        return self._copies[stream]
+
+    def address(self) -> int:
+        """The address of the copy of the current stream."""
+        return self.copy().data_ptr()
 
 
 class _DrawnFlips:
@@ -240,22 +253,22 @@ class _DrawnFlips:
 
     def flip(self) -> None:
         if self.hit:
-            places, queue = self._places(), queue_of(self._plan.device)
+            places, queue = self._places(self._plan.tensors_address()), queue_of(self._plan.device)
             with current_device(self._plan.device):
                 self._rate.native.flip(*self._pattern, *places, self._is_logged, *queue)
 
-    def restore(self) -> None:
+    def restore(self, moved: Moved) -> None:
         # The current stream is the one that allocated the memory (`FlipStream.ordered`): the
         # allocator does not reuse the memory before the stream has finished with it.
         if self.hit:
-            places, queue = self._places(), queue_of(self._plan.device)
+            tensors = self._plan.tensors_after(moved)
+            places, queue = self._places(tensors.data_ptr()), queue_of(self._plan.device)
             with current_device(self._plan.device):
                 self._rate.native.restore(*places, *queue)
 
-    def _places(self) -> tuple[int, int, int]:
-        """The addresses of tensors, tables and the trial's memory."""
-        tables = self._rate.tables.address()
-        return self._plan.tensors_address(), tables, self._memory.data_ptr()
+    def _places(self, tensors: int) -> tuple[int, int, int]:
+        """The addresses of the tensors' descriptions, of tables and of the trial's memory."""
+        return tensors, self._rate.tables.address(), self._memory.data_ptr()
 
     def __len__(self) -> int:
         # The host draws the number again, so that it does not wait for the GPU.
@@ -317,23 +330,29 @@ class _PlacedFlips:
         self._words = len(first) - 1
         # As DevicePlaces in csrc/cuda/flips.hpp: whether the flips were made, and the old words.
         unset = np.zeros(1 + len(bit), np.uint64)
-        columns = (unset, first, element.astype(np.uint32), tensor, bit)
+        columns = (
+            unset,
+            first,
+            element.astype(np.uint32),
+            tensor.astype(np.uint32),
+            bit.astype(np.uint8),
+        )
         self._memory = uploaded(b"".join(column.tobytes() for column in columns), plan.device)
 
     def __len__(self) -> int:
         return len(self._given[2])
 
     def flip(self) -> None:
-        self._run(self._plan.module.device_flip_places)
+        self._run(self._plan.module.device_flip_places, self._plan.tensors_after([]))
 
-    def restore(self) -> None:
-        self._run(self._plan.module.device_restore_places)
+    def restore(self, moved: Moved) -> None:
+        self._run(self._plan.module.device_restore_places, self._plan.tensors_after(moved))
 
-    def _run(self, native: Any) -> None:
-        plan = self._plan
-        with current_device(plan.device):
-            places = plan.tensors_address(), self._memory.data_ptr()
-            native(self._words, len(self), *places, *queue_of(plan.device))
+    def _run(self, native: Any, tensors: Tensor) -> None:
+        device = self._plan.device
+        with current_device(device):
+            places = tensors.data_ptr(), self._memory.data_ptr()
+            native(self._words, len(self), *places, *queue_of(device))
 
     def columns(self) -> list[_Columns]:
         before = self._memory[8 : 8 + 8 * len(self)].cpu().view(torch.int64).numpy()

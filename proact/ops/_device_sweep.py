@@ -20,9 +20,9 @@ from proact.ops.plain_memory import MemoryGuard
 
 #: A log has at least this many slots. A slot holds 16 bytes of the tensors and takes 24 bytes.
 _LEAST_SLOTS = 1024
-#: A log has a slot for each so many groups of 16 bytes, so that it takes 2.3 % of their memory.
+#: A log has one slot for this many groups of 16 bytes, so that it takes 2.3 % of their memory.
 _GROUPS_PER_SLOT = 64
-#: After sweeps that changed more, logs have up to one slot for each so many groups.
+#: After sweeps that changed more, a log has up to one slot for this many groups.
 _LEAST_GROUPS_PER_SLOT = 8
 
 

@@ -3,7 +3,7 @@ work on two streams."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -67,3 +67,29 @@ class FlipStream:
                 yield
         finally:
             current.wait_stream(self._stream)
+
+
+class StreamMarks:
+    """Work that the current streams of some GPUs were given, for other streams to wait for.
+
+    On a CPU there are no streams, and this class does nothing.
+    """
+
+    def __init__(self) -> None:
+        #: By stream, the last mark, which covers those before.
+        self._marks: dict[torch.cuda.Stream, torch.cuda.Event] = {}
+
+    def add(self, devices: Iterable[torch.device]) -> None:
+        """Marks the work that the current stream of each device has been given so far."""
+        for device in devices:
+            if device.type == "cuda":
+                stream = torch.cuda.current_stream(device)
+                self._marks[stream] = stream.record_event()
+
+    def wait(self) -> None:
+        """Lets later work on the current streams begin after all marked work; the host goes on."""
+        for stream, event in self._marks.items():
+            torch.cuda.current_stream(stream.device).wait_event(event)
+
+    def clear(self) -> None:
+        self._marks.clear()

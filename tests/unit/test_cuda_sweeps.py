@@ -1,4 +1,4 @@
-"""Do sweeps over the memory of a GPU give what they give on the CPU? They run on a GPU alone."""
+"""Do sweeps over the memory of a GPU give what they give on the CPU? They run only on a GPU."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ pytestmark = GPU
 @pytest.mark.parametrize("action", ["zero", "saturate"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_range_sweep_equals_the_cpus(dtype: torch.dtype, action: str) -> None:
-    host = [(torch.randn(30, 7, 11) * 2).to(dtype), torch.full((200_001,), 9.0, dtype=dtype)[1:]]
+    host = [(torch.randn(30, 7, 11) * 2).to(dtype), torch.full((200_000,), 9.0, dtype=dtype)]
     host[0][::3, 2] = float("nan")
     low = [torch.linspace(-2, 1, 30).view(30, 1, 1), torch.tensor(0.1)]
     high = [bound + 1 for bound in low]
-    device = [tensor.cuda() for tensor in host]
+    # The second one begins at an address that is a multiple of its word alone.
+    device = [host[0].cuda(), torch.full((200_001,), 9.0, dtype=dtype, device="cuda")[1:]]
     on_gpu = [bound.cuda() for bound in low], [bound.cuda() for bound in high]
     found = restrict_range_(device, *on_gpu, action)
     assert torch.equal(found, restrict_range_(host, low, high, action))
@@ -83,3 +84,25 @@ def test_a_guarded_network_computes_what_it_computes_on_the_cpu(method: str) -> 
     with inject(host, fault, "native", seed=1), inject(device, fault, "native", seed=1):
         torch.testing.assert_close(device(x.cuda()).cpu(), host(x))
     assert all(map(torch.equal, device.state_dict().values(), clean))
+
+
+def test_a_guard_repairs_for_forwards_on_several_streams() -> None:
+    """A forward that waits for its GPU keeps repaired weights, whatever other streams begin."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(2000, 2000) for _ in range(4))).cuda()
+    guarded = protect(model, "weight-range", data=None)
+    x = torch.randn(4000, 2000, device="cuda")
+    with inject(guarded, BitFlip(1e-4), seed=1), torch.no_grad():
+        expected = guarded(x)
+        torch.cuda.synchronize()
+        streams = [torch.cuda.Stream() for _ in range(3)]
+        outputs = []
+        for _ in range(4):
+            for stream in streams:
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    outputs.append(guarded(x))
+        torch.cuda.synchronize()
+    assert torch.isfinite(expected).all()
+    for output in outputs:
+        torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-3)

@@ -209,6 +209,44 @@ def test_a_log_names_the_tensors_that_were_hit() -> None:
     none.restore()
 
 
+@pytest.mark.parametrize("kind", ["drawn", "inverted", "places"])
+def test_a_log_follows_memory_and_names_what_was_freed(kind: str) -> None:
+    tensors = [torch.randn(500) for _ in range(3)]
+    clean = [tensor.clone() for tensor in tensors]
+    plan = FlipPlan(["kept", "moved", "freed"])
+    for stream, tensor in enumerate(tensors):
+        plan.add(tensor, stream, 0xFFFFFFFF, None)
+    log = FlipLog(plan)
+    if kind == "places":
+        everywhere = np.repeat(np.arange(3, dtype=np.uint32), 50)
+        elements = np.tile(np.arange(50, dtype=np.uint64), 3)
+        plan.flip_places_into(log, FlipPlaces(everywhere, elements, np.full(150, 7, np.uint8)))
+    else:
+        plan.flip_into(log, 0.01 if kind == "drawn" else 0.9, seed=1, trial=2)
+    assert all(not torch.equal(*pair) for pair in zip(tensors, clean, strict=True))
+    tensors[1].untyped_storage().resize_(4 * 500_000)
+    tensors[2].untyped_storage().resize_(0)
+    with pytest.raises(ProactError, match="memory of freed was freed"):
+        log.restore()
+    for tensor, before in zip(tensors[:2], clean[:2], strict=True):
+        assert torch.equal(tensor.view(torch.int32), before.view(torch.int32))
+
+
+@pytest.mark.parametrize("place", [(2, 0, 0), (0, 10, 0), (1, 4, 0), (0, 0, 16), (1, 0, 4)])
+def test_places_outside_the_plan_are_refused(place: tuple[int, int, int]) -> None:
+    tensors = [torch.ones(10, dtype=torch.int16), torch.ones(4)]
+    plan = FlipPlan()
+    plan.add(tensors[0], 0, 0xFFFF, None)
+    plan.add(tensors[1], 1, 0xF, FixedPointWord(4, 2))
+    columns = (np.array([0, n]) for n in place)
+    order = FlipPlaces(*(c.astype(t) for c, t in zip(columns, ("u4", "u8", "u1"), strict=True)))
+    tensor, element, bit = place
+    with pytest.raises(ValueError, match=f"tensor {tensor}, element {element}, bit {bit}"):
+        plan.flip_places_into(FlipLog(plan), order)
+    assert tensors[0].tolist() == [1] * 10
+    assert tensors[1].tolist() == [1.0] * 4
+
+
 def test_tensors_that_share_memory_are_refused() -> None:
     memory = torch.zeros(10)
     plan = FlipPlan()

@@ -1,7 +1,7 @@
 """Do sweeps over GPU memory give what those over host memory give, and are they undone?
 
 The source of the CUDA kernels runs on the host here (`conftest.kernels_on_host`), so this says
-nothing about warps and streams. `test_cuda.py` has the tests on a GPU.
+nothing about warps and streams. `test_cuda_sweeps.py` has the tests on a GPU.
 """
 
 from __future__ import annotations
