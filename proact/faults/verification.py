@@ -176,7 +176,7 @@ def _memory_is_as_recorded(injector: Injector, target: Target, fault: BitFlip, s
         fault = replace(fault, ber=decoding_ber(target.exposed, fault.ber))
     assert isinstance(fault.ber, float)
     places = _drawn(target, fault.ber, seed, trial=0)
-    expected = [exposed.tensor.clone() for exposed in target.exposed]
+    expected = [exposed.tensor.cpu().clone() for exposed in target.exposed]
     holds = True
     for index, rows in rows_by_tensor(places.tensor):
         exposed = target.exposed[index]
@@ -226,12 +226,13 @@ def _read_with_scales(target: Target, expected: Sequence[Tensor]) -> None:
 
 def _agree(expected: Tensor, exposed: ExposedTensor) -> bool:
     """Whether a tensor has the expected bits; where scales can make NaN, any NaN is one."""
-    if same_bits(expected, exposed.tensor):
+    found = exposed.tensor.cpu()
+    if same_bits(expected, found):
         return True
     if not isinstance(exposed.word.uncoded, ScaledWord):
         return False
-    both = expected.isnan() & exposed.tensor.isnan()
-    return same_bits(expected.masked_fill(both, 0.0), exposed.tensor.masked_fill(both, 0.0))
+    both = expected.isnan() & found.isnan()
+    return same_bits(expected.masked_fill(both, 0.0), found.masked_fill(both, 0.0))
 
 
 def _ordered(places: tuple[NDArray[np.unsignedinteger], ...]) -> list[NDArray[np.unsignedinteger]]:

@@ -31,6 +31,7 @@ from proact.faults import (
     encode,
     inject,
     target_memory,
+    verify,
 )
 from proact.ops import _hyrelu_reference as reference
 from proact.ops import flip_bits_, flip_exactly_, hyrelu, hyrelu_
@@ -341,3 +342,10 @@ def test_kernels_flip_words_and_scales(encoding: str, monkeypatch: pytest.Monkey
         with inject(host, fault, encoding, seed=1) as a, inject(device, fault, encoding, seed=1):
             assert a.flips > 0
             assert same_words(device.weight.cpu(), host.weight)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8", "mxfp4", "float32+bch2"])
+def test_the_sampler_of_a_model_on_a_gpu_is_verified(encoding: str) -> None:
+    torch.manual_seed(0)
+    verification = verify(torch.nn.Linear(64, 64).cuda(), encoding, ber=1e-2, trials=50)
+    assert verification.passed, verification
