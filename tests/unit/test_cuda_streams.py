@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,13 @@ from proact.encodings import encoding_named
 from proact.faults import overwritten_words
 from proact.faults.space import FaultSpace
 from proact.faults.target_memory import PlacedFlips
+from proact.nn import weight_range
+from proact.nn.scrub_state import Scrubs
+from proact.nn.weight_range import WeightRange
 from proact.ops import _device_plan, _device_sweep, cuda_stream
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops._device_sweep import DeviceSweep, DeviceSweepLog, DeviceSweepPlan
-from proact.ops.cuda_stream import FlipStream
+from proact.ops.cuda_stream import FlipStream, StreamMarks
 from proact.ops.plan import FlipPlaces
 
 
@@ -33,11 +37,17 @@ class Stream:
     device_index = 0
 
     def __init__(self, handle: int) -> None:
-        self.cuda_stream = handle
+        self.cuda_stream, self.device = handle, torch.device("cuda", 0)
         self.before: set[str] = set()
 
     def wait_stream(self, other: Stream) -> None:
         self.before |= other.before
+
+    def record_event(self) -> set[str]:
+        return set(self.before)
+
+    def wait_event(self, event: set[str]) -> None:
+        self.before |= event
 
 
 class Gpu:
@@ -103,6 +113,9 @@ class Plan:
 
     def hit(self, rate: Rate, seed: int, trial: int) -> list[int]:
         return [0]
+
+    def check_places(self, *columns: Any) -> None:
+        pass
 
 
 class Sweeps:
@@ -329,6 +342,77 @@ def test_a_sweep_is_undone_in_the_order_of_its_stream(
         assert restore in gpu.ran_before["next"]
 
 
+@pytest.fixture
+def guard(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> WeightRange:
+    """A guard whose sweeps and undoing are stubs, of a model that seems to lie on a GPU."""
+
+    class Log:
+        def __init__(self, plan: object) -> None:
+            pass
+
+        def restore(self) -> None:
+            gpu.queue(f"restore {len(gpu.ran_on)}")
+
+    def swept(log: Log, action: str) -> list[int]:
+        gpu.queue(f"sweep {len(gpu.ran_on)}")
+        return [1]
+
+    monkeypatch.setattr(weight_range, "SweepLog", Log)
+    monkeypatch.setattr(
+        weight_range._ActiveForwards, "plan_of", lambda *_: SimpleNamespace(sweep_into=swept)
+    )
+    model = nn.Sequential(nn.Linear(2, 2, bias=False)).eval()
+    guard = WeightRange(model, ["0.weight"])
+    guard._running.devices.add(torch.device("cuda", 0))
+    monkeypatch.setattr(guard, "begin", partial(guard.begin, model))
+    return guard
+
+
+def test_words_are_restored_after_all_forwards_that_read_the_replaced_ones(
+    gpu: Gpu, guard: Any
+) -> None:
+    first, second, third = gpu.streams
+    with gpu.on(first):
+        guard.begin()
+    with gpu.on(second):
+        guard.begin()
+        gpu.queue("forward on the second")
+        guard.end()
+    assert not restores(gpu)
+    with gpu.on(first):
+        gpu.queue("forward on the first")
+        guard.end()
+    undone = restores(gpu)
+    assert len(undone) == 2
+    for restore in undone:
+        assert {"forward on the first", "forward on the second"} <= gpu.ran_before[restore]
+    with gpu.on(third):
+        guard.begin()
+    sweep = [work for work in gpu.ran_on if work.startswith("sweep")][-1]
+    assert set(undone) <= gpu.ran_before[sweep]
+
+
+def test_a_scrub_begins_after_flips_were_undone_on_another_stream(gpu: Gpu) -> None:
+    scrubs = Scrubs()
+    tensor = SimpleNamespace(
+        device=torch.device("cuda", 0), data_ptr=int, dtype=None, shape=(), stride=tuple
+    )
+
+    def scrub(name: str) -> None:
+        scrubs.run({"t": tensor}, name, list)  # type: ignore[dict-item]
+        gpu.queue(name)
+
+    scrub("first scrub")
+    with gpu.on(gpu.streams[1]):
+        gpu.queue("flips undone")
+        scrubs.mark_undone()
+    scrub("second scrub")
+    assert "flips undone" in gpu.ran_before["second scrub"]
+
+
 def test_there_are_no_streams_on_a_cpu() -> None:
+    marks = StreamMarks()
+    marks.add([torch.device("cpu")])
+    marks.wait()
     with cuda_stream.FlipStream(torch.device("cpu")).ordered():
         pass
