@@ -17,7 +17,7 @@ import torch.multiprocessing  # its pickling moves storages to shared memory
 from torch import nn
 
 from conftest import SignedMagnitude, bits_of, same_bits, slow
-from proact import ProactError, ops
+from proact import ProactError, _native, ops
 from proact.encodings import Encoding
 from proact.faults import BitFlip, ExactFlips, Injector, encode, inject
 from proact.nn import without_weight_range
@@ -120,6 +120,14 @@ def test_a_plan_refuses_memory_that_was_freed(make: str, size: int) -> None:
     assert storage.nbytes() == size
 
 
+@pytest.fixture(params=["native", "python"])
+def sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of plans: native code, and plain Python where it could not be built."""
+    if request.param == "python":
+        monkeypatch.setattr(_native, "module", None)
+
+
+@pytest.mark.usefixtures("sampler")
 def test_a_log_restores_what_is_left_and_names_what_is_gone() -> None:
     first, second, plan = torch.ones(500), torch.ones(500), FlipPlan(["first", "second"])
     plan.add(first, 1, 0xFF, None)
@@ -132,6 +140,7 @@ def test_a_log_restores_what_is_left_and_names_what_is_gone() -> None:
     assert (second == 1).all()
 
 
+@pytest.mark.usefixtures("sampler")
 def test_a_log_follows_memory_that_moved() -> None:
     tensors, plan = [torch.ones(100), torch.ones(70)], FlipPlan()
     for number, tensor in enumerate(tensors):
