@@ -44,7 +44,7 @@ def scans(code: str, dtype: torch.dtype, mebibytes: int, threads: int, repeats: 
     coded = words_code(code, dtype.itemsize)
     encode_words_(memory, coded)
     plan = ScrubPlan([memory], [coded], [None])
-    if plan.scrub(threads=threads) != [(0, 0)]:
+    if plan.scrub(threads=threads).read() != [(0, 0)]:
         raise AssertionError("encoded memory must be valid")
     # Additions of narrow numbers would be slower than memory.
     words = memory.view(torch.int64)

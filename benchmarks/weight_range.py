@@ -51,10 +51,10 @@ def sweeps(tensors: list[Tensor], repeats: int) -> Times:
     memory = tensors[0].view(-1).as_strided((sum(t.numel() for t in tensors),), (1,))
     target = torch.empty_like(memory)
     bounded = list(zip(tensors, low, high, strict=True))
-    assert not any(plan.sweep_into(SweepLog(plan), "zero"))
+    assert not any(plan.sweep_into(SweepLog(plan), "zero").read())
     return interleave(
         {
-            SWEEP: lambda: plan.sweep_into(SweepLog(plan), "zero"),
+            SWEEP: lambda: plan.sweep_into(SweepLog(plan), "zero").read(),
             READING: memory.sum,
             COPYING: lambda: target.copy_(memory),
             IN_TORCH: lambda: [

@@ -15,12 +15,13 @@ from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
 from proact.nn.coded_words import encode_bounds, encode_tensor
 from proact.nn.replacements import replacement_for
-from proact.nn.scrub_state import Scrubs
+from proact.nn.scrub_state import ScrubCounts, Scrubs
 from proact.nn.stored_guard import LOCK, StoredGuard, tensor_named
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
+from proact.ops.sweep_counts import SweepTotals
 from proact.text import short_repr
 
 Bounds = tuple[Tensor, Tensor]
@@ -107,11 +108,13 @@ class ErrorCorrection(StoredGuard):
         ]
         #: The tensors whose replacement is not 0, in the order of the buffer.
         self._replaced: tuple[str, ...] = ()
-        self._corrected = self._detected = self._forwards = 0
-        self._last: dict[str, Scrubbed] = {}
+        self._forwards = 0
+        self._totals = SweepTotals((0, 0))
+        self._last: ScrubCounts = []
         #: Coded buffers during a forward, with their version counters when it began.
         self._watched: list[tuple[str, Tensor, int]] = []
-        self._guards_wrote = (0, 0)
+        #: The totals of all guards when the forward began.
+        self._guards_wrote: list[SweepTotals] = []
         self._scrubs = Scrubs()
         self._owner = WeakOwner()
         self._background = BackgroundCalls()
@@ -120,18 +123,26 @@ class ErrorCorrection(StoredGuard):
 
     @property
     def corrected(self) -> int:
-        """The count of codewords whose error was corrected, summed over all scrubs so far."""
-        return self._corrected
+        """The count of codewords whose error was corrected, summed over all scrubs so far.
+
+        Reading this and the other counts waits until the GPU has made the scrubs.
+        """
+        return self._totals.read()[0]
 
     @property
     def detected(self) -> int:
         """The count of codewords whose error was only detected, summed over all scrubs so far."""
-        return self._detected
+        return self._totals.read()[1]
 
     @property
     def last_scrub(self) -> dict[str, Scrubbed]:
         """The numbers of corrected and of detected codewords in the last scrub, by tensor."""
-        return dict(self._last)
+        return {
+            name: found
+            for names, counts in self._last
+            for name, found in zip(names, counts.read(), strict=True)
+            if any(found)
+        }
 
     def measure(self, model: nn.Module) -> None:
         """Sets the replacements by the current values of ``model``, which are codewords."""
@@ -194,7 +205,7 @@ class ErrorCorrection(StoredGuard):
             self._forwards += 1
             buffers = [(name, tensors[name]) for name in self._buffer_names]
             self._watched = [(n, t, t._version) for n, t in buffers if not t.is_inference()]
-            self._guards_wrote = self._writes_of_guards(model)
+            self._guards_wrote = self._totals_of_guards(model)
 
     def end(self) -> None:
         """ProactError if the forward wrote to a coded buffer, whose check bits are now wrong."""
@@ -203,19 +214,23 @@ class ErrorCorrection(StoredGuard):
             model = self._owner()
             if model is None or self._scrubs.injections:
                 return
-            if self._writes_of_guards(model) != self._guards_wrote:
-                return  # versions have changed with that
             for name, tensor, version in watched:
-                if tensor._version != version or tensor_named(model, name) is not tensor:
+                is_written = tensor._version != version or tensor_named(model, name) is not tensor
+                if is_written and not self._guards_have_written(model):
                     raise ProactError(
                         f"the forward pass writes to {name}, so that its check bits do not stay "
                         f"valid: let code= begin with {name!r}: 'none', as in "
                         f"code={{{name!r}: 'none', '*': 'bch2'}}"
                     )
 
-    def _writes_of_guards(self, model: nn.Module) -> tuple[int, int]:
+    def _guards_have_written(self, model: nn.Module) -> bool:
+        """Whether guards have changed numbers, and versions with them, since the forward began."""
+        now = [totals.read() for totals in self._totals_of_guards(model)]
+        return now != [totals.read() for totals in self._guards_wrote]
+
+    def _totals_of_guards(self, model: nn.Module) -> list[SweepTotals]:
         guard = _weight_range_of(model)
-        return self._corrected + self._detected, 0 if guard is None else guard.repairs
+        return [self._totals] if guard is None else [self._totals, guard.totals]
 
     def finish(self) -> None:
         """Ends the background thread."""
@@ -268,7 +283,7 @@ class ErrorCorrection(StoredGuard):
             if not isinstance(tensor, Tensor) or tensor.is_meta:
                 continue
             words = tensor.detach().to("cpu", self._dtypes[name]).contiguous().clone()
-            (found,) = ScrubPlan([words], [self.code_of(name)], [None], [name]).scrub()
+            (found,) = ScrubPlan([words], [self.code_of(name)], [None], [name]).scrub().read()
             if found != (0, 0):
                 raise ValueError(
                     f"{prefix}{name} in the state_dict has {sum(found):,} words or groups of words "
@@ -280,10 +295,9 @@ class ErrorCorrection(StoredGuard):
         guard = _weight_range_of(model)
         if guard is not None and guard.has_repaired:
             return  # another forward runs, and will restore words; it began with a scrub
-        last = self._scrubs.run(tensors, id(guard), lambda: self._plans(model, tensors))
-        self._last = last
-        self._corrected += sum(found.corrected for found in last.values())
-        self._detected += sum(found.detected for found in last.values())
+        self._last = self._scrubs.run(tensors, id(guard), lambda: self._plans(model, tensors))
+        for _, counts in self._last:
+            self._totals = self._totals.plus(counts)
 
     def _plans(
         self, model: nn.Module, tensors: Mapping[str, Tensor]

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from proact.errors import ProactError
 from proact.nn.error_correction import ErrorCorrection
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.weight_range import WeightRange
+from proact.ops.cuda_stream import is_capturing
 from proact.ops.in_place_code import TensorCode
 from proact.ops.scrub_plan import Scrubbed
 from proact.text import short_repr
@@ -201,12 +203,26 @@ def _unhook(model: nn.Module) -> None:
 def _before_forward(model: nn.Module, inputs: Any) -> None:
     for guard in guards_on(model):
         guard.refuse_export()
-        _uncompiled(guard.begin)(model)
+        _uncompiled(_begin)(guard, model)
 
 
 def _after_forward(model: nn.Module, inputs: Any, output: Any) -> None:
     for guard in reversed(guards_on(model)):
-        _uncompiled(guard.end)()
+        _uncompiled(_end)(guard)
+
+
+def _begin(guard: StoredGuard, model: nn.Module) -> None:
+    if is_capturing():
+        raise ProactError(
+            f"a forward of a model with {guard.article} guard cannot be captured into a CUDA "
+            f"graph, because the guard repairs memory before each forward: capture {guard.removal}"
+        )
+    guard.begin(model)
+
+
+def _end(guard: StoredGuard) -> None:
+    if not is_capturing():  # a forward that `_begin` refused
+        guard.end()
 
 
 def _uncompiled(function: Callable[..., None]) -> Callable[..., None]:

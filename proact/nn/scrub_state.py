@@ -12,6 +12,7 @@ from proact.errors import ProactError
 from proact.nn.stored_guard import mark_written
 from proact.ops.cuda_stream import StreamMarks
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
+from proact.ops.sweep_counts import SweepCounts
 from proact.ops.sweep_log import SweepLog
 
 _OVERWRITTEN = (
@@ -19,6 +20,10 @@ _OVERWRITTEN = (
     "the model, a normalisation in training mode or an assignment: write to "
     "proact.nn.without_error_correction(model), and protect that again"
 )
+
+
+#: For each plan the names of its tensors, and what its scrub found in them.
+ScrubCounts = list[tuple[list[str], SweepCounts[Scrubbed]]]
 
 
 class Scrubs:
@@ -35,8 +40,7 @@ class Scrubs:
         #: Flips are undone on the stream of their injection, and other streams must not scrub them.
         self._undone = StreamMarks()
         self._devices: set[torch.device] = set()
-        #: Each log with the tensors that it restores.
-        self._logs: list[tuple[SweepLog, list[Tensor]]] = []
+        self._logs: list[_LoggedScrub] = []
         self._plans: Sequence[tuple[list[str], ScrubPlan]] = ()
         self._layout: list[Hashable] = []
 
@@ -50,11 +54,14 @@ class Scrubs:
         tensors: Mapping[str, Tensor],
         dependence: Hashable,
         make: Callable[[], Sequence[tuple[list[str], ScrubPlan]]],
-    ) -> dict[str, Scrubbed]:
-        """Scrubs tensors; returns the counts of those in which errors were found.
+    ) -> ScrubCounts:
+        """Scrubs tensors; counts the errors that were found.
 
         Outside of injections, a tensor of which nearly all codewords are invalid was not hit by
         errors but written without check bits. It is left as it is.
+
+        During an injection and without autograd, the host does not wait until a GPU has made this
+        scrub. It waits for the one before, which the GPU has made before the last forward pass.
 
         Args:
             tensors: all tensors of the plans, by name.
@@ -73,35 +80,35 @@ class Scrubs:
         self._undone.wait()
         if layout != self._layout:
             self._plans, self._layout = make(), layout
-        counts: dict[str, Scrubbed] = {}
+        for earlier in self._logs:
+            earlier.keep_used_slots()
+        counts: ScrubCounts = []
         for names, plan in self._plans:
             log = SweepLog(plan)
-            changed: list[Tensor] = []
+            scrubbed = _LoggedScrub(log, [tensors[name] for name in names])
             if self.injections:
-                self._logs.append((log, changed))
-            results = plan.scrub(log)
+                self._logs.append(scrubbed)
+            found = plan.scrub(log)
+            counts.append((names, found))
+            scrubbed.counts = found
             if not self.injections:
-                for name, code, found in zip(names, plan.codes, results, strict=True):
-                    if found != (0, 0) and code.is_overwritten(tensors[name].numel(), sum(found)):
+                for name, code, errors in zip(names, plan.codes, found.read(), strict=True):
+                    if any(errors) and code.is_overwritten(tensors[name].numel(), sum(errors)):
                         log.restore()
                         raise ProactError(_OVERWRITTEN.format(name))
-            for name, found in zip(names, results, strict=True):
-                if found != (0, 0):
-                    counts[name] = found
-                    mark_written([tensors[name]])
-                    changed.append(tensors[name])
+            # Without autograd nothing keeps the values for which the versions are raised.
+            if not self.injections or torch.is_grad_enabled() or found.are_known:
+                scrubbed.mark_written()
         return counts
 
     def undo(self, first: int) -> None:
         """Undoes the writes from log number ``first`` on, the last one first."""
         lost: ProactError | None = None
         while len(self._logs) > first:
-            log, changed = self._logs[-1]
             try:
-                log.restore()
+                self._logs[-1].restore()
             except ProactError as error:  # memory that is gone: a second attempt cannot help
                 lost = lost or error
-            mark_written(changed)
             self._logs.pop()
         if lost is not None:
             raise lost
@@ -113,3 +120,41 @@ class Scrubs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Scrubs, ()
+
+
+class _LoggedScrub:
+    """A scrub by one plan, with the log that undoes it.
+
+    Attributes:
+        counts: what it found; None if it was interrupted.
+    """
+
+    def __init__(self, log: SweepLog, tensors: list[Tensor]) -> None:
+        self._log, self._tensors = log, tensors
+        self.counts: SweepCounts[Scrubbed] | None = None
+        #: None while it is not known.
+        self._changed: list[Tensor] | None = None
+        self._is_trimmed = False
+
+    def mark_written(self) -> None:
+        """Raises the version counters of tensors that changed; waits until the GPU has made the
+        scrub."""
+        if self._changed is None and self.counts is not None:
+            found = self.counts.read()
+            self._changed = [
+                t for t, errors in zip(self._tensors, found, strict=True) if any(errors)
+            ]
+            mark_written(self._changed)
+
+    def keep_used_slots(self) -> None:
+        """Gives back memory that holds no old words; waits until the GPU has made the scrub."""
+        if self.counts is not None and not self._is_trimmed:
+            self.mark_written()
+            self._log.keep_used_slots()
+            self._is_trimmed = True
+
+    def restore(self) -> None:
+        try:
+            self._log.restore()
+        finally:
+            mark_written(self._changed or [])

@@ -13,6 +13,7 @@ from proact.errors import ProactError
 from proact.nn.stored_guard import LOCK, StoredGuard, mark_written
 from proact.ops.cuda_stream import StreamMarks
 from proact.ops.range_plan import RangePlan, checked_action
+from proact.ops.sweep_counts import SweepCounts, SweepTotals
 from proact.ops.sweep_log import SweepLog
 from proact.text import short_repr
 
@@ -80,8 +81,8 @@ class WeightRange(StoredGuard):
         self.granularity = granularity
         self.action = checked_action(action)
         # Private, because public attributes are part of a model's identity and this is history.
-        self._repairs = 0
-        self._last: list[int] = []
+        self._totals = SweepTotals((0,))
+        self._last: SweepCounts[int] = SweepCounts(int, [])
         self._running = _ActiveForwards()
         tensors = self.tensors(model)
         #: The shape of the bounds of each tensor.
@@ -135,13 +136,24 @@ class WeightRange(StoredGuard):
 
     @property
     def repairs(self) -> int:
-        """The count of numbers outside their bounds, summed over all forwards so far."""
-        return self._repairs
+        """The count of numbers outside their bounds, summed over all forwards so far.
+
+        Reading it waits until the GPU has begun the last of them.
+        """
+        return self._totals.read()[0]
+
+    @property
+    def totals(self) -> SweepTotals:
+        """`repairs` as a sum that is read later, without waiting now."""
+        return self._totals
 
     @property
     def last_repairs(self) -> dict[str, int]:
-        """The count of numbers that the last forward found outside their bounds, by tensor."""
-        return {n: count for n, count in zip(self.names, self._last, strict=False) if count}
+        """The count of numbers that the last forward found outside their bounds, by tensor.
+
+        Reading it waits until the GPU has begun this forward.
+        """
+        return {n: count for n, count in zip(self.names, self._last.read(), strict=False) if count}
 
     def finish(self) -> None:
         """Restores the words that unfinished forwards replaced, such as one ended by Ctrl-C."""
@@ -157,7 +169,7 @@ class WeightRange(StoredGuard):
     @property
     def has_repaired(self) -> bool:
         """Whether running forwards have replaced numbers that will be restored."""
-        return self._running.repairs > 0
+        return any(any(counts.read()) for counts in self._running.counts)
 
     def begin(self, model: nn.Module) -> None:
         """Sweeps ``model`` before a forward; each call needs a call of `end`."""
@@ -175,13 +187,11 @@ class WeightRange(StoredGuard):
             log = SweepLog(plan)
             running.logs.append(log)
             self._last = plan.sweep_into(log, self.action)
-            found = sum(self._last)
-            self._repairs += found
-            running.repairs += found
-            if found and torch.is_grad_enabled():
-                running.changed += [
-                    t for t, count in zip(tensors, self._last, strict=True) if count
-                ]
+            self._totals = self._totals.plus(self._last)
+            running.counts.append(self._last)
+            if torch.is_grad_enabled():
+                found = self._last.read()
+                running.changed += [t for t, count in zip(tensors, found, strict=True) if count]
 
     def end(self) -> None:
         """Ends a forward; the last of the concurrent forwards restores all replaced words."""
@@ -199,8 +209,8 @@ class _ActiveForwards:
 
     def __init__(self) -> None:
         self.depth = 0
-        self.repairs = 0
         self.logs: list[SweepLog] = []
+        self.counts: list[SweepCounts[int]] = []
         self.changed: list[Tensor] = []  # under autograd
         self.devices: set[torch.device] = set()
         self.ended = StreamMarks()  # the forwards that have returned
@@ -227,7 +237,8 @@ class _ActiveForwards:
         return self._plan
 
     def finish(self) -> None:
-        self.depth = self.repairs = 0
+        self.depth = 0
+        self.counts.clear()
         lost: ProactError | None = None
         self.ended.wait()
         self.ended.clear()

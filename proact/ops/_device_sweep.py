@@ -1,13 +1,14 @@
 """Sweeps over GPU memory: the tensors of a plan on one GPU, and the logs that undo its sweeps.
 
-A sweep is queued on the stream that is torch's current one, and waits for the GPU once, to read its
-counts. It is undone in the order of that stream, even if another one is current by then.
+A sweep is queued on the stream that is torch's current one. It is undone in the order of that
+stream, even if another one is current by then. The host waits for the GPU where it reads counts,
+and in sweeps of more memory than `_MOST_GROUPS_WITHOUT_WAIT`, whose log may prove too small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +16,20 @@ from torch import Tensor
 from proact import _native
 from proact.ops import cuda_stream
 from proact.ops._device_plan import UploadedBytes, allocated, uploaded
-from proact.ops.cuda_stream import FlipStream, current_device, queue_of
+from proact.ops.cuda_stream import FlipStream, HostCopy, current_device, queue_of
 from proact.ops.plain_memory import MemoryGuard
 
-#: A log has at least this many slots. A slot holds 16 bytes of the tensors and takes 24 bytes.
+#: Bytes that a slot of a log holds of the tensors (`group_bytes` in csrc/cuda/sweep.hpp), and bytes
+#: of its place.
+_GROUP, _PLACE = 16, 8
+#: Up to so many groups (256 MiB), a log has a slot for each, so that a sweep need not wait for the
+#: GPU to learn whether its log was large enough. Larger logs would take too much memory.
+_MOST_GROUPS_WITHOUT_WAIT = 1 << 24
+#: A log for more groups has at least this many slots.
 _LEAST_SLOTS = 1024
-#: A log has one slot for this many groups of 16 bytes, so that it takes 2.3 % of their memory.
+#: It has one slot for this many groups, so that it takes 2.3 % of their memory.
 _GROUPS_PER_SLOT = 64
-#: After sweeps that changed more, a log has up to one slot for this many groups.
+#: After sweeps that changed more, it has up to one slot for this many groups.
 _LEAST_GROUPS_PER_SLOT = 8
 
 
@@ -82,7 +89,7 @@ class DeviceSweepPlan:
         self._described = UploadedBytes(native.described, device)
         self._expected_slots = 0
 
-    def sweep(self, log: DeviceSweepLog | None, *options: int) -> list[int]:
+    def sweep(self, log: DeviceSweepLog | None, *options: int) -> SweepNumbers:
         """Sweeps all memories with options of the native plan; returns its counts.
 
         A sweep that needs more slots than its log has is undone and made again with more. Without
@@ -92,26 +99,26 @@ class DeviceSweepPlan:
             ProactError: memory was moved or freed.
         """
         self.memory.check()
-        if log is None:
-            unlogged = DeviceSweep(self, 0)
-            unlogged.run(options)
-            return unlogged.results()[1]
         groups: int = self.native.groups()
+        if log is None or groups <= _MOST_GROUPS_WITHOUT_WAIT:
+            sweep = DeviceSweep(self, 0 if log is None else groups)
+            if log is not None:
+                log.add(sweep)
+            return sweep.run(options)
         capacity = min(groups, max(_LEAST_SLOTS, groups // _GROUPS_PER_SLOT, self._expected_slots))
         sweep = DeviceSweep(self, capacity)
         log.add(sweep)
-        sweep.run(options)
-        wanted, counts = sweep.results()
-        while wanted > sweep.capacity:
+        found = sweep.run(options)
+        while found.wanted > sweep.capacity:
             sweep.restore()
-            sweep = DeviceSweep(self, wanted)
+            sweep = DeviceSweep(self, found.wanted)
             log.replace_last(sweep)  # until then, an interruption undoes the first sweep again
-            sweep.run(options)
-            wanted, counts = sweep.results()
-        self._expected_slots = min(wanted + wanted // 4, groups // _LEAST_GROUPS_PER_SLOT)
-        if wanted == 0:
+            found = sweep.run(options)
+        spare = found.wanted // 4
+        self._expected_slots = min(found.wanted + spare, groups // _LEAST_GROUPS_PER_SLOT)
+        if found.wanted == 0:
             log.drop_last()  # gives its memory back
-        return counts
+        return found
 
     def encode(self) -> None:
         """Writes valid check bits into all memories of a scrub plan."""
@@ -124,6 +131,27 @@ class DeviceSweepPlan:
         return self._described.address()
 
 
+class SweepNumbers:
+    """The counts of a sweep, and the number of slots of its log that it needs."""
+
+    def __init__(self, header: Tensor) -> None:
+        self._header = HostCopy(header)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._header.is_complete
+
+    @property
+    def wanted(self) -> int:
+        """The number of slots; waits until the GPU has made the sweep."""
+        return int(self._header.read()[0])
+
+    def read(self) -> list[int]:
+        """The counts; waits until the GPU has made the sweep."""
+        counts: list[int] = self._header.read()[1:].tolist()
+        return counts
+
+
 class DeviceSweep:
     """One sweep, whose counts and log lie on the GPU.
 
@@ -133,30 +161,52 @@ class DeviceSweep:
     """
 
     def __init__(self, plan: DeviceSweepPlan, capacity: int) -> None:
-        self._plan, self.capacity = plan, capacity
+        self._plan = plan
         self._stream = FlipStream(plan.device)
         self._moved: list[tuple[int, int, int]] = []
-        self._slots = capacity  # an upper bound of those in use
-        self._memory = allocated(plan.native.log_bytes(capacity), plan.device)
-        self._memory[: plan.native.header_bytes()].zero_()
+        self._log = _Log(allocated(plan.native.log_bytes(capacity), plan.device), capacity)
+        self._log.memory[: plan.native.header_bytes()].zero_()
+        self._found: SweepNumbers | None = None
 
-    def run(self, options: Iterable[int]) -> None:
-        plan = self._plan
+    @property
+    def capacity(self) -> int:
+        """The number of slots of the log."""
+        return self._log.capacity
+
+    def run(self, options: Iterable[int]) -> SweepNumbers:
+        plan, (memory, capacity) = self._plan, self._log
         with current_device(plan.device):
             plan.native.sweep(
                 plan.description_address(),
-                self._memory.data_ptr(),
-                self.capacity,
+                memory.data_ptr(),
+                capacity,
                 *options,
                 *queue_of(plan.device),
             )
+            header = memory[: 8 * (1 + plan.native.counts())].view(torch.int64)
+            self._found = SweepNumbers(header)
+        return self._found
 
-    def results(self) -> tuple[int, list[int]]:
-        """The number of slots that the sweep needs, and its counts; waits for the GPU."""
-        header = self._memory[: 8 * (1 + self._plan.native.counts())]
-        wanted, *counts = header.cpu().view(torch.int64).tolist()
-        self._slots = min(wanted, self.capacity)
-        return wanted, counts
+    def keep_used_slots(self) -> bool:
+        """Gives back the memory of slots that are not in use; waits until the sweep was made.
+
+        Returns:
+            Whether any slot is in use.
+        """
+        memory, capacity = self._log
+        if self._found is None or self._found.wanted >= capacity:
+            return True  # a sweep that was interrupted may have been made
+        used, native = self._found.wanted, self._plan.native
+        if used == 0:
+            return False
+        header = native.header_bytes()
+        place = header + capacity * _GROUP
+        with self._stream.ordered(), current_device(self._plan.device):
+            kept = allocated(native.log_bytes(used), self._plan.device)
+            kept[: header + used * _GROUP] = memory[: header + used * _GROUP]
+            kept[header + used * _GROUP :] = memory[place : place + used * _PLACE]
+        self._log = _Log(kept, used)
+        return True
 
     def restore(self) -> list[str]:
         """Writes the old words back, to where the tensors are now.
@@ -164,9 +214,12 @@ class DeviceSweep:
         Returns:
             The names of tensors whose memory is gone.
         """
-        plan = self._plan
+        plan, (memory, capacity) = self._plan, self._log
         self._moved = []
         lost = plan.memory.follow(self)
+        slots = capacity
+        if self._found is not None and self._found.is_complete:
+            slots = min(self._found.wanted, capacity)
         # On the stream that allocated the memory of the log (`FlipStream.ordered`), the allocator
         # does not reuse it before the stream has finished with it.
         with self._stream.ordered(), current_device(plan.device):
@@ -175,13 +228,20 @@ class DeviceSweep:
                 memories = moved.data_ptr()
             else:
                 memories = plan.description_address()
-            log = memories, self._memory.data_ptr(), self.capacity
-            plan.native.restore(self._slots, *log, *queue_of(plan.device))
+            log = memories, memory.data_ptr(), capacity
+            plan.native.restore(slots, *log, *queue_of(plan.device))
         return lost
 
     def relocate(self, moved: list[tuple[int, int, int]]) -> None:
         """Notes where memory is now, as (before, bytes, now)."""
         self._moved = moved
+
+
+class _Log(NamedTuple):
+    """The memory of a log, which begins with a header, and its number of slots."""
+
+    memory: Tensor
+    capacity: int
 
 
 class DeviceSweepLog:
@@ -199,6 +259,10 @@ class DeviceSweepLog:
 
     def drop_last(self) -> None:
         self._sweeps.pop()
+
+    def keep_used_slots(self) -> None:
+        """Gives back memory that holds no old words; waits until the sweeps were made."""
+        self._sweeps = [sweep for sweep in self._sweeps if sweep.keep_used_slots()]
 
     def restore(self) -> list[str]:
         """Undoes all sweeps; returns the names of tensors whose memory is gone."""

@@ -1,5 +1,5 @@
-"""CUDA streams: which memory kernels work on, where native code queues its work, and the order of
-work on two streams."""
+"""CUDA streams: which memory kernels work on, where native code queues its work, the order of work
+on two streams, and results that the host reads later."""
 
 from __future__ import annotations
 
@@ -32,6 +32,39 @@ def queue_of(device: torch.device) -> tuple[int, int]:
 def current_device(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU torch's current one inside a block; does nothing for the CPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def is_capturing() -> bool:
+    """Whether work on torch's current stream is recorded into a CUDA graph instead of being run."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+class HostCopy:
+    """A copy of GPU memory in host memory, made after all work that the current stream has so far.
+
+    The host waits for the GPU only when it reads the copy. A copy of CPU memory is made at once.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if memory.is_cuda:
+            # Into pinned memory, because the host waits for copies into other memory.
+            self._copy = torch.empty(memory.shape, dtype=memory.dtype, pin_memory=True)
+            self._copy.copy_(memory, non_blocking=True)
+            self._event = torch.cuda.current_stream(memory.device).record_event()
+        else:
+            self._copy = memory.clone()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `read` would return without waiting."""
+        return self._event is None or self._event.query()
+
+    def read(self) -> Tensor:
+        """The copy; waits for the work before it, and for no work that was queued later."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copy
 
 
 class FlipStream:

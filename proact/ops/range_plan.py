@@ -17,6 +17,7 @@ from proact.ops._device_sweep import DeviceSweeps, sweeps_on_gpu
 from proact.ops._hyrelu_native import DTYPES
 from proact.ops._memory import extent, layout, may_overlap
 from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
+from proact.ops.sweep_counts import SweepCounts
 from proact.ops.sweep_log import SweepLog
 from proact.text import short_repr
 
@@ -100,26 +101,26 @@ class RangePlan:
         )
 
     def sweep_into(
-        self, log: SweepLog, action: str, threads: int | None = None, isa: str = ""
-    ) -> list[int]:
-        """Replaces elements outside their bounds; returns the number of them in each tensor.
+        self, log: SweepLog | None, action: str, threads: int | None = None, isa: str = ""
+    ) -> SweepCounts[int]:
+        """Replaces elements outside their bounds; counts them in each tensor.
 
-        Each word is logged before it is changed, so that `SweepLog.restore` also undoes a sweep
-        that was interrupted. On a GPU this waits for the counts. ``threads`` is the largest number
-        of CPU threads, torch's by default, and ``isa`` an instruction set of `proact.build_info`;
-        the result depends on neither.
+        With a log, each word is logged before it is changed, so that `SweepLog.restore` also undoes
+        a sweep that was interrupted. On a GPU this waits for the sweep only if it is one of more
+        than 256 MiB with a log. ``threads`` is the largest number of CPU threads, torch's by
+        default, and ``isa`` an instruction set of `proact.build_info`; the result depends on
+        neither.
         """
-        repairs = [0] * len(self._bounded)
+        counts = SweepCounts(int, [[0] for _ in self._bounded])
+        on_gpus = None if log is None else log._on_gpus
+        log = log or SweepLog(self)  # on a CPU a log costs next to nothing
         if self._native is not None:
             self._memory.check()
             count = torch.get_num_threads() if threads is None else threads
             found = self._native.sweep_into(log._native, ACTIONS.index(action), count, isa)
-            for position, here in zip(self._swept_natively, found, strict=True):
-                repairs[position] = here
+            counts.add(self._swept_natively, found)
         for plan in self._on_gpus:
-            found = plan.sweep(log._on_gpus, ACTIONS.index(action))
-            for position, here in zip(plan.positions, found, strict=True):
-                repairs[position] = here
+            counts.add_late(plan.positions, plan.sweep(on_gpus, ACTIONS.index(action)))
         for position in self._swept_by_torch:
             bounded, name = self._bounded[position], self._names[position]
             for each in bounded:
@@ -127,8 +128,8 @@ class RangePlan:
                     raise ProactError(
                         f"{name} or a bound of it can no longer be swept: it is {lack}"
                     )
-            repairs[position] = reference.sweep(*bounded, action, log._plain, name)
-        return repairs
+            counts.add([position], [reference.sweep(*bounded, action, log._plain, name)])
+        return counts
 
 
 def checked_action(action: str) -> str:

@@ -11,7 +11,6 @@ from torch._subclasses import FakeTensor
 from proact.ops import _range_reference as reference
 from proact.ops.plain_memory import check_operands, lack_of_memory
 from proact.ops.range_plan import RangePlan, checked_action
-from proact.ops.sweep_log import SweepLog
 
 _library = torch.library.Library("proact", "FRAGMENT")
 _library.define(
@@ -89,7 +88,7 @@ def _restrict(
     plan = RangePlan(tensors, low, high)
     # Before the sweep: even if it is interrupted, autograd knows that the tensors may differ.
     torch.autograd.graph.increment_version([t for t in tensors if not t.is_inference()])
-    return torch.tensor(plan.sweep_into(SweepLog(plan), action), dtype=torch.int64)
+    return torch.tensor(plan.sweep_into(None, action).read(), dtype=torch.int64)
 
 
 def _restrict_plainly(

@@ -18,6 +18,7 @@ from proact.ops._scrub_reference import Bounds
 from proact.ops.in_place_code import TensorCode, check_word_size
 from proact.ops.plain_memory import MemoryGuard, address_of, check_writable, lack_of_memory
 from proact.ops.range_plan import channels_of, check_bounds, is_dense_on_host, refuse_shared_memory
+from proact.ops.sweep_counts import SweepCounts
 from proact.ops.sweep_log import SweepLog
 
 
@@ -128,29 +129,24 @@ class ScrubPlan:
 
     def scrub(
         self, log: SweepLog | None = None, threads: int | None = None, isa: str = ""
-    ) -> list[Scrubbed]:
-        """Corrects or replaces invalid codewords; returns their numbers in each tensor.
+    ) -> SweepCounts[Scrubbed]:
+        """Corrects or replaces invalid codewords; counts them in each tensor.
 
         With a log, each word is logged before it is changed, so that `SweepLog.restore` also undoes
-        a sweep that was interrupted. On a GPU this waits for the counts. ``threads`` is the largest
-        number of CPU threads, torch's by default, and ``isa`` an instruction set of
-        `proact.build_info`; the result depends on neither.
+        a sweep that was interrupted. On a GPU this waits for the sweep only if it is one of more
+        than 256 MiB with a log. ``threads`` is the largest number of CPU threads, torch's by
+        default, and ``isa`` an instruction set of `proact.build_info`; the result depends on
+        neither.
         """
-        counts = [[0, 0] for _ in self._coded]
+        counts = SweepCounts(Scrubbed, [[0, 0] for _ in self._coded])
         if self._native is not None:
             self._memory.check()
             count = torch.get_num_threads() if threads is None else threads
             found = self._native.scrub(None if log is None else log._native, count, isa)
-            for position, (corrected, detected) in zip(self._positions, found, strict=True):
-                counts[position][0] += corrected
-                counts[position][1] += detected
+            counts.add(self._positions, [number for pair in found for number in pair])
         for plan in self._on_gpus:
             numbers = plan.sweep(None if log is None else log._on_gpus)
-            for position, corrected, detected in zip(
-                plan.positions, numbers[::2], numbers[1::2], strict=True
-            ):
-                counts[position][0] += corrected
-                counts[position][1] += detected
+            counts.add_late(plan.positions, numbers)
         for position in self._swept_plainly:
             tensor, code, bounds = self._coded[position]
             name = self._names[position]
@@ -159,10 +155,9 @@ class ScrubPlan:
                     raise ProactError(
                         f"{name} or a bound of it can no longer be scrubbed: it is {lack}"
                     )
-            counts[position] = list(
-                reference.scrub(tensor, code, bounds, None if log is None else log._plain, name)
-            )
-        return [Scrubbed(*each) for each in counts]
+            found = reference.scrub(tensor, code, bounds, None if log is None else log._plain, name)
+            counts.add([position], found)
+        return counts
 
 
 def _check(name: str, tensor: Tensor, code: TensorCode, bounds: Bounds | None) -> None:

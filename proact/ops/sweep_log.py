@@ -28,6 +28,10 @@ class SweepLog:
         self._on_gpus = DeviceSweepLog()
         self._plain = ReferenceSweepLog()
 
+    def keep_used_slots(self) -> None:
+        """Gives back memory of GPUs that holds no old words; waits until the sweep was made."""
+        self._on_gpus.keep_used_slots()
+
     def restore(self) -> None:
         """Writes the old words back, even if the memory has changed since.
 

@@ -26,9 +26,13 @@ from proact.nn.scrub_state import Scrubs
 from proact.nn.weight_range import WeightRange
 from proact.ops import _device_plan, _device_sweep, cuda_stream
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
-from proact.ops._device_sweep import DeviceSweep, DeviceSweepLog, DeviceSweepPlan
+from proact.ops._device_sweep import DeviceSweepLog, DeviceSweepPlan, SweepNumbers
 from proact.ops.cuda_stream import FlipStream, StreamMarks
 from proact.ops.plan import FlipPlaces
+from proact.ops.sweep_counts import SweepCounts
+
+#: The header of a log whose sweep found nine groups to change, with one element each.
+NINE = torch.tensor([9, 9])
 
 
 class Stream:
@@ -132,6 +136,9 @@ class Sweeps:
 
     def header_bytes(self) -> int:
         return 16
+
+    def counts(self) -> int:
+        return 1
 
     def described(self) -> bytes:
         return b"tensors"
@@ -315,17 +322,12 @@ def test_flips_of_given_places_are_undone_in_the_same_order(
 def test_a_sweep_is_undone_in_the_order_of_its_stream(
     gpu: Gpu, at_sweep: int, at_undo: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = iter([9, 9])  # the first log has four slots, so that the sweep is made again
-
-    def results(sweep: DeviceSweep) -> tuple[int, list[int]]:
-        found = next(wanted)
-        sweep._slots = min(found, sweep.capacity)
-        return found, [found]
-
-    monkeypatch.setattr(DeviceSweep, "results", results)
+    # The first log has four slots, so that the sweep is made again.
+    monkeypatch.setattr(_device_sweep, "_MOST_GROUPS_WITHOUT_WAIT", 0)
+    monkeypatch.setattr(_device_sweep, "SweepNumbers", lambda header: SweepNumbers(NINE))
     plan, log = DeviceSweepPlan(Sweeps(gpu), torch.device("cuda", 0)), DeviceSweepLog()
     with gpu.on(gpu.streams[at_sweep]):
-        assert plan.sweep(log) == [9]
+        assert plan.sweep(log).read() == [9]
         gpu.queue("forward after the sweep")
     gpu.queue("forward at undo", gpu.streams[at_undo])
     with gpu.on(gpu.streams[at_undo]):
@@ -353,9 +355,9 @@ def guard(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> WeightRange:
         def restore(self) -> None:
             gpu.queue(f"restore {len(gpu.ran_on)}")
 
-    def swept(log: Log, action: str) -> list[int]:
+    def swept(log: Log, action: str) -> SweepCounts[int]:
         gpu.queue(f"sweep {len(gpu.ran_on)}")
-        return [1]
+        return SweepCounts(int, [[1]])
 
     monkeypatch.setattr(weight_range, "SweepLog", Log)
     monkeypatch.setattr(

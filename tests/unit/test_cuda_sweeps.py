@@ -7,7 +7,9 @@ import torch
 from gpu import DTYPES, GPU
 
 from proact.encodings.codes import words_code
+from proact.errors import ProactError
 from proact.faults import BitFlip, inject
+from proact.nn.guard_hooks import guards_on
 from proact.ops import flip_bits_, restrict_range_
 from proact.ops.in_place_code import encode_words_
 from proact.ops.range_plan import RangePlan
@@ -46,10 +48,10 @@ def test_a_scrub_equals_the_cpus_and_is_undone(dtype: torch.dtype, name: str) ->
     flip_bits_(host, 1e-2, seed=1, trial=2)
     flip_bits_(device, 1e-2, seed=1, trial=2)
     before = device.clone()
-    expected = ScrubPlan([host], [code], [bounds]).scrub()
+    expected = ScrubPlan([host], [code], [bounds]).scrub().read()
     plan = ScrubPlan([device], [code], [(bounds[0].cuda(), bounds[1].cuda())])
     log = SweepLog(plan)
-    assert plan.scrub(log) == expected
+    assert plan.scrub(log).read() == expected
     assert torch.equal(device.cpu().view(torch.uint8), host.view(torch.uint8))
     log.restore()
     assert torch.equal(device.view(torch.uint8), before.view(torch.uint8))
@@ -62,7 +64,7 @@ def test_a_sweep_is_undone_after_the_stream_that_met_it() -> None:
     log, side = SweepLog(plan), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        assert plan.sweep_into(log, "saturate") == [100_000]
+        assert plan.sweep_into(log, "saturate").read() == [100_000]
         torch.cuda._sleep(200_000_000)
         swept = tensor.clone()
     log.restore()
@@ -84,6 +86,44 @@ def test_a_guarded_network_computes_what_it_computes_on_the_cpu(method: str) -> 
     with inject(host, fault, "native", seed=1), inject(device, fault, "native", seed=1):
         torch.testing.assert_close(device(x.cuda()).cpu(), host(x))
     assert all(map(torch.equal, device.state_dict().values(), clean))
+
+
+@pytest.mark.parametrize("method", ["weight-range", "ecc"])
+def test_the_host_does_not_wait_for_the_sweep_of_a_trial(method: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(100, 100)).cuda().eval()
+    guarded = protect(model, method, None)
+    x = torch.ones(1, 100, device="cuda")
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    for trial in range(2):  # the first one uploads the plans, for which it may wait
+        torch.cuda.synchronize()
+        if trial == 1:
+            torch.cuda._sleep(2_000_000_000)  # about a second
+        busy = torch.cuda.current_stream().record_event()
+        with inject(guarded, BitFlip(1e-3), "native", seed=1, trial=trial), torch.no_grad():
+            guarded(x)
+    assert not busy.query()
+    (guard,) = guards_on(guarded)
+    found = guard.repairs if method == "weight-range" else guard.corrected
+    assert busy.query()
+    assert found > 0
+    assert all(map(torch.equal, guarded.state_dict().values(), clean))
+
+
+def test_a_guarded_forward_is_refused_in_a_cuda_graph() -> None:
+    guarded = protect(
+        torch.nn.Sequential(torch.nn.Linear(9, 9)).cuda().eval(), "weight-range", None
+    )
+    x = torch.ones(1, 9, device="cuda")
+    with torch.no_grad():
+        guarded(x)
+        torch.cuda.synchronize()
+        with (
+            pytest.raises(ProactError, match="cannot be captured into a CUDA graph"),
+            torch.cuda.graph(torch.cuda.CUDAGraph()),
+        ):
+            guarded(x)
+        torch.cuda.synchronize()
+        assert torch.isfinite(guarded(x)).all()
 
 
 def test_a_guard_repairs_for_forwards_on_several_streams() -> None:

@@ -6,6 +6,9 @@ nothing about warps and streams. `test_cuda_sweeps.py` has the tests on a GPU.
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,9 +21,10 @@ from proact import _native
 from proact.encodings.codes import words_code
 from proact.errors import ProactError
 from proact.faults import BitFlip, inject
-from proact.nn import WeightRange, scrub
+from proact.nn import WeightRange, guard_hooks, scrub
 from proact.ops import _device_sweep, restrict_range_
 from proact.ops._device_sweep import DeviceSweep
+from proact.ops.cuda_stream import HostCopy
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.range_plan import RangePlan
 from proact.ops.scrub_plan import ScrubPlan
@@ -85,9 +89,9 @@ def test_range_plans_equal_those_on_the_host(
     assert [plan._swept_natively, plan._swept_by_torch] == [[], [3, 5]]
     with on_host():
         host = RangePlan(twins, low, high)
-        expected = host.sweep_into(SweepLog(host), action)
+        expected = host.sweep_into(SweepLog(host), action).read()
     log = SweepLog(plan)
-    assert plan.sweep_into(log, action) == expected
+    assert plan.sweep_into(log, action).read() == expected
     assert sum(expected) > 0
     assert same(tensors, twins)
     log.restore()
@@ -156,21 +160,21 @@ def test_scrub_plans_equal_those_on_the_host(on_host: OnHost) -> None:
     assert same(tensors, twins)
     plan = ScrubPlan(tensors, codes, bounds)
     assert [plan._positions, plan._swept_plainly] == [[], []]
-    assert not any(map(sum, plan.scrub()))
+    assert not any(map(sum, plan.scrub().read()))
     for seed, tensor in enumerate(tensors):
         flip_some(tensor, seed)
     before = [tensor.clone() for tensor in tensors]
     for twin, tensor in zip(twins, tensors, strict=True):
         twin.copy_(tensor)
     with on_host():
-        expected = ScrubPlan(twins, codes, bounds).scrub()
+        expected = ScrubPlan(twins, codes, bounds).scrub().read()
     log = SweepLog(plan)
-    assert plan.scrub(log) == expected
+    assert plan.scrub(log).read() == expected
     assert all(sum(found) for found in expected)
     assert same(tensors, twins)
     log.restore()
     assert same(tensors, before)
-    assert plan.scrub() == expected  # permanent
+    assert plan.scrub().read() == expected  # permanent
     assert same(tensors, twins)
 
 
@@ -184,10 +188,36 @@ def test_channels_last_tensors_are_scrubbed_in_their_memory(on_host: OnHost) -> 
     plan = ScrubPlan([tensor], [code], [None])
     assert not plan._swept_plainly
     with on_host():
-        assert ScrubPlan([twin], [code], [None]).scrub() == plan.scrub()
+        assert ScrubPlan([twin], [code], [None]).scrub().read() == plan.scrub().read()
     assert same([tensor], [twin])
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[HostCopy]:
+    """The copies for which the host waits: a GPU that finishes nothing before it is asked to."""
+    waited: list[HostCopy] = []
+
+    class LateCopy(HostCopy):
+        @property
+        def is_complete(self) -> bool:
+            return self in waited
+
+        def read(self) -> Tensor:
+            if self not in waited:
+                waited.append(self)
+            return super().read()
+
+    monkeypatch.setattr(_device_sweep, "HostCopy", LateCopy)
+    return waited
+
+
+@pytest.fixture
+def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs as of memory that is too large for a slot for each group."""
+    monkeypatch.setattr(_device_sweep, "_MOST_GROUPS_WITHOUT_WAIT", 0)
+
+
+@pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("high", [1.0, float("nan")])
 def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> None:
     """A NaN admits no number: sweeping on without undoing would count what was replaced again."""
@@ -200,7 +230,7 @@ def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> 
         expected = restrict_range_([twin], *bounds).tolist()
     for _ in range(2):
         log = SweepLog(plan)
-        assert plan.sweep_into(log, "zero") == expected
+        assert plan.sweep_into(log, "zero").read() == expected
         (sweep,) = log._on_gpus._sweeps
         assert sweep.capacity > 1200
         assert same([tensor], [twin])
@@ -211,75 +241,110 @@ def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> 
     assert swept._expected_slots <= 75_000 // 8
 
 
-def test_a_sweep_waits_for_the_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = []
-    original = DeviceSweep.results
-
-    def counted(sweep: DeviceSweep) -> tuple[int, list[int]]:
-        waits.append(sweep)
-        return original(sweep)
-
-    monkeypatch.setattr(DeviceSweep, "results", counted)
+@pytest.mark.usefixtures("small_logs")
+def test_a_sweep_of_much_memory_waits_for_the_gpu_once(waits: list[HostCopy]) -> None:
     tensor = torch.zeros(100_000)
     tensor[::5000] = 5.0
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
     log = SweepLog(plan)
-    assert plan.sweep_into(log, "zero") == [20]
+    assert plan.sweep_into(log, "zero").read() == [20]
     log.restore()
     assert len(waits) == 1
     tensor.fill_(5.0)
     for _ in range(2):  # more slots than a log has by default, the second time as expected
         waits.clear()
         log = SweepLog(plan)
-        assert plan.sweep_into(log, "zero") == [100_000]
+        assert plan.sweep_into(log, "zero").read() == [100_000]
         log.restore()
         assert len(waits) == 2
 
 
-def test_sweeps_that_change_nothing_leave_no_log() -> None:
+@pytest.mark.usefixtures("small_logs")
+def test_sweeps_of_much_memory_that_change_nothing_leave_no_log() -> None:
     tensor = torch.zeros(50)
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
     log = SweepLog(plan)
-    assert plan.sweep_into(log, "zero") == [0]
+    assert plan.sweep_into(log, "zero").read() == [0]
     assert not log._on_gpus._sweeps
     log.restore()
 
 
-@pytest.mark.parametrize("at", ["run", "results"])
+@pytest.mark.parametrize("hit", [0, 1, 3, 40_000])
+def test_a_sweep_is_undone_without_waiting(hit: int, waits: list[HostCopy]) -> None:
+    """Whether or not the memory that its log does not need was given back."""
+    tensor = torch.zeros(40_000)
+    tensor[torch.randperm(40_000, generator=torch.Generator().manual_seed(hit))[:hit]] = 5.0
+    clean = tensor.clone()
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    for is_trimmed in (False, True):
+        waits.clear()
+        log = SweepLog(plan)
+        counts = plan.sweep_into(log, "zero")
+        assert tensor.count_nonzero() == 0
+        assert not counts.are_known
+        if is_trimmed:
+            log.keep_used_slots()
+            assert sum(sweep.capacity for sweep in log._on_gpus._sweeps) <= hit
+        log.restore()
+        assert same([tensor], [clean])
+        assert len(waits) == is_trimmed
+        assert counts.read() == [hit]
+
+
+@pytest.mark.usefixtures("small_logs")
+@pytest.mark.parametrize("is_before", [True, False])
 @pytest.mark.parametrize("number", [1, 2])
 def test_interrupted_sweeps_are_undone(
-    at: str, number: int, monkeypatch: pytest.MonkeyPatch
+    is_before: bool, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before or after the kernel, in the first sweep or in the one with a larger log."""
     tensor = torch.full((40_000,), 5.0)
     clean = tensor.clone()
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
-    original, calls = getattr(DeviceSweep, at), []
+    original, calls = DeviceSweep.run, []
 
     def interrupted(sweep: DeviceSweep, *rest: Any) -> Any:
-        calls.append(at)
+        calls.append(sweep)
+        if is_before and len(calls) == number:
+            raise KeyboardInterrupt
+        found = original(sweep, *rest)
         if len(calls) == number:
             raise KeyboardInterrupt
-        return original(sweep, *rest)
+        return found
 
-    monkeypatch.setattr(DeviceSweep, at, interrupted)
+    monkeypatch.setattr(DeviceSweep, "run", interrupted)
     log = SweepLog(plan)
     with pytest.raises(KeyboardInterrupt):
         plan.sweep_into(log, "zero")
     tensor[7] = 3.0  # restored if it was swept; else what was not swept is not undone
-    clean[7] = tensor[7] if at == "run" and number == 1 else clean[7]
+    clean[7] = tensor[7] if is_before and number == 1 else clean[7]
     monkeypatch.undo()
     log.restore()
-    if at == "run" and number == 2:
+    if is_before and number == 2:
         clean[7] = tensor[7]
     assert same([tensor], [clean])
+
+
+def test_guards_are_refused_while_a_cuda_graph_is_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guarded = protect(small_model(torch.float32), "weight-range", None)
+    x = torch.ones(2, 20)
+    expected = guarded(x)
+    with monkeypatch.context() as capture:
+        capture.setattr(guard_hooks, "is_capturing", lambda: True)
+        with pytest.raises(
+            ProactError, match=r"captured .* capture proact.nn.without_weight_range"
+        ):
+            guarded(x)
+    assert torch.equal(guarded(x), expected)
 
 
 def test_words_that_were_not_replaced_are_not_restored() -> None:
     tensor = torch.tensor([0.5, 7.0, 0.25, 0.125])
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
     log = SweepLog(plan)
-    assert plan.sweep_into(log, "saturate") == [1]
+    assert plan.sweep_into(log, "saturate").read() == [1]
     tensor.fill_(-3.0)
     log.restore()
     assert tensor.tolist() == [-3.0, 7.0, -3.0, -3.0]
@@ -290,7 +355,7 @@ def test_a_log_follows_memory_and_names_what_was_freed() -> None:
     bound = torch.tensor(1.0)
     plan = RangePlan([moved, freed], [-bound, -bound], [bound, bound.clone()], ["moved", "freed"])
     log = SweepLog(plan)
-    assert plan.sweep_into(log, "zero") == [30, 30]
+    assert plan.sweep_into(log, "zero").read() == [30, 30]
     moved.untyped_storage().resize_(4 * 30_000)
     freed.untyped_storage().resize_(0)
     with pytest.raises(ProactError, match="memory of freed was freed"):
@@ -383,3 +448,53 @@ def test_both_guards_in_injections(on_host: OnHost) -> None:
     found, after = observed(guarded, 1e-3)
     assert found == expected
     assert same(after, clean)
+
+
+def test_trials_of_guarded_models_wait_for_nothing_of_their_own(waits: list[HostCopy]) -> None:
+    """weight-range waits for no sweep, and ecc for scrubs before the last forward pass only."""
+    guarded = protect(small_model(torch.float32), "weight-range", None)
+    x = torch.ones(2, 20)
+    with inject(guarded, BitFlip(3e-3), "native", seed=1) as record, torch.no_grad():
+        for _ in range(3):
+            guarded(x)
+    assert record.flips > 0
+    assert not waits
+    assert guarded.weight_range.repairs > 0
+    assert len(waits) == 3
+
+    waits.clear()
+    guarded = protect(guarded, "ecc", None)
+    with torch.no_grad():
+        guarded(x)  # outside of injections, the guard must know that it found errors, not writes
+    scrubs = len(waits)
+    assert scrubs > 0
+    waits.clear()
+    with inject(guarded, BitFlip(1e-3), "native", seed=1), torch.no_grad():
+        for forward in range(3):
+            guarded(x)
+            assert len(waits) == forward * scrubs
+    assert guarded.error_correction.corrected > 0
+
+
+def test_guards_with_autograd_know_what_they_replaced(waits: list[HostCopy]) -> None:
+    """What autograd has saved is gone after the forward pass, and a backward pass must raise."""
+    guarded = protect(small_model(torch.float32), "weight-range", None)
+    x = torch.ones(2, 20, requires_grad=True)
+    with inject(guarded, BitFlip(3e-3), "native", seed=1):
+        output = guarded(x)
+        assert len(waits) == 1
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda guard: pickle.loads(pickle.dumps(guard))])
+def test_copies_of_guards_know_the_counts(
+    copied: Callable[[nn.Module], Any], waits: list[HostCopy]
+) -> None:
+    guarded = protect(small_model(torch.float32), "weight-range", None)
+    with inject(guarded, BitFlip(3e-3), "native", seed=1), torch.no_grad():
+        guarded(torch.ones(2, 20))
+    twin = copied(guarded.weight_range)
+    assert len(waits) == 1
+    assert twin.repairs == sum(twin.last_repairs.values()) > 0
+    assert twin.last_repairs == guarded.weight_range.last_repairs

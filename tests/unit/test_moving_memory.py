@@ -197,7 +197,7 @@ def test_ranges_are_not_restored_into_freed_memory() -> None:
     low, high = torch.tensor(0.0), torch.tensor(1.0)
     plan = RangePlan([swept, kept], [low] * 2, [high] * 2, ["swept", "kept"])
     log = SweepLog(plan)
-    assert plan.sweep_into(log, "zero") == [40, 40]
+    assert plan.sweep_into(log, "zero").read() == [40, 40]
     swept.untyped_storage().resize_(0)
     with pytest.raises(ProactError, match="the memory of swept was freed"):
         log.restore()

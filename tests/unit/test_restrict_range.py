@@ -79,7 +79,7 @@ def test_a_log_puts_every_bit_back(dtype: torch.dtype) -> None:
         memory = bits(before)
         plan = RangePlan([x], [torch.tensor(-0.5)], [torch.tensor(0.5)])
         log = SweepLog(plan)
-        assert plan.sweep_into(log, "saturate")[0] > 100
+        assert plan.sweep_into(log, "saturate").read()[0] > 100
         assert x.abs().max() <= 0.5
         log.restore()
         assert torch.equal(bits(before), memory)
@@ -110,7 +110,7 @@ def test_native_code_agrees_with_plain_torch(
     def swept(*how: Any) -> tuple[list[int], list[Tensor]]:
         copies = [tensor.clone() for tensor in tensors]
         plan = RangePlan(copies, low, high)
-        return plan.sweep_into(SweepLog(plan), action, *how), copies
+        return plan.sweep_into(SweepLog(plan), action, *how).read(), copies
 
     with monkeypatch.context() as without:
         without.setattr(_native, "module", None)

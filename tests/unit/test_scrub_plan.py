@@ -127,16 +127,16 @@ def test_scrubbing_follows_the_code(name: str, word_bytes: int, form: str) -> No
             encode_words_(tensor, coded)
             plan = ScrubPlan([tensor], [coded], [None])
             clean = tensor.clone()
-            assert plan.scrub(isa=isa) == [(0, 0)]
+            assert plan.scrub(isa=isa).read() == [(0, 0)]
             assert torch.equal(tensor, clean)
             _flip(tensor, (0.002, 0.01, 0.05)[number % 3], size)
             before = tensor.clone()
             words, corrected, detected = _decoded(fitted, _words(tensor))
             log = SweepLog(plan)
-            counts = plan.scrub(log, isa=isa)
+            counts = plan.scrub(log, isa=isa).read()
             assert counts == [(corrected, detected)]
             np.testing.assert_array_equal(_words(tensor), words)
-            assert plan.scrub(isa=isa) == [(0, 0)]
+            assert plan.scrub(isa=isa).read() == [(0, 0)]
             log.restore()
             assert torch.equal(tensor, before)
             found = Scrubbed(found.corrected + corrected, found.detected + detected)
@@ -153,7 +153,7 @@ def test_threads_change_nothing() -> None:
         _flip(tensor, 1e-3, 1)
         small = tensor[:9].clone()
         plan = ScrubPlan([tensor, small], [coded, coded], [None, None])
-        results.append((plan.scrub(threads=threads), tensor.tolist()))
+        results.append((plan.scrub(threads=threads).read(), tensor.tolist()))
     assert results[0] == results[1] == results[2]
     assert results[0][0][0].corrected > 0
 
@@ -180,7 +180,7 @@ def test_replacements_are_nearest_to_zero_in_the_bounds(
     flipped[:full:step] ^= mask
     plan = ScrubPlan([tensor], [coded], [(low, high)], ["w"])
     rest = len(flipped) - full
-    assert plan.scrub() == [(0, full // step)]
+    assert plan.scrub().read() == [(0, full // step)]
     got = tensor.view(-1)[:full].view(torch.uint8)
     # The codeword that crosses channels has the check bits of its own words.
     whole = expected.view(-1)[:full].view(torch.uint8)
@@ -201,13 +201,13 @@ def test_channels_last_memory_and_strided_memory(form: str) -> None:
         encode_words_(whole, coded)
         tensor.copy_(whole)
         plan = ScrubPlan([tensor], [coded], [None])
-        assert plan.scrub() == [(0, 0)]
+        assert plan.scrub().read() == [(0, 0)]
         integers = tensor.view(INTEGERS[tensor.element_size()])
         before = integers.clone()
         integers[(-1,) * tensor.dim()] ^= 1 << 12
         hit = integers.clone()
         log = SweepLog(plan)
-        assert plan.scrub(log) == [(1, 0)]
+        assert plan.scrub(log).read() == [(1, 0)]
         assert torch.equal(integers, before)
         log.restore()
         assert torch.equal(integers, hit)

@@ -1,0 +1,104 @@
+"""What sweeps found. The host reads the counts of a GPU only when it needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+Count = TypeVar("Count")
+
+
+class LateNumbers(Protocol):
+    """Integers that a GPU may not have computed yet."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `read` would return without waiting."""
+
+    def read(self) -> list[int]: ...
+
+
+class SweepCounts(Generic[Count]):
+    """The counts of one sweep for each tensor of a plan.
+
+    A copy or a pickle holds the numbers, for which it waits.
+
+    Args:
+        make: makes the result for a tensor of its numbers, such as `int` of one number.
+        rows: for each tensor, the numbers that are known.
+    """
+
+    def __init__(self, make: Callable[..., Count], rows: list[list[int]]) -> None:
+        self._make, self._rows = make, rows
+        self._late: list[tuple[LateNumbers, Sequence[int]]] = []
+
+    def add(self, positions: Sequence[int], numbers: Sequence[int]) -> None:
+        """Adds the numbers of tensors, those of a tensor side by side, to their rows.
+
+        Args:
+            positions: the rows; one may occur more than once.
+            numbers: as many for each position as a row has.
+        """
+        _add(self._rows, positions, numbers)
+
+    def add_late(self, positions: Sequence[int], numbers: LateNumbers) -> None:
+        """As `add`, once the numbers are known."""
+        self._late.append((numbers, positions))
+
+    @property
+    def are_known(self) -> bool:
+        """Whether `read` would return without waiting."""
+        return all(numbers.is_complete for numbers, _ in self._late)
+
+    def read(self) -> list[Count]:
+        """The result for each tensor; waits until the GPU has made this sweep."""
+        return [self._make(*row) for row in self.rows()]
+
+    def rows(self) -> list[list[int]]:
+        """The numbers of each tensor; waits as `read` does."""
+        if self._late:
+            rows = [list(row) for row in self._rows]
+            for numbers, positions in self._late:
+                _add(rows, positions, numbers.read())
+            self._rows, self._late = rows, []
+        return self._rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SweepCounts, (self._make, self.rows())
+
+
+class SweepTotals(NamedTuple):
+    """The sums of counts over the sweeps up to one time. A later time has totals of its own.
+
+    Attributes:
+        known: the sums over the sweeps whose counts are known, one for each number of a row.
+        late: the counts of the other sweeps, in their order.
+    """
+
+    known: tuple[int, ...]
+    late: tuple[SweepCounts[Any], ...] = ()
+
+    def plus(self, counts: SweepCounts[Any]) -> SweepTotals:
+        """The totals after one more sweep. The host does not wait for the GPU."""
+        known, late = self.known, [*self.late, counts]
+        while late and late[0].are_known:
+            known = _sums(known, late.pop(0))
+        return SweepTotals(known, tuple(late))
+
+    def read(self) -> tuple[int, ...]:
+        """The sums; waits until the GPU has made these sweeps."""
+        known = self.known
+        for counts in self.late:
+            known = _sums(known, counts)
+        return known
+
+
+def _add(rows: list[list[int]], positions: Sequence[int], numbers: Sequence[int]) -> None:
+    values = iter(numbers)
+    for position in positions:
+        row = rows[position]
+        row[:] = [number + next(values) for number in row]
+
+
+def _sums(known: Sequence[int], counts: SweepCounts[Any]) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(known, *counts.rows(), strict=True))
