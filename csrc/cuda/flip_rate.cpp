@@ -96,39 +96,40 @@ BinomialView FlipRate::table(const DeviceLaw& law) const {
             law.table_size};
 }
 
-std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
-                              const FaultPattern& pattern) const {
-    std::uint64_t drawn = 0, bits = 0;
-    for (std::size_t i = 0; i < laws_.size(); ++i) {
-        const DeviceLaw& law = laws_[i];
-        const BlockLaw block_law{law.words_log2, tensors[i].exposed_bits_per_word(), is_inverted_,
-                                 table(law)};
-        const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
-        bits += tensors[i].words * block_law.bits_per_word;
-        const std::uint64_t whole_blocks = tensors[i].words >> law.words_log2;
-        for (std::uint64_t block = 0; block < whole_blocks; ++block) {
-            BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
-            drawn += block_law.drawn.count(words.next64());
-        }
-        if (whole_blocks == law.blocks) continue;
-        const std::uint64_t words_left = tensors[i].words - (whole_blocks << law.words_log2);
-        const std::uint64_t bits_here = words_left * block_law.bits_per_word;
-        for (const std::uint32_t position :
-             draw_block(block_law, fault, static_cast<std::uint32_t>(whole_blocks)))
-            drawn += position < bits_here;
+std::uint64_t FlipRate::flips_in_block(const TensorMemory& tensor, const DeviceLaw& law,
+                                       const FaultPattern& pattern, std::uint64_t block) const {
+    const BlockLaw block_law{law.words_log2, tensor.exposed_bits_per_word(), is_inverted_,
+                             table(law)};
+    const FaultStream fault{pattern.seed, pattern.trial, tensor.stream};
+    const auto number = static_cast<std::uint32_t>(block);
+    const std::uint64_t words_left = tensor.words - (block << law.words_log2);
+    const std::uint64_t words = std::min(block_law.words(), words_left);
+    const std::uint64_t bits = words * block_law.bits_per_word;
+    BlockRandomWords random(fault, number);
+    std::uint64_t drawn = block_law.drawn.count(random.next64());
+    if (drawn != 0 && words < block_law.words()) {
+        drawn = 0;
+        for (const std::uint32_t position : draw_block(block_law, fault, number))
+            drawn += position < bits;
     }
     return is_inverted_ ? bits - drawn : drawn;
+}
+
+std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
+                              const FaultPattern& pattern) const {
+    std::uint64_t flips = 0;
+    for (std::size_t i = 0; i < laws_.size(); ++i)
+        for (std::uint64_t block = 0; block < laws_[i].blocks; ++block)
+            flips += flips_in_block(tensors[i], laws_[i], pattern, block);
+    return flips;
 }
 
 std::vector<std::uint32_t> FlipRate::hit(const std::vector<TensorMemory>& tensors,
                                          const FaultPattern& pattern) const {
     std::vector<std::uint32_t> numbers;
     for (std::uint32_t i = 0; i < laws_.size(); ++i) {
-        const BinomialView counts = table(laws_[i]);
-        const FaultStream fault{pattern.seed, pattern.trial, tensors[i].stream};
         for (std::uint64_t block = 0; block < laws_[i].blocks; ++block) {
-            BlockRandomWords words(fault, static_cast<std::uint32_t>(block));
-            if (!is_inverted_ && counts.count(words.next64()) == 0) continue;
+            if (flips_in_block(tensors[i], laws_[i], pattern, block) == 0) continue;
             numbers.push_back(i);
             break;
         }

@@ -45,8 +45,8 @@ class FlipRate {
     /// constructor.
     std::uint64_t flips(const std::vector<TensorMemory>& tensors,
                         const FaultPattern& pattern) const;
-    /// The numbers of the tensors for which a trial draws flips. The host stops at the first block
-    /// with flips of each tensor.
+    /// The numbers of the tensors that a trial flips, found in the same way. The host stops at the
+    /// first block with flips of each tensor.
     std::vector<std::uint32_t> hit(const std::vector<TensorMemory>& tensors,
                                    const FaultPattern& pattern) const;
     const std::vector<DeviceLaw>& laws() const { return laws_; }
@@ -62,6 +62,8 @@ class FlipRate {
     std::uint64_t bytes_to_clear() const { return counted_bytes_; }
 
    private:
+    std::uint64_t flips_in_block(const TensorMemory& tensor, const DeviceLaw& law,
+                                 const FaultPattern& pattern, std::uint64_t block) const;
     BinomialView table(const DeviceLaw& law) const;
 
     bool is_inverted_;

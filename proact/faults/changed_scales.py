@@ -151,13 +151,16 @@ class _NativeReread:
 class _PlainReread:
     def __init__(self, exposed: Sequence[ExposedTensor], flips: ReversibleFlips) -> None:
         self._exposed, self._flips = exposed, flips
+        self._is_scale = np.array([isinstance(each.stored, StoredScale) for each in exposed])
         self._words = OverwrittenWords()
         self.has_changed = False
 
     def apply(self) -> None:
+        # Which tensors were hit is known without waiting for a GPU, unlike the flips.
+        if not self._is_scale[list(self._flips.tensors())].any():
+            return
         columns = self._flips.columns()
-        is_scale = np.array([isinstance(each.stored, StoredScale) for each in self._exposed])
-        rows = np.flatnonzero(is_scale[columns.tensor])
+        rows = np.flatnonzero(self._is_scale[columns.tensor])
         self.has_changed = len(rows) > 0
         hit: dict[StoredTensor, list[NDArray[np.uint64]]] = {}
         words: dict[StoredTensor, ScaledWord] = {}

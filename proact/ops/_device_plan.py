@@ -32,7 +32,7 @@ class _QueuedFlips(Protocol):
     """The flips of one call, whose memory lies on the GPU."""
 
     stream: FlipStream
-    hit: list[int]  #: the tensors that may have changed
+    hit: list[int]  #: the tensors with flips
 
     def __len__(self) -> int: ...
     def restore(self, moved: Moved) -> None: ...

@@ -73,10 +73,7 @@ class FlipLog:
         return len(self._log)
 
     def tensors(self) -> list[int]:
-        """The plan indices of the tensors with flips, in ascending order.
-
-        On a GPU, further ones can be among them: those whose drawn flips lie beyond their end.
-        """
+        """The plan indices of the tensors with flips, in ascending order; waits for no GPU."""
         found: list[int] = self._log.tensors()
         return found
 

@@ -21,7 +21,7 @@ from proact.errors import ProactError
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.faults.record import Record
 from proact.ops import flip_bits_, flip_exactly_
-from proact.ops._device_plan import DeviceFaultPlan
+from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
 
@@ -101,6 +101,25 @@ def test_injections_in_other_dtypes_equal_those_on_the_host(
     assert record.flips == expected_record.flips
     assert all(map(torch.equal, faulty, expected))
     assert all(map(torch.equal, words_of(model), clean))
+
+
+@pytest.mark.parametrize("encoding", ["int8", "mxfp4"])
+def test_flips_are_read_from_a_gpu_only_if_scales_were_hit(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[DeviceFlipLog] = []
+    original = DeviceFlipLog.columns
+    monkeypatch.setattr(DeviceFlipLog, "columns", lambda log: (read.append(log), original(log))[1])
+    model = small_model()
+    outcomes = set()
+    for trial in range(40):
+        read.clear()
+        with inject(model, BitFlip(3e-4), encoding, seed=1, trial=trial) as record:
+            was_read = bool(read)
+            is_scale_hit = "scale" in record.counts("kind")
+        assert was_read == is_scale_hit
+        outcomes.add(was_read)
+    assert outcomes == {True, False}
 
 
 def test_plans_are_those_for_gpu_memory() -> None:
@@ -200,7 +219,7 @@ def test_a_log_names_the_tensors_that_were_hit() -> None:
     log = plan.flip(1e-4, 1, 2)
     changed = [number for number, tensor in enumerate(tensors) if tensor.any()]
     assert 0 < len(changed) < 40
-    assert set(changed) <= set(log.tensors()) < set(range(40))
+    assert log.tensors() == changed
     log.restore()
     assert not any(map(torch.any, tensors))
     none = next(log for trial in range(1000) if not len(log := plan.flip(1e-6, 1, trial)))
