@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proact.nn.stored_guard import mark_written
+from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import (
     TensorCode,
     encode_words_,
@@ -54,6 +57,53 @@ def encode_bounds(bounds: Tensor, code: TensorCode, is_low: bool) -> None:
         moved = torch.where(~grows & (magnitude < step), zero, moved)
         memory_words(bounds).copy_(torch.where(excludes.cpu(), moved, words))
         encode_tensor(bounds, code)
+
+
+def write_check_bits(
+    model: nn.Module, tensors: Mapping[str, Tensor], codes: Mapping[str, TensorCode], label: str
+) -> None:
+    """Writes check bits into tensors of a model; bounds of weight-range follow the coded values.
+
+    Args:
+        model: the model.
+        tensors: its tensors by name.
+        codes: the codes of at least these tensors.
+        label: the codes as text, for errors.
+
+    Raises:
+        ValueError: a coded bound that would be infinite.
+    """
+    sides = {name: bound_side(model, name) for name in tensors}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if sides[name] is None:
+                encode_tensor(tensor, codes[name])
+        guard = weight_range_on(model)
+        if guard is None:
+            return
+        guard.measure(model)
+        for name, tensor in tensors.items():
+            if (side := sides[name]) is None:
+                continue
+            encode_bounds(tensor, codes[name], is_low=side == -1)
+            if not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"values that {name} bounds are too large for check bits of {label}: remove "
+                    "weight-range, or scale the values"
+                )
+
+
+def weight_range_on(model: nn.Module) -> WeightRange | None:
+    """The weight-range guard of ``model`` itself."""
+    guard = model._modules.get(WeightRange.own_name)
+    return guard if isinstance(guard, WeightRange) else None
+
+
+def bound_side(model: nn.Module, name: str) -> int | None:
+    """-1 for the lower bounds of weight-range, 1 for the upper ones, None for other tensors."""
+    if weight_range_on(model) is None:
+        return None
+    return {f"{WeightRange.own_name}.low": -1, f"{WeightRange.own_name}.high": 1}.get(name)
 
 
 def _steps(coded: TensorCode, tensor: Tensor) -> Tensor:

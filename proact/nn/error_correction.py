@@ -13,12 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
-from proact.nn.coded_words import encode_bounds, encode_tensor
+from proact.nn.coded_words import bound_side, weight_range_on, write_check_bits
 from proact.nn.replacements import replacement_for
 from proact.nn.scrub_state import ScrubCounts, Scrubs
-from proact.nn.stored_guard import LOCK, StoredGuard, tensor_named
+from proact.nn.stored_guard import LOCK, StoredGuard
 from proact.nn.tensor_inventory import stored_tensors
-from proact.nn.weight_range import WeightRange
+from proact.nn.watched_buffers import WatchedBuffers
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
 from proact.ops.sweep_counts import SweepTotals
@@ -111,21 +111,18 @@ class ErrorCorrection(StoredGuard):
         self._forwards = 0
         self._totals = SweepTotals((0, 0))
         self._last: ScrubCounts = []
-        #: Coded buffers during a forward, with their version counters when it began.
-        self._watched: list[tuple[str, Tensor, int]] = []
-        #: The totals of all guards when the forward began.
-        self._guards_wrote: list[SweepTotals] = []
+        self._watch = WatchedBuffers()
         self._scrubs = Scrubs()
         self._owner = WeakOwner()
         self._background = BackgroundCalls()
-        self._write(model)
+        write_check_bits(model, dict(zip(self.names, tensors, strict=True)), self._codes, label)
         self.measure(model)
 
     @property
     def corrected(self) -> int:
         """The count of codewords whose error was corrected, summed over all scrubs so far.
 
-        Reading this and the other counts waits until the GPU has made the scrubs.
+        Reading this and the other counts waits until a GPU has made the scrubs.
         """
         return self._totals.read()[0]
 
@@ -202,34 +199,29 @@ class ErrorCorrection(StoredGuard):
             self.start(model)
             if self.every and self._forwards % self.every == 0:
                 self._scrub(model, tensors)
+            if torch.is_grad_enabled():
+                self._scrubs.settle()  # versions must be right before autograd saves values
             self._forwards += 1
-            buffers = [(name, tensors[name]) for name in self._buffer_names]
-            self._watched = [(n, t, t._version) for n, t in buffers if not t.is_inference()]
-            self._guards_wrote = self._totals_of_guards(model)
+            buffers = {name: tensors[name] for name in self._buffer_names}
+            self._watch = WatchedBuffers(buffers, self._totals_of_guards(model))
 
     def end(self) -> None:
         """ProactError if the forward wrote to a coded buffer, whose check bits are now wrong."""
         with LOCK:
-            watched, self._watched = self._watched, []
             model = self._owner()
-            if model is None or self._scrubs.injections:
-                return
-            for name, tensor, version in watched:
-                is_written = tensor._version != version or tensor_named(model, name) is not tensor
-                if is_written and not self._guards_have_written(model):
-                    raise ProactError(
-                        f"the forward pass writes to {name}, so that its check bits do not stay "
-                        f"valid: let code= begin with {name!r}: 'none', as in "
-                        f"code={{{name!r}: 'none', '*': 'bch2'}}"
-                    )
-
-    def _guards_have_written(self, model: nn.Module) -> bool:
-        """Whether guards have changed numbers, and versions with them, since the forward began."""
-        now = [totals.read() for totals in self._totals_of_guards(model)]
-        return now != [totals.read() for totals in self._guards_wrote]
+            written = None
+            if model is not None and not self._scrubs.injections:
+                written = self._watch.written(model, self._totals_of_guards(model))
+            self._watch = WatchedBuffers()
+            if written is not None:
+                raise ProactError(
+                    f"the forward pass writes to {written}, so that its check bits do not stay "
+                    f"valid: let code= begin with {written!r}: 'none', as in "
+                    f"code={{{written!r}: 'none', '*': 'bch2'}}"
+                )
 
     def _totals_of_guards(self, model: nn.Module) -> list[SweepTotals]:
-        guard = _weight_range_of(model)
+        guard = weight_range_on(model)
         return [self._totals] if guard is None else [self._totals, guard.totals]
 
     def finish(self) -> None:
@@ -292,7 +284,7 @@ class ErrorCorrection(StoredGuard):
                 )
 
     def _scrub(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        guard = _weight_range_of(model)
+        guard = weight_range_on(model)
         if guard is not None and guard.has_repaired:
             return  # another forward runs, and will restore words; it began with a scrub
         self._last = self._scrubs.run(tensors, id(guard), lambda: self._plans(model, tensors))
@@ -307,7 +299,7 @@ class ErrorCorrection(StoredGuard):
         bounds = self.bounds(model, tensors)
         stages: list[list[str]] = [[], [], []]
         for name in tensors:
-            is_bound = self.bound_side(model, name) is not None
+            is_bound = bound_side(model, name) is not None
             stages[0 if name not in self.names else 1 if is_bound else 2].append(name)
         return [
             (
@@ -338,7 +330,7 @@ class ErrorCorrection(StoredGuard):
     def bounds(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Bounds]:
         """The bounds of replacements by tensor, for all tensors whose replacement is not 0."""
         bounds: dict[str, Bounds] = {}
-        if (guard := _weight_range_of(model)) is not None:
+        if (guard := weight_range_on(model)) is not None:
             bounds |= guard.by_tensor(guard.low, guard.high)
         buffer = self._buffers.get(_BUFFER)
         if buffer is not None:
@@ -359,37 +351,6 @@ class ErrorCorrection(StoredGuard):
                     f"words of {dtype}: convert {self.removal}, and protect that again"
                 )
 
-    def _write(self, model: nn.Module) -> None:
-        """Writes check bits into all tensors; bounds of weight-range follow the coded values."""
-        tensors = dict(zip(self.names, self.tensors(model), strict=True))
-        is_bound = {name: self.bound_side(model, name) is not None for name in tensors}
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                if not is_bound[name]:
-                    encode_tensor(tensor, self.code_of(name))
-            guard = _weight_range_of(model)
-            if guard is not None:
-                guard.measure(model)
-                for name, tensor in tensors.items():
-                    if is_bound[name]:
-                        is_low = self.bound_side(model, name) == -1
-                        encode_bounds(tensor, self.code_of(name), is_low)
-                        self._refuse_infinite(name, tensor)
-
-    def _refuse_infinite(self, name: str, bounds: Tensor) -> None:
-        if not torch.isfinite(bounds).all():
-            raise ValueError(
-                f"values that {name} bounds are too large for check bits of {self.code}: remove "
-                "weight-range, or scale the values"
-            )
-
-    @staticmethod
-    def bound_side(model: nn.Module, name: str) -> int | None:
-        """-1 for the lower bounds of weight-range, 1 for the upper ones, None for other tensors."""
-        if _weight_range_of(model) is None:
-            return None
-        return {f"{WeightRange.own_name}.low": -1, f"{WeightRange.own_name}.high": 1}.get(name)
-
 
 def checked_schedule(every: int, interval: float | None) -> tuple[int, float | None]:
     """``every`` and ``interval``; ValueError for values out of range."""
@@ -408,11 +369,6 @@ def _scrub_in_background(model: nn.Module) -> None:
     guard = model._modules.get(ErrorCorrection.own_name)
     if isinstance(guard, ErrorCorrection):
         guard.in_background(model)
-
-
-def _weight_range_of(model: nn.Module) -> WeightRange | None:
-    guard = model._modules.get(WeightRange.own_name)
-    return guard if isinstance(guard, WeightRange) else None
 
 
 def _before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

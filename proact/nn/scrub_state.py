@@ -41,6 +41,8 @@ class Scrubs:
         self._undone = StreamMarks()
         self._devices: set[torch.device] = set()
         self._logs: list[_LoggedScrub] = []
+        #: The number of logs that `settle` has met.
+        self._settled = 0
         self._plans: Sequence[tuple[list[str], ScrubPlan]] = ()
         self._layout: list[Hashable] = []
 
@@ -60,8 +62,8 @@ class Scrubs:
         Outside of injections, a tensor of which nearly all codewords are invalid was not hit by
         errors but written without check bits. It is left as it is.
 
-        During an injection and without autograd, the host does not wait until a GPU has made this
-        scrub. It waits for the one before, which the GPU has made before the last forward pass.
+        During an injection and without autograd, the host reads what a GPU has found when the next
+        scrub begins, so that it is ahead of the GPU by one forward at most.
 
         Args:
             tensors: all tensors of the plans, by name.
@@ -80,15 +82,15 @@ class Scrubs:
         self._undone.wait()
         if layout != self._layout:
             self._plans, self._layout = make(), layout
-        for earlier in self._logs:
-            earlier.keep_used_slots()
+        self.settle()
+        later = self.injections > 0 and not torch.is_grad_enabled()
         counts: ScrubCounts = []
         for names, plan in self._plans:
             log = SweepLog(plan)
             scrubbed = _LoggedScrub(log, [tensors[name] for name in names])
             if self.injections:
                 self._logs.append(scrubbed)
-            found = plan.scrub(log)
+            found = plan.scrub(log, later=later)
             counts.append((names, found))
             scrubbed.counts = found
             if not self.injections:
@@ -96,13 +98,20 @@ class Scrubs:
                     if any(errors) and code.is_overwritten(tensors[name].numel(), sum(errors)):
                         log.restore()
                         raise ProactError(_OVERWRITTEN.format(name))
-            # Without autograd nothing keeps the values for which the versions are raised.
-            if not self.injections or torch.is_grad_enabled() or found.are_known:
+            if not (later and found.are_late):
                 scrubbed.mark_written()
         return counts
 
+    def settle(self) -> None:
+        """Reads what the scrubs so far have found, marks the tensors that they changed as written,
+        and gives back memory of their logs. Waits until a GPU has made them."""
+        for earlier in self._logs[self._settled :]:
+            earlier.settle()
+        self._settled = len(self._logs)
+
     def undo(self, first: int) -> None:
         """Undoes the writes from log number ``first`` on, the last one first."""
+        self._settled = min(self._settled, first)
         lost: ProactError | None = None
         while len(self._logs) > first:
             try:
@@ -134,10 +143,9 @@ class _LoggedScrub:
         self.counts: SweepCounts[Scrubbed] | None = None
         #: None while it is not known.
         self._changed: list[Tensor] | None = None
-        self._is_trimmed = False
 
     def mark_written(self) -> None:
-        """Raises the version counters of tensors that changed; waits until the GPU has made the
+        """Raises the version counters of tensors that changed; waits until a GPU has made the
         scrub."""
         if self._changed is None and self.counts is not None:
             found = self.counts.read()
@@ -146,15 +154,14 @@ class _LoggedScrub:
             ]
             mark_written(self._changed)
 
-    def keep_used_slots(self) -> None:
-        """Gives back memory that holds no old words; waits until the GPU has made the scrub."""
-        if self.counts is not None and not self._is_trimmed:
-            self.mark_written()
-            self._log.keep_used_slots()
-            self._is_trimmed = True
+    def settle(self) -> None:
+        self.mark_written()
+        self._log.keep_used_slots()
 
     def restore(self) -> None:
         try:
             self._log.restore()
         finally:
+            if torch.is_grad_enabled():  # it may have saved values that have changed now
+                self.mark_written()
             mark_written(self._changed or [])

@@ -138,7 +138,7 @@ class WeightRange(StoredGuard):
     def repairs(self) -> int:
         """The count of numbers outside their bounds, summed over all forwards so far.
 
-        Reading it waits until the GPU has begun the last of them.
+        Reading it waits until a GPU has made the sweep before the last of them.
         """
         return self._totals.read()[0]
 
@@ -151,7 +151,7 @@ class WeightRange(StoredGuard):
     def last_repairs(self) -> dict[str, int]:
         """The count of numbers that the last forward found outside their bounds, by tensor.
 
-        Reading it waits until the GPU has begun this forward.
+        Reading it waits until a GPU has made the sweep before this forward.
         """
         return {n: count for n, count in zip(self.names, self._last.read(), strict=False) if count}
 
@@ -180,16 +180,24 @@ class WeightRange(StoredGuard):
             tensors = self.tensors(model)
             if not all(map(self.has_memory, (*tensors, self.low, self.high))):
                 return  # the forward computes shapes only
-            # Words that an earlier forward had replaced may still wait to be restored elsewhere.
+            # Words that an earlier forward had replaced may still wait to be restored elsewhere,
+            # and sweeps of running forwards may still wait to be made.
             running.restored.wait()
+            running.swept.wait()
             running.devices |= {tensor.device for tensor in tensors}
             plan = running.plan_of(self, tensors)
+            if running.logs:  # of a running forward: too many could use up the memory of a GPU
+                running.logs[-1].keep_used_slots()
             log = SweepLog(plan)
             running.logs.append(log)
-            self._last = plan.sweep_into(log, self.action)
+            keeps_values = torch.is_grad_enabled()
+            try:
+                self._last = plan.sweep_into(log, self.action, later=not keeps_values)
+            finally:
+                running.swept.add(running.devices)
             self._totals = self._totals.plus(self._last)
             running.counts.append(self._last)
-            if torch.is_grad_enabled():
+            if keeps_values:
                 found = self._last.read()
                 running.changed += [t for t, count in zip(tensors, found, strict=True) if count]
 
@@ -213,6 +221,7 @@ class _ActiveForwards:
         self.counts: list[SweepCounts[int]] = []
         self.changed: list[Tensor] = []  # under autograd
         self.devices: set[torch.device] = set()
+        self.swept = StreamMarks()  # the sweeps of running forwards
         self.ended = StreamMarks()  # the forwards that have returned
         self.restored = StreamMarks()  # the last undoing
         self._plan: RangePlan | None = None
@@ -242,6 +251,7 @@ class _ActiveForwards:
         lost: ProactError | None = None
         self.ended.wait()
         self.ended.clear()
+        self.swept.clear()
         while self.logs:
             try:
                 self.logs[-1].restore()

@@ -2,7 +2,7 @@
 
 A sweep is queued on the stream that is torch's current one. It is undone in the order of that
 stream, even if another one is current by then. The host waits for the GPU where it reads counts,
-and in sweeps of more memory than `_MOST_GROUPS_WITHOUT_WAIT`, whose log may prove too small.
+and in sweeps whose log may prove too small.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from proact.ops.plain_memory import MemoryGuard
 #: Bytes that a slot of a log holds of the tensors (`group_bytes` in csrc/cuda/sweep.hpp), and bytes
 #: of its place.
 _GROUP, _PLACE = 16, 8
-#: Up to so many groups (256 MiB), a log has a slot for each, so that a sweep need not wait for the
-#: GPU to learn whether its log was large enough. Larger logs would take too much memory.
+#: Up to so many groups (256 MiB), a log can have a slot for each, so that the host need not wait to
+#: learn whether the log was large enough. Larger logs would take too much memory.
 _MOST_GROUPS_WITHOUT_WAIT = 1 << 24
-#: A log for more groups has at least this many slots.
+#: Other logs have at least this many slots.
 _LEAST_SLOTS = 1024
-#: It has one slot for this many groups, so that it takes 2.3 % of their memory.
+#: They have one slot for this many groups, so that they take 2.3 % of their memory.
 _GROUPS_PER_SLOT = 64
-#: After sweeps that changed more, it has up to one slot for this many groups.
+#: After sweeps that changed more, they have up to one slot for this many groups.
 _LEAST_GROUPS_PER_SLOT = 8
 
 
@@ -89,21 +89,28 @@ class DeviceSweepPlan:
         self._described = UploadedBytes(native.described, device)
         self._expected_slots = 0
 
-    def sweep(self, log: DeviceSweepLog | None, *options: int) -> SweepNumbers:
+    def sweep(self, log: DeviceSweepLog | None, *options: int, later: bool = False) -> SweepNumbers:
         """Sweeps all memories with options of the native plan; returns its counts.
 
         A sweep that needs more slots than its log has is undone and made again with more. Without
         a log, changes are permanent.
 
+        Args:
+            log: gets the sweep.
+            options: those of the native plan.
+            later: whether the counts are read later, so that the host should not wait for them.
+                Up to `_MOST_GROUPS_WITHOUT_WAIT`, the log then has a slot for each group.
+
         Raises:
             ProactError: memory was moved or freed.
         """
         self.memory.check()
+        if log is None:
+            return DeviceSweep(self, 0).run(options)
         groups: int = self.native.groups()
-        if log is None or groups <= _MOST_GROUPS_WITHOUT_WAIT:
-            sweep = DeviceSweep(self, 0 if log is None else groups)
-            if log is not None:
-                log.add(sweep)
+        if later and groups <= _MOST_GROUPS_WITHOUT_WAIT:
+            sweep = DeviceSweep(self, groups)
+            log.add(sweep)
             return sweep.run(options)
         capacity = min(groups, max(_LEAST_SLOTS, groups // _GROUPS_PER_SLOT, self._expected_slots))
         sweep = DeviceSweep(self, capacity)
@@ -132,23 +139,28 @@ class DeviceSweepPlan:
 
 
 class SweepNumbers:
-    """The counts of a sweep, and the number of slots of its log that it needs."""
+    """The counts of a sweep, and the number of slots of its log that it needs.
+
+    Attributes:
+        header: a copy of the header of the log, where both are.
+    """
 
     def __init__(self, header: Tensor) -> None:
-        self._header = HostCopy(header)
+        self.header = HostCopy(header)
 
     @property
     def is_complete(self) -> bool:
-        return self._header.is_complete
+        """Whether reading would not wait."""
+        return self.header.is_complete
 
     @property
     def wanted(self) -> int:
         """The number of slots; waits until the GPU has made the sweep."""
-        return int(self._header.read()[0])
+        return int(self.header.read()[0])
 
     def read(self) -> list[int]:
         """The counts; waits until the GPU has made the sweep."""
-        counts: list[int] = self._header.read()[1:].tolist()
+        counts: list[int] = self.header.read()[1:].tolist()
         return counts
 
 
@@ -166,7 +178,8 @@ class DeviceSweep:
         self._moved: list[tuple[int, int, int]] = []
         self._log = _Log(allocated(plan.native.log_bytes(capacity), plan.device), capacity)
         self._log.memory[: plan.native.header_bytes()].zero_()
-        self._found: SweepNumbers | None = None
+        header = self._log.memory[: 8 * (1 + plan.native.counts())]
+        self._found = SweepNumbers(header.view(torch.int64))
 
     @property
     def capacity(self) -> int:
@@ -183,8 +196,7 @@ class DeviceSweep:
                 *options,
                 *queue_of(plan.device),
             )
-            header = memory[: 8 * (1 + plan.native.counts())].view(torch.int64)
-            self._found = SweepNumbers(header)
+            self._found.header.begin()
         return self._found
 
     def keep_used_slots(self) -> bool:
@@ -194,11 +206,11 @@ class DeviceSweep:
             Whether any slot is in use.
         """
         memory, capacity = self._log
-        if self._found is None or self._found.wanted >= capacity:
+        if not self._found.header.has_begun:
             return True  # a sweep that was interrupted may have been made
         used, native = self._found.wanted, self._plan.native
-        if used == 0:
-            return False
+        if used == 0 or used >= capacity:
+            return used > 0
         header = native.header_bytes()
         place = header + capacity * _GROUP
         with self._stream.ordered(), current_device(self._plan.device):
@@ -218,7 +230,7 @@ class DeviceSweep:
         self._moved = []
         lost = plan.memory.follow(self)
         slots = capacity
-        if self._found is not None and self._found.is_complete:
+        if self._found.is_complete:
             slots = min(self._found.wanted, capacity)
         # On the stream that allocated the memory of the log (`FlipStream.ordered`), the allocator
         # does not reuse it before the stream has finished with it.

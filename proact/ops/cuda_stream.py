@@ -35,30 +35,44 @@ def current_device(device: torch.device) -> AbstractContextManager[object]:
 
 
 def is_capturing() -> bool:
-    """Whether work on torch's current stream is recorded into a CUDA graph instead of being run."""
+    """Whether work on the current stream of torch's current GPU is recorded into a CUDA graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class HostCopy:
-    """A copy of GPU memory in host memory, made after all work that the current stream has so far.
+    """A copy of GPU memory in host memory. The host waits for the GPU only when it reads it.
 
-    The host waits for the GPU only when it reads the copy. A copy of CPU memory is made at once.
+    A copy of CPU memory is made at once.
+
+    Args:
+        memory: what is copied.
     """
 
     def __init__(self, memory: Tensor) -> None:
+        self._memory: Tensor | None = memory
+        # Pinned memory, because the host waits for copies into other memory.
+        self._copy = torch.empty(
+            memory.shape, dtype=memory.dtype, device="cpu", pin_memory=memory.is_cuda
+        )
         self._event: torch.cuda.Event | None = None
+
+    def begin(self) -> None:
+        """Queues the copy after all work that the current stream has so far."""
+        memory, self._memory = self._memory, None
+        if memory is None:
+            return
+        self._copy.copy_(memory, non_blocking=True)
         if memory.is_cuda:
-            # Into pinned memory, because the host waits for copies into other memory.
-            self._copy = torch.empty(memory.shape, dtype=memory.dtype, pin_memory=True)
-            self._copy.copy_(memory, non_blocking=True)
             self._event = torch.cuda.current_stream(memory.device).record_event()
-        else:
-            self._copy = memory.clone()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._memory is None
 
     @property
     def is_complete(self) -> bool:
         """Whether `read` would return without waiting."""
-        return self._event is None or self._event.query()
+        return self.has_begun and (self._event is None or self._event.query())
 
     def read(self) -> Tensor:
         """The copy; waits for the work before it, and for no work that was queued later."""

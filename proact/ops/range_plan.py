@@ -101,15 +101,25 @@ class RangePlan:
         )
 
     def sweep_into(
-        self, log: SweepLog | None, action: str, threads: int | None = None, isa: str = ""
+        self,
+        log: SweepLog | None,
+        action: str,
+        threads: int | None = None,
+        isa: str = "",
+        later: bool = False,
     ) -> SweepCounts[int]:
         """Replaces elements outside their bounds; counts them in each tensor.
 
         With a log, each word is logged before it is changed, so that `SweepLog.restore` also undoes
-        a sweep that was interrupted. On a GPU this waits for the sweep only if it is one of more
-        than 256 MiB with a log. ``threads`` is the largest number of CPU threads, torch's by
-        default, and ``isa`` an instruction set of `proact.build_info`; the result depends on
-        neither.
+        a sweep that was interrupted.
+
+        Args:
+            log: makes it possible to undo the sweep; None for a permanent one.
+            action: one of `ACTIONS`.
+            threads: the largest number of CPU threads, torch's by default.
+            isa: an instruction set of `proact.build_info`. The result depends on neither.
+            later: whether the counts are read later. The host then does not wait until a GPU has
+                made the sweep, and a log of up to 256 MiB takes 1.5 times their memory there.
         """
         counts = SweepCounts(int, [[0] for _ in self._bounded])
         on_gpus = None if log is None else log._on_gpus
@@ -120,7 +130,8 @@ class RangePlan:
             found = self._native.sweep_into(log._native, ACTIONS.index(action), count, isa)
             counts.add(self._swept_natively, found)
         for plan in self._on_gpus:
-            counts.add_late(plan.positions, plan.sweep(on_gpus, ACTIONS.index(action)))
+            numbers = plan.sweep(on_gpus, ACTIONS.index(action), later=later)
+            counts.add_late(plan.positions, numbers)
         for position in self._swept_by_torch:
             bounded, name = self._bounded[position], self._names[position]
             for each in bounded:

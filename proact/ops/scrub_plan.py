@@ -128,15 +128,23 @@ class ScrubPlan:
         return len(parts)
 
     def scrub(
-        self, log: SweepLog | None = None, threads: int | None = None, isa: str = ""
+        self,
+        log: SweepLog | None = None,
+        threads: int | None = None,
+        isa: str = "",
+        later: bool = False,
     ) -> SweepCounts[Scrubbed]:
         """Corrects or replaces invalid codewords; counts them in each tensor.
 
         With a log, each word is logged before it is changed, so that `SweepLog.restore` also undoes
-        a sweep that was interrupted. On a GPU this waits for the sweep only if it is one of more
-        than 256 MiB with a log. ``threads`` is the largest number of CPU threads, torch's by
-        default, and ``isa`` an instruction set of `proact.build_info`; the result depends on
-        neither.
+        a sweep that was interrupted.
+
+        Args:
+            log: makes it possible to undo the sweep; None for a permanent one.
+            threads: the largest number of CPU threads, torch's by default.
+            isa: an instruction set of `proact.build_info`. The result depends on neither.
+            later: whether the counts are read later. The host then does not wait until a GPU has
+                made the sweep, and a log of up to 256 MiB takes 1.5 times their memory there.
         """
         counts = SweepCounts(Scrubbed, [[0, 0] for _ in self._coded])
         if self._native is not None:
@@ -145,7 +153,7 @@ class ScrubPlan:
             found = self._native.scrub(None if log is None else log._native, count, isa)
             counts.add(self._positions, [number for pair in found for number in pair])
         for plan in self._on_gpus:
-            numbers = plan.sweep(None if log is None else log._on_gpus)
+            numbers = plan.sweep(None if log is None else log._on_gpus, later=later)
             counts.add_late(plan.positions, numbers)
         for position in self._swept_plainly:
             tensor, code, bounds = self._coded[position]

@@ -29,8 +29,9 @@ class SweepCounts(Generic[Count]):
     """
 
     def __init__(self, make: Callable[..., Count], rows: list[list[int]]) -> None:
-        self._make, self._rows = make, rows
-        self._late: list[tuple[LateNumbers, Sequence[int]]] = []
+        self._make = make
+        # One attribute, so that threads that read at the same time find both of one time.
+        self._state = _Rows(rows, ())
 
     def add(self, positions: Sequence[int], numbers: Sequence[int]) -> None:
         """Adds the numbers of tensors, those of a tensor side by side, to their rows.
@@ -39,16 +40,23 @@ class SweepCounts(Generic[Count]):
             positions: the rows; one may occur more than once.
             numbers: as many for each position as a row has.
         """
-        _add(self._rows, positions, numbers)
+        rows, late = self._state
+        self._state = _Rows(_added(rows, positions, numbers), late)
 
     def add_late(self, positions: Sequence[int], numbers: LateNumbers) -> None:
         """As `add`, once the numbers are known."""
-        self._late.append((numbers, positions))
+        rows, late = self._state
+        self._state = _Rows(rows, (*late, (positions, numbers)))
+
+    @property
+    def are_late(self) -> bool:
+        """Whether numbers of a GPU have not been read yet."""
+        return bool(self._state.late)
 
     @property
     def are_known(self) -> bool:
         """Whether `read` would return without waiting."""
-        return all(numbers.is_complete for numbers, _ in self._late)
+        return all(numbers.is_complete for _, numbers in self._state.late)
 
     def read(self) -> list[Count]:
         """The result for each tensor; waits until the GPU has made this sweep."""
@@ -56,12 +64,11 @@ class SweepCounts(Generic[Count]):
 
     def rows(self) -> list[list[int]]:
         """The numbers of each tensor; waits as `read` does."""
-        if self._late:
-            rows = [list(row) for row in self._rows]
-            for numbers, positions in self._late:
-                _add(rows, positions, numbers.read())
-            self._rows, self._late = rows, []
-        return self._rows
+        rows, late = self._state
+        for positions, numbers in late:
+            rows = _added(rows, positions, numbers.read())
+        self._state = _Rows(rows, ())
+        return rows
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SweepCounts, (self._make, self.rows())
@@ -93,11 +100,21 @@ class SweepTotals(NamedTuple):
         return known
 
 
-def _add(rows: list[list[int]], positions: Sequence[int], numbers: Sequence[int]) -> None:
-    values = iter(numbers)
+class _Rows(NamedTuple):
+    """Numbers of each tensor that are known, and the numbers to add, with the rows that they are
+    for."""
+
+    known: list[list[int]]
+    late: tuple[tuple[Sequence[int], LateNumbers], ...]
+
+
+def _added(
+    rows: list[list[int]], positions: Sequence[int], numbers: Sequence[int]
+) -> list[list[int]]:
+    added, values = [list(row) for row in rows], iter(numbers)
     for position in positions:
-        row = rows[position]
-        row[:] = [number + next(values) for number in row]
+        added[position] = [number + next(values) for number in added[position]]
+    return added
 
 
 def _sums(known: Sequence[int], counts: SweepCounts[Any]) -> tuple[int, ...]:

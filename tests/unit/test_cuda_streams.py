@@ -323,7 +323,6 @@ def test_a_sweep_is_undone_in_the_order_of_its_stream(
     gpu: Gpu, at_sweep: int, at_undo: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The first log has four slots, so that the sweep is made again.
-    monkeypatch.setattr(_device_sweep, "_MOST_GROUPS_WITHOUT_WAIT", 0)
     monkeypatch.setattr(_device_sweep, "SweepNumbers", lambda header: SweepNumbers(NINE))
     plan, log = DeviceSweepPlan(Sweeps(gpu), torch.device("cuda", 0)), DeviceSweepLog()
     with gpu.on(gpu.streams[at_sweep]):
@@ -355,7 +354,10 @@ def guard(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> WeightRange:
         def restore(self) -> None:
             gpu.queue(f"restore {len(gpu.ran_on)}")
 
-    def swept(log: Log, action: str) -> SweepCounts[int]:
+        def keep_used_slots(self) -> None:
+            pass
+
+    def swept(log: Log, action: str, later: bool) -> SweepCounts[int]:
         gpu.queue(f"sweep {len(gpu.ran_on)}")
         return SweepCounts(int, [[1]])
 
@@ -388,6 +390,8 @@ def test_words_are_restored_after_all_forwards_that_read_the_replaced_ones(
     assert len(undone) == 2
     for restore in undone:
         assert {"forward on the first", "forward on the second"} <= gpu.ran_before[restore]
+    second_sweep = [work for work in gpu.ran_on if work.startswith("sweep")][1]
+    assert "sweep 0" in gpu.ran_before[second_sweep]
     with gpu.on(third):
         guard.begin()
     sweep = [work for work in gpu.ran_on if work.startswith("sweep")][-1]

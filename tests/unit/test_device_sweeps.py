@@ -211,13 +211,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[HostCopy]:
     return waited
 
 
-@pytest.fixture
-def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logs as of memory that is too large for a slot for each group."""
-    monkeypatch.setattr(_device_sweep, "_MOST_GROUPS_WITHOUT_WAIT", 0)
-
-
-@pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("high", [1.0, float("nan")])
 def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> None:
     """A NaN admits no number: sweeping on without undoing would count what was replaced again."""
@@ -241,8 +234,7 @@ def test_a_log_that_is_too_small_is_made_again(high: float, on_host: OnHost) -> 
     assert swept._expected_slots <= 75_000 // 8
 
 
-@pytest.mark.usefixtures("small_logs")
-def test_a_sweep_of_much_memory_waits_for_the_gpu_once(waits: list[HostCopy]) -> None:
+def test_a_sweep_waits_for_the_gpu_once(waits: list[HostCopy]) -> None:
     tensor = torch.zeros(100_000)
     tensor[::5000] = 5.0
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
@@ -259,8 +251,7 @@ def test_a_sweep_of_much_memory_waits_for_the_gpu_once(waits: list[HostCopy]) ->
         assert len(waits) == 2
 
 
-@pytest.mark.usefixtures("small_logs")
-def test_sweeps_of_much_memory_that_change_nothing_leave_no_log() -> None:
+def test_sweeps_that_change_nothing_leave_no_log() -> None:
     tensor = torch.zeros(50)
     plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
     log = SweepLog(plan)
@@ -279,7 +270,7 @@ def test_a_sweep_is_undone_without_waiting(hit: int, waits: list[HostCopy]) -> N
     for is_trimmed in (False, True):
         waits.clear()
         log = SweepLog(plan)
-        counts = plan.sweep_into(log, "zero")
+        counts = plan.sweep_into(log, "zero", later=True)
         assert tensor.count_nonzero() == 0
         assert not counts.are_known
         if is_trimmed:
@@ -291,7 +282,21 @@ def test_a_sweep_is_undone_without_waiting(hit: int, waits: list[HostCopy]) -> N
         assert counts.read() == [hit]
 
 
-@pytest.mark.usefixtures("small_logs")
+def test_a_sweep_of_much_memory_waits_even_if_its_counts_are_read_later(
+    waits: list[HostCopy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_device_sweep, "_MOST_GROUPS_WITHOUT_WAIT", 24)
+    tensor = torch.full((100,), 5.0)
+    for size, waited in ((96, 0), (100, 1)):
+        waits.clear()
+        plan = RangePlan([tensor[:size]], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+        log = SweepLog(plan)
+        plan.sweep_into(log, "zero", later=True)
+        assert len(waits) == waited
+        log.restore()
+        assert tensor.tolist() == [5.0] * 100
+
+
 @pytest.mark.parametrize("is_before", [True, False])
 @pytest.mark.parametrize("number", [1, 2])
 def test_interrupted_sweeps_are_undone(
@@ -474,6 +479,41 @@ def test_trials_of_guarded_models_wait_for_nothing_of_their_own(waits: list[Host
             guarded(x)
             assert len(waits) == forward * scrubs
     assert guarded.error_correction.corrected > 0
+
+
+def test_forwards_inside_a_forward_give_back_the_memory_of_logs(waits: list[HostCopy]) -> None:
+    """Each of many running forwards would otherwise keep room for all words of the model."""
+    guarded = protect(small_model(torch.float32), "weight-range", None)
+    guard = guarded.weight_range
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    with inject(guarded, BitFlip(3e-3), "native", seed=1), torch.no_grad():
+        for depth in range(5):
+            guard.begin(guarded)
+            assert len(waits) == depth
+        slots = [sum(s.capacity for s in log._on_gpus._sweeps) for log in guard._running.logs]
+        groups = max(slots)
+        assert slots[1:4] == [0, 0, 0]  # the first forward has replaced what there was
+        assert 0 < slots[0] < groups == slots[4]
+        for _ in range(5):
+            guard.end()
+    assert same(list(guarded.state_dict().values()), clean)
+
+
+def test_autograd_knows_of_scrubs_that_were_not_waited_for(waits: list[HostCopy]) -> None:
+    """A scrub without autograd, then a forward with it that does not scrub, then the undoing."""
+    guarded = protect(small_model(torch.float32), "ecc", None, every=2)
+    guard = guarded.error_correction
+    x = torch.ones(2, 20, requires_grad=True)
+    with inject(guarded, BitFlip(1e-3), "native", seed=1):
+        with inject(guarded, BitFlip(0.0), "native", seed=1):
+            with torch.no_grad():
+                guarded(x)
+            assert not waits
+            output = guarded(x)
+            assert waits
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
+    assert guard.corrected > 0
 
 
 def test_guards_with_autograd_know_what_they_replaced(waits: list[HostCopy]) -> None:
