@@ -22,7 +22,7 @@ from proact.encodings.codes import words_code
 from proact.errors import ProactError
 from proact.faults import BitFlip, inject
 from proact.nn import WeightRange, guard_hooks, scrub
-from proact.ops import _device_sweep, restrict_range_
+from proact.ops import _device_plan, _device_sweep, restrict_range_
 from proact.ops._device_sweep import DeviceSweep
 from proact.ops.cuda_stream import HostCopy
 from proact.ops.in_place_code import TensorCode, encode_words_
@@ -538,3 +538,44 @@ def test_copies_of_guards_know_the_counts(
     assert len(waits) == 1
     assert twin.repairs == sum(twin.last_repairs.values()) > 0
     assert twin.last_repairs == guarded.weight_range.last_repairs
+
+
+@pytest.mark.parametrize("methods", [["weight-range"], ["ecc"], ["weight-range", "ecc"]], ids=str)
+def test_memory_is_restored_wherever_that_of_a_gpu_is_used_up(
+    methods: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = small_model(torch.float32)
+    for method in methods:
+        guarded = protect(guarded, method, None)
+    x = torch.ones(2, 20)
+
+    def trial() -> Tensor:
+        with inject(guarded, BitFlip(1e-3), "native", seed=1), torch.no_grad():
+            return torch.stack([guarded(x) for _ in range(3)])
+
+    expected = trial()
+    clean = [tensor.clone() for tensor in guarded.state_dict().values()]
+    original, left = _device_sweep.allocated, 0
+
+    def allocated(*arguments: Any) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise torch.OutOfMemoryError
+        return original(*arguments)
+
+    for module in (_device_plan, _device_sweep):
+        monkeypatch.setattr(module, "allocated", allocated)
+    allocations = 0
+    while True:
+        left = allocations
+        try:
+            trial()
+        except torch.OutOfMemoryError:
+            allocations += 1
+        else:
+            break
+        assert same(list(guarded.state_dict().values()), clean)
+        left = 1000
+        assert torch.equal(trial(), expected)
+    assert allocations > 3 * len(methods)
