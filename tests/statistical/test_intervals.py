@@ -57,7 +57,7 @@ def coverage(
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-@pytest.mark.parametrize("trials", [20, *slow(60), 200])
+@pytest.mark.parametrize("trials", [20, *slow(60, 200)])
 @pytest.mark.parametrize("confidence", [*slow(0.9), 0.95])
 def test_intervals_cover_the_mean(name: str, trials: int, confidence: float) -> None:
     seen = coverage(mean_interval, POPULATIONS[name], trials, confidence, 400)
@@ -65,7 +65,7 @@ def test_intervals_cover_the_mean(name: str, trials: int, confidence: float) -> 
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-@pytest.mark.parametrize("trials", [10, *slow(60), 200])
+@pytest.mark.parametrize("trials", [10, *slow(60, 200)])
 def test_betting_intervals_cover_the_mean(name: str, trials: int) -> None:
     seen = coverage(betting_interval, POPULATIONS[name], trials, 0.9, 400)
     assert seen >= least(0.9, 400)

@@ -21,6 +21,7 @@ import pytest
 from campaigns import CELLS, Stream, guarded_oracle, stopped
 from scipy.stats import t as student
 
+from conftest import slow
 from proact.results.statistics import Interval, Prior, StoppingRule, stopping
 
 CONFIDENCE, COVERED, IN_TIME = 0.95, 0.94, 1.3
@@ -104,11 +105,9 @@ def least(campaigns: int) -> float:
     ("name", "margin"),
     [
         ("collapsed", 0.01),
-        ("half-collapsed", 0.02),
         ("rare", 0.01),
         ("constant", 0.01),
-        ("rare 3 %", 0.01),
-        ("rare survivors", 0.01),
+        *slow(("half-collapsed", 0.02), ("rare 3 %", 0.01), ("rare survivors", 0.01)),
     ],
 )
 def test_campaigns_cover_the_mean(name: str, margin: float) -> None:

@@ -235,16 +235,16 @@ def test_killed_at_random_moments(
     drill.assert_sound()
 
 
-def test_killed_once_there_are_rows(drill: Drill, undisturbed: Any) -> None:
-    for number in (1, 300):
-        process = drill.start(executor=2)
-        drill.wait_for_rows(number)
-        assert len(members(process.pid)) >= 2
-        process.kill()
-        ended(process)
-        assert_nobody_is_left(process.pid)
-        assert_nothing_is_left(drill)
-        assert number <= drill.stored() < 4 * TRIALS
+@pytest.mark.parametrize("number", [*slow(1), 300])
+def test_killed_once_there_are_rows(drill: Drill, undisturbed: Any, number: int) -> None:
+    process = drill.start(executor=2)
+    drill.wait_for_rows(number)
+    assert len(members(process.pid)) >= 2
+    process.kill()
+    ended(process)
+    assert_nobody_is_left(process.pid)
+    assert_nothing_is_left(drill)
+    assert number <= drill.stored() < 4 * TRIALS
     assert drill.finish() == undisturbed
     drill.assert_sound()
 
@@ -314,12 +314,14 @@ def test_a_store_that_may_not_be_written(exists: bool) -> None:
 @pytest.mark.parametrize(
     ("executor", "number"),
     [
-        (1, signal.SIGINT),
-        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
-        pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
         (2, signal.SIGHUP),
+        *slow(
+            (1, signal.SIGINT),
+            (1, signal.SIGTERM),
+            (1, signal.SIGHUP),
+            (2, signal.SIGINT),
+            (2, signal.SIGTERM),
+        ),
     ],
 )
 def test_ended_by_signals(drill: Drill, undisturbed: Any, executor: int, number: int) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import optimizer
 
 import proact.faults
-from conftest import SignedMagnitude, bits_of, same_bits
+from conftest import SignedMagnitude, bits_of, same_bits, slow
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlip, Burst, StuckAt, Where, inject
 from proact.faults.kinds import Fault
@@ -135,8 +135,8 @@ class InterruptAt:
 @pytest.mark.parametrize(
     ("fault", "encoding"),
     [
-        (BitFlip(0.2), "q3.4"),
         (Burst(2, 0.2), "float32"),
+        *slow((BitFlip(0.2), "q3.4")),
         ([ActivationFlip(0.1), BitFlip(0.2)], "float32"),
     ],
     ids=str,

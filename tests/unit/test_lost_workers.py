@@ -48,6 +48,7 @@ def test_workers_that_die_before_they_start(
     assert rows_of(result) == rows_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_workers_that_never_start(
     digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_workers_that_die_between_trials(
         assert reader.execute("SELECT count(*) FROM failure").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_a_death_between_trials_is_no_attempt(
     undisturbed: results.Result, digits: Data, tmp_path: Path
 ) -> None:

@@ -31,6 +31,16 @@ def store(
     return path
 
 
+@pytest.fixture(scope="module")
+def small_store(
+    trained_cnn: nn.Module, digits: Data, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Whose figures take little time."""
+    path = tmp_path_factory.mktemp("report") / "small.sqlite"
+    campaign.run({"a": trained_cnn}, digits, [BitFlip(1e-4)], trials=2, store=path, **OPTIONS)
+    return path
+
+
 def test_a_result_writes_its_report(
     variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:
@@ -109,22 +119,22 @@ def assert_refused(store: Path, folder: Path, place: Path) -> None:
     assert sorted(path for path in place.rglob("*") if path.is_dir()) == folders
 
 
-def test_a_folder_that_is_a_file(store: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file(small_store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    assert_refused(store, tmp_path / "file", tmp_path)
-    assert_refused(store, tmp_path / "file" / "below", tmp_path)
+    assert_refused(small_store, tmp_path / "file", tmp_path)
+    assert_refused(small_store, tmp_path / "file" / "below", tmp_path)
 
 
-def test_a_folder_where_one_file_cannot_be_written(store: Path, tmp_path: Path) -> None:
+def test_a_folder_where_one_file_cannot_be_written(small_store: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").write_text("an older one")
     (tmp_path / "report" / "cells.md").mkdir()
-    assert_refused(store, tmp_path / "report", tmp_path)
+    assert_refused(small_store, tmp_path / "report", tmp_path)
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_full_disk(
-    exists: bool, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exists: bool, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write: Callable[[Path, bytes], int] = Path.write_bytes
 
@@ -138,12 +148,12 @@ def test_a_full_disk(
     if exists:
         folder.mkdir(parents=True)
     monkeypatch.setattr(Path, "write_bytes", write_a_part)
-    assert_refused(store, folder, tmp_path)
+    assert_refused(small_store, folder, tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="where root may not write is Linux'")
-def test_a_folder_that_may_not_be_written(store: Path, tmp_path: Path) -> None:
-    assert_refused(store, Path("/proc/self/report"), tmp_path)
+def test_a_folder_that_may_not_be_written(small_store: Path, tmp_path: Path) -> None:
+    assert_refused(small_store, Path("/proc/self/report"), tmp_path)
 
 
 def test_other_metrics(variants: dict[str, nn.Module], digits: Data, tmp_path: Path) -> None:
