@@ -96,31 +96,14 @@ BinomialView FlipRate::table(const DeviceLaw& law) const {
             law.table_size};
 }
 
-std::uint64_t FlipRate::flips_in_block(const TensorMemory& tensor, const DeviceLaw& law,
-                                       const FaultPattern& pattern, std::uint64_t block) const {
-    const BlockLaw block_law{law.words_log2, tensor.exposed_bits_per_word(), is_inverted_,
-                             table(law)};
-    const FaultStream fault{pattern.seed, pattern.trial, tensor.stream};
-    const auto number = static_cast<std::uint32_t>(block);
-    const std::uint64_t words_left = tensor.words - (block << law.words_log2);
-    const std::uint64_t words = std::min(block_law.words(), words_left);
-    const std::uint64_t bits = words * block_law.bits_per_word;
-    BlockRandomWords random(fault, number);
-    std::uint64_t drawn = block_law.drawn.count(random.next64());
-    if (drawn != 0 && words < block_law.words()) {
-        drawn = 0;
-        for (const std::uint32_t position : draw_block(block_law, fault, number))
-            drawn += position < bits;
-    }
-    return is_inverted_ ? bits - drawn : drawn;
-}
-
 std::uint64_t FlipRate::flips(const std::vector<TensorMemory>& tensors,
                               const FaultPattern& pattern) const {
     std::uint64_t flips = 0;
-    for (std::size_t i = 0; i < laws_.size(); ++i)
+    for (std::size_t i = 0; i < laws_.size(); ++i) {
+        const HostDraws draws = draws_of(tensors[i], laws_[i], pattern);
         for (std::uint64_t block = 0; block < laws_[i].blocks; ++block)
-            flips += flips_in_block(tensors[i], laws_[i], pattern, block);
+            flips += draws.flips_in_block(block);
+    }
     return flips;
 }
 
@@ -128,13 +111,35 @@ std::vector<std::uint32_t> FlipRate::hit(const std::vector<TensorMemory>& tensor
                                          const FaultPattern& pattern) const {
     std::vector<std::uint32_t> numbers;
     for (std::uint32_t i = 0; i < laws_.size(); ++i) {
+        const HostDraws draws = draws_of(tensors[i], laws_[i], pattern);
         for (std::uint64_t block = 0; block < laws_[i].blocks; ++block) {
-            if (flips_in_block(tensors[i], laws_[i], pattern, block) == 0) continue;
+            if (draws.flips_in_block(block) == 0) continue;
             numbers.push_back(i);
             break;
         }
     }
     return numbers;
+}
+
+FlipRate::HostDraws FlipRate::draws_of(const TensorMemory& tensor, const DeviceLaw& law,
+                                       const FaultPattern& pattern) const {
+    return {{law.words_log2, tensor.exposed_bits_per_word(), is_inverted_, table(law)},
+            {pattern.seed, pattern.trial, tensor.stream},
+            tensor.words};
+}
+
+std::uint64_t FlipRate::HostDraws::flips_in_block(std::uint64_t block) const {
+    const auto number = static_cast<std::uint32_t>(block);
+    const std::uint64_t words = std::min(law.words(), tensor_words - (block << law.words_log2));
+    const std::uint64_t bits = words * law.bits_per_word;
+    BlockRandomWords random(fault, number);
+    std::uint64_t drawn = law.drawn.count(random.next64());
+    if (drawn != 0 && words < law.words()) {
+        drawn = 0;
+        for (const std::uint32_t position : draw_block(law, fault, number))
+            drawn += position < bits;
+    }
+    return law.inverted ? bits - drawn : drawn;
 }
 
 }  // namespace proact::cuda

@@ -62,8 +62,18 @@ class FlipRate {
     std::uint64_t bytes_to_clear() const { return counted_bytes_; }
 
    private:
-    std::uint64_t flips_in_block(const TensorMemory& tensor, const DeviceLaw& law,
-                                 const FaultPattern& pattern, std::uint64_t block) const;
+    /// What a trial draws for one tensor.
+    struct HostDraws {
+        BlockLaw law;
+        FaultStream fault;
+        std::uint64_t tensor_words;
+
+        /// The number of flips in a block, without those that lie beyond the tensor.
+        std::uint64_t flips_in_block(std::uint64_t block) const;
+    };
+
+    HostDraws draws_of(const TensorMemory& tensor, const DeviceLaw& law,
+                       const FaultPattern& pattern) const;
     BinomialView table(const DeviceLaw& law) const;
 
     bool is_inverted_;

@@ -197,6 +197,7 @@ class ErrorCorrection(StoredGuard):
                 return  # the forward computes shapes only
             self._background.raise_error()
             self.start(model)
+            self._scrubs.order()
             if self.every and self._forwards % self.every == 0:
                 self._scrub(model, tensors)
             if torch.is_grad_enabled():

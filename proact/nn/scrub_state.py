@@ -39,6 +39,7 @@ class Scrubs:
         self.injections = 0
         #: Flips are undone on the stream of their injection, and other streams must not scrub them.
         self._undone = StreamMarks()
+        self._made = StreamMarks()  # the last scrub
         self._devices: set[torch.device] = set()
         self._logs: list[_LoggedScrub] = []
         #: The number of logs that `settle` has met.
@@ -62,8 +63,8 @@ class Scrubs:
         Outside of injections, a tensor of which nearly all codewords are invalid was not hit by
         errors but written without check bits. It is left as it is.
 
-        During an injection and without autograd, the host reads what a GPU has found when the next
-        scrub begins, so that it is ahead of the GPU by one forward at most.
+        During an injection and without autograd, the host does not wait until a GPU has made the
+        scrub. It does so when the next scrub begins, so that it is at most one forward ahead.
 
         Args:
             tensors: all tensors of the plans, by name.
@@ -79,10 +80,11 @@ class Scrubs:
         ]
         layout.append(dependence)
         self._devices = {tensor.device for tensor in tensors.values()}
-        self._undone.wait()
+        self.order()
         if layout != self._layout:
             self._plans, self._layout = make(), layout
         self.settle()
+        self._made.clear()
         later = self.injections > 0 and not torch.is_grad_enabled()
         counts: ScrubCounts = []
         for names, plan in self._plans:
@@ -90,7 +92,10 @@ class Scrubs:
             scrubbed = _LoggedScrub(log, [tensors[name] for name in names])
             if self.injections:
                 self._logs.append(scrubbed)
-            found = plan.scrub(log, later=later)
+            try:
+                found = plan.scrub(log, later=later)
+            finally:
+                self._made.add(self._devices)
             counts.append((names, found))
             scrubbed.counts = found
             if not self.injections:
@@ -101,6 +106,12 @@ class Scrubs:
             if not (later and found.are_late):
                 scrubbed.mark_written()
         return counts
+
+    def order(self) -> None:
+        """Lets work on the current streams begin after the last scrub and after flips that were
+        undone; the host goes on."""
+        self._undone.wait()
+        self._made.wait()
 
     def settle(self) -> None:
         """Reads what the scrubs so far have found, marks the tensors that they changed as written,
@@ -162,6 +173,5 @@ class _LoggedScrub:
         try:
             self._log.restore()
         finally:
-            if torch.is_grad_enabled():  # it may have saved values that have changed now
-                self.mark_written()
-            mark_written(self._changed or [])
+            # All of them if a GPU may not have made the scrub yet, for which nothing waits here.
+            mark_written(self._tensors if self._changed is None else self._changed)

@@ -138,7 +138,7 @@ class WeightRange(StoredGuard):
     def repairs(self) -> int:
         """The count of numbers outside their bounds, summed over all forwards so far.
 
-        Reading it waits until a GPU has made the sweep before the last of them.
+        Reading it waits until a GPU has made the sweep of the last forward.
         """
         return self._totals.read()[0]
 
@@ -151,7 +151,7 @@ class WeightRange(StoredGuard):
     def last_repairs(self) -> dict[str, int]:
         """The count of numbers that the last forward found outside their bounds, by tensor.
 
-        Reading it waits until a GPU has made the sweep before this forward.
+        Reading it waits until a GPU has made the sweep of this forward.
         """
         return {n: count for n, count in zip(self.names, self._last.read(), strict=False) if count}
 

@@ -213,7 +213,7 @@ class DeviceSweep:
             return used > 0
         header = native.header_bytes()
         place = header + capacity * _GROUP
-        with self._stream.ordered(), current_device(self._plan.device):
+        with self._stream.current(), current_device(self._plan.device):
             kept = allocated(native.log_bytes(used), self._plan.device)
             kept[: header + used * _GROUP] = memory[: header + used * _GROUP]
             kept[header + used * _GROUP :] = memory[place : place + used * _PLACE]

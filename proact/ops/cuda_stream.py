@@ -46,28 +46,27 @@ class HostCopy:
 
     Args:
         memory: what is copied.
+
+    Attributes:
+        has_begun: whether `begin` has returned. Before that, there is nothing to read.
     """
 
     def __init__(self, memory: Tensor) -> None:
-        self._memory: Tensor | None = memory
+        self._memory = memory
         # Pinned memory, because the host waits for copies into other memory.
         self._copy = torch.empty(
             memory.shape, dtype=memory.dtype, device="cpu", pin_memory=memory.is_cuda
         )
         self._event: torch.cuda.Event | None = None
+        self.has_begun = False
 
     def begin(self) -> None:
         """Queues the copy after all work that the current stream has so far."""
-        memory, self._memory = self._memory, None
-        if memory is None:
-            return
-        self._copy.copy_(memory, non_blocking=True)
-        if memory.is_cuda:
-            self._event = torch.cuda.current_stream(memory.device).record_event()
-
-    @property
-    def has_begun(self) -> bool:
-        return self._memory is None
+        self._copy.copy_(self._memory, non_blocking=True)
+        if self._memory.is_cuda:
+            self._event = torch.cuda.current_stream(self._memory.device).record_event()
+        del self._memory  # the copy keeps no memory of the GPU
+        self.has_begun = True  # last, so that an interruption leaves nothing to be read
 
     @property
     def is_complete(self) -> bool:
@@ -92,6 +91,10 @@ class FlipStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+    def current(self) -> AbstractContextManager[object]:
+        """Makes the stream torch's current one inside a block, after the work it has so far."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     @contextmanager
     def ordered(self) -> Iterator[None]:

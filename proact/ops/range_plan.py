@@ -118,8 +118,8 @@ class RangePlan:
             action: one of `ACTIONS`.
             threads: the largest number of CPU threads, torch's by default.
             isa: an instruction set of `proact.build_info`. The result depends on neither.
-            later: whether the counts are read later. The host then does not wait until a GPU has
-                made the sweep, and a log of up to 256 MiB takes 1.5 times their memory there.
+            later: whether the counts are read later. If the tensors on a GPU take at most 256 MiB,
+                the host then does not wait for the sweep, and its log takes 1.5 times that memory.
         """
         counts = SweepCounts(int, [[0] for _ in self._bounded])
         on_gpus = None if log is None else log._on_gpus
@@ -132,6 +132,7 @@ class RangePlan:
         for plan in self._on_gpus:
             numbers = plan.sweep(on_gpus, ACTIONS.index(action), later=later)
             counts.add_late(plan.positions, numbers)
+        by_torch = []
         for position in self._swept_by_torch:
             bounded, name = self._bounded[position], self._names[position]
             for each in bounded:
@@ -139,7 +140,8 @@ class RangePlan:
                     raise ProactError(
                         f"{name} or a bound of it can no longer be swept: it is {lack}"
                     )
-            counts.add([position], [reference.sweep(*bounded, action, log._plain, name)])
+            by_torch.append(reference.sweep(*bounded, action, log._plain, name))
+        counts.add(self._swept_by_torch, by_torch)
         return counts
 
 

@@ -143,8 +143,8 @@ class ScrubPlan:
             log: makes it possible to undo the sweep; None for a permanent one.
             threads: the largest number of CPU threads, torch's by default.
             isa: an instruction set of `proact.build_info`. The result depends on neither.
-            later: whether the counts are read later. The host then does not wait until a GPU has
-                made the sweep, and a log of up to 256 MiB takes 1.5 times their memory there.
+            later: whether the counts are read later. If the tensors on a GPU take at most 256 MiB,
+                the host then does not wait for the sweep, and its log takes 1.5 times that memory.
         """
         counts = SweepCounts(Scrubbed, [[0, 0] for _ in self._coded])
         if self._native is not None:
@@ -155,6 +155,7 @@ class ScrubPlan:
         for plan in self._on_gpus:
             numbers = plan.sweep(None if log is None else log._on_gpus, later=later)
             counts.add_late(plan.positions, numbers)
+        plainly: list[int] = []
         for position in self._swept_plainly:
             tensor, code, bounds = self._coded[position]
             name = self._names[position]
@@ -163,8 +164,9 @@ class ScrubPlan:
                     raise ProactError(
                         f"{name} or a bound of it can no longer be scrubbed: it is {lack}"
                     )
-            found = reference.scrub(tensor, code, bounds, None if log is None else log._plain, name)
-            counts.add([position], found)
+            plain_log = None if log is None else log._plain
+            plainly += reference.scrub(tensor, code, bounds, plain_log, name)
+        counts.add(self._swept_plainly, plainly)
         return counts
 
 

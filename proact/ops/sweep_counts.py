@@ -111,9 +111,13 @@ class _Rows(NamedTuple):
 def _added(
     rows: list[list[int]], positions: Sequence[int], numbers: Sequence[int]
 ) -> list[list[int]]:
-    added, values = [list(row) for row in rows], iter(numbers)
-    for position in positions:
-        added[position] = [number + next(values) for number in added[position]]
+    added = [list(row) for row in rows]
+    width = len(numbers) // max(len(positions), 1)
+    if len(numbers) != width * len(positions):
+        raise ValueError(f"{len(numbers)} numbers do not go into {len(positions)} rows")
+    for number, position in enumerate(positions):
+        mine = numbers[number * width : (number + 1) * width]
+        added[position] = [a + b for a, b in zip(added[position], mine, strict=True)]
     return added
 
 

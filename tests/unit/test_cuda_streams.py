@@ -29,6 +29,7 @@ from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops._device_sweep import DeviceSweepLog, DeviceSweepPlan, SweepNumbers
 from proact.ops.cuda_stream import FlipStream, StreamMarks
 from proact.ops.plan import FlipPlaces
+from proact.ops.scrub_plan import Scrubbed
 from proact.ops.sweep_counts import SweepCounts
 
 #: The header of a log whose sweep found nine groups to change, with one element each.
@@ -414,6 +415,24 @@ def test_a_scrub_begins_after_flips_were_undone_on_another_stream(gpu: Gpu) -> N
         scrubs.mark_undone()
     scrub("second scrub")
     assert "flips undone" in gpu.ran_before["second scrub"]
+
+
+def test_a_forward_that_does_not_scrub_begins_after_the_last_scrub(gpu: Gpu) -> None:
+    scrubs = Scrubs()
+    tensor = SimpleNamespace(
+        device=torch.device("cuda", 0), data_ptr=int, dtype=None, shape=(), stride=tuple
+    )
+
+    def scrub(log: object, later: bool) -> SweepCounts[Scrubbed]:
+        gpu.queue("scrub")
+        return SweepCounts(Scrubbed, [[0, 0]])
+
+    plan = SimpleNamespace(scrub=scrub, codes=[None], _native=None)
+    scrubs.run({"t": tensor}, 0, lambda: [(["t"], plan)])  # type: ignore[dict-item, list-item]
+    with gpu.on(gpu.streams[1]):
+        scrubs.order()
+        gpu.queue("forward")
+    assert "scrub" in gpu.ran_before["forward"]
 
 
 def test_there_are_no_streams_on_a_cpu() -> None:

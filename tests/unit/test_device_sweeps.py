@@ -297,6 +297,39 @@ def test_a_sweep_of_much_memory_waits_even_if_its_counts_are_read_later(
         assert tensor.tolist() == [5.0] * 100
 
 
+@pytest.mark.parametrize("at", ["copy_", "is_cuda"])
+def test_a_sweep_whose_counts_did_not_come_is_undone(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has run when the copy of its counts is interrupted: they are not to be trusted."""
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    tensor = torch.full((30,), 5.0)
+    plan = RangePlan([tensor], [torch.tensor(-1.0)], [torch.tensor(1.0)])
+    log = SweepLog(plan)
+    begin = HostCopy.begin
+    stub = SimpleNamespace(copy_=lambda *_, **__: None)
+
+    def begin_and_fail(copied: HostCopy) -> None:
+        with monkeypatch.context() as patch:
+            if at == "copy_":
+                patch.setattr(copied, "_copy", SimpleNamespace(copy_=interrupted))
+            else:  # between the copy and the event
+                patch.setattr(copied, "_copy", stub)
+                patch.setattr(copied, "_memory", None)
+            begin(copied)
+
+    monkeypatch.setattr(HostCopy, "begin", begin_and_fail)
+    with pytest.raises((KeyboardInterrupt, AttributeError)):
+        plan.sweep_into(log, "zero", later=True)
+    assert tensor.tolist() == [0.0] * 30
+    log.keep_used_slots()
+    log.restore()
+    assert tensor.tolist() == [5.0] * 30
+
+
 @pytest.mark.parametrize("is_before", [True, False])
 @pytest.mark.parametrize("number", [1, 2])
 def test_interrupted_sweeps_are_undone(
@@ -478,6 +511,8 @@ def test_trials_of_guarded_models_wait_for_nothing_of_their_own(waits: list[Host
         for forward in range(3):
             guarded(x)
             assert len(waits) == forward * scrubs
+        waits.clear()
+    assert not waits, "undoing waits for nothing"
     assert guarded.error_correction.corrected > 0
 
 

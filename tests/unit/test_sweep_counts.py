@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
+
 from proact.ops.scrub_plan import Scrubbed
 from proact.ops.sweep_counts import SweepCounts, SweepTotals
 
@@ -36,6 +38,14 @@ def test_numbers_of_several_memories_of_a_tensor_are_summed() -> None:
     assert counts.read() == counts.read()
     assert counts.are_known
     assert gpu.reads == 1
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2]])
+def test_numbers_that_do_not_fit_are_refused(numbers: list[int]) -> None:
+    counts = SweepCounts(Scrubbed, [[0, 0], [0, 0]])
+    with pytest.raises(ValueError, match="numbers|argument"):
+        counts.add([1, 0], numbers)
+    assert counts.rows() == [[0, 0], [0, 0]]
 
 
 def test_a_pickle_holds_the_numbers() -> None:
