@@ -78,7 +78,7 @@ def write_check_bits(
         for name, tensor in tensors.items():
             if sides[name] is None:
                 encode_tensor(tensor, codes[name])
-        guard = weight_range_on(model)
+        guard = WeightRange.of(model)
         if guard is None:
             return
         guard.measure(model)
@@ -93,15 +93,9 @@ def write_check_bits(
                 )
 
 
-def weight_range_on(model: nn.Module) -> WeightRange | None:
-    """The weight-range guard of ``model`` itself."""
-    guard = model._modules.get(WeightRange.own_name)
-    return guard if isinstance(guard, WeightRange) else None
-
-
 def bound_side(model: nn.Module, name: str) -> int | None:
     """-1 for the lower bounds of weight-range, 1 for the upper ones, None for other tensors."""
-    if weight_range_on(model) is None:
+    if WeightRange.of(model) is None:
         return None
     return {f"{WeightRange.own_name}.low": -1, f"{WeightRange.own_name}.high": 1}.get(name)
 

@@ -13,12 +13,13 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
 from proact.nn.background import BackgroundCalls, WeakOwner
-from proact.nn.coded_words import bound_side, weight_range_on, write_check_bits
+from proact.nn.coded_words import bound_side, write_check_bits
 from proact.nn.replacements import replacement_for
 from proact.nn.scrub_state import ScrubCounts, Scrubs
 from proact.nn.stored_guard import LOCK, StoredGuard
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.watched_buffers import WatchedBuffers
+from proact.nn.weight_range import WeightRange
 from proact.ops.in_place_code import TensorCode, encode_words_
 from proact.ops.scrub_plan import Scrubbed, ScrubPlan
 from proact.ops.sweep_counts import SweepTotals
@@ -222,7 +223,7 @@ class ErrorCorrection(StoredGuard):
                 )
 
     def _totals_of_guards(self, model: nn.Module) -> list[SweepTotals]:
-        guard = weight_range_on(model)
+        guard = WeightRange.of(model)
         return [self._totals] if guard is None else [self._totals, guard.totals]
 
     def finish(self) -> None:
@@ -285,7 +286,7 @@ class ErrorCorrection(StoredGuard):
                 )
 
     def _scrub(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        guard = weight_range_on(model)
+        guard = WeightRange.of(model)
         if guard is not None and guard.has_repaired:
             return  # another forward runs, and will restore words; it began with a scrub
         self._last = self._scrubs.run(tensors, id(guard), lambda: self._plans(model, tensors))
@@ -331,7 +332,7 @@ class ErrorCorrection(StoredGuard):
     def bounds(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Bounds]:
         """The bounds of replacements by tensor, for all tensors whose replacement is not 0."""
         bounds: dict[str, Bounds] = {}
-        if (guard := weight_range_on(model)) is not None:
+        if (guard := WeightRange.of(model)) is not None:
             bounds |= guard.by_tensor(guard.low, guard.high)
         buffer = self._buffers.get(_BUFFER)
         if buffer is not None:
@@ -367,18 +368,15 @@ def checked_schedule(every: int, interval: float | None) -> tuple[int, float | N
 
 
 def _scrub_in_background(model: nn.Module) -> None:
-    guard = model._modules.get(ErrorCorrection.own_name)
-    if isinstance(guard, ErrorCorrection):
+    if (guard := ErrorCorrection.of(model)) is not None:
         guard.in_background(model)
 
 
 def _before_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    guard = module._modules.get(ErrorCorrection.own_name)
-    if isinstance(guard, ErrorCorrection):
+    if (guard := ErrorCorrection.of(module)) is not None:
         guard.check_words(state, prefix)
 
 
 def _after_loading(module: nn.Module, incompatible_keys: Any) -> None:
-    guard = module._modules.get(ErrorCorrection.own_name)
-    if isinstance(guard, ErrorCorrection):
+    if (guard := ErrorCorrection.of(module)) is not None:
         guard.measure(module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +13,12 @@ from proact.errors import ProactError
 from proact.nn.error_correction import ErrorCorrection
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
 from proact.nn.module_copy import copy_model
-from proact.nn.stored_guard import StoredGuard
+from proact.nn.stored_guard import Guard, StoredGuard
 from proact.nn.weight_range import WeightRange
 from proact.ops.cuda_stream import is_capturing
 from proact.ops.in_place_code import TensorCode
 from proact.ops.scrub_plan import Scrubbed
 from proact.text import short_repr
-
-Guard = TypeVar("Guard", bound=StoredGuard)
 
 #: The kinds of guards in the order in which they act before a forward: errors are corrected before
 #: values are compared with their range. After the forward, the order is reversed.
@@ -90,12 +88,12 @@ def without_error_correction(model: nn.Module) -> nn.Module:
 
 def weight_range_of(model: nn.Module) -> WeightRange | None:
     """The guard of ``model`` itself, or None; guards of its submodules do not count."""
-    return _guard_of(model, WeightRange)
+    return WeightRange.of(model)
 
 
 def error_correction_of(model: nn.Module) -> ErrorCorrection | None:
     """The guard of ``model`` itself, or None; guards of its submodules do not count."""
-    return _guard_of(model, ErrorCorrection)
+    return ErrorCorrection.of(model)
 
 
 def scrub(model: nn.Module) -> dict[str, Scrubbed]:
@@ -119,7 +117,7 @@ def scrub(model: nn.Module) -> dict[str, Scrubbed]:
 
 def guards_on(model: nn.Module) -> list[StoredGuard]:
     """The guards of ``model`` itself, in the order in which they act before a forward."""
-    return [g for g in (_guard_of(model, kind) for kind in _KINDS) if g is not None]
+    return [g for g in (kind.of(model) for kind in _KINDS) if g is not None]
 
 
 def without_guards(model: nn.Module) -> nn.Module:
@@ -135,13 +133,8 @@ def unguarded_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _guard_of(model: nn.Module, kind: type[Guard]) -> Guard | None:
-    guard = model._modules.get(kind.own_name)
-    return guard if isinstance(guard, kind) else None
-
-
 def _without(model: nn.Module, kind: type[StoredGuard]) -> nn.Module:
-    if _guard_of(model, kind) is None:
+    if kind.of(model) is None:
         return model
     copied = copy_model(model)
     _remove(copied, kind)
@@ -153,7 +146,7 @@ def _refuse(model: nn.Module, kind: type[StoredGuard]) -> None:
     guard = f"{'an' if kind.method[0] in 'aeiou' else 'a'} {kind.method} guard"
     refuse_opaque(model, guard)
     refuse_compiled(model, guard)
-    if _guard_of(model, kind) is None and hasattr(model, kind.own_name):
+    if kind.of(model) is None and hasattr(model, kind.own_name):
         raise ValueError(
             f"{type(model).__name__} has an attribute {short_repr(kind.own_name)}, which is the "
             "name of the guard: rename the attribute"
@@ -168,7 +161,7 @@ def _attached(model: nn.Module, guard: Guard) -> Guard:
 
 
 def _remove(model: nn.Module, kind: type[StoredGuard]) -> None:
-    guard = _guard_of(model, kind)
+    guard = kind.of(model)
     if guard is not None:
         guard.finish()
         _unhook(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
     )
+
+
+Guard = TypeVar("Guard", bound="StoredGuard")
 
 
 class StoredGuard(nn.Identity):
@@ -51,6 +54,12 @@ class StoredGuard(nn.Identity):
         super().__init__()
         #: The handles of the hooks on the model.
         self.handles: tuple[RemovableHandle, ...] = ()
+
+    @classmethod
+    def of(cls: type[Guard], model: nn.Module) -> Guard | None:
+        """The guard of this class of ``model`` itself; guards of its submodules do not count."""
+        guard = model._modules.get(cls.own_name)
+        return guard if isinstance(guard, cls) else None
 
     def begin(self, model: nn.Module) -> None:
         """Called before a forward of ``model``; each call needs a call of `end`."""
