@@ -11,7 +11,7 @@ from proact.nn.batches import tensors_in
 from proact.results.metric_info import HIGHEST_LOSS
 
 #: Increase this when a column of a row changes its meaning.
-COLUMNS_VERSION = 2
+COLUMNS_VERSION = 3
 TOP = 5
 
 # The number of columns without labels, and the positions of the columns that need labels.
@@ -25,7 +25,7 @@ class Counts(NamedTuple):
     labels. The SDC (silent data corruption) counts follow the severities of G. Li et al.,
     "Understanding error propagation in deep learning neural network (DNN) accelerators and
     applications", SC 2017. A non-finite output counts in every severity, and so does a forward pass
-    that raised an error.
+    that raised an error. Images whose clean output is non-finite already count in none.
 
     Attributes:
         correct, top5: images whose label has the highest, or one of the five highest logits.
@@ -34,7 +34,8 @@ class Counts(NamedTuple):
         sdc5: images whose clean prediction is not among the five highest logits.
         sdc10, sdc20: images whose highest softmax value differs by more than 10 (20) percent from
             the clean value.
-        non_finite: images whose output holds NaN or infinity, a failure that can be detected.
+        non_finite: images whose output holds NaN or infinity, a failure that can be detected; of
+            class logits, only if the clean output holds none.
         raised: images whose forward pass raised an error, a failure that is detected.
     """
 
@@ -67,7 +68,7 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
     Returns:
         (m, 5) float64, or (m, 8) with labels: the addends of `Counts` for each image.
     """
-    finite = torch.isfinite(output).all(1)
+    finite, was_finite = torch.isfinite(output).all(1), reference[:, 2] != 0.0
     top = output.topk(min(TOP, output.shape[1])).indices
     # topk and argmax may break ties differently; argmax defines the prediction.
     predicted, expected = output.argmax(1), reference[:, 0]
@@ -75,12 +76,12 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
     logarithms = output.float().log_softmax(1)
     change = (logarithms.amax(1).exp() / reference[:, 1] - 1.0).abs()
     columns = [
-        # A non-finite output is not a corruption if the clean output is non-finite too.
-        torch.where(finite, agrees, reference[:, 2] == 0.0),
-        ~(finite & (agrees | (top == expected[:, None]).any(1))),
-        ~(finite & (change <= 0.1)),
-        ~(finite & (change <= 0.2)),
-        ~finite,
+        # Where the clean output is non-finite, nothing is left to be corrupted.
+        ~was_finite | (finite & agrees),
+        was_finite & ~(finite & (agrees | (top == expected[:, None]).any(1))),
+        was_finite & ~(finite & (change <= 0.1)),
+        was_finite & ~(finite & (change <= 0.2)),
+        was_finite & ~finite,
     ]
     if labels is not None:
         correct_mask = finite & (predicted == labels)

@@ -99,7 +99,7 @@ class LocalProcesses(WorkerPool):
 
     def _add(self, failed_starts: int = 0) -> None:
         """Start a process, after so many that died in a row before they were ready."""
-        reason = "it died before it had read the job, as a process does without enough memory"
+        reason = "it ended before it had read the job, probably for lack of memory"
         if failed_starts < _START_ATTEMPTS:
             if failed_starts:
                 time.sleep(_FIRST_WAIT_SECONDS * 2 ** (failed_starts - 1))

@@ -84,8 +84,8 @@ class CampaignOptions(Options):
             enters as ``model(**batch)``, a tuple as ``model(*batch)``, anything else as
             ``model(batch)``.
         output: the part of the output that the metric gets: the name of an attribute or key, a
-            position, or a function of the output. By default the metrics with a name read the
-            logits (a tensor, or the attribute or key ``logits``), and an own metric gets the whole
+            position, or a function of the output. By default the built-in metrics read the logits
+            (a tensor, or the attribute or key ``logits``), and a metric of your own gets the whole
             output.
         collate: makes a batch, (inputs, targets) or inputs, of a list of items of a `Dataset`, as
             for texts and images of different sizes. A `DataLoader` has its own.

@@ -32,10 +32,11 @@ def check_name(
     differing = [key for key in facts if stored.get(key) != facts[key]]
     if differing:
         listed = ", ".join(
-            f"{key} is {stored.get(key)} there and {facts[key]} here" for key in differing
+            f"{key} is {stored.get(key)} in the store and {facts[key]} in this call"
+            for key in differing
         )
         raise ProactError(
-            f"the store {store.path} has a campaign {short_repr(name)} of another task: "
+            f"the store {store.path} has a campaign {short_repr(name)} with other settings: "
             f"{listed}; choose another name for this campaign"
         )
     changed = [v for v, digest in digests.items() if known.get(v, digest) != digest]

@@ -183,8 +183,9 @@ def _predicted(logits: Tensor) -> Tensor:
     """The predicted classes, (samples,), of logits (samples, classes)."""
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(
-            "data: expected targets, because predictions stand for them only where a model gives "
-            f"logits (samples, classes); got outputs {tuple(logits.shape)} and inputs alone"
+            "data: expected targets, got inputs alone; without targets the model must return "
+            "logits (samples, classes), whose predictions then serve as targets, got outputs "
+            f"{tuple(logits.shape)}"
         )
     return logits.argmax(1)
 

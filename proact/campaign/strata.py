@@ -34,6 +34,8 @@ from proact.results.store import Store
 _LAST_SHARE, _MOST_STRATA = 0.1, 4
 #: Strata replace plain trials if they are expected to need at most this share of them.
 _WORTH_IT = 0.8
+#: Strata with at most this share of the patterns with a flip are left out.
+_LEAST_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,9 @@ class StrataPlanner:
             least = [lowest for lowest, _ in fault.ranges]
             if all(low <= n for low, n in zip(least, bits, strict=True)):
                 weights[name] = fault.weight(bits)
+        # At high rates, few flips in the field are so improbable that their weight is rounded to 0.
+        least_weight = _LEAST_WEIGHT * math.fsum(weights.values())
+        weights = {name: weight for name, weight in weights.items() if weight > least_weight}
         deviations = [math.sqrt(variances[name]) for name in weights]
         planned = allocation(list(weights.values()), deviations, margin, self._confidence)
         return {

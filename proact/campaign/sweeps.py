@@ -25,26 +25,12 @@ from proact.faults.mixed_encoding import checked_encoding
 from proact.faults.selectors import exactly
 from proact.interruption import GracefulShutdown
 from proact.limits import TRIALS
-from proact.results.cells import CellState
 from proact.results.result import Result
-from proact.results.statistics import (
-    Trials,
-    deviation,
-    optimal_allocation,
-    stratified_mean,
-    trial_mean,
-)
+from proact.results.statistics import SweepRule
 from proact.results.stratum import shares_of, sweep_confidence
 from proact.text import short_repr
 
 _ONE_FLIP = ExactFlips(1)
-#: Trials of every stratum before its standard deviation is known.
-_FIRST = 32
-#: The least standard deviation of a stratum, as a fraction of the metric's range. A stratum without
-#: any effect so far is not assumed to be constant.
-_LEAST_DEVIATION = 0.01
-#: A round has at most this many times the trials of the round before.
-_GROWTH = 2
 
 P = ParamSpec("P")
 
@@ -172,69 +158,22 @@ def _run(
             f"got {trials}"
         )
     confidence = sweep_confidence(margin, options.confidence)
-    shares = shares_of(parts.bits)
+    rule = SweepRule(shares_of(parts.bits), confidence, margin, trials, TRIALS - 1)
     variants = {options.name or "model": model}
     options = replace(options, name=None)
     with GracefulShutdown(), CampaignRun(variants, data, faults, options, parts) as campaign:
         cells = list(campaign.cells.values())
-        first = _FIRST if trials is None else min(_FIRST, trials // len(cells))
-        targets = dict.fromkeys(cells, first)
+        targets = dict.fromkeys(cells, rule.first())
         while True:
             campaign.run_trials(targets.__getitem__)
             found = [campaign.trials(cell) for cell in cells]
-            # Ignore failed trials here: they widen the interval however many trials follow.
-            reached = stratified_mean(
-                shares,
-                [
-                    trial_mean(replace(mine, failed=0), campaign.prior(cell), confidence)
-                    for mine, cell in zip(found, cells, strict=True)
-                ],
-            ).half_width
-            if margin is not None and reached <= margin:
-                break
-            following = _next_round(campaign, found, shares, targets, reached, margin, trials)
-            if following == targets:
-                break
-            targets = following
-        return campaign.finished()
-
-
-def _next_round(
-    campaign: CampaignRun,
-    found: Sequence[Trials],
-    shares: Sequence[float],
-    targets: Mapping[CellState, int],
-    half_width: float,
-    margin: float | None,
-    trials: int | None,
-) -> dict[CellState, int]:
-    """Return the next targets; equal targets mean that the sweep ends."""
-    # Cells in which nearly all trials failed have ended early.
-    is_open = [cell.target == now for cell, now in targets.items()]
-    least = _LEAST_DEVIATION * (campaign.metric.highest - campaign.metric.lowest)
-    deviations = [
-        max(deviation(mine, campaign.prior(cell)), least) if opened else 0.0
-        for mine, cell, opened in zip(found, targets, is_open, strict=True)
-    ]
-    if not any(is_open):
-        return dict(targets)
-    given = sum(targets.values())
-    total = _GROWTH * given
-    if margin is not None:
-        # The width falls with the root of the trials; 10 % more keeps the number of rounds low.
-        total = min(total, int(1.1 * given * (half_width / margin) ** 2) + 1)
-    if trials is not None:
-        total = min(total, trials)
-    if total <= given:
-        return dict(targets)
-    wanted = optimal_allocation(shares, deviations, [1.0] * len(shares), total)
-    more = [max(then - now, 0) for now, then in zip(targets.values(), wanted, strict=True)]
-    # Strata that already have more than their share leave fewer trials for the others.
-    scale = min((total - given) / max(sum(more), 1), 1.0)
-    return {
-        cell: min(now + int(scale * extra), TRIALS - 1)
-        for (cell, now), extra in zip(targets.items(), more, strict=True)
-    }
+            priors = [campaign.prior(cell) for cell in cells]
+            # Cells in which nearly all trials failed have ended early.
+            is_open = [cell.target == now for cell, now in targets.items()]
+            following = rule.next(found, priors, list(targets.values()), is_open)
+            if following == list(targets.values()):
+                return campaign.finished()
+            targets = dict(zip(cells, following, strict=True))
 
 
 def _field_of(exposed: ExposedTensor, bit: int) -> str | None:

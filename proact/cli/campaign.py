@@ -41,6 +41,14 @@ def campaign(
         list[str] | None,
         typer.Option("--method", hidden=True, help="The earlier name of --variant."),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Repeat the trials that failed in an earlier run of the same command. Without "
+            "it, only trials whose worker died are repeated.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     **given: Any,
 ) -> int:
@@ -59,7 +67,13 @@ def campaign(
     variants = [*(method or ()), *(given["variants"] or ())]
     values, flags = given_values(Experiment, {**given, "variants": variants or None})
     files = (PAGE, *FIGURES) if report else ()
-    outcome = run(read_experiment(experiment, values, flags), out, on_standard_error(), files)
+    outcome = run(
+        read_experiment(experiment, values, flags),
+        out,
+        on_standard_error(),
+        files,
+        retry_failed=retry_failed,
+    )
     page = outcome.result.report(out) if report else None
     if as_json:
         print_json(document(outcome))

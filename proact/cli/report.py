@@ -73,8 +73,8 @@ def report(
         bool,
         typer.Option(
             "--family-wise",
-            help="Make all verdicts together right with the confidence of the campaign, by "
-            "intervals with Bonferroni's correction.",
+            help="Widen the intervals by Bonferroni's correction, so that all verdicts hold "
+            "together at the confidence of the campaign.",
         ),
     ] = False,
     compare: Annotated[

@@ -71,7 +71,11 @@ class Outcome:
 
 
 def run(
-    experiment: Experiment, folder: Path, stages: Stages, extra_files: Sequence[str] = ()
+    experiment: Experiment,
+    folder: Path,
+    stages: Stages,
+    extra_files: Sequence[str] = (),
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run ``experiment`` and write its files into ``folder``.
 
@@ -86,6 +90,7 @@ def run(
         folder: the output folder; it is made if it does not exist.
         stages: show the progress.
         extra_files: names of other files that the caller writes into the folder.
+        retry_failed: whether to repeat the trials that failed in an earlier run.
 
     Raises:
         ValueError, TypeError, ProactError: the experiment or the folder is invalid; then nothing is
@@ -100,7 +105,7 @@ def run(
     _keep_other(folder, experiment, stages)
     write_experiment(experiment, folder / EXPERIMENT, _REMARK)
     try:
-        outcome = _run(experiment, folder, stages, images, given)
+        outcome = _run(experiment, folder, stages, images, given, retry_failed)
     except INTERRUPTIONS:
         stages.say(f"interrupted: finished work is kept in {folder}; rerun the command to continue")
         raise
@@ -142,7 +147,12 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
 
 
 def _run(
-    experiment: Experiment, folder: Path, stages: Stages, images: Data, given: nn.Module
+    experiment: Experiment,
+    folder: Path,
+    stages: Stages,
+    images: Data,
+    given: nn.Module,
+    retry_failed: bool,
 ) -> Outcome:
     kept = folder / MODELS
     plain = trained(experiment, given, images, kept, stages)
@@ -157,6 +167,7 @@ def _run(
         **experiment.campaign_options,
         "collate": None,  # the data are collated already
         "store": folder / STORE,
+        "retry_failed": retry_failed,
         "notes": {
             "costs": {name: asdict(each) for name, each in cost.items()},
             # A folder whose name is no UTF-8 has lone surrogates in Python.

@@ -33,8 +33,8 @@ def conditions(outcome: Outcome) -> str:
     """Return one line with the conditions of the measurement."""
     result, experiment = outcome.result, outcome.experiment
     return (
-        f"{result.images_per_trial or outcome.images} test images per trial; all parameters stored "
-        f"as {label(experiment.encoding_name)} and faulted; "
+        f"{result.images_per_trial or outcome.images} test images per trial; parameters stored as "
+        f"{label(experiment.encoding_name)}; "
         f"proact {proact.__version__}, seed {experiment.seed}"
     )
 
@@ -64,8 +64,8 @@ def failed_trials(outcome: Outcome) -> str | None:
     variant, fault, trial, reason = failures[0]
     count = "1 trial" if len(failures) == 1 else f"{len(failures):,} trials"
     return (
-        f"{count} failed and widened the intervals, the first one trial {trial} of {variant} under "
-        f"{fault}: {reason}; --retry-failed runs them again"
+        f"{count} failed, which widens the intervals; the first is trial {trial} of {variant} "
+        f"under {fault}: {reason}; --retry-failed repeats failed trials"
     )
 
 

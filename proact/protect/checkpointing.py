@@ -100,10 +100,10 @@ class MethodRun:
         self, site: Site, candidate: str, verdict: Verdict, result: str = ""
     ) -> None:
         """Reports the verdict on a candidate threshold, and a further result."""
-        said = result or ("accepted" if verdict.accepted else "costs too much")
+        said = result or ("accepted" if verdict.accepted else "loses too much")
         self.report(
-            f"{site.name}: {candidate} keeps {verdict.kept:.4f} of validation by "
-            f"{verdict.samples} samples, {said} ({self.position})"
+            f"{site.name}: {candidate}: {verdict.kept:.4f} on {verdict.samples} validation "
+            f"samples, {said} ({self.position})"
         )
 
     def finish(self, site: Site, threshold: Tensor) -> None:

@@ -38,5 +38,5 @@ def threshold_problem(site: Site, threshold: Tensor) -> str:
     if not torch.isfinite(threshold).all():
         return "holds NaN or infinity: expected finite numbers"
     if site.activation.kind == "relu" and (threshold < 0).any():
-        return "has a number below 0, which no output of a ReLU is"
+        return "holds a negative number: the threshold of a ReLU must be at least 0"
     return ""

@@ -139,8 +139,8 @@ def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> 
             codes[stored.name] = fitted
     if small:
         _warn(
-            f"ecc leaves {', '.join(small)} without check bits, because the code would replace "
-            "integers as small as theirs by 0"
+            f"ecc leaves {', '.join(small)} without check bits, because the code would set their "
+            "small integers to 0"
         )
     if codes and (weights := [each for each in unfit if each.kind == "weight"]):
         numbers, whole = (sum(e.tensor.numel() for e in each) for each in (weights, all_stored))

@@ -73,9 +73,9 @@ def fitact(
             for threshold, master in zip(thresholds, masters, strict=True):
                 threshold.data.copy_(master.clamp_(min=0.0))
         verdict = whole.judge()
-        said = "accepted" if verdict.accepted else "costs too much: the epoch before is kept"
+        said = "accepted" if verdict.accepted else "loses too much: the epoch before it is kept"
         run.report(
-            f"epoch {epoch} of {options.epochs} keeps {verdict.kept:.4f} of validation, {said}"
+            f"epoch {epoch} of {options.epochs}: {verdict.kept:.4f} on validation samples, {said}"
         )
         if not verdict.accepted:
             for threshold, value in zip(thresholds, before, strict=True):

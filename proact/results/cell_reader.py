@@ -24,16 +24,17 @@ from proact.results.statistics import (
     StoppingRule,
     StratifiedRule,
     Trials,
-    mean_interval,
+    corrected_for_stopping,
     mean_over_strata,
     proportion_interval,
     quantile_interval,
+    shift_of_stopping,
     stratified_quantile,
     trial_mean,
 )
 from proact.results.statistics.interval import Numbers
 from proact.results.store import Store
-from proact.results.stored_trials import trials_of
+from proact.results.stored_trials import trials_and_columns_of, trials_of
 from proact.results.strata import (
     Strata,
     is_stratified,
@@ -74,13 +75,14 @@ class CellReader:
         totals = "avg(flips), avg(non_finite * 1.0 / images), avg(raised * 1.0 / images)"
         *means, agreeing = self._by_column(states, f"{totals}, max(agreeing)")
         flips, non_finite, raised = (_mean(states, column, 0.0) for column in means)
+        has_stopped = self._has_stopped(states, trials)
         return CellResult(
             spec.variant,
             spec.fault,
             spec.ber,
             self._run.metric,
             self._value(states, trials),
-            self._share(states, "sdc") if _has_any(agreeing) else None,
+            self._share(states, "sdc", has_stopped) if _has_any(agreeing) else None,
             self._clean(spec),
             sum(each.measured for each in trials),
             sum(each.failed for each in trials),
@@ -111,24 +113,29 @@ class CellReader:
         """See `CellDetails`; a critical trial loses more than ``limit``."""
         top5, loss, agreeing = self._by_column(states, "max(top5), avg(loss), max(agreeing)")
         images, clean_top5, clean_loss = self._store.clean_counts(states[0].spec.key)
+        has_stopped = self._has_stopped(states, [self._trials(state) for state in states])
         shares = {}
         if _has_any(top5):
             known = (clean_top5 or 0.0) / images
-            shares["top5"] = self._whole(states, self._top5, known)
+            shares["top5"] = self._whole(states, lambda state: self._top5(state, known), known)
         for name in _SEVERITIES:
             if name in ("non_finite", "raised") or (_has_any(agreeing) and name != "sdc"):
-                shares[name] = self._share(states, name)
+                shares[name] = self._share(states, name, has_stopped)
         mean_loss = _mean(states, loss, clean_loss or 0.0) if _has_any(loss) else None
-        critical = self._whole(states, lambda state: self._critical(state, float(limit)), 0.0)
+        critical = self._whole(
+            states, lambda state: self._critical(state, float(limit), has_stopped), 0.0
+        )
         return CellDetails(shares, mean_loss, critical, self._quantiles(states, levels))
 
     def _value(self, states: Strata, trials: Sequence[Trials]) -> Interval:
         priors = [self._run.prior(state.spec) for state in states]
         rule = self._run.rule if all(state.is_finished for state in states) else None
         if rule is not None and (is_stratified(states) or isinstance(rule, StratifiedRule)):
-            return self._run.stratified_rule.interval(weights_of(states), trials, priors)
+            return self._run.stratified_rule.interval(
+                weights_of(states), trials, priors, self._run.confidence
+            )
         if isinstance(rule, StoppingRule):
-            return rule.interval(trials[0], priors[0])
+            return rule.interval(trials[0], priors[0], self._run.confidence)
         means = [
             trial_mean(*each, self._run.confidence) for each in zip(trials, priors, strict=True)
         ]
@@ -169,40 +176,61 @@ class CellReader:
     def _confidence(self, cell: CellState) -> float:
         return self._run.confidence_of_cells(cell.is_finished)
 
-    def _critical(self, cell: CellState, limit: float) -> Interval:
+    def _critical(self, state: CellState, limit: float, has_stopped: bool) -> Interval:
         """The probability that a trial loses more than the limit; unflipped ones never do."""
-        losing = "clean - value" if self._run.is_better_higher else "value - clean"
-        unflipped = cell.spec.unflipped
-        counted = "1" if unflipped is None else "flips > 0"
-        hits, flipped, rows = self._totals(
-            cell,
-            f"coalesce(sum({counted} AND {losing} > {limit!r}), 0), coalesce(sum(flips > 0), 0),"
-            " count(*)",
-        )
-        lost = self._lost(cell)
-        among = rows if unflipped is None else flipped
-        share = proportion_interval(hits, among, self._confidence(cell))
-        found = _widened(share, lost / max(lost + among, 1))
-        return Interval(*((1.0 - (unflipped or 0.0)) * end for end in found))
+        trials, prior = self._trials(state), self._run.prior(state.spec)
+        loss = trials.clean - trials.values
+        # Of decimal fractions such as 1 - 0.95, the computer's differences are off by 1e-16.
+        rounding = 1e-9 * (prior.highest - prior.lowest)
+        is_critical = (loss if self._run.is_better_higher else -loss) > limit + rounding
+        hits = int(trials.counts[is_critical].sum())
+        among = trials.measured if prior.unflipped is None else trials.flipped
+        of_flipped = proportion_interval(hits, among, self._confidence(state), trials.failed)
+        share = Interval(*((1.0 - (prior.unflipped or 0.0)) * end for end in of_flipped))
+        return self._corrected(share, state, trials, is_critical.astype(np.float64), has_stopped)
 
-    def _share(self, states: Strata, name: str) -> Interval:
-        def of(cell: CellState) -> Interval:
-            prior = replace(self._run.prior(cell.spec), clean=0.0, lowest=0.0, highest=1.0)
-            column = _SEVERITIES[name]
-            trials = trials_of(self._store, cell.spec.key, cell.target, prior, column, "0")
-            return trial_mean(trials, prior, self._confidence(cell))
+    def _share(self, states: Strata, name: str, has_stopped: bool) -> Interval:
+        def of(state: CellState) -> Interval:
+            prior = self._run.prior(state.spec)
+            trials, (column,) = trials_and_columns_of(
+                self._store, state.spec.key, state.target, prior, [_SEVERITIES[name]]
+            )
+            shares = replace(trials, values=column, clean=np.zeros(len(column)))
+            of_shares = replace(prior, clean=0.0, lowest=0.0, highest=1.0)
+            share = trial_mean(shares, of_shares, self._confidence(state))
+            return self._corrected(share, state, trials, column, has_stopped)
 
         return self._whole(states, of, 0.0)
 
-    def _top5(self, cell: CellState) -> Interval:
+    def _corrected(
+        self, share: Interval, state: CellState, trials: Trials, of: Numbers, has_stopped: bool
+    ) -> Interval:
+        """The share of trials of some kind, if the trials' values stopped the cell."""
+        if not has_stopped:
+            return share
+        rule = self._run.stratified_rule
+        prior = self._run.prior(state.spec)
+        shift = shift_of_stopping(trials, prior, rule.confidence_at_stop, of)
+        return corrected_for_stopping(share, shift)
+
+    def _has_stopped(self, states: Strata, trials: Sequence[Trials]) -> bool:
+        """Whether a rule ended the cell at its margin."""
+        rule = self._run.rule if all(state.is_finished for state in states) else None
+        priors = [self._run.prior(state.spec) for state in states]
+        if isinstance(rule, StoppingRule) and not is_stratified(states):
+            return rule.has_stopped(trials[0], priors[0])
+        if rule is None:
+            return False
+        return self._run.stratified_rule.has_stopped(weights_of(states), trials, priors)
+
+    def _top5(self, cell: CellState, known: float) -> Interval:
         # Rows do not hold the clean share on the same images, so trials are used alone.
         grouped = self._store.grouped(cell.spec.key, ["top5 * 1.0 / images"], cell.target)
         if not grouped:
-            return Interval(0.0, 0.0, 1.0)
+            return Interval(known, 0.0, 1.0)
         values, counts = np.array(grouped, dtype=np.float64).T
-        lost = self._lost(cell)
-        top = mean_interval(values, self._confidence(cell), counts=counts)
-        return _widened(top, lost / (lost + float(counts.sum())))
+        trials = Trials(values, np.zeros(len(values)), counts, failed=self._lost(cell))
+        return trial_mean(trials, Prior(known), self._confidence(cell))
 
     def _lost(self, cell: CellState) -> int:
         return len(self._store.failures(cell.spec.key, cell.target))
@@ -245,12 +273,6 @@ def _mean(states: Strata, means: Sequence[float | None], known: float) -> float:
     weights = weights_of_sampled(states, [mean is not None for mean in means])
     weighted = (weight * (mean or 0.0) for weight, mean in zip(weights, means, strict=True))
     return math.fsum([*weighted, rest_of(states) * known])
-
-
-def _widened(share: Interval, lost: float) -> Interval:
-    """The interval of a share in [0, 1] if a part ``lost`` of the trials is missing: those may have
-    had any value."""
-    return Interval(share.estimate, (1 - lost) * share.low, (1 - lost) * share.high + lost)
 
 
 def _quantile(

@@ -99,7 +99,7 @@ class Difference:
         trials, priors = self.trials(self.counts)
         rule = self._run.difference_rule
         if rule is not None and self._is_stopped:
-            return rule.interval(self.weights, trials, priors)
+            return rule.interval(self.weights, trials, priors, self._run.confidence)
         is_finished = all(state.is_finished for each in self.strata for state in each.states)
         confidence = self._run.confidence_of_cells(is_finished)
         means = [trial_mean(*each, confidence) for each in zip(trials, priors, strict=True)]

@@ -32,6 +32,8 @@ BUDGETS: Mapping[str, float] = {"asil-d": 10.0, "asil-c": 100.0, "asil-b": 100.0
 #: A cell stands for bit error rates that differ by this share at most; the probability of a
 #: critical trial is scaled by the ratio.
 _SAME_RATE = 0.01
+#: With fewer flips per trial, the probability of a flip is lost in the rounding of that of none.
+_LEAST_FLIPS = 1e-9
 
 Verdict = Literal["within", "above", "undecided"]
 
@@ -193,13 +195,20 @@ def _cell_for(result: Result, variant: str, ber: float) -> CellSpec:
     """The cell that measures a bit error rate, or else the one of single flips."""
     mine = [cell for cell in result.spec.cells if cell.variant == variant]
     for cell in mine:
-        if cell.family == _RATED and math.isclose(ber, cell.ber, rel_tol=_SAME_RATE):
+        is_frequent = cell.bits is not None and cell.bits * cell.ber >= _LEAST_FLIPS
+        is_rate = cell.family == _RATED and math.isclose(ber, cell.ber, rel_tol=_SAME_RATE)
+        if is_rate and is_frequent:
             return cell
     for cell in mine:
         if cell.family == _SINGLE and cell.fault == _ONE_FLIP:
             return cell
     rates = sorted({each.ber for each in mine if each.family == _RATED})
     measured = ", ".join(f"{rate:g}" for rate in rates)
+    if any(math.isclose(ber, rate, rel_tol=_SAME_RATE) for rate in rates):
+        raise ValueError(
+            f"the bit error rate at a reload is {ber:.6g}, at which the probability of a flip is "
+            "lost in rounding: run a campaign with the fault ExactFlips(1)"
+        )
     raise ValueError(
         f"the bit error rate at a reload is {ber:.6g}, and the campaign has "
         f"{measured or 'none'}: run a campaign at this rate, with margin='10%', or with the fault "

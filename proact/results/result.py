@@ -285,7 +285,11 @@ class Result:
         Where cells stop stays as it is, so that intervals of a higher confidence are wider than the
         margin. Coverage is measured up to 99.9 % (docs/statistics.md).
         """
-        spec = replace(self.spec, confidence=checked_confidence(confidence))
+        spec = replace(
+            self.spec,
+            confidence=checked_confidence(confidence),
+            rule_confidence=self.spec.rule_confidence or self.spec.confidence,
+        )
         other = replace(self, spec=spec)
         other.__dict__["_strata_states"] = self._strata_states  # the cached property
         return other

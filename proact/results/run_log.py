@@ -18,7 +18,13 @@ from proact.errors import ProactError
 from proact.limits import TRIALS
 from proact.results.cells import CellSpec
 from proact.results.spec_check import check_spec
-from proact.results.statistics import Prior, SequentialRule, StoppingRule, StratifiedRule
+from proact.results.statistics import (
+    Prior,
+    SequentialRule,
+    StoppingRule,
+    StratifiedRule,
+    confidence_at_stop,
+)
 from proact.results.store import Store
 from proact.results.stored_json import made_from, parsed_object, stored
 from proact.text import short_repr, storable
@@ -72,6 +78,8 @@ class RunSpec:
             has enough pairs; None if differences use the trials that cells need for themselves.
         trials: of a cell (in a sweep: of all cells); with a margin, the most.
         confidence: two-sided confidence level of the intervals.
+        rule_confidence: that of the intervals whose width ends cells; None: ``confidence``. It
+            differs if a result is read at another confidence.
         metric, lowest, highest, is_better_higher: the averaged quantity, the range of its values,
             and whether its higher end is the better one.
         encoding: the stored form of the parameters.
@@ -109,6 +117,7 @@ class RunSpec:
     relative_margin: float | None = None
     difference_margin: float | None = None
     paired: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    rule_confidence: float | None = None
 
     @property
     def rule(self) -> SequentialRule | None:
@@ -117,28 +126,32 @@ class RunSpec:
             return self.stratified_rule
         if self.kind != "campaign" or self.margin is None:
             return None
-        return StoppingRule(self.margin, self.confidence, self.trials or TRIALS - 1)
+        return StoppingRule(self.margin, self._of_rules, self.trials or TRIALS - 1)
 
     @property
     def stratified_rule(self) -> StratifiedRule:
         """The rule that stops a cell with strata, or at a share of its loss."""
         most = self.trials or TRIALS - 1
         if self.relative_margin is not None:
-            return StratifiedRule(self.relative_margin, self.confidence, most, is_relative=True)
+            return StratifiedRule(self.relative_margin, self._of_rules, most, is_relative=True)
         assert self.margin is not None
-        return StratifiedRule(self.margin, self.confidence, most)
+        return StratifiedRule(self.margin, self._of_rules, most)
 
     @property
     def difference_rule(self) -> StratifiedRule | None:
         """The rule that says whether a difference has enough pairs."""
         if self.difference_margin is None:
             return None
-        return StratifiedRule(self.difference_margin, self.confidence, self.trials or TRIALS - 1)
+        return StratifiedRule(self.difference_margin, self._of_rules, self.trials or TRIALS - 1)
 
     def confidence_of_cells(self, is_finished: bool) -> float:
         """The level of intervals: a little higher in cells that a rule has stopped."""
         rule = self.rule if is_finished else None
-        return self.confidence if rule is None else rule.confidence_at_stop
+        return self.confidence if rule is None else confidence_at_stop(self.confidence)
+
+    @property
+    def _of_rules(self) -> float:
+        return self.confidence if self.rule_confidence is None else self.rule_confidence
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)

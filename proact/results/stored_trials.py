@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from proact.results.statistics import Prior, Trials
+from proact.results.statistics.interval import Numbers
 from proact.results.store import CellKey, Store
 
 
-def trials_of(
-    store: Store,
-    key: CellKey,
-    trials: int,
-    prior: Prior,
-    value: str = "value",
-    clean: str = "clean",
-) -> Trials:
-    """The first ``trials`` trials of a cell; ``value`` and ``clean`` are SQL over the columns of a
-    row."""
+def trials_of(store: Store, key: CellKey, trials: int, prior: Prior) -> Trials:
+    """The first ``trials`` trials of a cell."""
+    return trials_and_columns_of(store, key, trials, prior, [])[0]
+
+
+def trials_and_columns_of(
+    store: Store, key: CellKey, trials: int, prior: Prior, columns: Sequence[str]
+) -> tuple[Trials, list[Numbers]]:
+    """The first ``trials`` trials of a cell, and (k,) further columns of them: SQL over the columns
+    of a row."""
     condition = "flips > 0" if prior.is_clean_without_flips else "1"
-    grouped = store.grouped(key, [value, clean], trials, condition)
-    columns = np.array(grouped, dtype=np.float64).reshape(-1, 3).T
+    names = ["value", "clean", *columns]
+    grouped = store.grouped(key, names, trials, condition)
+    found = np.array(grouped, dtype=np.float64).reshape(-1, len(names) + 1).T
     unflipped = 0
     if prior.is_clean_without_flips:
         (unflipped,) = store.totals(key, "coalesce(sum(flips = 0), 0)", trials)
     failed = len(store.failures(key, trials))
-    return Trials(columns[0], columns[1], columns[2], unflipped, failed)
+    return Trials(found[0], found[1], found[-1], unflipped, failed), list(found[2:-1])
 
 
 def paired_trials_of(

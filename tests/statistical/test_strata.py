@@ -23,6 +23,7 @@ from proact.results.statistics import (
     StratifiedRule,
     Trials,
     allocation,
+    allocation_of,
     mean_interval,
     mean_over_strata,
     stratified_quantile,
@@ -186,6 +187,12 @@ def test_the_allocation_is_the_cheapest() -> None:
             moved[other] -= 0.02 * best[one]
             if one != other and moved[other] > 0:
                 assert half_width(moved) > half_width(best)
+
+
+def test_a_total_is_shared_out_as_for_a_margin() -> None:
+    weights, deviations = [0.5, 0.1, 0.01], [0.0, 0.3, 0.4]
+    best = allocation(weights, deviations, 0.005)
+    assert allocation_of(sum(best), weights, deviations) == pytest.approx(best, rel=1e-6)
 
 
 def test_weights_add_up_with_what_is_known() -> None:

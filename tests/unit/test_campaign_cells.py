@@ -16,7 +16,7 @@ from proact import ProactError, campaign
 from proact.campaign import Metric
 from proact.data import Data
 from proact.faults import ActivationFlip, BitFlip, ExactFlips, encode, inject
-from proact.results.statistics import Prior, StoppingRule, Trials, trial_mean
+from proact.results.statistics import Prior, StoppingRule, StratifiedRule, Trials, trial_mean
 
 
 def test_faults_in_rounded_activations_are_not_clean_without_a_flip(
@@ -165,16 +165,27 @@ def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -
     assert losses[30] > 0.1 > losses[2] >= 0
 
 
-def test_a_mean_is_moved_where_its_spread_stopped_it() -> None:
+def test_a_mean_is_corrected_where_its_spread_stopped_it() -> None:
     values = np.array([0.1, 0.9])
     trials = Trials(values, np.array([0.9, 0.9]), np.array([3.0, 197.0]))
     known = Prior(0.9)
-    plain = trial_mean(trials, known)
-    stopped = StoppingRule(0.05).interval(trials, known)
-    # One more failure.
-    assert stopped.estimate == pytest.approx(plain.estimate - 0.8 / 200, abs=2e-4)
+    rule = StoppingRule(0.05)
+    plain = trial_mean(trials, known, rule.confidence_at_stop)
+    stopped = rule.interval(trials, known)
+    # Nearly one more failure, which the interval holds too.
+    moved = plain.estimate - stopped.estimate
+    assert 0.5 * 0.8 / 200 < moved < 0.8 / 200
+    assert stopped == pytest.approx((plain.estimate - moved, plain.low - moved, plain.high))
     ended = StoppingRule(0.0001, most=200).interval(trials, known)
     assert ended.estimate == plain.estimate
+
+
+def test_a_cell_that_failed_trials_ended_is_not_corrected() -> None:
+    values = np.array([0.9, 0.4, 1.0])
+    trials = Trials(values, np.full(3, 0.9), np.array([36.0, 1.0, 4.0]), failed=45)
+    rule = StratifiedRule(0.1, is_relative=True)
+    found = rule.interval([1.0], [trials], [Prior(0.9)])
+    assert found == pytest.approx(trial_mean(trials, Prior(0.9), rule.confidence_at_stop))
 
 
 def test_outputs_of_one_number_an_image() -> None:

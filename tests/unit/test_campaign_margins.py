@@ -124,7 +124,7 @@ def test_a_name_stands_for_one_task(trained_cnn: nn.Module, digits: Data, tmp_pa
     campaign.run({"m": trained_cnn}, digits, FAULTS[:1], **options)
     campaign.run({"m": trained_cnn, "other": trained_cnn}, digits, FAULTS, **options)
     before = store.read_bytes()
-    with pytest.raises(ProactError, match="'night' of another task: seed is 0 there and 1 here"):
+    with pytest.raises(ProactError, match="'night' with other settings: seed is 0 in"):
         campaign.run({"m": trained_cnn}, digits, FAULTS[:1], seed=1, **options)
     torch.manual_seed(0)
     changed = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

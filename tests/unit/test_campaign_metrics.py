@@ -46,6 +46,14 @@ def counted_by_hand(output: Tensor, labels: Tensor, clean: Tensor) -> tuple[obje
     return correct, top5, sum(losses) / len(losses), agreeing, sdc5, sdc10, sdc20, non_finite
 
 
+def test_images_without_a_clean_answer_cannot_be_corrupted() -> None:
+    clean = torch.tensor([[math.nan, 1.0], [2.0, 1.0]])
+    for output in (clean, torch.tensor([[0.0, 1.0], [math.inf, 1.0]])):
+        found = count(output, None, reference_of(clean))
+        bad = int(not torch.isfinite(output[1]).all())
+        assert found[3:8] == (2 - bad, bad, bad, bad, bad)
+
+
 def test_counts_equal_those_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(200, 10, generator=generator)

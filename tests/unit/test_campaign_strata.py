@@ -46,6 +46,34 @@ def plain(variants: dict[str, nn.Module], digits: Data) -> Result:
     return campaign.run(variants, digits, FAULTS, strata=False, **OPTIONS)
 
 
+def test_strata_that_never_occur_are_left_out(tmp_path: Path) -> None:
+    """At this rate, the probability that no flip hits the field is below the least double."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 100), nn.ReLU(), nn.Linear(100, 4))
+    data = (torch.randn(60, 40), torch.randint(0, 4, (60,)))
+    store = tmp_path / "rows.sqlite"
+    found = campaign.run(
+        {"m": model}, data, [BitFlip(0.2)], strata=True, margin=0.3, trials=200, store=store,
+        executor=1,
+    )  # fmt: skip
+    (cell,) = found.cells
+    assert cell.is_finished
+    assert all(0.0 < stratum.weight <= 1.0 for stratum in cell.strata if stratum.name != NO_FLIPS)
+    assert [each.cells for each in read(store)] == [found.cells]
+
+
+def test_a_stratum_without_a_trial_has_the_clean_top_5(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    fault = BitFlip(1e-5)
+    options: dict[str, Any] = {**OPTIONS, "margin": 0.2, "trials": 1}
+    found = campaign.run({"m": trained_cnn}, digits, [fault], strata=True, **options)
+    assert any(stratum.trials == 0 for stratum in found.cells[0].strata[:-1])
+    top5 = found.details()["m", str(fault)].shares["top5"]
+    assert top5.estimate > 0.9
+    assert top5.low < 0.9
+
+
 def test_strata_agree_with_plain_trials(result: Result, plain: Result) -> None:
     for mine, other in zip(result.cells, plain.cells, strict=True):
         assert mine.value.half_width <= 0.006

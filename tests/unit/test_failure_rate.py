@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from proact import campaign
@@ -95,6 +96,46 @@ def test_a_rate_of_zero_is_no_measured_rate(trained_cnn: nn.Module, digits: Data
     found = campaign.run({"m": trained_cnn}, digits, [BitFlip(0.0)], trials=2, **OPTIONS)
     with pytest.raises(ValueError, match="and the campaign has 0: run a campaign at this rate"):
         found.failure_rate(FIT, HOURS)
+
+
+def test_a_rate_without_a_flip_is_not_a_rate_of_zero(trained_cnn: nn.Module, digits: Data) -> None:
+    """The probability of no flip is then 1 in double precision."""
+    ber = bit_error_rate(1e-6, 1e-6)
+    faults = [BitFlip(ber), ExactFlips(1)]
+    rare = campaign.run({"m": trained_cnn}, digits, faults[:1], trials=2, **OPTIONS)
+    with pytest.raises(ValueError, match=r"lost in rounding: .* the fault ExactFlips\(1\)"):
+        rare.failure_rate(1e-6, 1e-6)
+    both = campaign.run({"m": trained_cnn}, digits, faults, trials=300, **OPTIONS)
+    found = both.failure_rate(1e-6, 1e-6)["m"]
+    critical = both.details()["m", "ExactFlips(1)"].critical
+    assert found.fault == "ExactFlips(1)"
+    assert found.fit.high == pytest.approx(found.upsets * critical.high, rel=1e-6)
+
+
+@pytest.mark.parametrize("images", [20, 100])
+def test_a_loss_of_the_limit_is_not_critical(images: int, digits: Data) -> None:
+    """Whatever binary fractions make of 1 - 0.95 and 0.05: one image of 20 is not more than 5 %."""
+
+    class LosesOne(nn.Module):
+        """Wrong about a twentieth of the images under faults, and about some anyway."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            number = x[:, 0].long()
+            lost = images // 20 if not torch.equal(self.weight, torch.ones(64)) else 0
+            is_right = number < images - 3 - lost
+            return torch.stack([is_right.float(), 1.0 - is_right.float()], dim=1) + lost
+
+    data = (torch.arange(float(images))[:, None], torch.zeros(images, dtype=torch.long))
+    found = campaign.run(
+        {"m": LosesOne()}, data, [BitFlip(0.5)], trials=10, images_per_trial="all", executor=1
+    )
+    assert found.cells[0].value.estimate == pytest.approx((images - 3) / images - 0.05)
+    assert found.details(limit=0.05)["m", str(BitFlip(0.5))].critical.estimate == 0.0
+    assert found.details(limit=0.049)["m", str(BitFlip(0.5))].critical.estimate == 1.0
 
 
 def test_a_cell_that_needs_no_trial_bounds_the_rate(trained_cnn: nn.Module, digits: Data) -> None:

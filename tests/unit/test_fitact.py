@@ -84,7 +84,7 @@ def test_the_guard_takes_the_epoch_before(trained_cnn: nn.Module, digits: Data) 
         epochs=40,
         progress=lines.append,
     )
-    assert "costs too much: the epoch before is kept" in lines[-1]
+    assert "loses too much: the epoch before it is kept" in lines[-1]
     assert all("accepted" in line for line in lines[:-1])
     assert models.accuracy(hardened, digits.validation) >= clean - 0.03
 

@@ -237,8 +237,14 @@ def test_a_changed_threshold_is_noticed_by_the_digest(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.fill_(-1.0), "has a number below 0, which no output of a ReLU is"),
-        (lambda t: t.view(-1)[0].neg_(), "has a number below 0, which no output of a ReLU is"),
+        (
+            lambda t: t.fill_(-1.0),
+            "holds a negative number: the threshold",
+        ),
+        (
+            lambda t: t.view(-1)[0].neg_(),
+            "holds a negative number: the threshold",
+        ),
         (lambda t: t.view(-1)[0].fill_(float("nan")), "holds NaN or infinity"),
     ],
 )

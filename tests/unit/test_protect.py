@@ -112,7 +112,7 @@ def test_proact_goes_from_the_last_site_to_the_first_and_keeps_the_tolerance(
     start = thresholds(protect.protect(trained_cnn, "ranger", digits, granularity="hybrid"))
     for name in order:
         *before, last = (line for line in lines if line.startswith(name))
-        assert all("costs too much" in line for line in before)
+        assert all("loses too much" in line for line in before)
         moved = not torch.equal(thresholds(soft)[name], start[name])
         assert moved == ("accepted" in last)
     floor = models.accuracy(trained_cnn, digits.validation) - 0.02

@@ -66,7 +66,7 @@ def test_where_every_candidate_costs_too_much_the_start_stays(
     hardened = protect.protect(
         trained_cnn, METHOD, digits, tolerance=0.012, progress=lines.append, **options
     )
-    assert all("costs too much" in line for line in lines)
+    assert all("loses too much" in line for line in lines)
     start = chosen(protect.protect(trained_cnn, "ranger", digits, granularity="hybrid"))
     assert all(torch.equal(t, start[name]) for name, t in chosen(hardened).items())
 

@@ -22,18 +22,20 @@ from proact.results.statistics.stopping import (
     StoppingRule,
     confidence_at_stop,
 )
+from proact.results.statistics.stopping_bias import corrected_for_stopping, shift_of_stopping
 from proact.results.statistics.strata import (
     independent_difference,
-    optimal_allocation,
     stratified_mean,
     weighted_sum,
 )
 from proact.results.statistics.stratified_rule import (
     StratifiedRule,
     allocation,
+    allocation_of,
     mean_over_strata,
     stratified_quantile,
 )
+from proact.results.statistics.sweep_rule import SweepRule
 
 __all__ = [
     "Components",
@@ -43,22 +45,25 @@ __all__ = [
     "SequentialRule",
     "StoppingRule",
     "StratifiedRule",
+    "SweepRule",
     "TrialCost",
     "Trials",
     "allocation",
+    "allocation_of",
     "betting_interval",
     "checked_confidence",
     "checked_margin",
     "components_of",
     "confidence_at_stop",
+    "corrected_for_stopping",
     "deviation",
     "images_per_trial",
     "independent_difference",
     "mean_interval",
     "mean_over_strata",
-    "optimal_allocation",
     "proportion_interval",
     "quantile_interval",
+    "shift_of_stopping",
     "single_fault_trials",
     "stratified_mean",
     "stratified_quantile",

@@ -69,7 +69,9 @@ def _merged(x: Numbers, k: Numbers) -> tuple[Numbers, Numbers]:
     return unique, np.bincount(position, weights=k).astype(np.float64)
 
 
-def proportion_interval(hits: int, trials: int, confidence: float = 0.95) -> Interval:
+def proportion_interval(
+    hits: int, trials: int, confidence: float = 0.95, missing: int = 0
+) -> Interval:
     """The share of trials of some kind, by the exact interval of C. Clopper and E. Pearson,
     Biometrika 26 (1934). No hit among n gives [0, 3.7 / n] at 95 %, and not [0, 0].
 
@@ -77,6 +79,8 @@ def proportion_interval(hits: int, trials: int, confidence: float = 0.95) -> Int
         hits: in [0, trials].
         trials: independent ones. None at all gives [0, 1] around 0.
         confidence: in (0, 1).
+        missing: the number of further trials, at least 0, which may be of this kind or not: the
+            lower end counts none of them as hits, the upper end all.
 
     Raises:
         ValueError: numbers that do not fit, a confidence out of range.
@@ -86,8 +90,9 @@ def proportion_interval(hits: int, trials: int, confidence: float = 0.95) -> Int
         raise ValueError(f"hits lie in [0, trials], got {hits} of {trials}")
     if trials == 0:
         return Interval(0.0, 0.0, 1.0)
-    low, high = proportion_ends(np.array([float(hits)]), trials, confidence)
-    return Interval(hits / trials, float(low[0]), float(high[0]))
+    ends = np.array([float(hits), float(hits + missing)])
+    low, high = proportion_ends(ends, trials + missing, confidence)
+    return Interval(hits / trials, float(low[0]), float(high[1]))
 
 
 def proportion_ends(hits: Numbers, trials: int, confidence: float) -> tuple[Numbers, Numbers]:

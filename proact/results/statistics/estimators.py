@@ -72,18 +72,23 @@ def trial_mean(trials: Trials, prior: Prior, confidence: float = 0.95) -> Interv
       too: y_t - b (c_t - clean) has the mean of y_t and less variance, with the slope b of y_t on
       c_t (regression estimator, Cochran section 7.3), held in [0, 1].
 
-    Failed trials may have had any value: they widen the interval by their share.
+    Failed trials may have had any value: they count as the lowest one for the lower end of the
+    interval, and as the highest one for the upper end.
 
     Args:
         trials: at least none; without any the interval is what is known beforehand.
         prior: see `Prior`.
         confidence: in (0, 1), two-sided; see `mean_interval`.
     """
-    estimate, low, high = _mean_of_flipped(trials, prior, confidence)
-    # Trials without a flip do not fail: these are the others' share.
-    averaged = trials.flipped if prior.unflipped is not None else trials.measured
-    lost = trials.failed / max(trials.failed + averaged, 1)
-    low, high = (1 - lost) * low + lost * prior.lowest, (1 - lost) * high + lost * prior.highest
+    values, counts = adjusted(trials, prior)
+    estimate, low, high = _mean_of(values, counts, prior, confidence)
+    if trials.failed:
+        # Trials without a flip do not fail: these are among the others.
+        def with_failed(value: float) -> Interval:
+            all_values, all_counts = np.append(values, value), np.append(counts, trials.failed)
+            return _mean_of(all_values, all_counts, prior, confidence)
+
+        low, high = with_failed(prior.lowest).low, with_failed(prior.highest).high
     if prior.unflipped is not None:
         share = 1.0 - prior.unflipped
         estimate, low, high = (
@@ -132,13 +137,12 @@ def slope(trials: Trials) -> float:
     clean = trials.clean - trials.clean @ trials.counts / n
     values = trials.values - trials.values @ trials.counts / n
     variance = float(clean * clean @ trials.counts)
-    if variance <= 1e-12 * n:
+    if variance <= n * (1e-12 * np.abs(trials.clean).max()) ** 2:
         return 0.0
     return min(max(float(values * clean @ trials.counts) / variance, 0.0), 1.0)
 
 
-def _mean_of_flipped(trials: Trials, prior: Prior, confidence: float) -> Interval:
-    values, counts = adjusted(trials, prior)
+def _mean_of(values: Numbers, counts: Numbers, prior: Prior, confidence: float) -> Interval:
     if not len(values):
         return Interval(prior.clean, prior.lowest, prior.highest)
     # What is added for the images' luck can reach beyond the range.

@@ -12,7 +12,7 @@ docs/statistics.md compares this with group sequential and anytime-valid rules.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from proact.results.statistics.bounded import all_alike_half_width
 from proact.results.statistics.estimators import Prior, Trials, adjusted, trial_mean
 from proact.results.statistics.interval import Interval, checked_confidence, checked_margin
 from proact.results.statistics.planning import normal_quantile
+from proact.results.statistics.stopping_bias import corrected_for_stopping, shift_of_stopping
 
 #: The share of alpha that remains for the interval at the time of stopping.
 PRICE_OF_STOPPING = 0.9
@@ -76,17 +77,36 @@ class StoppingRule(SequentialRule):
     ran them or in which portions.
     """
 
-    def interval(self, trials: Trials, prior: Prior) -> Interval:
-        """Of the mean that stopped the cell: `trial_mean`, moved by what stopping does to it.
+    def interval(self, trials: Trials, prior: Prior, confidence: float | None = None) -> Interval:
+        """The interval of the mean that stopped the cell: `trial_mean`, corrected by
+        `shift_of_stopping`.
 
-        A cell that ended for want of trials was not stopped by its spread, and is not moved.
+        A cell that ended for another reason (see `has_stopped`) is not corrected.
+
+        Args:
+            trials, prior: as for `trial_mean`.
+            confidence: of the interval, in (0, 1), two-sided; by default that of the rule.
         """
-        mean = trial_mean(trials, prior, self.confidence_at_stop)
-        if trials.measured + trials.failed >= self.most:
+        level = self.confidence if confidence is None else confidence
+        mean = trial_mean(trials, prior, confidence_at_stop(level))
+        if not self.has_stopped(trials, prior):
             return mean
-        shift = shift_of_stopping(trials, prior)
-        moved = (min(max(end + shift, prior.lowest), prior.highest) for end in mean)
-        return Interval(*map(float, moved))
+        shift = shift_of_stopping(trials, prior, self.confidence_at_stop)
+        return corrected_for_stopping(mean, shift, prior.lowest, prior.highest)
+
+    def has_stopped(self, trials: Trials, prior: Prior) -> bool:
+        """Whether the cell reached the margin, but for its failed trials. Others end for want of
+        trials, or because nearly all trials fail."""
+        if trials.measured + trials.failed >= self.most:
+            return False
+        # Failed trials widen the interval however many trials follow.
+        measured = replace(trials, failed=0)
+        mean = trial_mean(measured, prior, self.confidence_at_stop)
+        shift = shift_of_stopping(measured, prior, self.confidence_at_stop)
+        return (
+            corrected_for_stopping(mean, shift, prior.lowest, prior.highest).half_width
+            <= self.margin
+        )
 
     def first(self, prior: Prior) -> int:
         """The number of trials before which no data can be narrow enough: those that all being
@@ -104,13 +124,11 @@ class StoppingRule(SequentialRule):
         seen = trials.measured + trials.failed
         if seen >= self.most:
             return None
-        without_failed = Trials(trials.values, trials.clean, trials.counts, trials.unflipped)
-        error = _normal_half_width(without_failed, prior, self.confidence)
+        error = _normal_half_width(trials, prior, self.confidence)
         if error > _NEARLY * self.margin:
             wanted = math.floor(seen * (error / _NEARLY / self.margin) ** 2)
             return self._look(max(wanted, seen + 1))  # rounded down, it may be where we are
-        mean = trial_mean(without_failed, prior, self.confidence_at_stop)
-        if mean.half_width <= self.margin:
+        if self.has_stopped(trials, prior):
             return None
         return self._look(seen + 1)
 
@@ -137,27 +155,6 @@ class StoppingRule(SequentialRule):
         while n < trials:
             n = max(n + _STEP, _STEP * math.ceil(_GROWTH * n / _STEP))
         return min(n, self.most)
-
-
-def shift_of_stopping(trials: Trials, prior: Prior) -> float:
-    """The correction of a mean for the bias of sequential stopping.
-
-    The number of trials N follows the variance S^2, and where values are skewed, S^2 and the
-    mean are correlated: cov(mean, S^2) = m3 / n, with m3 the third central moment. A run that
-    met few failures has a small S^2 and stops early, with too high a mean. Since N is in proportion
-    to S^2, the mean is off by -m3 / (sigma^2 n) on average. With two values a distance d apart, one
-    of them rare, that is d / n: one more failure.
-    """
-    values, counts = adjusted(trials, prior)
-    n = counts.sum()
-    if n < 3:
-        return 0.0
-    from_mean = values - values @ counts / n
-    variance = float(from_mean**2 @ counts) / n
-    if variance <= 1e-12:
-        return 0.0
-    third = float(from_mean**3 @ counts) / n
-    return float((1.0 - (prior.unflipped or 0.0)) * third / variance / n)
 
 
 def _normal_half_width(trials: Trials, prior: Prior, confidence: float) -> float:

@@ -1,5 +1,5 @@
-"""Stratified sampling: the allocation of trials to strata, and the mean of the whole; the
-difference of two means that were estimated separately."""
+"""The mean of a whole from the means of its strata; the difference of two means that were estimated
+separately."""
 
 from __future__ import annotations
 
@@ -9,42 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from proact.results.statistics.interval import Interval
-
-
-def optimal_allocation(
-    shares: Sequence[float],
-    deviations: Sequence[float],
-    costs: Sequence[float],
-    total: int,
-    fewest: int = 0,
-) -> list[int]:
-    """So many trials for each stratum that the whole's mean gets the smallest error for its cost.
-
-    n_h is in proportion to share_h deviation_h / sqrt(cost_h): J. Neyman, J. R. Stat. Soc. 97
-    (1934), with costs as in W. Cochran, Sampling Techniques (1977), section 5.5.
-
-    Args:
-        shares: of the whole, positive; they need not add up to 1.
-        deviations: standard deviations of a trial, at least 0.
-        costs: of a trial, positive, in any unit.
-        total: how many trials there are to give, as nearly as rounding up allows.
-        fewest: what every stratum gets at least.
-    """
-    wanted = np.asarray(shares) * np.asarray(deviations) / np.sqrt(np.asarray(costs))
-    if wanted.sum() <= 0.0:
-        wanted = np.asarray(shares, dtype=np.float64)
-    # Strata that ask for less than the fewest take it; the rest shares out what is left.
-    held = np.zeros(len(wanted), dtype=bool)
-    given = total * wanted / wanted.sum()
-    while True:
-        short = ~held & (given < fewest)
-        if not short.any():
-            break
-        held |= short
-        left = max(total - fewest * int(held.sum()), 0)
-        free = wanted[~held].sum()
-        given = np.where(held, fewest, left * wanted / free if free > 0 else fewest)
-    return [math.ceil(n - 1e-9) for n in given]
 
 
 def stratified_mean(shares: Sequence[float], means: Sequence[Interval]) -> Interval:

@@ -9,7 +9,7 @@ needs no trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,8 @@ from proact.results.statistics.bounded import all_alike_half_width, proportion_e
 from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
 from proact.results.statistics.interval import Interval, Numbers
 from proact.results.statistics.planning import normal_quantile
-from proact.results.statistics.stopping import SequentialRule, shift_of_stopping
+from proact.results.statistics.stopping import SequentialRule, confidence_at_stop
+from proact.results.statistics.stopping_bias import corrected_for_stopping, shift_of_stopping
 from proact.results.statistics.strata import weighted_sum
 
 #: Every stratum has this many trials or more: fewer say little about their deviation.
@@ -52,9 +53,46 @@ def allocation(
         confidence: in (0, 1), two-sided.
         width: of the range of a trial's values.
     """
+    spread, unseen = _parts_of_width(weights, deviations, confidence, width)
+
+    def is_narrow(trials: Numbers) -> bool:
+        return float((spread / trials + unseen / trials**2).sum()) <= margin**2
+
+    return _equal_gains(spread, unseen, is_narrow)
+
+
+def allocation_of(
+    total: float,
+    weights: Sequence[float],
+    deviations: Sequence[float],
+    confidence: float = 0.95,
+    width: float = 1.0,
+) -> list[float]:
+    """The numbers of trials, ``total`` together, with which the whole's interval is narrowest.
+
+    Args:
+        total: above 0.
+        weights, deviations, confidence, width: as for `allocation`.
+    """
+    spread, unseen = _parts_of_width(weights, deviations, confidence, width)
+    return _equal_gains(spread, unseen, lambda trials: float(trials.sum()) >= total)
+
+
+def _parts_of_width(
+    weights: Sequence[float], deviations: Sequence[float], confidence: float, width: float
+) -> tuple[Numbers, Numbers]:
+    """Of each stratum, w^2 z^2 s^2 and w^2 u^2: see `allocation`."""
     w = np.asarray(weights, dtype=np.float64)
     spread = (w * normal_quantile(confidence) * np.asarray(deviations)) ** 2
     unseen = (w * all_alike_half_width(confidence) * width) ** 2
+    return spread, unseen
+
+
+def _equal_gains(
+    spread: Numbers, unseen: Numbers, are_enough: Callable[[Numbers], bool]
+) -> list[float]:
+    """The least numbers of trials that are enough, with the same gain from one more trial in each
+    stratum."""
 
     def trials_at(gain: float) -> Numbers:
         """The n_h whose next trial takes ``gain`` from the square of half the width: the root of
@@ -72,11 +110,10 @@ def allocation(
     lowest, highest = -200.0, 20.0  # of log gain
     for _ in range(60):
         middle = 0.5 * (lowest + highest)
-        n = trials_at(math.exp(middle))
-        if float((spread / n + unseen / n**2).sum()) > margin**2:
-            highest = middle
-        else:
+        if are_enough(trials_at(math.exp(middle))):
             lowest = middle
+        else:
+            highest = middle
     return [float(each) for each in trials_at(math.exp(lowest))]
 
 
@@ -119,22 +156,13 @@ class StratifiedRule(SequentialRule):
         seen = [each.measured + each.failed for each in trials]
         # Failed trials widen the interval however many trials follow.
         measured = [replace(each, failed=0) for each in trials]
-        means = [
-            trial_mean(each, prior, self.confidence_at_stop)
-            for each, prior in zip(measured, priors, strict=True)
-        ]
-        clean = priors[0].clean
-        whole = mean_over_strata(weights, means, clean)
-        # The difference of two means near the clean result would lose the digits of a small loss.
-        changes = [mean.estimate - clean for mean in means]
-        loss = abs(math.fsum(w * change for w, change in zip(weights, changes, strict=True)))
-        margin = self.margin * loss if self.is_relative else self.margin
-        if (margin > 0.0 and whole.half_width <= margin) or sum(seen) >= self.most:
+        mean, margin = self._mean_and_margin(weights, measured, priors)
+        if (margin > 0.0 and mean.half_width <= margin) or sum(seen) >= self.most:
             return None
         width = priors[0].highest - priors[0].lowest
         deviations = [deviation(*each) for each in zip(measured, priors, strict=True)]
         # While nothing was lost, trials grow in the proportions that narrow the interval soonest.
-        aim = margin if margin > 0.0 else 0.5 * whole.half_width
+        aim = margin if margin > 0.0 else 0.5 * mean.half_width
         wanted = allocation(weights, deviations, aim, self.confidence_at_stop, width)
         following = [
             min(max(math.ceil(more), now), math.ceil(_GROWTH * now))
@@ -148,7 +176,11 @@ class StratifiedRule(SequentialRule):
         return self._within_most(following, seen)
 
     def interval(
-        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
+        self,
+        weights: Sequence[float],
+        trials: Sequence[Trials],
+        priors: Sequence[Prior],
+        confidence: float | None = None,
     ) -> Interval:
         """The interval of the mean that stopped the cell, corrected for the bias of sequential
         stopping in every stratum (`shift_of_stopping`).
@@ -156,21 +188,67 @@ class StratifiedRule(SequentialRule):
         With a relative margin, the number of trials also falls with the square of the loss L, so
         that cells that met many failures stop early. By the same argument, the mean is then off by
         2 V / L towards larger losses, where V is the variance of the mean.
+
+        A cell that ended for another reason (see `has_stopped`) is not corrected.
+
+        Args:
+            weights, trials, priors: as for `next`.
+            confidence: of the interval, in (0, 1), two-sided; by default that of the rule.
         """
+        level = confidence_at_stop(self.confidence if confidence is None else confidence)
+        means = [trial_mean(*each, level) for each in zip(trials, priors, strict=True)]
+        whole = mean_over_strata(weights, means, priors[0].clean)
+        if not self.has_stopped(weights, trials, priors):
+            return whole
+        shift = self._shift(weights, trials, priors, whole.estimate)
+        return corrected_for_stopping(whole, shift, priors[0].lowest, priors[0].highest)
+
+    def has_stopped(
+        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
+    ) -> bool:
+        """Whether the cell reached the margin, but for its failed trials. Others end for want of
+        trials, or because nearly all trials fail."""
+        if sum(each.measured + each.failed for each in trials) >= self.most:
+            return False
+        # Failed trials widen the interval however many trials follow.
+        measured = [replace(each, failed=0) for each in trials]
+        mean, margin = self._mean_and_margin(weights, measured, priors)
+        return margin > 0.0 and mean.half_width <= margin
+
+    def _mean_and_margin(
+        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
+    ) -> tuple[Interval, float]:
+        """The corrected interval of the mean, and the margin in the metric's unit: 0 if it is a
+        share of a loss that no trial had."""
+        clean = priors[0].clean
         means = [
             trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
         ]
-        whole = mean_over_strata(weights, means, priors[0].clean)
-        if sum(each.measured + each.failed for each in trials) >= self.most:
-            return whole
-        shift = sum(
-            weight * shift_of_stopping(mine, prior)
+        whole = mean_over_strata(weights, means, clean)
+        margin = self.margin
+        if self.is_relative:
+            # The difference of two means near the clean result would lose the digits of a small
+            # loss.
+            changes = [mean.estimate - clean for mean in means]
+            margin *= abs(math.fsum(w * change for w, change in zip(weights, changes, strict=True)))
+        shift = self._shift(weights, trials, priors, whole.estimate)
+        lowest, highest = priors[0].lowest, priors[0].highest
+        return corrected_for_stopping(whole, shift, lowest, highest), margin
+
+    def _shift(
+        self,
+        weights: Sequence[float],
+        trials: Sequence[Trials],
+        priors: Sequence[Prior],
+        estimate: float,
+    ) -> float:
+        shift = math.fsum(
+            weight * shift_of_stopping(mine, prior, self.confidence_at_stop)
             for weight, mine, prior in zip(weights, trials, priors, strict=True)
         )
         if self.is_relative:
-            shift += self._shift_of_relative_margin(weights, trials, priors, whole.estimate)
-        lowest, highest = priors[0].lowest, priors[0].highest
-        return Interval(*(min(max(end + shift, lowest), highest) for end in whole))
+            shift += self._shift_of_relative_margin(weights, trials, priors, estimate)
+        return shift
 
     def _shift_of_relative_margin(
         self,
