@@ -26,6 +26,7 @@ from proact.faults import Fault, Injector, encode
 from proact.faults.encode import selector_of
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.nn.forward import Forward
+from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
 
 
@@ -68,7 +69,7 @@ def checked_models(
     split = as_evaluation(data, options.collate, in_batches=options.unit == "batch")
     check_guards(variants)
     where = selector_of(faults)
-    models = [encode(model, encoding, where=where).eval() for model in variants.values()]
+    models = [encode(_in_eval_mode(model), encoding, where=where) for model in variants.values()]
     if isinstance(encoding, MixedEncoding):
         encoding.refuse_unused(map(stored_tensors, models))
     injectors = [Injector(model, encoding) for model in models]
@@ -101,3 +102,14 @@ def checked_models(
         measurement,
         {name: each.to_dict() for name, each in found.items() if each},
     )
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it in eval mode.
+
+    A model may change its parameters when its mode changes, as adapters do that are merged into
+    weights. So the mode changes before the model is rounded to its encoding.
+    """
+    if not any(module.training for module in model.modules()):
+        return model
+    return copy_model(model).eval()

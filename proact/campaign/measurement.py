@@ -15,7 +15,7 @@ from proact.campaign.metrics import Metric
 from proact.data import Split
 from proact.nn.batches import Batch, cloned, samples_in
 from proact.nn.forward import Forward, logits_of
-from proact.nn.written_state import preserved
+from proact.nn.written_state import preserved, written_state
 from proact.results.policy import Policy
 
 
@@ -58,7 +58,9 @@ class Measurement:
         State that the forward pass writes is put back, if it was found (`proact.nn.written_state`).
         """
         with preserved(model):
-            return self.selected(self.forward.raw(model, cloned(inputs)))
+            output = self.selected(self.forward.raw(model, cloned(inputs)))
+            # The output may be state that is put back now.
+            return cloned(output) if written_state(model) else output
 
     def selected(self, output: Any) -> Any:
         """Return the part of an output that the metric gets."""

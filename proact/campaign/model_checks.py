@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from proact.campaign.measurement import Measurement
-from proact.campaign.module_outputs import described, parting_module
+from proact.campaign.memory_checks import MemoryChecks, path_of
+from proact.campaign.module_outputs import parting_module
 from proact.campaign.output_comparison import (
     equal_bits,
     equal_up_to,
@@ -24,22 +25,18 @@ from proact.campaign.output_comparison import (
     same_rows,
     tolerance_of,
 )
-from proact.campaign.read_memory import storages_by_name, storages_of, storages_read
-from proact.encodings.scaled_words import owner_of
-from proact.faults import ActivationFlip, BitFlip, Fault, FaultSpace, Injector
-from proact.faults.encode import selector_of
-from proact.faults.selectors import Selector
+from proact.faults import Fault, Injector
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
-from proact.nn.model_kinds import is_compiled
-from proact.nn.tensor_inventory import StoredTensor
-from proact.nn.written_state import Place, find_written_state, keep_written_state
+from proact.nn.written_state import (
+    Place,
+    find_written_state,
+    keep_written_state,
+)
 from proact.results.policy import Policy
 from proact.text import label
 
 #: The number of samples in the batches of the checks.
 _SAMPLES = 4
-#: Expected flips of the faults that must change an output, tried in this order.
-_FLIPS = (2e3, 6e4, 2e6)
 #: Batches on which an answer must depend on its batch; rounding at a threshold can look like it.
 _ATTEMPTS = 3
 
@@ -50,6 +47,8 @@ class ModelFindings:
 
     Attributes:
         unread: exposed tensors that the forward pass did not read, by qualified name.
+        unregistered: tensors that the forward pass reads and that are neither parameters nor
+            buffers, so that no fault hits them.
         written: state that the forward pass writes and that is put back after it.
         undecided: the checks that could not be made, as sentences.
     """
@@ -57,9 +56,10 @@ class ModelFindings:
     unread: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
+    unregistered: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.unread or self.written or self.undecided)
+        return bool(self.unread or self.written or self.undecided or self.unregistered)
 
     def to_dict(self) -> dict[str, list[str]]:
         """Return the findings as values that JSON can hold, without empty ones."""
@@ -114,11 +114,20 @@ class _Checks:
         with torch.inference_mode(), torch.random.fork_rng(generators):
             written, whole = self._asked_twice()
             part = self._first_output(self._part)
-            unread = self._memory(part)
-            self._activations()
+            memory = MemoryChecks(
+                self._name, self._original, self._injector, self._faults, self._run_part
+            )
+            memory.refuse_idle_guards()
+            unread, unregistered = memory.unread_and_unregistered(written)
+            if self._measurement.state != "keep":
+                written += memory.written_under_faults()
+            memory.refuse_harmless(part)
             self._batches(whole, part)
-        places = tuple(f"{module}.{own}" if module else own for module, own in written)
-        return ModelFindings(unread, places, tuple(self._undecided))
+        undecided = (*memory.undecided, *self._undecided)
+        return ModelFindings(unread, tuple(map(path_of, written)), undecided, unregistered)
+
+    def _run_part(self) -> Any:
+        return self._run(self._part)
 
     def _run(self, batch: Batch) -> Any:
         return self._measurement.output(self._model, batch)
@@ -175,83 +184,6 @@ class _Checks:
             "attributes, or draws at random: reset it in each forward pass, or accept it with "
             "state='keep'"
         )
-
-    # 1. The faulted memory computes
-
-    def _memory(self, clean: Any) -> tuple[str, ...]:
-        """The exposed tensors that a forward pass does not read."""
-        reads = storages_read(self._model, partial(self._run, self._part))
-        self._refuse_reads_of_original(reads)
-        selector = selector_of(self._faults)
-        if selector is None:
-            return ()
-        self._refuse_dead(selector, clean)
-        space = FaultSpace(self._model, self._injector.encoding, selector)
-        exposed = list(dict.fromkeys(owner_of(each.stored) for each in space))
-        unread = [stored.name for stored in exposed if _is_unread(stored, reads)]
-        if len(unread) < len(exposed):
-            return tuple(unread)
-        self._undecided.append(
-            f"which parameters of {self._name} are read, because it does not compute with "
-            "operators that can be watched"
-        )
-        return ()
-
-    def _refuse_reads_of_original(self, reads: dict[Any, str]) -> None:
-        originals = storages_by_name(self._original)
-        for storage in storages_by_name(self._model):
-            originals.pop(storage, None)
-        for storage, module in reads.items():
-            if storage in originals:
-                raise ValueError(
-                    f"{self._name}: faults hit a copy of the model, and "
-                    f"{described(self._model, module)} of the copy computes with "
-                    f"{originals[storage]} of the original: refer to modules and tensors through "
-                    "attributes of self, not through global variables or class attributes"
-                )
-
-    def _refuse_dead(self, selector: Selector, clean: Any) -> None:
-        bits = self._injector.exposed_bits(BitFlip(0.5, where=selector))
-        for flips in _FLIPS:
-            ber = min(flips / bits, 0.5)
-            try:
-                with self._injector.trial(BitFlip(ber, where=selector), seed=0, trial=0) as record:
-                    faulty = self._run(self._part)
-            except Exception:
-                return  # the forward pass noticed the faults
-            if record.flips and not equal_bits(clean, faulty):
-                return
-            if ber == 0.5:
-                break
-        raise ValueError(
-            f"no output of {self._name} depends on the parameters that faults hit"
-            f"{self._suspect()}: faults in them would be measured as harmless"
-        )
-
-    def _suspect(self) -> str:
-        """The module that most likely computes with other memory, as part of a sentence."""
-        for name, module in self._model.named_modules():
-            place = described(self._model, name)
-            if is_compiled(module):
-                return f", because {place} is compiled and holds the values of its parameters"
-            if "forward" in vars(module):
-                return f", because the forward of {place} was replaced"
-        return ""
-
-    def _activations(self) -> None:
-        for fault in self._faults:
-            if not isinstance(fault, ActivationFlip):
-                continue
-            try:
-                with self._injector.trial(fault) as record:
-                    self._run(self._part)
-            except Exception:
-                continue  # under faults a forward pass may raise anything
-            if record.activation_bits == 0:
-                raise ValueError(
-                    f"{self._name}: no activation that {fault} can hit occurs in a forward pass: "
-                    "the layers that it selects are not called as modules"
-                )
 
     # 3. An answer does not depend on its batch
 
@@ -348,13 +280,6 @@ def _batch_of(measurement: Measurement, number: int) -> Batch:
         data = data.take(torch.arange(first, first + _SAMPLES, device=data.device))
     part = replace(measurement, data=data.first(_SAMPLES))
     return next(part.batches(None, Policy(None, _SAMPLES, False))).inputs
-
-
-def _is_unread(stored: StoredTensor, reads: dict[Any, str]) -> bool:
-    # The bounds of a guard are read by its native sweep.
-    return stored.kind != "bound" and not any(
-        storage in reads for storage in storages_of(stored.tensor)
-    )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

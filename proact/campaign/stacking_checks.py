@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from proact.campaign.measurement import Measurement
 from proact.campaign.output_comparison import equal_bits, equal_up_to, tolerance_of
-from proact.campaign.read_memory import storages_of, storages_read
+from proact.campaign.read_memory import memory_used, storages_of
 from proact.campaign.stacked_model import StackedModel, members_of
 from proact.nn.forward import Forward
 from proact.nn.model_kinds import is_compiled
@@ -105,7 +105,7 @@ def agrees(
 def _computes_with(stacked: StackedModel, model: nn.Module, batch: Tensor) -> bool:
     """Whether the model reads tensors that it is given, and not its own in their place."""
     given = stacked.values()
-    read = storages_read(model, lambda: stacked.output_with(given, batch.clone()))
+    read = memory_used(model, lambda: stacked.output_with(given, batch.clone())).read
     members = members_of(model)
     return not any(s in read for name in stacked.names for s in storages_of(members[name]))
 

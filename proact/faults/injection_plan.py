@@ -27,6 +27,7 @@ from proact.faults.space import refuse_packed
 from proact.faults.stored_forms import StoredForms
 from proact.faults.strata import BitFlipStratum
 from proact.faults.target_memory import Target
+from proact.nn.model_kinds import refuse_renormalised, renormalised_layers
 from proact.nn.packed_state import packed_weights
 from proact.nn.tensor_inventory import StoredTensor, named_memories, stored_tensors
 from proact.ops._memory import may_overlap, once
@@ -57,6 +58,7 @@ class InjectionPlan:
         self.encoding = encoding
         self.stored = stored_tensors(model)
         self.packed = packed_weights(model)
+        self._renormalised = renormalised_layers(model)
         self.guards = guards_of(model)
         refuse_recoding(self.guards, self.stored, encoding)
         self._forms = StoredForms(self.stored, encoding)
@@ -109,6 +111,7 @@ class InjectionPlan:
         if selection not in self._targets:
             refuse_packed(self.packed, fault.where)
             exposed = self._forms.exposed(fault.where, fault.bits)
+            self._refuse_renormalised(exposed)
             parts = _by_rate(exposed, selectors) if stratum is None else stratum.split(exposed)
             self._targets[selection] = tuple(map(self._target_of, parts))
         targets = self._targets[selection]
@@ -141,8 +144,13 @@ class InjectionPlan:
             hit = [each for each in stored if not named.isdisjoint(each.names)]
             exposed = [self._forms.exposed_tensor(each, None) for each in hit]
             replay.check_fits(stored, {each.name: each.word for each in exposed})
+            self._refuse_renormalised(exposed)
             self._replays[replay] = self._target_of(exposed)
         return self._replays[replay]
+
+    def _refuse_renormalised(self, exposed: Sequence[ExposedTensor]) -> None:
+        layers = dict.fromkeys(each.stored.layer for each in exposed)
+        refuse_renormalised(self._renormalised, layers, "injection")
 
     def _target_of(self, exposed: Sequence[ExposedTensor]) -> Target:
         return CodedTarget(exposed) if self.encoding.is_coded else Target(exposed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,34 @@ def refuse_lazy(model: nn.Module) -> None:
         for name, tensor in members:
             if is_lazy(tensor):
                 raise ValueError(f"{name} has no shape yet: run the model on one batch first")
+
+
+def renormalised_layers(model: nn.Module) -> dict[str, float]:
+    """The embeddings whose forward passes scale rows of their weight down to a norm, by name."""
+    return {
+        name: float(module.max_norm)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+    }
+
+
+def refuse_renormalised(
+    renormalised: Mapping[str, float], layers: Iterable[str], what: str
+) -> None:
+    """Raises ValueError if one of ``layers`` writes to its weight in forward passes.
+
+    Args:
+        renormalised: the result of `renormalised_layers`.
+        layers: qualified names of modules.
+        what: the work that it disturbs, as the subject of a sentence.
+    """
+    for name in layers:
+        if name in renormalised:
+            raise ValueError(
+                f"{what} needs weights that forward passes leave alone, and {_place(name)} scales "
+                f"rows of its weight down to max_norm={renormalised[name]:g} in each forward pass: "
+                "set max_norm=None, after a forward pass over all rows"
+            )
 
 
 def refuse_opaque(model: nn.Module, what: str) -> None:

@@ -25,6 +25,7 @@ from proact.nn import (
     remove_error_correction,
 )
 from proact.nn.error_correction import checked_schedule
+from proact.nn.model_kinds import refuse_renormalised, renormalised_layers
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import StoredTensor, stored_tensors
 from proact.ops._memory import may_overlap
@@ -120,6 +121,8 @@ def add_ecc(model: nn.Module, code: str, every: int, interval: float | None) -> 
                 f"{part} has an ecc guard of its own, and its words cannot have two codes: protect "
                 f"the model with proact.nn.without_error_correction applied to {part}"
             )
+    renormalised = renormalised_layers(model)
+    refuse_renormalised(renormalised, renormalised, "ecc")
     codes: dict[str, TensorCode] = {}
     small: list[str] = []
     unfit: list[StoredTensor] = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from proact.nn import WeightRange, add_weight_range
+from proact.nn.model_kinds import refuse_renormalised, renormalised_layers
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.weight_range import GRANULARITIES
 from proact.ops.plain_memory import has_plain_memory
@@ -58,6 +59,8 @@ def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
     Tensors without plain memory, such as sparse ones, are not guarded, because faults cannot hit
     them.
     """
+    renormalised = renormalised_layers(model)
+    refuse_renormalised(renormalised, renormalised, "weight-range")
     names = [
         stored.name
         for stored in stored_tensors(model)

@@ -26,6 +26,11 @@ def finding_sentences(notes: Mapping[str, Any]) -> list[str]:
             sentences.append(
                 f"No input reads {_listed(unread)} of {variant}, so faults there are harmless."
             )
+        if unregistered := found.get("unregistered"):
+            sentences.append(
+                f"The forward pass of {variant} reads {_listed(unregistered)} outside its "
+                "parameters and buffers, where no fault hits: register what is stored."
+            )
         if written := found.get("written"):
             sentences.append(
                 f"The forward pass of {variant} writes {_listed(written)}; the values are put back "

@@ -51,7 +51,7 @@ def test_an_ordinary_model_needs_few_passes_and_has_no_findings() -> None:
     model.register_forward_pre_hook(lambda module, args: samples.append(len(args[0])))
     state = torch.random.get_rng_state()
     assert not findings(model)
-    assert sum(samples) <= 14
+    assert sum(samples) <= 20
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -232,7 +232,7 @@ KINDS = {
     ),
     "Sparse tensors that faults may hit": Kind(beside_sparse, SPARSE, campaign=SPARSE),
     "State that a forward pass writes": Kind(stateful),
-    "Random answers": Kind(
+    "Random outputs": Kind(
         random, campaign="draws at random in eval mode", clips="a forward that draws at random"
     ),
     "Batch statistics at test time": Kind(
@@ -240,7 +240,7 @@ KINDS = {
     ),
 }
 #: Their answers differ from run to run, or in the batches of a profile.
-IN_OTHER_BATCHES = ("Random answers", "Batch statistics at test time")
+IN_OTHER_BATCHES = ("Random outputs", "Batch statistics at test time")
 USES = ("inject", "activations", "campaign", "clips", "guard")
 
 
