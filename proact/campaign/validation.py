@@ -122,6 +122,7 @@ def check_policy(policy: Policy, data: Split) -> None:
     images = policy.images
     if images is not None and not 1 <= images <= len(data):
         raise ValueError(f"policy: expected images in [1, {len(data)}], got {images}")
+    _refuse_unequal_batches("policy", images, data)
     if policy.batch < 1:
         raise ValueError(f"policy: expected a batch of at least 1, got {policy.batch}")
     if policy.trials_at_once < 1:
@@ -154,10 +155,14 @@ def check_images(images: object, data: Split) -> None:
             "takes all of them",
             stacklevel=2,
         )
+    _refuse_unequal_batches("images_per_trial", images, data)
+
+
+def _refuse_unequal_batches(option: str, images: object, data: Split) -> None:
     is_number = isinstance(images, int) and images < len(data)
     if is_number and data.batch_sizes and len(set(data.batch_sizes)) > 1:
         raise ValueError(
-            f"images_per_trial: expected 'all' for fixed batches of different sizes, got {images}: "
+            f"{option}: expected all images for fixed batches of different sizes, got {images}: "
             "give batches of one size (drop_last=True), or use all images"
         )
 

@@ -121,6 +121,8 @@ def test_batches_of_different_sizes_are_not_drawn() -> None:
     even = torch.utils.data.DataLoader(list(zip(*data, strict=True)), 10)  # type: ignore[arg-type]
     result = campaign.run({"m": model}, even, [BitFlip(1e-2)], images_per_trial=1, **options)
     assert result.images_per_trial == 10
+    with pytest.raises(ValueError, match="policy: expected all images for fixed batches"):
+        campaign.run({"m": model}, data, [BitFlip(1e-2)], policy=result.policy, **options)
 
 
 def test_loaders_that_draw_are_refused() -> None:
