@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +40,10 @@ from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.written_state import restored
-from proact.text import short_repr
+from proact.text import label, short_repr
 
+#: What fused kernels may change by rounding, as a share of the largest output.
+_ROUNDING = 1e-3
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
 
 
@@ -279,6 +282,43 @@ def _refuse_irreplaceable(
             "elsewhere, a hook that changes the activation, and a forward that draws at random; "
             f"skip=({culprit.name!r},) leaves it alone"
         )
+    _warn_of_padding(model, sites, expected, example, forward)
+
+
+def _warn_of_padding(
+    model: nn.Module,
+    sites: Sequence[Site],
+    expected: Sequence[Tensor],
+    example: Batch,
+    forward: Forward,
+) -> None:
+    """Warns if the fused kernels of a transformer encoder give another output.
+
+    Replacements turn them off. With a padding mask they return 0 at padded positions.
+    """
+    places = {place for site in sites for place in site.places}
+    encoder = next(
+        (
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.TransformerEncoder)
+            and any(place.startswith(f"{name}." if name else "") for place in places)
+        ),
+        None,
+    )
+    if encoder is None:
+        return
+    fused = _outputs(model, example, forward, with_fused_kernels=True)
+    largest = max(float(each.abs().max()) for each in expected if each.numel())
+    differences = [float((a - b).abs().max()) for a, b in zip(expected, fused, strict=True)]
+    if not max(differences, default=0.0) <= _ROUNDING * largest:
+        warnings.warn(
+            f"the fused kernels of {label(encoder) if encoder else 'the model'} "
+            "(nn.TransformerEncoder) return 0 at padded positions, and a model with replaced "
+            "activations computes without them, so that its output differs: let the forward pass "
+            "ignore padded positions",
+            stacklevel=2,
+        )
 
 
 def _neutral(model: nn.Module, site: Site) -> nn.Module:
@@ -289,8 +329,11 @@ def _neutral(model: nn.Module, site: Site) -> nn.Module:
     return site.clip(torch.full((), math.inf, dtype=site.dtype))
 
 
-def _outputs(model: nn.Module, example: Batch, forward: Forward) -> list[Tensor]:
-    with eval_mode(model), without_fast_path(), torch.no_grad(), restored(model):
+def _outputs(
+    model: nn.Module, example: Batch, forward: Forward, with_fused_kernels: bool = False
+) -> list[Tensor]:
+    kernels = nullcontext() if with_fused_kernels else without_fast_path()
+    with eval_mode(model), kernels, torch.no_grad(), restored(model):
         output = Forward(forward.call)(model, cloned(example))
     tensors = tensors_in(output) or tensors_in(dict(getattr(output, "__dict__", {})))
     if not tensors:

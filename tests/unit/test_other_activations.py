@@ -176,3 +176,27 @@ def test_encoder_layers_that_torch_fuses_are_clipped(activation: Callable[[], nn
     with_autograd = shut(x)
     with torch.no_grad():
         torch.testing.assert_close(shut(x), with_autograd)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_zeros_at_padded_positions_are_told() -> None:
+    """Fused kernels return 0 there, and a forward that sums over all positions depends on it."""
+
+    class Sums(nn.Module):
+        def __init__(self, has_mask: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.has_mask = nn.TransformerEncoder(layer, 2), has_mask
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padded = x[..., 0] > 0.5
+            output = self.encoder(x, src_key_padding_mask=padded)
+            kept = output * ~padded[..., None] if self.has_mask else output
+            return kept.sum(1)
+
+    x = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(1))
+    x[..., 0] = (torch.arange(6) >= 4).float()  # fused kernels take padding at the end alone
+    with pytest.warns(UserWarning, match=r"encoder \(nn\.TransformerEncoder\) return 0 at padded"):
+        find_sites(Sums(False).eval(), x)
+    assert len(find_sites(Sums(True).eval(), x)) == 2

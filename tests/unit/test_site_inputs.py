@@ -343,6 +343,7 @@ def encoder(norm_first: bool) -> nn.TransformerEncoder:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:the fused kernels of the model")
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_encoders_of_torch_with_their_default_activation(norm_first: bool) -> None:
     """With a padding mask, torch would run packed tensors through a fused kernel."""
