@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proact.campaign.coordinator import is_hopeless
 from proact.results.cells import CellState
 from proact.results.run_log import RunSpec
-from proact.results.statistics import SequentialRule, StoppingRule, Trials
+from proact.results.statistics import SequentialRule, StoppingRule, Trials, is_hopeless
 from proact.results.store import Store
 from proact.results.stored_trials import trials_of
 

@@ -33,8 +33,6 @@ _UNTIMED_TRIALS = 8
 ATTEMPTS = 3
 #: The campaign ends after this many workers in a row died between trials.
 _MOST_LOST_WORKERS = 20
-#: A cell or a difference ends early if it has this many failures and most of its trials failed.
-_MANY_FAILURES = 20
 
 #: Returns the numbers of trials that a group of cells needs; their current targets mean that it has
 #: enough.
@@ -290,8 +288,3 @@ def _parts(unit: WorkUnit, size: int) -> list[WorkUnit]:
     """The parts of a unit with ``size`` trials each, the last one first."""
     firsts = range(unit.first, unit.end, size)
     return [replace(unit, first=first, end=first + size) for first in reversed(firsts)]
-
-
-def is_hopeless(failed: int, trials: int) -> bool:
-    """Whether so many of some trials failed that further ones are not worth their time."""
-    return failed >= _MANY_FAILURES and 2 * failed > trials

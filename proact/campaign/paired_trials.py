@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proact.campaign.coordinator import is_hopeless
 from proact.results.cells import CellState
 from proact.results.difference import Difference
 from proact.results.run_log import RunSpec
-from proact.results.statistics import StratifiedRule
+from proact.results.statistics import StratifiedRule, is_hopeless
 from proact.results.store import Store
 
 

@@ -216,12 +216,7 @@ class CellReader:
     def _has_stopped(self, states: Strata, trials: Sequence[Trials]) -> bool:
         """Whether a rule ended the cell at its margin."""
         rule = self._run.rule if all(state.is_finished for state in states) else None
-        priors = [self._run.prior(state.spec) for state in states]
-        if isinstance(rule, StoppingRule) and not is_stratified(states):
-            return rule.has_stopped(trials[0], priors[0])
-        if rule is None:
-            return False
-        return self._run.stratified_rule.has_stopped(weights_of(states), trials, priors)
+        return rule is not None and self._run.stratified_rule.has_stopped(trials)
 
     def _top5(self, cell: CellState, known: float) -> Interval:
         # Rows do not hold the clean share on the same images, so trials are used alone.

@@ -21,6 +21,7 @@ from proact.results.statistics.stopping import (
     SequentialRule,
     StoppingRule,
     confidence_at_stop,
+    is_hopeless,
 )
 from proact.results.statistics.stopping_bias import corrected_for_stopping, shift_of_stopping
 from proact.results.statistics.strata import (
@@ -59,6 +60,7 @@ __all__ = [
     "deviation",
     "images_per_trial",
     "independent_difference",
+    "is_hopeless",
     "mean_interval",
     "mean_over_strata",
     "proportion_interval",

@@ -25,6 +25,8 @@ from proact.results.statistics.stopping_bias import corrected_for_stopping, shif
 #: The share of alpha that remains for the interval at the time of stopping.
 PRICE_OF_STOPPING = 0.9
 _STEP = 8
+#: A cell or a difference ends early if it has this many failures and most of its trials failed.
+_MANY_FAILURES = 20
 _GROWTH = 1.02
 #: The normal interval postpones the next analysis until it is within this factor of the margin.
 _NEARLY = 1.1
@@ -69,6 +71,11 @@ def confidence_at_stop(confidence: float) -> float:
     return 1.0 - PRICE_OF_STOPPING * (1.0 - confidence)
 
 
+def is_hopeless(failed: int, trials: int) -> bool:
+    """Whether so many of some trials failed that further ones are not worth their time."""
+    return failed >= _MANY_FAILURES and 2 * failed > trials
+
+
 class StoppingRule(SequentialRule):
     """Stops a cell when the interval of its mean reaches at most ``margin`` to each side, on
     average of the two.
@@ -89,24 +96,16 @@ class StoppingRule(SequentialRule):
         """
         level = self.confidence if confidence is None else confidence
         mean = trial_mean(trials, prior, confidence_at_stop(level))
-        if not self.has_stopped(trials, prior):
+        if not self.has_stopped(trials):
             return mean
         shift = shift_of_stopping(trials, prior, self.confidence_at_stop)
         return corrected_for_stopping(mean, shift, prior.lowest, prior.highest)
 
-    def has_stopped(self, trials: Trials, prior: Prior) -> bool:
-        """Whether the cell reached the margin, but for its failed trials. Others end for want of
-        trials, or because nearly all trials fail."""
-        if trials.measured + trials.failed >= self.most:
-            return False
-        # Failed trials widen the interval however many trials follow.
-        measured = replace(trials, failed=0)
-        mean = trial_mean(measured, prior, self.confidence_at_stop)
-        shift = shift_of_stopping(measured, prior, self.confidence_at_stop)
-        return (
-            corrected_for_stopping(mean, shift, prior.lowest, prior.highest).half_width
-            <= self.margin
-        )
+    def has_stopped(self, trials: Trials) -> bool:
+        """Whether a finished cell reached its margin. Others end for want of trials, or because
+        nearly all trials fail."""
+        seen = trials.measured + trials.failed
+        return seen < self.most and not is_hopeless(trials.failed, seen)
 
     def first(self, prior: Prior) -> int:
         """The number of trials before which no data can be narrow enough: those that all being
@@ -128,7 +127,8 @@ class StoppingRule(SequentialRule):
         if error > _NEARLY * self.margin:
             wanted = math.floor(seen * (error / _NEARLY / self.margin) ** 2)
             return self._look(max(wanted, seen + 1))  # rounded down, it may be where we are
-        if self.has_stopped(trials, prior):
+        # Failed trials widen the interval however many trials follow.
+        if self.interval(replace(trials, failed=0), prior).half_width <= self.margin:
             return None
         return self._look(seen + 1)
 

@@ -18,7 +18,7 @@ from proact.results.statistics.bounded import all_alike_half_width, proportion_e
 from proact.results.statistics.estimators import Prior, Trials, deviation, trial_mean
 from proact.results.statistics.interval import Interval, Numbers
 from proact.results.statistics.planning import normal_quantile
-from proact.results.statistics.stopping import SequentialRule, confidence_at_stop
+from proact.results.statistics.stopping import SequentialRule, confidence_at_stop, is_hopeless
 from proact.results.statistics.stopping_bias import corrected_for_stopping, shift_of_stopping
 from proact.results.statistics.strata import weighted_sum
 
@@ -198,22 +198,18 @@ class StratifiedRule(SequentialRule):
         level = confidence_at_stop(self.confidence if confidence is None else confidence)
         means = [trial_mean(*each, level) for each in zip(trials, priors, strict=True)]
         whole = mean_over_strata(weights, means, priors[0].clean)
-        if not self.has_stopped(weights, trials, priors):
+        if not self.has_stopped(trials):
             return whole
         shift = self._shift(weights, trials, priors, whole.estimate)
         return corrected_for_stopping(whole, shift, priors[0].lowest, priors[0].highest)
 
-    def has_stopped(
-        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
-    ) -> bool:
-        """Whether the cell reached the margin, but for its failed trials. Others end for want of
-        trials, or because nearly all trials fail."""
-        if sum(each.measured + each.failed for each in trials) >= self.most:
-            return False
-        # Failed trials widen the interval however many trials follow.
-        measured = [replace(each, failed=0) for each in trials]
-        mean, margin = self._mean_and_margin(weights, measured, priors)
-        return margin > 0.0 and mean.half_width <= margin
+    def has_stopped(self, trials: Sequence[Trials]) -> bool:
+        """Whether a finished cell reached its margin. Others end for want of trials, or because
+        nearly all trials of a stratum fail."""
+        seen = [each.measured + each.failed for each in trials]
+        return sum(seen) < self.most and not any(
+            is_hopeless(each.failed, n) for each, n in zip(trials, seen, strict=True)
+        )
 
     def _mean_and_margin(
         self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
