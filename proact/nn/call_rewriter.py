@@ -23,16 +23,13 @@ from torch import Tensor, fx, nn
 
 from proact.nn.activations import Activation, activation_of_call, activation_of_module
 from proact.nn.call_binding import BoundArguments
+from proact.nn.live_tracer import TraceError
 from proact.nn.module_copy import copy_sharing_parameters
 
 _numbers = itertools.count()
 
 #: What torch.fx returns as it is.
 _PLAIN = (fx.Proxy, Tensor, bool, int, float, str, type(None))
-
-
-class TraceError(Exception):
-    """The forward branches on values, or does something else that torch.fx cannot follow."""
 
 
 def activation_positions(module: nn.Module, arguments: str) -> list[int]:

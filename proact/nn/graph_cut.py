@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.hyrelu import HyReLU
+from proact.nn.live_tracer import LiveTracer
+from proact.nn.stored_memory import StoredMemory
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +46,9 @@ class TracedModel:
     """A model that torch.fx has traced once, ready to be cut at any of its modules.
 
     Args:
-        model: in eval mode and deterministic. Parameters may change later; the modules and their
-            order of execution may not.
+        model: in eval mode and deterministic. Parameters and buffers may change later; the modules
+            and their order of execution may not. A model whose forward makes constants of stored
+            tensors (``float(buffer)``) cannot be cut.
         examples: two or more inputs, a batch. Values in it that are no tensors are fixed.
         forward: runs the model.
         fold: whether batch norms are folded into the convolutions before them, which is faster, and
@@ -68,7 +71,7 @@ class TracedModel:
         if len(tensors_in(take(examples, slice(0, 1)))) != len(tensors_in(examples)):
             return
         try:
-            self._graph = _Tracer(examples, forward).trace(model)
+            self._graph = _Tracer(model, examples, forward).trace(model)
         except Exception:
             # Tracing runs the user's forward on proxies, so it can raise anything.
             return
@@ -157,14 +160,14 @@ class TracedModel:
         return bool((expected - found).abs().max() <= rounding)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(LiveTracer):
     """Traces into every module that contains a clip; the clips themselves stay calls.
 
     The placeholders are the tensors of the batch.
     """
 
-    def __init__(self, examples: Batch, forward: Forward) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, examples: Batch, forward: Forward) -> None:
+        super().__init__(StoredMemory(model))
         self._examples, self._forward = examples, forward
 
     def create_args_for_root(
@@ -221,12 +224,12 @@ def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | Non
     for node in graph.nodes:
         if any(read in behind for read in node.all_input_nodes):
             behind[node] = None
-    again = _recomputed_sizes(behind)
+    again = _recomputed(graph, behind)
     crossing = {
         read: None
         for node in (*behind, *again)
         for read in node.all_input_nodes
-        if read not in behind and read not in again and read.op != "get_attr"
+        if read not in behind and read not in again
     }
     before, after = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
@@ -236,8 +239,7 @@ def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | Non
     before.output(tuple(known[node] for node in crossing))
     known = {node: after.placeholder(node.name) for node in crossing}
     for node in graph.nodes:
-        is_read = node.op == "get_attr" and any(user in behind for user in node.users)
-        if node in behind or node in again or is_read:
+        if node in behind or node in again:
             known[node] = after.node_copy(node, known.__getitem__)
     if not any(node.op == "output" for node in after.nodes):
         return None  # the output does not depend on the module
@@ -253,17 +255,24 @@ def _without_dead_code(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     return module
 
 
-def _recomputed_sizes(behind: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes that compute sizes which are read behind the cut.
+def _recomputed(graph: fx.Graph, behind: Collection[fx.Node]) -> set[fx.Node]:
+    """The nodes before the cut that are read behind it and computed again there.
 
     Sizes are numbers and cannot be stored sample by sample. The tensors that they are read from
-    cross the cut instead, and the sizes are computed again.
+    cross the cut instead. What is computed from stored tensors alone, such as the scale of a
+    normalisation, has no samples.
     """
+    of_inputs: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not of_inputs.isdisjoint(node.all_input_nodes):
+            of_inputs.add(node)
     again: set[fx.Node] = set()
     pending = [read for node in behind for read in node.all_input_nodes]
     while pending:
         node = pending.pop()
-        if node not in again and _is_size(node):
+        if node in again or node in behind:
+            continue
+        if _is_size(node) or node not in of_inputs:
             again.add(node)
             pending.extend(node.all_input_nodes)
     return again

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from proact.nn.batches import Batch, cloned, samples_in, split_batch, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.graph_cut import GraphCut, TracedModel
-from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.stored_memory import StoredReads
 from proact.nn.written_state import written_state
 
 #: The number of cuts that a `MultiCutCache` spreads over a model, besides the last layer.
@@ -211,7 +211,7 @@ class MultiCutCache:
             return
         if written_state(model):
             return  # a cut would leave the state behind
-        names = {name: stored.name for stored in stored_tensors(model) for name in stored.names}
+        reads = StoredReads(model)
         examples = take(inputs, slice(0, min(batch, 2)))
         layers = _spread_layers(model, examples, forward)
         traced = TracedModel(model, examples, forward) if layers else None
@@ -221,7 +221,7 @@ class MultiCutCache:
                 cache = PrefixCache(model, cut, inputs, budget, batch=batch, forward=forward)
                 cache.fill()
                 if cache.bytes:
-                    self._caches.append((cache, _stored_in(cut.before, names)))
+                    self._caches.append((cache, reads.of(cut.before)))
 
     @property
     def cuts(self) -> int:
@@ -316,18 +316,3 @@ def _spread_layers(model: nn.Module, examples: Batch, forward: Forward) -> list[
     if once and chosen[-1] is not once[-1]:
         chosen.append(once[-1])
     return chosen[::-1]
-
-
-def _stored_in(graph: fx.GraphModule, names: dict[str, str]) -> frozenset[str]:
-    """The stored tensors that a graph reads, by the names that fault records use."""
-    found = set()
-    for node in graph.graph.nodes:
-        if node.op not in ("call_module", "get_attr"):
-            continue
-        target = str(node.target)
-        found |= {
-            stored
-            for name, stored in names.items()
-            if name == target or name.startswith(f"{target}.")
-        }
-    return frozenset(found)

@@ -10,8 +10,9 @@ from torch import nn
 
 from proact.nn.batches import Batch
 from proact.nn.call_recorder import ActivationCall, Recording, record_calls
-from proact.nn.call_rewriter import TraceError, activation_positions
+from proact.nn.call_rewriter import activation_positions
 from proact.nn.forward import Forward
+from proact.nn.live_tracer import TraceError
 from proact.nn.site import Site, eval_mode
 from proact.nn.skipping import Skip
 from proact.text import short_repr

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from proact.models import checkpoint
 from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
-from proact.nn.call_rewriter import TraceError
 from proact.nn.guard_hooks import guards_on
+from proact.nn.live_tracer import TraceError
 from proact.nn.module_copy import copy_model
 from proact.nn.sites import has_activation, with_own_function
 from proact.protect.clips import threshold_problem

@@ -214,3 +214,96 @@ class OfList(nn.Module):
 def test_a_list_of_samples_is_not_cut() -> None:
     network, images = OfList().eval(), [torch.randn(3, size) for size in (4, 5)]
     assert TracedModel(network, images).cut_at(network.act) is None
+
+
+class Frozen(nn.Module):
+    """As torchvision's FrozenBatchNorm2d: all numbers are buffers, one not in the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", 1 + 0.1 * torch.randn(6))
+        self.register_buffer("running_var", 0.5 + torch.rand(6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (self.weight * (self.running_var + 1e-5).rsqrt()).reshape(1, -1)
+        return x * scale
+
+
+class BuffersAround(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (Frozen() for _ in range(3))
+        self.act, self.linear = HyReLU(1.0), nn.Linear(6, 6)
+        self.register_buffer("step", torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The first number is computed before the cut and read behind it.
+        step = (self.step * 2).item()
+        x = self.act(self.norm1(x))
+        output: Tensor = self.norm3(self.linear(self.norm2(x))) * step + self.step
+        return output
+
+
+@pytest.mark.parametrize(
+    "name", ["norm1.weight", "norm1.running_var", "norm2.weight", "norm3.running_var", "step"]
+)
+def test_a_change_of_a_buffer_shows_in_both_halves(name: str) -> None:
+    torch.manual_seed(0)
+    network, x = BuffersAround().eval(), torch.randn(5, 6)
+    cut = TracedModel(network, x[:2]).cut_at(network.act)
+    assert cut is not None
+    before = halves(cut, x)
+    network.get_buffer(name).mul_(3)
+    assert not torch.equal(before, halves(cut, x))
+    assert torch.equal(halves(cut, x), network(x))
+
+
+def as_number(net: Any, x: Tensor) -> Tensor:
+    return net.act(x) * float(net.step)
+
+
+def by_another_way(net: Any, x: Tensor) -> Tensor:
+    return net.act(x) * (2 * net._buffers["step"])
+
+
+def of_an_alias(net: Any, x: Tensor) -> Tensor:
+    return net.act(x) @ net.alias.T
+
+
+def in_a_try(net: Any, x: Tensor) -> Tensor:
+    try:
+        step = sum(net._buffers["table"].tolist())
+    except Exception:
+        step = 0.75
+    return net.act(x) * step
+
+
+def in_numpy(net: Any, x: Tensor) -> Tensor:
+    return net.act(x) * net._buffers["table"].numpy().sum().item()
+
+
+@pytest.mark.parametrize("forward", [as_number, by_another_way, of_an_alias, in_a_try, in_numpy])
+def test_a_forward_that_fixes_stored_values_is_not_cut(forward: Callable[..., Any]) -> None:
+    network = Functional(forward).eval()
+    network.register_buffer("step", torch.tensor(0.5))
+    network.register_buffer("table", torch.full((3,), 0.25))
+    network.alias = network.linear.weight.data  # type: ignore[assignment]
+    network.act = HyReLU(1.0)  # type: ignore[assignment]
+    assert TracedModel(network, torch.ones(2, 6)).cut_at(network.act) is None
+
+
+def test_shapes_of_buffers_and_empty_tensors_like_parameters_do_not_stand_in_the_way() -> None:
+    def with_shapes(net: Any, x: Tensor) -> Tensor:
+        zeros = next(net.parameters()).new_zeros(6, device=net.table.device)
+        total = sum((row for row in net.table), zeros)
+        for number in range(net.table.shape[0] - len(net.table) + net.table.size(1) - 5):
+            total = total + net.table[number]
+        out: Tensor = net.linear(net.act(x)) + total
+        return out
+
+    network, x = Functional(with_shapes).eval(), torch.randn(5, 6)
+    network.register_buffer("table", torch.rand(3, 6))
+    network.act = HyReLU(1.0)  # type: ignore[assignment]
+    cut = TracedModel(network, x[:2]).cut_at(network.act)
+    network.table.mul_(2)  # type: ignore[operator]
+    assert torch.equal(halves(cut, x), network(x))

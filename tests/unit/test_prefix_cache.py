@@ -16,7 +16,7 @@ from proact import campaign, models, protect
 from proact.campaign import jobs
 from proact.campaign.jobs import Job
 from proact.data import Data
-from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, StuckAt, inject
+from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, StuckAt, Where, inject
 from proact.faults.record import Record
 from proact.nn.forward import Forward
 from proact.nn.graph_cut import TracedModel
@@ -316,3 +316,111 @@ def test_inputs_of_any_form_are_cached(form: str) -> None:
         model.first.weight.mul_(2)
         expected = torch.cat([model(a[i : i + 4], b[i : i + 4]).logits for i in (0, 4, 8)])
         assert torch.equal(cache.outputs(["third.weight", "first.weight"]), expected)
+
+
+class Frozen(nn.Module):
+    """As torchvision's FrozenBatchNorm2d: all numbers are buffers, one not in the state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", 0.1 * torch.randn(8))
+        self.register_buffer("running_var", 0.5 + torch.rand(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.running_var + 1e-5).rsqrt().reshape(1, -1) + self.bias
+
+
+class Quantised(nn.Module):
+    def __init__(self, read: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(0.05))
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.round(x / self.read(self.scale)) * self.read(self.scale)
+
+
+class Layered(nn.Module):
+    """Runs `between` after each of its layers, and first `start` on the input."""
+
+    def __init__(self, between: Callable[[], nn.Module], start: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.last = (nn.Linear(8, 8) for _ in range(4))
+        self.one, self.two, self.three = between(), between(), between()
+        self.alias, self.holder = self.last.weight.data, [self.last.weight.data]
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.one(self.first(self.start(self, x))))
+        x = torch.tanh(self.two(self.second(x)))
+        output: Tensor = self.last(torch.tanh(self.three(self.third(x))))
+        return output
+
+
+def plain(_: Any, x: Tensor) -> Tensor:
+    return x
+
+
+READS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor], bool]] = {
+    "frozen batch norm": (Frozen, plain, True),
+    "item": (lambda: Quantised(lambda scale: scale.item()), plain, True),
+    "buffer": (lambda: Quantised(lambda scale: scale), plain, True),
+    "float": (lambda: Quantised(float), plain, False),
+    "alias": (nn.Identity, lambda net, x: nn.functional.linear(x, net.alias), True),
+    "alias in a list": (nn.Identity, lambda net, x: nn.functional.linear(x, net.holder[0]), True),
+    "view of an alias": (nn.Identity, lambda net, x: x @ net.alias.T, False),
+    "sum of parameters": (
+        nn.Identity,
+        lambda net, x: x * sum(float(p.sum()) for p in net.last.parameters()),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_every_way_to_read_a_stored_tensor_has_the_rows_of_the_plain_loop(read: str) -> None:
+    between, start, is_cut = READS[read]
+    torch.manual_seed(0)
+    model, inputs = Layered(between, start).eval(), torch.randn(20, 8)
+    cache = cached(model, inputs, 16)
+    assert (cache.cuts > 0) == is_cut
+    differing = 0
+    with torch.no_grad():
+        clean = torch.cat([model(batch) for batch in inputs.split(16)])
+        for where in ("one.*", "two.*", "three.*", "first.*", "second.*", "last.*"):
+            if not any(name.startswith(where[:-1]) for name in model.state_dict()):
+                continue
+            for trial in range(5):
+                with inject(model, ExactFlips(9, where=where), trial=trial) as record:
+                    expected = torch.cat([model(batch) for batch in inputs.split(16)])
+                    assert torch.equal(outputs(cache, record).nan_to_num(), expected.nan_to_num())
+                    differing += not torch.equal(expected, clean)
+    assert differing > 10
+
+
+def test_a_layer_of_torch_may_hold_the_memory_of_another_one() -> None:
+    """torch.fx does not look into layers of torch.nn, and so finds no attribute there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).eval()
+    inputs = torch.randn(16, 8)
+    tied = model[3].weight.data
+    del model[0].weight
+    model[0].weight = tied  # type: ignore[assignment]
+    cache = cached(model, inputs, 16)
+    assert cache.cuts > 0
+    with inject(model, ExactFlips(5, where="3.*")) as record, torch.no_grad():
+        assert torch.equal(outputs(cache, record).nan_to_num(), model(inputs).nan_to_num())
+
+
+def test_a_campaign_with_faults_in_buffers_has_the_rows_of_the_plain_loop(digits: Data) -> None:
+    torch.manual_seed(0)
+    images = digits.test.images[:50]
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), Frozen(), nn.ReLU(), nn.Linear(8, 8), Frozen(), nn.ReLU(),
+        nn.Linear(8, 10),
+    ).eval()  # fmt: skip
+    data = (images, model(images).argmax(1))
+    faults: list[Fault] = [BitFlip(1e-2, where=Where(layer="Frozen"))]
+    found, expected = (rows(model, data, faults, prefix_cache=cache) for cache in (True, False))
+    assert found == expected
+    assert len({row[3:] for row in found}) > 1
