@@ -3,7 +3,8 @@
 torch.fx traces the forward of one module and treats its children as leaves. The traced forward,
 with the chosen calls replaced, becomes the forward of a subclass that is made for this instance.
 The class name, tensors, their names and all other attributes stay. Arguments that are no tensors
-keep the values of a watched call (see `call_binding`).
+keep the values of a watched call (see `call_binding`). Parameters and buffers are read in each call
+(see `live_tracer`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch import Tensor, fx, nn
 
 from proact.nn.activations import Activation, activation_of_call, activation_of_module
 from proact.nn.call_binding import BoundArguments
-from proact.nn.live_tracer import TraceError
+from proact.nn.live_tracer import LiveTracer, TraceError
 from proact.nn.module_copy import copy_sharing_parameters
+from proact.nn.stored_memory import StoredMemory
 
 _numbers = itertools.count()
 
@@ -32,7 +34,7 @@ _numbers = itertools.count()
 _PLAIN = (fx.Proxy, Tensor, bool, int, float, str, type(None))
 
 
-def activation_positions(module: nn.Module, arguments: str) -> list[int]:
+def activation_positions(module: nn.Module, arguments: str, model: nn.Module) -> list[int]:
     """The positions of the activation calls among the nodes of the traced forward of ``module``.
 
     They are in execution order. Activations that the model brings along do not count.
@@ -40,30 +42,35 @@ def activation_positions(module: nn.Module, arguments: str) -> list[int]:
     Args:
         module: untouched.
         arguments: describes the watched call, as `proact.nn.call_binding.described_call` gives it.
+        model: contains the module. The forward may read its other tensors too.
 
     Raises:
-        TraceError: torch.fx cannot follow the forward.
+        TraceError: torch.fx cannot follow the forward, or would make constants of stored tensors.
     """
-    copied = copy_sharing_parameters(module)  # tracing may add attributes
+    own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    others = [each for each in (*model.parameters(), *model.buffers()) if id(each) not in own]
+    copied = copy_sharing_parameters(module, others)  # tracing may add attributes
     return [
         position
-        for position, node in enumerate(_trace(copied, arguments).nodes)
+        for position, node in enumerate(_trace(copied, arguments, model).nodes)
         if _activation(module, node) is not None
     ]
 
 
-def rewrite_calls(module: nn.Module, arguments: str, children: Mapping[int, str]) -> None:
+def rewrite_calls(
+    module: nn.Module, arguments: str, children: Mapping[int, str], model: nn.Module
+) -> None:
     """Changes ``module`` so that the call at each position becomes a call of a child module.
 
     Args:
         module: changed in place. The caller adds the children.
-        arguments: as for `activation_positions`.
+        arguments, model: as for `activation_positions`.
         children: the name of the child for each position that `activation_positions` gave.
 
     Raises:
-        TraceError: torch.fx cannot follow the forward.
+        TraceError: as `activation_positions`.
     """
-    graph = _trace(module, arguments)
+    graph = _trace(module, arguments, model)
     nodes = list(graph.nodes)
     for position, name in children.items():
         node = nodes[position]
@@ -75,13 +82,13 @@ def rewrite_calls(module: nn.Module, arguments: str, children: Mapping[int, str]
     _set_forward(module, _origin(module), _ForwardSource(code.src, _portable(code.globals)))
 
 
-class _SingleForwardTracer(fx.Tracer):
+class _SingleForwardTracer(LiveTracer):
     """Traces one forward with bound arguments, and treats every child module as a leaf."""
 
     trace_asserts = True
 
-    def __init__(self, arguments: str) -> None:
-        super().__init__()
+    def __init__(self, arguments: str, memory: StoredMemory) -> None:
+        super().__init__(memory)
         self._arguments = arguments
         self.bound: BoundArguments | None = None
 
@@ -123,6 +130,17 @@ class _SingleForwardTracer(fx.Tracer):
         fields = {name: self._packed(value) for name, value in named.items()}
         return self.create_proxy("call_function", type(output), (), fields)
 
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor) and not self._is_attribute(a):
+            names = self.memory.names_of(a)
+            if names:  # a constant, from which `half` and `to` would separate the stored tensor
+                raise TraceError(f"it reads {min(names)} other than as an attribute of a module")
+        return super().create_arg(a)
+
+    def _is_attribute(self, tensor: Tensor) -> bool:
+        own = (*self.root.parameters(), *self.root.buffers())
+        return tensor in self.tensor_attrs or any(tensor is each for each in own)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
@@ -132,11 +150,11 @@ class _SingleForwardTracer(fx.Tracer):
         return forward(*args, **kwargs)  # a module that the forward has just made
 
 
-def _trace(module: nn.Module, arguments: str) -> fx.Graph:
+def _trace(module: nn.Module, arguments: str, model: nn.Module) -> fx.Graph:
     if "forward" in vars(module) or isinstance(module, fx.GraphModule):
         raise TraceError("its forward was created at run time")
-    before = dict(vars(module))
-    tracer = _SingleForwardTracer(arguments)
+    before = _attributes(module)
+    tracer = _SingleForwardTracer(arguments, StoredMemory(module, model))
     try:
         graph = tracer.trace(module)
         if tracer.bound is not None:
@@ -144,11 +162,15 @@ def _trace(module: nn.Module, arguments: str) -> fx.Graph:
     except Exception as error:
         # Tracing runs the user's forward on proxies, so it can raise anything.
         raise TraceError(str(error)) from error
-    for name, value in vars(module).items():
+    for name, value in _attributes(module).items():
         # fx adds the constants that it meets; the forward made every other change.
         if not name.startswith("_tensor_constant") and before.get(name) is not value:
             raise TraceError(f"it assigns self.{name}")
     return graph
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._parameters, **module._buffers, **module._modules}
 
 
 def _activation(module: nn.Module, node: fx.Node) -> Activation | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,26 +50,30 @@ def copy_model(model: nn.Module) -> nn.Module:
     return result
 
 
-def copy_sharing_parameters(model: nn.Module) -> nn.Module:
+def copy_sharing_parameters(model: nn.Module, others: Iterable[Tensor] = ()) -> nn.Module:
     """Like `copy_model`, but the parameters of the copy are those of ``model`` itself.
 
     Modules, hooks, plain attributes and buffers are copied, so that replacing a module in the copy,
     or a forward pass that writes to a buffer, leaves ``model`` as it was.
+
+    Args:
+        model: untouched.
+        others: further tensors that plain attributes may refer to, and that the copy shares.
 
     Raises:
         ValueError: as `copy_model`, and an 8-bit layer of bitsandbytes before its first forward
             pass, which would move tensors out of the shared parameter.
     """
     refuse_unsettled(model)
-    return _copied(model, shared=list(model.parameters()))
+    return _copied(model, shared=[*model.parameters(), *others])
 
 
-def _copied(model: nn.Module, shared: list[nn.Parameter]) -> nn.Module:
+def _copied(model: nn.Module, shared: list[Tensor]) -> nn.Module:
     refuse_lazy(model)
     graph = walk(model)
     _refuse_proxies(graph)
     parts = [*model.modules(), *model.parameters(), *model.buffers()]
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in shared}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     with torch.no_grad():
         _copy_tensors(graph, memo, shared)
         for value in graph.objects.values():
@@ -94,19 +98,19 @@ def _copied(model: nn.Module, shared: list[nn.Parameter]) -> nn.Module:
     return result
 
 
-def _copy_tensors(graph: ObjectGraph, memo: dict[int, Any], shared: list[nn.Parameter]) -> None:
+def _copy_tensors(graph: ObjectGraph, memo: dict[int, Any], shared: list[Tensor]) -> None:
     """Copies the tensors that deepcopy refuses, or separates from tensors with the same memory."""
     tensors = [value for value in graph.objects.values() if isinstance(value, Tensor)]
     by_storage: dict[int, list[Tensor]] = {}
     for tensor in tensors:
         if is_view_like(tensor):
             by_storage.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
-    ids = {id(parameter) for parameter in shared}
+    stay = {each.untyped_storage()._cdata for each in shared if is_view_like(each)}
     with_attributes: list[Tensor] = []
-    for together in by_storage.values():
-        if len(together) < 2:
+    for place, together in by_storage.items():
+        is_shared = place in stay
+        if len(together) < 2 and not is_shared:
             continue
-        is_shared = any(id(tensor) in ids for tensor in together)
         storage = together[0].untyped_storage()
         copied = storage if is_shared else _copied_storage(together, memo)
         for tensor in together:

@@ -173,7 +173,7 @@ class _ForwardSites:
         for arguments in () if own is not None else self.recording.arguments[caller]:
             try:
                 with eval_mode(caller):
-                    found = len(activation_positions(caller, arguments))
+                    found = len(activation_positions(caller, arguments, self.model))
             except TraceError as error:
                 reason = reason or str(error).strip().partition("\n")[0]
                 continue

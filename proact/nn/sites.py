@@ -118,9 +118,9 @@ def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> 
     """Changes ``model`` so that each site calls its own module.
 
     Modules keep their names and tensors, and their classes, or become subclasses of them. Hooks of
-    a replaced module are lost. A forward that has to be rewritten is traced once: values that it
-    reads from plain attributes are fixed, branches on ``self.training`` (functional dropout) are
-    those of eval mode, and ``torch.no_grad`` inside it is lost.
+    a replaced module are lost. A forward that has to be rewritten is traced once: parameters and
+    buffers are read in each call, values of plain attributes are fixed, branches on
+    ``self.training`` (functional dropout) are those of eval mode, and ``torch.no_grad`` is lost.
 
     Returns:
         ``model``, or the replacement if ``model`` itself is the activation.
@@ -149,9 +149,9 @@ def place_at_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> 
     with eval_mode(model):
         for caller, calls in rewritten.items():
             module = model.get_submodule(caller)
-            positions = activation_positions(module, arguments[caller])
+            positions = activation_positions(module, arguments[caller], model)
             chosen = {positions[call]: name for call, name in calls.items()}
-            rewrite_calls(module, arguments[caller], chosen)
+            rewrite_calls(module, arguments[caller], chosen, model)
     for site, module in replacements.items():
         if not site.activation.own:
             _place(model, site, module)
