@@ -131,10 +131,11 @@ class _SingleForwardTracer(LiveTracer):
         return self.create_proxy("call_function", type(output), (), fields)
 
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, Tensor) and not self._is_attribute(a):
+        is_tensor = isinstance(a, Tensor) and not isinstance(a, fx.Proxy)
+        if is_tensor and not self._is_attribute(a):
             names = self.memory.names_of(a)
             if names:  # a constant, from which `half` and `to` would separate the stored tensor
-                raise TraceError(f"it reads {min(names)} other than as an attribute of a module")
+                raise self.refusal(f"it reads {min(names)} other than as an attribute of a module")
         return super().create_arg(a)
 
     def _is_attribute(self, tensor: Tensor) -> bool:

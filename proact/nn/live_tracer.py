@@ -50,14 +50,34 @@ class LiveTracer(fx.Tracer):
     def __init__(self, memory: StoredMemory) -> None:
         super().__init__()
         self.memory = memory
+        self._refused = ""
+
+    def refusal(self, reason: str) -> TraceError:
+        """The error to raise; `trace` raises it again if the forward catches it and goes on."""
+        self._refused = reason
+        return TraceError(reason)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        watch = _Watch(self.memory)
-        with _WatchPastDispatcher(watch), _WatchDispatcher(watch):
+        with _WatchPastDispatcher(self), _WatchDispatcher(self):
             graph = super().trace(root, concrete_args)
-        if watch.refused:  # the forward went on after the error
-            raise TraceError(watch.refused)
+        if self._refused:
+            raise TraceError(self._refused)
         return graph
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _LiveProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        # A proxy of a buffer passes for a tensor.
+        return a.node if type(a) is _BufferProxy else super().create_arg(a)
+
+    def check_read(self, args: Any) -> None:
+        """TraceError if an operation that runs during tracing reads the memory."""
+        for value in pytree.tree_leaves(args):
+            is_tensor = isinstance(value, Tensor) and not isinstance(value, fx.Proxy)
+            names = self.memory.names_of(value) if is_tensor else ()
+            if names:
+                raise self.refusal(f"it reads {min(names)} in a way that fixes the values read")
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         if isinstance(attr_val, Tensor) and not isinstance(attr_val, nn.Parameter):
@@ -75,12 +95,36 @@ class LiveTracer(fx.Tracer):
         return lambda node: _BufferProxy(self, node, buffer)
 
 
-class _BufferProxy(fx.Proxy):
+class _LiveProxy(fx.Proxy):
+    """Stands for a tensor, of which no Python number can be made."""
+
+    tracer: LiveTracer
+
+    def _refuse_number(self) -> Any:
+        read, pending = {}, [self.node]
+        while pending:
+            node = pending.pop()
+            if node not in read:
+                read[node] = str(node.target)
+                pending.extend(node.all_input_nodes)
+        stored = sorted(name for node, name in read.items() if node.op == "get_attr")
+        what = f"the stored {', '.join(stored)}" if stored else "a tensor"
+        raise self.tracer.refusal(f"it makes a Python number of {what}")
+
+    __float__ = __int__ = __index__ = __complex__ = _refuse_number
+
+
+class _BufferProxy(_LiveProxy):
     """Stands for a buffer. Its shape and device are known; its dtype changes with ``half()``."""
 
-    def __init__(self, tracer: fx.Tracer, node: fx.Node, buffer: Tensor) -> None:
+    def __init__(self, tracer: LiveTracer, node: fx.Node, buffer: Tensor) -> None:
         super().__init__(node, tracer)
         self._buffer = buffer
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # A forward may ask whether its buffer is a tensor or a number.
+        return Tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -111,43 +155,18 @@ class _BufferProxy(fx.Proxy):
     def __iter__(self) -> Iterator[fx.Proxy]:
         return (operator.getitem(self, number) for number in range(len(self._buffer)))
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        raise TraceError(f"it writes to elements of the buffer {self.node.target}")
+    def _refuse_assignment(self, *_: Any) -> Any:
+        # The graph would have a new tensor, and the buffer would stay as it is.
+        raise self.tracer.refusal(f"it assigns the buffer {self.node.target} or elements of it")
 
-
-def _refusing(what: str) -> Callable[..., Any]:
-    def refuse(self: _BufferProxy, *_: Any) -> Any:
-        raise TraceError(f"it {what} the buffer {self.node.target}")
-
-    return refuse
-
-
-for _method in ("float", "int", "index", "complex"):
-    setattr(_BufferProxy, f"__{_method}__", _refusing("makes a Python number of"))
-# A proxy would be replaced by the sum, and the buffer would stay as it is.
-for _method in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):
-    setattr(_BufferProxy, f"__i{_method}__", _refusing("assigns"))
-
-
-class _Watch:
-    """Refuses operations on stored memory that run while a forward is traced."""
-
-    def __init__(self, memory: StoredMemory) -> None:
-        self._memory = memory
-        self.refused = ""
-
-    def check(self, args: Any) -> None:
-        for value in pytree.tree_leaves(args):
-            names = self._memory.names_of(value) if isinstance(value, Tensor) else ()
-            if names:
-                self.refused = f"it reads {min(names)} in a way that fixes the values read"
-                raise TraceError(self.refused)
+    __setitem__ = __iadd__ = __isub__ = __imul__ = __itruediv__ = _refuse_assignment
+    __ifloordiv__ = __imod__ = __ipow__ = __iand__ = __ior__ = __ixor__ = _refuse_assignment
 
 
 class _WatchDispatcher(TorchDispatchMode):
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, tracer: LiveTracer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._watch = watch
+        self._tracer = tracer
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -158,17 +177,17 @@ class _WatchDispatcher(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func._schema.name not in _VALUE_FREE:
-            self._watch.check((args, kwargs))
+            self._tracer.check_read((args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
 class _WatchPastDispatcher(TorchFunctionMode):
-    def __init__(self, watch: _Watch) -> None:
-        self._watch = watch
+    def __init__(self, tracer: LiveTracer) -> None:
+        self._tracer = tracer
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in _PAST_DISPATCHER:
-            self._watch.check(args)
+            self._tracer.check_read(args)
         return func(*args, **(kwargs or {}))

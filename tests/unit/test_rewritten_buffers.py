@@ -82,13 +82,18 @@ def through_other_doors(self: Any, x: Tensor) -> Tensor:
     return (x - self._buffers["mean"]) / self.get_buffer("var") + self.alias
 
 
+def if_tensor(self: Any, x: Tensor) -> Tensor:
+    scale = self.mean if isinstance(self.mean, Tensor) and torch.is_tensor(self.var) else 1.0
+    return x * scale + torch.cat([self.mean[:3], torch.stack([self.var, self.mean])[0, 3:]])
+
+
 def when_training(self: Any, x: Tensor) -> Tensor:
     if self.training:
         self.count += 1
     return x * self.mean
 
 
-READS = [frozen_norm, with_item, with_shapes, of_int, through_other_doors, when_training]
+READS = [frozen_norm, with_item, with_shapes, of_int, through_other_doors, if_tensor, when_training]
 
 
 @pytest.mark.parametrize("read", READS)
@@ -175,6 +180,13 @@ def test_a_buffer_that_the_forward_counts_in() -> None:
     assert int(other.get_buffer("reader.count")) == int(model.reader.count) > 3
 
 
+def swallows(self: Any, x: Tensor) -> Tensor:
+    try:
+        return x * float(self.mean[0])
+    except Exception:
+        return x
+
+
 def assigns(self: Any, x: Tensor) -> Tensor:
     self.mean = self.table[0]
     return x * self.mean
@@ -196,11 +208,12 @@ def writes(self: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
-    "float": (lambda self, x: x * float(self.count), "a Python number of the buffer count"),
-    "int": (lambda self, x: x * int(self.count), "a Python number of the buffer count"),
-    "index": (lambda self, x: x * [1, 2, 3, 4][self.count], "a Python number of the buffer count"),
-    "range": (lambda self, x: x * len(range(self.count)), "a Python number of the buffer count"),
-    "derived": (lambda self, x: x * float(self.var.sum()), "float"),
+    "float": (lambda self, x: x * float(self.count), "a Python number of the stored count"),
+    "int": (lambda self, x: x * int(self.count), "a Python number of the stored count"),
+    "index": (lambda self, x: x * [1, 2, 3, 4][self.count], "a Python number of the stored count"),
+    "range": (lambda self, x: x * len(range(self.count)), "a Python number of the stored count"),
+    "derived": (lambda self, x: x * float(self.var.sum() / 2), "a Python number of the stored var"),
+    "of the input": (lambda self, x: x * float(x.sum()), "a Python number of"),
     "branch": (lambda self, x: x if self.count > 2 else -x, "control flow"),
     "other door": (lambda self, x: x * (2 * self._buffers["mean"]), "it reads .*mean in a way"),
     "other door, float": (lambda self, x: x * float(self._buffers["count"]), "it reads .*count"),
@@ -210,8 +223,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "alias, float": (lambda self, x: x * float(self.alias.sum()), "it reads .*var in a way"),
     "list": (lambda self, x: F.linear(x, self.holder[0]), "reads .*weight other than as"),
     "of another layer": (lambda self, x: x * self.of_last.sum(), "it reads last.bias in a way"),
+    "in a try": (swallows, "a Python number of the stored mean"),
     "counter": (counts, "it assigns the buffer count"),
-    "elements": (writes, "it writes to elements of the buffer mean"),
+    "elements": (writes, "it assigns the buffer mean or elements of it"),
     "assigned": (assigns, "mean"),
     "assigned constant": (assigns_constant, "it assigns self.mean"),
 }
