@@ -22,11 +22,12 @@ from proact.campaign.validation import (
 from proact.data import as_evaluation
 from proact.data.dataset import SamplesOrData
 from proact.encodings import Encoding
-from proact.faults import Fault, Injector, encode
+from proact.faults import ActivationFlip, Fault, Injector, encode
 from proact.faults.encode import selector_of
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.nn.forward import Forward
 from proact.nn.module_copy import copy_model
+from proact.nn.site import has_fast_path
 from proact.nn.tensor_inventory import stored_tensors
 
 
@@ -82,6 +83,11 @@ def checked_models(
         Forward(options.forward, options.output),
         options.on_error,
         options.state,
+        # Every pass is computed alike, so that clean results fit those under faults.
+        fast_path=not (
+            any(isinstance(fault, ActivationFlip) for fault in faults)
+            and any(map(has_fast_path, models))
+        ),
     )
     check_measurement(measurement)
     check_images(options.images_per_trial, split)

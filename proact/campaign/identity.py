@@ -48,6 +48,8 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
         "sampler": native_info()["sampler_version"],
         "seed": seed,
         "state": measurement.state,
+        # Without this entry where the kernels may run, so that older stores continue.
+        **({} if measurement.fast_path else {"fast_path": False}),
     }
 
 

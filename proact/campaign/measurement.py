@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from proact.campaign.metrics import Metric
 from proact.data import Split
 from proact.nn.batches import Batch, cloned, samples_in
 from proact.nn.forward import Forward, logits_of
+from proact.nn.site import without_fast_path
 from proact.nn.written_state import preserved, written_state
 from proact.results.policy import Policy
 
@@ -42,6 +44,8 @@ class Measurement:
         metric: the quantity that is averaged.
         forward: how a batch enters the model, and which part of the output counts.
         state: ``"restore"`` puts state that a forward pass writes back; ``"keep"`` carries it on.
+        fast_path: whether torch's fused kernels for transformer layers may run. They are off in a
+            campaign with faults in activations, in every pass: they leave out padded tokens.
         on_error: ``"worst"`` counts a forward pass that raises an error under faults as wrong
             answers; ``"exclude"`` records the trial as failed.
     """
@@ -51,6 +55,7 @@ class Measurement:
     forward: Forward = field(default_factory=Forward)
     on_error: str = "worst"
     state: str = "restore"
+    fast_path: bool = True
 
     def output(self, model: nn.Module, inputs: Batch) -> Any:
         """Run a model on a batch. It gets a copy, because some models write to their input.
@@ -58,9 +63,14 @@ class Measurement:
         State that the forward pass writes is put back, if it was found (`proact.nn.written_state`).
         """
         with preserved(model):
-            output = self.selected(self.forward.raw(model, cloned(inputs)))
+            output = self.selected(self.raw(model, inputs))
             # The output may be state that is put back now.
             return cloned(output) if written_state(model) else output
+
+    def raw(self, model: nn.Module, inputs: Batch) -> Any:
+        """Run a model on a copy of a batch and return its whole output; written state stays."""
+        with nullcontext() if self.fast_path else without_fast_path():
+            return self.forward.raw(model, cloned(inputs))
 
     def selected(self, output: Any) -> Any:
         """Return the part of an output that the metric gets."""

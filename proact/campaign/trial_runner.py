@@ -18,6 +18,7 @@ from proact.campaign.scoring import DetectedError, Raised, Score, row_of, scored
 from proact.campaign.trial_groups import TrialGroups
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlipStratum, Fault, Injector
+from proact.faults.activations import UnhitActivationError
 from proact.faults.record import Record
 from proact.nn.forward import Forward
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache
@@ -199,8 +200,8 @@ class TrialRunner:
             output: Any
             try:
                 output = self.measurement.output(self.model, batch.inputs)
-            except (MemoryError, torch.OutOfMemoryError):
-                raise  # the machine is too small; that is no answer of the model
+            except (MemoryError, torch.OutOfMemoryError, UnhitActivationError):
+                raise  # of the machine or of the fault model; that is no answer of the model
             except Exception as error:
                 # Whether the fault is the cause is checked when it has been removed.
                 raised.append((batch, error))
@@ -248,7 +249,9 @@ class TrialRunner:
     def _prefix_cache(self) -> MultiCutCache | None:
         """Cached activations, for inputs that are one tensor and the same in each trial."""
         inputs, metric = self.measurement.data.inputs, self.measurement.metric
-        is_plain = self.measurement.forward == Forward() and metric.reads_logits
+        # Cached passes do not go through the measurement, so its fused kernels would stay on.
+        has_own_pass = self.measurement.forward == Forward() and self.measurement.fast_path
+        is_plain = has_own_pass and metric.reads_logits
         if not (self.prefix_cache and self.policy.images is None and is_plain):
             return None
         if not isinstance(inputs, Tensor):

@@ -18,7 +18,7 @@ from proact.campaign.options import CampaignOptions
 from proact.data import Split
 from proact.faults import Fault
 from proact.nn import ErrorCorrection
-from proact.nn.batches import Batch, cloned, tensors_in
+from proact.nn.batches import Batch, tensors_in
 from proact.nn.forward import described
 from proact.nn.written_state import restored
 from proact.results.policy import Policy
@@ -203,7 +203,7 @@ def _output(
 ) -> Any:
     try:
         with restored(model) if measurement.state == "restore" else nullcontext():
-            raw = measurement.forward.raw(model, cloned(inputs))
+            raw = measurement.raw(model, inputs)
     except Exception as error:  # the user's forward may raise anything
         count = "one sample" if samples == 1 else f"{samples} samples"
         raise ValueError(

@@ -24,6 +24,8 @@ from proact.faults.record import Record
 from proact.faults.selectors import Selector, checked_where, select
 from proact.faults.target_memory import Target, native_plan
 from proact.nn.model_kinds import refuse_compiled, refuse_opaque
+from proact.nn.outputs import output_tensors
+from proact.nn.site import without_fast_path
 from proact.nn.tensor_inventory import StoredTensor, activation, types_of
 from proact.ops.plain_memory import lack_of_memory
 from proact.ops.plan import checked_ber
@@ -42,6 +44,11 @@ class ActivationFlip(Fault):
     Every call of a layer meets a new pattern, a function of (seed, trial, layer, number of the call
     within the block, counted from 0) and of the activation's shape. The same batches therefore meet
     the same faults. Gradients pass as if the activation had not changed.
+
+    Inside the block, torch's fused kernels for transformer layers are off
+    (`torch.backends.mha.set_fastpath_enabled`), because they bypass layers. A selected layer that
+    computes floats in which no bit can flip (nested, sparse and complex tensors, and tensors in
+    objects) makes the forward pass raise a `ProactError`. Integers and booleans are not hit.
 
     Attributes:
         ber: probability per stored activation bit, in [0, 1], ends included.
@@ -150,6 +157,13 @@ def _checked_largest(largest: Any) -> tuple[tuple[str, float], ...]:
     return pairs
 
 
+class UnhitActivationError(ProactError):
+    """A selected layer computes floats in which no bit can flip.
+
+    It is an error of the campaign and not an effect of its faults, so it counts for no trial.
+    """
+
+
 class ActivationFaultHooks:
     """Forward hooks that flip activation bits during one trial."""
 
@@ -195,17 +209,17 @@ class ActivationFaultHooks:
         return pytree.tree_unflatten([hit[id(leaf)] for leaf in leaves], tree)
 
     def _hit(self, layer: str, position: int, call: int, value: Any, in_place: bool) -> Any:
-        if not _is_strided(value) or not value.is_floating_point() or not value.numel():
+        if not isinstance(value, Tensor):
+            self._refuse_hidden(layer, value)
             return value
-        if value.is_meta or isinstance(value, FakeTensor):
-            return value  # the forward pass computes shapes only
+        if not _holds_floats(value):
+            return value
+        if value.is_complex():
+            raise self._not_hit(layer, f"a tensor of the dtype {value.dtype}")
         if value.is_neg():
             value, in_place = value.resolve_neg(), True
         if (lack := lack_of_memory(value)) is not None:
-            raise ProactError(
-                f"the {self._fault.at} of the layer {short_repr(layer)} is {lack}, and bits flip "
-                "only in plain tensors: leave the layer out with where="
-            )
+            raise self._not_hit(layer, lack.partition(":")[0])
         name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()
         if not in_place or value.requires_grad or is_expanded:
@@ -220,6 +234,20 @@ class ActivationFaultHooks:
         if dense is not memory:
             memory.copy_(dense)
         return value
+
+    def _refuse_hidden(self, layer: str, value: Any) -> None:
+        """UnhitActivationError for an object that holds numbers in attributes or arrays."""
+        if value is None or isinstance(value, (bool, int, float, complex, str)):
+            return
+        if any(map(_holds_floats, output_tensors(value))):
+            raise self._not_hit(layer, f"an object of the type {type(value).__name__}")
+
+    def _not_hit(self, layer: str, what: str) -> UnhitActivationError:
+        return UnhitActivationError(
+            f"the {self._fault.at} of the layer {short_repr(layer)} holds {what}, and bits flip "
+            "only in plain tensors of floats, also in tuples, lists and dictionaries: leave the "
+            f"layer out, as in where=Where(exclude={layer!r})"
+        )
 
     def _flip(self, name: str, memory: Tensor, word: Word) -> None:
         exposed = _exposed(activation(name, memory), word, self._fault.bits)
@@ -313,9 +341,19 @@ def observe_activations(
     with ExitStack() as hooks:
         for layer, module in layers.items():
             hooks.callback(hook(layer, module).remove)
+        hooks.enter_context(without_fast_path())
         with torch.no_grad():
             model(images)
     return found
+
+
+def _holds_floats(tensor: Tensor) -> bool:
+    """Whether a tensor has floats, or complex numbers, in memory."""
+    return (
+        (tensor.is_floating_point() or tensor.is_complex())
+        and not (tensor.is_meta or isinstance(tensor, FakeTensor))  # only shapes are computed
+        and tensor.numel() > 0
+    )
 
 
 def _storage(tensor: Tensor) -> int:

@@ -31,6 +31,7 @@ from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target, mark_changed
 from proact.interruption import INTERRUPTIONS
 from proact.limits import SEEDS, TRIALS
+from proact.nn.site import disable_fast_path, release_fast_path
 from proact.nn.tensor_inventory import StoredTensor, checked_network
 from proact.ops._memory import once
 from proact.ops.cuda_stream import FlipStream
@@ -207,6 +208,9 @@ class Injection:
         record: Record,
         active: ActiveInjection,
     ) -> None:
+        # The fused kernels for transformers bypass the layers, or give them nested tensors.
+        disable_fast_path()
+        active.undos.append(release_fast_path)
         for position, (fault, layers) in enumerate(hooked):
             seed = seed_of(self._seed, position)
             pattern = ActivationFaultHooks(fault, record, seed, self._trial, self._log_activations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,11 +79,51 @@ def without_fast_path() -> Iterator[None]:
     """Switches torch's fused kernels for transformer layers off inside the block.
 
     They compute an encoder layer in eval mode without calling its activation, and leave out padded
-    tokens.
+    tokens. Blocks may overlap, in several threads too: the last one that ends puts the switch back.
     """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    disable_fast_path()
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        release_fast_path()
+
+
+class _FastPath:
+    """Counts the blocks without fused kernels, because the switch is one for the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._was_enabled = True
+
+    def disable(self) -> None:
+        with self._lock:
+            if self._blocks == 0:
+                self._was_enabled = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._blocks += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                torch.backends.mha.set_fastpath_enabled(self._was_enabled)
+
+
+_FAST_PATH = _FastPath()
+
+
+def disable_fast_path() -> None:
+    """Begins a block without fused kernels; each call needs a call of `release_fast_path`."""
+    _FAST_PATH.disable()
+
+
+def release_fast_path() -> None:
+    """Ends a block without fused kernels; the last block puts the switch back."""
+    _FAST_PATH.release()
+
+
+def has_fast_path(model: nn.Module) -> bool:
+    """Whether a model holds modules that torch computes by fused kernels in eval mode."""
+    kinds = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+    return any(isinstance(module, kinds) for module in model.modules())
