@@ -15,8 +15,9 @@ from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.data import Split
 from proact.data.split import content
-from proact.nn.batches import concatenated, samples_in, take, tensors_in
+from proact.nn.batches import concatenated, map_leaves, samples_in, take
 from proact.nn.forward import Forward
+from proact.nn.outputs import output_tensors
 from proact.results.policy import Policy
 
 _BATCH = 64
@@ -122,7 +123,7 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
     kept: Any = outputs or None
     if outputs and data.batch_sizes is None:
         try:
-            kept = concatenated(outputs)
+            kept = map_leaves(_divisible, concatenated(outputs))
             if (rows := samples_in(kept, "outputs")) != len(data):
                 raise ValueError(f"they have {rows} rows for {len(data)} samples")
         except (TypeError, ValueError) as error:
@@ -143,6 +144,29 @@ def clean_value(
     return clean_results(measurement, model, policy).value(measurement, policy)
 
 
+class _Undivided:
+    """Stands in clean outputs for an object whose tensors cannot be divided into samples."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # pickle and copy ask for these
+            raise AttributeError(name)
+        raise ValueError(
+            f"the clean output holds an object of type {self._kind}, whose tensors cannot be "
+            "divided into samples: choose a part of the output with output=, or give unit='batch'"
+        )
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.__getattr__("items")
+
+
+def _divisible(leaf: Any) -> Any:
+    hides_rows = not isinstance(leaf, (Tensor, list)) and bool(output_tensors(leaf))
+    return _Undivided(type(leaf).__name__) if hides_rows else leaf
+
+
 class _OutputDigest:
     """Digests clean outputs: predicted classes, or else their mean in three digits.
 
@@ -157,7 +181,7 @@ class _OutputDigest:
         if is_classes:
             self._digest.update(content(output.argmax(1)))
             return
-        for tensor in tensors_in(output):
+        for tensor in output_tensors(output):
             if tensor.is_floating_point():
                 self._sum += float(tensor.sum(dtype=torch.float64))
                 self._count += tensor.numel()

@@ -138,7 +138,7 @@ class MemoryChecks:
         return written[len(known) :]
 
     def refuse_harmless(self, clean: Any) -> None:
-        """Refuse faults that change no output.
+        """Refuse faults in parameters that change no output.
 
         Args:
             clean: the output of the forward pass without faults.
@@ -150,6 +150,9 @@ class MemoryChecks:
                 f"no output of {self._name} depends on the parameters that faults hit"
                 f"{self._suspect()}: faults in them would be measured as harmless"
             )
+
+    def refuse_absent_activations(self) -> None:
+        """Refuse faults in activations that a forward pass does not have."""
         for fault in self._faults:
             if not isinstance(fault, ActivationFlip):
                 continue

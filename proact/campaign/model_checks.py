@@ -21,17 +21,15 @@ from proact.campaign.module_outputs import parting_module
 from proact.campaign.output_comparison import (
     equal_bits,
     equal_up_to,
+    is_comparable,
     same_answers,
     same_rows,
     tolerance_of,
 )
 from proact.faults import Fault, Injector
 from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
-from proact.nn.written_state import (
-    Place,
-    find_written_state,
-    keep_written_state,
-)
+from proact.nn.outputs import opened
+from proact.nn.written_state import Place, find_written_state, keep_written_state
 from proact.results.policy import Policy
 from proact.text import label
 
@@ -106,13 +104,20 @@ class _Checks:
         self._part = take(self._batch, torch.tensor(self._rows))
         if not self._can_be_divided or samples < 3:
             self._part = self._batch
-        self._is_repeatable = True
+        self._is_repeatable = self._can_compare = True
         self._undecided: list[str] = []
 
     def made(self) -> ModelFindings:
         generators = [self._injector.device] if self._injector.device.type == "cuda" else []
         with torch.inference_mode(), torch.random.fork_rng(generators):
             written, whole = self._asked_twice()
+            self._can_compare = is_comparable(whole)
+            if not self._can_compare:
+                self._undecided.append(
+                    f"whether {self._name} answers alike when it is asked twice and whether its "
+                    "answers depend on its parameters, because no tensor was found in its output: "
+                    "choose the part that counts with output="
+                )
             part = self._first_output(self._part)
             memory = MemoryChecks(
                 self._name, self._original, self._injector, self._faults, self._run_part
@@ -121,7 +126,9 @@ class _Checks:
             unread, unregistered = memory.unread_and_unregistered(written)
             if self._measurement.state != "keep":
                 written += memory.written_under_faults()
-            memory.refuse_harmless(part)
+            if self._can_compare:
+                memory.refuse_harmless(part)
+            memory.refuse_absent_activations()
             self._batches(whole, part)
         undecided = (*memory.undecided, *self._undecided)
         return ModelFindings(unread, tuple(map(path_of, written)), undecided, unregistered)
@@ -130,7 +137,8 @@ class _Checks:
         return self._run(self._part)
 
     def _run(self, batch: Batch) -> Any:
-        return self._measurement.output(self._model, batch)
+        # Opened, so that tensors in objects of any class are copied and compared.
+        return opened(self._measurement.output(self._model, batch))
 
     @property
     def _can_be_divided(self) -> bool:
@@ -157,7 +165,7 @@ class _Checks:
             equal_up_to(min(tolerance, 1e-5), *pair)
             for pair in zip(*map(tensors_in, outputs), strict=False)
         ]
-        if all(close):
+        if close and all(close):
             self._undecided.append(
                 f"{self._name} gives outputs that differ in their last digits when it is asked "
                 "twice"

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from proact.nn.batches import tensors_in
 from proact.nn.model_kinds import is_compiled
+from proact.nn.outputs import output_tensors
 from proact.text import short_repr
 
 #: Tells whether two tensors, of the first and the second run, are alike; None if it cannot.
@@ -60,10 +60,12 @@ def _calls(model: nn.Module, run: Callable[[], object]) -> list[_Call]:
 
     def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
         # Copies, because a module may change its input.
-        pending.append([tensor.clone() for tensor in tensors_in((args, kwargs))])
+        pending.append([tensor.clone() for tensor in output_tensors((args, kwargs))])
 
     def end(name: str, output: Any) -> None:
-        calls.append(_Call(name, pending.pop(), [tensor.clone() for tensor in tensors_in(output)]))
+        calls.append(
+            _Call(name, pending.pop(), [tensor.clone() for tensor in output_tensors(output)])
+        )
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():

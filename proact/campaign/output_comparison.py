@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proact.nn.batches import tensors_in
+from proact.nn.outputs import output_tensors, plain_values
 
 #: The largest difference that rounding explains, as a share of the largest value, by the bytes of a
 #: number. Kernels for other batch sizes add in another order.
@@ -18,9 +18,19 @@ _CHANGED_INTEGERS = 0.05
 
 
 def equal_bits(a: Any, b: Any) -> bool:
-    """Whether two outputs hold the same tensors, bit by bit."""
-    first, second = tensors_in(a), tensors_in(b)
+    """Whether two outputs hold the same tensors, bit by bit.
+
+    Numbers and texts are compared where neither output holds a tensor.
+    """
+    first, second = output_tensors(a), output_tensors(b)
+    if not first and not second:
+        return plain_values(a) == plain_values(b)
     return len(first) == len(second) and all(map(_same_bits, first, second))
+
+
+def is_comparable(output: Any) -> bool:
+    """Whether an output holds tensors, numbers or texts, so that `equal_bits` means something."""
+    return bool(output_tensors(output) or plain_values(output))
 
 
 def tolerance_of(tensors: Sequence[Tensor]) -> float:
@@ -66,22 +76,28 @@ def same_answers(
     Returns:
         None if no tensor of the outputs has a row for each sample, so that none can be compared.
     """
-    if isinstance(whole, list) and isinstance(part, list):
+    if isinstance(whole, list) and isinstance(part, list) and len(whole) != len(part):
         if (len(whole), len(part)) != (samples, len(rows)):
             return None
         # One tree for each sample, such as the objects that a detector finds.
-        pairs = [
-            (tensors_in(whole[row]), tensors_in(part[place])) for place, row in enumerate(rows)
-        ]
-        return all(
-            len(a) == len(b) and all(map(lambda x, y: equal_up_to(tolerance, x, y), a, b))
-            for a, b in pairs
-        )
-    first, second = tensors_in(whole), tensors_in(part)
+        pairs = [(whole[row], part[place]) for place, row in enumerate(rows)]
+        if not any(is_comparable(each) for pair in pairs for each in pair):
+            return None
+        return all(_are_close(tolerance, *pair) for pair in pairs)
+    first, second = output_tensors(whole), output_tensors(part)
     if len(first) != len(second):
         return False
     found = [same_rows(a, b, rows, samples, tolerance) for a, b in zip(first, second, strict=True)]
     return False if False in found else None if True not in found else True
+
+
+def _are_close(tolerance: float, a: Any, b: Any) -> bool:
+    first, second = output_tensors(a), output_tensors(b)
+    if not first and not second:
+        return plain_values(a) == plain_values(b)
+    return len(first) == len(second) and all(
+        equal_up_to(tolerance, x, y) for x, y in zip(first, second, strict=True)
+    )
 
 
 def same_rows(

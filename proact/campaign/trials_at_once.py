@@ -18,7 +18,8 @@ from proact.campaign.stacking_checks import may_stack
 from proact.campaign.trial_runner import TrialRunner
 from proact.faults import ExactFlips, Fault, Injector
 from proact.faults.kinds import StoredFault
-from proact.nn.batches import samples_in, tensors_in
+from proact.nn.batches import samples_in
+from proact.nn.outputs import output_tensors
 from proact.results.statistics import TrialCost
 from proact.results.store import Store
 
@@ -211,7 +212,7 @@ def _bytes_of_a_trial(runner: TrialRunner) -> int:
     sizes = [0]
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        sizes.append(sum(tensor.nbytes for tensor in tensors_in(output)))
+        sizes.append(sum(tensor.nbytes for tensor in output_tensors(output)))
 
     images = runner.policy.images or len(runner.measurement.data)
     part = replace(runner.measurement, data=runner.measurement.data.first(images))

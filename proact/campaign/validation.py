@@ -18,8 +18,9 @@ from proact.campaign.options import CampaignOptions
 from proact.data import Split
 from proact.faults import Fault
 from proact.nn import ErrorCorrection
-from proact.nn.batches import Batch, tensors_in
+from proact.nn.batches import Batch
 from proact.nn.forward import described
+from proact.nn.outputs import output_tensors
 from proact.nn.written_state import restored
 from proact.results.policy import Policy
 from proact.results.statistics import checked_margin
@@ -241,6 +242,6 @@ def _check_classes(output: Tensor, measurement: Measurement, samples: int, name:
 
 def _shape(output: Any) -> str:
     """The shapes of an output per sample."""
-    shapes = [str(tuple(tensor.shape[1:])) for tensor in tensors_in(output)]
+    shapes = [str(tuple(tensor.shape[1:])) for tensor in output_tensors(output)]
     # The number of objects that a detector finds depends on its weights.
     return ", ".join(shapes) if isinstance(output, Tensor) else str(len(shapes) > 0)

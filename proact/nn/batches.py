@@ -103,10 +103,11 @@ def take(batch: Batch, indices: Tensor | slice) -> Batch:
             return leaf[indices] if isinstance(indices, slice) else [leaf[i] for i in indices]
         return leaf
 
-    return chosen(batch) if isinstance(batch, Tensor) else _map_leaves(chosen, batch)
+    return chosen(batch) if isinstance(batch, Tensor) else map_leaves(chosen, batch)
 
 
-def _map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to each leaf of a batch; a list of samples is a leaf."""
     leaves, structure = pytree.tree_flatten(tree, is_leaf=_is_list)
     return pytree.tree_unflatten(map(function, leaves), structure)
 

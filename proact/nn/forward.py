@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from proact.nn.batches import Batch, tensors_in
+from proact.nn.batches import Batch
+from proact.nn.outputs import output_tensors
 from proact.text import short_repr
 
 #: Selects a part of an output: an attribute or key, a position, or a function of the output.
@@ -120,7 +121,7 @@ def logits_of(output: Any) -> Tensor:
         named = getattr(output, "logits", None)
     if isinstance(named, Tensor):
         return named
-    tensors = tensors_in(output)
+    tensors = output_tensors(output)
     if len(tensors) == 1:
         return tensors[0]
     raise TypeError(

@@ -18,7 +18,7 @@ _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 
 
 def opened(output: Any) -> Any:
-    """Replace the objects in an output by dictionaries of their attributes, which pytree can walk.
+    """Replace the objects in an output by lists and dictionaries, which pytree can walk.
 
     Opened are mappings and sequences of any class, dataclasses and other objects with attributes.
     Arrays of numpy become tensors that share their memory where they can. Modules, functions,
@@ -64,8 +64,11 @@ def _as_tensor(array: Any) -> Any:
         return array
 
 
-def _members(value: Any) -> dict[Any, Any] | None:
-    """The items and attributes of an object that is no leaf; None for one that has none."""
+def _members(value: Any) -> list[Any] | dict[Any, Any] | None:
+    """The items and attributes of an object that is no leaf; None for one that has none.
+
+    A sequence without attributes is a list, which may have an element for each sample.
+    """
     if isinstance(value, (nn.Module, *_CODE)) or is_opaque(type(value)):
         return None
     found: dict[Any, Any] = {}
@@ -78,6 +81,8 @@ def _members(value: Any) -> dict[Any, Any] | None:
     for name, attribute in _attributes(value):
         if id(attribute) not in items:
             found[f".{name}"] = attribute
+    if isinstance(value, Sequence) and len(found) == len(value):
+        return list(found.values())
     return found or None
 
 

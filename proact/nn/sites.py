@@ -29,13 +29,14 @@ from proact.nn.activations import (
     checked_kinds,
     name_of,
 )
-from proact.nn.batches import Batch, cloned, tensors_in
+from proact.nn.batches import Batch, cloned
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
 from proact.nn.forward import Forward, as_forward, described
 from proact.nn.guard_hooks import without_guards
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
+from proact.nn.outputs import output_tensors
 from proact.nn.site import Site, eval_mode, without_fast_path
 from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.stored_guard import StoredGuard
@@ -335,7 +336,7 @@ def _outputs(
     kernels = nullcontext() if with_fused_kernels else without_fast_path()
     with eval_mode(model), kernels, torch.no_grad(), restored(model):
         output = Forward(forward.call)(model, cloned(example))
-    tensors = tensors_in(output) or tensors_in(dict(getattr(output, "__dict__", {})))
+    tensors = output_tensors(output)
     if not tensors:
         raise TypeError(
             f"expected tensors in the output of {type(model).__name__}, which is "

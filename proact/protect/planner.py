@@ -13,9 +13,10 @@ from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
-from proact.nn.batches import Batch, tensors_in
+from proact.nn.batches import Batch, cloned
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.module_copy import copy_model
+from proact.nn.outputs import output_tensors
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.interface import protect
 from proact.protect.objective import Objective, SampleMetric
@@ -167,7 +168,8 @@ def _refuse_varying(model: nn.Module, inputs: Batch, forward: Forward) -> None:
     """ValueError if a model gives two outputs for the same inputs, as random ones do."""
     working = copy_model(model).eval()
     with torch.no_grad():
-        first, second = (tensors_in(forward.raw(working, inputs)) for _ in range(2))
+        runs = (forward.raw(working, inputs) for _ in range(2))
+        first, second = (cloned(output_tensors(run)) for run in runs)
         for one, other in zip(first, second, strict=True):
             if not torch.allclose(one.double(), other.double(), equal_nan=True):
                 raise ValueError(
