@@ -225,11 +225,22 @@ def check_dtype(encoding: str, takes: Sequence[torch.dtype], stored: StoredTenso
     """TypeError if an encoding cannot store the tensor's dtype."""
     if stored.tensor.dtype not in takes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in takes)
-        integers = ": exclude the tensor with where=, or use the encoding native for integers"
         raise TypeError(
             f"the encoding {encoding} takes {names}, and {stored.name} is {stored.tensor.dtype}"
-            + ("" if stored.tensor.is_floating_point() else integers)
+            f"{_advice_for(stored.tensor)}"
         )
+
+
+def _advice_for(tensor: Tensor) -> str:
+    """What to do with a tensor that a format of floats does not take."""
+    if tensor.is_complex():
+        return (
+            ": exclude the tensor with where=, or let the model store torch.view_as_real of it, "
+            "because no encoding takes complex numbers"
+        )
+    if tensor.is_floating_point():
+        return ""
+    return ": exclude the tensor with where=, or use the encoding native for integers"
 
 
 def as_floats(memory: Words, dtype: torch.dtype) -> Floats:

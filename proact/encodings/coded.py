@@ -26,7 +26,7 @@ from proact.encodings.formats import format_named, unknown_encoding
 from proact.encodings.integers import ScaledInteger
 from proact.encodings.scaled_words import ScaledWord, StoredScale
 from proact.errors import unknown
-from proact.nn.replacements import finite_range, replacement_for
+from proact.nn.replacements import finite_range, replacement_for, widened
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plain_memory import lack_of_memory
 
@@ -104,7 +104,7 @@ class Coded(Encoding):
             f"encode it without a code, as in {{{stored.name!r}: 'native', '*': {self.name!r}}}"
         )
         if (isinstance(inner, FloatLayout) and takes_bits) or self.checks_range:
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if tensor.is_floating_point() and not torch.isfinite(widened(tensor)).all():
                 raise ValueError(
                     f"{stored.name} holds NaN or infinity, and the encoding {self.name} needs "
                     f"finite values: {advice}"
@@ -156,7 +156,7 @@ class Coded(Encoding):
             )
         if not stored.tensor.numel():
             return
-        largest = np.array([stored.tensor.detach().abs().amax().double().item()])
+        largest = np.array([widened(stored.tensor.detach()).abs().amax().double().item()])
         nowhere = np.zeros(1, np.uint64)
         with_checks = inner.words(largest, nowhere) | np.uint64(taken)
         if not np.isfinite(inner.values(with_checks, nowhere)[0]):

@@ -158,5 +158,6 @@ def native_word(stored: StoredTensor) -> Word:
         return PowerOfTwo()
     raise TypeError(
         "faults hit floats of 16 to 64 bits, float8_e4m3fn, float8_e5m2, float8_e8m0fnu, and "
-        f"integers of 8 to 32 bits, and {stored.name} is {dtype}"
+        f"integers of 8 to 32 bits, and {stored.name} is {dtype}: exclude the tensor with where="
+        + (", or let the model store torch.view_as_real of it" if dtype.is_complex else "")
     )

@@ -215,11 +215,11 @@ class ActivationFaultHooks:
         if not _holds_floats(value):
             return value
         if value.is_complex():
-            raise self._not_hit(layer, f"a tensor of the dtype {value.dtype}")
+            raise self._not_hit(layer, f"is a tensor of the dtype {value.dtype}")
         if value.is_neg():
             value, in_place = value.resolve_neg(), True
         if (lack := lack_of_memory(value)) is not None:
-            raise self._not_hit(layer, lack.partition(":")[0])
+            raise self._not_hit(layer, f"is {lack.partition(':')[0]}")
         name = f"{layer}:{self._fault.at}[{position}]:{call}"
         is_expanded = 0 in value.stride()
         if not in_place or value.requires_grad or is_expanded:
@@ -240,11 +240,11 @@ class ActivationFaultHooks:
         if value is None or isinstance(value, (bool, int, float, complex, str)):
             return
         if any(map(_holds_floats, output_tensors(value))):
-            raise self._not_hit(layer, f"an object of the type {type(value).__name__}")
+            raise self._not_hit(layer, f"holds an object of the type {type(value).__name__}")
 
     def _not_hit(self, layer: str, what: str) -> UnhitActivationError:
         return UnhitActivationError(
-            f"the {self._fault.at} of the layer {short_repr(layer)} holds {what}, and bits flip "
+            f"the {self._fault.at} of the layer {short_repr(layer)} {what}, and bits flip "
             "only in plain tensors of floats, also in tuples, lists and dictionaries: leave the "
             f"layer out, as in where=Where(exclude={layer!r})"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from proact.nn.tensor_inventory import StoredTensor
 
@@ -26,10 +27,16 @@ def replacement_for(stored: StoredTensor) -> float:
     return low if low > 0 else high if high < 0 else 0.0
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """The same numbers in a dtype that torch computes with: float32 for floats of 8 bits, int64 for
+    unsigned integers of 16 and 32 bits; other tensors as they are."""
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return tensor.float()
+    return tensor.to(torch.int64) if tensor.dtype in (torch.uint16, torch.uint32) else tensor
+
+
 def finite_range(stored: StoredTensor) -> tuple[float, float]:
     """The smallest and the largest finite number of a tensor; (0, 0) if there is none."""
-    tensor = stored.tensor.detach()
-    if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()  # torch has few operations on floats of 8 bits
+    tensor = widened(stored.tensor.detach())
     finite = tensor[torch.isfinite(tensor)]
     return (float(finite.amin()), float(finite.amax())) if finite.numel() else (0.0, 0.0)

@@ -49,7 +49,8 @@ class WeightRange(StoredGuard):
         low, high: (bounds,), buffers of one dtype that represents the tensors' numbers exactly.
 
     Raises:
-        ValueError: an unknown granularity or action, no names, or a tensor with NaN or infinity.
+        ValueError: an unknown granularity or action, no names, a tensor with NaN or infinity, or
+            one that holds no floats of 16 to 64 bits.
     """
 
     own_name = "weight_range"
@@ -85,6 +86,12 @@ class WeightRange(StoredGuard):
         self._last: SweepCounts[int] = SweepCounts(int, [])
         self._running = _ActiveForwards()
         tensors = self.tensors(model)
+        for name, tensor in zip(names, tensors, strict=True):
+            if not can_be_bounded(tensor):
+                raise ValueError(
+                    f"weight-range guards floats of 16 to 64 bits, and {name} is {tensor.dtype}: "
+                    "leave it out"
+                )
         #: The shape of the bounds of each tensor.
         self._shapes = [
             _bounds_shape(model, name, tensor) if granularity == "channel" else (1,) * tensor.dim()
@@ -269,6 +276,11 @@ class _ActiveForwards:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _ActiveForwards, ()
+
+
+def can_be_bounded(tensor: Tensor) -> bool:
+    """Whether a tensor holds floats of 16 to 64 bits, which have bounds in one common dtype."""
+    return tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def lowest(tensor: Tensor, shape: Sequence[int]) -> Tensor:

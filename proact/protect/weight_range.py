@@ -6,6 +6,7 @@ Restriction", arXiv 2003.13874, bounds activations.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import nn
 from proact.nn import WeightRange, add_weight_range
 from proact.nn.model_kinds import refuse_renormalised, renormalised_layers
 from proact.nn.tensor_inventory import stored_tensors
-from proact.nn.weight_range import GRANULARITIES
+from proact.nn.weight_range import GRANULARITIES, can_be_bounded
 from proact.ops.plain_memory import has_plain_memory
 from proact.ops.range_plan import checked_action
 from proact.protect.method import GuardMethod
@@ -57,17 +58,24 @@ def add_guard(model: nn.Module, granularity: str, action: str) -> WeightRange:
     """Guards every floating-point tensor that ``model`` stores, thresholds too, except bounds.
 
     Tensors without plain memory, such as sparse ones, are not guarded, because faults cannot hit
-    them.
+    them. Floats of 8 bits are not guarded either; a warning names them.
     """
     renormalised = renormalised_layers(model)
     refuse_renormalised(renormalised, renormalised, "weight-range")
-    names = [
-        stored.name
+    floats = {
+        stored.name: stored.tensor
         for stored in stored_tensors(model)
         if stored.kind != "bound"
         and stored.tensor.is_floating_point()
         and has_plain_memory(stored.tensor)
-    ]
+    }
+    names = [name for name, tensor in floats.items() if can_be_bounded(tensor)]
+    if left := [f"{name} ({tensor.dtype})" for name, tensor in floats.items() if name not in names]:
+        warnings.warn(
+            f"weight-range does not guard {', '.join(left)}, because it bounds floats of 16 to 64 "
+            "bits: faults in these tensors stay",
+            stacklevel=2,
+        )
     return add_weight_range(model, names, granularity, action)
 
 

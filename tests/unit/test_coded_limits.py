@@ -176,3 +176,48 @@ def test_sparse_buffers_outside_the_fault_space_do_no_harm(
 def test_a_model_without_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match="Flatten has no parameters or buffers that an encoding"):
         encoding_report(nn.Flatten(), "float32")
+
+
+RARE = {
+    "float8_e4m3fn": torch.linspace(0.5, 2.0, 64).to(torch.float8_e4m3fn),
+    "float8_e5m2": torch.linspace(-2.0, 2.0, 64).to(torch.float8_e5m2),
+    "float8 with NaN": torch.full((64,), math.nan).to(torch.float8_e4m3fn),
+    "uint16": torch.arange(40_000, 40_064).to(torch.uint16),
+    "uint32": torch.arange(1 << 20, (1 << 20) + 64).to(torch.uint32),
+}
+
+
+@pytest.mark.parametrize("code", ["secded", "secded64", "tmr", "parity", "bch2", "mset"])
+@pytest.mark.parametrize("kind", RARE)
+def test_dtypes_that_torch_hardly_computes_with_are_coded_or_refused_by_name(
+    kind: str, code: str
+) -> None:
+    model = nn.Linear(8, 8)
+    model.register_buffer("rare", RARE[kind].clone())
+    encoding = f"native+{code}"
+    with inject(encode(model, encoding, where="weight"), BitFlip(0.1, where="weight"), encoding):
+        pass  # a tensor that no fault hits is in nobody's way
+    takes_digits = code not in ("tmr", "secded64")
+    if code == "mset" or (takes_digits and "NaN" in kind):
+        with pytest.raises((TypeError, ValueError), match="rare"):
+            encode(model, encoding)
+        return
+    coded = encode(model, encoding)
+    start = bits_of(coded)
+    with inject(coded, BitFlip(0.2, where="rare"), encoding) as record:
+        assert record.flips
+        assert not same_bits(start, coded)
+    assert same_bits(start, coded)
+    if not takes_digits:
+        assert torch.equal(start["rare"], bits_of(model)["rare"])
+        with inject(coded, Replay([("rare", 3, 1)]), encoding):
+            assert same_bits(start, coded), "one flip is corrected"
+
+
+@pytest.mark.parametrize("encoding", ["float32", "native", "int8", "q15.16", "native+tmr"])
+def test_advice_for_complex_numbers_names_no_encoding_that_refuses_them(encoding: str) -> None:
+    model = nn.Linear(2, 2)
+    model.spectrum = nn.Parameter(torch.ones(3, 3, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="spectrum is torch.complex64: exclude .*view_as_real") as e:
+        inject(model, BitFlip(0.1), encoding).__enter__()
+    assert "native for" not in str(e.value)

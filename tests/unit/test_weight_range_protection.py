@@ -117,6 +117,20 @@ def test_counters_and_integers_are_left_out(digits: Data) -> None:
     }
 
 
+def test_floats_of_8_bits_are_left_out_with_a_warning_that_names_them() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    model.register_buffer("table", torch.ones(8).to(torch.float8_e4m3fn))
+    with pytest.warns(UserWarning, match=r"does not guard table \(torch.float8_e4m3fn\)"):
+        guarded = protect.protect(model, "weight-range")
+    assert guard_of(guarded).names == ("0.weight", "0.bias")
+    with pytest.raises(ValueError, match="16 to 64 bits, and table is torch.float8_e4m3fn"):
+        WeightRange(model, ["0.weight", "table"])
+    alone = nn.Module()
+    alone.register_buffer("table", torch.ones(8).to(torch.float8_e5m2))
+    with pytest.raises(ValueError, match="got none"), pytest.warns(UserWarning, match="table"):
+        protect.protect(alone, "weight-range")
+
+
 def test_a_guard_replaces_the_one_before(guarded: nn.Module, digits: Data) -> None:
     again = protect.protect(guarded, "weight-range", digits, granularity="channel")
     assert len([m for m in again.modules() if isinstance(m, WeightRange)]) == 1
