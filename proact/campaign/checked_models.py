@@ -92,7 +92,7 @@ def checked_models(
     check_measurement(measurement)
     check_images(options.images_per_trial, split)
     names = list(variants)
-    check_outputs(dict(zip(names, models, strict=True)), measurement)
+    measurement = check_outputs(dict(zip(names, models, strict=True)), measurement)
     # Answers must be functions of memory and input.
     found = {
         name: check_model(name, model, injector, faults, measurement)

@@ -139,7 +139,8 @@ def clean_value(
     model: nn.Module, data: Split, metric: Metric, forward: Forward | None = None
 ) -> float:
     """Return a metric of a model in eval mode on all samples, without faults."""
-    measurement = Measurement(data, metric, forward or Forward())
+    # A model that differentiates inside its forward pass does not run in inference mode.
+    measurement = Measurement(data, metric, forward or Forward(), inference=False)
     policy = Policy(None, _BATCH, False)
     return clean_results(measurement, model, policy).value(measurement, policy)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from proact.campaign.built_in_metrics import is_of_classes
@@ -46,6 +47,8 @@ class Measurement:
         state: ``"restore"`` puts state that a forward pass writes back; ``"keep"`` carries it on.
         fast_path: whether torch's fused kernels for transformer layers may run. They are off in a
             campaign with faults in activations, in every pass: they leave out padded tokens.
+        inference: whether models run in `torch.inference_mode`, the fastest mode. Those that
+            differentiate inside their forward pass need `torch.no_grad` instead.
         on_error: ``"worst"`` counts a forward pass that raises an error under faults as wrong
             answers; ``"exclude"`` records the trial as failed.
     """
@@ -56,6 +59,7 @@ class Measurement:
     on_error: str = "worst"
     state: str = "restore"
     fast_path: bool = True
+    inference: bool = True
 
     def output(self, model: nn.Module, inputs: Batch) -> Any:
         """Run a model on a batch. It gets a copy, because some models write to their input.
@@ -69,7 +73,13 @@ class Measurement:
 
     def raw(self, model: nn.Module, inputs: Batch) -> Any:
         """Run a model on a copy of a batch and return its whole output; written state stays."""
-        with nullcontext() if self.fast_path else without_fast_path():
+        with ExitStack() as modes:
+            if not self.fast_path:
+                modes.enter_context(without_fast_path())
+            if not self.inference:
+                modes.enter_context(torch.inference_mode(False))
+                modes.enter_context(torch.no_grad())
+            # Copies of tensors that were made in inference mode are ordinary ones here.
             return self.forward.raw(model, cloned(inputs))
 
     def selected(self, output: Any) -> Any:

@@ -92,7 +92,7 @@ class SampleLosses:
 
     def harm(self, model: nn.Module) -> float:
         """The mean over the samples of 1 - exp(-loss), in [0, 1]; NaN counts as 1."""
-        with torch.inference_mode():
+        with torch.no_grad():
             losses = torch.cat([each.double() for each in self.of(model)])
         return float((-torch.expm1(-losses)).nan_to_num(1.0).mean())
 

@@ -65,8 +65,8 @@ class TrialGroups:
         runner = self._runner
         if runner.policy.trials_at_once == 1 or isinstance(fault, ActivationFlip):
             return None
-        if not runner.measurement.fast_path:
-            return None  # a pass of several trials would run the fused kernels
+        if not (runner.measurement.fast_path and runner.measurement.inference):
+            return None  # a pass of several trials does not set the modes of torch
         names = runner.injector.exposed_tensors(fault)
         if names != self._names:
             self._names, self._stacked = None, None

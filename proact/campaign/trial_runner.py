@@ -249,9 +249,9 @@ class TrialRunner:
     def _prefix_cache(self) -> MultiCutCache | None:
         """Cached activations, for inputs that are one tensor and the same in each trial."""
         inputs, metric = self.measurement.data.inputs, self.measurement.metric
-        # Cached passes do not go through the measurement, so its fused kernels would stay on.
-        has_own_pass = self.measurement.forward == Forward() and self.measurement.fast_path
-        is_plain = has_own_pass and metric.reads_logits
+        # Cached passes do not go through the measurement, which sets the modes of torch.
+        is_usual = self.measurement.fast_path and self.measurement.inference
+        is_plain = is_usual and self.measurement.forward == Forward() and metric.reads_logits
         if not (self.prefix_cache and self.policy.images is None and is_plain):
             return None
         if not isinstance(inputs, Tensor):

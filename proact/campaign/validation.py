@@ -168,8 +168,11 @@ def _refuse_unequal_batches(option: str, images: object, data: Split) -> None:
         )
 
 
-def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> None:
+def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> Measurement:
     """Run each model on two samples (or one batch) and check that the metric takes its outputs.
+
+    Returns:
+        The measurement, in the mode of torch in which all models run.
 
     Raises:
         ValueError: a model does not run on the inputs, outputs differ in shape between models or do
@@ -197,14 +200,33 @@ def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> 
             f"{shape} from {' and '.join(map(label, names))}" for shape, names in shapes.items()
         )
         raise ValueError(f"variants: expected outputs of one shape per image, got {listed}")
+    # Last, so that what a model keeps from its first pass is no tensor of inference mode.
+    runs = all(_runs_in_inference_mode(model, measurement) for model in models.values())
+    return measurement if runs else replace(measurement, inference=False)
+
+
+def _runs_in_inference_mode(model: nn.Module, measurement: Measurement) -> bool:
+    """Whether a model runs in this mode; an error that it raises in others too is left to them."""
+    part = replace(measurement, data=measurement.data.first(2))
+    with torch.inference_mode():
+        inputs = next(part.batches(None, Policy(None, 2, False))).inputs
+        try:
+            _raw(part, model, inputs)
+        except Exception:  # the user's forward may raise anything
+            return False
+    return True
+
+
+def _raw(measurement: Measurement, model: nn.Module, inputs: Batch) -> Any:
+    with restored(model) if measurement.state == "restore" else nullcontext():
+        return measurement.raw(model, inputs)
 
 
 def _output(
     measurement: Measurement, model: nn.Module, inputs: Batch, samples: int, name: str
 ) -> Any:
     try:
-        with restored(model) if measurement.state == "restore" else nullcontext():
-            raw = measurement.raw(model, inputs)
+        raw = _raw(measurement, model, inputs)
     except Exception as error:  # the user's forward may raise anything
         count = "one sample" if samples == 1 else f"{samples} samples"
         raise ValueError(
