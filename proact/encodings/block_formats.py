@@ -57,6 +57,8 @@ class BlockFormat(Encoding):
         ValueError: a block of another length.
     """
 
+    revision = 2  # with matrices of any name
+
     def __init__(self, name: str, element: IntegerElement | FloatFormat, block: int) -> None:
         self.name, self.element, self.block = name, element, block
         if not 1 <= block <= _LONGEST_BLOCK:

@@ -62,6 +62,7 @@ class Coded(Encoding):
         if found is None:
             raise unknown_encoding(numbers)
         self.format, self.code = found, code
+        self.revision = found.revision
         if isinstance(code, str) and code not in CODE_NAMES:
             raise unknown("code", code, CODE_NAMES)
         if isinstance(code, Code) and code.name in CODE_NAMES and not is_built_in(code):

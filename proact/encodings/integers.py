@@ -37,15 +37,17 @@ _SMALLEST_SCALE = 2.0**-23
 class ScaledInteger(Encoding):
     """``int8`` (to ``int2``): weights as signed integers with a symmetric range.
 
-    There is one scale for each output channel or, as ``int8-tensor``, for each tensor. Parameters
-    of the kind weight with two or more dimensions are quantised. All others (biases, normalisation,
-    thresholds, tensors of integers) keep their own bits. Scales are stored as float32 and are in
-    the fault space, as tensors of the kind ``scale``. A scale is the largest magnitude of the
-    channel divided by 2^(bits-1) - 1, rounded up to so few digits that the value of each word is a
-    float32. Encoding a model a second time therefore changes nothing, and flips are exact.
+    There is one scale for each output channel (each index of the first axis, so each expert of
+    stacked ones) or, as ``int8-tensor``, for each tensor. Parameters of the kind weight with two or
+    more dimensions are quantised, whatever their name; so are positional embeddings. All others
+    (biases, normalisation, thresholds, tensors of integers) keep their own bits. Scales are stored
+    as float32 and are in the fault space, as tensors of the kind ``scale``. A scale is the largest
+    magnitude of the channel divided by 2^(bits-1) - 1, rounded up to so few digits that the value
+    of each word is a float32. Encoding a model a second time therefore changes nothing, and flips
+    are exact.
     """
 
-    revision = 2  # with the scales in the fault space
+    revision = 3  # 2: with scales in the fault space; 3: with matrices of any name
 
     def __init__(self, bits: int = 8, per_channel: bool = True) -> None:
         self.bits, self.per_channel = bits, per_channel
@@ -107,7 +109,8 @@ def check_quantised(encoding: str, stored: StoredTensor) -> None:
     check_dtype(encoding, QUANTISED, stored)
     if not torch.isfinite(stored.tensor).all():
         raise ValueError(
-            f"{stored.name} holds NaN or infinity, which the encoding {encoding} cannot store"
+            f"{stored.name} holds NaN or infinity, which the encoding {encoding} cannot store: "
+            f"store it in another form, as in {{{stored.name!r}: 'native', '*': {encoding!r}}}"
         )
 
 

@@ -22,10 +22,11 @@ class Where:
         name: shell-style pattern of the qualified tensor name, such as ``"layer1.*.weight"``.
         layer: type of the module that holds the tensor: ``nn.Conv2d`` or ``"Conv2d"``; subclasses
             match too.
-        kind: ``weight``, ``bias``, ``normalisation`` (weights and biases of normalisation layers),
-            ``statistics`` (running mean and variance), ``threshold``, ``bound`` (of weight-range),
-            ``scale`` (scales and zero points, and buffers that are named so) or ``other``;
-            ``buffer`` matches all buffers.
+        kind: ``weight`` (tensors with this word in their name, and parameters of floats with two
+            axes or more that are longer than 1 and of no other kind), ``bias``, ``normalisation``
+            (weights and biases of normalisation layers), ``statistics`` (running mean and
+            variance), ``threshold``, ``bound`` (of weight-range), ``scale`` (scales and zero
+            points, and buffers that are named so) or ``other``; ``buffer`` matches all buffers.
         exclude: a selector of tensors that are left out.
 
     Raises:

@@ -157,7 +157,7 @@ def stored_tensors(model: nn.Module) -> list[StoredTensor]:
         layer = f".{layer}".partition(".parametrizations")[0].removeprefix(".")
         module = modules[layer]
         types = types_of(module)
-        kind = "scale" if is_scale else _kind(module, owner, leaf, is_buffer)
+        kind = "scale" if is_scale else _kind(module, owner, leaf, tensor, is_buffer)
         if has_plain_memory(tensor):
             tensor = tensor.detach()
         stored.append(StoredTensor(name, tuple(names[key]), tensor, layer, types, kind, is_buffer))
@@ -175,7 +175,7 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
     return (tensor.device, *extent(tensor))
 
 
-def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
+def _kind(module: nn.Module, name: str, leaf: str, tensor: Tensor, is_buffer: bool) -> str:
     if leaf.startswith("original") and ".parametrizations." in f".{name}":
         leaf = name.split(".")[-2]  # parametrizations such as weight_norm store parts of a weight
     if leaf in ("running_mean", "running_var"):
@@ -190,7 +190,17 @@ def _kind(module: nn.Module, name: str, leaf: str, is_buffer: bool) -> str:
         return "normalisation"
     if is_buffer and ("scale" in leaf or "zero_point" in leaf):
         return "scale"
-    return "bias" if "bias" in leaf else "weight" if "weight" in leaf else "other"
+    is_weight = "weight" in leaf or (not is_buffer and _is_matrix(tensor))
+    return "bias" if "bias" in leaf else "weight" if is_weight else "other"
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Whether a tensor holds floats along two axes or more.
+
+    Such parameters are weights whatever their name, such as those of stacked experts. Scales and
+    tokens of the shapes (channels, 1, 1) and (1, 1, channels) are vectors.
+    """
+    return tensor.is_floating_point() and sum(size > 1 for size in tensor.shape) > 1
 
 
 def _refuse_partly_shared(tensors: list[tuple[str, Tensor]]) -> None:
