@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from proact.nn.outputs import output_tensors
+from proact.nn.outputs import dense, output_tensors
 from proact.results.metric_info import HIGHEST_LOSS
 
 #: Increase this when a column of a row changes its meaning.
@@ -95,7 +95,7 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
 def other_columns(output: Any, samples: int) -> Tensor:
     """Say which of the ``samples`` outputs, in any tree, hold NaN or infinity: (m, 1) float64."""
     finite: Tensor | None = None
-    for tensor in output_tensors(output):
+    for tensor in map(dense, output_tensors(output)):
         if not (tensor.is_floating_point() and tensor.numel()):
             continue
         if tensor.dim() and len(tensor) == samples:

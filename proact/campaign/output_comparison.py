@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proact.nn.outputs import output_tensors, plain_values
+from proact.nn.outputs import dense, output_tensors, plain_values
 
 #: The largest difference that rounding explains, as a share of the largest value, by the bytes of a
 #: number. Kernels for other batch sizes add in another order.
@@ -49,6 +49,7 @@ def equal_up_to(tolerance: float, a: Tensor, b: Tensor, scale: Tensor | None = N
     Args:
         tolerance: as a share of the largest finite value of ``scale``, or of ``a``.
     """
+    a, b = dense(a), dense(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.numel() == 0:
@@ -59,7 +60,7 @@ def equal_up_to(tolerance: float, a: Tensor, b: Tensor, scale: Tensor | None = N
     finite = torch.isfinite(a)
     if not torch.equal(finite, torch.isfinite(b)):
         return False
-    whole = (a if scale is None else scale.double()).nan_to_num(0.0, 0.0, 0.0)
+    whole = (a if scale is None else dense(scale).double()).nan_to_num(0.0, 0.0, 0.0)
     return bool(((a - b)[finite].abs() <= tolerance * whole.abs().max()).all())
 
 
@@ -104,12 +105,14 @@ def same_rows(
     whole: Tensor, part: Tensor, rows: Sequence[int], samples: int, tolerance: float
 ) -> bool | None:
     """`same_answers` for one tensor, whose first dimension may count the samples."""
+    whole, part = dense(whole), dense(part)
     if whole.dim() == 0 or len(whole) != samples or part.dim() == 0 or len(part) != len(rows):
         return None
     return equal_up_to(tolerance, whole[list(rows)], part, whole)
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
+    a, b = dense(a), dense(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     first, second = (each.detach().contiguous().reshape(-1).view(torch.uint8) for each in (a, b))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from proact.nn.object_walk import is_opaque
+from proact.nn.replacements import widened
 
 _ATOMS = (bool, int, float, complex, str, bytes)
 _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
@@ -35,6 +36,21 @@ def output_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     return [leaf for leaf in pytree.tree_leaves(opened(output)) if isinstance(leaf, Tensor)]
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The numbers of a sparse, nested or complex tensor in a dense one of real numbers.
+
+    Nested tensors are padded with 0; complex numbers become pairs along a new last axis. The dtype
+    is one that torch computes with (`proact.nn.replacements.widened`).
+    """
+    if tensor.is_nested:
+        tensor = torch.nested.to_padded_tensor(tensor.detach(), 0.0)
+    elif tensor.layout != torch.strided:
+        tensor = tensor.detach().to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return widened(tensor.resolve_neg())
 
 
 def plain_values(output: Any) -> list[str]:
