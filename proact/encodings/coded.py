@@ -120,7 +120,8 @@ class Coded(Encoding):
         if isinstance(inner, FloatLayout) and takes_bits:
             self._refuse_lost_floats(stored, inner, (*payloads, *last), advice)
         step = max(payload & -payload for payload in (*payloads, *last))
-        if isinstance(inner, MemoryWord) and has_only_small_integers(tensor, step):
+        takes_ones = isinstance(inner, MemoryWord) and step > 1
+        if takes_ones and has_only_small_integers(tensor, step):
             raise ValueError(
                 f"{stored.name} holds integers below {2 * step}, of which the encoding {self.name} "
                 f"keeps multiples of {step} in some words: {advice}"

@@ -214,6 +214,14 @@ def test_dtypes_that_torch_hardly_computes_with_are_coded_or_refused_by_name(
             assert same_bits(start, coded), "one flip is corrected"
 
 
+@pytest.mark.parametrize("code", ["secded64", "tmr"])
+def test_codes_with_memory_of_their_own_keep_masks(code: str) -> None:
+    model = nn.Linear(4, 4)
+    model.register_buffer("mask", torch.tensor([0, 1, 1, 0], dtype=torch.int32))
+    coded = encode(model, f"native+{code}")
+    assert torch.equal(coded.get_buffer("mask"), model.get_buffer("mask"))
+
+
 @pytest.mark.parametrize("encoding", ["float32", "native", "int8", "q15.16", "native+tmr"])
 def test_advice_for_complex_numbers_names_no_encoding_that_refuses_them(encoding: str) -> None:
     model = nn.Linear(2, 2)
