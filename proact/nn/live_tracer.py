@@ -101,17 +101,28 @@ class _LiveProxy(fx.Proxy):
     tracer: LiveTracer
 
     def _refuse_number(self) -> Any:
-        read, pending = {}, [self.node]
-        while pending:
-            node = pending.pop()
-            if node not in read:
-                read[node] = str(node.target)
-                pending.extend(node.all_input_nodes)
-        stored = sorted(name for node, name in read.items() if node.op == "get_attr")
-        what = f"the stored {', '.join(stored)}" if stored else "a tensor"
-        raise self.tracer.refusal(f"it makes a Python number of {what}")
+        stored = self._stored_tensors_read()
+        if not stored:  # as other proxies, because a forward may try a number first
+            raise TypeError("it makes a Python number of a tensor or of its size")
+        raise self.tracer.refusal(_number_of(stored))
 
-    __float__ = __int__ = __index__ = __complex__ = _refuse_number
+    __float__ = __int__ = __complex__ = _refuse_number
+
+    def __index__(self) -> int:
+        # torch asks every argument for an index and goes on without one.
+        raise TypeError(_number_of(self._stored_tensors_read() or ["a tensor"]))
+
+    def _stored_tensors_read(self) -> list[str]:
+        read, pending = {self.node}, [self.node]
+        while pending:
+            new = set(pending.pop().all_input_nodes) - read
+            read |= new
+            pending.extend(new)
+        return sorted(str(node.target) for node in read if node.op == "get_attr")
+
+
+def _number_of(read: list[str]) -> str:
+    return f"it makes a Python number of {', '.join(read)}, which would never change"
 
 
 class _BufferProxy(_LiveProxy):

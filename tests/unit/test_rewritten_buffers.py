@@ -82,6 +82,15 @@ def through_other_doors(self: Any, x: Tensor) -> Tensor:
     return (x - self._buffers["mean"]) / self.get_buffer("var") + self.alias
 
 
+def by_index(self: Any, x: Tensor) -> Tensor:
+    picked = torch.ones(4, 6)[self.count] + torch.select(self.table, 0, self.count % 3)
+    try:
+        size = int(x.shape[0])
+    except TypeError:
+        size = x.shape[0]
+    return x * picked + torch.narrow(self.mean, 0, self.count % 3, 1) * size
+
+
 def if_tensor(self: Any, x: Tensor) -> Tensor:
     scale = self.mean if isinstance(self.mean, Tensor) and torch.is_tensor(self.var) else 1.0
     return x * scale + torch.cat([self.mean[:3], torch.stack([self.var, self.mean])[0, 3:]])
@@ -93,7 +102,16 @@ def when_training(self: Any, x: Tensor) -> Tensor:
     return x * self.mean
 
 
-READS = [frozen_norm, with_item, with_shapes, of_int, through_other_doors, if_tensor, when_training]
+READS = [
+    frozen_norm,
+    with_item,
+    with_shapes,
+    of_int,
+    through_other_doors,
+    if_tensor,
+    by_index,
+    when_training,
+]
 
 
 @pytest.mark.parametrize("read", READS)
@@ -208,11 +226,11 @@ def writes(self: Any, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
-    "float": (lambda self, x: x * float(self.count), "a Python number of the stored count"),
-    "int": (lambda self, x: x * int(self.count), "a Python number of the stored count"),
-    "index": (lambda self, x: x * [1, 2, 3, 4][self.count], "a Python number of the stored count"),
-    "range": (lambda self, x: x * len(range(self.count)), "a Python number of the stored count"),
-    "derived": (lambda self, x: x * float(self.var.sum() / 2), "a Python number of the stored var"),
+    "float": (lambda self, x: x * float(self.count), "a Python number of count"),
+    "int": (lambda self, x: x * int(self.count), "a Python number of count"),
+    "index": (lambda self, x: x * [1, 2, 3, 4][self.count], "a Python number of count"),
+    "range": (lambda self, x: x * len(range(self.count)), "a Python number of count"),
+    "derived": (lambda self, x: x * float(self.var.sum() / 2), "a Python number of var"),
     "of the input": (lambda self, x: x * float(x.sum()), "a Python number of"),
     "branch": (lambda self, x: x if self.count > 2 else -x, "control flow"),
     "other door": (lambda self, x: x * (2 * self._buffers["mean"]), "it reads .*mean in a way"),
@@ -223,7 +241,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "alias, float": (lambda self, x: x * float(self.alias.sum()), "it reads .*var in a way"),
     "list": (lambda self, x: F.linear(x, self.holder[0]), "reads .*weight other than as"),
     "of another layer": (lambda self, x: x * self.of_last.sum(), "it reads last.bias in a way"),
-    "in a try": (swallows, "a Python number of the stored mean"),
+    "in a try": (swallows, "a Python number of mean"),
     "counter": (counts, "it assigns the buffer count"),
     "elements": (writes, "it assigns the buffer mean or elements of it"),
     "assigned": (assigns, "mean"),
