@@ -176,7 +176,7 @@ class MemoryChecks:
         for ber in dict.fromkeys(min(flips / bits, 0.5) for flips in _FLIPS):
             fault = BitFlip(ber, where=self._selector)
             with (
-                self._injector.trial(fault, seed=0, trial=0) as record,
+                self._injector.trial(fault, 0, 0) as record,
                 restored(self._model) as before,
             ):
                 try:

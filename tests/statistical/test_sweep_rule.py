@@ -44,7 +44,7 @@ def test_rare_losses_are_found(
     failing: list[float], margin: float | None, trials: int | None
 ) -> None:
     """Parts that met no failure in the first round get further trials too."""
-    sweeps, shares = 60, [1.0 / len(failing)] * len(failing)
+    sweeps, shares = 40, [1.0 / len(failing)] * len(failing)
     rule = SweepRule(shares, CONFIDENCE, margin, trials, 10_000)
     rng = np.random.default_rng(3)
     means = [swept(rule, failing, rng) for _ in range(sweeps)]

@@ -45,7 +45,7 @@ def test_the_best_candidate_within_the_tolerance_is_kept(
     for name, threshold in chosen(hardened).items():
         tried = {}
         for line in lines:
-            found = re.match(rf"{name}: (.*) keeps .*, ([01]\.\d+) under faults", line)
+            found = re.match(rf"{name}: (.*): .*, ([01]\.\d+) under faults", line)
             if found:
                 tried[found[1]] = float(found[2])
         assert tried
