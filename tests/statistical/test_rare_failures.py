@@ -16,7 +16,6 @@ from scipy.stats import binom
 from conftest import slow
 from proact.results.statistics import Interval, Prior, StoppingRule, Trials, shift_of_stopping
 
-CLEAN = 0.9
 #: States with a smaller probability are left out.
 NEGLIGIBLE = 1e-12
 
@@ -28,11 +27,12 @@ class TwoValues:
     margin: float
     broken: float
     confidence: float = 0.95
+    clean: float = 0.9
 
     def trials(self, n: int, failures: int) -> Trials:
-        counted = [(CLEAN, n - failures), (self.broken, failures)]
+        counted = [(self.clean, n - failures), (self.broken, failures)]
         values, counts = np.array([each for each in counted if each[1]], dtype=np.float64).T
-        return Trials(values, np.full(len(values), CLEAN), counts)
+        return Trials(values, np.full(len(values), self.clean), counts)
 
     @property
     def rule(self) -> StoppingRule:
@@ -43,8 +43,8 @@ class TwoValues:
 def looked_at(cell: TwoValues, n: int, failures: int) -> tuple[int | None, Interval, float]:
     """The next number of trials, the interval, and the corrected share of failures."""
     trials, rule = cell.trials(n, failures), cell.rule
-    is_failure = (trials.values != CLEAN).astype(np.float64)
-    prior = Prior(CLEAN)
+    is_failure = (trials.values != cell.clean).astype(np.float64)
+    prior = Prior(cell.clean)
     share = failures / n + shift_of_stopping(trials, prior, rule.confidence_at_stop, is_failure)
     return rule.next(trials, prior), rule.interval(trials, prior), share
 
@@ -52,8 +52,9 @@ def looked_at(cell: TwoValues, n: int, failures: int) -> tuple[int | None, Inter
 def outcome(cell: TwoValues, probability: float) -> tuple[float, float, float]:
     """The probability that the interval holds the mean, and the means of the estimated loss and of
     the estimated share of failures, each divided by what it estimates."""
-    loss = (CLEAN - cell.broken) * probability
-    first = cell.rule.first(Prior(CLEAN))
+    loss = (cell.clean - cell.broken) * probability
+    truth = cell.clean - loss
+    first = cell.rule.first(Prior(cell.clean))
     start = binom.pmf(range(first + 1), first, probability)
     states = {first: {k: float(w) for k, w in enumerate(start)}}
     held = estimated = shares = ended = 0.0
@@ -65,8 +66,8 @@ def outcome(cell: TwoValues, probability: float) -> tuple[float, float, float]:
             following, interval, share = looked_at(cell, n, failures)
             if following is None:
                 ended += weight
-                held += weight * (interval.low <= CLEAN - loss + 1e-12 <= interval.high + 2e-12)
-                estimated += weight * (CLEAN - interval.estimate)
+                held += weight * (interval.low - 1e-12 <= truth <= interval.high + 1e-12)
+                estimated += weight * (cell.clean - interval.estimate)
                 shares += weight * share
                 continue
             more = following - n
@@ -87,7 +88,7 @@ PROBABILITIES = [0.05, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3
     [
         TwoValues(0.05, 0.1),
         TwoValues(0.05, 0.6),
-        *slow(TwoValues(0.05, 0.0, 0.99)),
+        *slow(TwoValues(0.05, 0.0, 0.99), TwoValues(0.01, 0.0, clean=1.0)),
         *slow(*(TwoValues(0.01, broken) for broken in (0.0, 0.1, 0.6)), TwoValues(0.002, 0.1)),
     ],
     ids=str,
