@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,22 +27,19 @@ from proact.nn.activations import (
     checked_kinds,
     name_of,
 )
-from proact.nn.batches import Batch, cloned
+from proact.nn.batches import Batch
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
-from proact.nn.forward import Forward, as_forward, described
+from proact.nn.forward import Forward, as_forward
 from proact.nn.guard_hooks import without_guards
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
 from proact.nn.module_copy import copy_model, copy_sharing_parameters
-from proact.nn.outputs import output_tensors
-from proact.nn.site import Site, eval_mode, without_fast_path
+from proact.nn.site import Site, eval_mode
+from proact.nn.site_checks import refuse_irreplaceable
 from proact.nn.site_tracer import TracedSites, trace_sites
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.written_state import restored
-from proact.text import label, short_repr
 
-#: What fused kernels may change by rounding, as a share of the largest output.
-_ROUNDING = 1e-3
 _SPELLED = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hardswish": "Hardswish"}
 
 
@@ -103,7 +98,7 @@ def traced_sites(
             f"{type(model).__name__} has no {wanted}, so there is no activation to clip"
             f"{'; ' if reasons else ''}{'; '.join(reasons)}"
         )
-    _refuse_irreplaceable(model, traced.sites, example, forward)
+    refuse_irreplaceable(model, traced.sites, example, forward, partial(_with_neutral_clips, model))
     return traced
 
 
@@ -246,80 +241,12 @@ def _original(model: nn.Module, site: Site) -> nn.Module:
     return found if isinstance(found, nn.Module) else site.original()
 
 
-def _refuse_irreplaceable(
-    model: nn.Module, sites: Sequence[Site], example: Batch, forward: Forward
-) -> None:
-    """Raises ValueError if clips with an infinite threshold change the output.
-
-    They do if the model reads the input that an in-place ReLU has changed, or if a forward was not
-    traced faithfully.
-    """
-    expected = _outputs(model, example, forward)
-
-    def changes_the_output(replaced: Sequence[Site]) -> bool:
-        clips = {site: _neutral(model, site) for site in replaced}
-        runs: Counter[nn.Module] = Counter()
-        copied = place_at_sites(copy_sharing_parameters(model), clips)
-        with ExitStack() as hooks:
-            for clip in clips.values():
-                hooks.callback(clip.register_forward_hook(lambda m, _, __: runs.update([m])).remove)
-            try:
-                given = _outputs(copied, example, forward)
-            except Exception as error:
-                names = ", ".join(site.name for site in replaced)
-                raise ValueError(
-                    f"a forward with the activations {names} cannot be traced ({error}): use a "
-                    "separate module for each call, or leave the module alone with skip="
-                ) from error
-        if any(runs[clip] != 1 for clip in clips.values()):
-            return True
-        return len(given) != len(expected) or not all(map(_same_bits, given, expected))
-
-    if changes_the_output(sites):
-        culprit = next((site for site in sites if changes_the_output([site])), sites[0])
-        raise ValueError(
-            f"the activation {short_repr(culprit.name)} cannot be replaced, because a replacement "
-            "changes the model's output: possible reasons are an in-place change that is read "
-            "elsewhere, a hook that changes the activation, and a forward that draws at random; "
-            f"skip=({culprit.name!r},) leaves it alone"
-        )
-    _warn_of_padding(model, sites, expected, example, forward)
-
-
-def _warn_of_padding(
-    model: nn.Module,
-    sites: Sequence[Site],
-    expected: Sequence[Tensor],
-    example: Batch,
-    forward: Forward,
-) -> None:
-    """Warns if the fused kernels of a transformer encoder give another output.
-
-    Replacements turn them off. With a padding mask they return 0 at padded positions.
-    """
-    places = {place for site in sites for place in site.places}
-    encoder = next(
-        (
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.TransformerEncoder)
-            and any(place.startswith(f"{name}." if name else "") for place in places)
-        ),
-        None,
-    )
-    if encoder is None:
-        return
-    fused = _outputs(model, example, forward, with_fused_kernels=True)
-    largest = max(float(each.abs().max()) for each in expected if each.numel())
-    differences = [float((a - b).abs().max()) for a, b in zip(expected, fused, strict=True)]
-    if not max(differences, default=0.0) <= _ROUNDING * largest:
-        warnings.warn(
-            f"the fused kernels of {label(encoder) if encoder else 'the model'} "
-            "(nn.TransformerEncoder) return 0 at padded positions, and a model with replaced "
-            "activations computes without them, so that its output differs: let the forward pass "
-            "ignore padded positions",
-            stacklevel=2,
-        )
+def _with_neutral_clips(
+    model: nn.Module, sites: Sequence[Site]
+) -> tuple[nn.Module, list[nn.Module]]:
+    """A copy of ``model`` with clips that change nothing at ``sites``, and these clips."""
+    clips = {site: _neutral(model, site) for site in sites}
+    return place_at_sites(copy_sharing_parameters(model), clips), list(clips.values())
 
 
 def _neutral(model: nn.Module, site: Site) -> nn.Module:
@@ -328,25 +255,3 @@ def _neutral(model: nn.Module, site: Site) -> nn.Module:
     if isinstance(original, HyReLU):
         return copy.deepcopy(original)
     return site.clip(torch.full((), math.inf, dtype=site.dtype))
-
-
-def _outputs(
-    model: nn.Module, example: Batch, forward: Forward, with_fused_kernels: bool = False
-) -> list[Tensor]:
-    kernels = nullcontext() if with_fused_kernels else without_fast_path()
-    with eval_mode(model), kernels, torch.no_grad(), restored(model):
-        output = Forward(forward.call)(model, cloned(example))
-    tensors = output_tensors(output)
-    if not tensors:
-        raise TypeError(
-            f"expected tensors in the output of {type(model).__name__}, which is "
-            f"{described(output)}"
-        )
-    return tensors
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    def bits(tensor: Tensor) -> Tensor:
-        return tensor.contiguous().reshape(-1).view(torch.uint8)
-
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))
