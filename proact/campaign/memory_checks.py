@@ -102,12 +102,12 @@ class MemoryChecks:
             ValueError: the forward pass reads memory of the original, writes to a parameter, or
                 reads a copy of a parameter in place of the parameter.
         """
-        use = memory_used(self._model, self._run)
-        self._refuse_reads_of_original(use.read)
-        self._refuse_written_parameters(use)
+        watched = memory_used(self._model, self._run)
+        self._refuse_reads_of_original(watched.read)
+        self._refuse_written_parameters(watched)
         found = {
             place: tensor
-            for place, tensor in unregistered_tensors(self._model, use).items()
+            for place, tensor in unregistered_tensors(self._model, watched).items()
             if place not in written
         }
         unregistered = tuple(dict.fromkeys(map(path_of, found)))
@@ -115,7 +115,7 @@ class MemoryChecks:
             return (), unregistered
         space = FaultSpace(self._model, self._injector.encoding, self._selector)
         exposed = list(dict.fromkeys(owner_of(each.stored) for each in space))
-        unread = [stored for stored in exposed if _is_unread(stored, use.read)]
+        unread = [stored for stored in exposed if _is_unread(stored, watched.read)]
         if len(unread) < len(exposed):
             self._refuse_cached_parameters(unread, found)
             return tuple(stored.name for stored in unread), unregistered
@@ -200,11 +200,11 @@ class MemoryChecks:
                     "attributes of self, not through global variables or class attributes"
                 )
 
-    def _refuse_written_parameters(self, use: WatchedMemory) -> None:
+    def _refuse_written_parameters(self, watched: WatchedMemory) -> None:
         for name, parameter in self._model.named_parameters():
             for storage in storages_of(parameter):
-                if storage in use.written:
-                    module = described(self._model, use.written[storage])
+                if storage in watched.written:
+                    module = described(self._model, watched.written[storage])
                     raise ValueError(
                         f"{self._name}: the forward pass of {module} writes to the parameter "
                         f"{label(name)}, so that faults in it could not be removed: let forward "

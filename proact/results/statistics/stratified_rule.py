@@ -156,7 +156,9 @@ class StratifiedRule(SequentialRule):
         seen = [each.measured + each.failed for each in trials]
         # Failed trials widen the interval however many trials follow.
         measured = [replace(each, failed=0) for each in trials]
-        mean, margin = self._mean_and_margin(weights, measured, priors)
+        means = self._means(measured, priors, self.confidence)
+        mean = self._corrected(weights, measured, priors, means)
+        margin = self._margin(weights, means, priors[0].clean)
         if (margin > 0.0 and mean.half_width <= margin) or sum(seen) >= self.most:
             return None
         width = priors[0].highest - priors[0].lowest
@@ -195,13 +197,10 @@ class StratifiedRule(SequentialRule):
             weights, trials, priors: as for `next`.
             confidence: of the interval, in (0, 1), two-sided; by default that of the rule.
         """
-        level = confidence_at_stop(self.confidence if confidence is None else confidence)
-        means = [trial_mean(*each, level) for each in zip(trials, priors, strict=True)]
-        whole = mean_over_strata(weights, means, priors[0].clean)
+        means = self._means(trials, priors, self.confidence if confidence is None else confidence)
         if not self.has_stopped(trials):
-            return whole
-        shift = self._shift(weights, trials, priors, whole.estimate)
-        return corrected_for_stopping(whole, shift, priors[0].lowest, priors[0].highest)
+            return mean_over_strata(weights, means, priors[0].clean)
+        return self._corrected(weights, trials, priors, means)
 
     def has_stopped(self, trials: Sequence[Trials]) -> bool:
         """Whether a finished cell reached its margin. Others end for want of trials, or because
@@ -211,25 +210,34 @@ class StratifiedRule(SequentialRule):
             is_hopeless(each.failed, n) for each, n in zip(trials, seen, strict=True)
         )
 
-    def _mean_and_margin(
-        self, weights: Sequence[float], trials: Sequence[Trials], priors: Sequence[Prior]
-    ) -> tuple[Interval, float]:
-        """The corrected interval of the mean, and the margin in the metric's unit: 0 if it is a
-        share of a loss that no trial had."""
-        clean = priors[0].clean
-        means = [
-            trial_mean(*each, self.confidence_at_stop) for each in zip(trials, priors, strict=True)
-        ]
-        whole = mean_over_strata(weights, means, clean)
-        margin = self.margin
-        if self.is_relative:
-            # The difference of two means near the clean result would lose the digits of a small
-            # loss.
-            changes = [mean.estimate - clean for mean in means]
-            margin *= abs(math.fsum(w * change for w, change in zip(weights, changes, strict=True)))
+    def _means(
+        self, trials: Sequence[Trials], priors: Sequence[Prior], confidence: float
+    ) -> list[Interval]:
+        """The means of the strata at the stop of a cell, for a campaign's confidence."""
+        level = confidence_at_stop(confidence)
+        return [trial_mean(*each, level) for each in zip(trials, priors, strict=True)]
+
+    def _margin(self, weights: Sequence[float], means: Sequence[Interval], clean: float) -> float:
+        """The margin in the metric's unit; 0 if it is a share of a loss that no trial had."""
+        if not self.is_relative:
+            return self.margin
+        # The difference of two means near the clean result would lose the digits of a small loss.
+        changes = [mean.estimate - clean for mean in means]
+        return self.margin * abs(
+            math.fsum(w * change for w, change in zip(weights, changes, strict=True))
+        )
+
+    def _corrected(
+        self,
+        weights: Sequence[float],
+        trials: Sequence[Trials],
+        priors: Sequence[Prior],
+        means: Sequence[Interval],
+    ) -> Interval:
+        """The mean over the strata, corrected for the bias of sequential stopping."""
+        whole = mean_over_strata(weights, means, priors[0].clean)
         shift = self._shift(weights, trials, priors, whole.estimate)
-        lowest, highest = priors[0].lowest, priors[0].highest
-        return corrected_for_stopping(whole, shift, lowest, highest), margin
+        return corrected_for_stopping(whole, shift, priors[0].lowest, priors[0].highest)
 
     def _shift(
         self,
