@@ -18,7 +18,7 @@ from proact.campaign.scoring import DetectedError, Raised, Score, row_of, scored
 from proact.campaign.trial_groups import TrialGroups
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlipStratum, Fault, Injector
-from proact.faults.activations import UnhitActivationError
+from proact.faults.activation_hooks import UnhitActivationError
 from proact.faults.record import Record
 from proact.nn.forward import Forward
 from proact.nn.prefix_cache import MemoryBudget, MultiCutCache

@@ -1,6 +1,7 @@
 """Faults in stored parameters and activations: kinds, selectors, the fault space, injection."""
 
-from proact.faults.activations import ActivationFlip, observe_activations
+from proact.faults.activation_hooks import observe_activations
+from proact.faults.activations import ActivationFlip
 from proact.faults.encode import EncodingReport, encode, encoding_report
 from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.injection import inject

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from proact.encodings import Encoding
 from proact.encodings.base import integers_of
 from proact.errors import ProactError
-from proact.faults.activations import ActivationFaultHooks, ActivationFlip, layers_of
+from proact.faults.activation_hooks import ActivationFaultHooks
+from proact.faults.activations import ActivationFlip, layers_of
 from proact.faults.active_injections import (
     ActiveInjection,
     active_plan,

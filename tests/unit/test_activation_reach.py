@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from proact import campaign
 from proact.errors import ProactError
-from proact.faults import ActivationFlip, BitFlip, Where, inject
-from proact.faults.activations import observe_activations
+from proact.faults import ActivationFlip, BitFlip, Where, inject, observe_activations
 
 mha = torch.backends.mha
 #: torch warns when a process makes its first nested tensor.
