@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from proact.campaign.autotune import Task, Tuning, group_size, tune
+from proact.campaign.autotune import group_size, tune
 from proact.campaign.checked_models import CheckedModels
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.coordinator import ATTEMPTS
@@ -17,6 +17,7 @@ from proact.campaign.options import RunOptions
 from proact.campaign.registration import check_name, register_variants
 from proact.campaign.run_metadata import SweepParts, cell_spec, memory_of
 from proact.campaign.strata import planned_faults
+from proact.campaign.tuning import Task, Tuning
 from proact.campaign.worst_cases import worst_cases
 from proact.data.dataset import SamplesOrData
 from proact.faults import Fault

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import scipy
 
-from proact.campaign.autotune import Task
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.critical_field import CriticalField, critical_field
 from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions, RunOptions
 from proact.campaign.trial_runner import TrialRunner
+from proact.campaign.tuning import Task
 from proact.encodings import Bits
 from proact.faults import BitFlip, BitFlipStratum, ExactFlips, Fault, FaultSpace, Injector
 from proact.faults.exposed_tensor import ExposedTensor

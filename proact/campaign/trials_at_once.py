@@ -6,26 +6,24 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.jobs import CACHE_BYTES
+from proact.campaign.options import RunOptions
 from proact.campaign.stacked_model import members_of
 from proact.campaign.stacking_checks import may_stack
 from proact.campaign.trial_runner import TrialRunner
+from proact.campaign.tuning import Task, Tuning
 from proact.faults import ExactFlips, Fault, Injector
 from proact.faults.kinds import StoredFault
 from proact.nn.batches import samples_in
 from proact.nn.outputs import output_tensors
 from proact.results.statistics import TrialCost
 from proact.results.store import Store
-
-if TYPE_CHECKING:
-    from proact.campaign.autotune import Task, Tuning
-    from proact.campaign.options import RunOptions
 
 #: The sizes that are tried, the second one if the first one is worth it.
 _SIZES = (16, 64)

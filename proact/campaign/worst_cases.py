@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from proact.campaign.autotune import Task
 from proact.campaign.bit_search import SEARCH_VERSION, BitSearch, SearchOptions
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.identity import ModelDigest
 from proact.campaign.options import CampaignOptions
+from proact.campaign.tuning import Task
 from proact.data import Data
 from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, Fault

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from torch import Tensor, nn
 
 from proact.encodings import Bits, Encoding
@@ -15,10 +14,11 @@ from proact.encodings.base import same_bits
 from proact.encodings.scaled_words import StoredScale
 from proact.errors import ProactError
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
-from proact.faults.bursts import burst_places, check_fits
-from proact.faults.coded_target import CodedTarget, flipped_before
+from proact.faults.bursts import check_fits
+from proact.faults.coded_target import CodedTarget
+from proact.faults.drawn_flips import drawn_places, listed_places, pending_flips
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
+from proact.faults.kinds import Burst, ExactFlips, StoredFault
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.reversible_flips import PendingFlips
@@ -175,10 +175,10 @@ class InjectionPlan:
         for fault, seed in faults:
             if isinstance(fault, Replay):
                 target = self.replay_target(fault)
-                yield target, target.flips_of(_listed(fault, target))
+                yield target, target.flips_of(listed_places(fault, target))
                 continue
             for part, target, ber in self._parts(fault):
-                yield target, _pending_flips(fault, part, ber, target, seed, trial, is_checked)
+                yield target, pending_flips(fault, part, ber, target, seed, trial, is_checked)
 
     def _splits_scales(self, faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
         """Whether flips in scales would come before others: no word can be told from its value once
@@ -195,7 +195,7 @@ class InjectionPlan:
     def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
         """The number of stored bits that a trial flips."""
         return sum(
-            len(_drawn_places(fault, part, ber, target, seed, trial).tensor)
+            len(drawn_places(fault, part, ber, target, seed, trial).tensor)
             for part, target, ber in self._parts(fault)
         )
 
@@ -213,10 +213,10 @@ class InjectionPlan:
         for fault, seed in faults:
             if isinstance(fault, Replay):
                 target = self.replay_target(fault)
-                parts.append((target, _listed(fault, target)))
+                parts.append((target, listed_places(fault, target)))
                 continue
             for part, target, ber in self._parts(fault):
-                places = _drawn_places(fault, part, ber, target, seed, trial, parts)
+                places = drawn_places(fault, part, ber, target, seed, trial, parts)
                 parts.append((target, places))
         merged = self._merged_target(tuple(target for target, _ in parts))
         return merged, merged.flips_of_several(parts)
@@ -301,63 +301,6 @@ def _by_rate(
 def _has_several_parts(faults: Sequence[tuple[StoredFault | Replay, int]]) -> bool:
     """Whether several flips can hit one codeword: the decoder must see them together."""
     return len(faults) > 1 or any(isinstance(fault, BitFlipStratum) for fault, _ in faults)
-
-
-def _pending_flips(
-    fault: StoredFault,
-    part: int,
-    ber: float,
-    target: Target,
-    seed: int,
-    trial: int,
-    is_checked: bool,
-) -> PendingFlips:
-    if isinstance(fault, BitFlip):
-        return target.flips_at(ber, seed, trial, is_checked)
-    if isinstance(fault, BitFlipStratum) and fault.is_free(part):
-        return target.flips_at(ber, fault.seed_of_part(part, seed), trial, is_checked)
-    return target.flips_of(_drawn_places(fault, part, ber, target, seed, trial))
-
-
-def _drawn_places(
-    fault: StoredFault,
-    part: int,
-    ber: float,
-    target: Target,
-    seed: int,
-    trial: int,
-    before: Sequence[tuple[Target, FlipPlaces]] = (),
-) -> FlipPlaces:
-    """The stored bits that a fault flips in one part of its space; earlier faults have flipped
-    those in ``before``."""
-    if isinstance(fault, BitFlipStratum):
-        own_seed = fault.seed_of_part(part, seed)
-        if fault.is_free(part):
-            return target.drawn(target.draws.flip(ber, own_seed, trial).columns())
-        flips = fault.flips(part, target.bits, seed, trial)
-        return target.drawn(target.draws.flip_exactly(flips, own_seed, trial).columns())
-    if isinstance(fault, BitFlip):
-        return target.drawn(target.draws.flip(ber, seed, trial).columns())
-    if isinstance(fault, Burst):
-        return burst_places(fault, ber, target.exposed, seed, trial)
-    if isinstance(fault, ExactFlips):
-        return target.drawn(target.draws.flip_exactly(fault.n, seed, trial).columns())
-    if isinstance(fault, StuckAt):
-        stuck = target.drawn(target.draws.flip(ber, seed, trial).columns())
-        bits = target.stored_bits(stuck)
-        if before:
-            bits ^= flipped_before(target, stuck, before)
-        return stuck.take(bits != fault.value)
-    raise TypeError(f"fault must be a fault of proact.faults, got {type(fault).__name__}")
-
-
-def _listed(replay: Replay, target: Target) -> FlipPlaces:
-    number = {name: index for index, e in enumerate(target.exposed) for name in e.stored.names}
-    n = len(replay.faults)
-    tensor = np.fromiter((number[site.tensor] for site in replay.faults), np.uint32, n)
-    element = np.fromiter((site.element for site in replay.faults), np.uint64, n)
-    bit = np.fromiter((site.bit for site in replay.faults), np.uint8, n)
-    return FlipPlaces(tensor, element, bit)
 
 
 #: Plans by model. A plan holds detached tensors, so that no entry keeps its key alive.

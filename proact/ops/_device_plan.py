@@ -7,7 +7,6 @@ order, even if another stream is current by then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +16,8 @@ from torch import Tensor
 
 from proact import _native
 from proact.errors import ProactError
+from proact.ops import _device_memory
+from proact.ops._device_memory import UploadedBytes
 from proact.ops.cuda_stream import FlipStream, current_device, queue_of
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -174,7 +175,7 @@ class DeviceFaultPlan:
     def tensors_after(self, moved: Moved) -> Tensor:
         """The tensors' descriptions with the memory where it is now, to keep until the launch."""
         if moved:
-            return uploaded(self.native.described_after(moved), self.device)
+            return _device_memory.uploaded(self.native.described_after(moved), self.device)
         return self._described.copy()
 
     def rate(self, ber: float) -> _Rate:
@@ -195,44 +196,6 @@ class _Rate(NamedTuple):
     tables: UploadedBytes
 
 
-def allocated(size: int, device: torch.device) -> Tensor:
-    """Memory of ``size`` bytes on a device, for work on the current stream."""
-    return torch.empty(size, dtype=torch.uint8, device=device)
-
-
-def uploaded(contents: bytes, device: torch.device) -> Tensor:
-    """A copy of bytes on a device, for work on the current stream."""
-    # Without a wait: CUDA has read memory that is not pinned when the call returns.
-    return torch.frombuffer(bytearray(contents), dtype=torch.uint8).to(device, non_blocking=True)
-
-
-class UploadedBytes:
-    """Bytes that kernels read on a device.
-
-    Each stream has a copy, which it uploads before its first use: another stream could read a copy
-    too early.
-
-    Args:
-        contents: returns the bytes.
-        device: where the copies lie.
-    """
-
-    def __init__(self, contents: Callable[[], bytes], device: torch.device) -> None:
-        self._contents, self._device = contents, device
-        self._copies: dict[int, Tensor] = {}
-
-    def copy(self) -> Tensor:
-        """The copy of the current stream."""
-        _, stream = queue_of(self._device)
-        if stream not in self._copies:
-            self._copies[stream] = uploaded(self._contents(), self._device)
-        return self._copies[stream]
-
-    def address(self) -> int:
-        """The address of the copy of the current stream."""
-        return self.copy().data_ptr()
-
-
 class _DrawnFlips:
     """The flips of one trial at a bit error rate."""
 
@@ -248,7 +211,7 @@ class _DrawnFlips:
         self.hit: list[int] = plan.native.hit(native, *pattern)
         if not self.hit:
             return
-        self._memory = allocated(native.bytes(is_logged), plan.device)
+        self._memory = _device_memory.allocated(native.bytes(is_logged), plan.device)
         self._memory[: native.bytes_to_clear()].zero_()
 
     def flip(self) -> None:
@@ -337,7 +300,9 @@ class _PlacedFlips:
             tensor.astype(np.uint32),
             bit.astype(np.uint8),
         )
-        self._memory = uploaded(b"".join(column.tobytes() for column in columns), plan.device)
+        self._memory = _device_memory.uploaded(
+            b"".join(column.tobytes() for column in columns), plan.device
+        )
 
     def __len__(self) -> int:
         return len(self._given[2])

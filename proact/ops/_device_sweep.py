@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from proact import _native
-from proact.ops import cuda_stream
-from proact.ops._device_plan import UploadedBytes, allocated, uploaded
+from proact.ops import _device_memory, cuda_stream
+from proact.ops._device_memory import UploadedBytes
 from proact.ops.cuda_stream import FlipStream, HostCopy, current_device, queue_of
 from proact.ops.plain_memory import MemoryGuard
 
@@ -176,7 +176,9 @@ class DeviceSweep:
         self._plan = plan
         self._stream = FlipStream(plan.device)
         self._moved: list[tuple[int, int, int]] = []
-        self._log = _Log(allocated(plan.native.log_bytes(capacity), plan.device), capacity)
+        self._log = _Log(
+            _device_memory.allocated(plan.native.log_bytes(capacity), plan.device), capacity
+        )
         self._log.memory[: plan.native.header_bytes()].zero_()
         header = self._log.memory[: 8 * (1 + plan.native.counts())]
         self._found = SweepNumbers(header.view(torch.int64))
@@ -214,7 +216,7 @@ class DeviceSweep:
         header = native.header_bytes()
         place = header + capacity * _GROUP
         with self._stream.current(), current_device(self._plan.device):
-            kept = allocated(native.log_bytes(used), self._plan.device)
+            kept = _device_memory.allocated(native.log_bytes(used), self._plan.device)
             kept[: header + used * _GROUP] = memory[: header + used * _GROUP]
             kept[header + used * _GROUP :] = memory[place : place + used * _PLACE]
         self._log = _Log(kept, used)
@@ -236,7 +238,7 @@ class DeviceSweep:
         # does not reuse it before the stream has finished with it.
         with self._stream.ordered(), current_device(plan.device):
             if self._moved:
-                moved = uploaded(plan.native.memories(self._moved), plan.device)
+                moved = _device_memory.uploaded(plan.native.memories(self._moved), plan.device)
                 memories = moved.data_ptr()
             else:
                 memories = plan.description_address()

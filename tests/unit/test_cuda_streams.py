@@ -24,7 +24,7 @@ from proact.faults.target_memory import PlacedFlips
 from proact.nn import weight_range
 from proact.nn.scrub_state import Scrubs
 from proact.nn.weight_range import WeightRange
-from proact.ops import _device_plan, _device_sweep, cuda_stream
+from proact.ops import _device_memory, _device_plan, _device_sweep, cuda_stream
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops._device_sweep import DeviceSweepLog, DeviceSweepPlan, SweepNumbers
 from proact.ops.cuda_stream import FlipStream, StreamMarks
@@ -173,9 +173,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     )
     monkeypatch.setattr(_device_plan._native, "module", native)
     memory = torch.zeros(16, dtype=torch.uint8)
-    for module in (_device_plan, _device_sweep):
-        monkeypatch.setattr(module, "allocated", lambda size, device: memory)
-        monkeypatch.setattr(module, "uploaded", lambda contents, device: memory)
+    monkeypatch.setattr(_device_memory, "allocated", lambda size, device: memory)
+    monkeypatch.setattr(_device_memory, "uploaded", lambda contents, device: memory)
     return gpu
 
 
@@ -248,7 +247,7 @@ def test_each_stream_uploads_what_its_kernels_read(
         gpu.queue(f"upload {contents.decode()} {gpu.current.cuda_stream}")
         return torch.zeros(16, dtype=torch.uint8)
 
-    monkeypatch.setattr(_device_plan, "uploaded", copied)
+    monkeypatch.setattr(_device_memory, "uploaded", copied)
     for trial in range(4):
         with gpu.on(gpu.streams[trial % 2]):
             plan.flip_into(DeviceFlipLog(), 0.5, seed=0, trial=trial)

@@ -22,7 +22,7 @@ from proact.encodings.codes import words_code
 from proact.errors import ProactError
 from proact.faults import BitFlip, inject
 from proact.nn import WeightRange, guard_hooks, scrub
-from proact.ops import _device_plan, _device_sweep, restrict_range_
+from proact.ops import _device_memory, _device_sweep, restrict_range_
 from proact.ops._device_sweep import DeviceSweep
 from proact.ops.cuda_stream import HostCopy
 from proact.ops.in_place_code import TensorCode, encode_words_
@@ -590,7 +590,7 @@ def test_memory_is_restored_wherever_that_of_a_gpu_is_used_up(
 
     expected = trial()
     clean = [tensor.clone() for tensor in guarded.state_dict().values()]
-    original, left = _device_sweep.allocated, 0
+    original, left = _device_memory.allocated, 0
 
     def allocated(*arguments: Any) -> Tensor:
         nonlocal left
@@ -599,8 +599,7 @@ def test_memory_is_restored_wherever_that_of_a_gpu_is_used_up(
             raise torch.OutOfMemoryError
         return original(*arguments)
 
-    for module in (_device_plan, _device_sweep):
-        monkeypatch.setattr(module, "allocated", allocated)
+    monkeypatch.setattr(_device_memory, "allocated", allocated)
     allocations = 0
     while True:
         left = allocations

@@ -24,6 +24,7 @@ from proact.campaign.jobs import Job, UnitResult, WorkUnit
 from proact.campaign.shared_trials import SharedTrials
 from proact.campaign.trial_groups import SEVERAL_TRIALS
 from proact.campaign.trials_at_once import fastest_group, measured_fault
+from proact.campaign.tuning import Tuning
 from proact.campaign.worker_pool import LostWorkerError
 from proact.faults import ActivationFlip, BitFlip, ExactFlips, Injector, StuckAt
 from proact.results import Policy, Result
@@ -99,10 +100,10 @@ def test_a_policy_of_one_trial_is_the_task_of_older_stores() -> None:
         "cost": {"trial": 1.0, "image": 1.0},
         "seconds": {},
     }
-    assert autotune.Tuning.from_dict(made).policy.trials_at_once == 1
+    assert Tuning.from_dict(made).policy.trials_at_once == 1
     made["policy"]["trials_at_once"] = 0
     with pytest.raises(ProactError, match="has 0 trials at once, expected at least 1"):
-        autotune.Tuning.from_dict(made)
+        Tuning.from_dict(made)
 
 
 def test_a_policy_that_is_none(variants: dict[str, nn.Module]) -> None:
