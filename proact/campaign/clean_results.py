@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.campaign.counts import Counts, counts_from, reference_of
+from proact.campaign.counts import Counts, counts_from, finite_rows, reference_of
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.data import Split
@@ -30,8 +30,8 @@ class CleanResults:
     Attributes:
         columns: (n, k) float64, see `proact.campaign.counts`.
         values: the metric of each sample, (n,) float64; None for a metric of whole trials.
-        reference: (n, 3), see `proact.campaign.counts.reference_of`; None if the outputs are not
-            logits of classes.
+        reference: (n, 3), see `proact.campaign.counts.reference_of`; (n, 1), see `finite_rows`, if
+            the outputs are not logits of classes.
         outputs: the outputs if the metric needs them, else None: a tree for all samples, or a list
             with the tree of each fixed batch.
         sizes: the number of samples of each fixed batch; None without fixed batches.
@@ -40,7 +40,7 @@ class CleanResults:
 
     columns: Tensor
     values: Tensor | None
-    reference: Tensor | None
+    reference: Tensor
     outputs: Any
     sizes: tuple[int, ...] | None
     digest: str
@@ -60,12 +60,12 @@ class CleanResults:
         elif outputs is not None:
             outputs = take(outputs, units)
 
-        def of(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.index_select(0, samples)
+        def of(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, samples)
 
-        columns = self.columns.index_select(0, samples)
+        values = None if self.values is None else of(self.values)
         return CleanResults(
-            columns, of(self.values), of(self.reference), outputs, sizes, self.digest
+            of(self.columns), values, of(self.reference), outputs, sizes, self.digest
         )
 
     def output(self, number: int, part: slice) -> Any:
@@ -100,7 +100,7 @@ class CleanResults:
 def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) -> CleanResults:
     """Run a model in eval mode without faults on all samples."""
     metric, data = measurement.metric, measurement.data
-    parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
     outputs: list[Any] = []
     digest = _OutputDigest()
     is_classes: bool | None = None
@@ -111,15 +111,14 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
             if is_classes is None:
                 is_classes = measurement.is_classes(output)
             part = slice(start, start + samples)
-            reference = reference_of(output) if is_classes else None
+            reference = reference_of(output) if is_classes else finite_rows(output, samples)
             columns = measurement.columns(output, targets, samples, reference)
-            values = measurement.values(output, targets, output, columns)
-            parts.append((columns, values, reference))
+            parts.append((columns, measurement.values(output, targets, output, columns), reference))
             digest.add(output, is_classes)
             if metric.needs_clean or metric.of_trial:
                 outputs.append(output)
             start = part.stop
-    found = [None if c[0] is None else torch.cat(c) for c in zip(*parts, strict=True)]
+    values = [value for _, value, _ in parts if value is not None]
     kept: Any = outputs or None
     if outputs and data.batch_sizes is None:
         try:
@@ -131,8 +130,14 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
                 f"the outputs cannot be divided into samples ({error}): use unit='batch', or "
                 "choose a part of the output with output="
             ) from None
-    assert found[0] is not None
-    return CleanResults(found[0], found[1], found[2], kept, data.batch_sizes, digest.hexdigest())
+    return CleanResults(
+        torch.cat([columns for columns, _, _ in parts]),
+        torch.cat(values) if values else None,
+        torch.cat([reference for _, _, reference in parts]),
+        kept,
+        data.batch_sizes,
+        digest.hexdigest(),
+    )
 
 
 def clean_value(

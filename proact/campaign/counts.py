@@ -11,7 +11,7 @@ from proact.nn.outputs import dense, output_tensors
 from proact.results.metric_info import HIGHEST_LOSS
 
 #: Increase this when a column of a row changes its meaning.
-COLUMNS_VERSION = 3
+COLUMNS_VERSION = 4
 TOP = 5
 
 # The number of columns without labels, and the positions of the columns that need labels.
@@ -34,8 +34,7 @@ class Counts(NamedTuple):
         sdc5: images whose clean prediction is not among the five highest logits.
         sdc10, sdc20: images whose highest softmax value differs by more than 10 (20) percent from
             the clean value.
-        non_finite: images whose output holds NaN or infinity, a failure that can be detected; of
-            class logits, only if the clean output holds none.
+        non_finite: images whose output holds NaN or infinity, a failure that can be detected.
         raised: images whose forward pass raised an error, a failure that is detected.
     """
 
@@ -92,8 +91,8 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
     return torch.stack([column.to(torch.float64) for column in columns], dim=1)
 
 
-def other_columns(output: Any, samples: int) -> Tensor:
-    """Say which of the ``samples`` outputs, in any tree, hold NaN or infinity: (m, 1) float64."""
+def finite_rows(output: Any, samples: int) -> Tensor:
+    """Say which of the ``samples`` outputs, in any tree, are finite: (m, 1) float64, 1 or 0."""
     finite: Tensor | None = None
     for tensor in map(dense, output_tensors(output)):
         if not (tensor.is_floating_point() and tensor.numel()):
@@ -104,8 +103,18 @@ def other_columns(output: Any, samples: int) -> Tensor:
             here = torch.isfinite(tensor).all().expand(samples)
         finite = here if finite is None else finite & here.to(finite.device)
     if finite is None:
-        return torch.zeros((samples, 1), dtype=torch.float64)
-    return (~finite)[:, None].to(torch.float64)
+        return torch.ones((samples, 1), dtype=torch.float64)
+    return finite[:, None].to(torch.float64)
+
+
+def other_columns(output: Any, samples: int, reference: Tensor) -> Tensor:
+    """Compare outputs that are not logits of classes with ``reference``, their clean `finite_rows`.
+
+    Returns:
+        (m, 1) float64: the addend of ``non_finite`` for each sample.
+    """
+    finite = finite_rows(output, samples).to(reference.device)
+    return reference * (1.0 - finite)
 
 
 def raised_columns(samples: int, like: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Measurement:
         )
 
     def columns(
-        self, output: Any, targets: Batch | None, samples: int, reference: Tensor | None
+        self, output: Any, targets: Batch | None, samples: int, reference: Tensor
     ) -> Tensor:
         """Return the addends of the counts of a batch, (samples, k) float64.
 
@@ -115,10 +115,11 @@ class Measurement:
             output: the part of the output that the metric gets.
             targets: the targets of the batch, or None.
             samples: the number of samples.
-            reference: see `proact.campaign.counts.reference_of`; None if outputs are not classes.
+            reference: of the clean outputs of the batch, `proact.campaign.counts.reference_of`;
+                `finite_rows` if outputs are not logits of classes.
         """
-        if reference is None:
-            return other_columns(output, samples)
+        if reference.shape[1] == 1:
+            return other_columns(output, samples, reference)
         labels = targets if self.data.class_labels is not None else None
         return class_columns(output, labels, reference)
 

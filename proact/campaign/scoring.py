@@ -84,8 +84,7 @@ def scored(
             columns.append(raised_columns(batch.samples, clean.columns))
             values.append(clean.columns.new_full((batch.samples,), metric.worst_value))
             continue
-        reference = None if clean.reference is None else clean.reference[part]
-        mine = measurement.columns(output, batch.targets, batch.samples, reference)
+        mine = measurement.columns(output, batch.targets, batch.samples, clean.reference[part])
         expected = clean.output(number, part)
         columns.append(mine)
         values.append(measurement.values(output, batch.targets, expected, mine))

@@ -169,7 +169,7 @@ class CellResult:
         trials: number of fault patterns with a result.
         failed: number of trials that failed; the intervals are wider by their share.
         flips: mean number of flipped bits per trial.
-        non_finite: mean share of images whose output held NaN or infinity.
+        non_finite: mean share of images whose output held NaN or infinity because of faults.
         raised: mean share of images whose forward pass raised an error because of faults. They
             count as wrong answers.
         is_finished: whether the cell has all trials that it needs; cells of an interrupted

@@ -18,7 +18,7 @@ from conftest import slow
 from proact import campaign, protect
 from proact.campaign import Metric
 from proact.campaign.built_in_metrics import METRICS
-from proact.faults import ActivationFlip, BitFlip, ExactFlips, encode, inject
+from proact.faults import ActivationFlip, BitFlip, ExactFlips, StuckAt, encode, inject
 from proact.results import Policy
 
 FAULT = BitFlip(1e-3)
@@ -327,3 +327,33 @@ def test_another_forward_is_another_task(tmp_path: Path) -> None:
     assert [rows(), rows()] == [12, 0]
     assert rows(forward=lambda model, x: model(x)) == 12
     assert rows(on_error="exclude") == 12
+
+
+def test_outputs_that_are_not_finite_without_faults_are_not_counted() -> None:
+    """Padding that is NaN, as in half of these samples, is no failure that faults cause."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"scores": torch.where(x[:, :1] < 0, math.nan, self.linear(x))}
+
+    def finite(output: Any, targets: Any, clean: Any) -> Tensor:
+        return torch.isfinite(output["scores"]).all(1).float()
+
+    model, x = Padded(), torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    fault = StuckAt(1, 0.8)
+    metric = Metric("finite", finite, needs_targets=False)
+    found = campaign.run({"m": model}, x, [fault], metric=metric, **OPTIONS)
+    was_finite = x[:, 0] >= 0
+    expected = []
+    for trial in range(OPTIONS["trials"]):
+        with inject(model, fault, trial=trial), torch.no_grad():
+            now = torch.isfinite(model(x)["scores"]).all(1)
+        expected.append(int((was_finite & ~now).sum()))
+    assert 0 < int(was_finite.sum()) < 40
+    assert sum(expected) > 0
+    assert [row.non_finite for row in found.rows("m", fault)] == expected

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from proact import campaign
 from proact.campaign.clean_results import _Undivided
-from proact.campaign.counts import other_columns
+from proact.campaign.counts import finite_rows
 from proact.campaign.output_comparison import equal_bits, is_comparable, same_answers
 from proact.faults import ActivationFlip, BitFlip
 from proact.nn.outputs import opened, output_tensors
@@ -235,7 +235,7 @@ def test_clean_rows_in_an_object_are_refused_only_where_a_metric_reads_them() ->
 
 def test_values_that_are_not_finite_are_counted_in_objects() -> None:
     rows = torch.tensor([[1.0, 2.0], [np.nan, 0.0]])
-    assert other_columns(SimpleNamespace(scores=rows), 2)[:, 0].tolist() == [0.0, 1.0]
+    assert finite_rows(SimpleNamespace(scores=rows), 2)[:, 0].tolist() == [1.0, 0.0]
 
 
 def test_the_stand_in_for_an_object_survives_pickle() -> None:
@@ -262,4 +262,4 @@ def test_tensors_of_every_layout_and_dtype_are_compared(kind: str) -> None:
     whole, near = {"a": rare(X)}, {"a": rare(X[[3, 1]] * (1 + 1e-6))}
     assert same_answers(whole, near, (3, 1), 40, 1e-3) is True
     assert same_answers(whole, {"a": rare(X[[3, 2]])}, (3, 1), 40, 1e-3) is False
-    assert other_columns({"a": rare(X * torch.nan)}, 40).all()
+    assert not finite_rows({"a": rare(X * torch.nan)}, 40).any()
