@@ -44,10 +44,10 @@ class CampaignOptions(Options):
         encoding: the stored form of the parameters, by name or as a `proact.encodings.Encoding`;
             or a mapping of selectors to these. A tensor has the encoding of its first match.
         margin: a cell (a variant under a fault) stops when half the width of its interval is at
-            most this, in the metric's unit; above 0, and at most the width of the metric's range.
-            0.01 if neither this nor ``trials`` is given. A text such as ``"10%"``, above 0 % and
-            below 100 %, is a share of the cell's loss, the distance of its mean from the fault-free
-            result.
+            most this, in the metric's unit; above 0, and below half the width of the metric's
+            range, which needs no trial. 0.01 if neither this nor ``trials`` is given. A text such
+            as ``"10%"``, above 0 % and below 100 %, is a share of the cell's loss, the distance of
+            its mean from the fault-free result.
         difference_margin: with a margin, further trials run until half the width of the paired
             interval of each variant's difference to the first is at most this, in the metric's
             unit; above 0. Cells do not use these trials. None takes the margin, if that is not a
@@ -122,7 +122,8 @@ class CampaignOptions(Options):
     margin: float | str | None = option(
         None,
         "A cell (a variant under a fault) stops when half the width of its interval is at most "
-        "this, in the metric's unit, above 0; or a share of the cell's loss, as in 10%.",
+        "this, in the metric's unit, above 0: 0.01 is 1 point of accuracy; or a share of the "
+        "cell's loss, as in 10%.",
         float | str,
         metavar="MARGIN",
         default_text=f"{DEFAULT_MARGIN}, unless --trials is given",

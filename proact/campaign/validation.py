@@ -83,11 +83,17 @@ def checked_faults(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def check_margin(margin: float | None, metric: Metric) -> None:
-    """Raise ValueError for a margin that does not fit the metric's range."""
+    """Raise ValueError for a margin that does not fit the metric's range, or that is reached by the
+    whole range, without a trial."""
     if margin is None:
         return
+    half = 0.5 * (metric.highest - metric.lowest)
     try:
-        checked_margin(margin, metric.highest - metric.lowest)
+        if checked_margin(margin) >= half:
+            raise ValueError(
+                f"a margin is below {half:g}, half the width of the metric's range, which needs no "
+                f"trial; got {short_repr(margin)}"
+            )
     except ValueError as error:
         raise ValueError(f"margin: {error} ({label(metric.name)})") from None
 

@@ -237,10 +237,12 @@ class Experiment(SetupOptions):
         """The flips at each rate, then the other faults; by default the flips at default rates.
 
         Raises:
-            ConfigError: a fault is given twice.
+            ConfigError: no fault is given, or one twice.
         """
         from proact.config.parsing import flips_at
 
+        if not self.rates and not self.faults:
+            raise ConfigError("expected at least one rate or fault, got none", ("ber",))
         found: list[Fault] = list(flips_at(self.rates))
         seen = set(found)
         for index, fault in enumerate(self.faults or ()):

@@ -162,6 +162,7 @@ def test_without_anything_it_is_the_documented_one() -> None:
         ("faults: [{kind: BitFlip, ber: 2}]", "faults[0]: a bit error rate lies in [0, 1]"),
         ("faults: {kind: BitFlip}", "faults: expected a list, got {'kind': 'BitFlip'}"),
         ("faults: []", "faults: expected at least one fault"),
+        ("ber: []", "ber: expected at least one rate or fault, got none"),
         ("ber: [1e-6, often]", "ber[1]: a bit error rate is a number in [0, 1], got 'often'"),
         ("ber: [1e-6, 1e-6]", "ber[1]: expected different rates, got 1e-06 twice"),
         ("ber: 1e-6\nfaults: [{kind: BitFlip, ber: 1e-6}]", "faults[0]: expected different faults"),
