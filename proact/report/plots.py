@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from matplotlib.axes import Axes
@@ -12,12 +13,13 @@ from matplotlib.figure import Figure
 from proact.report.style import BER_LABEL, Look, add_legend, as_text, looks, new_axes, save_figure
 from proact.report.units import MetricUnits
 from proact.results.cells import CellResult
+from proact.results.result import Result
 from proact.results.statistics import Interval
 
 #: Drawn as a gap.
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
-__all__ = ["NOTHING", "accuracy_figure", "gain_figure", "save_figure"]
+__all__ = ["NOTHING", "accuracy_figure", "gain_figure", "result_figure", "save_figure"]
 
 
 def accuracy_figure(
@@ -25,16 +27,16 @@ def accuracy_figure(
 ) -> Figure:
     """The metric over BER: one line per variant, the interval as a band.
 
-    A line has a gap at a cell without trials. Cells with a BER of 0 are left out, as the axis is
-    logarithmic. Unfinished cells have hollow markers, and cells that needed no trial have crosses.
+    The cells of a variant are under faults of one family, with one rate each. A line has a gap at a
+    cell without trials. Cells with a BER of 0 are left out, as the axis is logarithmic. Unfinished
+    cells have hollow markers, and cells that needed no trial have crosses.
     """
     units = units or MetricUnits(cells[0].metric if cells else "top-1")
     figure, axes = new_axes(7.0, 4.5)
     variants = [name for name, _ in groupby(cells, key=lambda cell: cell.variant)]
     for variant, look in looks(variants).items():
-        # A variant may have one BER under several kinds of faults; the last of these is drawn.
-        by_ber = {cell.ber: cell for cell in cells if cell.variant == variant and cell.ber > 0}
-        mine = [by_ber[ber] for ber in sorted(by_ber)]
+        of_variant = [cell for cell in cells if cell.variant == variant and cell.ber > 0]
+        mine = sorted(of_variant, key=lambda cell: cell.ber)
         line = {cell.ber: NOTHING if cell.is_missing else cell.value for cell in mine}
         markers = [index for index, cell in enumerate(mine) if not cell.needs_no_trial]
         _band(axes, units, look, variant, line, markers)
@@ -46,6 +48,20 @@ def accuracy_figure(
     unit = f" ({units.unit})" if units.unit else ""
     _finish(figure, axes, f"{as_text(units.name)}{unit}, {100 * confidence:g} % interval")
     return figure
+
+
+def result_figure(result: Result) -> Figure:
+    """The metric over BER of all cells of a result: one line per variant, or per variant and family
+    of faults where there are several families."""
+    families = {(cell.variant, cell.fault): cell.family for cell in result.spec.cells}
+    names = list(dict.fromkeys(families.values()))
+    cells = result.cells
+    if len(names) > 1:
+        variants = list(result.clean)
+        named = [(cell, families[cell.variant, cell.fault]) for cell in cells]
+        named.sort(key=lambda each: (variants.index(each[0].variant), names.index(each[1])))
+        cells = [replace(cell, variant=f"{cell.variant}, {family}") for cell, family in named]
+    return accuracy_figure(cells, result.confidence, MetricUnits.of(result.spec))
 
 
 def gain_figure(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proact.report.units import MetricUnits
 from proact.results.result import Result
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ def result_table(result: Result) -> Table:
 
 def result_figure(result: Result) -> Figure:
     """See `Result.plot`."""
-    from proact.report.plots import accuracy_figure
+    from proact.report import plots
 
-    return accuracy_figure(result.cells, result.confidence, MetricUnits.of(result.spec))
+    return plots.result_figure(result)
 
 
 def result_html(result: Result) -> str:

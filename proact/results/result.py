@@ -327,7 +327,8 @@ class Result:
         return renderer().result_table(self)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """The metric over BER with interval bands.
+        """The metric over BER with interval bands: one line per variant, or per variant and kind of
+        fault where there are several kinds.
 
         Args:
             path: where the figure is written too; the ending (.png, .svg, .pdf) decides the format.
