@@ -166,7 +166,7 @@ def costs(
 def units_of(experiment: Experiment) -> MetricUnits:
     """Return the units of the experiment's metric."""
     metric: Metric = experiment.campaign_options["metric"]
-    return MetricUnits(metric.name, metric.highest - metric.lowest <= 1.0, metric.is_better_higher)
+    return MetricUnits.of_range(metric.name, metric.lowest, metric.highest, metric.is_better_higher)
 
 
 def _protected(

@@ -33,11 +33,12 @@ class Cost:
         thresholds: the number of stored thresholds.
         bytes: the memory of thresholds and bounds in the encoding, in bytes.
         percent: the number of thresholds and bounds, in percent of all other stored numbers.
-        clean: top-1 accuracy without faults in the encoding, in [0, 1].
+        clean: top-1 accuracy without faults in the encoding, in [0, 1], or the metric that `cost`
+            got in its place; that of ``clean_soft`` and ``clean_before`` too.
         clean_soft: the same with the soft clip of training; None unless requested.
         bounds: the number of stored bounds of weight-range and replacements of ecc.
-        clean_before: the clean accuracy of the unprotected model in the encoding, in [0, 1]; None
-            if `cost` did not get this model.
+        clean_before: that of the unprotected model in the encoding; None if `cost` did not get this
+            model.
         latency: the time of a forward pass divided by that of the unprotected model; None if `cost`
             did not get this model.
     """

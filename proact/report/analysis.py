@@ -306,7 +306,7 @@ class VariantCost:
         bytes: their size in the encoding.
         percent: their number in percent of the number of other stored values.
         clean: the metric without faults.
-        soft: accuracy in [0, 1] before hardening, where the run's notes have it.
+        soft: the same before hardening, where the run's notes have it.
         latency: time of a forward pass divided by that of the unprotected model, where the run's
             notes have it.
     """

@@ -10,7 +10,7 @@ import pandas as pd
 
 from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
-from proact.report.units import rate
+from proact.report.units import decimal, rate
 from proact.results.cells import CellResult
 from proact.text import label
 
@@ -137,7 +137,7 @@ def _cost_table(analysis: Analysis) -> ExportTable:
             f"{cost.thresholds:,}",
             f"{cost.bounds:,}",
             f"{cost.bytes:,.0f}",
-            f"{cost.percent:.2f}",
+            decimal(cost.percent, 2),
             units.value(cost.clean),
             "not measured" if cost.latency is None else f"{cost.latency:.2f} x",
         ]

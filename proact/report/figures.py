@@ -201,8 +201,11 @@ class PageFigures:
             name = f"per-{kind}" if f"per-{kind}" not in names else f"per-{kind}-{len(names)}"
             names.add(name)
             alternative = f"loss by {kind} under {label(fault)} in it alone"
-            strata = {variant: sweep.strata for variant, sweep in of_variants.items()}
             last = list(of_variants.values())[-1]
+            strata = {
+                variant: sweep.at_confidence(last.confidence).strata
+                for variant, sweep in of_variants.items()
+            }
             units = MetricUnits.of(last.spec)
             figure = self._drawn(name, alternative, self._map(kind, strata, of_variants, units))
             is_finished = all(sweep.is_finished for sweep in of_variants.values())
@@ -230,7 +233,7 @@ class PageFigures:
         units: MetricUnits,
     ) -> Figure:
         variants = list(dict.fromkeys([*self._analysis.variants, *sweeps]))
-        run = next(iter(sweeps.values())).spec
+        run = list(sweeps.values())[-1].spec
         unit = f" ({units.unit_of_differences})" if units.unit_of_differences else ""
         loss = f"loss of {as_text(units.name)}{unit}, {100 * run.confidence:g} % interval"
         if kind == "layer":

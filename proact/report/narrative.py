@@ -180,16 +180,12 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
             "flips), and combined with the exact probabilities of the strata (W. Cochran, Sampling "
             "Techniques, 1977, chapter 5; intervals by G. Zou and A. Donner, Stat. Med. 27, 2008)."
         )
-    wider = [
-        cell
-        for cell in cells
-        if run.relative_margin is not None and cell.trials + cell.failed == run.trials
-    ]
+    wider = [cell for cell in cells if _is_wider(analysis, cell)]
     if wider:
         names = listed([f"{label(cell.variant)} at {rate(cell.ber)}" for cell in wider])
+        bounds = ", and its worse end bounds the loss" if run.relative_margin is not None else ""
         sentences.append(
-            f"The largest number of trials ended {names}: the interval there is wider, and its "
-            "worse end bounds the loss."
+            f"The largest number of trials ended {names}: the interval there is wider{bounds}."
         )
     decided = sum(cell.needs_no_trial for cell in cells)
     if decided:
@@ -200,6 +196,16 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if not all(cell.is_finished for cell in cells):
         sentences.append("The campaign is not finished: some cells have too few trials yet.")
     return sentences
+
+
+def _is_wider(analysis: Analysis, cell: CellResult) -> bool:
+    """Whether the largest number of trials ended a cell before its margin was reached."""
+    run = analysis.run
+    if cell.trials + cell.failed != run.trials:
+        return False
+    if run.relative_margin is not None:
+        return True
+    return run.margin is not None and cell.value.half_width > run.margin
 
 
 def _goal(analysis: Analysis) -> str | None:

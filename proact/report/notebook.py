@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from proact.report.analysis import mark
 from proact.report.html import inline_svg, rendered
-from proact.report.units import MetricUnits
+from proact.report.units import MetricUnits, decimal, percent
 from proact.results.result import Result
 
 
@@ -23,6 +23,8 @@ def campaign_html(result: Result) -> str:
         "notebook_result.html",
         variants=[(name, list(mine)) for name, mine in groupby(cells, lambda cell: cell.variant)],
         units=MetricUnits.of(result.spec),
+        decimal=decimal,
+        in_percent=percent,
         mark=mark,
         confidence=result.confidence,
         has_cells_without_trials=any(not cell.trials for cell in cells),
@@ -33,10 +35,9 @@ def campaign_html(result: Result) -> str:
 def _figure(result: Result) -> Markup | None:
     if len({cell.ber for cell in result.cells if cell.ber > 0 and not cell.is_missing}) < 2:
         return None
-    from proact.report.plots import accuracy_figure
+    from proact.report.plots import result_figure
 
-    units = MetricUnits.of(result.spec)
-    return inline_svg(accuracy_figure(result.cells, result.confidence, units))
+    return inline_svg(result_figure(result))
 
 
 def sweep_html(result: Result) -> str:
@@ -53,5 +54,7 @@ def sweep_html(result: Result) -> str:
         rows=rows,
         largest=max(stratum.loss.estimate for stratum in strata),
         units=MetricUnits.of(result.spec),
+        decimal=decimal,
+        in_percent=percent,
         has_cells_without_trials=any(not cell.trials for cell in result.cells),
     )

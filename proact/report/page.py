@@ -15,13 +15,15 @@ from proact.report.description import model_and_data
 from proact.report.figures import PageFigures
 from proact.report.html import rendered
 from proact.report.narrative import how_measured, verdict
-from proact.report.units import rate
+from proact.report.units import decimal, percent, rate
 from proact.results.run_log import facts_digest
 from proact.text import label, printable
 from proact.yaml_text import dump
 
 #: The most failed trials that are listed.
 _MOST_FAILURES = 20
+#: The metrics that count each image as right or wrong.
+_OF_WHOLE_IMAGES = ("top-1", "top-5", "sdc")
 _RATE = re.compile(r"\b\d+(?:\.\d+)?e-\d+\b")
 
 
@@ -46,7 +48,10 @@ def page(
         analysis=analysis,
         run=run,
         units=analysis.units,
+        whole_images=_OF_WHOLE_IMAGES,
         rate=rate,
+        decimal=decimal,
+        in_percent=percent,
         mark=mark,
         verdicts=[(name, _whole(verdict(analysis, name))) for name in analysis.variants],
         figures=figures,

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from proact.report.tables import Column, make_table
-from proact.report.units import rate
+from proact.report.units import percent, rate
 from proact.results.statistics import Interval
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def _cells(plan: Plan, row: PlanRow, some_clamped: bool) -> list[str]:
         row.encoding,
         row.guard,
         _percent(row.accuracy),
-        "best" if row is plan.best else _points(row.difference),
+        "best" if row is plan.best else _percent(row.difference, "+"),
         *by_ber,
-        f"{100 * row.clean:.2f}",
-        f"{100 * row.clean_cost:.2f}",
+        percent(row.clean, 2),
+        percent(row.clean_cost, 2),
         *([f"{row.saturated:,}"] if some_clamped else []),
         f"{row.bits_per_weight:.4g}",
         f"{row.bits:.4g}",
@@ -103,11 +103,6 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _percent(interval: Interval) -> str:
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * interval.estimate:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _points(interval: Interval) -> str:
-    low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * interval.estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _percent(interval: Interval, sign: str = "") -> str:
+    estimate, low, high = (percent(end, 2, sign) for end in interval)
+    return f"{estimate} [{low}, {high}]"

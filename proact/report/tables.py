@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proact.report.analysis import mark
-from proact.report.units import MetricUnits, rate
+from proact.report.units import MetricUnits, decimal, percent, rate
 from proact.results.cells import CellDetails, CellResult
 from proact.results.result import Result
 from proact.results.statistics import Interval
@@ -178,7 +178,7 @@ def cells_table(result: Result) -> Table:
             shown(cell.fault, cell.ber),
             "no trials" if cell.is_missing else units.value(cell.value.estimate),
             units.interval(cell.value),
-            f"{cell.flips:,.1f}" if cell.trials else "",
+            decimal(cell.flips, 1) if cell.trials else "",
             _trials_text(cell),
         )
         for cell in result.cells
@@ -269,7 +269,7 @@ def strata_table(result: Result, title: str | None = None) -> Table:
     rows = [
         (
             part.name,
-            f"{100 * part.share:.2f}",
+            percent(part.share, 2),
             "no trials" if part.is_missing else units.fine(part.loss.estimate),
             f"{units.fine(part.loss.low)} to {units.fine(part.loss.high)}",
             f"{part.trials:,}",
@@ -295,6 +295,10 @@ def strata_table(result: Result, title: str | None = None) -> Table:
 _ACCURACY = MetricUnits("top-1")
 
 
+def _two_digits(number: float) -> str:
+    return decimal(number, 2)
+
+
 class _CostColumn(NamedTuple):
     heading: str | tuple[str, ...]
     value: Callable[[Mapping[str, Any]], float | None]
@@ -308,7 +312,7 @@ def _cost_columns(units: MetricUnits) -> tuple[_CostColumn, ...]:
             ("added", "numbers"), lambda cost: cost["thresholds"] + cost["bounds"], "{}".format
         ),
         _CostColumn("bytes", lambda cost: cost["bytes"], "{:g}".format),
-        _CostColumn(("% of all", "others"), lambda cost: cost["percent"], "{:.2f}".format),
+        _CostColumn(("% of all", "others"), lambda cost: cost["percent"], _two_digits),
         _CostColumn(
             ("clean", f"{metric} {units.unit}".rstrip()), lambda cost: cost["clean"], units.fine
         ),

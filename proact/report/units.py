@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from proact.results.metric_info import BUILT_IN_METRICS
 from proact.results.run_log import RunSpec
 from proact.results.statistics import Interval
+
+#: Numbers that are closer to each other differ by the rounding of their sums.
+_ROUNDING = 1e-11
+#: Smaller numbers are shown with a power of ten.
+_SMALL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,13 @@ class MetricUnits:
 
     @staticmethod
     def of(spec: RunSpec) -> MetricUnits:
-        """The units of a run's metric. Values in a range no wider than 1 are shares."""
-        return MetricUnits(spec.metric, spec.highest - spec.lowest <= 1.0, spec.is_better_higher)
+        """The units of a run's metric."""
+        return MetricUnits.of_range(spec.metric, spec.lowest, spec.highest, spec.is_better_higher)
+
+    @staticmethod
+    def of_range(metric: str, lowest: float, highest: float, is_better_higher: bool) -> MetricUnits:
+        """The units of a metric. Values in a range within [0, 1] are shares."""
+        return MetricUnits(metric, lowest >= 0.0 and highest <= 1.0, is_better_higher)
 
     @property
     def name(self) -> str:
@@ -59,11 +70,11 @@ class MetricUnits:
 
     def value(self, value: float) -> str:
         """A value without its unit: ``94.8``."""
-        return f"{100.0 * value:.1f}" if self.is_share else f"{value:.3g}"
+        return percent(value, 1) if self.is_share else _significant(value, 3)
 
     def fine(self, value: float) -> str:
         """A value with one more digit, for the effect of a single flip: ``0.25``."""
-        return f"{100.0 * value:.2f}" if self.is_share else f"{value:.4g}"
+        return percent(value, 2) if self.is_share else _significant(value, 4)
 
     def with_unit(self, value: float) -> str:
         """``94.8 %`` with a no-break space."""
@@ -71,11 +82,11 @@ class MetricUnits:
 
     def difference(self, value: float) -> str:
         """A signed difference without its unit: ``+15.1``."""
-        return f"{100.0 * value:+.1f}" if self.is_share else f"{value:+.3g}"
+        return percent(value, 1, "+") if self.is_share else f"{value:+.3g}"
 
     def amount(self, value: float) -> str:
         """A difference without its sign: ``15.1 points``."""
-        number = f"{abs(100.0 * value):.1f}" if self.is_share else f"{abs(value):.3g}"
+        number = percent(abs(value), 1) if self.is_share else f"{abs(value):.3g}"
         return f"{number} {self.unit_of_differences}".strip()
 
     def limit(self, value: float) -> str:
@@ -89,6 +100,40 @@ class MetricUnits:
     def interval_of_difference(self, interval: Interval) -> str:
         """The ends: ``+11.4 to +19.0``."""
         return f"{self.difference(interval.low)} to {self.difference(interval.high)}"
+
+
+def percent(share: float, digits: int, sign: str = "") -> str:
+    """A share in percent, as `decimal` shows it: ``94.8``, ``0.03``, ``99.97``.
+
+    Args:
+        share: the share, or a difference of shares.
+        digits: the number of digits after the point.
+        sign: ``"+"`` shows the sign of a positive number too.
+    """
+    return decimal(100.0 * share, digits, sign, ends=(0.0, 100.0))
+
+
+def decimal(number: float, digits: int, sign: str = "", ends: tuple[float, ...] = (0.0,)) -> str:
+    """A number with so many digits after the point, and with more of them where rounding alone
+    would make it one of ``ends``, which mean "none" and "all". The sign of 0 is not shown.
+    """
+    for end in ends:
+        if abs(abs(number) - end) <= _ROUNDING:
+            number = math.copysign(end, number) if end else 0.0
+            return f"{number:{sign},.{digits}f}"
+    if abs(number) < _SMALL:
+        return f"{number:{sign}.1g}"
+    while abs(float(f"{number:.{digits}f}")) in ends:
+        digits += 1
+    return f"{number:{sign},.{digits}f}"
+
+
+def _significant(value: float, digits: int) -> str:
+    """A value with so many significant digits, and with more of them where rounding alone would
+    make it 1, which means "the same" for a cosine."""
+    while abs(float(f"{value:.{digits}g}")) == 1.0 and abs(abs(value) - 1.0) > _ROUNDING:
+        digits += 1
+    return f"{value:.{digits}g}"
 
 
 def rate(ber: float) -> str:

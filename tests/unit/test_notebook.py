@@ -93,6 +93,9 @@ def result_of(
 ) -> Result:
     """As much of a campaign's result as a notebook shows."""
     spec = spec_of(cells[0].metric, highest, is_better_higher)
+    spec.cells = [
+        SimpleNamespace(variant=cell.variant, fault=cell.fault, family="BitFlip") for cell in cells
+    ]
     result = SimpleNamespace(cells=cells, confidence=confidence, spec=spec)
     return result  # type: ignore[return-value]
 

@@ -6,11 +6,13 @@ import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from built_cells import LINE
+from built_cells import LINE, cell
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pages import HOSTILE, OPTIONS, Page
@@ -19,11 +21,12 @@ from torch import nn
 from proact import campaign, report
 from proact.data import Data
 from proact.faults import BitFlip
-from proact.report.plots import NOTHING, accuracy_figure, gain_figure
+from proact.report.plots import NOTHING, accuracy_figure, gain_figure, result_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.style import COLOURS, looks, unknown_signs
 from proact.report.units import MetricUnits
+from proact.results.result import Result
 from proact.results.statistics import Interval
 from proact.results.stratum import Stratum
 
@@ -62,10 +65,45 @@ def test_bins_of_metrics_with_any_values() -> None:
     assert (edges[0], edges[-1], len(edges)) == (0.0, 20.0, 31)
 
 
-def test_cells_of_one_rate_under_other_faults_make_one_point(tmp_path: Path) -> None:
-    others = [replace(each, fault=f"StuckAt(1, {each.ber})") for each in LINE[:2]]
+def test_a_result_of_several_kinds_of_faults_has_a_line_for_each() -> None:
+    """A point of one kind between two of another would be a curve that nobody measured."""
+    stuck = [
+        cell(ber, (0.5, 0.4, 0.6), variant=name) for name in ("relu", "new") for ber in (1e-5, 1e-2)
+    ]
+    stuck = [replace(each, fault=f"StuckAt(1, {each.ber})") for each in stuck]
+    cells = [*stuck[:2], *LINE, *stuck[2:], *(replace(each, variant="new") for each in LINE)]
+    specs = [
+        SimpleNamespace(variant=each.variant, fault=each.fault, family=each.fault.split("(")[0])
+        for each in cells
+    ]
+    spec = SimpleNamespace(
+        cells=specs, metric="top-1", lowest=0.0, highest=1.0, is_better_higher=True
+    )
+    result = SimpleNamespace(
+        cells=cells, spec=spec, confidence=0.95, clean={"relu": 0.9, "new": 0.9}
+    )
+    figure = result_figure(cast(Result, result))
+    for variant in ("relu", "new"):
+        x, y = line_of(figure, f"{variant}, BitFlip")
+        assert x == [each.ber for each in LINE]
+        assert y == [100.0 * each.value.estimate for each in LINE]
+        assert line_of(figure, f"{variant}, StuckAt") == ([1e-5, 1e-2], [50.0, 50.0])
+
+
+def test_an_axis_shows_values_outside_of_0_to_100() -> None:
+    """A range of width 1 or less need not be that of a share."""
+    units = MetricUnits.of_range("offset", 5.0, 5.5, True)
+    line = [cell(ber, (5.4, 5.3, 5.45), 5.5) for ber in (1e-6, 1e-5)]
+    low, high = accuracy_figure(line, 0.95, units).axes[0].get_ylim()
+    assert 5.0 < low < 5.3
+    assert 5.45 < high < 6.0
+    assert not MetricUnits.of_range("correlation", -0.5, 0.5, True).is_share
+    assert MetricUnits.of_range("top-1", 0.0, 1.0, True).is_share
+
+
+def test_cells_that_needed_no_trial_are_marked_by_crosses(tmp_path: Path) -> None:
     decided = replace(LINE[0], ber=1e-9, trials=0)
-    figure = accuracy_figure([decided, *LINE, *others], 0.95)
+    figure = accuracy_figure([decided, *LINE], 0.95)
     figure.savefig(tmp_path / "figure.png")
     line, *_ = figure.axes[0].get_lines()
     assert list(line.get_xdata()) == [1e-9, *(each.ber for each in LINE)]
