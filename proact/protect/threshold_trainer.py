@@ -226,8 +226,11 @@ class ThresholdTrainer:
 
     @contextmanager
     def in_mode(self, mode: str) -> Iterator[None]:
-        """Switches all clips to ``mode`` inside the block, and back to soft behind it."""
-        clips = [module for module in self.model.modules() if isinstance(module, HyReLU)]
+        """Switches the clips at all sites to ``mode`` inside the block, and back to soft behind it.
+
+        Clips of an earlier method that ``skip`` leaves alone keep their mode.
+        """
+        clips = [self.clip(site) for site in self.sites]
         for clip in clips:
             clip.mode = mode
         try:

@@ -14,8 +14,11 @@ from conftest import bits_of, same_bits
 from proact import models, protect
 from proact.data import Data
 from proact.nn import HyReLU, Site
+from proact.nn.prefix_cache import PrefixCache
 from proact.protect import ranger
 from proact.protect.activation_profile import profile_quantiles
+from proact.protect.threshold_trainer import ThresholdTrainer
+from proact.protect.tolerance import Verdict
 
 FAST = {"epochs": 1, "decays": (1.0, 0.1)}
 
@@ -131,6 +134,28 @@ def test_the_deployed_form_keeps_the_tolerance_where_the_soft_one_is_blind(
     hardened = protect.protect(small, "proact", digits, tolerance=0.015)
     floor = models.accuracy(small, digits.validation) - 0.015
     assert models.accuracy(hardened, digits.validation) >= floor
+
+
+def test_clips_that_are_skipped_keep_their_mode_while_others_are_trained(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saturating = protect.protect(trained_cnn, "ranger", digits, quantile=0.9)
+    judged: list[str] = []
+
+    def judge(trainer: ThresholdTrainer, forward: PrefixCache) -> Verdict:
+        hook = trainer.model.get_submodule("relu4").register_forward_hook(
+            lambda clip, _, __: judged.append(clip.mode)  # type: ignore[arg-type]
+        )
+        verdict = original(trainer, forward)
+        hook.remove()
+        return verdict
+
+    original = ThresholdTrainer.judge
+    monkeypatch.setattr(ThresholdTrainer, "judge", judge)
+    hardened = protect.protect(saturating, "fitact", digits, skip=("relu4",), epochs=2)
+    assert set(judged) == {"saturate"}
+    modes = {n: m.mode for n, m in hardened.named_modules() if isinstance(m, HyReLU)}
+    assert modes == {"relu1": "zero", "relu2": "zero", "relu3": "zero", "relu4": "saturate"}
 
 
 def test_weights_stay_trainable_where_they_were(trained_cnn: nn.Module, digits: Data) -> None:
