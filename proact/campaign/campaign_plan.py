@@ -11,7 +11,7 @@ from proact.campaign.autotune import group_size, tune
 from proact.campaign.checked_models import CheckedModels
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.coordinator import ATTEMPTS
-from proact.campaign.identity import ModelDigest, task_facts, with_policy
+from proact.campaign.identity import task_facts, with_policy
 from proact.campaign.jobs import Job
 from proact.campaign.options import RunOptions
 from proact.campaign.registration import check_name, register_variants
@@ -22,6 +22,7 @@ from proact.campaign.worst_cases import worst_cases
 from proact.data.dataset import SamplesOrData
 from proact.faults import Fault
 from proact.limits import TRIALS
+from proact.models.code_digest import ModelDigest
 from proact.results.cells import CellState
 from proact.results.interval_set import IntervalSet
 from proact.results.run_log import RunSpec, Variant

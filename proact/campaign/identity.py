@@ -1,21 +1,17 @@
-"""The identity of a task: the facts and model digests that determine a row."""
+"""The identity of a task: the facts that determine a row, beside the digest of its model."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from proact.campaign.code_digest import behaviour_of, content_of
 from proact.campaign.draws import DRAW_VERSION
 from proact.campaign.metrics import describe
-from proact.data.split import content
 from proact.encodings import Encoding
+from proact.models.code_digest import content_of
 from proact.nn.batches import Batch, map_tensors
-from proact.nn.tensor_inventory import named_scales_beside
 from proact.ops import native_info
 from proact.results.policy import Policy
 
@@ -56,35 +52,3 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
 def with_policy(facts: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     """Return all facts of a task."""
     return {**facts, "policy": policy.to_facts()}
-
-
-class ModelDigest:
-    """SHA-256 of a model.
-
-    The digest covers the model's `repr`, every parameter and buffer, and the code of forward
-    methods, hooks and plain attributes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._content = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
-        for name, tensor in (
-            *model.named_parameters(),
-            *model.named_buffers(),
-            *named_scales_beside(model),
-        ):
-            self._content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            self._content.update(content(tensor))
-
-    @property
-    def of_content(self) -> str:
-        """The digest without outputs, in hexadecimal."""
-        return self._content.hexdigest()
-
-    def with_outputs(self, outputs: str) -> str:
-        """Return the digest that identifies a variant, in hexadecimal.
-
-        It covers the model and the digest of its clean outputs.
-        """
-        digest = self._content.copy()
-        digest.update(outputs.encode())
-        return digest.hexdigest()

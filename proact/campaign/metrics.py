@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proact.campaign.code_digest import content_of
 from proact.campaign.counts import COLUMNS_VERSION
+from proact.models.code_digest import content_of
 from proact.nn.batches import Batch
 from proact.text import check_name, label, short_repr
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from proact.campaign.bit_search import SEARCH_VERSION, BitSearch, SearchOptions
 from proact.campaign.clean_results import CleanResults
-from proact.campaign.identity import ModelDigest
 from proact.campaign.options import CampaignOptions
 from proact.campaign.tuning import Task
 from proact.data import Data
@@ -16,6 +15,7 @@ from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, Fault
 from proact.faults.encode import selector_of
 from proact.faults.kinds import StoredFault
+from proact.models.code_digest import ModelDigest
 from proact.results.policy import Policy
 from proact.results.store import Store
 from proact.text import label

@@ -21,17 +21,15 @@ from torch import nn
 from proact import models, protect
 from proact.campaign import Metric
 from proact.campaign.clean_results import clean_value
-from proact.campaign.code_digest import content_of
-from proact.campaign.identity import ModelDigest
 from proact.config.experiment import Experiment
 from proact.config.names import is_user_code
 from proact.config.parsing import THRESHOLDS, VariantRecipe
 from proact.config.progress import Stage, Stages
 from proact.data import Data
 from proact.errors import ProactError
+from proact.models.code_digest import ModelDigest, content_of
 from proact.nn.forward import Forward
 from proact.protect import Cost
-from proact.protect.fingerprint import fingerprint
 from proact.report.units import MetricUnits
 from proact.text import label, storable
 
@@ -208,8 +206,7 @@ def _identity(
     """Return a digest of everything that determines the thresholds."""
     facts = {
         "variant": variant.to_plain(),
-        "network": fingerprint(plain),
-        "modules": [f"{name} {type(m).__qualname__}" for name, m in plain.named_modules()],
+        "network": ModelDigest(plain).of_content,
         "images": [images.train.digest, images.validation.digest],
         "options": {
             name: content_of(value) if callable(value) else value

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from proact.data.split import content
+from proact.nn.tensor_inventory import named_scales_beside
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _DEEPEST = 4
@@ -25,10 +27,13 @@ _DEEPEST = 4
 def content_of(function: Callable[..., Any]) -> str:
     """Return a digest of a function: 16 hexadecimal digits of SHA-256.
 
-    The digest covers the source text (the byte code if there is no source), default arguments,
-    closure variables, the arguments of a `functools.partial` and the attributes of a callable
-    object. It does not cover the functions that it calls.
+    The digest covers the source text (the byte code of lambdas, and of functions without source),
+    default arguments, closure variables, the arguments of a `functools.partial` and the attributes
+    of a callable object; of a module everything that `ModelDigest` covers. It does not cover the
+    functions that it calls.
     """
+    if isinstance(function, nn.Module):
+        return ModelDigest(function).of_content[:16]
     return hashlib.sha256(_describe(function, _DEEPEST).encode()).hexdigest()[:16]
 
 
@@ -46,6 +51,38 @@ def behaviour_of(model: nn.Module) -> str:
             elif not attribute.startswith("_") and attribute != "training":
                 parts.append(f"{attribute} {_describe(value, _DEEPEST)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class ModelDigest:
+    """SHA-256 of a model.
+
+    The digest covers the model's `repr`, every parameter and buffer, and the code of forward
+    methods, hooks and plain attributes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._content = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
+        for name, tensor in (
+            *model.named_parameters(),
+            *model.named_buffers(),
+            *named_scales_beside(model),
+        ):
+            self._content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            self._content.update(content(tensor))
+
+    @property
+    def of_content(self) -> str:
+        """The digest without outputs, in hexadecimal."""
+        return self._content.hexdigest()
+
+    def with_outputs(self, outputs: str) -> str:
+        """Return the digest that identifies a variant, in hexadecimal.
+
+        It covers the model and the digest of its clean outputs.
+        """
+        digest = self._content.copy()
+        digest.update(outputs.encode())
+        return digest.hexdigest()
 
 
 def _describe(value: Any, depth: int) -> str:
@@ -82,8 +119,9 @@ def _callable(value: Any, depth: int) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
     own = getattr(kind, "__call__", None)  # noqa: B004
-    is_held = hasattr(value, "__dict__") and not isinstance(value, nn.Module)
-    held = vars(value) if is_held else {}
+    held = vars(value) if hasattr(value, "__dict__") else {}
+    if isinstance(value, nn.Module):  # its tensors are too many to be described for every hook
+        held = {name: item for name, item in held.items() if not name.startswith("_")}
     parts = [f"{name} {_describe(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):
         parts.append(_function(own, depth))
@@ -94,8 +132,10 @@ def _function(function: Any, depth: int) -> str:
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
-        text = f"{function.__code__.co_code.hex()} {function.__code__.co_names}"
-        text += " ".join(repr(c) for c in function.__code__.co_consts if isinstance(c, _PLAIN))
+        text = ""
+    # The source text of a lambda is that of its line, which may hold several.
+    if not text or function.__name__ == "<lambda>":
+        text += _byte_code(function.__code__, depth)
     cells = []
     for cell in function.__closure__ or ():
         try:
@@ -104,3 +144,12 @@ def _function(function: Any, depth: int) -> str:
             cells.append(None)
     held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     return f"{function.__qualname__} {text} {[_describe(item, depth - 1) for item in held]}"
+
+
+def _byte_code(code: CodeType, depth: int) -> str:
+    """Describe instructions with their names and constants, those of inner functions too."""
+    constants = [
+        _byte_code(each, depth) if isinstance(each, CodeType) else _describe(each, depth)
+        for each in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"

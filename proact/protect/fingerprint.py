@@ -1,4 +1,4 @@
-"""Digests that identify a model, with and without the tensors that protections added."""
+"""The digest that identifies a model without the tensors that protections added."""
 
 from __future__ import annotations
 
@@ -23,22 +23,13 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(module, (HyReLU, StoredGuard))
         for own in (*module._parameters, *module._buffers)
     }
-    return _digest(model, added)
-
-
-def full_fingerprint(model: nn.Module) -> str:
-    """The `fingerprint` of a model, including thresholds and bounds."""
-    return _digest(model, set())
-
-
-def _digest(model: nn.Module, left_out: set[str]) -> str:
     digest = hashlib.sha256()
     for name, tensor in (
         *model.named_parameters(),
         *model.named_buffers(),
         *named_scales_beside(model),
     ):
-        if name not in left_out:
+        if name not in added:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(content(tensor))
     return digest.hexdigest()

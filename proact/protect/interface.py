@@ -18,6 +18,7 @@ from proact.data.dataset import SamplesOrData, as_data
 from proact.data.reading import Collate
 from proact.encodings import Encoding
 from proact.errors import unknown
+from proact.models.code_digest import ModelDigest, content_of
 from proact.models.evaluation import check_fit, examples, run_checked
 from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
@@ -28,7 +29,7 @@ from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.written_state import restored
 from proact.protect.checkpointing import MethodRun
-from proact.protect.fingerprint import fingerprint, full_fingerprint
+from proact.protect.fingerprint import fingerprint
 from proact.protect.guards import copy_guards
 from proact.protect.held_out import (
     MOST_HELD_OUT,
@@ -289,30 +290,17 @@ def _identity(
     method: str, options: Any, model: nn.Module, images: Data, objective: Objective
 ) -> str:
     """A digest of everything that determines the thresholds."""
-    facts = {
+    facts: dict[str, Any] = {
         "method": method,
         "options": _as_json(options),
-        "network": full_fingerprint(model),
-        "modules": [f"{name} {type(m).__qualname__}" for name, m in model.named_modules()],
+        "network": ModelDigest(model).of_content,
         "images": [images.train.digest, images.validation.digest],
     }
     if objective != CLASSES:
         forward = objective.forward
         own = (forward.call, forward.output, objective.loss, objective.metric)
-        facts["objective"] = [_code(function) for function in own]
+        facts["objective"] = [content_of(each) if callable(each) else each for each in own]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _code(function: object) -> str:
-    """A text that changes with the name and the instructions of a function."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return getattr(function, "__qualname__", repr(function))
-    return (
-        f"{code.co_qualname} {code.co_code.hex()}"
-        if hasattr(code, "co_qualname")
-        else (f"{code.co_name} {code.co_code.hex()}")
-    )
 
 
 def _as_json(options: Any) -> dict[str, Any]:

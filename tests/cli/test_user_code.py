@@ -182,3 +182,32 @@ def test_activations_skipped_modules_and_an_own_forward(tmp_path: Path, profile:
     status, _, errors = profile(*given, "--activations", "all")
     assert status == 2
     assert "skip=('wild',)" in " ".join(errors.split())
+
+
+def test_thresholds_are_kept_for_the_same_network_only(tmp_path: Path) -> None:
+    """The slope is in no tensor, and the thresholds behind it depend on it."""
+
+    def files_after_a_campaign(slope: float) -> set[str]:
+        (tmp_path / "sloped.py").write_text(
+            "import torch\nfrom torch import nn\n\n"
+            "def network():\n"
+            "    torch.manual_seed(0)\n"
+            f"    layers = nn.Linear(4, 8), nn.LeakyReLU({slope}), nn.Linear(8, 8), nn.ReLU()\n"
+            "    return nn.Sequential(*layers, nn.Linear(8, 3)).eval()\n\n"
+            "def data():\n"
+            "    return torch.arange(400.0).reshape(100, 4).sin(), torch.arange(100) % 3\n"
+        )
+        line = "campaign --model sloped.py:network --data sloped.py:data --method ranger --ber 1e-3"
+        done = subprocess.run(
+            [sys.executable, "-m", "proact", *line.split(), "--trials", "2", "--out", "out"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        return {path.name for path in (tmp_path / "out" / "models").iterdir()}
+
+    first = files_after_a_campaign(0.1)
+    assert files_after_a_campaign(0.1) == first
+    assert len(files_after_a_campaign(0.9) - first) == 1

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from proact import ProactError, campaign, protect
 from proact.campaign import Metric
-from proact.campaign.code_digest import behaviour_of, content_of
 from proact.data import Data
 from proact.faults import BitFlip, inject
+from proact.models.code_digest import behaviour_of, content_of
 from proact.results import Policy
 from proact.results.store import Store
 
@@ -82,6 +82,19 @@ def test_what_a_metric_holds_is_part_of_it() -> None:
     assert content_of(halves) != content_of(functools.partial(with_a_default, threshold=0.6))
     assert content_of(halves) != content_of(with_a_default)
     assert content_of(torch.relu) != content_of(torch.abs)
+    assert content_of(nn.GELU("none")) != content_of(nn.GELU("tanh"))
+    weighted = (nn.CrossEntropyLoss(torch.full((3,), weight)) for weight in (1.0, 1.0, 2.0))
+    first, same, other = map(content_of, weighted)
+    assert first == same != other
+    smooth = functools.partial(nn.CrossEntropyLoss.forward, nn.CrossEntropyLoss())
+    sharp = functools.partial(smooth.func, nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert content_of(smooth) != content_of(sharp)
+
+
+def test_lambdas_of_one_line_are_different_functions() -> None:
+    functions = [lambda x: x, lambda x: 2 * x, lambda x: x in {1, 2}, lambda x: x in {1, 3}]
+    inner = [lambda: lambda x: x + 1, lambda: lambda x: x + 2]
+    assert len({content_of(each) for each in (*functions, *inner)}) == len(functions) + len(inner)
 
 
 def test_a_name_stands_for_its_own_networks(digits: Data, tmp_path: Path) -> None:

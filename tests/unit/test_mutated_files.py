@@ -25,7 +25,7 @@ from proact import data, protect
 from proact.config.reading import read_experiment
 from proact.data import Data, cifar, mnist
 from proact.models import checkpoint
-from proact.protect.fingerprint import full_fingerprint
+from proact.models.code_digest import ModelDigest
 from proact.yaml_text import dump
 
 EXPERIMENT = """\
@@ -86,7 +86,7 @@ def thresholds(folder: Path, model: nn.Module, samples: Any) -> Case:
 
     def load(content: bytes) -> object:
         path.write_bytes(content)
-        return full_fingerprint(protect.load(model, path))
+        return ModelDigest(protect.load(model, path)).of_content
 
     return Case(path.read_bytes(), load, (fuzz.bytes_mutated,), (fuzz.tensors_mutated,))
 

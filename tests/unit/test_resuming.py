@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from proact import ProactError, models, protect
 from proact.data import Data
 from proact.nn import HyReLU
+from proact.protect.objective import Loss
 
 METHODS: dict[str, dict[str, Any]] = {
     "proact": {"epochs": 1, "decays": (1.0, 0.1)},
@@ -97,6 +99,40 @@ def test_a_network_with_other_thresholds_is_another_one(
         protect.protect(loose, "proact", digits, resume=resume, progress=stop_at_site(2), **options)
     with pytest.raises(ProactError, match="belongs to another protection"):
         protect.protect(tight, "proact", digits, resume=resume, **options)
+
+
+def test_what_changes_training_and_no_weight_is_another_run(digits: Data, tmp_path: Path) -> None:
+    """Losses and networks whose difference no byte code and no tensor shows."""
+    torch.manual_seed(0)
+
+    def network(slope: float) -> nn.Module:
+        layers = (nn.Linear(64, 16), nn.ReLU(), nn.LeakyReLU(slope), nn.Linear(16, 10), nn.ReLU())
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    def run(model: nn.Module, loss: Loss, **more: Any) -> nn.Module:
+        options = {"epochs": 1, "decays": (1.0,), "samples": 64, "tolerance": 0.1}
+        return protect.protect(model, "proact", digits, loss=loss, **options, **more)
+
+    def weighted(weight: float) -> Loss:
+        return lambda logits, targets: weight * F.cross_entropy(logits, targets)
+
+    def stop(line: str) -> None:
+        if "site 2 of 2" in line:
+            raise PlugPulledError
+
+    model, other, resume = network(0.1), network(0.5), tmp_path / "unfinished"
+    other.load_state_dict(model.state_dict())
+    losses: list[tuple[Loss, Loss]] = [
+        (weighted(1.0), weighted(2.0)),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)),
+    ]
+    for given, another in losses:
+        with pytest.raises(PlugPulledError):
+            run(model, given, resume=resume, progress=stop)
+        for changed, loss in ((model, another), (other, given)):
+            with pytest.raises(ProactError, match="belongs to another protection"):
+                run(changed, loss, resume=resume)
+        run(model, given, resume=resume)
 
 
 def test_a_file_that_cannot_be_written_is_found_before_anything_is_trained(

@@ -10,9 +10,9 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import campaign, models, protect
-from proact.campaign.identity import ModelDigest
 from proact.data import Data
 from proact.faults import BitFlip, Injector, Where, encode
+from proact.models.code_digest import ModelDigest
 from proact.nn import HyReLU, WeightRange, weight_range_of, without_weight_range
 from proact.nn.tensor_inventory import stored_tensors
 
