@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward
+from proact.nn.site import eval_mode
+from proact.nn.written_state import restored
 
 
 def prefer_channels_last(models: Sequence[nn.Module], image: Batch, forward: Forward) -> None:
     """Puts convolution weights into the channels-last order, which is faster on CPUs.
 
     Activations follow the weights. Nothing changes if one of the models runs only on activations
-    in the usual order.
+    in the usual order. The models run in eval mode and keep their modes, values and state.
     """
     weights = [
         tensor
@@ -28,8 +30,8 @@ def prefer_channels_last(models: Sequence[nn.Module], image: Batch, forward: For
     for weight in weights:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
-        with torch.no_grad():
-            for model in models:
+        for model in models:
+            with eval_mode(model), restored(model), torch.no_grad():
                 forward(model, image.contiguous(memory_format=torch.channels_last))
                 forward(model, image.clone())
     except RuntimeError:

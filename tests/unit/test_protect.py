@@ -207,6 +207,32 @@ def test_batch_norm_and_dropout_stay_in_eval_mode(digits: Data) -> None:
     assert torch.equal(thresholds(hardened)["3"], thresholds(again)["3"])
 
 
+@pytest.mark.parametrize("method", ["proact", "fitact", "ranger"])
+def test_the_mode_of_the_given_model_changes_no_threshold(digits: Data, method: str) -> None:
+    """A forward in training mode would move the running statistics, and the profile with them."""
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Flatten(),
+    )
+    model = nn.Sequential(*layers, nn.Linear(36, 10))
+    options: dict[str, dict[str, Any]] = {
+        "proact": {**FAST, "samples": 128, "tolerance": 1.0},
+        "fitact": {"epochs": 1, "samples": 128, "tolerance": 1.0},
+    }
+    found = []
+    for mode in (True, False):
+        state = torch.get_rng_state()
+        given = copy.deepcopy(model).train(mode)
+        found.append(protect.protect(given, method, digits, **options.get(method, {})))
+        assert torch.equal(torch.get_rng_state(), state)
+    (one,), (other,) = (thresholds(each).values() for each in found)
+    assert torch.equal(one, other)
+
+
 def test_the_test_split_is_never_looked_at(trained_cnn: nn.Module, digits: Data) -> None:
     class Forbidden:
         def __getattr__(self, name: str) -> object:
