@@ -15,7 +15,7 @@ from proact.report.html import inline_svg
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
-from proact.report.style import as_text
+from proact.report.style import as_text, fix_layout
 from proact.report.units import MetricUnits, rate
 from proact.results import Result
 from proact.results.stratum import Stratum
@@ -252,4 +252,5 @@ class PageFigures:
         if has_files:
             self.figures[name] = figure
         width = round(_REM_PER_INCH * figure.get_figwidth(), 1)
+        fix_layout(figure)
         return PageFigure(name, escape(alternative), width, inline_svg(figure, name))

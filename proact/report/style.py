@@ -115,6 +115,14 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     )
 
 
+def fix_layout(figure: Figure) -> None:
+    """Arranges a figure for the last time: saving it in several formats does not arrange it again,
+    which takes as long as drawing it."""
+    with unknown_signs():
+        figure.draw_without_rendering()
+    figure.set_layout_engine(None)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure; the ending of ``path`` decides the format."""
     _save(figure, path, path.suffix)
