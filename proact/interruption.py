@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 #: Signals that follow the first one within this time are ignored, so that nothing cuts the
 #: clean-up. A later signal raises again, in case the clean-up takes too long.
@@ -53,6 +53,8 @@ class GracefulShutdown:
         self._last: float | None = None
         self._held = 0
         self._pending: int | None = None
+        #: The signal whose exception was raised last.
+        self._raised: int | None = None
         self._hook_before = sys.unraisablehook
 
     def __enter__(self) -> None:
@@ -76,6 +78,7 @@ class GracefulShutdown:
     def __exit__(self, *_: object) -> None:
         if GracefulShutdown._active is not self:
             return
+        self._raised = None  # the work is over: nothing is left to interrupt
         # After a signal, the handlers stay to ignore the next ones until the process has ended.
         with DeferredSignals():
             if self._last is None:
@@ -108,7 +111,12 @@ class GracefulShutdown:
         elif self._held:
             self._pending = number
         else:
-            raise _exception_for(number)
+            self.raise_for(number)
+
+    def raise_for(self, number: int) -> NoReturn:
+        """Raises the exception of a signal."""
+        self._raised = number
+        raise _exception_for(number)
 
     def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
         """Called by Python with each exception that it drops."""
@@ -123,7 +131,8 @@ class GracefulShutdown:
 class DeferredSignals:
     """Delays the exceptions of `GracefulShutdown` until the end of the block.
 
-    Use it around short work that must not stop half-way. Injections, which also run without a
+    An exception that was raised earlier and lost is raised again there. Use the block around short
+    work that must not stop half-way. Injections, which also run without a
     `GracefulShutdown`, have `proact.faults.rollback.DeferredInterrupt`.
     """
 
@@ -139,9 +148,14 @@ class DeferredSignals:
         if end is None:
             return
         end._held -= 1
-        if not end._held and end._pending is not None:
+        if end._held:
+            return
+        if end._pending is not None:
             number, end._pending = end._pending, None
-            raise _exception_for(number)
+            end.raise_for(number)
+        if end._raised is not None and sys.exc_info()[1] is None:
+            # Work goes on, so code in C has dropped the exception: Python tells nobody of that.
+            end.raise_for(end._raised)
 
 
 def _is_usual(handler: Any, usual: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -115,6 +116,36 @@ def test_a_signal_waits_until_held_work_is_done() -> None:
         done.append(3)
 
     with GracefulShutdown(), pytest.raises(Terminated):
+        work()
+    assert done == [1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_exception_that_code_in_c_drops_is_raised_again(number: int) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            signal.raise_signal(number)
+            raise AttributeError(name)
+
+    has_attribute = ctypes.pythonapi.PyObject_HasAttrString  # it drops every exception
+    with GracefulShutdown():
+        has_attribute(ctypes.py_object(Interrupted()), b"x")
+        with pytest.raises((KeyboardInterrupt, Terminated)), DeferredSignals():
+            pass
+
+
+def test_held_work_in_the_clean_up_is_not_interrupted_again() -> None:
+    done = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            with DeferredSignals():
+                done.append(1)
+            done.append(2)
+
+    with GracefulShutdown(), pytest.raises(KeyboardInterrupt):
         work()
     assert done == [1, 2]
 
