@@ -25,7 +25,7 @@ AUDIT := .venv-audit
 # A build of the CUDA code for the GPU of this machine, with the tests that run on it.
 CUDA_BUILD := build/cuda
 
-.PHONY: demo test test-all test-cuda fuzz audit coverage test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
+.PHONY: demo test test-long test-all test-cuda fuzz audit coverage test-ecosystem test-oldest lint types unit native sanitize docs packages dist format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/ber_campaign.py
@@ -37,6 +37,11 @@ test: lint types native unit
 unit: $(BUILD)/build.ninja
 	$(BIN)/cmake --build $(BUILD) --target _proact
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs
+
+# What takes longer than `make test` may: interrupted and killed campaigns, whole reports, simulations.
+test-long: $(BUILD)/build.ninja
+	$(BIN)/cmake --build $(BUILD) --target _proact
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs -m 'long and not slow'
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''
@@ -78,7 +83,7 @@ test-ecosystem: $(ECOSYSTEM)/.installed
 
 # Old releases warn of how new Pythons and the packages below them have changed: no error here.
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -W default tests/unit
+	$(OLDEST)/bin/python -m pytest -W default -m 'not slow' tests/unit
 
 # The branches that the tests take: all of them, slow ones included.
 coverage: native

@@ -25,6 +25,8 @@ from proact.data import Data
 from proact.faults import BitFlip
 from proact.report import write_report
 
+pytestmark = pytest.mark.long
+
 HOSTILE = '<script>document.title="hacked"</script>'
 RATES = ["1e-5", "1e-4", "1e-3"]
 WIDTH, HEIGHT = 1280, 900

@@ -169,6 +169,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_foreign_file_in_place_of_the_store_is_kept(tmp_path: Path) -> None:
     (tmp_path / "rows.sqlite").write_text("my notes")
     failed = run(*QUICK, "--out", tmp_path)

@@ -343,6 +343,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of other systems differ")
 @pytest.mark.parametrize(
     ("resource_name", "words"),

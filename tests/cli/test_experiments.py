@@ -139,6 +139,7 @@ def test_weight_range_does_not_see_faults_in_activations(
         assert under_activation_faults(guarded) == under_activation_faults(plain)
 
 
+@pytest.mark.long
 def test_the_same_command_continues_and_another_file_reuses_the_models(
     finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

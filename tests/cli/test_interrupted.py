@@ -43,6 +43,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.long
 def test_a_campaign_goes_on_and_ends_in_the_same_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

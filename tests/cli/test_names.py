@@ -52,6 +52,7 @@ def experiment(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_campaign(experiment: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = experiment.parent / "out [/x] :smile: \u202e"
     assert main(["campaign", str(experiment), "--out", str(out), "--report"]) == 0
@@ -75,6 +76,7 @@ def test_a_campaign(experiment: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert len(message) < 3000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", *slow("latin-1", "utf-8")])
 def test_a_terminal_that_lacks_characters(encoding: str, tmp_path: Path) -> None:
     """The store has a name that is no UTF-8, as a file system may have it."""

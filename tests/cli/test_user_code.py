@@ -53,6 +53,7 @@ def test_the_table_of_a_named_network(profile: Profile) -> None:
         assert words in shown
 
 
+@pytest.mark.long
 def test_the_documented_example(profile: Profile) -> None:
     example = ROOT / "docs" / "own_network.py"
     status, shown, errors = profile("--model", f"{example}:network", "--data", f"{example}:data")
@@ -184,6 +185,7 @@ def test_activations_skipped_modules_and_an_own_forward(tmp_path: Path, profile:
     assert "skip=('wild',)" in " ".join(errors.split())
 
 
+@pytest.mark.long
 def test_thresholds_are_kept_for_the_same_network_only(tmp_path: Path) -> None:
     """The slope is in no tensor, and the thresholds behind it depend on it."""
 

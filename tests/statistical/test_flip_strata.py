@@ -22,6 +22,8 @@ from conftest import slow
 from proact.faults import BitFlip, BitFlipStratum, Injector, Record, encode
 from proact.faults.strata import number_of_flips, probability_of_range
 
+pytestmark = pytest.mark.long
+
 TRIALS = 4000
 #: 3,200 exposed bits in shared tensors, 200 of them critical, and 160 in a tensor of its own.
 MODEL = Memory(weight=torch.ones(10, 8), bias=torch.ones(20), own=torch.ones(5))

@@ -28,6 +28,8 @@ from proact.results.statistics import (
     trial_mean,
 )
 
+pytestmark = pytest.mark.long
+
 Method = Callable[..., Interval]
 RNG = np.random.default_rng(2026)
 POPULATIONS: dict[str, NDArray[np.float64]] = {

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from conftest import slow
 from proact.results.statistics import Interval, Prior, StoppingRule, StratifiedRule, Trials
 
+pytestmark = pytest.mark.long
+
 CONFIDENCE, COVERED, SIGMAS, SEED, IMAGES = 0.95, 0.94, 4.0, 12, 16
 
 

@@ -23,6 +23,8 @@ from scipy.stats import t as student
 from conftest import slow
 from proact.results.statistics import Interval, Prior, StoppingRule, stopping
 
+pytestmark = pytest.mark.long
+
 CONFIDENCE, COVERED, IN_TIME = 0.95, 0.94, 1.3
 SIGMAS = 4.0
 SEED = 11

@@ -29,6 +29,8 @@ from proact.results.statistics import (
     stratified_quantile,
 )
 
+pytestmark = pytest.mark.long
+
 CONFIDENCE, COVERED, SIGMAS, SEED, IMAGES = 0.95, 0.94, 4.0, 12, 16
 
 

@@ -155,6 +155,7 @@ def count_calls() -> Metric:
     return Metric("odd", function)
 
 
+@pytest.mark.long
 def test_less_is_better_for_some_metrics(trained_cnn: nn.Module, digits: Data) -> None:
     fault = BitFlip(1e-3)
     options = {"encoding": "q15.16", "images_per_trial": 40, "metric": "sdc"}
@@ -231,6 +232,7 @@ def test_an_executor_that_cancels_a_unit_ends_the_campaign(
     assert (result.cells[0].trials, result.failures()) == (12, {})
 
 
+@pytest.mark.long
 def test_parametrized_networks_run_here_and_in_workers(digits: Data) -> None:
     model = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 10)))
     options = {"trials": 3, "images_per_trial": 16}

@@ -34,6 +34,8 @@ from proact.faults import BitFlip, encode, inject
 from proact.results.store import Store
 from result_rows import rows_of
 
+pytestmark = pytest.mark.long
+
 TRIALS = 250
 PATIENCE_SECONDS = 60
 

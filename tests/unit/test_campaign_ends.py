@@ -79,7 +79,7 @@ def test_margins_are_in_the_unit_of_the_metric(digits: Data) -> None:
     options = {"metric": "loss", "images_per_trial": 16, "executor": 1}
     (cell,) = campaign.run({"m": linear(0)}, digits, FAULTS, margin=2.0, **options).cells
     assert cell.value.half_width <= 2.0
-    with pytest.raises(ValueError, match=r"margin: a margin is at most 20, .* got 30 \(loss\)"):
+    with pytest.raises(ValueError, match=r"margin: a margin is below 10, .* got 30 \(loss\)"):
         campaign.run({"m": linear(0)}, digits, FAULTS, margin=30, **options)
 
 

@@ -209,6 +209,7 @@ def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
     assert stored.difference("ranger", "relu") == result.difference("ranger", "relu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [*slow(1, 60), 150])
 def test_an_interrupted_campaign_ends_in_the_same_table(
     after: int, result: Result, variants: dict[str, nn.Module], digits: Data, tmp_path: Path
@@ -278,6 +279,7 @@ def test_sweeps_have_strata_of_their_own(trained_cnn: nn.Module, digits: Data) -
         campaign.per_bit(trained_cnn, digits, trials=100, strata=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ber", [1e-12, *slow(1e-9)])
 def test_a_share_of_the_loss_is_reached_at_any_rate(
     ber: float, trained_cnn: nn.Module, digits: Data

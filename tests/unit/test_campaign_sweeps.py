@@ -31,6 +31,7 @@ def test_layers_share_out_the_fault_space(by_layer: results.Result, trained_cnn:
     assert by_layer.whole.half_width <= 0.02
 
 
+@pytest.mark.long
 def test_the_whole_is_that_of_an_unstratified_campaign(
     by_layer: results.Result, trained_cnn: nn.Module, digits: Data
 ) -> None:

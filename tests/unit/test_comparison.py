@@ -48,6 +48,7 @@ def test_the_difference_of_separate_estimates_adds_distances_in_squares() -> Non
     assert difference.high == pytest.approx(0.4 + math.hypot(0.03, 0.04))
 
 
+@pytest.mark.long
 def test_cells_of_both_campaigns_stand_side_by_side(
     here: Result, other_store: Path, tmp_path: Path
 ) -> None:

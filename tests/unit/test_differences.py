@@ -104,6 +104,7 @@ def test_a_stored_campaign_gives_the_same(result: Result, path: Path) -> None:
     assert stored.pairs("ranger", "weight-range") == result.pairs("ranger", "weight-range")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [*slow({"executor": 2}, {"stop_after": 40}), {"stop_after": 600}])
 def test_pairs_depend_on_rows_alone(
     more: dict[str, int],
@@ -135,6 +136,7 @@ def test_differences_have_a_margin_of_their_own(
     assert narrow.cell("relu", fault) == without.cell("relu", fault)
 
 
+@pytest.mark.long
 def test_pairs_in_strata_reach_the_margin(variants: dict[str, nn.Module], digits: Data) -> None:
     options = {**OPTIONS, "strata": True, "margin": 0.006}
     found = campaign.run(variants, digits, [BitFlip(3e-6)], **options)
@@ -185,6 +187,7 @@ def test_a_variant_that_always_fails_does_not_change_other_differences() -> None
     assert bad.trials == 0
 
 
+@pytest.mark.long
 def test_a_difference_does_not_depend_on_the_other_variants(
     variants: dict[str, nn.Module], digits: Data, result: Result
 ) -> None:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from conftest import slow
 
+pytestmark = pytest.mark.long
+
 METHODS = [
     "proact",
     *slow("fitact", "ft-clipact", "resilience-aware-proact"),

@@ -336,6 +336,7 @@ with warnings.catch_warnings():
 """
 
 
+@pytest.mark.long
 def test_without_the_native_module_every_encoding_is_faulted_alike() -> None:
     run = [sys.executable, "-W", "error", "-c", WITHOUT + DIGEST]
     output = subprocess.run(run, check=True, capture_output=True, text=True).stdout

@@ -85,6 +85,7 @@ def away_from_thresholds(net: nn.Module, images: Tensor) -> Tensor:
     return images[clear]
 
 
+@pytest.mark.long
 # torch's exporter uses what torch deprecates.
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize("mode", ["soft", *slow(*(mode for mode in MODES if mode != "soft"))])

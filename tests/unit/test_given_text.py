@@ -37,6 +37,7 @@ def bomb(levels: int) -> str:
 NINE = "9" * 5_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("suffix", "text", "words"),
     [

@@ -42,6 +42,7 @@ def halves(cut: GraphCut | None, images: Tensor) -> Tensor:
     return output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

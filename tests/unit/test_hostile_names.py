@@ -27,6 +27,8 @@ from proact.results import Result, read
 from proact.text import MOST_OF_CELL, label, visible
 from proact.yaml_text import dump
 
+pytestmark = pytest.mark.long
+
 
 class Hostile(nn.Module):
     """A model whose parameters and modules have hostile names."""

@@ -143,6 +143,7 @@ def test_threads_change_no_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> No
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
+@pytest.mark.long
 def test_every_instruction_set_passes_the_same_tests() -> None:
     """The baseline's loops from Python; the C++ tests go through all of them."""
     code = """

@@ -26,6 +26,8 @@ from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlip, Burst, StuckAt, Where, inject
 from proact.faults.kinds import Fault
 
+pytestmark = pytest.mark.long
+
 
 def remove_refusals() -> bool:
     """Removes what refuses steps of optimisers, and says whether there was something.

@@ -25,6 +25,7 @@ MOST_REGISTERS = {
 OTHERS = 48
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     kernel_resources.compiler() is None or shutil.which("c++filt") is None,
     reason="needs nvcc and c++filt",

@@ -19,6 +19,8 @@ from proact.data import Data
 from proact.faults import BitFlip
 from result_rows import rows_of
 
+pytestmark = pytest.mark.long
+
 FAULT = BitFlip(1e-2, bits="sign")
 OPTIONS: dict[str, Any] = {"trials": 80, "images_per_trial": 16, "seed": 5}
 

@@ -507,6 +507,7 @@ READ_ONLY: dict[str, Callable[[str], None]] = {
 }
 
 
+@pytest.mark.long
 def test_memory_that_cannot_be_written(tmp_path: Path) -> None:
     """In a process of its own, because a write would end it."""
     file = tmp_path / "weight.npy"

@@ -193,6 +193,7 @@ class Counting(nn.Module):
         return self.linear(x) + self.drift * torch.arange(4.0)
 
 
+@pytest.mark.long
 def test_trials_do_not_depend_on_the_trials_before_them() -> None:
     torch.manual_seed(0)
     model = Counting()

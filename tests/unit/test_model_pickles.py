@@ -57,6 +57,7 @@ def test_shared_memory_stays_shared() -> None:
     assert not arrived.view.requires_grad
 
 
+@pytest.mark.long
 def test_workers_give_the_rows_of_one_process() -> None:
     model = plain()
     for layer in model:

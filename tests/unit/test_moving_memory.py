@@ -34,6 +34,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["float32", *slow("q15.16", "int8", "numpy")])
 def test_memory_that_moves_inside_an_injection(encoding: str) -> None:
     path = os.pathsep.join((str(TESTS.parent), str(TESTS), str(TESTS / "unit")))

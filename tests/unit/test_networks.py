@@ -74,6 +74,7 @@ def test_any_channels_size_and_classes(name: str, shape: tuple[int, ...]) -> Non
     assert not torch.equal(output[0], output[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n for n in models.names() if n not in ("resnet34", "resnet56")])
 def test_networks_learn_and_copy(name: str) -> None:
     """A step down the gradient reaches every parameter and lowers the loss."""

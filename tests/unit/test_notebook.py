@@ -264,6 +264,7 @@ def test_progress_false_shows_nothing(executed: Recorder) -> None:
     assert outputs(executed, 6) == []
 
 
+@pytest.mark.long
 def test_without_ipywidgets_there_is_no_bar_and_no_warning(tmp_path: Path) -> None:
     missing = (
         "import importlib.util, sys\n"

@@ -51,6 +51,7 @@ def rows(
     return [row[:-1] for fault in faults for row in result.rows("m", fault)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_rows_are_the_same_with_and_without(
     trained_cnn: nn.Module, digits: Data, channels_last: bool

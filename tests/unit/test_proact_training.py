@@ -176,6 +176,7 @@ def test_order_is_that_of_execution_not_of_registration(digits: Data) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("granularity", ["hybrid", "channel", "neuron"])
 def test_caches_change_speed_only(
     double_cnn: nn.Module,

@@ -77,6 +77,7 @@ def test_the_files(store: Path, written: dict[str, Path]) -> None:
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_the_same_store_gives_the_same_bytes(
     store: Path, written: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def rates() -> list[str]:
     return ["1e-5", "1e-4", "1e-3"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("at", "chosen"), [(0.0001, "at-2"), *slow((1e-5, "at-1"), (1.00001e-3, "at-3"))]
 )

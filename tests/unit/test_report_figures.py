@@ -170,6 +170,7 @@ def test_figures_have_room_for_names(names: list[str]) -> None:
     assert len(legend.get_texts()) == len(names)
 
 
+@pytest.mark.long
 def test_a_page_of_many_variants(digits: Data, tmp_path: Path) -> None:
     torch.manual_seed(0)
     names = [f"variant number {number}" for number in range(22)]

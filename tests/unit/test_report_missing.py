@@ -93,6 +93,7 @@ def test_cells_without_trials_are_missing_and_never_zero(begun: Path, tmp_path: 
             assert value.endswith(", unfinished") == ((name, ber) in partly)
 
 
+@pytest.mark.long
 def test_a_cell_that_needs_no_trial_is_no_missing_one(
     variants: dict[str, nn.Module], digits: Data, tmp_path: Path
 ) -> None:

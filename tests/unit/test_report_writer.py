@@ -15,6 +15,8 @@ from proact.faults import BitFlip
 from proact.report import write_report
 from proact.report.units import MetricUnits
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def variants(trained_cnn: nn.Module, digits: Data) -> dict[str, nn.Module]:

@@ -82,6 +82,7 @@ def test_the_test_split_is_never_looked_at(trained_cnn: nn.Module, digits: Data)
     protect.protect(trained_cnn, "fitact", blind, epochs=1)
 
 
+@pytest.mark.long
 def test_a_campaign_of_the_same_seed_meets_other_faults(
     trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

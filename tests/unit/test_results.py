@@ -126,6 +126,7 @@ def assert_same(stored: Result, live: Result) -> None:
         assert again.cells == live.cells
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "goal",
     [
@@ -194,6 +195,7 @@ def test_a_family_is_a_fault_without_its_rate(
         assert cell.is_clean_without_flips != is_transient
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("goal", [{"trials": 300}, *slow({"margin": 0.08})], ids=str)
 def test_a_store_gives_the_strata_of_a_sweep(
     goal: dict[str, Any], trained_cnn: nn.Module, digits: Data, path: Path
@@ -215,6 +217,7 @@ def test_a_store_gives_the_strata_of_a_sweep(
     assert (fields["31"], fields["16"], fields["15"]) == ("sign", "integer", "fraction")
 
 
+@pytest.mark.long
 def test_reading_imports_no_torch(
     variants: dict[str, nn.Module], digits: Data, path: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +272,7 @@ def _by_variant(stored: Result) -> list[CellSpec]:
     return sorted(stored.spec.cells, key=lambda cell: names.index(cell.variant))
 
 
+@pytest.mark.long
 def test_the_stopping_rule_is_replayed(
     variants: dict[str, nn.Module], digits: Data, path: Path
 ) -> None:
@@ -390,6 +394,7 @@ def test_an_error_ends_a_session(variants: dict[str, nn.Module], digits: Data, p
     assert session.ended is not None
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_leaves_an_open_session(path: Path) -> None:
     script = """
 import os, signal, sys

@@ -55,6 +55,7 @@ def ran(found: list[Row]) -> int:
     return sum(row.seconds > 0.0 for row in found if row.flips)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ber", RATES)
 def test_rows_are_those_of_each_rate_alone(
     ber: float, result: Result, variants: dict[str, nn.Module], digits: Data
@@ -82,6 +83,7 @@ def test_rates_run_few_trials_that_a_higher_rate_has(result: Result) -> None:
         assert ran(found) <= 0.05 * len(found) + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{"executor": 2}, *slow({"stop_after": 300}, {"stop_after": 900})])
 def test_workers_and_interruptions_change_nothing(
     more: dict[str, int],

@@ -57,6 +57,7 @@ def in_file(folder: Path, name: str, source: str = MODEL) -> Path:
     return file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["code.py", *slow("json.py", "test.py"), "net.v2.py", *slow("a_model_of_mine.py")]
 )

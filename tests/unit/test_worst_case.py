@@ -58,6 +58,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return float(((output.argmax(1) == split.labels) & output.isfinite().all(1)).double().mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [None, "weight-range"])
 @pytest.mark.parametrize("encoding", [*slow("float32"), "float16", "q3.4"])
 def test_the_first_flip_is_one_of_the_worst(
@@ -97,6 +98,7 @@ def test_harmless_looking_flips_are_found_one_after_the_other(
         assert search.harm(tuple(space[number] for number in order)) < harms[-1]
 
 
+@pytest.mark.long
 def test_flips_add_up_on_the_given_model(trained_cnn: nn.Module, digits: Data) -> None:
     before = {name: tensor.clone() for name, tensor in trained_cnn.state_dict().items()}
     lines: list[str] = []
