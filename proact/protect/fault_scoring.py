@@ -11,6 +11,7 @@ from proact.faults import Fault, Injector, encode
 from proact.nn import Site
 from proact.nn.batches import cloned
 from proact.nn.tensor_inventory import stored_tensors
+from proact.nn.written_state import restored
 from proact.ops.seeds import derived_seed
 from proact.protect.distributed import DistributedContext
 from proact.protect.objective import CLASSES, Objective
@@ -107,10 +108,12 @@ class FaultScorer:
             return self._judged(drawn)
 
     def _judged(self, images: Split) -> Tensor:
-        output = self._objective.forward.logits(self.model, cloned(images.inputs))
-        values = self._objective.values(output, images.targets)
-        is_finite = torch.isfinite(output).flatten(1).all(1)
-        return torch.where(is_finite, values, 0.0)
+        # State that faults leave behind must not reach the next trial.
+        with restored(self.model):
+            output = self._objective.forward.logits(self.model, cloned(images.inputs))
+            values = self._objective.values(output, images.targets)
+            is_finite = torch.isfinite(output).flatten(1).all(1)
+            return torch.where(is_finite, values, 0.0)
 
     def _drawn_images(self, trial: int) -> Tensor:
         generator = torch.Generator().manual_seed(derived_seed(self._seed, "search-images", trial))

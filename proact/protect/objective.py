@@ -14,6 +14,7 @@ from proact.data import Split
 from proact.models.evaluation import check_fit, examples, run_checked
 from proact.nn.batches import Batch, cloned, samples_in
 from proact.nn.forward import DEFAULT, Forward, described, logits_of
+from proact.nn.written_state import restored
 
 #: Maps (logits, targets) of m samples to a mean, (), or to one value a sample, (m,).
 Loss: TypeAlias = Callable[[Tensor, Batch], Tensor]
@@ -101,12 +102,16 @@ class Objective:
         return values
 
     def mean(self, model: nn.Module, split: Split) -> float:
-        """The mean metric over a split, in [0, 1], in the model's current mode."""
+        """The mean metric over a split, in [0, 1], in the model's current mode.
+
+        State that a forward pass writes is put back after each batch.
+        """
         total = 0.0
         with torch.no_grad():
             for inputs, targets in split.batches(_BATCH):
-                logits = self.forward.logits(model, cloned(inputs))
-                total += float(self.values(logits, targets).sum())
+                with restored(model):
+                    logits = self.forward.logits(model, cloned(inputs))
+                    total += float(self.values(logits, targets).sum())
         return total / len(split)
 
     def check(self, model: nn.Module, split: Split, method: str, trains: bool) -> None:

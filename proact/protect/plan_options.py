@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from proact.limits import SEEDS, TRIALS
-from proact.options import Options, above_0, between_0_and_1, integer, number, option
+from proact.options import (
+    Options,
+    above_0,
+    between_0_and_1,
+    default_of,
+    integer,
+    number,
+    option,
+    options_of,
+)
 from proact.protect.registry import METHODS
 from proact.text import short_repr
 
@@ -25,8 +34,12 @@ def _check_rates(value: Any) -> object:
         raise ValueError("expected at least one bit error rate, got none")
     for rate in rates:
         checked_ber(rate)
-        if list(rates).count(rate) > 1:
-            raise ValueError(f"expected different rates, got {rate:g} twice")
+    # Results name a rate by its first six digits.
+    shown = [f"{rate:g}" for rate in rates]
+    if repeated := [each for each in shown if shown.count(each) > 1]:
+        raise ValueError(
+            f"expected rates that differ in their first six digits, got {repeated[0]} twice"
+        )
     return value
 
 
@@ -191,6 +204,12 @@ class PlanOptions(Options):
         metavar="INTEGER",
         check=integer(0, SEEDS),
     )
+
+    def __post_init__(self) -> None:
+        for name in options_of(type(self)):
+            if getattr(self, name) is None and default_of(type(self), name) is not None:
+                raise TypeError(f"{name}: expected a value, got None")
+        super().__post_init__()
 
     @property
     def rates(self) -> tuple[float, ...]:

@@ -76,15 +76,21 @@ def plan(
     chosen = PlanOptions(**options)
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan takes a torch.nn.Module, got {type(model).__name__}")
+    if variants is not None and not isinstance(variants, Mapping):
+        raise TypeError(
+            f"variants: expected a mapping of names to models, got {type(variants).__name__}"
+        )
     samples = as_data(data, collate=collate)
     objective = Objective(Forward(forward, output), None, metric)
     objective.check(model, samples.validation, "plan", trains=False)
     timed = next(samples.validation.batches(_TIMED_IMAGES))[0]
-    _refuse_varying(model, timed, objective.forward)
     report = progress or _ignore
     unmeasured: list[UnmeasuredCandidate] = []
     encodings = _within_budget(model, chosen, unmeasured)
+    _refuse_varying(type(model).__name__, model, timed, objective.forward)
     guarded = _guarded(model, samples, variants or {}, chosen, forward, output, report)
+    for name, variant in (variants or {}).items():
+        _refuse_varying(f"variants: {short_repr(name)}", variant, timed, objective.forward)
     race = CandidateRace(model, samples.validation, chosen, objective, report)
     latency = {
         name: 1.0 if each is model else latency_ratio(each, model, timed, forward=forward)
@@ -108,16 +114,17 @@ def _within_budget(
 ) -> list[Encoding]:
     """The encodings whose stored weights fit the budget; the others join ``unmeasured``."""
     given = options.candidates
+    encodings: list[Encoding] = []
+    for each in map(checked_encoding, default_encodings(model) if given is None else given):
+        if each not in encodings:
+            encodings.append(each)
     found: list[Encoding] = []
     smallest: float | None = None
-    for each in default_encodings(model) if given is None else given:
-        encoding = checked_encoding(each)
+    for encoding in encodings:
         try:
             bits = bits_per_weight(model, encoding)
         except (TypeError, ValueError) as error:
             unmeasured.append(UnmeasuredCandidate(encoding.name, "", UNSTORABLE, str(error)))
-            continue
-        if encoding in found:
             continue
         smallest = bits if smallest is None else min(smallest, bits)
         if bits > options.bits + 1e-9:
@@ -164,7 +171,7 @@ def _guarded(
     return found
 
 
-def _refuse_varying(model: nn.Module, inputs: Batch, forward: Forward) -> None:
+def _refuse_varying(name: str, model: nn.Module, inputs: Batch, forward: Forward) -> None:
     """ValueError if a model gives two outputs for the same inputs, as random ones do."""
     working = copy_model(model).eval()
     with torch.no_grad():
@@ -173,9 +180,9 @@ def _refuse_varying(model: nn.Module, inputs: Batch, forward: Forward) -> None:
         for one, other in zip(first, second, strict=True):
             if not torch.allclose(one.double(), other.double(), equal_nan=True):
                 raise ValueError(
-                    f"{type(model).__name__} gives different outputs for the same inputs, because "
-                    "they are random or depend on earlier calls, so that candidates cannot be "
-                    "compared: make them a function of the inputs"
+                    f"{name} gives different outputs for the same inputs, because they are random "
+                    "or depend on earlier calls, so that candidates cannot be compared: make them "
+                    "a function of the inputs"
                 )
 
 

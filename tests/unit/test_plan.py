@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from proact import models
-from proact.data import Data
+from proact.data import Data, Split
 from proact.encodings import encoding_named
 from proact.faults import BitFlip, Where, encoding_report
 from proact.protect import Plan, plan, protect
@@ -185,6 +185,8 @@ def test_variants_and_encodings_by_tensor_take_part(trained_cnn: nn.Module, digi
         )  # fmt: skip
     with pytest.raises(ValueError, match="the name 'none' is that of a guard"):
         plan(trained_cnn, digits, ber=1e-3, variants={"none": clipped})
+    with pytest.raises(TypeError, match="variants: expected a mapping of names to models"):
+        plan(trained_cnn, digits, ber=1e-3, variants=[clipped])  # type: ignore[arg-type]
 
 
 def test_clamped_numbers_are_counted(trained_cnn: nn.Module, digits: Data) -> None:
@@ -235,6 +237,9 @@ def test_default_candidates_follow_the_range_of_the_model() -> None:
         ({"ber": 1.5}, r"ber: .*\[0, 1\].*1.5"),
         ({"ber": []}, "ber: expected at least one"),
         ({"ber": (0.1, 0.1)}, "0.1 twice"),
+        ({"ber": (1e-3, 1.0000001e-3)}, "ber: expected rates that differ .* got 0.001 twice"),
+        ({"bits": None}, "bits: expected a value, got None"),
+        ({"trials": None}, "trials: expected a value, got None"),
         ({"bits": 0}, "bits: expected a finite number above 0"),
         ({"tolerance": 2}, r"tolerance: expected a number in \[0, 1\]"),
         ({"candidates": "float32"}, "candidates: expected a list of encodings"),
@@ -275,6 +280,63 @@ def test_a_model_with_random_outputs_is_refused() -> None:
     x = torch.randn(60, 8)
     with pytest.raises(ValueError, match="Noisy gives different outputs for the same inputs"):
         plan(Noisy(8, 4), (x, torch.arange(60) % 4), trials=4, candidates=["float32"])
+
+
+def test_a_variant_whose_output_depends_on_earlier_calls_is_refused(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    class Alternating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.calls = trained_cnn, 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.model(x) * (-1) ** self.calls
+
+    with pytest.raises(ValueError, match="variants: 'odd' gives different outputs"):
+        plan(
+            trained_cnn, digits, guards=["none"], variants={"odd": Alternating()},
+            candidates=["float32"], **QUICK,
+        )  # fmt: skip
+
+
+class LargestSeen(nn.Module):
+    """Divides by the largest input so far, which a fault may make huge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.largest.copy_(torch.maximum(self.largest, x.abs().max()))
+        return x / self.largest
+
+
+def test_state_that_faults_leave_behind_does_not_reach_the_next_trial() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(80, 8)
+    layers = nn.Linear(8, 16), LargestSeen(), nn.Linear(16, 4)
+    model = nn.Sequential(*layers).eval()
+    data = Split(images, model(images).argmax(1))
+    fault = BitFlip(3e-3)
+
+    def scorer() -> FaultScorer:
+        return FaultScorer(model, encoding_named("float32"), data, 12, 40, seed=0)
+
+    clean = scorer().clean_values()
+    alone = [scorer().trial(fault, trial, clean) for trial in range(12)]
+    one = scorer()
+    assert [one.trial(fault, trial, clean) for trial in range(12)] == alone
+    assert one.accuracy(fault) == pytest.approx(sum(value for value, _ in alone) / 12)
+    assert torch.equal(one.clean_values(), clean)
+
+
+def test_a_candidate_is_listed_once(trained_cnn: nn.Module, digits: Data) -> None:
+    given = ["float32+tmr", "float32", "float32", "float32+tmr"]
+    found = plan(trained_cnn, digits, guards=["none", "none"], candidates=given, **QUICK)
+    assert [row.encoding for row in found.rows] == ["float32"]
+    assert [each.encoding for each in found.unmeasured] == ["float32+tmr"]
 
 
 def test_the_reason_is_named_if_no_candidate_can_be_measured() -> None:
