@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -28,9 +30,9 @@ def content_of(function: Callable[..., Any]) -> str:
     """Return a digest of a function: 16 hexadecimal digits of SHA-256.
 
     The digest covers the source text (the byte code of lambdas, and of functions without source),
-    default arguments, closure variables, the arguments of a `functools.partial` and the attributes
-    of a callable object; of a module everything that `ModelDigest` covers. It does not cover the
-    functions that it calls.
+    default arguments, closure variables, global constants (numbers, texts, tuples and tensors), the
+    arguments of a `functools.partial` and the attributes of a callable object; of a module
+    everything that `ModelDigest` covers. It does not cover the functions that it calls.
     """
     if isinstance(function, nn.Module):
         return ModelDigest(function).of_content[:16]
@@ -90,6 +92,11 @@ def _describe(value: Any, depth: int) -> str:
         return repr(value)
     if isinstance(value, Tensor):
         return hashlib.sha256(content(value)).hexdigest()
+    if isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.hasobject:
+            return _describe(value.tolist(), depth)
+        numbers = hashlib.sha256(value.tobytes()).hexdigest()
+        return f"{value.dtype.descr} {value.shape} {numbers}"
     # A handle's number counts all hooks of its process; the hook itself is described instead.
     if depth == 0 or isinstance(value, RemovableHandle):
         return type(value).__qualname__
@@ -98,7 +105,7 @@ def _describe(value: Any, depth: int) -> str:
 
 def _collection(value: Any, depth: int) -> str:
     """Describe a collection; the empty string for other values."""
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
         parts = [_describe(item, depth - 1) for item in value]
         return f"[{', '.join(sorted(parts) if isinstance(value, (set, frozenset)) else parts)}]"
     if isinstance(value, dict):
@@ -115,17 +122,30 @@ def _callable(value: Any, depth: int) -> str:
         return f"{_describe(value.__func__, depth)} of {_describe(value.__self__, depth - 1)}"
     if inspect.isfunction(value):
         return _function(value, depth)
+    if isinstance(value, ModuleType):
+        return value.__name__
     if inspect.isbuiltin(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
     own = getattr(kind, "__call__", None)  # noqa: B004
-    held = vars(value) if hasattr(value, "__dict__") else {}
+    held = vars(value) if hasattr(value, "__dict__") else _pickled(value)
     if isinstance(value, nn.Module):  # its tensors are too many to be described for every hook
         held = {name: item for name, item in held.items() if not name.startswith("_")}
     parts = [f"{name} {_describe(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):
         parts.append(_function(own, depth))
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(parts)})"
+
+
+def _pickled(value: Any) -> dict[str, Any]:
+    """What the pickle of an object without a dictionary holds: a dtype, a range, one with slots."""
+    try:
+        parts = value.__reduce_ex__(4)
+    except Exception:  # whatever an object raises that cannot be pickled, such as a lock
+        return {}
+    if isinstance(parts, str):
+        return {"name": parts}
+    return dict(zip(("function", "arguments", "state"), parts, strict=False))
 
 
 def _function(function: Any, depth: int) -> str:
@@ -143,7 +163,29 @@ def _function(function: Any, depth: int) -> str:
         except ValueError:  # not bound yet
             cells.append(None)
     held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    held += _global_constants(function)
     return f"{function.__qualname__} {text} {[_describe(item, depth - 1) for item in held]}"
+
+
+def _global_constants(function: Any) -> list[tuple[str, Any]]:
+    """The names and values of the constants of its file that a function reads.
+
+    Lists and other containers are left out: results are often collected in them.
+    """
+    found = {name: function.__globals__.get(name) for name in sorted(_names(function.__code__))}
+    return [
+        (name, value)
+        for name, value in found.items()
+        if not name.startswith("__")
+        and value is not None
+        and isinstance(value, (*_PLAIN, tuple, frozenset, Tensor))
+    ]
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names of globals and attributes in a function and the functions inside it."""
+    inner = (_names(each) for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*inner)
 
 
 def _byte_code(code: CodeType, depth: int) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import os
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +96,78 @@ def test_what_a_metric_holds_is_part_of_it() -> None:
     smooth = functools.partial(nn.CrossEntropyLoss.forward, nn.CrossEntropyLoss())
     sharp = functools.partial(smooth.func, nn.CrossEntropyLoss(label_smoothing=0.1))
     assert content_of(smooth) != content_of(sharp)
+
+
+@dataclass(slots=True)
+class Slotted:
+    limit: float
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.ones(3), np.full(3, 0.1)),
+        (np.array([1, "a"], object), np.array([2, "a"], object)),
+        (np.float32(1.0), np.float32(2.0)),
+        (torch.float32, torch.float16),
+        (torch.device("cpu"), torch.device("meta")),
+        (range(3), range(4)),
+        (deque([1]), deque([2])),
+        (bytearray(b"a"), bytearray(b"b")),
+        (Slotted(1.0), Slotted(2.0)),
+        (math, functools),
+    ],
+)
+def test_whatever_a_function_holds_tells_it_apart(one: Any, other: Any) -> None:
+    assert holding(one) == holding(copy.deepcopy(one) if one is not math else math)
+    assert holding(one) != holding(other)
+
+
+def holding(value: Any) -> str:
+    def function(output: Tensor) -> Any:
+        return output, value
+
+    return content_of(function)
+
+
+def test_a_module_that_a_function_holds_is_described_by_its_name() -> None:
+    """Its content is large, and addresses in it differ from process to process."""
+    module = ModuleType("constants")
+    before = holding(module)
+    vars(module)["address"] = object()
+    assert holding(module) == before
+
+
+SCALE: float = 1.0
+SCALES: tuple[float, ...] = (1.0, 2.0)
+COLLECTED: list[float] = []
+
+
+def test_global_constants_are_part_of_a_function(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled(output: Tensor, targets: Tensor, clean: Tensor) -> Tensor:
+        COLLECTED.append(SCALE)
+        right: Tensor = (output.argmax(1) == targets) * SCALE * SCALES[0]
+        return right
+
+    def values(store: Path | None) -> list[float]:
+        metric = Metric("scaled", scaled)
+        found = campaign.run(
+            {"m": Limited(20.0)}, digits, [FAULT], trials=4, metric=metric, store=store
+        )
+        return [row.value for row in found.rows("m", FAULT)]
+
+    store = tmp_path / "rows.sqlite"
+    before, digest = values(store), content_of(scaled)
+    assert content_of(scaled) == digest, "what a function collects is not part of it"
+    monkeypatch.setitem(globals(), "SCALE", 0.5)
+    assert content_of(scaled) != digest
+    after = values(store)
+    assert after == values(None) != before
+    monkeypatch.setitem(globals(), "SCALE", 1.0)
+    monkeypatch.setitem(globals(), "SCALES", (0.5, 2.0))
+    assert content_of(scaled) != digest
 
 
 def test_lambdas_of_one_line_are_different_functions() -> None:
