@@ -111,8 +111,8 @@ class PlanOptions(Options):
             with the highest accuracy so far. The plan names the others.
         images_per_trial: validation images that run under each pattern, drawn for each pattern.
         confidence: two-sided confidence level of the intervals, in (0, 1).
-        seed: determines fault patterns and images, in [0, 2^63). A campaign of the same seed meets
-            other patterns.
+        seed: determines fault patterns and images, in [0, 2^63). Campaigns, and methods that
+            search thresholds under faults, meet other patterns with the same seed.
 
     Raises:
         ValueError, TypeError: an option has a value that is not accepted.

@@ -15,6 +15,7 @@ from proact.encodings import Encoding
 from proact.faults import BitFlip, encoding_report
 from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import stored_tensors
+from proact.ops.seeds import derived_seed
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.objective import Objective
 from proact.protect.plan_candidates import bits_per_weight, decode_ns
@@ -70,6 +71,8 @@ class CandidateRace:
         self._options, self._images, self._objective = options, images, objective
         self._model, self._report = model, report
         self._rates = options.rates
+        # A guard may have chosen its thresholds under the patterns of the search's seed.
+        self._seed = derived_seed(options.seed, "plan")
         self._numbers = sum(stored.tensor.numel() for stored in stored_tensors(model))
         self._clean = objective.mean(copy_model(model).eval(), images)
         self._kept = 0
@@ -168,7 +171,7 @@ class CandidateRace:
                 self._images,
                 self._options.trials,
                 self._options.images_per_trial,
-                self._options.seed,
+                self._seed,
                 self._objective,
             )
 

@@ -88,7 +88,7 @@ def plan(
     unmeasured: list[UnmeasuredCandidate] = []
     encodings = _within_budget(model, chosen, unmeasured)
     _refuse_varying(type(model).__name__, model, timed, objective.forward)
-    guarded = _guarded(model, samples, variants or {}, chosen, forward, output, report)
+    guarded = _guarded(model, samples, variants or {}, chosen, objective, report)
     for name, variant in (variants or {}).items():
         _refuse_varying(f"variants: {short_repr(name)}", variant, timed, objective.forward)
     race = CandidateRace(model, samples.validation, chosen, objective, report)
@@ -147,17 +147,20 @@ def _guarded(
     data: Data,
     variants: Mapping[str, nn.Module],
     options: PlanOptions,
-    forward: Callable[[nn.Module, Batch], Any] | None,
-    output: OutputSelector | None,
+    objective: Objective,
     report: Callable[[str], None],
 ) -> dict[str, nn.Module]:
     """The model with each guard, and the given variants, by name."""
     found: dict[str, nn.Module] = {}
+    run = objective.forward
+    functions: dict[str, Any] = {
+        "forward": run.call,
+        "output": run.output,
+        "metric": objective.metric,
+    }
     for name in dict.fromkeys(options.guards):
         found[name] = (
-            model
-            if name == NO_GUARD
-            else protect(model, name, data, forward=forward, output=output, progress=report)
+            model if name == NO_GUARD else protect(model, name, data, **functions, progress=report)
         )
     for name, variant in variants.items():
         if name in found:

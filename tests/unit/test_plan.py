@@ -12,8 +12,9 @@ from torch import nn
 from proact import models
 from proact.data import Data, Split
 from proact.encodings import encoding_named
-from proact.faults import BitFlip, Where, encoding_report
-from proact.protect import Plan, plan, protect
+from proact.faults import BitFlip, Injector, Where, encoding_report
+from proact.ops.seeds import derived_seed
+from proact.protect import Plan, pixel_accuracy, plan, protect
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.plan_candidates import bits_per_weight, default_encodings
 from proact.protect.plan_options import PlanOptions
@@ -72,7 +73,8 @@ def test_scores_are_those_of_the_scorer_under_the_same_patterns(
     for row in compared.rows:
         model = trained_cnn if row.guard == "none" else protect(trained_cnn, row.guard)
         images = digits.validation
-        scorer = FaultScorer(model, encoding_named(row.encoding), images, 16, len(images), 0)
+        encoding, seed = encoding_named(row.encoding), derived_seed(0, "plan")
+        scorer = FaultScorer(model, encoding, images, 16, len(images), seed)
         for ber, interval in row.by_ber.items():
             assert scorer.accuracy(BitFlip(ber)) == pytest.approx(interval.estimate, abs=1e-12)
         mean = sum(each.estimate for each in row.by_ber.values()) / 2
@@ -330,6 +332,39 @@ def test_state_that_faults_leave_behind_does_not_reach_the_next_trial() -> None:
     assert [one.trial(fault, trial, clean) for trial in range(12)] == alone
     assert one.accuracy(fault) == pytest.approx(sum(value for value, _ in alone) / 12)
     assert torch.equal(one.clean_values(), clean)
+
+
+def test_thresholds_are_not_judged_by_the_faults_that_selected_them(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[set[tuple[int, int]]] = []
+    trial = Injector.trial
+
+    def noted(self: Injector, fault: Any, seed: int = 0, number: int = 0, **rest: Any) -> Any:
+        met[-1].add((seed, number))
+        return trial(self, fault, seed, number, **rest)
+
+    monkeypatch.setattr(Injector, "trial", noted)
+    met.append(set())
+    clipped = protect(trained_cnn, "ft-clipact", digits, patterns=4)
+    met.append(set())
+    plan(
+        trained_cnn, digits, guards=["none"], variants={"clipped": clipped},
+        candidates=["float32"], **QUICK,
+    )  # fmt: skip
+    assert all(met)
+    assert met[0].isdisjoint(met[1])
+
+
+def test_guards_are_made_with_the_metric_of_the_plan() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(60, 3, 6, 6)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    found = plan(
+        model, (images, model(images).argmax(1)), guards=["ft-clipact"], candidates=["float32"],
+        metric=pixel_accuracy, trials=2,
+    )  # fmt: skip
+    assert found.best.guard == "ft-clipact"
 
 
 def test_a_candidate_is_listed_once(trained_cnn: nn.Module, digits: Data) -> None:
