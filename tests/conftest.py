@@ -21,6 +21,7 @@ from proact import _native, data, models
 from proact.campaign import autotune
 from proact.data import Data, Split
 from proact.encodings import UniformEncoding
+from proact.faults import Fault, Injector
 from proact.ops import cuda_stream
 
 #: Makes a block, see `on_host`.
@@ -113,6 +114,20 @@ def double_digits(digits: Data) -> Data:
 def double_cnn(trained_cnn: nn.Module) -> nn.Module:
     """`trained_cnn` in float64, for `double_digits`. Shared."""
     return copy.deepcopy(trained_cnn).double()
+
+
+@pytest.fixture
+def patterns_met(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int]]]:
+    """The (seed, trial) of each pattern that an `Injector` makes joins the last of these sets."""
+    met: list[set[tuple[int, int]]] = []
+    trial = Injector.trial
+
+    def noted(self: Injector, fault: Fault, seed: int = 0, number: int = 0, **rest: Any) -> Any:
+        met[-1].add((seed, number))
+        return trial(self, fault, seed, number, **rest)
+
+    monkeypatch.setattr(Injector, "trial", noted)
+    return met
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from torch import nn
 from proact import models
 from proact.data import Data, Split
 from proact.encodings import encoding_named
-from proact.faults import BitFlip, Injector, Where, encoding_report
+from proact.faults import BitFlip, Where, encoding_report
 from proact.ops.seeds import derived_seed
 from proact.protect import Plan, pixel_accuracy, plan, protect
 from proact.protect.fault_scoring import FaultScorer
@@ -335,16 +335,9 @@ def test_state_that_faults_leave_behind_does_not_reach_the_next_trial() -> None:
 
 
 def test_thresholds_are_not_judged_by_the_faults_that_selected_them(
-    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+    trained_cnn: nn.Module, digits: Data, patterns_met: list[set[tuple[int, int]]]
 ) -> None:
-    met: list[set[tuple[int, int]]] = []
-    trial = Injector.trial
-
-    def noted(self: Injector, fault: Any, seed: int = 0, number: int = 0, **rest: Any) -> Any:
-        met[-1].add((seed, number))
-        return trial(self, fault, seed, number, **rest)
-
-    monkeypatch.setattr(Injector, "trial", noted)
+    met = patterns_met
     met.append(set())
     clipped = protect(trained_cnn, "ft-clipact", digits, patterns=4)
     met.append(set())

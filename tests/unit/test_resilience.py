@@ -11,7 +11,7 @@ from torch import nn
 
 from proact import campaign, models, protect
 from proact.data import Data
-from proact.faults import BitFlip, Injector
+from proact.faults import BitFlip
 from proact.nn import HyReLU
 
 METHOD = "resilience-aware-proact"
@@ -84,17 +84,10 @@ def test_the_test_split_is_never_looked_at(trained_cnn: nn.Module, digits: Data)
 
 @pytest.mark.long
 def test_a_campaign_of_the_same_seed_meets_other_faults(
-    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+    trained_cnn: nn.Module, digits: Data, patterns_met: list[set[tuple[int, int]]]
 ) -> None:
     """What is chosen on some faults must not be judged on them."""
-    met: list[set[tuple[int, int]]] = []
-    trial = Injector.trial
-
-    def noted(self: Injector, fault: Any, seed: int = 0, number: int = 0, **rest: Any) -> Any:
-        met[-1].add((seed, number))
-        return trial(self, fault, seed, number, **rest)
-
-    monkeypatch.setattr(Injector, "trial", noted)
+    met = patterns_met
     for seed in (0, 1):
         met.append(set())
         hardened = protect.protect(trained_cnn, METHOD, digits, seed=seed, **FAST)
