@@ -45,9 +45,9 @@ class CampaignOptions(Options):
             or a mapping of selectors to these. A tensor has the encoding of its first match.
         margin: a cell (a variant under a fault) stops when half the width of its interval is at
             most this, in the metric's unit; above 0, and below half the width of the metric's
-            range, which needs no trial. 0.01 if neither this nor ``trials`` is given. A text such
-            as ``"10%"``, above 0 % and below 100 %, is a share of the cell's loss, the distance of
-            its mean from the fault-free result.
+            range, because an interval of the whole range needs no trial. 0.01 if neither this nor
+            ``trials`` is given. A text such as ``"10%"``, above 0 % and below 100 %, is a share of
+            the cell's loss, the distance of its mean from the fault-free result.
         difference_margin: with a margin, further trials run until half the width of the paired
             interval of each variant's difference to the first is at most this, in the metric's
             unit; above 0. Cells do not use these trials. None takes the margin, if that is not a

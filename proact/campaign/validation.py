@@ -83,16 +83,15 @@ def checked_faults(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def check_margin(margin: float | None, metric: Metric) -> None:
-    """Raise ValueError for a margin that does not fit the metric's range, or that is reached by the
-    whole range, without a trial."""
+    """Raise ValueError for a margin that is not above 0, or that the metric's whole range meets."""
     if margin is None:
         return
     half = 0.5 * (metric.highest - metric.lowest)
     try:
         if checked_margin(margin) >= half:
             raise ValueError(
-                f"a margin is below {half:g}, half the width of the metric's range, which needs no "
-                f"trial; got {short_repr(margin)}"
+                f"a margin is below {half:g}, because an interval of the metric's whole range "
+                f"needs no trial; got {short_repr(margin)}"
             )
     except ValueError as error:
         raise ValueError(f"margin: {error} ({label(metric.name)})") from None

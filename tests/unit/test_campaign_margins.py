@@ -148,8 +148,8 @@ def test_variants_answer_alike(trained_cnn: nn.Module, digits: Data, tmp_path: P
     ("options", "error", "words"),
     [
         ({"margin": 0.0}, ValueError, "margin: expected a finite number above 0"),
-        ({"margin": 1}, ValueError, "below 0.5, half the width of the metric's range"),
-        ({"margin": 0.5}, ValueError, "which needs no trial; got 0.5"),
+        ({"margin": 1}, ValueError, "below 0.5, because an interval of the metric's whole range"),
+        ({"margin": 0.5}, ValueError, "needs no trial; got 0.5"),
         ({"margin": 0.1, "confidence": 0.0}, ValueError, "confidence: expected a number in (0, 1)"),
         ({"images_per_trial": "some"}, ValueError, "'auto' or 'all'"),
         ({"metric": "f1"}, ValueError, "'f1'"),
