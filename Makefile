@@ -34,14 +34,11 @@ test: lint types native unit
 
 # Two processes, because most tests leave cores idle; a file stays in one process, which has its fixtures.
 # Some tests use the native module whose kernels run on the host.
-unit: $(BUILD)/build.ninja
+# test-long runs what takes too long for `make test`: killed campaigns, whole reports, simulations.
+test-long: CHOSEN := -m 'long and not slow'
+unit test-long: $(BUILD)/build.ninja
 	$(BIN)/cmake --build $(BUILD) --target _proact
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs
-
-# What takes longer than `make test` may: interrupted and killed campaigns, whole reports, simulations.
-test-long: $(BUILD)/build.ninja
-	$(BIN)/cmake --build $(BUILD) --target _proact
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs -m 'long and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/docs $(CHOSEN)
 
 test-all: lint types native sanitize
 	$(BIN)/python -m pytest -m ''

@@ -34,7 +34,8 @@ class Counts(NamedTuple):
         sdc5: images whose clean prediction is not among the five highest logits.
         sdc10, sdc20: images whose highest softmax value differs by more than 10 (20) percent from
             the clean value.
-        non_finite: images whose output holds NaN or infinity, a failure that can be detected.
+        non_finite: images whose output, but not the clean one, holds NaN or infinity, a failure
+            that can be detected.
         raised: images whose forward pass raised an error, a failure that is detected.
     """
 

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -42,17 +42,35 @@ def content_of(function: Callable[..., Any]) -> str:
 def behaviour_of(model: nn.Module) -> str:
     """Return a SHA-256 digest of a model's forward methods, hooks and plain attributes."""
     parts = []
+    # Reading source text takes long, and many modules have the same type.
+    forwards: dict[type[nn.Module], str] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             parts += [name, str(getattr(module, "graph", ""))]
             continue
-        parts += [name, type(module).__qualname__, _describe(type(module).forward, _DEEPEST)]
+        kind = type(module)
+        if kind not in forwards:
+            forwards[kind] = _describe(kind.forward, _DEEPEST)
+        parts += [name, kind.__qualname__, forwards[kind]]
         for attribute, value in sorted(vars(module).items()):
             if attribute.endswith(("_hooks", "_pre_hooks")) and isinstance(value, dict):
                 parts += [_describe(hook, _DEEPEST) for hook in value.values()]
             elif not attribute.startswith("_") and attribute != "training":
                 parts.append(f"{attribute} {_describe(value, _DEEPEST)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def described_tensors(model: nn.Module, left_out: Collection[str] = ()) -> Iterator[bytes]:
+    """Yield the name, dtype and shape of every parameter, buffer and scale of a model that is not
+    left out, and then its content."""
+    for name, tensor in (
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *named_scales_beside(model),
+    ):
+        if name not in left_out:
+            yield f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode()
+            yield content(tensor)
 
 
 class ModelDigest:
@@ -64,13 +82,8 @@ class ModelDigest:
 
     def __init__(self, model: nn.Module) -> None:
         self._content = hashlib.sha256(f"{model!r}{behaviour_of(model)}".encode())
-        for name, tensor in (
-            *model.named_parameters(),
-            *model.named_buffers(),
-            *named_scales_beside(model),
-        ):
-            self._content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            self._content.update(content(tensor))
+        for part in described_tensors(model):
+            self._content.update(part)
 
     @property
     def of_content(self) -> str:

@@ -6,10 +6,9 @@ import hashlib
 
 from torch import nn
 
-from proact.data.split import content
+from proact.models.code_digest import described_tensors
 from proact.nn import HyReLU
 from proact.nn.stored_guard import StoredGuard
-from proact.nn.tensor_inventory import named_scales_beside
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -24,12 +23,6 @@ def fingerprint(model: nn.Module) -> str:
         for own in (*module._parameters, *module._buffers)
     }
     digest = hashlib.sha256()
-    for name, tensor in (
-        *model.named_parameters(),
-        *model.named_buffers(),
-        *named_scales_beside(model),
-    ):
-        if name not in added:
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(content(tensor))
+    for part in described_tensors(model, left_out=added):
+        digest.update(part)
     return digest.hexdigest()
