@@ -41,9 +41,10 @@ class Option:
         default_text: describes the default in a help page, if its value is not descriptive.
         names: the values that a shell completes.
         check: raises `ValueError` or `TypeError` for a value that is not accepted, with a sentence
-            that states the expected and the given value.
+            that states the expected and the given value. It never gets None.
         parse: makes the value from its plain form; the identity by default.
         from_text: makes the plain form from the text on the command line.
+        accepts_none: whether None is accepted although it is not the default.
     """
 
     help: str
@@ -55,6 +56,7 @@ class Option:
     check: Callable[[Any], object] | None = None
     parse: Callable[[Any], Any] | None = None
     from_text: Callable[[Any], Any] | None = None
+    accepts_none: bool = False
 
 
 def option(
@@ -111,21 +113,24 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, declared in options_of(type(self)).items():
+            value = getattr(self, name)
+            if value is None:
+                if not declared.accepts_none and default_of(type(self), name) is not None:
+                    raise TypeError(f"{name}: expected a value, got None")
+                continue
             if declared.check is None:
                 continue
             try:
-                declared.check(getattr(self, name))
+                declared.check(value)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{name}: {error}") from None
 
 
 def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
-    """Make a check: the value is None, or an integer in [``least``, ``below``)."""
+    """Make a check: the value is an integer in [``least``, ``below``)."""
     span = f"of at least {least}" if below is None else f"in [{least}, {_power(below)})"
 
     def check(value: Any) -> object:
-        if value is None:
-            return value
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"expected an integer {span}, got {short_repr(value)}")
         if not (least <= value and (below is None or value < below)):
@@ -136,9 +141,9 @@ def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
 
 
 def for_this_machine(value: Any) -> object:
-    """Check that a number of processes or threads is None, or from 1 to `limits.most_workers`."""
+    """Check that a number of processes or threads is from 1 to `limits.most_workers`."""
     integer(1)(value)
-    if value is not None and value > most_workers():
+    if value > most_workers():
         raise ValueError(
             f"expected at most {most_workers()} on this machine, which has {cores()} cores, got "
             f"{short_repr(value)}"
@@ -157,6 +162,13 @@ def one_of(*names: str) -> Callable[[Any], object]:
     return check
 
 
+def true_or_false(value: Any) -> object:
+    """Check that a value is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"expected True or False, got {short_repr(value)}")
+    return value
+
+
 def number(value: Any) -> float:
     """Check that a value is an int or float, but not a bool; return it as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -168,8 +180,8 @@ def number(value: Any) -> float:
 
 
 def above_0(value: Any) -> object:
-    """Check that a value is None, or a finite number above 0."""
-    if value is not None and not 0.0 < number(value) < float("inf"):
+    """Check that a value is a finite number above 0."""
+    if not 0.0 < number(value) < float("inf"):
         raise ValueError(f"expected a finite number above 0, got {short_repr(value)}")
     return value
 

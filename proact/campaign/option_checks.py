@@ -26,7 +26,7 @@ def metric(value: Any) -> object:
 
 
 def output(value: Any) -> object:
-    is_selector = value is None or isinstance(value, (str, int)) or callable(value)
+    is_selector = isinstance(value, (str, int)) or callable(value)
     if not is_selector or isinstance(value, bool):
         raise TypeError(
             "expected the name of an attribute or key, a position, or a function of the output, "
@@ -54,7 +54,7 @@ def margin(value: Any) -> object:
 
 
 def difference_margin(value: Any) -> object:
-    if value is None or value is False:
+    if value is False:
         return value
     try:
         return above_0(value)
@@ -65,14 +65,14 @@ def difference_margin(value: Any) -> object:
 
 
 def function(value: Any) -> object:
-    if value is not None and not callable(value):
+    if not callable(value):
         raise TypeError(f"expected a function, got {short_repr(value)}")
     return value
 
 
 def images(value: Any) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not (is_count or value is None or value in ("auto", "all")):
+    if not (is_count or value in ("auto", "all")):
         raise ValueError(
             f"expected a number of images of at least 1, 'auto' or 'all', got {short_repr(value)}"
         )
@@ -80,7 +80,7 @@ def images(value: Any) -> object:
 
 
 def campaign_name(value: Any) -> object:
-    return value is None or check_name("a campaign", value)
+    return check_name("a campaign", value)
 
 
 def notes(value: Any) -> object:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from proact.campaign import option_checks
 from proact.encodings.names import ENCODING_NAMES
 from proact.limits import SEEDS, TRIALS
-from proact.options import Options, between_0_and_1, integer, one_of, option
+from proact.options import (
+    Options,
+    between_0_and_1,
+    integer,
+    one_of,
+    option,
+    true_or_false,
+)
 from proact.results.metric_info import BUILT_IN_METRICS
 
 if TYPE_CHECKING:
@@ -164,6 +171,7 @@ class CampaignOptions(Options):
         metavar="COUNT",
         names=("all", "auto"),
         check=option_checks.images,
+        accepts_none=True,
         from_text=option_checks.count_or_text,
     )
     metric: str | Metric = option(
@@ -320,8 +328,8 @@ class RunOptions(CampaignOptions):
     executor: Executor | int | None = option(None, "Executor that runs the trials.")
     progress: ProgressCallback | bool | None = option(None, "Progress bars or a callback.")
     policy: Policy | None = option(None, "Policy of another run, to repeat it.")
-    prefix_cache: bool = option(True, "Reuse cached activations.")
-    retry_failed: bool = option(False, "Run failed trials again.")
+    prefix_cache: bool = option(True, "Reuse cached activations.", check=true_or_false)
+    retry_failed: bool = option(False, "Run failed trials again.", check=true_or_false)
     notes: Mapping[str, Any] = option(
         dict, "Values that the store keeps with the run.", check=option_checks.notes
     )

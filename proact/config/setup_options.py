@@ -20,7 +20,7 @@ from proact.config.names import (
 )
 from proact.data.registry import names as data_names
 from proact.models.registry import names as model_names
-from proact.options import for_this_machine, integer, option, with_check
+from proact.options import for_this_machine, integer, option, true_or_false, with_check
 from proact.text import shortened
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class SetupOptions(CampaignOptions):
         False,
         "Download missing files through torchvision into the folder.",
         bool,
+        check=true_or_false,
     )
     image_size: int | None = option(
         None,

@@ -13,11 +13,9 @@ from proact.options import (
     Options,
     above_0,
     between_0_and_1,
-    default_of,
     integer,
     number,
     option,
-    options_of,
 )
 from proact.protect.registry import METHODS
 from proact.text import short_repr
@@ -46,8 +44,6 @@ def _check_rates(value: Any) -> object:
 def _check_candidates(value: Any) -> object:
     from proact.faults.mixed_encoding import checked_encoding
 
-    if value is None:
-        return value
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise TypeError(f"expected a list of encodings, got {short_repr(value)}")
     if not value:
@@ -204,12 +200,6 @@ class PlanOptions(Options):
         metavar="INTEGER",
         check=integer(0, SEEDS),
     )
-
-    def __post_init__(self) -> None:
-        for name in options_of(type(self)):
-            if getattr(self, name) is None and default_of(type(self), name) is not None:
-                raise TypeError(f"{name}: expected a value, got None")
-        super().__post_init__()
 
     @property
     def rates(self) -> tuple[float, ...]:

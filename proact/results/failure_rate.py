@@ -221,6 +221,4 @@ def _checked(name: str, value: float) -> float:
         above_0(value)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from None
-    if value is None:
-        raise TypeError(f"{name}: expected a number, got None")
     return float(value)
