@@ -150,7 +150,7 @@ def _cell_text(analysis: Analysis, cell: CellResult | None) -> str:
     """``94.8 (93.8 to 95.2)``, with the cell's `mark`, or ``no trials``."""
     if cell is None or cell.is_missing:
         return "no trials"
-    text = f"{analysis.units.value(cell.value.estimate)} ({analysis.units.interval(cell.value)})"
+    text = f"{analysis.units.estimate(cell.value)} ({analysis.units.interval(cell.value)})"
     return f"{text}, {mark(cell)}" if mark(cell) else text
 
 
@@ -159,7 +159,7 @@ def _gain_text(analysis: Analysis, family: Family, variant: str, fault: str) -> 
     gain, units = family.gains[variant].get(fault), analysis.units
     if gain is None:
         return analysis.why_no_gain(family, variant, fault)
-    return f"{units.difference(gain.estimate)} ({units.interval_of_difference(gain)})"
+    return f"{units.estimate_of_difference(gain)} ({units.interval_of_difference(gain)})"
 
 
 def as_latex(analysis: Analysis) -> str:

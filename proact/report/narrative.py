@@ -63,7 +63,7 @@ def _holding(analysis: Analysis, family: Family, variant: str) -> str:
 
 
 def _value(units: MetricUnits, cell: CellResult) -> str:
-    return f"{units.with_unit(cell.value.estimate)} ({units.interval(cell.value)})"
+    return f"{units.estimate_with_unit(cell.value)} ({units.interval(cell.value)})"
 
 
 def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from proact.report.tables import Column, make_table
-from proact.report.units import percent, rate
+from proact.report.units import interval_texts, percent, rate
 from proact.results.statistics import Interval
 
 if TYPE_CHECKING:
@@ -104,5 +104,5 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _percent(interval: Interval, sign: str = "") -> str:
-    estimate, low, high = (percent(end, 2, sign) for end in interval)
+    estimate, low, high = interval_texts(interval, lambda end, more: percent(end, 2 + more, sign))
     return f"{estimate} [{low}, {high}]"

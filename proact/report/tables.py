@@ -176,7 +176,7 @@ def cells_table(result: Result) -> Table:
         (
             cell.variant,
             shown(cell.fault, cell.ber),
-            "no trials" if cell.is_missing else units.value(cell.value.estimate),
+            "no trials" if cell.is_missing else units.estimate(cell.value),
             units.interval(cell.value),
             decimal(cell.flips, 1) if cell.trials else "",
             _trials_text(cell),
@@ -235,7 +235,7 @@ def gains_table(result: Result, baseline: str) -> Table:
         (
             each.variant,
             shown(each.fault, each.ber),
-            units.difference(each.gain.estimate),
+            units.estimate_of_difference(each.gain),
             units.interval_of_difference(each.gain),
             f"{each.pairs:,}",
         )
@@ -270,8 +270,8 @@ def strata_table(result: Result, title: str | None = None) -> Table:
         (
             part.name,
             percent(part.share, 2),
-            "no trials" if part.is_missing else units.fine(part.loss.estimate),
-            f"{units.fine(part.loss.low)} to {units.fine(part.loss.high)}",
+            "no trials" if part.is_missing else units.estimate(part.loss, 1),
+            units.interval(part.loss, 1),
             f"{part.trials:,}",
         )
         for part in sorted(result.strata, key=lambda part: -part.loss.estimate)
@@ -286,8 +286,8 @@ def strata_table(result: Result, title: str | None = None) -> Table:
         "trials",
     ]
     caption = (
-        f"whole model: {units.fine(whole.estimate)} ({units.fine(whole.low)} to "
-        f"{units.fine(whole.high)}), {units.fine(clean)} fault-free"
+        f"whole model: {units.estimate(whole, 1)} ({units.interval(whole, 1)}), "
+        f"{units.fine(clean)} fault-free"
     )
     return make_table(columns, rows, title or f"Loss by {kind}", caption)
 

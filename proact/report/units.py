@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proact.results.metric_info import BUILT_IN_METRICS
@@ -68,21 +69,21 @@ class MetricUnits:
         """A value in the unit that is shown."""
         return 100.0 * value if self.is_share else value
 
-    def value(self, value: float) -> str:
-        """A value without its unit: ``94.8``."""
-        return percent(value, 1) if self.is_share else _significant(value, 3)
+    def value(self, value: float, more: int = 0) -> str:
+        """A value without its unit, with so many more digits than usual: ``94.8``."""
+        return percent(value, 1 + more) if self.is_share else _significant(value, 3 + more)
 
     def fine(self, value: float) -> str:
         """A value with one more digit, for the effect of a single flip: ``0.25``."""
-        return percent(value, 2) if self.is_share else _significant(value, 4)
+        return self.value(value, 1)
 
     def with_unit(self, value: float) -> str:
         """``94.8 %`` with a no-break space."""
-        return f"{self.value(value)}\N{NO-BREAK SPACE}{self.unit}".strip()
+        return self._with_unit(self.value(value))
 
-    def difference(self, value: float) -> str:
-        """A signed difference without its unit: ``+15.1``."""
-        return percent(value, 1, "+") if self.is_share else f"{value:+.3g}"
+    def difference(self, value: float, more: int = 0) -> str:
+        """A signed difference without its unit, likewise: ``+15.1``."""
+        return percent(value, 1 + more, "+") if self.is_share else f"{value:+.{3 + more}g}"
 
     def amount(self, value: float) -> str:
         """A difference without its sign: ``15.1 points``."""
@@ -93,13 +94,44 @@ class MetricUnits:
         """A difference as the user gave it: ``5 points``, ``0.04 points``."""
         return f"{self.shown(value):g} {self.unit_of_differences}".strip()
 
-    def interval(self, interval: Interval) -> str:
-        """The ends: ``93.8 to 95.2``."""
-        return f"{self.value(interval.low)} to {self.value(interval.high)}"
+    def estimate(self, interval: Interval, more: int = 0) -> str:
+        """The estimate without its unit: ``94.8``, or ``94.82`` beside ``94.81 to 94.83``."""
+        return interval_texts(interval, self.value, more)[0]
+
+    def estimate_with_unit(self, interval: Interval) -> str:
+        """``94.8 %`` with a no-break space."""
+        return self._with_unit(self.estimate(interval))
+
+    def interval(self, interval: Interval, more: int = 0) -> str:
+        """The ends: ``93.8 to 95.2``, or ``94.81 to 94.83`` for 94.8 to 94.8."""
+        return " to ".join(interval_texts(interval, self.value, more)[1:])
+
+    def estimate_of_difference(self, interval: Interval) -> str:
+        """The estimate of a difference without its unit: ``+15.1``."""
+        return interval_texts(interval, self.difference)[0]
 
     def interval_of_difference(self, interval: Interval) -> str:
         """The ends: ``+11.4 to +19.0``."""
-        return f"{self.difference(interval.low)} to {self.difference(interval.high)}"
+        return " to ".join(interval_texts(interval, self.difference)[1:])
+
+    def _with_unit(self, text: str) -> str:
+        return f"{text}\N{NO-BREAK SPACE}{self.unit}".strip()
+
+
+def interval_texts(
+    interval: Interval, show: Callable[[float, int], str], more: int = 0
+) -> tuple[str, str, str]:
+    """An estimate and the ends of its interval as text, with the digits that tell the ends apart.
+
+    Args:
+        interval: the interval.
+        show: makes the text of a number with so many more digits than usual.
+        more: the least number of further digits.
+    """
+    low, high = interval.low, interval.high
+    while high - low > _ROUNDING and show(low, more) == show(high, more):
+        more += 1
+    return show(interval.estimate, more), show(low, more), show(high, more)
 
 
 def percent(share: float, digits: int, sign: str = "") -> str:
@@ -115,14 +147,15 @@ def percent(share: float, digits: int, sign: str = "") -> str:
 
 def decimal(number: float, digits: int, sign: str = "", ends: tuple[float, ...] = (0.0,)) -> str:
     """A number with so many digits after the point, and with more of them where rounding alone
-    would make it one of ``ends``, which mean "none" and "all". The sign of 0 is not shown.
+    would make it one of ``ends``, which mean "none" and "all". Numbers below 1e-4 have so many
+    significant digits. The sign of 0 is not shown.
     """
     for end in ends:
         if abs(abs(number) - end) <= _ROUNDING:
             number = math.copysign(end, number) if end else 0.0
             return f"{number:{sign},.{digits}f}"
     if abs(number) < _SMALL:
-        return f"{number:{sign}.1g}"
+        return f"{number:{sign}.{digits}g}"
     while abs(float(f"{number:.{digits}f}")) in ends:
         digits += 1
     return f"{number:{sign},.{digits}f}"

@@ -14,6 +14,7 @@ from proact.campaign import Metric
 from proact.faults import BitFlip, ExactFlips
 from proact.report import write_report
 from proact.report.units import MetricUnits, decimal, percent
+from proact.results.statistics import Interval
 
 INPUTS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
 
@@ -51,6 +52,29 @@ def test_differences_have_a_sign_unless_they_are_0() -> None:
         *("+15.1", "+0.0", "+0.0", "-0.01", "+0.04")
     ]
     assert units.amount(0.0004) == "0.04 points"
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        (Interval(0.948, 0.938, 0.952), "94.8 (93.8 to 95.2)"),
+        (Interval(0.00312, 0.00308, 0.00313), "0.312 (0.308 to 0.313)"),
+        (Interval(0.5, 0.5, 0.5), "50.0 (50.0 to 50.0)"),
+        (Interval(0.5, 0.5 - 1e-17, 0.5 + 1e-17), "50.0 (50.0 to 50.0)"),
+        (Interval(3.31e-9, 3.29e-9, 3.32e-9), "3.31e-07 (3.29e-07 to 3.32e-07)"),
+    ],
+)
+def test_ends_that_differ_are_shown_as_different(interval: Interval, shown: str) -> None:
+    units = MetricUnits("top-1")
+    assert f"{units.estimate(interval)} ({units.interval(interval)})" == shown
+
+
+def test_ends_of_differences_and_losses_are_shown_as_different() -> None:
+    units, loss = MetricUnits("top-1"), MetricUnits.of_range("loss", 0.0, 10.0, False)
+    gain = Interval(0.00021, 0.00018, 0.00024)
+    assert units.estimate_of_difference(gain) == "+0.021"
+    assert units.interval_of_difference(gain) == "+0.018 to +0.024"
+    assert loss.interval(Interval(2.3012, 2.3011, 2.3013)) == "2.3011 to 2.3013"
 
 
 def test_other_numbers_are_not_rounded_to_0_or_1() -> None:
