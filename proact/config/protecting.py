@@ -20,7 +20,7 @@ from proact.config.variants import CleanEvaluation, costs, hardened, trained, un
 from proact.errors import ProactError
 from proact.interruption import INTERRUPTIONS
 from proact.protect import Cost
-from proact.report.tables import cost_table
+from proact.report.cost_tables import cost_table
 from proact.report.units import MetricUnits
 from proact.text import label, short_repr
 

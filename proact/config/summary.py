@@ -9,7 +9,8 @@ from rich.table import Table
 
 import proact
 from proact.config.runner import Outcome
-from proact.report.tables import cost_table, gains_table, strata_table
+from proact.report.cost_tables import cost_table
+from proact.report.tables import gains_table, strata_table
 from proact.report.units import MetricUnits
 from proact.text import label
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from proact.errors import unknown
 from proact.report.units import MetricUnits
+from proact.report.variant_cost import VariantCost, cost_of
 from proact.results import Result
 from proact.results.cells import CellResult, CellSpec
 from proact.results.failure_rate import MemoryConditions, budget_in_fit
-from proact.results.run_log import Variant
 from proact.results.statistics import Interval
 from proact.text import short_repr
 
@@ -45,12 +45,15 @@ class Family:
     cells: Mapping[tuple[str, str], CellResult]
     gains: Mapping[str, Mapping[str, Interval]]
 
-    def line(self, variant: str) -> list[CellResult]:
-        """The cells of a variant that have trials, from the lowest BER."""
-        cells = [
+    def cells_of(self, variant: str) -> list[CellResult]:
+        """The cells of a variant, from the lowest BER."""
+        return [
             self.cells[variant, fault] for fault in self.faults if (variant, fault) in self.cells
         ]
-        return [cell for cell in cells if not cell.is_missing]
+
+    def line(self, variant: str) -> list[CellResult]:
+        """Those of a variant's cells that have trials."""
+        return [cell for cell in self.cells_of(variant) if not cell.is_missing]
 
     @property
     def has_line(self) -> bool:
@@ -258,86 +261,3 @@ class Analysis:
                 squares = sum(count * (value - mean) ** 2 for value, count in values)
                 spreads[fault] = squares / n
         return max(spreads, key=spreads.__getitem__) if spreads else None
-
-
-def holds_until(
-    cells: Sequence[CellResult], limit: float, is_better_higher: bool
-) -> CellResult | None:
-    """The last of the cells, from the lowest BER, up to which each interval excludes a loss of more
-    than ``limit`` against the same variant without faults."""
-    last = None
-    for cell in cells:
-        worst = cell.clean - cell.value.low if is_better_higher else cell.value.high - cell.clean
-        if worst > limit:
-            break
-        last = cell
-    return last
-
-
-def largest_gain(
-    gains: Mapping[str, Interval], is_better_higher: bool
-) -> tuple[str, Interval] | None:
-    """The fault with the largest gain among those whose interval excludes 0, and that gain; None
-    where no interval does."""
-    sign = 1.0 if is_better_higher else -1.0
-    shown = {f: gain for f, gain in gains.items() if sign * gain.estimate > 0 and _excludes_0(gain)}
-    if not shown:
-        return None
-    fault = max(shown, key=lambda fault: sign * shown[fault].estimate)
-    return fault, shown[fault]
-
-
-def losses(gains: Mapping[str, Interval], is_better_higher: bool) -> list[str]:
-    """The faults under which the interval shows the variant to be worse than the baseline."""
-    sign = 1.0 if is_better_higher else -1.0
-    return [f for f, gain in gains.items() if sign * gain.estimate < 0 and _excludes_0(gain)]
-
-
-def _excludes_0(interval: Interval) -> bool:
-    return interval.low > 0.0 or interval.high < 0.0
-
-
-@dataclass(frozen=True)
-class VariantCost:
-    """The cost of a variant's protection.
-
-    Attributes:
-        thresholds, bounds: how many of them are stored.
-        bytes: their size in the encoding.
-        percent: their number in percent of the number of other stored values.
-        clean: the metric without faults.
-        soft: the same before hardening, where the run's notes have it.
-        latency: time of a forward pass divided by that of the unprotected model, where the run's
-            notes have it.
-    """
-
-    thresholds: int
-    bounds: int
-    bytes: float
-    percent: float
-    clean: float
-    soft: float | None
-    latency: float | None
-
-
-def cost_of(variant: Variant, notes: Mapping[str, object]) -> VariantCost:
-    """The cost of a variant from its stored values; ``notes`` are the fields of a
-    `proact.protect.Cost`, or empty."""
-    added = {
-        kind: variant.memory[kind] for kind in ("threshold", "bound") if kind in variant.memory
-    }
-    numbers = sum(memory.numbers for memory in added.values())
-    others = sum(memory.numbers for memory in variant.memory.values()) - numbers
-    return VariantCost(
-        added["threshold"].numbers if "threshold" in added else 0,
-        added["bound"].numbers if "bound" in added else 0,
-        sum(memory.bits for memory in added.values()) / 8,
-        100.0 * numbers / max(others, 1),
-        variant.clean,
-        _number(notes.get("clean_soft")),
-        _number(notes.get("latency")),
-    )
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from proact.report.analysis import (
-    Analysis,
-    Family,
-    VariantCost,
-    holds_until,
-    largest_gain,
-    losses,
-)
+from proact.report.analysis import Analysis, Family
 from proact.report.description import listed, models_described, storage_described
 from proact.report.units import MetricUnits, rate
+from proact.report.variant_cost import VariantCost
+from proact.report.verdicts import holds_until, largest_gain, losses
 from proact.results.cells import CellResult
 from proact.results.findings import finding_sentences
 from proact.text import label
@@ -42,24 +37,26 @@ def verdict(analysis: Analysis, variant: str) -> str:
 
 
 def _holding(analysis: Analysis, family: Family, variant: str) -> str:
-    units, line = analysis.units, family.line(variant)
-    last = holds_until(line, analysis.limit, analysis.run.is_better_higher)
-    clean = units.with_unit(line[0].clean)
+    units, cells = analysis.units, family.cells_of(variant)
+    last = holds_until(cells, analysis.limit, analysis.run.is_better_higher)
+    clean = units.with_unit(cells[0].clean)
     within = f"within {units.limit(analysis.limit)} of its fault-free {clean}"
     if last is None:
-        first = line[0]
-        return (
-            f"is not shown to stay {within} at any tested rate: at {rate(first.ber)} it is "
-            f"{_value(units, first)}"
-        )
+        return f"is not shown to stay {within} at any tested rate: {_at(units, cells[0])}"
     text = (
         f"is shown to stay {within} up to a bit error rate of {rate(last.ber)}, where it is "
         f"{_value(units, last)}"
     )
-    following = [cell for cell in line if cell.ber > last.ber]
+    following = [cell for cell in cells if cell.ber > last.ber]
     if not following:
         return f"{text}, the highest tested rate"
-    return f"{text}; at {rate(following[0].ber)} it is {_value(units, following[0])}"
+    return f"{text}; {_at(units, following[0])}"
+
+
+def _at(units: MetricUnits, cell: CellResult) -> str:
+    if cell.is_missing:
+        return f"at {rate(cell.ber)} it has no trials yet"
+    return f"at {rate(cell.ber)} it is {_value(units, cell)}"
 
 
 def _value(units: MetricUnits, cell: CellResult) -> str:

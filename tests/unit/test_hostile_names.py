@@ -20,9 +20,10 @@ from proact.campaign import Metric
 from proact.config.config_io import read as read_file
 from proact.faults import BitFlip, FaultSpace, encoding_report
 from proact.report import write_report
+from proact.report.cost_tables import cost_table
 from proact.report.exports import spreadsheet
 from proact.report.fault_tables import encoding_table, fault_space_table
-from proact.report.tables import Column, cost_table, gains_table, make_table
+from proact.report.tables import Column, gains_table, make_table
 from proact.results import Result, read
 from proact.text import MOST_OF_CELL, label, visible
 from proact.yaml_text import dump

@@ -9,17 +9,11 @@ from typing import cast
 
 from built_cells import LINE, cell
 
-from proact.report.analysis import (
-    Analysis,
-    Family,
-    VariantCost,
-    cost_of,
-    holds_until,
-    largest_gain,
-    losses,
-)
+from proact.report.analysis import Analysis, Family
 from proact.report.narrative import verdict
 from proact.report.units import MetricUnits
+from proact.report.variant_cost import VariantCost, cost_of
+from proact.report.verdicts import holds_until, largest_gain, losses
 from proact.results.cells import CellResult
 from proact.results.run_log import MemoryUse, Variant
 from proact.results.statistics import Interval
@@ -116,13 +110,14 @@ def test_a_small_limit_is_not_rounded_away() -> None:
     assert said.startswith("is not shown to stay within 0.04 points of")
 
 
-def test_a_verdict_skips_no_rate_in_silence() -> None:
-    """Between rates that hold, one without trials is no rate that was tried."""
+def test_a_verdict_ends_at_a_rate_without_trials() -> None:
     gap = replace(LINE[1], trials=0, is_finished=False)
-    held = [LINE[0], gap, LINE[3]]
-    said = plain(verdict(analysis_of({"relu": held}, {}), "relu"))
-    assert "up to a bit error rate of 1e-3" in said
-    assert "1e-5" not in said
+    said = plain(verdict(analysis_of({"relu": [LINE[0], gap, LINE[3]]}, {}), "relu"))
+    assert "up to a bit error rate of 1e-6, " in said
+    assert said.endswith("; at 1e-5 it has no trials yet.")
+    first = replace(LINE[0], trials=0, is_finished=False)
+    said = plain(verdict(analysis_of({"relu": [first, LINE[1]]}, {}), "relu"))
+    assert said.endswith("at any tested rate: at 1e-6 it has no trials yet.")
 
 
 def test_a_verdict_of_another_variant() -> None:
