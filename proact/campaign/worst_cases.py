@@ -15,6 +15,7 @@ from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, Fault
 from proact.faults.encode import selector_of
 from proact.faults.kinds import StoredFault
+from proact.faults.selectors import Where, as_tuple
 from proact.models.code_digest import ModelDigest
 from proact.results.policy import Policy
 from proact.results.store import Store
@@ -24,16 +25,40 @@ from proact.text import label
 def random_flips(count: int, faults: Sequence[Fault]) -> ExactFlips:
     """``count`` random flips in the bits that at least one of the faults can hit.
 
+    A `Replay` counts with all bits of its tensors, and only where no other fault hits stored
+    parameters.
+
     Raises:
-        ValueError: no fault hits stored parameters.
+        ValueError: no fault hits stored parameters, or the faults flip different bits.
     """
-    bits = {fault.bits for fault in faults if isinstance(fault, StoredFault)}
+    stored = [fault for fault in faults if isinstance(fault, StoredFault)]
     where = selector_of(faults)
     if where is None:
         raise ValueError("worst_flips needs a fault in stored parameters, such as BitFlip(1e-6)")
-    if isinstance(where, tuple) and "*" in where:
-        where = "*"
-    return ExactFlips(count, where=where, bits=bits.pop() if len(bits) == 1 else None)
+    if not stored:
+        return ExactFlips(count, where=where)
+    hit = dict.fromkeys((tensors, fault.bits) for fault in stored for tensors in _tensors_of(fault))
+    if ("*", None) in hit:
+        return ExactFlips(count)
+    if len(choices := {bits for _, bits in hit}) > 1:
+        raise ValueError(
+            "worst_flips needs faults that flip the same bits, got "
+            f"{', '.join(str(fault) for fault in stored)}: run a campaign for each choice of bits"
+        )
+    tensors = tuple(tensors for tensors, _ in hit)
+    return ExactFlips(count, where="*" if "*" in tensors else tensors, bits=choices.pop())
+
+
+def _tensors_of(fault: StoredFault) -> tuple[str | Where, ...]:
+    """The selectors of the tensors that a fault can hit."""
+    selectors = [where for where, _ in fault.rates]
+    if selectors == ["*"]:
+        return as_tuple(fault.where)
+    if fault.where != "*" or any(rate == 0.0 for _, rate in fault.rates):
+        raise ValueError(
+            f"worst_flips takes rates by tensor if all are above 0 and where is '*', got {fault}"
+        )
+    return tuple(part for where in selectors for part in as_tuple(where))
 
 
 def worst_cases(

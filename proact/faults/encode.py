@@ -17,7 +17,7 @@ from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.replay import Replay
-from proact.faults.selectors import Selector, Where, checked_where, matches
+from proact.faults.selectors import Selector, Where, as_tuple, checked_where, matches
 from proact.nn.module_copy import copy_model
 from proact.nn.tensor_inventory import named_memories, stored_tensors
 from proact.ops._memory import extent, may_overlap, once
@@ -59,7 +59,7 @@ def selector_of(faults: Iterable[Fault]) -> Selector | None:
     parts: list[str | Where] = []
     for fault in faults:
         if isinstance(fault, StoredFault):
-            parts += fault.where if isinstance(fault.where, tuple) else (fault.where,)
+            parts += as_tuple(fault.where)
         elif isinstance(fault, Replay):
             parts += (glob.escape(name) for name in {site.tensor for site in fault.faults})
     return tuple(dict.fromkeys(parts)) or None

@@ -44,7 +44,7 @@ class Where:
             object.__setattr__(self, "layer", _normalised("layer", self.layer))
         if self.kind is not None:
             object.__setattr__(self, "kind", _normalised("kind", self.kind))
-            for kind in _each(self.kind):
+            for kind in as_tuple(self.kind):
                 if kind not in (*KINDS, "buffer"):
                     raise ValueError(
                         f"a kind is one of {', '.join(KINDS)}, buffer; got {short_repr(kind)}"
@@ -56,9 +56,9 @@ class Where:
         """Whether the tensor fits every field; a tied one by any of its names."""
         kinds = (stored.kind, "buffer") if stored.is_buffer else (stored.kind,)
         return (
-            any(fnmatchcase(name, p) for name in stored.names for p in _each(self.name))
-            and (self.layer is None or not set(_each(self.layer)).isdisjoint(stored.layer_types))
-            and (self.kind is None or not set(_each(self.kind)).isdisjoint(kinds))
+            any(fnmatchcase(name, p) for name in stored.names for p in as_tuple(self.name))
+            and (self.layer is None or not set(as_tuple(self.layer)).isdisjoint(stored.layer_types))
+            and (self.kind is None or not set(as_tuple(self.kind)).isdisjoint(kinds))
             and (self.exclude is None or not matches(self.exclude, stored))
         )
 
@@ -93,15 +93,15 @@ def exactly(name: str) -> Where:
 def matches(where: Selector, stored: StoredTensor) -> bool:
     """Whether a selector matches the tensor."""
     return any(
-        (Where(part) if isinstance(part, str) else part).matches(stored) for part in _each(where)
+        (Where(part) if isinstance(part, str) else part).matches(stored) for part in as_tuple(where)
     )
 
 
 def names_scales(where: Selector) -> bool:
     """Whether a selector is meant for scales: by their kind, or by a name with a colon."""
-    for part in _each(where):
+    for part in as_tuple(where):
         found = Where(part) if isinstance(part, str) else part
-        if "scale" in _each(found.kind) or any(":" in name for name in _each(found.name)):
+        if "scale" in as_tuple(found.kind) or any(":" in name for name in as_tuple(found.name)):
             return True
     return False
 
@@ -181,5 +181,6 @@ def _normalised(field: str, value: Any) -> str | tuple[str, ...]:
     raise TypeError(f"{field} must be {kinds} or a sequence of these, got {short_repr(value)}")
 
 
-def _each(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """The alternatives of a selector or of one of its fields."""
     return value if isinstance(value, tuple) else (value,)
