@@ -30,6 +30,7 @@ from proact.faults.selectors import Selector
 from proact.limits import SEEDS
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
+from proact.nn.model_kinds import checked_module
 from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_integer
 
@@ -144,7 +145,7 @@ class BitSearch:
         forward: Forward | None = None,
         options: SearchOptions | None = None,
     ) -> None:
-        check_guards({type(model).__name__: model})
+        check_guards({type(model).__name__: checked_module(model)})
         self._options = options or SearchOptions()
         self._encoding = checked_encoding(encoding)
         deployed = encode(model, self._encoding, where=where).eval()

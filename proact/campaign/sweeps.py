@@ -72,10 +72,11 @@ def per_layer(
         A result with `Result.strata`, one per layer in the model's order, and `Result.whole`.
 
     Raises:
+        TypeError: a fault that does not hit stored parameters, or a `proact.faults.Replay`.
         ValueError: ``trials`` is below the number of layers.
         The other errors of `proact.campaign.run`.
     """
-    chosen = _checked(options)
+    chosen = _checked(fault, options)
     names: dict[str, list[str]] = {}
     bits: dict[str, int] = {}
     for exposed in _space(model, fault, chosen):
@@ -99,7 +100,7 @@ def per_bit(
     words of several kinds, bit 7 of int8 and bit 7 of float32 are separate strata, named
     ``int8 7`` and ``float32 7``.
     """
-    chosen = _checked(options)
+    chosen = _checked(fault, options)
     space = _space(model, fault, chosen)
     words: dict[str, list[ExposedTensor]] = {}
     for exposed in space:
@@ -117,7 +118,12 @@ def per_bit(
     return _run(model, data, faults, SweepParts("bit", fault, names, bits, fields), chosen)
 
 
-def _checked(options: Mapping[str, Any]) -> RunOptions:
+def _checked(fault: StoredFault, options: Mapping[str, Any]) -> RunOptions:
+    if not isinstance(fault, StoredFault):
+        raise TypeError(
+            "per_layer and per_bit take a fault in stored parameters, such as BitFlip(1e-6), got "
+            f"{short_repr(fault)}"
+        )
     chosen = RunOptions(**options)
     if chosen.relative_margin is not None:
         raise ValueError(

@@ -33,6 +33,11 @@ def checked_variants(variants: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     Raises:
         TypeError, ValueError: a value is not a `torch.nn.Module`, or there are no variants.
     """
+    if not isinstance(variants, Mapping):
+        raise TypeError(
+            "variants: expected a mapping of names to models, such as {'relu': model}, got "
+            f"{type(variants).__name__}"
+        )
     for name, model in variants.items():
         try:
             check_name("a variant", name)

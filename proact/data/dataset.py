@@ -161,6 +161,16 @@ def divided(split: Split, shares: tuple[float, ...]) -> list[Split]:
     return [split.take(part) for part in parts]
 
 
+def checked_data(data: Data) -> Data:
+    """Return ``data``, or raise TypeError unless it is a `Data`."""
+    if not isinstance(data, Data):
+        raise TypeError(
+            "data: expected a proact.data.Data, as proact.data.load and proact.data.as_data return "
+            f"it, got {type(data).__name__}"
+        )
+    return data
+
+
 def as_data(
     data: SamplesOrData, validation_share: float = 0.2, collate: Collate | None = None
 ) -> Data:

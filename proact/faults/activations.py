@@ -13,7 +13,7 @@ from torch import nn
 from proact.encodings import Bits, encoding_named
 from proact.faults.kinds import Fault, checked_bits
 from proact.faults.selectors import Selector, checked_where, select
-from proact.nn.model_kinds import refuse_compiled, refuse_opaque
+from proact.nn.model_kinds import checked_module, refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, types_of
 from proact.ops.plan import checked_ber
 from proact.text import short_repr
@@ -95,7 +95,7 @@ def layers_of(model: nn.Module, fault: ActivationFlip) -> dict[str, nn.Module]:
         ValueError: it hits none, or a layer that runs inside a compiled graph or TorchScript.
     """
     names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in checked_module(model).named_modules(remove_duplicate=False):
         if _is_layer(name, module):
             names.setdefault(module, []).append(name)
     nothing = torch.empty(0)

@@ -11,6 +11,7 @@ from proact.encodings import Encoding, Word
 from proact.encodings.base import MemoryWord
 from proact.encodings.coded_word import CodedWord
 from proact.nn import ErrorCorrection, WeightRange
+from proact.nn.model_kinds import checked_module
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import StoredTensor
 from proact.nn.weight_range import highest, lowest
@@ -18,7 +19,9 @@ from proact.nn.weight_range import highest, lowest
 
 def guards_of(model: nn.Module) -> dict[str, StoredGuard]:
     """The guards on stored values of a model, by qualified name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, StoredGuard)}
+    return {
+        name: m for name, m in checked_module(model).named_modules() if isinstance(m, StoredGuard)
+    }
 
 
 def refuse_recoding(

@@ -32,8 +32,9 @@ from proact.faults.rollback import DeferredInterrupt
 from proact.faults.target_memory import Target, mark_changed
 from proact.interruption import INTERRUPTIONS
 from proact.limits import SEEDS, TRIALS
+from proact.nn.model_kinds import checked_module
 from proact.nn.site import disable_fast_path, release_fast_path
-from proact.nn.tensor_inventory import StoredTensor, checked_network
+from proact.nn.tensor_inventory import StoredTensor
 from proact.ops._memory import once
 from proact.ops.cuda_stream import FlipStream
 from proact.ops.plain_memory import check_writable, has_plain_memory, is_writable, refuse_lost
@@ -91,7 +92,7 @@ def inject(
     """
     encoding = checked_encoding(encoding)
     faults, seed, trial = checked_pattern(fault, seed, trial)
-    checked_network(model)
+    checked_module(model)
 
     def find_plan() -> tuple[InjectionPlan, bool]:
         ready = existing_plan(model, encoding)

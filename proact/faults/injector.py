@@ -15,7 +15,7 @@ from proact.faults.injection_plan import InjectionPlan, cache_plan
 from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.record import Record
-from proact.nn.tensor_inventory import checked_network
+from proact.nn.model_kinds import checked_module
 
 
 class Injector:
@@ -39,7 +39,7 @@ class Injector:
         *,
         is_private: bool = False,
     ) -> None:
-        self.model = checked_network(model)
+        self.model = checked_module(model)
         self.encoding = checked_encoding(encoding)
         self._own: InjectionPlan | None = None
         ready = self._current_plan()

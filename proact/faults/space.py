@@ -12,8 +12,9 @@ from proact.faults.exposed_tensor import ExposedTensor
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.selectors import Selector, checked_where, matches
 from proact.faults.stored_forms import StoredForms
+from proact.nn.model_kinds import checked_module
 from proact.nn.packed_state import PackedWeights, packed_weights
-from proact.nn.tensor_inventory import checked_network, stored_tensors
+from proact.nn.tensor_inventory import stored_tensors
 from proact.ops.plan import checked_ber
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class FaultSpace(Sequence[ExposedTensor]):
     ) -> None:
         self.encoding = checked_encoding(encoding)
         selector = checked_where(where)
-        forms = StoredForms(stored_tensors(checked_network(model)), self.encoding)
+        forms = StoredForms(stored_tensors(checked_module(model)), self.encoding)
         refuse_packed(packed_weights(model), selector)
         self._exposed = forms.exposed(selector, bits)
         # Words depend on clean values, and the space may be asked while faults are in memory.

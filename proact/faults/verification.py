@@ -31,6 +31,7 @@ from proact.faults.record import Record
 from proact.faults.selectors import Selector
 from proact.faults.target_memory import Target, read_words
 from proact.limits import SEEDS, TRIALS
+from proact.nn.model_kinds import checked_module
 from proact.ops import _flip_reference as reference
 from proact.ops import native_info
 from proact.ops.plan import FlipColumns, FlipPlaces, checked_ber, checked_integer
@@ -109,8 +110,7 @@ def verify(
         ValueError, TypeError: an argument out of range, or as `inject`.
     """
     encoding = checked_encoding(encoding)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    checked_module(model)
     trials = checked_integer("trials", trials, TRIALS)
     seed = checked_integer("seed", seed, SEEDS - 1)
     if trials < 50:

@@ -7,23 +7,38 @@ from torch import Tensor, nn
 
 from proact.data import Split
 from proact.nn.batches import Batch, cloned, named_leaves, samples_in, split_batch
-from proact.nn.forward import DEFAULT, Forward, logits_of
+from proact.nn.forward import DEFAULT, Forward, ForwardLike, as_forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
 from proact.nn.site import eval_mode
 from proact.nn.written_state import restored
 from proact.shortages import shortage
 
 
-def logits(model: nn.Module, inputs: Batch, batch: int = 512, forward: Forward = DEFAULT) -> Tensor:
-    """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd."""
+def logits(
+    model: nn.Module, inputs: Batch, batch: int = 512, forward: ForwardLike = DEFAULT
+) -> Tensor:
+    """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd.
+
+    ``forward`` maps (model, batch) to the output, for models that take their inputs otherwise.
+    """
+    forward = as_forward(forward)
     with torch.no_grad():
         # Models may write to their inputs.
         parts = (cloned(part) for part in split_batch(inputs, batch))
         return torch.cat([forward.logits(model, part) for part in parts])
 
 
-def accuracy(model: nn.Module, split: Split, forward: Forward = DEFAULT) -> float:
-    """Return the top-1 accuracy in [0, 1]."""
+def accuracy(model: nn.Module, split: Split, forward: ForwardLike = DEFAULT) -> float:
+    """Return the top-1 accuracy in [0, 1]; ``forward`` is as for `logits`.
+
+    Raises:
+        TypeError: ``split`` is not a `proact.data.Split`.
+    """
+    if not isinstance(split, Split):
+        raise TypeError(
+            "split: expected a proact.data.Split, such as the attribute test of a "
+            f"proact.data.Data, got {type(split).__name__}"
+        )
     predicted = logits(model, split.inputs, forward=forward).argmax(1)
     return int((predicted == split.labels).sum()) / len(split)
 

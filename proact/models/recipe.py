@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from proact.data import Augmentation, Data
+from proact.data.dataset import checked_data
+from proact.nn.model_kinds import checked_module
 from proact.text import short_repr
 
 _FEW_IMAGES = 10_000
@@ -48,6 +50,13 @@ class Recipe:
                 raise ValueError(f"{name} is a number in [0, {highest:g}), got {short_repr(value)}")
 
 
+def checked_recipe(recipe: Recipe) -> Recipe:
+    """Return ``recipe``, or raise TypeError unless it is a `Recipe`."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe: expected a proact.models.Recipe, got {short_repr(recipe)}")
+    return recipe
+
+
 def recipe_for(data: Data, model: nn.Module) -> Recipe:
     """Return the default recipe of `train`.
 
@@ -55,9 +64,9 @@ def recipe_for(data: Data, model: nn.Module) -> Recipe:
     rate from 7 layers with weights on (AlexNet: a quarter) and from 11 on (plain VGG: a tenth),
     because deeper ones do not learn at a higher one.
     """
-    few = len(data.train) < _FEW_IMAGES
+    few = len(checked_data(data).train) < _FEW_IMAGES
     recipe = Recipe(epochs=40, batch=64, peak=0.1) if few else Recipe()
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [m for m in checked_module(model).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     normalised = any(isinstance(m, _NORMALISATIONS) for m in model.modules())
     if normalised or len(layers) <= _SHALLOW:
         return recipe

@@ -15,13 +15,15 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from proact.data import Augmentation, Data, Split
+from proact.data.dataset import checked_data
 from proact.data.split import content
 from proact.errors import ProactError
 from proact.models import checkpoint
 from proact.models.evaluation import check_takes
-from proact.models.recipe import Recipe, augmented, recipe_for
+from proact.models.recipe import Recipe, augmented, checked_recipe, recipe_for
 from proact.models.registry import create
 from proact.nn.forward import logits_of
+from proact.nn.model_kinds import checked_module
 
 
 def train(
@@ -30,7 +32,7 @@ def train(
     recipe: Recipe | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    resume: Path | None = None,
+    resume: str | Path | None = None,
 ) -> nn.Module:
     """Train ``model`` in place on ``data.train`` and return it in eval mode.
 
@@ -50,10 +52,12 @@ def train(
 
     Raises:
         ValueError: the model does not take the images, or has fewer classes than they have.
+        TypeError: an argument of another type.
         ProactError: ``resume`` holds something else, or cannot be written.
     """
-    recipe = recipe_for(data, model) if recipe is None else recipe
-    check_takes(model, data.train)
+    resume = None if resume is None else Path(resume)
+    recipe = recipe_for(data, model) if recipe is None else checked_recipe(recipe)
+    check_takes(checked_module(model), checked_data(data).train)
     batch = min(recipe.batch, len(data.train))
     steps = len(data.train) // batch
     how = data.augmentation if recipe.augment else Augmentation()
@@ -122,7 +126,7 @@ def trained(
     name: str,
     data: Data,
     seed: int = 0,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     recipe: Recipe | None = None,
 ) -> nn.Module:
@@ -136,8 +140,8 @@ def trained(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = create(name, data.num_classes, data.train.images.shape[1])
-    recipe = recipe_for(data, model) if recipe is None else recipe
+        model = create(name, checked_data(data).num_classes, data.train.images.shape[1])
+    recipe = recipe_for(data, model) if recipe is None else checked_recipe(recipe)
     if cache is None:
         return train(model, data, recipe, seed, progress)
     # The last digits of a sum depend on the number of threads.
@@ -148,7 +152,7 @@ def trained(
     facts = {"model": name, "initial": initial.hexdigest(), **machine}
     identity = _digest({**facts, **_facts(model, data, recipe, seed)})
     file = re.sub(r"[^\w.-]+", "_", f"{name}-{data.name}-{identity[:12]}")
-    path = cache / f"{file}.safetensors"
+    path = Path(cache) / f"{file}.safetensors"
     if path.exists():
         try:
             model.load_state_dict(checkpoint.read_weights(path, model))

@@ -95,7 +95,10 @@ class Forward:
 DEFAULT = Forward()
 
 
-def as_forward(forward: Forward | Callable[[nn.Module, Batch], Any] | None) -> Forward:
+ForwardLike = Forward | Callable[[nn.Module, Batch], Any] | None
+
+
+def as_forward(forward: ForwardLike) -> Forward:
     """Return ``forward`` as a `Forward`; a function maps (model, batch) to the output.
 
     Raises:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from proact.ops import hyrelu
 from proact.ops.hyrelu import check_mode_and_slope
+from proact.text import short_repr
 
 
 class HyReLU(nn.Module):
@@ -41,7 +42,12 @@ class HyReLU(nn.Module):
     ) -> None:
         super().__init__()
         check_mode_and_slope(mode, slope)
-        value = torch.as_tensor(threshold)
+        try:
+            value = torch.as_tensor(threshold)
+        except (RuntimeError, TypeError, ValueError):
+            raise TypeError(
+                f"threshold: expected a number or a tensor, got {short_repr(threshold)}"
+            ) from None
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
         self.threshold = nn.Parameter(value.detach().clone(), requires_grad=False)

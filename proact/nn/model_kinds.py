@@ -11,8 +11,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 
+def checked_module(model: nn.Module, name: str = "model") -> nn.Module:
+    """Returns ``model``, or raises TypeError unless it is a torch module; ``name`` says whose."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name}: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 def refuse_lazy(model: nn.Module) -> None:
-    """Raises ValueError if ``model`` has a lazy layer that has seen no input."""
+    """Raises ValueError if ``model`` has a lazy layer that has seen no input; TypeError unless it
+    is a torch module."""
+    checked_module(model)
     for members in (model.named_parameters(), model.named_buffers()):
         for name, tensor in members:
             if is_lazy(tensor):
@@ -53,7 +62,7 @@ def refuse_opaque(model: nn.Module, what: str) -> None:
     Args:
         what: the work that needs Python modules, as the subject of a sentence: ``"protection"``.
     """
-    for name, module in model.named_modules():
+    for name, module in checked_module(model).named_modules():
         kind = ""
         if isinstance(module, torch.jit.ScriptModule):
             kind = "a TorchScript module"
@@ -73,7 +82,7 @@ def refuse_compiled(model: nn.Module, what: str, layers: Iterable[str] = ("",)) 
         what: the work that needs hooks, as the subject of a sentence.
         layers: qualified names of modules of ``model``.
     """
-    for name, module in model.named_modules():
+    for name, module in checked_module(model).named_modules():
         prefix = f"{name}." if name else ""
         if is_compiled(module) and any(f"{layer}.".startswith(prefix) for layer in layers):
             raise ValueError(

@@ -29,7 +29,7 @@ from proact.nn.activations import (
 )
 from proact.nn.batches import Batch
 from proact.nn.call_rewriter import activation_positions, rewrite_calls
-from proact.nn.forward import Forward, as_forward
+from proact.nn.forward import Forward, ForwardLike, as_forward
 from proact.nn.guard_hooks import without_guards
 from proact.nn.hyrelu import HyReLU
 from proact.nn.model_kinds import refuse_lazy, refuse_opaque
@@ -47,7 +47,7 @@ def find_sites(
     model: nn.Module,
     example: Batch,
     kinds: Sequence[str] = ("relu",),
-    forward: Forward | Callable[[nn.Module, Batch], Any] | None = None,
+    forward: ForwardLike = None,
     skip: Sequence[str] = (),
 ) -> list[Site]:
     """The activation sites of ``model`` in execution order.

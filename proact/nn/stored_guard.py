@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from proact.errors import ProactError
 from proact.nn.inner_tensors import scales_beside
+from proact.nn.model_kinds import checked_module
 
 #: Threads may share a model, so sweeps and their rollbacks exclude each other.
 LOCK = threading.RLock()
@@ -58,7 +59,7 @@ class StoredGuard(nn.Identity):
     @classmethod
     def of(cls: type[Guard], model: nn.Module) -> Guard | None:
         """The guard of this class of ``model`` itself; guards of its submodules do not count."""
-        guard = model._modules.get(cls.own_name)
+        guard = checked_module(model)._modules.get(cls.own_name)
         return guard if isinstance(guard, cls) else None
 
     def begin(self, model: nn.Module) -> None:

@@ -57,15 +57,6 @@ class StoredTensor:
     is_buffer: bool
 
 
-def checked_network(model: nn.Module) -> nn.Module:
-    """Returns ``model``, or raises TypeError unless it is a torch module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"expected a torch.nn.Module to inject faults into, got {type(model).__name__}"
-        )
-    return model
-
-
 def activation(name: str, tensor: Tensor) -> StoredTensor:
     """An activation, described as encodings expect it."""
     return StoredTensor(name, (name,), tensor, name, (), "activation", True)

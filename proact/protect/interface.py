@@ -24,7 +24,7 @@ from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
 from proact.nn.guard_hooks import unguarded_copy
-from proact.nn.model_kinds import refuse_opaque
+from proact.nn.model_kinds import checked_module, refuse_opaque
 from proact.nn.sites import place_at_sites, traced_sites
 from proact.nn.tensor_inventory import stored_tensors
 from proact.nn.written_state import restored
@@ -148,9 +148,7 @@ def protect(
     if resume is not None and not _resumes(found):
         able = ", ".join(resumable_methods())
         raise ValueError(f"resume is for the methods {able}; got {short_repr(method)}")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"protect takes a torch.nn.Module, got {type(model).__name__}")
-    if not stored_tensors(model):
+    if not stored_tensors(checked_module(model)):
         raise ValueError(f"{type(model).__name__} has no parameters to protect")
     refuse_opaque(model, "protection")
     objective = Objective(Forward(forward, output), loss, metric)

@@ -15,6 +15,7 @@ from proact.encodings import Encoding
 from proact.faults.mixed_encoding import MixedEncoding, checked_encoding
 from proact.nn.batches import Batch, cloned
 from proact.nn.forward import Forward, OutputSelector
+from proact.nn.model_kinds import checked_module
 from proact.nn.module_copy import copy_model
 from proact.nn.outputs import output_tensors
 from proact.nn.tensor_inventory import stored_tensors
@@ -74,8 +75,7 @@ def plan(
             that no candidate meets, or unsuitable data.
     """
     chosen = PlanOptions(**options)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"plan takes a torch.nn.Module, got {type(model).__name__}")
+    checked_module(model)
     if variants is not None and not isinstance(variants, Mapping):
         raise TypeError(
             f"variants: expected a mapping of names to models, got {type(variants).__name__}"

@@ -19,6 +19,7 @@ from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.nn import HyReLU
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
+from proact.nn.model_kinds import checked_module
 from proact.nn.module_copy import copy_model
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import stored_tensors
@@ -80,10 +81,11 @@ def cost(
 
     Raises:
         ValueError: an unknown encoding, or unsuitable images.
+        TypeError: an argument of another type.
     """
     encoding, images = checked_encoding(encoding), as_evaluation(images)
     objective = Objective(Forward(forward, output), None, metric)
-    stored = sum(stored.tensor.numel() for stored in stored_tensors(model))
+    stored = sum(stored.tensor.numel() for stored in stored_tensors(checked_module(model)))
     thresholds = sum(
         module.threshold.numel() for module in model.modules() if isinstance(module, HyReLU)
     )
@@ -98,6 +100,11 @@ def cost(
     kinds = ("threshold", "bound")
     bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0
     if evaluate is None:
+        if images.targets is None:
+            raise ValueError(
+                "images: expected targets beside the inputs, as a pair (inputs, targets), or "
+                "evaluate=, a function of the model; got inputs alone"
+            )
         evaluate = partial(objective.mean, split=images)
     before = None if unprotected is None else encode(unprotected, encoding).eval()
     return Cost(

@@ -22,6 +22,7 @@ from proact.models import checkpoint
 from proact.nn import HyReLU, Site, error_correction_of, replace_sites, weight_range_of
 from proact.nn.guard_hooks import guards_on
 from proact.nn.live_tracer import TraceError
+from proact.nn.model_kinds import checked_module
 from proact.nn.module_copy import copy_model
 from proact.nn.sites import has_activation, with_own_function
 from proact.protect.clips import threshold_problem
@@ -64,7 +65,7 @@ class Protection:
 
 def protection_of(model: nn.Module) -> Protection | None:
     """The `Protection` of ``model``, or None if `proact.protect.protect` did not make it."""
-    return getattr(model, _ATTRIBUTE, None)
+    return getattr(checked_module(model), _ATTRIBUTE, None)
 
 
 def unprotected_fingerprint(model: nn.Module) -> str:

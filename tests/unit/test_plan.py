@@ -269,7 +269,7 @@ def test_impossible_plans_are_refused(trained_cnn: nn.Module, digits: Data) -> N
         plan(trained_cnn, digits, candidates=["int8+mset"])
     with pytest.raises(ValueError, match="plan needs targets"):
         plan(trained_cnn, digits.validation.inputs)
-    with pytest.raises(TypeError, match=r"plan takes a torch\.nn\.Module, got str"):
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got"):
         plan("small-cnn", digits)  # type: ignore[arg-type]
 
 

@@ -349,7 +349,7 @@ def test_bad_options_are_named(
     [
         (nn.Sequential(nn.ReLU()), "no parameters"),
         (nn.Sequential(nn.Linear(6, 3)), "no ReLU"),
-        ("a network", "takes a torch.nn.Module, got str"),
+        ("a network", "expected a torch.nn.Module, got str"),
     ],
 )
 def test_models_that_cannot_be_protected(model: nn.Module, words: str) -> None:

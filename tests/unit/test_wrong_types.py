@@ -1,0 +1,111 @@
+"""Is an argument of a wrong type named in one sentence by every function that takes a model?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from proact import campaign, faults, models, protect
+from proact import nn as guards
+from proact.data import Data
+from proact.faults import ActivationFlip, BitFlip, Replay
+
+FAULT = BitFlip(1e-3)
+IMAGES = torch.zeros(4, 1, 8, 8)
+
+MODEL_TAKERS: dict[str, Callable[[Any, Data], object]] = {
+    "campaign.criticality": campaign.criticality,
+    "campaign.per_bit": lambda model, data: campaign.per_bit(model, data, trials=40),
+    "campaign.per_layer": lambda model, data: campaign.per_layer(model, data, trials=40),
+    "campaign.worst_case": lambda model, data: campaign.worst_case(model, data, 1),
+    "faults.FaultSpace": lambda model, data: faults.FaultSpace(model),
+    "faults.Injector": lambda model, data: faults.Injector(model),
+    "faults.encode": lambda model, data: faults.encode(model, "int8"),
+    "faults.encoding_report": lambda model, data: faults.encoding_report(model, "int8"),
+    "faults.inject": lambda model, data: faults.inject(model, FAULT).__enter__(),
+    "faults.observe_activations": lambda model, data: faults.observe_activations(model, IMAGES),
+    "faults.verify": lambda model, data: faults.verify(model, "float32"),
+    "models.recipe_for": lambda model, data: models.recipe_for(data, model),
+    "models.train": models.train,
+    "nn.find_sites": lambda model, data: guards.find_sites(model, IMAGES),
+    "nn.add_weight_range": lambda model, data: guards.add_weight_range(model, ["weight"]),
+    "nn.error_correction_of": lambda model, data: guards.error_correction_of(model),
+    "nn.remove_weight_range": lambda model, data: guards.remove_weight_range(model),
+    "nn.scrub": lambda model, data: guards.scrub(model),
+    "nn.weight_range_of": lambda model, data: guards.weight_range_of(model),
+    "nn.without_weight_range": lambda model, data: guards.without_weight_range(model),
+    "protect.cost": protect.cost,
+    "protect.latency_ratio": lambda model, data: protect.latency_ratio(model, model, IMAGES),
+    "protect.plan": lambda model, data: protect.plan(model, data, ber=1e-4, bits=1e6),
+    "protect.profile": lambda model, data: protect.profile(model, data.train),
+    "protect.protect": lambda model, data: protect.protect(model, "ranger", data),
+    "protect.protection_of": lambda model, data: protect.protection_of(model),
+}
+
+
+@pytest.mark.parametrize("name", MODEL_TAKERS)
+def test_a_model_is_a_torch_module(name: str, digits: Data) -> None:
+    with pytest.raises(TypeError, match=r"^model: expected a torch\.nn\.Module, got str$"):
+        MODEL_TAKERS[name]("cnn", digits)
+
+
+def test_variants_are_models_by_name(trained_cnn: nn.Module, digits: Data) -> None:
+    with pytest.raises(TypeError, match="mapping of names to models, such as .* got Sequential"):
+        campaign.run(trained_cnn, digits, [FAULT])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sweep", [campaign.per_bit, campaign.per_layer])
+@pytest.mark.parametrize("fault", ["BitFlip", ActivationFlip(1e-3), Replay((), {}, "float32")])
+def test_sweeps_take_faults_in_stored_parameters(
+    sweep: Callable[..., object], fault: object, trained_cnn: nn.Module, digits: Data
+) -> None:
+    with pytest.raises(TypeError, match="take a fault in stored parameters, such as BitFlip"):
+        sweep(trained_cnn, digits, fault, trials=40)
+
+
+def test_data_of_trainings_is_loaded(trained_cnn: nn.Module, digits: Data) -> None:
+    for call in (
+        lambda: models.train(trained_cnn, "digits"),  # type: ignore[arg-type]
+        lambda: models.trained("small-cnn", "digits"),  # type: ignore[arg-type]
+        lambda: models.recipe_for("digits", trained_cnn),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"^data: expected a proact\.data\.Data, .* got str$"):
+            call()
+    with pytest.raises(TypeError, match=r"^recipe: expected a proact\.models\.Recipe, got 'fast'"):
+        models.train(trained_cnn, digits, "fast")  # type: ignore[arg-type]
+
+
+def test_accuracy_takes_a_split_and_a_function_that_runs_the_model(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    with pytest.raises(TypeError, match=r"^split: expected a proact\.data\.Split, .* got Data$"):
+        models.accuracy(trained_cnn, digits)  # type: ignore[arg-type]
+    plain = models.accuracy(trained_cnn, digits.test)
+    assert models.accuracy(trained_cnn, digits.test, lambda model, batch: model(batch)) == plain
+
+
+def test_a_threshold_is_a_number_or_a_tensor() -> None:
+    with pytest.raises(TypeError, match="^threshold: expected a number or a tensor, got None$"):
+        guards.HyReLU(None)  # type: ignore[arg-type]
+
+
+def test_the_cost_without_targets_is_refused(trained_cnn: nn.Module, digits: Data) -> None:
+    images = digits.test.images
+    with pytest.raises(ValueError, match="^images: expected targets beside the inputs"):
+        protect.cost(trained_cnn, images)
+    assert protect.cost(trained_cnn, images, evaluate=lambda model: 0.5).clean == 0.5
+
+
+def test_files_of_a_training_may_be_texts(digits: Data, tmp_path: Path) -> None:
+    recipe = models.Recipe(epochs=1, batch=256)
+    made = models.trained("small-cnn", digits, cache=str(tmp_path), recipe=recipe)
+    (kept,) = tmp_path.glob("*.safetensors")
+    again = models.trained("small-cnn", digits, cache=tmp_path, recipe=recipe)
+    for mine, other in zip(made.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert kept.name.startswith("small-cnn-digits-")
