@@ -41,7 +41,7 @@ from proact.ops.plain_memory import check_writable, has_plain_memory, is_writabl
 from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
 
-#: The elements of a GPU tensor whose rounding is undone at once.
+#: The elements of a contiguous tensor whose rounding is undone at once.
 _ROUNDED_AT_ONCE = 1 << 20
 
 
@@ -255,7 +255,8 @@ class Injection:
             torch.clear_autocast_cache()
         if plan is None:
             return
-        if is_undone and not plan.is_exact:  # exact plans do not compare versions
+        # Exact plans do not compare versions, and a plan that has rounded is none.
+        if is_undone and (self._rounded or not plan.is_exact):
             for changed in self._changed:
                 plan.state.note_restored(changed.versioned, marks=2)
         if self._may_move and not isinstance(error, INTERRUPTIONS):
@@ -284,23 +285,28 @@ class _Changed(NamedTuple):
 
 def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
     """Returns a function that restores the original values of elements that still hold the rounded
-    ones."""
-    original, stream = tensor.clone(), FlipStream(tensor.device)
+    ones. It allocates no memory, because a forward pass may leave a GPU without any."""
+    stream, is_inference = FlipStream(tensor.device), tensor.is_inference()
+    with torch.inference_mode(is_inference):
+        original = tensor.detach().clone()
+        largest, _, _ = next(_parts(tensor.detach(), rounded, original))
+        is_rounded = torch.empty(largest.numel(), dtype=torch.bool, device=tensor.device)
 
     def undo() -> None:
         if not (has_plain_memory(tensor) and is_writable(tensor)):
             refuse_lost([name])
-        with stream.ordered():
-            for now, after, before in _parts(tensor, rounded, original):
-                is_rounded = integers_of(now) == integers_of(after)
-                now.copy_(torch.where(is_rounded, before, now))
+        with stream.ordered(), torch.inference_mode(is_inference):
+            for now, after, before in _parts(tensor.detach(), rounded, original):
+                same = is_rounded[: now.numel()].view(now.shape)
+                torch.eq(integers_of(now), integers_of(after), out=same)
+                torch.where(same, before, now, out=now)
 
     return undo
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of tensors of one shape, so that undoing takes little memory of a GPU."""
-    if all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors):
+    """Parts of tensors of one shape, of which the first is a largest one."""
+    if all(tensor.is_contiguous() for tensor in tensors):
         flat = (tensor.view(-1).split(_ROUNDED_AT_ONCE) for tensor in tensors)
         return zip(*flat, strict=True)
     return iter([tensors])

@@ -213,6 +213,8 @@ class _DrawnFlips:
             return
         self._memory = _device_memory.allocated(native.bytes(is_logged), plan.device)
         self._memory[: native.bytes_to_clear()].zero_()
+        # Uploaded before the log lists these flips, so that undoing needs no memory of the GPU.
+        self._places(plan.tensors_address())
 
     def flip(self) -> None:
         if self.hit:
@@ -303,6 +305,7 @@ class _PlacedFlips:
         self._memory = _device_memory.uploaded(
             b"".join(column.tobytes() for column in columns), plan.device
         )
+        plan.tensors_address()  # uploaded now, as in `_DrawnFlips`
 
     def __len__(self) -> int:
         return len(self._given[2])

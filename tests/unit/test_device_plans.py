@@ -20,7 +20,7 @@ from proact.data import Data
 from proact.errors import ProactError
 from proact.faults import ActivationFlip, BitFlip, Burst, ExactFlips, Fault, Replay, StuckAt, inject
 from proact.faults.record import Record
-from proact.ops import flip_bits_, flip_exactly_
+from proact.ops import _device_memory, flip_bits_, flip_exactly_
 from proact.ops._device_plan import DeviceFaultPlan, DeviceFlipLog
 from proact.ops.number_formats import FixedPointWord
 from proact.ops.plan import FlipLog, FlipPlaces, FlipPlan
@@ -330,3 +330,19 @@ def test_activations_flip_as_on_the_host(on_host: OnHost) -> None:
                 expected = model(x)
             assert mine.flips == theirs.flips > 0
             assert torch.equal(faulty.view(torch.int16), expected.view(torch.int16))
+
+
+def test_flips_are_undone_after_an_upload_found_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tensor = torch.zeros(3000, dtype=torch.int32)
+    plan = FlipPlan()
+    plan.add(tensor, 1, 0xFFFFFFFF, None)
+    log = plan.flip(1e-2, 1, 2)
+    assert tensor.any()
+    monkeypatch.setattr(_device_memory, "uploaded", refused)
+    with pytest.raises(torch.OutOfMemoryError):
+        plan.flip_into(log, 2e-2, 1, 3)  # the tables of another rate
+    log.restore()
+    assert not tensor.any()

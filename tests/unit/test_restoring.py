@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
@@ -24,8 +25,10 @@ from proact.faults import (
     StuckAt,
     Where,
     inject,
+    injection,
 )
 from proact.faults.kinds import Fault
+from proact.nn.batches import tensors_in
 
 ENCODINGS: list[str | Encoding] = ["float32", "q15.16", "int8", "float16", SignedMagnitude()]
 LOW = tuple(range(7))  # bits that every word has, and that make no NaN
@@ -210,3 +213,34 @@ def test_casts_that_autocast_keeps_do_not_hide_faults_or_outlive_them() -> None:
         with inject(model, BitFlip(1.0, bits="sign")):
             torch.testing.assert_close(model(x), -clean)
         assert torch.equal(model(x), clean)
+
+
+class NewMemory(TorchDispatchMode):
+    """Notes the operators that allocate memory for tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def storages(tree: Any) -> set[int]:
+            return {tensor.untyped_storage().data_ptr() for tensor in tensors_in(tree)}
+
+        found = func(*args, **(kwargs or {}))
+        if not storages(found) <= storages((args, kwargs or {})):
+            self.operators.append(str(func))
+        return found
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8-tensor", "q15.16", "mxfp4", "float8_e4m3"])
+def test_undoing_allocates_no_memory(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass may have left a GPU without any."""
+    monkeypatch.setattr(injection, "_ROUNDED_AT_ONCE", 1000)
+    model = nn.Sequential(nn.Linear(90, 64), nn.Linear(64, 5))
+    clean = bits_of(model)
+    block = inject(model, BitFlip(1e-2), encoding, seed=1)
+    assert block.__enter__().flips > 0
+    with NewMemory() as new:
+        block.__exit__(None, None, None)
+    assert new.operators == []
+    assert same_bits(clean, model)
