@@ -22,6 +22,7 @@ from proact.campaign.trials_at_once import MeasurementLimits, with_stored_group
 from proact.campaign.tuning import Task, Tuning
 from proact.faults import Fault
 from proact.nn.batches import tensors_in
+from proact.ops.cuda_stream import wait_for
 from proact.results.policy import Policy
 from proact.results.statistics import (
     Components,
@@ -137,7 +138,7 @@ def warm_up(task: Task, options: RunOptions) -> Tuning:
         """The seconds of a forward pass for each image."""
         label = _label(policy)
         if label not in seconds:
-            seconds[label] = _median(partial(_one_batch, task, policy))
+            seconds[label] = _median(partial(_one_batch, task, policy), data.device)
         return seconds[label] / min(policy.batch, len(data))
 
     policy = Policy(None, BATCH, False)
@@ -221,18 +222,18 @@ def _cost(task: Task, seed: int, policy: Policy, of_batch: float | None = None) 
     few, many = min(8, len(data)), min(BATCH, len(data))
     if data.batch_sizes:
         few = many = data.batch_sizes[0]
-    short = long = _median(partial(_one_batch, task, policy, few))
+    short = long = _median(partial(_one_batch, task, policy, few), data.device)
     # Of a slow model, few images tell enough.
     is_known = many == few or short > _LONG_ENOUGH
     if not is_known:
-        long = of_batch or _median(partial(_one_batch, task, policy, many))
+        long = of_batch or _median(partial(_one_batch, task, policy, many), data.device)
 
     def injection() -> None:
         with injector.trial(task.faults[0], seed, 0):
             pass
 
     image = short / few if is_known else max((long - short) / (many - few), 1e-9)
-    return TrialCost(max(short - few * image, 0.0) + _median(injection), image)
+    return TrialCost(max(short - few * image, 0.0) + _median(injection, data.device), image)
 
 
 def _label(policy: Policy) -> str:
@@ -240,14 +241,16 @@ def _label(policy: Policy) -> str:
     return f"{order}, {policy.batch} images"
 
 
-def _median(call: Callable[[], object]) -> float:
-    """The median duration of some calls, in seconds; the first call of fast ones warms up."""
+def _median(call: Callable[[], object], device: torch.device) -> float:
+    """The median duration of some calls, in seconds; the first call of fast ones warms up.
+
+    A call lasts until the device has done its work.
+    """
     seconds: list[float] = []
     with torch.inference_mode():
         while len(seconds) <= _REPEATS and sum(seconds) < _LONG_ENOUGH:
             start = time.perf_counter()
             call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait_for(device)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:] or seconds)

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from proact.errors import ProactError
+
 
 def is_on_gpu(tensor: Tensor) -> bool:
     """Whether CUDA kernels work on the memory of ``tensor``.
@@ -32,6 +34,12 @@ def queue_of(device: torch.device) -> tuple[int, int]:
 def current_device(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU torch's current one inside a block; does nothing for the CPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done its work; does nothing for the CPU, whatever GPUs there are."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def is_capturing() -> bool:
@@ -86,9 +94,18 @@ class FlipStream:
     Undoing the change is only safe on this stream, after all work that was queued on it: on another
     stream the GPU could restore the memory before it is changed, or while a forward pass still
     reads it. On a CPU there are no streams, and this class does nothing.
+
+    Raises:
+        ProactError: the stream is recorded into a CUDA graph, so that the change is not made now.
     """
 
     def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda" and is_capturing():
+            raise ProactError(
+                f"memory of {device} cannot be faulted while a CUDA graph is captured, because the "
+                "GPU would do it at each replay: capture the graph first, and replay it while "
+                "faults are injected"
+            )
         self._device = device
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
 

@@ -201,3 +201,26 @@ def test_quiet_where_nobody_watches(
 ) -> None:
     campaign.run({"m": trained_cnn}, digits, FAULTS, trials=20, images_per_trial=16)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_campaign_on_the_cpu_leaves_gpus_alone(
+    trained_cnn: nn.Module, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU of the machine may be in use, and its memory used up."""
+
+    def refused(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", refused)
+    result = campaign.run({"m": trained_cnn}, digits, FAULTS, trials=4)
+    assert [cell.trials for cell in result.cells] == [4, 4]
+
+
+def test_times_on_a_gpu_include_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    calls: list[int] = []
+    autotune._median(lambda: calls.append(len(waited)), torch.device("cuda", 1))
+    assert calls == list(range(len(calls)))
+    assert waited == [torch.device("cuda", 1)] * len(calls)

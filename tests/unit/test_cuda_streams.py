@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from proact.encodings import encoding_named
+from proact.errors import ProactError
 from proact.faults import overwritten_words
 from proact.faults.space import FaultSpace
 from proact.faults.target_memory import PlacedFlips
@@ -432,6 +433,18 @@ def test_a_forward_that_does_not_scrub_begins_after_the_last_scrub(gpu: Gpu) -> 
         scrubs.order()
         gpu.queue("forward")
     assert "scrub" in gpu.ran_before["forward"]
+
+
+def test_flips_are_refused_while_a_graph_is_captured(
+    gpu: Gpu, plan: DeviceFaultPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be made at each replay, and not now."""
+    monkeypatch.setattr(cuda_stream, "is_capturing", lambda: True)
+    with pytest.raises(ProactError, match="cuda:0 cannot be faulted while a CUDA graph"):
+        plan.flip_into(DeviceFlipLog(), 0.5, seed=0, trial=0)
+    with pytest.raises(ProactError, match="replay it while faults are injected"):
+        plan.flip_unlogged(0.5, seed=0, trial=0)
+    assert not gpu.ran_on
 
 
 def test_there_are_no_streams_on_a_cpu() -> None:
