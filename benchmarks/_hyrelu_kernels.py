@@ -62,10 +62,11 @@ def measure(
         yield [*_rows(case, times, device), *_bandwidth_rows(case, times, device)]
 
 
-def compiler_error() -> str:
-    """The error of torch.compile on this machine; empty where it works."""
+def compiler_error(device: str) -> str:
+    """The error of torch.compile for a device of this machine; empty where it works."""
+    x, t = torch.ones(3, device=device), torch.ones((), device=device)
     try:
-        torch.compile(_zero_formula, fullgraph=True, dynamic=False)(torch.ones(3), torch.ones(()))
+        torch.compile(_zero_formula, fullgraph=True, dynamic=False)(x, t)
     except RuntimeError as error:
         return str(error).strip().split("\n", maxsplit=1)[0]
     return ""

@@ -132,7 +132,7 @@ def measure_hyrelu(options: argparse.Namespace, console: Console) -> list[Row]:
         cases = hyrelu_cases.on_gpu(options.quick)
     else:
         cases = hyrelu_cases.default(options.threads, options.quick)
-    error = "" if options.no_compile else hyrelu.compiler_error()
+    error = "" if options.no_compile else hyrelu.compiler_error(options.device)
     if error:
         console.print(f"torch.compile is left out because it fails here: {error}", markup=False)
     if error or options.no_compile:
