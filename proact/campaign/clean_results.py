@@ -54,7 +54,7 @@ class CleanResults:
             ends = torch.tensor(sizes).cumsum(0).tolist()
             chosen = units.tolist()
             samples = torch.cat([torch.arange(ends[u] - sizes[u], ends[u]) for u in chosen])
-            samples = samples.to(self.columns.device)
+            samples = samples.to(self.columns.device, non_blocking=True)
             outputs = None if outputs is None else [outputs[u] for u in chosen]
             sizes = tuple(sizes[u] for u in chosen)
         elif outputs is not None:

@@ -168,7 +168,10 @@ class TrialRunner:
         return list(self.measurement.batches(units, self.policy))
 
     def units(self, fault: Fault, trial: int) -> Tensor | None:
-        """The samples, or the fixed batches, that a trial draws."""
+        """The samples, or the fixed batches, that a trial draws.
+
+        Samples are on the device of the data, and numbers of batches on the CPU, which reads them.
+        """
         images, data = self.policy.images, self.measurement.data
         if images is None:
             return None
@@ -176,6 +179,8 @@ class TrialRunner:
         # Strata of one cell have images of their own, so that their means are independent.
         seed = fault.seed(self.seed) if isinstance(fault, BitFlipStratum) else self.seed
         numbers = drawn_units(seed, trial, data.units, units)
+        if data.batch_sizes is not None:
+            return torch.tensor(numbers, device="cpu")
         # Without a wait for a GPU: memory that is not pinned has been read when the call returns.
         return torch.tensor(numbers).to(data.device, non_blocking=True)
 

@@ -26,6 +26,7 @@ from proact.campaign.scoring import DetectedError
 from proact.campaign.stacked_model import StackedModel
 from proact.campaign.stacking_checks import agrees
 from proact.campaign.trial_groups import SEVERAL_TRIALS
+from proact.data import Split
 from proact.faults import (
     ActivationFlip,
     BitFlip,
@@ -258,3 +259,16 @@ def test_no_samples_are_lost_between_units() -> None:
         [row.trial for row in rows_by_groups(runner(small_cnn(), 4), ExactFlips(1), range(9))],
         range(9),
     )
+
+
+def test_the_host_reads_numbers_of_fixed_batches_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = runner(small_cnn(), 1, data=images().in_fixed_batches(8))
+    in_samples = runner(small_cnn(), 1)
+    monkeypatch.setattr(Split, "device", torch.device("meta"))  # in place of a GPU
+    batches, samples = (each.units(BitFlip(1e-3), 0) for each in (own, in_samples))
+    assert batches is not None
+    assert samples is not None
+    assert batches.device.type == "cpu"
+    assert samples.device.type == "meta"
