@@ -204,6 +204,7 @@ def _cell_for(result: Result, variant: str, ber: float) -> CellSpec:
             return cell
     rates = sorted({each.ber for each in mine if each.family == _RATED})
     measured = ", ".join(f"{rate:g}" for rate in rates)
+    measured = measured or "no BitFlip with one rate in all stored bits"
     if any(math.isclose(ber, rate, rel_tol=_SAME_RATE) for rate in rates):
         raise ValueError(
             f"the bit error rate at a reload is {ber:.6g}, at which the probability of a flip is "
@@ -211,7 +212,7 @@ def _cell_for(result: Result, variant: str, ber: float) -> CellSpec:
         )
     raise ValueError(
         f"the bit error rate at a reload is {ber:.6g}, and the campaign has "
-        f"{measured or 'none'}: run a campaign at this rate, with margin='10%', or with the fault "
+        f"{measured}: run a campaign at this rate, with margin='10%', or with the fault "
         "ExactFlips(1)"
     )
 

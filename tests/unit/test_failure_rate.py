@@ -98,6 +98,15 @@ def test_a_rate_of_zero_is_no_measured_rate(trained_cnn: nn.Module, digits: Data
         found.failure_rate(FIT, HOURS)
 
 
+def test_faults_in_a_part_of_the_memory_are_no_rate_of_it(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    faults = [BitFlip(1e-4, where="*.bias"), BitFlip(1e-4, bits="sign")]
+    found = campaign.run({"m": trained_cnn}, digits, faults, trials=2, **OPTIONS)
+    with pytest.raises(ValueError, match="has no BitFlip with one rate in all stored bits: run a"):
+        found.failure_rate(FIT, HOURS)
+
+
 def test_a_rate_without_a_flip_is_not_a_rate_of_zero(trained_cnn: nn.Module, digits: Data) -> None:
     """The probability of no flip is then 1 in double precision."""
     ber = bit_error_rate(1e-6, 1e-6)
