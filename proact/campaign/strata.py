@@ -97,7 +97,7 @@ class StrataPlanner:
                 continue  # random flips beside the worst ones
             reason = self.reason_against(fault)
             if reason is not None:
-                raise ValueError(f"strata=True: {reason}, got {fault}")
+                raise ValueError(f"strata=True: {fault} cannot have strata: {reason}")
 
     def may_pay(self, fault: BitFlip) -> bool:
         """Whether strata could save trials if single bits of words were as bad as can be."""

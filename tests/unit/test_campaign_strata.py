@@ -251,10 +251,18 @@ def test_strata_are_used_where_they_save_trials(trained_cnn: nn.Module, digits: 
 @pytest.mark.parametrize(
     ("options", "faults", "error"),
     [
-        ({"margin": 0.02}, [Burst(2, 1e-6)], "strata need the fault BitFlip, got Burst"),
+        (
+            {"margin": 0.02},
+            [Burst(2, 1e-6)],
+            r"Burst\(2.* cannot have strata: .* need the fault BitFlip",
+        ),
         ({"margin": 0.02}, [BitFlip({"*.weight": 1e-6, "*": 1e-7})], "one bit error rate"),
         ({"trials": 10}, FAULTS, "needs a margin, got only trials=10"),
-        ({"margin": 0.02, "encoding": "float32+bch2"}, FAULTS, "an encoding without a code"),
+        (
+            {"margin": 0.02, "encoding": "float32+bch2"},
+            FAULTS,
+            r"BitFlip\(.*\) cannot have strata: strata need an encoding without a code$",
+        ),
         (
             {"margin": 0.02, "encoding": {"output.*": "int8", "*": "float32"}},
             FAULTS,
