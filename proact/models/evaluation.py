@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from proact.data import Split
+from proact.data import Split, as_evaluation
+from proact.data.dataset import SamplesOrData
 from proact.nn.batches import Batch, cloned, named_leaves, samples_in, split_batch
 from proact.nn.forward import DEFAULT, Forward, ForwardLike, as_forward, logits_of
 from proact.nn.model_kinds import refuse_lazy
@@ -13,9 +14,11 @@ from proact.nn.site import eval_mode
 from proact.nn.written_state import restored
 from proact.shortages import shortage
 
+_BATCH = 512
+
 
 def logits(
-    model: nn.Module, inputs: Batch, batch: int = 512, forward: ForwardLike = DEFAULT
+    model: nn.Module, inputs: Batch, batch: int = _BATCH, forward: ForwardLike = DEFAULT
 ) -> Tensor:
     """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd.
 
@@ -28,19 +31,27 @@ def logits(
         return torch.cat([forward.logits(model, part) for part in parts])
 
 
-def accuracy(model: nn.Module, split: Split, forward: ForwardLike = DEFAULT) -> float:
-    """Return the top-1 accuracy in [0, 1]; ``forward`` is as for `logits`.
+def accuracy(model: nn.Module, data: SamplesOrData, forward: ForwardLike = DEFAULT) -> float:
+    """Return the top-1 accuracy in [0, 1], in the model's current mode.
+
+    As in campaigns, outputs that hold NaN or infinity count as wrong.
+
+    Args:
+        model: gives logits (n, classes).
+        data: samples with class labels (n,) int64 in one of the forms of `proact.data.as_split`,
+            or a `proact.data.Data`, whose test split is taken.
+        forward: as for `logits`.
 
     Raises:
-        TypeError: ``split`` is not a `proact.data.Split`.
+        ValueError, TypeError: the data, the labels or the model's output have another form.
     """
-    if not isinstance(split, Split):
-        raise TypeError(
-            "split: expected a proact.data.Split, such as the attribute test of a "
-            f"proact.data.Data, got {type(split).__name__}"
-        )
-    predicted = logits(model, split.inputs, forward=forward).argmax(1)
-    return int((predicted == split.labels).sum()) / len(split)
+    split = as_evaluation(data)
+    labels = split.labels
+    parts = (inputs for inputs, _ in split.batches(_BATCH))
+    scores = torch.cat([logits(model, part, samples_in(part), forward) for part in parts])
+    check_fit(scores, labels)
+    right = (scores.argmax(1) == labels) & torch.isfinite(scores).all(1)
+    return int(right.sum()) / len(split)
 
 
 def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:

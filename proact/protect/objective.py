@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.data import Split
-from proact.models.evaluation import check_fit, examples, run_checked
+from proact.models.evaluation import check_fit, run_checked
 from proact.nn.batches import Batch, cloned, samples_in
 from proact.nn.forward import DEFAULT, Forward, described, logits_of
 from proact.nn.written_state import restored
@@ -80,13 +80,13 @@ class Objective:
         )
 
     def values(self, logits: Tensor, targets: Batch) -> Tensor:
-        """The metric of each sample, (m,) float64; NaN counts as 0.
+        """The metric of each sample, (m,) float64; NaN, and logits of NaN or infinity, count as 0.
 
         Raises:
             ValueError: the metric returned another shape, or values outside [0, 1].
         """
         if self.metric is None:
-            right: Tensor = logits.argmax(1) == targets
+            right: Tensor = (logits.argmax(1) == targets) & torch.isfinite(logits).all(1)
             return right.double()
         values = self.metric(logits, targets)
         samples = len(logits)
@@ -138,25 +138,38 @@ class Objective:
                 f"data: {method} takes samples of one shape, because it draws them in another "
                 "order, and got fixed batches: pad the samples to one shape"
             )
-        logits = logits_of(run_checked(model, examples(split), forward=self.forward))
-        _, targets = next(split.first(2).batches(2))
+        self.check_values(model, split, method, trains)
+
+    def check_values(self, model: nn.Module, split: Split, what: str, trains: bool = False) -> None:
+        """Check that loss and metric fit the outputs and the targets of the first samples.
+
+        The arguments and errors are those of `check`, for what the errors name as ``what``.
+        """
+        if split.targets is None and self.metric is None:
+            raise ValueError(f"data: {what} needs targets beside the inputs, or metric=")
+        inputs, targets = next(split.first(2).batches(2))
+        logits = logits_of(run_checked(model, inputs, forward=self.forward))
         labels = split.class_labels
         wanted = [("loss", self.loss)] if trains else []
         missing = [name for name, given in [*wanted, ("metric", self.metric)] if given is None]
         if missing and (labels is None or logits.dim() != 2):
             kind = f" {targets.dtype}" if isinstance(targets, Tensor) else ""
             functions = "a function" if len(missing) == 1 else "functions"
+            flags = {"loss": "--loss", "metric": "--validation-metric"}
             raise ValueError(
-                f"{method} judges outputs (samples, classes) by class labels (samples,) int64 of "
+                f"{what} judges outputs (samples, classes) by class labels (samples,) int64 of "
                 f"at least 0; the model gives {tuple(logits.shape)} and the targets are "
                 f"{described(targets)}{kind}: give "
-                f"{' and '.join(f'{name}=' for name in missing)}, {functions} of (logits, targets)"
+                f"{' and '.join(f'{name}=' for name in missing)} (on the command line "
+                f"{' and '.join(flags[name] for name in missing)}), {functions} of (logits, "
+                "targets)"
             )
         if missing and labels is not None:
             check_fit(logits, labels)
-        if samples_in(logits, "the model's output") != samples_in(targets, "the targets"):
+        samples = samples_in(inputs if targets is None else targets, "the targets")
+        if samples_in(logits, "the model's output") != samples:
             raise ValueError(
-                f"expected one output for each of {samples_in(targets)} samples, got logits of "
+                f"expected one output for each of {samples} samples, got logits of "
                 f"shape {tuple(logits.shape)}"
             )
         self.values(logits, targets)

@@ -100,11 +100,7 @@ def cost(
     kinds = ("threshold", "bound")
     bits = FaultSpace(encoded, encoding, Where(kind=kinds)).bits if added else 0
     if evaluate is None:
-        if images.targets is None:
-            raise ValueError(
-                "images: expected targets beside the inputs, as a pair (inputs, targets), or "
-                "evaluate=, a function of the model; got inputs alone"
-            )
+        objective.check_values(encoded, images, "the cost of a protection")
         evaluate = partial(objective.mean, split=images)
     before = None if unprotected is None else encode(unprotected, encoding).eval()
     return Cost(

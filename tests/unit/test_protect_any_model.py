@@ -223,8 +223,15 @@ def test_weight_range_needs_no_data_and_ranger_no_targets() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, r"the model gives \(2, 6, 4\) and the targets .* \(2, 6\) .*: give loss= and metric="),
-        ({"loss": TOKENS["loss"]}, "give metric=, a function of .logits, targets."),
+        (
+            {},
+            r"the model gives \(2, 6, 4\) and the targets .* \(2, 6\) .*: give loss= and metric= "
+            r"\(on the command line --loss and --validation-metric\), functions of",
+        ),
+        (
+            {"loss": TOKENS["loss"]},
+            r"give metric= \(.* --validation-metric\), a function of .logits, targets.",
+        ),
         (TOKENS | {"loss": lambda o, t: torch.zeros(())}, "does not depend on any threshold of Ta"),
         (TOKENS | {"loss": lambda o, t: o}, r"loss: expected the mean .* \(2,\), got \(2, 6, 4\)"),
         (TOKENS | {"loss": lambda o, t: o.sum() * math.nan}, "loss: expected a finite loss"),
@@ -491,3 +498,17 @@ def test_a_model_in_bfloat16(method: str) -> None:
     threshold = hardened.get_parameter("1.threshold")
     assert threshold.dtype == torch.bfloat16
     assert float(threshold.detach()) > 0
+
+
+def test_the_cost_of_a_model_that_does_not_classify_needs_a_metric() -> None:
+    """Comparing (n, 1) or (n, height, width) with class predictions gave a "share" above 1."""
+    torch.manual_seed(0)
+    inputs = torch.randn(40, 4)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    zeros = torch.zeros(40, 1)
+    with pytest.raises(ValueError, match=r"judges outputs .* \(2, 1\) .*: give metric="):
+        protect.cost(model, (inputs, zeros))
+    with pytest.raises(ValueError, match="needs targets beside the inputs, or metric="):
+        protect.cost(model, inputs)
+    found = protect.cost(model, (inputs, zeros), metric=lambda o, t: o.isfinite().all(1))
+    assert found.clean == 1.0

@@ -80,25 +80,16 @@ def test_data_of_trainings_is_loaded(trained_cnn: nn.Module, digits: Data) -> No
         models.train(trained_cnn, digits, "fast")  # type: ignore[arg-type]
 
 
-def test_accuracy_takes_a_split_and_a_function_that_runs_the_model(
+def test_accuracy_takes_a_function_that_runs_the_model(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
-    with pytest.raises(TypeError, match=r"^split: expected a proact\.data\.Split, .* got Data$"):
-        models.accuracy(trained_cnn, digits)  # type: ignore[arg-type]
     plain = models.accuracy(trained_cnn, digits.test)
-    assert models.accuracy(trained_cnn, digits.test, lambda model, batch: model(batch)) == plain
+    assert models.accuracy(trained_cnn, digits, lambda model, batch: model(batch)) == plain
 
 
 def test_a_threshold_is_a_number_or_a_tensor() -> None:
     with pytest.raises(TypeError, match="^threshold: expected a number or a tensor, got None$"):
         guards.HyReLU(None)  # type: ignore[arg-type]
-
-
-def test_the_cost_without_targets_is_refused(trained_cnn: nn.Module, digits: Data) -> None:
-    images = digits.test.images
-    with pytest.raises(ValueError, match="^images: expected targets beside the inputs"):
-        protect.cost(trained_cnn, images)
-    assert protect.cost(trained_cnn, images, evaluate=lambda model: 0.5).clean == 0.5
 
 
 def test_files_of_a_training_may_be_texts(digits: Data, tmp_path: Path) -> None:
