@@ -201,13 +201,15 @@ def _sweeps(
     margin, trials = experiment.sweep_margin, experiment.sweep_trials
     if margin is None and trials is None:
         margin = experiment.absolute_margin
-    # The strata of a sweep are its layers or bits, and one model has no differences.
+    # The strata of a sweep are its layers or bits; one model has no differences; the campaign has
+    # searched for the worst case.
     options = {
         **common,
         "margin": margin,
         "trials": trials,
         "strata": False,
         "difference_margin": None,
+        "worst_flips": None,
     }
 
     def sweep(name: str, kind: str) -> Result:

@@ -100,6 +100,16 @@ def test_sweeps_have_a_margin_or_trials_of_their_own(tmp_path: Path) -> None:
     assert len(bits.strata) == 32
 
 
+def test_sweeps_run_beside_a_search_and_differences(tmp_path: Path) -> None:
+    """Sweeps refuse these options, which are meant for the campaign."""
+    outcome = ran(
+        tmp_path, variants=["relu"], trials=20, margin=0.4, difference_margin=0.4, strata="on",
+        encoding="float32", worst_flips=1, sweeps=["layer"], sweep_trials=30,
+    )  # fmt: skip
+    assert set(outcome.result.worst_cases) == {"relu"}
+    assert len(outcome.sweeps["relu", "layer"].strata) == 3
+
+
 def test_the_report_names_the_model_and_the_data(tmp_path: Path) -> None:
     outcome = ran(tmp_path, variants=["relu"])
     title = f"Accuracy of {outcome.experiment.model} on {outcome.experiment.data} under faults"
