@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from proact.campaign.counts import Counts, counts_from, finite_rows, reference_of
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
+from proact.campaign.validation import check_measurement, check_outputs
 from proact.data import Split
 from proact.data.split import content
 from proact.nn.batches import concatenated, map_leaves, samples_in, take
 from proact.nn.forward import Forward
+from proact.nn.model_kinds import refuse_lazy
 from proact.nn.outputs import output_tensors
+from proact.nn.site import eval_mode
 from proact.results.policy import Policy
 
 _BATCH = 64
@@ -138,6 +141,23 @@ def clean_results(measurement: Measurement, model: nn.Module, policy: Policy) ->
         data.batch_sizes,
         digest.hexdigest(),
     )
+
+
+def check_clean_value(
+    model: nn.Module, data: Split, metric: Metric, forward: Forward | None = None
+) -> None:
+    """Check that a model runs on the samples, and that the metric takes outputs and targets.
+
+    The model runs in eval mode on two samples or one fixed batch.
+
+    Raises:
+        ValueError: one of them does not fit the others.
+    """
+    refuse_lazy(model)
+    measurement = Measurement(data, metric, forward or Forward())
+    check_measurement(measurement)
+    with eval_mode(model):
+        check_outputs({type(model).__name__: model}, measurement)
 
 
 def clean_value(

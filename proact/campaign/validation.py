@@ -151,7 +151,10 @@ def check_measurement(measurement: Measurement) -> None:
         try:
             _ = data.labels
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{error}, which the metric {label(metric.name)} needs") from None
+            raise ValueError(
+                f"{error}, which the metric {label(metric.name)} needs: choose another metric for "
+                "other targets"
+            ) from None
 
 
 def check_images(images: object, data: Split) -> None:

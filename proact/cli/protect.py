@@ -14,6 +14,12 @@ from proact.protect.registry import METHODS
 _OPTIONS = (
     "model",
     "data",
+    "forward",
+    "output",
+    "collate",
+    "loss",
+    "validation_metric",
+    "metric",
     "encoding",
     "seed",
     "threads",

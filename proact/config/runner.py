@@ -16,16 +16,19 @@ import torch
 from torch import nn
 
 from proact import campaign, faults
+from proact.campaign.built_in_metrics import metric_named
+from proact.campaign.clean_results import check_clean_value
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import read_experiment, write_experiment
-from proact.config.user_code import load_model_for
+from proact.config.user_code import UsersCodeError, load_model_for, users_error
 from proact.config.variants import CleanEvaluation, built, costs, trained
 from proact.data import Data
 from proact.encodings.base import MemoryWord
 from proact.errors import ProactError
 from proact.files import read_regular, refuse_special
 from proact.interruption import INTERRUPTIONS
+from proact.nn.forward import Forward
 from proact.protect import Cost
 from proact.report.tables import Gain, gains_of
 from proact.results.result import Result, read
@@ -126,7 +129,8 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
     """
     images = experiment.load_data()
     given = load_model_for(experiment.model, images)
-    campaign.RunOptions(**experiment.campaign_options)  # loads and checks the user's functions
+    chosen = campaign.RunOptions(**experiment.campaign_options)  # checks the user's functions
+    _check_metric(given, images, chosen)
     # Check that the encoding can store the parameters: training keeps their dtypes.
     space = faults.FaultSpace(given, experiment.encoding)
     is_as_stored = all(
@@ -144,6 +148,19 @@ def checked(experiment: Experiment) -> tuple[Data, nn.Module]:
                 f"variants.{label(name)}.thresholds: there is no file {variant.thresholds}"
             )
     return images, given
+
+
+def _check_metric(model: nn.Module, images: Data, options: campaign.RunOptions) -> None:
+    """Check that model, data and metric fit. What the user's own code raises is raised as it is."""
+    forward = Forward(options.forward, options.output)
+    try:
+        check_clean_value(model, images.test, metric_named(options.metric), forward)
+    except ValueError as error:
+        cause = error.__cause__
+        is_users = isinstance(cause, UsersCodeError)
+        if cause is not None and (is_users or users_error(cause) is not None):
+            raise cause from None
+        raise
 
 
 def _run(
