@@ -211,3 +211,8 @@ def metric_named(metric: str | Metric) -> Metric:
 def is_of_classes(metric: Metric) -> bool:
     """Whether a metric needs logits of classes (m, classes)."""
     return metric in CLASS_METRICS.values()
+
+
+def has_classes_last(metric: Metric) -> bool:
+    """Whether a metric needs logits (..., classes), and takes an infinite one for a failure."""
+    return is_of_classes(metric) or metric.name in ("token-accuracy", "token-loss")

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proact.campaign.built_in_metrics import is_of_classes
+from proact.campaign.built_in_metrics import has_classes_last, is_of_classes
 from proact.campaign.measurement import Measurement
 from proact.campaign.metrics import Metric
 from proact.campaign.options import CampaignOptions
 from proact.data import Split
 from proact.faults import Fault
+from proact.models.evaluation import refuse_masked
 from proact.nn import ErrorCorrection
 from proact.nn.batches import Batch
 from proact.nn.forward import described
@@ -189,7 +190,8 @@ def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> 
 
     Raises:
         ValueError: a model does not run on the inputs, outputs differ in shape between models or do
-            not have the samples of the inputs, or the metric does not take them.
+            not have the samples of the inputs, or the metric does not take them or would take
+            masked classes for failures.
     """
     metric = measurement.metric
     part = replace(measurement, data=measurement.data.first(2))
@@ -207,6 +209,8 @@ def check_outputs(models: Mapping[str, nn.Module], measurement: Measurement) -> 
                     f"the metric {label(metric.name)} does not take the outputs of {label(name)}, "
                     f"{described(output)}: {error}"
                 ) from error
+            if has_classes_last(metric):
+                refuse_masked(output, f"the metric {label(metric.name)}", label(name))
         shapes.setdefault(_shape(output), []).append(name)
     if len(shapes) > 1:
         listed = ", ".join(

@@ -54,6 +54,22 @@ def accuracy(model: nn.Module, data: SamplesOrData, forward: ForwardLike = DEFAU
     return int(right.sum()) / len(split)
 
 
+def refuse_masked(logits: Tensor, judge: str, name: str) -> None:
+    """ValueError if logits (..., classes) mask a class by minus infinity in every sample.
+
+    Args:
+        judge: what takes an infinite logit for a failure, as the subject of a sentence.
+        name: of the model.
+    """
+    masked = torch.isneginf(logits).flatten(0, -2).all(0).nonzero().flatten().tolist()
+    if masked:
+        raise ValueError(
+            f"{judge} counts outputs that hold infinity as wrong, and {name} gives minus infinity "
+            f"for class {masked[0]} of the first samples: make it finite with output=, such as "
+            "lambda y: y.clamp(min=-1e4), or give a metric of your own"
+        )
+
+
 def check_fit(output: Tensor, labels: Tensor, name: str = "the model") -> None:
     """Raise ValueError unless ``output`` is (images, classes) with a class for every label."""
     highest = int(labels.max())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proact.data import Split
-from proact.models.evaluation import check_fit, run_checked
+from proact.models.evaluation import check_fit, refuse_masked, run_checked
 from proact.nn.batches import Batch, cloned, samples_in
 from proact.nn.forward import DEFAULT, Forward, described, logits_of
 from proact.nn.written_state import restored
@@ -166,6 +166,7 @@ class Objective:
             )
         if missing and labels is not None:
             check_fit(logits, labels)
+            refuse_masked(logits, what, type(model).__name__)
         samples = samples_in(inputs if targets is None else targets, "the targets")
         if samples_in(logits, "the model's output") != samples:
             raise ValueError(

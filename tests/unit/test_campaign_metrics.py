@@ -14,6 +14,7 @@ from proact.campaign.built_in_metrics import CLASS_METRICS
 from proact.campaign.counts import Counts, class_columns, counts_from, reference_of
 from proact.data import Data
 from proact.faults import BitFlip, encode, inject
+from proact.protect import protect
 from proact.results.metric_info import HIGHEST_LOSS
 
 
@@ -216,3 +217,38 @@ def test_critical_trials_and_quantiles(trained_cnn: nn.Module, digits: Data) -> 
     assert found.quantiles[0.5].low <= values[149] <= found.quantiles[0.5].high
     for name in ("top5", "sdc5", "sdc10", "sdc20"):
         assert 0 <= found.shares[name].low <= found.shares[name].high <= 1
+
+
+class Masked(nn.Module):
+    """Never answers the last class, by a logit of minus infinity."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).clone()
+        logits[..., -1] = -torch.inf
+        return logits
+
+
+@pytest.mark.parametrize("metric", list(CLASS_METRICS))
+def test_masked_classes_are_no_failures(metric: str, trained_cnn: nn.Module, digits: Data) -> None:
+    faults, variants = [BitFlip(1e-4)], {"masked": Masked(trained_cnn).eval()}
+    with pytest.raises(ValueError, match="minus infinity for class 9 of the first .* output="):
+        campaign.run(variants, digits, faults, metric=metric, trials=2)
+    with pytest.raises(ValueError, match="fitact counts .* minus infinity for class 9"):
+        protect(variants["masked"], "fitact", digits)
+    result = campaign.run(
+        variants, digits, faults, metric="top-1", trials=2, output=lambda y: y.clamp(min=-1e4)
+    )
+    assert result.clean["masked"] > 0.7
+
+
+def test_masked_tokens_are_no_failures() -> None:
+    torch.manual_seed(0)
+    model = Masked(nn.Linear(4, 6)).eval()
+    data = torch.randn(8, 3, 4), torch.zeros(8, 3, dtype=torch.int64)
+    for metric in ("token-accuracy", "token-loss"):
+        with pytest.raises(ValueError, match="minus infinity for class 5"):
+            campaign.run({"masked": model}, data, [BitFlip(1e-4)], metric=metric, trials=2)
