@@ -26,6 +26,7 @@ _OPTIONS = (
     "data_folder",
     "download",
     "image_size",
+    "training_images",
     "epochs",
 )
 

@@ -239,7 +239,7 @@ def _advice_for(tensor: Tensor) -> str:
             "because no encoding takes complex numbers"
         )
     if tensor.is_floating_point():
-        return ""
+        return ": use the encoding native, or convert the model, for example by model.float()"
     return ": exclude the tensor with where=, or use the encoding native for integers"
 
 

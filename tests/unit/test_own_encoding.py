@@ -177,7 +177,10 @@ def test_its_fault_space_counts_bytes() -> None:
     assert set(space.to_pandas()["word"]) == {"e4m3"}
     with pytest.raises(ValueError, match="the bit fields of e4m3 are sign, exponent, mantissa"):
         FaultSpace(network(), Float8(), bits="fraction")
-    with pytest.raises(TypeError, match="e4m3 takes float32 or float64, and weight is.*float16"):
+    with pytest.raises(
+        TypeError,
+        match="e4m3 takes float32 or float64, and weight is.*float16: use the encoding native",
+    ):
         FaultSpace(holding(torch.ones(2, dtype=torch.float16)), Float8())
 
 
