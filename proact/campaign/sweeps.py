@@ -20,7 +20,7 @@ from proact.campaign.run_metadata import SweepParts
 from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, FaultSpace, encode
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.kinds import StoredFault
+from proact.faults.fault import StoredFault
 from proact.faults.mixed_encoding import checked_encoding
 from proact.faults.selectors import exactly
 from proact.interruption import GracefulShutdown

@@ -19,7 +19,7 @@ from proact.campaign.stacking_checks import may_stack
 from proact.campaign.trial_runner import TrialRunner
 from proact.campaign.tuning import Task, Tuning
 from proact.faults import ExactFlips, Fault, Injector
-from proact.faults.kinds import StoredFault
+from proact.faults.fault import StoredFault
 from proact.nn.batches import samples_in
 from proact.nn.outputs import output_tensors
 from proact.results.statistics import TrialCost

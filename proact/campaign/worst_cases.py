@@ -14,7 +14,7 @@ from proact.data import Data
 from proact.data.dataset import SamplesOrData
 from proact.faults import ExactFlips, Fault
 from proact.faults.encode import selector_of
-from proact.faults.kinds import StoredFault
+from proact.faults.fault import StoredFault
 from proact.faults.selectors import Where, as_tuple
 from proact.models.code_digest import ModelDigest
 from proact.results.policy import Policy

@@ -32,7 +32,7 @@ from proact.text import shortened
 if TYPE_CHECKING:
     from proact.config.parsing import VariantRecipe
     from proact.faults import Fault
-    from proact.faults.kinds import StoredFault
+    from proact.faults.fault import StoredFault
     from proact.faults.mixed_encoding import EncodingLike
 
 #: The version of experiment files that this proact writes, and the newest that it reads.

@@ -15,7 +15,7 @@ from proact.config.names import UNPROTECTED
 from proact.encodings import Encoding
 from proact.errors import closest, unknown
 from proact.faults import BitFlip, Fault, fault_from_dict
-from proact.faults.kinds import StoredFault
+from proact.faults.fault import StoredFault
 from proact.text import check_name, short_repr, shortened
 
 THRESHOLDS = ".safetensors"

@@ -4,17 +4,10 @@ from proact.faults.activation_hooks import observe_activations
 from proact.faults.activations import ActivationFlip
 from proact.faults.encode import EncodingReport, encode, encoding_report
 from proact.faults.exposed_tensor import ExposedTensor
+from proact.faults.fault import Fault, fault_from_dict, fault_from_json
 from proact.faults.injection import inject
 from proact.faults.injector import Injector
-from proact.faults.kinds import (
-    BitFlip,
-    Burst,
-    ExactFlips,
-    Fault,
-    StuckAt,
-    fault_from_dict,
-    fault_from_json,
-)
+from proact.faults.kinds import BitFlip, Burst, ExactFlips, StuckAt
 from proact.faults.mixed_encoding import MixedEncoding
 from proact.faults.record import Record
 from proact.faults.replay import FaultSite, Replay

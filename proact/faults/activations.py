@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from proact.encodings import Bits, encoding_named
-from proact.faults.kinds import Fault, checked_bits
+from proact.faults.fault import Fault, checked_bits
 from proact.faults.selectors import Selector, checked_where, select
 from proact.nn.model_kinds import checked_module, refuse_compiled, refuse_opaque
 from proact.nn.tensor_inventory import StoredTensor, types_of

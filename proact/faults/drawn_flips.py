@@ -8,7 +8,8 @@ import numpy as np
 
 from proact.faults.bursts import burst_places
 from proact.faults.coded_target import flipped_before
-from proact.faults.kinds import BitFlip, Burst, ExactFlips, StoredFault, StuckAt
+from proact.faults.fault import StoredFault
+from proact.faults.kinds import BitFlip, Burst, ExactFlips, StuckAt
 from proact.faults.replay import Replay
 from proact.faults.reversible_flips import PendingFlips
 from proact.faults.strata import BitFlipStratum

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from proact.encodings import Encoding
 from proact.encodings.coded_word import CodedWord
 from proact.faults.bounds import RoundedBounds, guards_of, refuse_recoding
+from proact.faults.fault import Fault, StoredFault
 from proact.faults.injection_plan import InjectionPlan, cache_plan, is_roundable
-from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.replay import Replay
 from proact.faults.selectors import Selector, Where, as_tuple, checked_where, matches

@@ -21,8 +21,8 @@ from proact.faults.active_injections import (
     begin_injection,
     end_injection,
 )
+from proact.faults.fault import Fault, StoredFault
 from proact.faults.injection_plan import InjectionPlan, cache_plan, cached_plan
-from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.optimizer_guard import forbid_training
 from proact.faults.record import Record, TensorFlips

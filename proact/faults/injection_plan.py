@@ -18,7 +18,8 @@ from proact.faults.bursts import check_fits
 from proact.faults.coded_target import CodedTarget
 from proact.faults.drawn_flips import drawn_places, listed_places, pending_flips
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.kinds import Burst, ExactFlips, StoredFault
+from proact.faults.fault import StoredFault
+from proact.faults.kinds import Burst, ExactFlips
 from proact.faults.model_state import ModelState
 from proact.faults.replay import Replay
 from proact.faults.reversible_flips import PendingFlips

@@ -10,9 +10,9 @@ from torch import nn
 
 from proact.encodings.scaled_words import StoredScale
 from proact.faults.activations import ActivationFlip, layers_of
+from proact.faults.fault import Fault, StoredFault
 from proact.faults.injection import Injection, checked_pattern, existing_plan, targets_of
 from proact.faults.injection_plan import InjectionPlan, cache_plan
-from proact.faults.kinds import Fault, StoredFault
 from proact.faults.mixed_encoding import EncodingLike, checked_encoding
 from proact.faults.record import Record
 from proact.nn.model_kinds import checked_module

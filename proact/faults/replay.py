@@ -14,7 +14,7 @@ import numpy as np
 from proact.encodings import Word
 from proact.encodings.coded_word import CodedWord
 from proact.errors import ProactError
-from proact.faults.kinds import Fault, fault_from_json
+from proact.faults.fault import Fault, fault_from_json
 from proact.files import read_regular
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plan import checked_integer

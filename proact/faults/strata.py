@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from proact.encodings import Bits
 from proact.faults.exposed_tensor import ExposedTensor
-from proact.faults.kinds import StoredFault, checked_bits
+from proact.faults.fault import StoredFault, checked_bits
 from proact.faults.selectors import Selector, shown
 from proact.ops.plan import checked_ber, checked_integer
 from proact.ops.seeds import derived_seed, derived_words

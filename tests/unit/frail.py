@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from proact.faults import encode, inject
-from proact.faults.kinds import Fault
+from proact.faults.fault import Fault
 
 
 class Frail(nn.Module):

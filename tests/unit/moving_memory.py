@@ -18,7 +18,7 @@ from conftest import SignedMagnitude, bits_of, same_bits
 from proact import ProactError
 from proact.encodings import Encoding
 from proact.faults import BitFlip, Burst, ExactFlips, Replay, StuckAt, inject
-from proact.faults.kinds import Fault
+from proact.faults.fault import Fault
 
 LOW = tuple(range(7))
 KINDS: list[Fault] = [

@@ -28,8 +28,8 @@ from proact.faults import (
     encode,
     inject,
 )
+from proact.faults.fault import Fault
 from proact.faults.injection_plan import cached_plan
-from proact.faults.kinds import Fault
 
 FAULT = BitFlip(0.05)
 

@@ -24,7 +24,7 @@ import proact.faults
 from conftest import SignedMagnitude, bits_of, same_bits, slow
 from proact.encodings import Encoding
 from proact.faults import ActivationFlip, BitFlip, Burst, StuckAt, Where, inject
-from proact.faults.kinds import Fault
+from proact.faults.fault import Fault
 
 pytestmark = pytest.mark.long
 

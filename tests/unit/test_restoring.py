@@ -27,7 +27,7 @@ from proact.faults import (
     inject,
     injection,
 )
-from proact.faults.kinds import Fault
+from proact.faults.fault import Fault
 from proact.nn.batches import tensors_in
 
 ENCODINGS: list[str | Encoding] = ["float32", "q15.16", "int8", "float16", SignedMagnitude()]

@@ -29,7 +29,7 @@ from proact.faults import (
     encoding_report,
     inject,
 )
-from proact.faults.kinds import Fault
+from proact.faults.fault import Fault
 from proact.nn import add_weight_range, weight_range_of, without_weight_range
 from proact.nn.tensor_inventory import StoredTensor
 
