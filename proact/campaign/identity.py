@@ -11,6 +11,7 @@ from proact.campaign.draws import DRAW_VERSION
 from proact.campaign.metrics import describe
 from proact.encodings import Encoding
 from proact.models.code_digest import content_of
+from proact.models.torch_settings import TorchSettings
 from proact.nn.batches import Batch, map_tensors
 from proact.ops import native_info
 from proact.results.policy import Policy
@@ -46,6 +47,7 @@ def task_facts(measurement: Measurement, encoding: Encoding, seed: int) -> dict[
         "state": measurement.state,
         # Without this entry where the kernels may run, so that older stores continue.
         **({} if measurement.fast_path else {"fast_path": False}),
+        **TorchSettings.current().facts(measurement.data.device),
     }
 
 

@@ -16,6 +16,7 @@ from proact.encodings import Encoding
 from proact.errors import ProactError
 from proact.faults import Fault
 from proact.interruption import Terminated
+from proact.models.torch_settings import TorchSettings
 from proact.results.policy import Policy
 from proact.results.store import Row
 
@@ -64,6 +65,7 @@ class Job:
 
     Attributes:
         cache_bytes: memory budget of the job's prefix caches, in bytes; variants share it equally.
+        settings: of torch, for the trials; by default those where the job is made.
     """
 
     models: Sequence[nn.Module]
@@ -75,6 +77,7 @@ class Job:
     seed: int
     prefix_cache: bool = True
     cache_bytes: int = CACHE_BYTES
+    settings: TorchSettings = field(default_factory=TorchSettings.current)
     _runners: dict[int, TrialRunner] = field(default_factory=dict, init=False, repr=False)
 
     def runner(self, variant: int) -> TrialRunner:
@@ -122,12 +125,13 @@ class Job:
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
         try:
-            runner, fault = self.runner(unit.variant), self.faults[unit.fault]
-            for found in runner.run_many(fault, range(unit.first, unit.end), begin):
-                if isinstance(found, DetectedError):
-                    failed.append((found.trial, str(found)))
-                else:
-                    rows.append(found)
+            with self.settings.in_force():
+                runner, fault = self.runner(unit.variant), self.faults[unit.fault]
+                for found in runner.run_many(fault, range(unit.first, unit.end), begin):
+                    if isinstance(found, DetectedError):
+                        failed.append((found.trial, str(found)))
+                    else:
+                        rows.append(found)
         except Terminated:
             raise
         except SystemExit as error:

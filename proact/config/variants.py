@@ -28,6 +28,7 @@ from proact.config.progress import Stage, Stages
 from proact.data import Data
 from proact.errors import ProactError
 from proact.models.code_digest import ModelDigest, content_of
+from proact.models.torch_settings import TorchSettings
 from proact.nn.forward import Forward
 from proact.protect import Cost
 from proact.report.units import MetricUnits
@@ -215,6 +216,7 @@ def _identity(
         },
         # The last digits of a sum depend on the number of threads.
         "machine": [torch.__version__, torch.get_num_threads()],
+        **TorchSettings.current().facts(images.train.device),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -22,6 +22,7 @@ from proact.models import checkpoint
 from proact.models.evaluation import check_takes
 from proact.models.recipe import Recipe, augmented, checked_recipe, recipe_for
 from proact.models.registry import create
+from proact.models.torch_settings import TorchSettings
 from proact.nn.forward import logits_of
 from proact.nn.model_kinds import checked_module
 
@@ -176,6 +177,7 @@ def _facts(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str,
         "augmentation": asdict(data.augmentation),
         "recipe": asdict(recipe),
         "seed": seed,
+        **TorchSettings.current().facts(data.train.device),
     }
 
 

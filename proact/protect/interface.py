@@ -20,6 +20,7 @@ from proact.encodings import Encoding
 from proact.errors import unknown
 from proact.models.code_digest import ModelDigest, content_of
 from proact.models.evaluation import check_fit, examples, run_checked
+from proact.models.torch_settings import TorchSettings
 from proact.nn import Site, error_correction_of
 from proact.nn.batches import Batch
 from proact.nn.forward import Forward, OutputSelector
@@ -293,6 +294,7 @@ def _identity(
         "options": _as_json(options),
         "network": ModelDigest(model).of_content,
         "images": [images.train.digest, images.validation.digest],
+        **TorchSettings.current().facts(images.train.device),
     }
     if objective != CLASSES:
         forward = objective.forward
