@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import nn
 
 from proact.campaign.clean_results import CleanResults
 from proact.campaign.measurement import Measurement
+from proact.campaign.output_comparison import are_close, tolerance_of
 from proact.campaign.pickling import pickled
 from proact.campaign.scoring import DetectedError
 from proact.campaign.trial_runner import TrialRunner
@@ -17,11 +20,16 @@ from proact.errors import ProactError
 from proact.faults import Fault
 from proact.interruption import Terminated
 from proact.models.torch_settings import TorchSettings
+from proact.nn.batches import cloned
+from proact.nn.outputs import output_tensors
 from proact.results.policy import Policy
 from proact.results.store import Row
 
 #: Memory budget of all prefix caches of a campaign, over all variants and workers, in bytes.
 CACHE_BYTES = 2 << 30
+
+#: The batches, and the samples in each, on which a worker's outputs are compared with ours.
+_COMPARED_BATCHES, _COMPARED_SAMPLES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Job:
     Attributes:
         cache_bytes: memory budget of the job's prefix caches, in bytes; variants share it equally.
         settings: of torch, for the trials; by default those where the job is made.
+        expected: for each model, outputs without faults that a worker must reproduce; empty in the
+            process that made the job.
     """
 
     models: Sequence[nn.Module]
@@ -78,11 +88,18 @@ class Job:
     prefix_cache: bool = True
     cache_bytes: int = CACHE_BYTES
     settings: TorchSettings = field(default_factory=TorchSettings.current)
+    expected: Sequence[Sequence[Any]] = ()
     _runners: dict[int, TrialRunner] = field(default_factory=dict, init=False, repr=False)
 
     def runner(self, variant: int) -> TrialRunner:
-        """Return the trial runner of a variant; the first call makes it."""
+        """Return the trial runner of a variant; the first call makes it.
+
+        Raises:
+            ProactError: the model gives other outputs than in the process that made the job.
+        """
         if variant not in self._runners:
+            if self.expected:
+                self._check_outputs(variant)
             self._runners[variant] = TrialRunner(
                 self.models[variant],
                 self.encoding,
@@ -101,13 +118,39 @@ class Job:
         Raises:
             ProactError: the job cannot be pickled.
         """
+        expected = [self._outputs(model) for model in self.models]
+        sent = replace(self, cache_bytes=self.cache_bytes // workers, expected=expected)
         try:
-            return pickled(replace(self, cache_bytes=self.cache_bytes // workers))
+            return pickled(sent)
         except Exception as error:  # parts of a model may raise anything
             raise ProactError(
                 f"the models cannot be sent to workers ({error}): use executor=1 to run in this "
                 "process"
             ) from error
+
+    def _outputs(self, model: nn.Module) -> list[Any]:
+        """Return the outputs for a few small batches; none where trials keep state."""
+        if self.measurement.state == "keep":
+            return []
+        data = self.measurement.data.first(_COMPARED_BATCHES * _COMPARED_SAMPLES)
+        part = replace(self.measurement, data=data)
+        policy = replace(self.policy, images=None, batch=_COMPARED_SAMPLES)
+        with torch.inference_mode():
+            return [cloned(part.output(model, b.inputs)) for b in part.batches(None, policy)]
+
+    def _check_outputs(self, variant: int) -> None:
+        model, expected = self.models[variant], self.expected[variant]
+        # Rounding at a threshold can change an answer much, but not that of every batch.
+        if expected and not any(
+            are_close(tolerance_of(output_tensors(theirs)), theirs, own)
+            for theirs, own in zip(expected, self._outputs(model), strict=True)
+        ):
+            raise ProactError(
+                f"{type(model).__name__} gives other outputs in a worker than in the process that "
+                "started the campaign: a module's global variable, for example, has been changed "
+                "here and not there; run in this process with executor=1, or keep what changes in "
+                "an attribute of the model"
+            )
 
     def close(self) -> None:
         """Free the trial runners and their caches; a later unit makes them again."""
