@@ -24,7 +24,7 @@ class Frail(nn.Module):
         folder: where it counts its deaths and notes its workers.
         habit: ``"note"``: notes each worker that reads the job, and its threads. ``"start"``: dies
             while the job is read. ``"between"``: dies when its trial runner is made. ``"forward"``:
-            dies in any trial. ``"deadly"``: dies of a flip in the sign of its first weight.
+            dies in any forward pass. ``"deadly"``: dies of a flip in the sign of its first weight.
             ``"exit"``: calls sys.exit.
         times: how often it dies at most.
         pause: how long each call takes in a worker, in seconds.
