@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proact.models.torch_settings import TorchSettings
 from proact.nn.outputs import dense, output_tensors, plain_values
 
 #: The largest difference that rounding explains, as a share of the largest value, by the bytes of a
@@ -36,10 +37,18 @@ def is_comparable(output: Any) -> bool:
 def tolerance_of(tensors: Sequence[Tensor]) -> float:
     """The difference that rounding explains, for the least precise of some tensors.
 
+    Where torch rounds float32 to TF32 or bfloat16, by default in convolutions on a GPU, float32 is
+    as precise as these.
+
     Returns:
         A share of the largest value.
     """
-    bytes_each = [min(t.dtype.itemsize, 8) for t in tensors if t.is_floating_point()]
+    settings = TorchSettings.current()
+    bytes_each = [
+        2 if t.dtype == torch.float32 and settings.rounding(t.device) else min(t.dtype.itemsize, 8)
+        for t in tensors
+        if t.is_floating_point()
+    ]
     return _ROUNDING[min(bytes_each, default=4)]
 
 

@@ -65,12 +65,17 @@ class TorchSettings:
             facts["default_dtype"] = str(self.default_dtype)
         if self.autocast:
             facts["autocast"] = {kind: str(dtype) for kind, dtype in self.autocast}
-        rounding = {
+        if rounding := self.rounding(device):
+            facts["float32_precision"] = rounding
+        return facts
+
+    def rounding(self, device: torch.device) -> dict[str, str]:
+        """What float32 is rounded to on a device, by operation, where it is."""
+        return {
             name: precision
             for name, precision in self.precision
             if name in _ROUNDING.get(device.type, ()) and precision not in _UNROUNDED
         }
-        return facts | ({"float32_precision": rounding} if rounding else {})
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

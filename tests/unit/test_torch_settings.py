@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from proact import campaign
+from proact.campaign.output_comparison import tolerance_of
 from proact.data import as_data
 from proact.errors import ProactError
 from proact.faults import ExactFlips
@@ -167,3 +168,11 @@ def test_settings_that_change_between_trials_are_refused() -> None:
             torch.set_default_dtype(torch.float64)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_rounded_products_explain_larger_differences() -> None:
+    outputs = [torch.ones(3), torch.ones(3, dtype=torch.float64)]
+    plain = tolerance_of(outputs)
+    with rounded_products():
+        assert tolerance_of(outputs) == tolerance_of([torch.ones(3, dtype=torch.bfloat16)]) > plain
+        assert tolerance_of(outputs[1:]) < plain
