@@ -19,6 +19,7 @@ from proact.nn.batches import Batch, cloned, samples_in, take, tensors_in
 from proact.nn.forward import DEFAULT, Forward, logits_of
 from proact.nn.hyrelu import HyReLU
 from proact.nn.live_tracer import LiveTracer
+from proact.nn.memory_writes import MemoryWrite, memory_writes
 from proact.nn.stored_memory import StoredMemory
 
 
@@ -48,7 +49,8 @@ class TracedModel:
     Args:
         model: in eval mode and deterministic. Parameters and buffers may change later; the modules
             and their order of execution may not. A model whose forward makes constants of stored
-            tensors (``float(buffer)``) cannot be cut.
+            tensors (``float(buffer)``), or writes to a tensor in place and reads it later under
+            the name that it had before (``h.clamp_(max=6)`` as a statement), cannot be cut.
         examples: two or more inputs, a batch. Values in it that are no tensors are fixed.
         forward: runs the model.
         fold: whether batch norms are folded into the convolutions before them, which is faster, and
@@ -71,11 +73,15 @@ class TracedModel:
         if len(tensors_in(take(examples, slice(0, 1)))) != len(tensors_in(examples)):
             return
         try:
-            self._graph = _Tracer(model, examples, forward).trace(model)
+            graph = _Tracer(model, examples, forward).trace(model)
+            self._traced = fx.GraphModule(model, graph)
+            self._writes = memory_writes(self._traced, examples)
         except Exception:
             # Tracing runs the user's forward on proxies, so it can raise anything.
             return
-        self._traced = fx.GraphModule(model, self._graph)
+        if any(write.readers_after for write in self._writes):
+            return  # the graph does not show that these nodes read what was written
+        self._graph = graph
         self._folded = with_folded_batch_norm(self._traced) if fold else None
 
     def before_all(self, cuts: Sequence[GraphCut]) -> fx.GraphModule | None:
@@ -116,15 +122,19 @@ class TracedModel:
         """
         if self._graph is None:
             return None
-        cut = self._checked(self._traced, module, is_folded=False)
+        cut = self._checked(self._traced, module, self._writes)
         if cut is None or self._folded is None:
             return cut
-        return self._checked(self._folded, module, is_folded=True)
+        return self._checked(self._folded, module, (), is_folded=True)
 
     def _checked(
-        self, traced: fx.GraphModule, module: nn.Module, is_folded: bool
+        self,
+        traced: fx.GraphModule,
+        module: nn.Module,
+        writes: Sequence[MemoryWrite],
+        is_folded: bool = False,
     ) -> GraphCut | None:
-        cut = _cut(traced, traced.graph, module)
+        cut = _cut(traced, traced.graph, module, writes)
         if cut is None:
             return None
         reproduced = all(self._reproduces(cut, batch, is_folded) for batch in self._batches)
@@ -212,7 +222,9 @@ def _part_that_counts(output: Any) -> Any:
     return output if found is None else found
 
 
-def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | None:
+def _cut(
+    model: nn.Module, graph: fx.Graph, module: nn.Module, writes: Sequence[MemoryWrite]
+) -> GraphCut | None:
     calls = [
         node
         for node in graph.nodes
@@ -225,6 +237,9 @@ def _cut(model: nn.Module, graph: fx.Graph, module: nn.Module) -> GraphCut | Non
         if any(read in behind for read in node.all_input_nodes):
             behind[node] = None
     again = _recomputed(graph, behind)
+    late = {*behind, *again}  # these would read what is written before the cut and after them
+    if any(w.node not in behind and not late.isdisjoint(w.readers_before) for w in writes):
+        return None
     crossing = {
         read: None
         for node in (*behind, *again)
