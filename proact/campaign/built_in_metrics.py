@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from proact.campaign.counts import TOP
+from proact.campaign.counts import TOP, computable
 from proact.campaign.metrics import Metric, MetricFunction
 from proact.errors import ProactError, unknown
 from proact.nn.forward import described
@@ -33,7 +33,7 @@ def _top_5(output: Tensor, targets: Tensor, clean: None) -> Tensor:
 
 
 def _loss(output: Tensor, targets: Tensor, clean: None) -> Tensor:
-    loss = functional.cross_entropy(output.float(), targets, reduction="none")
+    loss = functional.cross_entropy(computable(output), targets, reduction="none")
     return torch.where(_finite(output), loss, HIGHEST_LOSS)
 
 
@@ -79,7 +79,7 @@ def _token_accuracy(output: Tensor, targets: Any, clean: None) -> Tensor:
 def _token_loss(output: Tensor, targets: Any, clean: None) -> Tensor:
     targets = _token_targets(output, targets)
     losses = functional.cross_entropy(
-        output.float().transpose(1, 2), targets, reduction="none", ignore_index=IGNORED_TOKEN
+        computable(output).transpose(1, 2), targets, reduction="none", ignore_index=IGNORED_TOKEN
     )
     counted = targets != IGNORED_TOKEN
     # A logit of minus infinity at another class leaves the loss finite, but is no valid answer.

@@ -50,6 +50,14 @@ class Counts(NamedTuple):
     raised: int = 0
 
 
+def computable(logits: Tensor) -> Tensor:
+    """Return logits in the dtype in which a loss is computed: float32, or float64 for float64.
+
+    Finite logits of float64 can be infinite in float32.
+    """
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def reference_of(clean: Tensor) -> Tensor:
     """Summarise clean outputs (n, classes) for `class_columns`.
 
@@ -57,7 +65,7 @@ def reference_of(clean: Tensor) -> Tensor:
         (n, 3) float64: the prediction, the highest softmax value, and 1 if all logits are finite,
         else 0.
     """
-    confidence = clean.float().softmax(1).amax(1)
+    confidence = computable(clean).softmax(1).amax(1)
     columns = (clean.argmax(1), confidence, torch.isfinite(clean).all(1))
     return torch.stack([column.to(torch.float64) for column in columns], dim=1)
 
@@ -73,7 +81,7 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
     # topk and argmax may break ties differently; argmax defines the prediction.
     predicted, expected = output.argmax(1), reference[:, 0]
     agrees = predicted == expected
-    logarithms = output.float().log_softmax(1)
+    logarithms = computable(output).log_softmax(1)
     change = (logarithms.amax(1).exp() / reference[:, 1] - 1.0).abs()
     columns = [
         # Where the clean output is non-finite, nothing is left to be corrupted.

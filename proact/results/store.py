@@ -137,8 +137,10 @@ class Store(Database):
     def add(self, cell: CellKey, rows: Iterable[Row]) -> None:
         """Stores rows for good, all or none; one that is there already stays as it is."""
         with self.transaction():
+            # OR IGNORE would drop a row whose value is NaN, which SQLite stores as NULL.
             self.connection.executemany(
-                f"INSERT OR IGNORE INTO row (variant, fault, {_COLUMNS}) VALUES ({_PLACES})",
+                f"INSERT INTO row (variant, fault, {_COLUMNS}) VALUES ({_PLACES})"
+                " ON CONFLICT (variant, fault, trial) DO NOTHING",
                 ((*cell, *row) for row in rows),
             )
 

@@ -319,6 +319,17 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert not path.exists()
 
 
+def test_a_row_that_a_store_cannot_hold_is_not_dropped() -> None:
+    with Store(None) as store:
+        variant = store.variant(store.task("digest", {}), "m", "digest", 1, 1.0)
+        cell = variant, store.fault("fault", {})
+        row = Row(0, 1, 1, 1.0, 1.0, *[None] * 7, non_finite=0, raised=0, seconds=0.0)
+        store.add(cell, [row, row])
+        with pytest.raises(ProactError, match=r"row\.value"):
+            store.add(cell, [row._replace(trial=1), row._replace(trial=2, value=float("nan"))])
+        assert store.execute("SELECT trial FROM row") == [(0,)]
+
+
 def test_files_that_are_no_store_are_refused_and_kept(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a store at all")

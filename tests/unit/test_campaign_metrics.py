@@ -94,6 +94,29 @@ def test_built_in_metrics_equal_the_counts(name: str, trained_cnn: nn.Module, di
     assert result.to_pandas()["accuracy" if name == "top-1" else name].notna().all()
 
 
+def test_a_loss_of_float64_logits_beyond_float32_is_a_number() -> None:
+    output = torch.tensor([[1e200, 0.0], [1e200, 1e201], [-1e200, 0.0]], dtype=torch.float64)
+    labels = torch.zeros(3, dtype=torch.int64)
+    columns = class_columns(output, labels, reference_of(torch.zeros_like(output)))
+    assert columns[:, -1].tolist() == [0.0, HIGHEST_LOSS, HIGHEST_LOSS]
+    assert CLASS_METRICS["loss"].of(output, labels, None, 3).tolist() == columns[:, -1].tolist()
+
+
+@pytest.mark.parametrize("metric", ["top-1", "loss"])
+def test_rows_of_a_model_of_float64_have_a_loss(metric: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 6).double().eval()
+    fault = BitFlip(0.05, bits=(61, 62))  # its weights reach 1e300
+    inputs = torch.randn(20, 8, dtype=torch.float64)
+    data = inputs, model(inputs).argmax(1)
+    result = campaign.run(
+        {"m": model}, data, [fault], encoding="native", metric=metric, trials=5, executor=1
+    )
+    rows = result.rows("m", fault)
+    assert len(rows) == 5
+    assert all(row.loss is not None for row in rows)
+
+
 def test_no_labels_no_top_1(trained_cnn: nn.Module, digits: Data) -> None:
     images = digits.test.images
     with pytest.raises(ValueError, match="expected targets for the metric top-1, got none"):
