@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from proact.campaign.stacked_norms import NormsOfOneModel
+
 
 class StackedModel:
     """Copies of some tensors of a model, stacked along a new first dimension.
@@ -100,7 +102,9 @@ class StackedModel:
             torch._foreach_copy_([mine[n] for n in names], [self._own[n] for n in names])
 
     def _output(self, values: dict[str, Tensor], inputs: Tensor) -> Any:
-        return self._selected(functional_call(self._model, values, (inputs,)))
+        with NormsOfOneModel():
+            output = functional_call(self._model, values, (inputs,))
+        return self._selected(output)
 
 
 def members_of(model: nn.Module) -> dict[str, Tensor]:
