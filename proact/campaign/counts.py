@@ -11,7 +11,7 @@ from proact.nn.outputs import dense, output_tensors
 from proact.results.metric_info import HIGHEST_LOSS
 
 #: Increase this when a column of a row changes its meaning.
-COLUMNS_VERSION = 4
+COLUMNS_VERSION = 5
 TOP = 5
 
 # The number of columns without labels, and the positions of the columns that need labels.
