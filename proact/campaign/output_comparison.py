@@ -93,7 +93,7 @@ def same_answers(
         pairs = [(whole[row], part[place]) for place, row in enumerate(rows)]
         if not any(is_comparable(each) for pair in pairs for each in pair):
             return None
-        return all(are_close(tolerance, *pair) for pair in pairs)
+        return all(_are_close(tolerance, *pair) for pair in pairs)
     first, second = output_tensors(whole), output_tensors(part)
     if len(first) != len(second):
         return False
@@ -101,11 +101,7 @@ def same_answers(
     return False if False in found else None if True not in found else True
 
 
-def are_close(tolerance: float, a: Any, b: Any) -> bool:
-    """Whether two outputs hold the same tensors up to ``tolerance``, as for `equal_up_to`.
-
-    Numbers and texts are compared where neither output holds a tensor.
-    """
+def _are_close(tolerance: float, a: Any, b: Any) -> bool:
     first, second = output_tensors(a), output_tensors(b)
     if not first and not second:
         return plain_values(a) == plain_values(b)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from proact import ProactError, campaign
-from proact.campaign import jobs
+from proact.campaign import Metric, jobs
 from proact.campaign.jobs import Job, WorkUnit
 from proact.data import Data
 from proact.faults import BitFlip
@@ -99,3 +99,23 @@ def test_one_batch_may_differ_by_a_threshold(job: Job) -> None:
 def test_models_that_keep_state_are_not_run_for_it(job: Job) -> None:
     kept = replace(job, measurement=replace(job.measurement, state="keep"))
     assert sent(kept).expected == [[]]
+
+
+def test_few_numbers_of_large_outputs_are_sent(job: Job) -> None:
+    class Wide(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1).repeat(1, 10_000)
+
+    (found,) = sent(replace(job, models=[Wide()])).expected
+    assert [len(numbers) for numbers in found] == [4 * 64 * 10_000 // 157 + 1] * 3
+    pixels = job.measurement.data.first(4).inputs
+    assert torch.equal(found[0].unique(), pixels.unique())
+
+
+def test_outputs_of_several_tensors_are_not_compared(job: Job) -> None:
+    class Found(nn.Module):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [image[image > 0] for image in images]
+
+    measurement = replace(job.measurement, metric=Metric("found", len, reads_logits=False))
+    assert sent(replace(job, models=[Found()], measurement=measurement)).expected == [[]]
