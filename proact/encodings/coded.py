@@ -29,6 +29,7 @@ from proact.errors import unknown
 from proact.nn.replacements import finite_range, replacement_for, widened
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops.plain_memory import lack_of_memory
+from proact.text import short_repr
 
 #: Ends the name of an encoding whose decoder checks the range of numbers.
 RANGE = "+range"
@@ -45,12 +46,15 @@ class Coded(Encoding):
 
     Args:
         numbers: the format of the numbers, by name or as an encoding without a code.
-        code: the name of a code, or a `Code` of your own for the words of the format.
+        code: the name of a code (see `encoding_named`), or a `Code` of your own for the words of
+            the format.
         checks_range: whether decoded numbers outside the range of the tensor's clean numbers count
             as detected too. The name of the encoding then ends in ``+range``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, an encoding that has a code already, or a `Code` with the name
+            of a built-in one.
+        TypeError: an argument of another type.
     """
 
     is_coded = True
@@ -58,9 +62,17 @@ class Coded(Encoding):
     def __init__(
         self, numbers: str | Encoding, code: str | Code, checks_range: bool = False
     ) -> None:
+        if not isinstance(numbers, (str, Encoding)):
+            raise TypeError(f"numbers: expected a format or its name, got {short_repr(numbers)}")
+        if not isinstance(code, (str, Code)):
+            raise TypeError(f"code: expected a Code or its name, got {short_repr(code)}")
         found = numbers if isinstance(numbers, Encoding) else format_named(numbers)
         if found is None:
             raise unknown_encoding(numbers)
+        if found.is_coded:
+            raise ValueError(
+                f"numbers: expected an encoding without a code, got {short_repr(found.name)}"
+            )
         self.format, self.code = found, code
         self.revision = found.revision
         if isinstance(code, str) and code not in CODE_NAMES:

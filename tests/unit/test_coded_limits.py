@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
@@ -12,9 +13,18 @@ from torch import nn
 
 from conftest import bits_of, same_bits
 from proact import protect
-from proact.encodings import Coded, UniformEncoding
+from proact.encodings import Coded, UniformEncoding, encoding_named
 from proact.encodings.codes.bch import bch
-from proact.faults import BitFlip, FaultSpace, Replay, Where, encode, encoding_report, inject
+from proact.faults import (
+    BitFlip,
+    FaultSpace,
+    MixedEncoding,
+    Replay,
+    Where,
+    encode,
+    encoding_report,
+    inject,
+)
 from proact.nn import weight_range_of
 
 
@@ -229,3 +239,12 @@ def test_advice_for_complex_numbers_names_no_encoding_that_refuses_them(encoding
     with pytest.raises(TypeError, match="spectrum is torch.complex64: exclude .*view_as_real") as e:
         inject(model, BitFlip(0.1), encoding).__enter__()
     assert "native for" not in str(e.value)
+
+
+@pytest.mark.parametrize("coded", ["float32+bch2", "int8+secded64"])
+def test_a_coded_encoding_takes_no_second_code(coded: str) -> None:
+    with pytest.raises(ValueError, match=rf"an encoding without a code, got '{re.escape(coded)}'"):
+        Coded(encoding_named(coded), "secded64")
+    mixed = MixedEncoding([("*.bias", coded), ("*", "float32")])
+    with pytest.raises(ValueError, match="an encoding without a code, got"):
+        Coded(mixed, "tmr")
