@@ -119,7 +119,22 @@ class Injector:
         return fault.probability_of_none(self.bits_of_parts(fault))
 
     def number_of_flips(self, fault: StoredFault, seed: int, trial: int) -> int:
-        """The number of bits that a trial flips, without injecting it."""
+        """The number of bits that a trial flips, without injecting it.
+
+        Args:
+            fault: a random fault in stored tensors, which a `Replay` and an `ActivationFlip` are
+                not.
+            seed, trial: as for `inject`.
+
+        Raises:
+            TypeError: another fault.
+            ValueError: as `exposed_bits`, or a seed or trial out of range.
+        """
+        if not isinstance(fault, StoredFault):
+            raise TypeError(
+                "fault: expected a random fault in stored tensors, such as BitFlip(1e-5), got "
+                f"{type(fault).__name__}"
+            )
         return self._current_plan().number_of_flips(fault, seed, trial)
 
     def trial(

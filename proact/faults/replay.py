@@ -64,7 +64,11 @@ class Replay(Fault):
 
     @classmethod
     def load(cls, path: str | Path) -> Replay:
-        """Reads a file that `save` wrote; ProactError if it is unreadable or of another kind."""
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ProactError: the file cannot be read, or it holds something else.
+        """
         try:
             text = read_regular(Path(path), "a list of faults", _MOST_BYTES).decode()
             fault = fault_from_json(text)
@@ -76,8 +80,15 @@ class Replay(Fault):
         return fault
 
     def save(self, path: str | Path) -> None:
-        """Writes the fault to a file as one line of JSON."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Writes the fault to a file as one line of JSON; an existing file is replaced.
+
+        Raises:
+            ProactError: the file cannot be written.
+        """
+        try:
+            Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ProactError(f"{path} cannot be written: {error.strerror}") from None
 
     def expected_ber(self, bits: Sequence[int]) -> float:
         return len(self.faults) / max(sum(bits), 1)

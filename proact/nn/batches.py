@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from proact.ops.plan import checked_integer
 from proact.text import short_repr
 
 _ATOMS = (bool, int, float, complex, str, bytes)
@@ -117,7 +118,12 @@ def split_batch(batch: Batch, size: int) -> Iterator[Batch]:
 
     A single sample that would be left over joins the part before it, because some models take no
     single sample.
+
+    Raises:
+        ValueError, TypeError: ``size`` is not an integer of at least 1.
     """
+    if checked_integer("batch", size, 1 << 62) == 0:
+        raise ValueError("batch is at least 1, got 0")
     samples = samples_in(batch)
     start = 0
     while start < samples:

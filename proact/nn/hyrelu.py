@@ -21,14 +21,16 @@ class HyReLU(nn.Module):
             a parameter that does not require grad. Integers become torch's default dtype.
         mode: ``"zero"`` (deployment), ``"soft"`` (training) or ``"saturate"`` (Ranger).
         slope: the steepness k of ``"soft"``, per unit of activation.
-        ceiling: the largest value of the activation that is replaced (6 for ReLU6). Inputs above it
-            count as the ceiling, so saturating at T gives min(x, ceiling, T).
+        ceiling: the largest value of the activation that is replaced (6 for ReLU6); inf for none.
+            Inputs above it count as the ceiling, so saturating at T gives min(x, ceiling, T).
 
     Shape:
         (samples, ...) in, the same out.
 
     Raises:
-        ValueError: an unknown mode, or a slope that is not a finite number above 0.
+        ValueError: an unknown mode, a slope that is not a finite number above 0, or a ceiling of
+            NaN. The forward raises it for a threshold that does not broadcast against a sample.
+        TypeError: an argument of another type.
     """
 
     threshold: nn.Parameter
@@ -42,6 +44,7 @@ class HyReLU(nn.Module):
     ) -> None:
         super().__init__()
         check_mode_and_slope(mode, slope)
+        _check_ceiling(ceiling)
         try:
             value = torch.as_tensor(threshold)
         except (RuntimeError, TypeError, ValueError):
@@ -65,6 +68,13 @@ class HyReLU(nn.Module):
         return text if math.isinf(self.ceiling) else f"{text}, ceiling={self.ceiling:g}"
 
 
+def _check_ceiling(ceiling: float) -> None:
+    if isinstance(ceiling, bool) or not isinstance(ceiling, (int, float)):
+        raise TypeError(f"ceiling: expected a number, got {short_repr(ceiling)}")
+    if math.isnan(ceiling):
+        raise ValueError("ceiling: expected a number, or inf for none, got nan")
+
+
 class ClippedActivation(HyReLU):
     """GELU, SiLU or a similar function, clipped where its value is positive.
 
@@ -75,10 +85,14 @@ class ClippedActivation(HyReLU):
         function: computes the activation element by element and has no parameters. It is not
             registered as a child module, so its output before the clip is not a fault target.
         threshold, mode, slope: as for `HyReLU`; they apply to the function's value.
-        kind: the kind of a function that is not torch's, as in ``activations=``.
+        kind: the kind of a function that is not torch's, as in ``activations=``: ``"relu"``,
+            ``"gelu"``, ``"silu"`` or ``"hardswish"``.
 
     Shape:
         (samples, ...) in, the same out.
+
+    Raises:
+        ValueError, TypeError: as `HyReLU`.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -16,7 +16,8 @@ def checked_skip(skip: Sequence[str]) -> tuple[str, ...]:
     Raises:
         TypeError: not a sequence of texts.
     """
-    if isinstance(skip, str) or not all(isinstance(name, str) and name for name in skip):
+    is_listed = isinstance(skip, Iterable) and not isinstance(skip, str)
+    if not is_listed or not all(isinstance(name, str) and name for name in skip):
         raise TypeError(
             "skip: expected a tuple of module names or patterns, such as ('head', 'layer4.*'), "
             f"got {short_repr(skip)}"

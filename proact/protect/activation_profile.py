@@ -83,6 +83,8 @@ def profile_quantiles(
     check_granularity(granularity)
     for quantile in quantiles:
         check_quantile(quantile)
+    if not quantiles:
+        raise ValueError("quantiles: expected at least one, got none")
     split, how = inputs if isinstance(inputs, Split) else Split(inputs), as_forward(forward)
     samples = len(split)
     # The margin serves products such as (1 - 0.9) * 10, which round to just below an integer.

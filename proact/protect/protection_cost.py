@@ -23,6 +23,7 @@ from proact.nn.model_kinds import checked_module
 from proact.nn.module_copy import copy_model
 from proact.nn.stored_guard import StoredGuard
 from proact.nn.tensor_inventory import stored_tensors
+from proact.ops.plan import checked_integer
 from proact.protect.objective import Objective, SampleMetric
 
 
@@ -129,9 +130,17 @@ def latency_ratio(
     Args:
         model, unprotected: run in eval mode and without autograd, in turns; both warm up once.
         images: a batch; each pass takes all of it.
-        repeats: the number of timed passes of each model.
+        repeats: the number of timed passes of each model, at least 1.
         forward: a function of (model, batch) that runs the model it is given.
+
+    Returns:
+        A ratio of times: 1 if both models take as long, above 1 if ``model`` takes longer.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of another type.
     """
+    if checked_integer("repeats", repeats, 1 << 31) == 0:
+        raise ValueError("repeats is at least 1, got 0")
     run = Forward(forward)
     contenders = [copy_model(each).eval() for each in (model, unprotected)]
     seconds: list[list[float]] = [[], []]

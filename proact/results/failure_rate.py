@@ -64,7 +64,7 @@ class MemoryConditions:
 
     @property
     def ber(self) -> float:
-        """The bit error rate at a reload."""
+        """The bit error rate at a reload, in (0, 0.5]: see `bit_error_rate`."""
         return bit_error_rate(self.fit_per_mbit, self.reload_hours)
 
 
@@ -77,8 +77,9 @@ class FailureRate:
         fault: the fault of the cell that measured it.
         bits: number of stored bits that upsets can hit.
         ber: the bit error rate at the end of a period between two reloads.
-        critical: the probability that the memory is then critical, with its interval.
-        fit: critical failures in 1e9 hours, with its interval.
+        critical: the probability that the model is then critical, with its interval.
+        fit: critical failures in 1e9 hours (FIT), with its interval: ``critical`` divided by the
+            hours of a period, times 1e9.
         upsets: upsets in 1e9 hours, in all stored bits.
     """
 
@@ -127,7 +128,7 @@ def hours_until(ber: float, fit_per_mbit: float) -> float:
     Raises:
         ValueError, TypeError: an argument is out of range.
     """
-    if not 0.0 < ber < 0.5:
+    if _checked("ber", ber) >= 0.5:
         raise ValueError(f"ber: expected a probability in (0, 0.5), got {short_repr(ber)}")
     rate = _checked("fit_per_mbit", fit_per_mbit) / HOURS_OF_FIT / BITS_OF_MBIT
     return -0.5 * math.log1p(-2.0 * ber) / rate

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proact.errors import unknown
+from proact.errors import ProactError, unknown
 from proact.results.cell_reader import CellReader
 from proact.results.cell_states import States, states_of, summary
 from proact.results.cells import CellDetails, CellResult, CellState
@@ -54,7 +54,8 @@ class Result:
 
     @property
     def clean(self) -> Mapping[str, float]:
-        """The metric of each variant without faults, in the encoding, on all images."""
+        """The metric of each variant without faults, by name, after rounding to the encoding, on
+        all images."""
         return {variant.name: variant.clean for variant in self.spec.variants}
 
     @property
@@ -106,8 +107,8 @@ class Result:
 
     @cached_property
     def cells(self) -> list[CellResult]:
-        """One per variant and fault, variants together. A cell without trials holds the prior
-        knowledge."""
+        """One `CellResult` per variant and fault, variants together. A cell without trials holds
+        the prior knowledge: the clean result, with the whole range as interval."""
         with opened_again(self._store) as store:
             reader = CellReader(store, self.spec)
             return [reader.result(states) for states in self._strata_states.values()]
@@ -161,10 +162,14 @@ class Result:
 
         Args:
             limit: a trial that loses more of the metric than this, against the same variant
-                without faults on the same images, is critical.
+                without faults on the same images, is critical; in the metric's unit (0.05 is 5
+                points of accuracy).
             quantiles: levels in (0, 1) of a trial's value. With few images per trial they include
                 the variation of the drawn images: run with ``images_per_trial="all"`` for the
                 quantiles of fault patterns.
+
+        Raises:
+            ValueError: a level out of range.
         """
         with opened_again(self._store) as store:
             reader = CellReader(store, self.spec)
@@ -178,7 +183,11 @@ class Result:
         """By fault, the mean gain of ``variant`` over ``baseline`` on the same faults and images,
         in the metric's unit, with its paired interval. It uses the trials that both cells use. A
         difference to the first variant may use further trials, up to its own margin. Faults without
-        such trials are left out."""
+        such trials are left out.
+
+        Raises:
+            ValueError: there is no such variant.
+        """
         with opened_again(self._store) as store:
             found = self._differences(store, variant, baseline)
             return {fault: difference.interval() for fault, difference in found.items()}
@@ -284,6 +293,9 @@ class Result:
 
         Where cells stop stays as it is, so that intervals of a higher confidence are wider than the
         margin. Coverage is measured up to 99.9 % (docs/statistics.md).
+
+        Raises:
+            ValueError: a confidence out of range.
         """
         spec = replace(
             self.spec,
@@ -314,8 +326,15 @@ class Result:
         return {names: failed for names, failed in found.items() if failed}
 
     def to_pandas(self, with_details: bool = False) -> pd.DataFrame:
-        """One row per cell (of a sweep: per stratum); accuracies and shares in [0, 1]; ``low`` and
-        ``high`` are the ends of the interval.
+        """One row per cell (of a sweep: per stratum).
+
+        The columns of a campaign: ``variant``, ``fault``, ``ber`` (per exposed bit), ``accuracy``
+        (named like the metric, if it is another; ``sdc (metric)`` for ``sdc``) with the ends of its
+        interval ``low`` and ``high``, ``sdc`` with ``sdc_low`` and ``sdc_high``, ``clean``,
+        ``trials``, ``failed``, ``flips``, ``non_finite`` and ``raised``: see `CellResult`. The
+        columns of a sweep: ``layer`` or ``bit``, ``share``, ``value`` with ``low`` and ``high``,
+        ``loss`` with ``loss_low`` and ``loss_high``, and ``trials``: see `Stratum`. Accuracies and
+        shares lie in [0, 1].
 
         Args:
             with_details: adds the columns of `details`, with its default limit and levels.
@@ -332,13 +351,21 @@ class Result:
 
         Args:
             path: where the figure is written too; the ending (.png, .svg, .pdf) decides the format.
+                An existing file is replaced. None writes no file.
 
         Returns:
             A figure of matplotlib, which a notebook shows as the last expression of a cell.
+
+        Raises:
+            ValueError: an ending that stands for no format.
+            ProactError: the file cannot be written.
         """
         figure = renderer().result_figure(self)
         if path is not None:
-            renderer().save_figure(figure, Path(path))
+            try:
+                renderer().save_figure(figure, Path(path))
+            except OSError as error:
+                raise ProactError(f"{path} cannot be written: {error.strerror}") from None
         return figure
 
     def report(

@@ -114,6 +114,8 @@ def test_table_and_plots_show_every_cell(result: results.Result, tmp_path: Path)
     assert matplotlib.image.imread(tmp_path / "a.png").std() > 0.01
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
+    with pytest.raises(ProactError, match=r"missing/a\.png cannot be written: No such file"):
+        result.plot(tmp_path / "missing" / "a.png")
 
 
 def test_a_store_is_resumed_not_repeated(

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from proact import campaign, faults, models, protect
+from proact import ProactError, campaign, faults, models, protect
 from proact import nn as guards
 from proact.data import Data
+from proact.encodings import Coded
 from proact.faults import ActivationFlip, BitFlip, Replay
+from proact.results import hours_until
 
 FAULT = BitFlip(1e-3)
 IMAGES = torch.zeros(4, 1, 8, 8)
@@ -100,3 +102,79 @@ def test_files_of_a_training_may_be_texts(digits: Data, tmp_path: Path) -> None:
     for mine, other in zip(made.parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert kept.name.startswith("small-cnn-digits-")
+
+
+WRONG_NUMBERS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "logits of batches of 0": (
+        lambda model: models.logits(model, IMAGES, 0),
+        "^batch is at least 1, got 0$",
+    ),
+    "logits of batches of -1": (
+        lambda model: models.logits(model, IMAGES, -1),
+        r"^batch lies in \[0, ",
+    ),
+    "profile of batches of 0": (
+        lambda model: protect.profile(model, IMAGES, batch=0),
+        "^batch is at least 1, got 0$",
+    ),
+    "no quantile": (
+        lambda model: protect.profile_quantiles(model, IMAGES, "layer", ()),
+        "^quantiles: expected at least one, got none$",
+    ),
+    "no pass": (
+        lambda model: protect.latency_ratio(model, model, IMAGES, repeats=0),
+        "^repeats is at least 1, got 0$",
+    ),
+    "no ceiling": (
+        lambda model: guards.HyReLU(1.0, ceiling=float("nan")),
+        "^ceiling: expected a number, or inf for none, got nan$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_numbers_without_a_meaning_are_refused(name: str, trained_cnn: nn.Module) -> None:
+    call, message = WRONG_NUMBERS[name]
+    with pytest.raises(ValueError, match=message):
+        call(trained_cnn)
+
+
+WRONG_KINDS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "skip": (
+        lambda model: guards.find_sites(model, IMAGES, skip=3),  # type: ignore[arg-type]
+        "^skip: expected a tuple of module names or patterns, .* got 3$",
+    ),
+    "ceiling": (
+        lambda model: guards.HyReLU(1.0, ceiling="6"),  # type: ignore[arg-type]
+        "^ceiling: expected a number, got '6'$",
+    ),
+    "format": (
+        lambda model: Coded(None, "bch2"),  # type: ignore[arg-type]
+        "^numbers: expected a format or its name, got None$",
+    ),
+    "code": (
+        lambda model: Coded("float32", 3),  # type: ignore[arg-type]
+        "^code: expected a Code or its name, got 3$",
+    ),
+    "flips of a list": (
+        lambda model: faults.Injector(model).number_of_flips(Replay(()), 0, 0),  # type: ignore[arg-type]
+        "^fault: expected a random fault in stored tensors, such as .* got Replay$",
+    ),
+    "hours": (
+        lambda model: hours_until("1e-6", 500),  # type: ignore[arg-type]
+        "^ber: expected a number, got '1e-6'$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+def test_arguments_of_another_type_are_named(name: str, trained_cnn: nn.Module) -> None:
+    call, message = WRONG_KINDS[name]
+    with pytest.raises(TypeError, match=message):
+        call(trained_cnn)
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "faults.json"
+    with pytest.raises(ProactError, match=r"missing/faults\.json cannot be written: No such file"):
+        Replay(()).save(path)
