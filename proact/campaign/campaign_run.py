@@ -1,6 +1,6 @@
 """Run one campaign from its arguments to its result.
 
-A `CampaignRun` owns the encoded models, their clean outputs, the store and the worker pool.
+A `CampaignRun` owns the encoded models, their golden outputs, the store and the worker pool.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def clean_value(
 
 
 class _Undivided:
-    """Stands in clean outputs for an object whose tensors cannot be divided into samples."""
+    """Stands in golden outputs for an object whose tensors cannot be divided into samples."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -180,7 +180,7 @@ class _Undivided:
         if name.startswith("__"):  # pickle and copy ask for these
             raise AttributeError(name)
         raise ValueError(
-            f"the clean output holds an object of type {self._kind}, whose tensors cannot be "
+            f"the golden output holds an object of type {self._kind}, whose tensors cannot be "
             "divided into samples: choose a part of the output with output=, or give unit='batch'"
         )
 
@@ -194,7 +194,7 @@ def _divisible(leaf: Any) -> Any:
 
 
 class _OutputDigest:
-    """Digests clean outputs: predicted classes, or else their mean in three digits.
+    """Digests golden outputs: predicted classes, or else their mean in three digits.
 
     Last digits differ between machines, so they do not enter.
     """

@@ -1,4 +1,4 @@
-"""Counts over the images of a trial: correct predictions, and deviations from clean outputs."""
+"""Counts over the images of a trial: correct predictions, deviations from golden outputs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Counts(NamedTuple):
     labels. The SDC (silent data corruption) counts follow the severities of G. Li et al.,
     "Understanding error propagation in deep learning neural network (DNN) accelerators and
     applications", SC 2017. A non-finite output counts in every severity, and so does a forward pass
-    that raised an error. Images whose clean output is non-finite already count in none.
+    that raised an error. Images whose golden output is non-finite already count in none.
 
     Attributes:
         correct, top5: images whose label has the highest, or one of the five highest logits.
         loss: mean cross-entropy in nats, with at most 20 nats per image.
-        agreeing: images whose prediction equals the clean one; the others are SDC-1.
-        sdc5: images whose clean prediction is not among the five highest logits.
+        agreeing: images whose prediction equals the golden one; the others are SDC-1.
+        sdc5: images whose golden prediction is not among the five highest logits.
         sdc10, sdc20: images whose highest softmax value differs by more than 10 (20) percent from
-            the clean value.
-        non_finite: images whose output, but not the clean one, holds NaN or infinity, a failure
+            the golden value.
+        non_finite: images whose output, but not the golden one, holds NaN or infinity, a failure
             that can be detected.
         raised: images whose forward pass raised an error, a failure that is detected.
     """
@@ -59,7 +59,7 @@ def computable(logits: Tensor) -> Tensor:
 
 
 def reference_of(clean: Tensor) -> Tensor:
-    """Summarise clean outputs (n, classes) for `class_columns`.
+    """Summarise golden outputs (n, classes) for `class_columns`.
 
     Returns:
         (n, 3) float64: the prediction, the highest softmax value, and 1 if all logits are finite,
@@ -84,7 +84,7 @@ def class_columns(output: Tensor, labels: Tensor | None, reference: Tensor) -> T
     logarithms = computable(output).log_softmax(1)
     change = (logarithms.amax(1).exp() / reference[:, 1] - 1.0).abs()
     columns = [
-        # Where the clean output is non-finite, nothing is left to be corrupted.
+        # Where the golden output is non-finite, nothing is left to be corrupted.
         ~was_finite | (finite & agrees),
         was_finite & ~(finite & (agrees | (top == expected[:, None]).any(1))),
         was_finite & ~(finite & (change <= 0.1)),

@@ -115,7 +115,7 @@ class Measurement:
             output: the part of the output that the metric gets.
             targets: the targets of the batch, or None.
             samples: the number of samples.
-            reference: of the clean outputs of the batch, `proact.campaign.counts.reference_of`;
+            reference: of the golden outputs of the batch, `proact.campaign.counts.reference_of`;
                 `finite_rows` if outputs are not logits of classes.
         """
         if reference.shape[1] == 1:

@@ -15,8 +15,8 @@ from proact.models.code_digest import content_of
 from proact.nn.batches import Batch
 from proact.text import check_name, label, short_repr
 
-#: Maps (outputs, targets, clean outputs) of a batch of m samples to one value per sample, (m,); or,
-#: for a metric of whole trials, lists of these, one element per batch, to one number.
+#: Maps (outputs, targets, golden outputs) of a batch of m samples to one value per sample, (m,);
+#: or, for a metric of whole trials, lists of these, one element per batch, to one number.
 MetricFunction = Callable[[Any, Any, Any], Any]
 
 
@@ -26,21 +26,23 @@ class Metric:
 
     Attributes:
         name: shown in tables, and part of the identity of a task.
-        function: maps the outputs under faults, the targets (or None) and the clean outputs of a
-            batch of m samples to one number per sample, (m,). It gets the outputs as the model
-            returns them, or the part that ``output=`` selects: tensors (m, ...), dicts, lists.
+        function: maps the outputs under faults, the targets (or None) and the golden outputs (those
+            of the same model without faults) of a batch of m samples to one number per sample,
+            (m,). It gets the outputs as the model returns them, or the part that ``output=``
+            selects: tensors (m, ...), dicts, lists.
         lowest, highest: finite ends of the closed range of values. Values outside are clamped.
-        worst: the value that replaces NaN and answers that a forward pass did not give because it
-            raised an error, in [lowest, highest]; ``lowest`` by default. If it equals
-            ``highest``, as for errors, lower values are better.
+        worst: the value of a sample for which ``function`` gives NaN, or whose forward pass raised
+            an error, in [lowest, highest]; ``lowest`` by default. If it equals ``highest``, as for
+            errors, lower values are better.
         needs_targets: whether ``function`` reads its second argument.
         version: change it when the function changes its meaning. The source text of the function
             is part of the identity too, if Python can read it.
-        needs_clean: whether ``function`` reads its third argument. Clean outputs are kept in memory
-            only if it does.
+        needs_clean: whether ``function`` reads its third argument. Golden outputs are kept in
+            memory only if it does, or if ``of_trial`` is set.
         of_trial: whether the value belongs to a whole trial and is no mean over samples, as for
             mean average precision. ``function`` then maps three lists, with one element per batch,
-            to one number, and every trial uses all samples unless ``images_per_trial`` is given.
+            to one number, and every trial uses all samples unless ``images_per_trial`` is given. A
+            trial in which a forward pass raises an error has the value ``worst``.
         reads_logits: whether ``function`` gets the logits in an output
             (`proact.nn.forward.logits_of`) instead of the output.
 
@@ -115,7 +117,7 @@ class Metric:
 
     @property
     def worst_value(self) -> float:
-        """The value of an answer that is missing."""
+        """The value of an output that is NaN or missing: ``worst``, or ``lowest`` without it."""
         return self.lowest if self.worst is None else self.worst
 
     @property

@@ -71,17 +71,18 @@ class CampaignOptions(Options):
             all images uses all of them, and so does one whose unit is the batch.
         metric: the quantity that is averaged over images: of class logits (images, classes)
             ``"top-1"``, ``"top-5"``, ``"loss"`` and ``"sdc"`` (share of predictions that differ
-            from the clean ones; needs no labels); of token logits (samples, tokens, classes)
+            from the golden ones; needs no labels); of token logits (samples, tokens, classes)
             ``"token-accuracy"`` and ``"token-loss"`` (cross-entropy per token, the logarithm of
             the perplexity), where targets of -100 do not count; ``"mean-iou"`` of segmentation
             logits (images, classes, height, width), where targets of 255 do not count;
-            ``"mean-average-precision"`` of torchvision's detectors; ``"cosine"`` to the clean
-            output; or a `proact.campaign.Metric`.
+            ``"mean-average-precision"`` of torchvision's detectors; ``"cosine"`` to the golden
+            output (that of the same model without faults); or a `proact.campaign.Metric`.
         strata: ``"auto"`` draws the trials of a `proact.faults.BitFlip` in strata, by the number of
-            flips in the bits that matter, where this is expected to save trials; True wherever it
-            is possible; False never. Strata need a margin, an encoding without a code, and tensors
-            that all variants share. A pilot of single flips in the first variant finds the bits;
-            where none of its flips loses anything, there are no strata (docs/statistics.md).
+            flips in the bits that matter (the critical field), where this is expected to save
+            trials; True wherever it is possible; False never. Strata need a margin, an encoding
+            without a code, and tensors that all variants share. A pilot of single flips in the
+            first variant finds the bits; if none of its flips loses anything, there are no strata
+            (docs/statistics.md).
         worst_flips: the number of flips, at least 1, of a search in each variant for the flips that
             hurt it most (`proact.campaign.worst_case`); it needs logits of classes. As many random
             flips, `proact.faults.ExactFlips`, join the faults. None searches nothing.
@@ -98,13 +99,13 @@ class CampaignOptions(Options):
             for texts and images of different sizes. A `DataLoader` has its own.
         unit: ``"image"`` draws single samples for each trial. ``"batch"`` divides the data into
             fixed batches (those of a `DataLoader`, or 64 samples) and draws whole batches, for
-            models whose answer to an input depends on the other inputs of its batch.
+            models whose output for an input depends on the other inputs of its batch.
         state: ``"restore"`` puts state that a forward pass writes to buffers and attributes back
-            after each forward pass, and refuses a model that still answers differently when it is
-            asked twice. ``"keep"`` carries state from batch to batch and from trial to trial and
-            accepts random answers; the rows then depend on the order of the trials.
+            after each forward pass, and refuses a model that still gives two outputs for the same
+            inputs. ``"keep"`` carries state from batch to batch and from trial to trial and
+            accepts random outputs; the rows then depend on the order of the trials.
         on_error: a forward pass that raises an error because of a fault is a detected error.
-            ``"worst"`` counts its images as wrong answers; ``"exclude"`` records the trial as
+            ``"worst"`` counts its images as wrong; ``"exclude"`` records the trial as
             failed, which widens the interval.
 
     Raises:
@@ -176,7 +177,8 @@ class CampaignOptions(Options):
     )
     metric: str | Metric = option(
         "top-1",
-        f"Quantity that is averaged over images: {', '.join(BUILT_IN_METRICS)}.",
+        f"Quantity that is averaged over images: {', '.join(BUILT_IN_METRICS)}; or a Metric or a "
+        "function of (outputs, targets, golden outputs): file.py:attribute or module:attribute.",
         str,
         metavar="NAME",
         names=tuple(BUILT_IN_METRICS),
@@ -234,7 +236,7 @@ class CampaignOptions(Options):
     )
     unit: Literal["image", "batch"] = option(
         "image",
-        "Unit that a trial draws: image, or batch for models whose answer depends on the batch.",
+        "Unit that a trial draws: image, or batch for models whose output depends on the batch.",
         str,
         metavar="UNIT",
         names=("image", "batch"),
@@ -243,7 +245,7 @@ class CampaignOptions(Options):
     state: Literal["restore", "keep"] = option(
         "restore",
         "State that a forward pass writes: restore puts it back after each pass and refuses random "
-        "answers, keep accepts both.",
+        "outputs, keep accepts both.",
         str,
         metavar="TREATMENT",
         names=("restore", "keep"),
@@ -251,8 +253,8 @@ class CampaignOptions(Options):
     )
     on_error: Literal["worst", "exclude"] = option(
         "worst",
-        "Treatment of forward passes that raise because of a fault: worst counts them as wrong "
-        "answers, exclude records the trial as failed.",
+        "Treatment of forward passes that raise an error because of a fault: worst counts their "
+        "images as wrong, exclude records the trial as failed.",
         str,
         metavar="TREATMENT",
         names=("worst", "exclude"),

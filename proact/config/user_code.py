@@ -46,7 +46,7 @@ _ARGUMENTS = {
     "collate": ("items",),
     "forward": ("model", "batch"),
     "loss": ("logits", "targets"),
-    "metric": ("outputs", "targets", "clean outputs"),
+    "metric": ("outputs", "targets", "golden outputs"),
     "output": ("output",),
     "validation_metric": ("logits", "targets"),
 }
@@ -85,7 +85,7 @@ def load_model(text: str, num_classes: int = 10, in_channels: int = 3) -> nn.Mod
 def load_metric(text: str) -> Metric:
     """Return the metric of a name, or load a `proact.campaign.Metric` of the user's code.
 
-    A function (outputs, targets, clean outputs) becomes a metric in [0, 1] with the name of the
+    A function (outputs, targets, golden outputs) becomes a metric in [0, 1] with the name of the
     function.
 
     Raises:

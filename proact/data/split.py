@@ -50,7 +50,7 @@ class Split:
     """Samples with their targets, at least one sample.
 
     The samples are one pytree of tensors (n, ...), from which any samples can be taken. If samples
-    of different shapes are collated, or if an answer depends on its batch, they are in fixed
+    of different shapes are collated, or if an output depends on its batch, they are in fixed
     batches instead, and whole batches are taken.
 
     Attributes:

@@ -93,7 +93,7 @@ class ModelDigest:
     def with_outputs(self, outputs: str) -> str:
         """Return the digest that identifies a variant, in hexadecimal.
 
-        It covers the model and the digest of its clean outputs.
+        It covers the model and the digest of its golden outputs.
         """
         digest = self._content.copy()
         digest.update(outputs.encode())

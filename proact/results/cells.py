@@ -162,16 +162,17 @@ class CellResult:
             bit.
         metric: the quantity of ``value`` and ``clean``: top-1 accuracy by default.
         value: its mean over fault patterns and all images, with its interval.
-        sdc: mean share of predictions that differ from those of the fault-free variant
-            (silent data corruption), with its interval; outputs that are not finite count here too.
-            None where outputs are not classes.
-        clean: the metric without faults on all images.
+        sdc: mean share of predictions that differ from the golden ones, which are those of the same
+            variant without faults (silent data corruption), with its interval, in [0, 1]; outputs
+            that are not finite count here too. None if outputs are not logits of classes.
+        clean: the metric without faults on all images, after rounding to the encoding.
         trials: number of fault patterns with a result.
         failed: number of trials that failed; the intervals are wider by their share.
         flips: mean number of flipped bits per trial.
-        non_finite: mean share of images whose output held NaN or infinity because of faults.
+        non_finite: mean share of images, in [0, 1], whose output held NaN or infinity because of
+            faults.
         raised: mean share of images whose forward pass raised an error because of faults. They
-            count as wrong answers.
+            count as wrong.
         is_finished: whether the cell has all trials that it needs; cells of an interrupted
             run may not.
         strata: the strata from which trials were drawn; empty if they were drawn from all fault

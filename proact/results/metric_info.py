@@ -41,5 +41,5 @@ BUILT_IN_METRICS: Mapping[str, MetricInfo] = {
     ),
     "mean-iou": MetricInfo("mean IoU"),
     "mean-average-precision": MetricInfo("mean average precision"),
-    "cosine": MetricInfo("cosine to the clean output", lowest=-1.0),
+    "cosine": MetricInfo("cosine to the golden output", lowest=-1.0),
 }

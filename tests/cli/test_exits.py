@@ -93,7 +93,7 @@ def test_other_objects_of_libraries_are_refused(
     [
         ("--forward", "expected a function of (model, batch), got a function of ()"),
         ("--collate", "expected a function of (items), got a function of ()"),
-        ("--metric", "a function of (outputs, targets, clean outputs), got a function of ()"),
+        ("--metric", "a function of (outputs, targets, golden outputs), got a function of ()"),
     ],
 )
 def test_a_function_of_other_arguments_is_refused(
