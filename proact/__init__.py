@@ -53,9 +53,8 @@ def __getattr__(name: str) -> Any:
 def build_info() -> dict[str, Any]:
     """Return the version of proact and facts about its native code.
 
-    Among the keys are the compiler, the instruction sets (`isas`), the chosen one (`isa`; the
-    environment variable PROACT_ISA forces one), the version of the CUDA runtime that was built in
-    (`cuda`: 13000 for 13.0, or None) and the number of torch threads.
+    The keys are ``version`` and those of `proact.ops.native_info`, such as the chosen instruction
+    set (``isa``; the environment variable PROACT_ISA forces one).
     """
     from proact.ops import native_info
 

@@ -204,12 +204,15 @@ class UniformEncoding(Encoding, Word):
     """An encoding with one stored form for all floating-point numbers; the base class for your own.
 
     Define ``name``, ``bits`` (1 to 64), ``fields``, `words` and `values`. Faults are then made by
-    numpy, in time proportional to their number. proact/faults/README.md has an example.
+    numpy, in time proportional to their number. docs/howto/add_an_encoding.md has an example.
+
+    Attributes:
+        takes: the dtypes of tensors that can be stored; float32 and float64 by default.
+        has_nan: whether a word for NaN exists; True by default. If not, parameters with NaN are
+            refused.
     """
 
-    #: The dtypes of tensors that can be stored.
     takes: Sequence[torch.dtype] = (torch.float32, torch.float64)
-    #: Whether a word for NaN exists.
     has_nan: bool = True
 
     def word(self, stored: StoredTensor) -> Word:

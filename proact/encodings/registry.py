@@ -13,18 +13,29 @@ from proact.text import short_repr
 def encoding_named(name: str | Encoding) -> Encoding:
     """The encoding with the given name; an `Encoding` is returned as it is.
 
-    The names are ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``float8_e4m3``,
-    ``float8_e5m2`` and any other eXmY of 3 to 16 bits (`FloatFormat`); ``int8`` (one scale for
-    each output channel) and ``int8-tensor`` (one scale for each tensor), down to ``int2``;
-    ``q15.16`` and any other qM.N of 2 to 32 bits; and ``native``, the dtype of each tensor. A code
-    follows after a plus sign, as in ``float32+bch2``: ``secded``, ``bch2``, ``bch3``, ``parity``,
-    ``mset`` and ``cep`` in the same memory, ``secded32``, ``secded64`` and ``tmr`` with check bits
-    in addition. With ``+range`` at the end, as in ``float32+bch2+range``, decoded numbers outside
-    the range of a tensor's clean numbers are replaced too.
+    The names of formats:
+
+    * ``float16``, ``bfloat16``, ``float32`` and ``float64``; ``float8_e4m3``, ``float8_e5m2`` and
+      any other float eXmY of 3 to 16 bits (`FloatFormat`);
+    * ``int8`` to ``int2``, with one scale for each output channel, and ``int8-tensor`` to
+      ``int2-tensor``, with one scale for each tensor;
+    * ``q15.16`` and any other fixed point qM.N of 2 to 32 bits: 1 sign, M integer and N fraction
+      bits;
+    * blocks that share a scale: ``mxfp8_e4m3`` (or ``mxfp8``), ``mxfp8_e5m2``, ``mxfp6_e3m2`` (or
+      ``mxfp6``), ``mxfp6_e2m3``, ``mxfp4``, ``mxint8``, ``nvfp4``, ``bfp2-blockB`` to
+      ``bfp16-blockB``, ``int2-groupG`` to ``int8-groupG``, and ``int4-groupG-zero`` and the like
+      with zero points, for blocks of B or groups of G elements;
+    * ``native``, the dtype of each tensor.
+
+    A code follows after a plus sign, as in ``float32+bch2``: ``secded``, ``bch2``, ``bch3``,
+    ``parity``, ``mset`` and ``cep`` in the same memory; ``secded32``, ``secded64``, ``tmr``,
+    ``secded-mirrored``, ``bch2-mirrored`` and ``bch3-mirrored`` with memory of their own. With
+    ``+range`` at the end, as in ``float32+bch2+range``, decoded numbers outside the range of a
+    tensor's clean numbers are replaced too.
 
     Raises:
-        ValueError: an unknown name, fixed point of more than 32 bits, or a float eXmY of more than
-            16 bits.
+        ValueError: an unknown name, or a number of bits that its format does not have. A code that
+            does not fit a tensor is refused when the tensor is stored.
     """
     if isinstance(name, Encoding):
         return name

@@ -20,9 +20,21 @@ _BATCH = 512
 def logits(
     model: nn.Module, inputs: Batch, batch: int = _BATCH, forward: ForwardLike = DEFAULT
 ) -> Tensor:
-    """Compute the logits (n, ...) of all inputs in the model's current mode, without autograd.
+    """Compute the logits of all inputs in the model's current mode, without autograd.
 
-    ``forward`` maps (model, batch) to the output, for models that take their inputs otherwise.
+    Args:
+        model: call ``model.eval()`` first if its mode matters. State that its forward writes stays.
+        inputs: a tensor (n, ...), or a tuple or mapping of such tensors.
+        batch: the number of inputs in one forward pass, at least 1. A single input that would be
+            left over joins the pass before it.
+        forward: maps (model, batch) to the output, for models that take their inputs otherwise.
+
+    Returns:
+        (n, ...), such as (n, classes), with the model's dtype.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of another type, or an output without
+            logits (`proact.nn.forward.logits_of`). Errors of the model itself pass through.
     """
     forward = as_forward(forward)
     with torch.no_grad():

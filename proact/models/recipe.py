@@ -24,12 +24,17 @@ class Recipe:
     1708.07120), cross-entropy without label smoothing.
 
     Attributes:
-        epochs: passes over the training images.
-        batch: images per step; an incomplete last batch of an epoch is dropped.
-        peak: the highest learning rate, reached after 30 % of the steps.
-        momentum: of SGD, fixed.
-        weight_decay: of every parameter.
-        augment: shifted and mirrored images, as the data set's `Augmentation` says.
+        epochs: passes over the training images, at least 1.
+        batch: images per step, at least 1; an incomplete last batch of an epoch is dropped. Fewer
+            training images than this are one batch.
+        peak: the highest learning rate, at least 0, reached after 30 % of the steps.
+        momentum: of SGD, fixed, in [0, 1).
+        weight_decay: of every parameter, at least 0.
+        augment: whether images are shifted and mirrored, as the data set's
+            `proact.data.Augmentation` says.
+
+    Raises:
+        ValueError: a number out of range, or a value of another type.
     """
 
     epochs: int = 10
@@ -58,11 +63,14 @@ def checked_recipe(recipe: Recipe) -> Recipe:
 
 
 def recipe_for(data: Data, model: nn.Module) -> Recipe:
-    """Return the default recipe of `train`.
+    """Return the default recipe of `train` for a data set and a model.
 
-    Small data sets get more and smaller steps. Models without normalisation get a lower learning
-    rate from 7 layers with weights on (AlexNet: a quarter) and from 11 on (plain VGG: a tenth),
-    because deeper ones do not learn at a higher one.
+    Data sets of fewer than 10,000 training images get more and smaller steps. Models without
+    normalisation get a lower learning rate, because deep ones do not learn at a higher one: a
+    quarter from 7 layers with weights on (AlexNet), a tenth from 11 on (plain VGG).
+
+    Raises:
+        TypeError: ``data`` is not a `proact.data.Data`, or ``model`` is not a torch module.
     """
     few = len(checked_data(data).train) < _FEW_IMAGES
     recipe = Recipe(epochs=40, batch=64, peak=0.1) if few else Recipe()

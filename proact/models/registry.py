@@ -32,8 +32,8 @@ _MODULES = {
 def create(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """Make an untrained model; torch's global seed determines its weights.
 
-    The model maps images (n, in_channels, height, width) of at least 4x4 pixels to logits
-    (n, num_classes).
+    The model maps float32 images (n, in_channels, height, width) of at least 4x4 pixels to logits
+    (n, num_classes). It is in training mode.
 
     Raises:
         ValueError: an unknown name, or fewer than 1 class or channel.

@@ -42,14 +42,15 @@ def train(
 
     Args:
         model: any classifier; parameters that do not require grad keep their values.
+        data: images (n, ...) with class labels.
         recipe: `recipe_for` the data and the model by default.
-        seed: determines the order and augmentation of the images; torch's global generator is not
-            touched (what dropout draws comes from a copy of it, seeded too). An epoch's draws
-            depend on (seed, epoch) alone.
+        seed: an integer; determines the order and augmentation of the images, and what dropout
+            draws. The draws of an epoch depend on (seed, epoch) alone. The state of torch's global
+            generator is the same afterwards.
         progress: called after each step with (steps done, steps in all).
-        resume: a safetensors file for the state after each epoch. Where it exists the training
-            goes on from there and ends in the same weights, to the bit on one machine with one
-            number of threads; it is deleted at the end.
+        resume: a safetensors file for the state after each epoch. If it exists, the training
+            continues from there and ends in the same weights, to the bit on one machine with one
+            number of threads. It is deleted at the end. None keeps no state.
 
     Raises:
         ValueError: the model does not take the images, or has fewer classes than they have.
@@ -134,10 +135,17 @@ def trained(
     """Return the named model trained on ``data``, in eval mode, from ``cache`` if it is there.
 
     Args:
-        seed: decides the initial weights, and the random numbers of `train`.
+        name: one of `proact.models.names`.
+        data: gives the number of classes and of input channels, and the training images.
+        seed: determines the initial weights, and the random numbers of `train`.
         cache: a folder for safetensors files, named by what determines the weights. An
-            interrupted training continues after its last epoch.
+            interrupted training continues after its last epoch. None trains in each call.
         progress, recipe: as for `train`.
+
+    Raises:
+        ValueError: an unknown name, or as `train`.
+        TypeError: as `train`.
+        ProactError: a file in ``cache`` is damaged or cannot be written.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

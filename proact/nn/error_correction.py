@@ -53,7 +53,8 @@ class ErrorCorrection(StoredGuard):
     Args:
         model: the model to guard; its tensors are coded in place.
         label: the codes as text, which becomes the attribute ``code``.
-        codes: the code of each guarded tensor by its name.
+        codes: the code of each guarded tensor by its name, as `proact.encodings.codes.words_code`
+            makes it.
         replacement_codes: the code of ``replacements`` by the size of their words in bytes.
         every: a scrub precedes every n-th forward, the first included; 0 for `scrub` calls only.
         interval: the seconds between scrubs by a background thread; None for no thread. The thread

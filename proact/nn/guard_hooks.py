@@ -30,7 +30,8 @@ def add_weight_range(
 ) -> WeightRange:
     """Attaches a guard to ``model`` itself and returns it; an existing guard is replaced.
 
-    The arguments are those of `WeightRange`.
+    The arguments are those of `WeightRange`; ``proact.protect.protect(model, "weight-range")``
+    chooses the names, and works on a copy.
 
     Raises:
         ValueError: as `WeightRange`, and if another attribute of ``model`` is named
@@ -50,7 +51,8 @@ def add_error_correction(
 ) -> ErrorCorrection:
     """Codes the tensors of ``model`` itself, attaches a guard and returns it.
 
-    An existing guard is replaced. The arguments are those of `ErrorCorrection`.
+    An existing guard is replaced. The arguments are those of `ErrorCorrection`;
+    ``proact.protect.protect(model, "ecc")`` chooses them, and works on a copy.
 
     Raises:
         ValueError: as `ErrorCorrection`, and if another attribute of ``model`` is named
@@ -64,22 +66,22 @@ def add_error_correction(
 
 
 def remove_weight_range(model: nn.Module) -> None:
-    """Removes the guard from ``model`` itself, if it has one."""
+    """Removes the weight-range guard from ``model`` itself, if it has one."""
     _remove(model, WeightRange)
 
 
 def remove_error_correction(model: nn.Module) -> None:
-    """Removes the guard from ``model`` itself, if it has one; the words keep their check bits."""
+    """Removes the ecc guard from ``model`` itself, if it has one; words keep their check bits."""
     _remove(model, ErrorCorrection)
 
 
 def without_weight_range(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` without its guard, or ``model`` itself if it has no guard."""
+    """A copy of ``model`` without its weight-range guard, or ``model`` itself if it has none."""
     return _without(model, WeightRange)
 
 
 def without_error_correction(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` without its guard, or ``model`` itself if it has no guard.
+    """A copy of ``model`` without its ecc guard, or ``model`` itself if it has none.
 
     The parameters of the copy keep their values, check bits included.
     """
@@ -87,12 +89,12 @@ def without_error_correction(model: nn.Module) -> nn.Module:
 
 
 def weight_range_of(model: nn.Module) -> WeightRange | None:
-    """The guard of ``model`` itself, or None; guards of its submodules do not count."""
+    """The weight-range guard of ``model`` itself, or None; those of submodules do not count."""
     return WeightRange.of(model)
 
 
 def error_correction_of(model: nn.Module) -> ErrorCorrection | None:
-    """The guard of ``model`` itself, or None; guards of its submodules do not count."""
+    """The ecc guard of ``model`` itself, or None; those of submodules do not count."""
     return ErrorCorrection.of(model)
 
 

@@ -105,7 +105,19 @@ def traced_sites(
 def replace_sites(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Module:
     """A copy of ``model`` in which each site calls its own module; ``model`` is untouched.
 
-    `place_at_sites` on a copy, with the same errors.
+    Modules keep their names and tensors, and their classes, or become subclasses of them. Hooks of
+    a replaced module are lost. A forward method that has to be rewritten is traced once: parameters
+    and buffers are read in each call, values of plain attributes are fixed, and branches on
+    ``self.training`` (functional dropout) are those of eval mode.
+
+    Args:
+        model: the model in which `find_sites` found the sites.
+        replacements: by site, the module that takes its place, such as ``site.clip(threshold)``.
+            Its input and output are (samples, ...), with samples of ``site.shape``.
+
+    Raises:
+        ValueError: ``model`` has a guard on stored values, which does not cover the new tensors.
+        TypeError: ``model`` is not a torch module.
     """
     return place_at_sites(copy_model(model), replacements)
 
@@ -182,6 +194,11 @@ def observed(
     """A copy of ``model`` that calls ``observe(site, output)`` whenever a site has run.
 
     The copy computes the same, shares its parameters with ``model``, and has no guards.
+
+    Args:
+        model: the model in which `find_sites` found the sites.
+        sites: the sites to observe.
+        observe: called in each forward pass with the site and its output, (samples, ...).
     """
     model = without_guards(model)
     return place_at_sites(

@@ -16,7 +16,16 @@ __all__ = ["flip_bits_", "flip_exactly_", "hyrelu", "hyrelu_", "native_info", "r
 
 
 def native_info() -> dict[str, Any]:
-    """The native module's build and the machine's instruction sets; see `proact.build_info`."""
+    """The native module's build and the machine's instruction sets.
+
+    Returns:
+        A dictionary with the keys ``native`` (whether the module is loaded), ``native_error`` (the
+        reason if it is not, else an empty text), ``compiler``, ``isas`` (the instruction sets that
+        this machine can run), ``isa`` (the chosen one), ``cuda`` (the version of the CUDA runtime
+        that was built in: 13000 for 13.0; None without), ``sampler_version`` (equal versions give
+        the same flips for the same seed and trial) and ``threads`` (the number of torch's
+        threads). ``compiler`` and ``isa`` are None without the module.
+    """
     module = _native.module
     return {
         "native": module is not None,

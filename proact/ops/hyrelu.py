@@ -57,8 +57,9 @@ def hyrelu(x: Tensor, threshold: Tensor, mode: str = "soft", slope: float = 20.0
         ``threshold``; second derivatives are those of the plain-torch formula.
 
     Raises:
-        TypeError: a dtype that is not listed, or a tensor that torch's dispatcher cannot turn into
-            one with memory: sparse, nested, distributed, masked, or with a freed storage.
+        TypeError: an argument of another type, a dtype that is not listed, or a tensor that torch's
+            dispatcher cannot turn into one with memory: sparse, nested, distributed, masked, or
+            with a freed storage.
         ValueError: a threshold that does not broadcast, an unknown mode, a slope out of range, or
             different devices.
     """

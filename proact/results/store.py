@@ -21,13 +21,15 @@ class Row(NamedTuple):
     """One trial of one cell.
 
     Attributes:
-        trial: its number, which with the seed names the fault pattern and the images.
-        flips: bits flipped.
+        trial: its number, which together with the seed determines the fault pattern and the images.
+        flips: number of flipped bits.
         images: number of images on which the trial was judged.
-        value, clean: the mean of the metric over them, under faults and without.
-        correct, top5, loss, agreeing, sdc5, sdc10, sdc20, non_finite, raised: see
-            `proact.campaign.counts.Counts`; None where outputs are not classes.
-        seconds: wall time; 0 where nothing had to be run.
+        value, clean: the mean of the metric over these images, under faults and without.
+        correct, top5, loss: see `proact.campaign.counts.Counts`; None if the outputs are not logits
+            of classes, or without labels.
+        agreeing, sdc5, sdc10, sdc20: likewise; None if the outputs are not logits of classes.
+        non_finite, raised: likewise; for outputs of every kind.
+        seconds: wall-clock time in seconds; 0 if nothing had to be run.
     """
 
     trial: int

@@ -14,8 +14,8 @@ class WorstCase:
     Attributes:
         searched: the number of flips that were searched for.
         random: the fault of as many random flips in the same bits, which the campaign has too.
-        values: the metric on all images, in its unit, after so many flips, one for each step of the
-            search; empty if no flip of the search hurt.
+        values: by the number of flips after each step of the search, the metric on all images, in
+            its unit; empty if no flip that the search tried hurt.
         fault: the flips of the last step, as `proact.faults.fault_from_dict` reads them.
     """
 

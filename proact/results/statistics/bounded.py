@@ -41,7 +41,8 @@ def mean_interval(
     room for what so few trials can miss. Counted as a whole trial it makes the exact interval of
     Clopper and Pearson for zeros and ones, and leaves 3.7 / n of the range at 95 % where all n are
     alike, although there only one side can be wrong. It counts as 0.7, which leaves 3 / n (the
-    "rule of three"). Coverage is measured (docs/statistics.md), not proved: `betting_interval` is.
+    "rule of three"). Its coverage is measured (docs/statistics.md); that of `betting_interval` is
+    proved.
 
     Args:
         values: one number a trial, at least one; their order does not matter.

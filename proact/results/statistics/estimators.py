@@ -126,7 +126,7 @@ def deviation(trials: Trials, prior: Prior) -> float:
 
 
 def slope(trials: Trials) -> float:
-    """The slope of a trial's value on the clean network's, in [0, 1].
+    """The slope of a trial's value on the clean model's, in [0, 1].
 
     1 where a few images change, 0 where what is left has nothing to do with what was there. Its
     error makes a bias of order 1 / trials, far below the interval.

@@ -27,14 +27,15 @@ class Interval(NamedTuple):
 
 
 def checked_confidence(confidence: float) -> float:
-    """ValueError unless it lies in (0, 1)."""
+    """Return ``confidence``, or raise ValueError unless it lies in (0, 1)."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence lies in (0, 1), got {short_repr(confidence)}")
     return confidence
 
 
 def checked_margin(margin: float, most: float = math.inf) -> float:
-    """ValueError unless it is finite, above 0 and at most ``most``, the width of the range."""
+    """Return ``margin``, or raise ValueError unless it is finite, above 0 and at most ``most``,
+    the width of the metric's range."""
     if not 0.0 < margin < math.inf:
         raise ValueError(f"a margin is a finite number above 0, got {short_repr(margin)}")
     if margin > most:

@@ -26,7 +26,7 @@ class Components:
     Attributes:
         between: of the trials' means over all images; what no number of images makes smaller.
         within: of single images about the mean of their trial.
-        mean: of the values, which says how far an unseen trial can be off; in the values' range.
+        mean: of the values, in [0, 1]; it states how far a trial can be off that was not seen.
     """
 
     between: float
@@ -39,7 +39,12 @@ class Components:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Seconds of a trial on m images: trial + image * m."""
+    """Seconds of a trial on m images: trial + image * m.
+
+    Attributes:
+        trial: seconds of a trial that do not depend on the images, such as injection.
+        image: seconds of each image.
+    """
 
     trial: float
     image: float
@@ -66,6 +71,9 @@ def single_fault_trials(
         margin: e, half the width of the interval, in (0, 1].
         confidence: in (0, 1).
         proportion: p, a guess of the share, in (0, 1); 0.5 is the safe one.
+
+    Raises:
+        ValueError: an argument out of range.
     """
     checked_margin(margin, 1.0)
     if fault_space < 1:
@@ -95,7 +103,10 @@ def trials_for_margin(
         confidence: in (0, 1).
         components: what is known of the variances, of values in [0, 1]. By default the worst: every
             trial is all right or all wrong.
-        images: of a trial.
+        images: the number of images of a trial, at least 1.
+
+    Raises:
+        ValueError: a margin or confidence out of range.
     """
     checked_margin(margin, 1.0)
     components = components or Components(LARGEST_VARIANCE, 0.0)
@@ -133,7 +144,17 @@ def images_per_trial(
     """The number of images a trial with which all cells together reach the margin soonest.
 
     Without the unseen this is the classic sqrt(within / between * trial / image) (Cochran, section
-    10.6) for one cell; with it, and for several, the powers of two are tried out.
+    10.6) for one cell; with it, and for several, 8 and its doubles are tried out, and all images.
+
+    Args:
+        cells: the variance components of each cell, of values in [0, 1].
+        cost: the seconds of a trial.
+        available: the number of all images, at least 1.
+        margin: half the width of the interval of each cell, in (0, 1].
+        confidence: in (0, 1), two-sided.
+
+    Returns:
+        A number of images in [1, available].
     """
     candidates = [available]
     m = FEWEST_IMAGES

@@ -34,8 +34,13 @@ _NEARLY = 1.1
 
 @dataclass(frozen=True)
 class ProgressEstimate:
-    """A cell's estimate, about half the width of its interval, and about how many trials it takes
-    in all until that is the margin."""
+    """A quick estimate of how far a cell is, for progress bars.
+
+    Attributes:
+        estimate: the mean so far, in the metric's unit.
+        half_width: about half the width of its interval.
+        expected: about the number of trials, those so far included, until that is the margin.
+    """
 
     estimate: float
     half_width: float
@@ -67,12 +72,16 @@ class SequentialRule:
 
 
 def confidence_at_stop(confidence: float) -> float:
-    """The confidence of intervals at the stop of a cell, for a campaign's confidence."""
+    """The confidence of intervals at the stop of a cell: 1 - 0.9 (1 - ``confidence``).
+
+    It corrects for the interim analyses: 0.955 for a campaign's 0.95.
+    """
     return 1.0 - PRICE_OF_STOPPING * (1.0 - confidence)
 
 
 def is_hopeless(failed: int, trials: int) -> bool:
-    """Whether so many of some trials failed that further ones are not worth their time."""
+    """Whether so many trials failed that further ones are not worth their time: at least 20 of
+    them, and more than half of ``trials``, the number of all."""
     return failed >= _MANY_FAILURES and 2 * failed > trials
 
 

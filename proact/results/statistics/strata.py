@@ -12,7 +12,12 @@ from proact.results.statistics.interval import Interval
 
 
 def stratified_mean(shares: Sequence[float], means: Sequence[Interval]) -> Interval:
-    """The mean of the whole from those of its strata, whose shares need not add up to 1."""
+    """The mean of the whole from those of its strata: `weighted_sum` with their shares as weights.
+
+    Args:
+        shares: of the strata in the whole, at least 0; they need not add up to 1.
+        means: of the strata, estimated from different trials.
+    """
     whole = sum(shares)
     return weighted_sum([share / whole for share in shares], means)
 
