@@ -307,8 +307,8 @@ class RunOptions(CampaignOptions):
     Attributes:
         store: SQLite file for the rows, which are written as they are computed. Rows that it
             already holds for the same task are not computed again. None keeps the rows in memory.
-        name: readable name of the campaign. A name belongs to one task, and the store refuses it
-            for another.
+        name: readable name of the campaign. A name belongs to one task (models, data, faults and
+            options that determine rows), and the store refuses it for another.
         executor: runs the trials: any `concurrent.futures.Executor`, such as Dask's
             ``Client.get_executor()``; a number of local processes; 1 for this process. None chooses
             local processes, or this process if the work is short or runs on a GPU.
@@ -319,7 +319,8 @@ class RunOptions(CampaignOptions):
             replaces the measurements on this machine and ``images_per_trial``.
         prefix_cache: whether trials reuse cached activations if the images are fixed and all faults
             are late in the model. It changes no row.
-        retry_failed: whether to run trials again that an earlier run recorded as failed.
+        retry_failed: whether to run all trials again that an earlier run recorded as failed. Trials
+            whose workers died are run again in any case.
         notes: further values that JSON can hold, kept in the store with the run. Reports show
             ``costs`` (by variant, the fields of a `proact.protect.Cost`) and ``experiment`` (the
             file that repeats the run).

@@ -55,8 +55,8 @@ def report(
             "--at",
             metavar="BER",
             show_default=False,
-            help="Bit error rate, per stored bit, at which the distribution over trials is shown. "
-            "[default: one at which the variants differ]",
+            help="Bit error rate, per exposed bit, whose distribution of trials is shown first. "
+            "[default: the one at which the trials of the baseline vary most]",
         ),
     ] = None,
     limit: Annotated[

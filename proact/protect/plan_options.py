@@ -101,11 +101,12 @@ class PlanOptions(Options):
         tolerance: candidates whose clean accuracy is lower than that of the given model by more
             than this are dropped; in [0, 1].
         margin: trials are added until half the width of the intervals of all remaining candidates,
-            and of their differences to the best, is at most this.
-        trials: the largest number of fault patterns; the same for all candidates.
+            and of their differences to the best, is at most this; in the metric's unit, above 0.
+        trials: the largest number of fault patterns of a candidate, at least 2.
         finalists: the largest number of candidates that meet more than 32 fault patterns: those
             with the highest accuracy so far. The plan names the others.
-        images_per_trial: validation images that run under each pattern, drawn for each pattern.
+        images_per_trial: the number of validation images that run under each pattern, at least 1,
+            drawn anew for each pattern.
         confidence: two-sided confidence level of the intervals, in (0, 1).
         seed: determines fault patterns and images, in [0, 2^63). Campaigns, and methods that
             search thresholds under faults, meet other patterns with the same seed.
@@ -153,7 +154,7 @@ class PlanOptions(Options):
     )
     tolerance: float = option(
         0.015,
-        "Largest loss of clean accuracy by the encoding, in [0, 1].",
+        "Largest loss of clean accuracy against the given model, in [0, 1].",
         float,
         metavar="SHARE",
         check=_check_tolerance,
