@@ -185,12 +185,12 @@ def observe_activations(
     The result is meant as ``largest`` of an `ActivationFlip` with the same ``where`` and ``at``.
 
     Args:
-        model: the model; called once under ``torch.no_grad()``.
+        model: the model; called once, in its current mode, under ``torch.no_grad()``.
         images: the model's input, of shape (samples, ...).
         where, at: the layers, and which side of them is observed; as for `ActivationFlip`.
 
     Returns:
-        Magnitudes by qualified layer name; 0 for a layer that did not run.
+        Magnitudes, at least 0, by qualified layer name; 0 for a layer that did not run.
 
     Raises:
         ValueError, TypeError: as `ActivationFlip`, and if ``where`` matches no layer.

@@ -119,14 +119,22 @@ def fault_from_json(text: str) -> Fault:
 
 @dataclass(frozen=True)
 class StoredFault(Fault, is_kind=False):
-    """A fault in stored parameters and buffers.
+    """A fault in stored parameters and buffers: the base class of `proact.faults.BitFlip`,
+    `proact.faults.ExactFlips`, `proact.faults.StuckAt`, `proact.faults.Burst` and
+    `proact.faults.BitFlipStratum`. Its attributes are given by keyword.
 
     Attributes:
         bits: the exposed bits of each word: a field of the encoding (``"sign"``, ``"exponent"``,
             ``"mantissa"``; ``"integer"``, ``"fraction"``), a mask (an integer: 31 exposes the five
             lowest bits), a sequence of bit numbers and fields (``(31, 30)``; 0 is the lowest bit),
             or None for all.
-        where: the exposed tensors: a pattern of qualified names, a `Where`, or a sequence of these.
+        where: the exposed tensors: a pattern of qualified names, a `Where`, or a sequence of these,
+            of which one must match; all by default.
+
+    Raises:
+        TypeError: an argument of another type. Injection raises ValueError for a selector that
+            matches no tensor, and for bits that the words of a selected tensor lack (scales and
+            zero points without these bits are left out).
     """
 
     bits: Bits = field(default=None, kw_only=True)

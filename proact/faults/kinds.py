@@ -21,6 +21,7 @@ class BitFlip(RatedFault):
         ber: bit error rate, a probability per stored bit in [0, 1], ends included. A mapping of
             selectors to rates describes memories of different quality: a tensor has the rate of the
             first selector that matches it, and is not exposed if no selector does.
+        bits, where: the exposed bits and tensors; see `proact.faults.fault.StoredFault`.
 
     Raises:
         ValueError, TypeError: a rate out of range, or an argument of another type.
@@ -42,9 +43,11 @@ class ExactFlips(StoredFault):
 
     Attributes:
         n: the number of flips, from 0 to the number of exposed bits, both included.
+        bits, where: the exposed bits and tensors; see `proact.faults.fault.StoredFault`.
 
     Raises:
-        ValueError, TypeError: a negative number, or an argument of another type.
+        ValueError, TypeError: a negative number, or an argument of another type. Injection raises
+            ValueError for more flips than exposed bits.
     """
 
     n: int
@@ -72,7 +75,8 @@ class StuckAt(RatedFault):
 
     Attributes:
         value: 0 or 1.
-        ber: probability per stored bit to be stuck; as for `BitFlip`.
+        ber: probability per stored bit to be stuck, in [0, 1]; as for `BitFlip`.
+        bits, where: the exposed bits and tensors; see `proact.faults.fault.StoredFault`.
 
     Raises:
         ValueError, TypeError: a value or rate out of range, or an argument of another type.
@@ -95,8 +99,8 @@ class Burst(RatedFault):
 
     Attributes:
         length: number of adjacent bits in a burst, 1 or more; with 1 this is `BitFlip`.
-        ber: the mean probability that an exposed bit flips; as for `BitFlip`. Bits at the edge of a
-            word or tensor are covered by fewer bursts and flip less often.
+        ber: the mean probability that an exposed bit flips, in [0, 1]; as for `BitFlip`. Bits at
+            the edge of a word or tensor are covered by fewer bursts and flip less often.
         within: ``"word"`` keeps a burst inside one word. ``"tensor"`` continues it from a word's
             highest exposed bit to the lowest of the next element (row-major), up to the end of the
             tensor.
@@ -104,10 +108,12 @@ class Burst(RatedFault):
             with ``within="tensor"``. Of each d words (row-major; the last group may be smaller),
             the lowest exposed bits come first, word by word, then the next higher ones. A burst of
             up to d bits then hits no word twice, except in the smaller group at the tensor's end.
+        bits, where: the exposed bits and tensors; see `proact.faults.fault.StoredFault`.
 
     Raises:
         ValueError, TypeError: a length or rate out of range, interleaving within words, or an
-            argument of another type.
+            argument of another type. Injection raises ValueError for a burst that does not fit into
+            a word or tensor.
     """
 
     length: int

@@ -54,6 +54,7 @@ class BitFlipStratum(StoredFault):
         in_field, elsewhere, in_others: (least, largest) numbers of flips in the critical field, in
             the other bits of the same tensors, and in the other tensors; ends included. A largest
             number of None is no limit.
+        bits, where: the exposed bits and tensors; see `proact.faults.fault.StoredFault`.
 
     Raises:
         ValueError, TypeError: a rate out of range, a range that is empty or negative, or an

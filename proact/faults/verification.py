@@ -45,9 +45,12 @@ class Verification:
     """The result of `verify`.
 
     Attributes:
-        checks: the checks; those without a p-value either hold or fail.
+        checks: the checks. Each has the texts ``name``, ``measured`` and ``expected``; ``p_value``,
+            the probability that a correct sampler deviates at least as much, or None for a property
+            that does not depend on chance; and ``holds``, whether the property holds apart from the
+            p-value.
         encoding: the name of the encoding.
-        ber: bit error rate, a probability per exposed bit.
+        ber: the bit error rate of the trials, a probability per exposed bit.
         bits: number of exposed bits.
         trials: number of fault patterns.
         seed: the seed of the experiment.
@@ -108,6 +111,7 @@ def verify(
 
     Raises:
         ValueError, TypeError: an argument out of range, or as `inject`.
+        ProactError: as `inject`.
     """
     encoding = checked_encoding(encoding)
     checked_module(model)

@@ -135,7 +135,8 @@ class ErrorCorrection(StoredGuard):
 
     @property
     def last_scrub(self) -> dict[str, Scrubbed]:
-        """The numbers of corrected and of detected codewords in the last scrub, by tensor."""
+        """The numbers of corrected and of detected codewords in the last scrub, by the names of the
+        tensors that had any."""
         return {
             name: found
             for names, counts in self._last

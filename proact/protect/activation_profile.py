@@ -38,7 +38,8 @@ def profile(
         model: runs in eval mode, without autograd; left as it was.
         inputs: (samples, ...), or a tuple or mapping of such tensors, preprocessed as for a test;
             or a `proact.data.Split`, whose targets are not read.
-        batch: the number of samples that run at a time; it changes speed and memory only.
+        batch: the number of samples that run at a time, at least 1; it changes speed and memory
+            only.
         kinds, forward, skip: as for `proact.nn.find_sites`.
 
     Returns:
@@ -73,12 +74,14 @@ def profile_quantiles(
         quantiles: in (0, 1]; 1 gives the maximum.
 
     Returns:
-        For each quantile the threshold of each site, in execution order: (), (channels, 1, 1) or
-        the shape of one sample.
+        For each quantile the threshold of each site, in execution order: () for a layer, the shape
+        of one sample for neurons, and for channels this shape with 1 in place of all sizes but the
+        first, such as (channels, 1, 1). Hybrid thresholds are those of a layer at every site but
+        the last, and those of neurons there (arXiv 2406.06313, section III-A).
 
     Raises:
-        ValueError: as `profile`; a quantile out of range, or so low that the kept numbers would
-            take more than 4 GiB.
+        ValueError: as `profile`; no quantile, one out of range, or one so low that the kept numbers
+            would take more than 4 GiB.
     """
     check_granularity(granularity)
     for quantile in quantiles:

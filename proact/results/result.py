@@ -43,8 +43,8 @@ class Result:
 
     Attributes:
         number: of the run in its store.
-        spec: the specification, and the knowledge before the first trial.
-        sessions: each time that a process worked on it.
+        spec: the specification, and the knowledge before the first trial (`RunSpec`).
+        sessions: a `WorkSession` for each time that a process worked on it.
     """
 
     number: int

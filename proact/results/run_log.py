@@ -93,7 +93,9 @@ class RunSpec:
         paired: by variant and fault, the numbers of trials of the strata of the difference to the
             first variant (`proact.results.difference`), where it needed more than its cells; empty
             while the run is not finished.
-        notes: the caller's own values, in terms of JSON; see `proact.campaign.RunOptions`.
+        notes: the caller's own values, in terms of JSON (see `proact.campaign.RunOptions`), and
+            what the campaign adds: ``checks`` has the findings of the checks before the first trial
+            by variant.
     """
 
     kind: RunKind

@@ -121,6 +121,10 @@ WRONG_NUMBERS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         lambda model: protect.profile_quantiles(model, IMAGES, "layer", ()),
         "^quantiles: expected at least one, got none$",
     ),
+    "no site": (
+        lambda model: protect.threshold_counts([]),
+        "^sites: expected at least one, got none$",
+    ),
     "no pass": (
         lambda model: protect.latency_ratio(model, model, IMAGES, repeats=0),
         "^repeats is at least 1, got 0$",
