@@ -114,7 +114,9 @@ def protect(
             `torch.nn.functional.cross_entropy` suit tokens and segmentation.
         metric: a function of (logits, targets) that returns one value in [0, 1] per sample, where 1
             is best; the tolerance is in its unit. The default for classes is top-1 accuracy.
-            `token_accuracy` and `pixel_accuracy` suit tokens and segmentation.
+            `token_accuracy` and `pixel_accuracy` suit tokens and segmentation. A function of your
+            own should give 0 for logits of NaN, which faults can cause while methods compare
+            thresholds.
         collate: makes a batch from items of a `Dataset` whose shapes differ, for ranger.
         progress: called with a line of text at each step of the method. Methods that go from site
             to site estimate the time left.

@@ -80,7 +80,10 @@ class Objective:
         )
 
     def values(self, logits: Tensor, targets: Batch) -> Tensor:
-        """The metric of each sample, (m,) float64; NaN, and logits of NaN or infinity, count as 0.
+        """The metric of each sample, (m,) float64; NaN counts as 0.
+
+        Logits of NaN or infinity count as wrong in the metric of classes, `token_accuracy` and
+        `pixel_accuracy`, as in campaigns. Another metric decides for itself.
 
         Raises:
             ValueError: the metric returned another shape, or values outside [0, 1].
@@ -167,6 +170,9 @@ class Objective:
         if missing and labels is not None:
             check_fit(logits, labels)
             refuse_masked(logits, what, type(model).__name__)
+        for metric, dimension in ((token_accuracy, -1), (pixel_accuracy, 1)):
+            if self.metric is metric and logits.dim() > 2:
+                refuse_masked(logits.movedim(dimension, -1), what, type(model).__name__)
         samples = samples_in(inputs if targets is None else targets, "the targets")
         if samples_in(logits, "the model's output") != samples:
             raise ValueError(
@@ -227,7 +233,7 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         logits: (samples, tokens, classes).
         targets: (samples, tokens) int64. The target at a position is compared with the logits at
             the same position, so a language model needs targets that are shifted by one token.
-            Targets of -100 do not count.
+            Targets of -100 do not count. A sample without another target has a loss of 0.
     """
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     counted = targets != IGNORED
@@ -235,22 +241,30 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def token_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The share of the tokens of each sample with the right prediction, (samples,).
+    """The share of the tokens of each sample with the right prediction, (samples,), in [0, 1].
 
-    The arguments are those of `token_cross_entropy`.
+    As in campaigns, a token whose logits hold NaN or infinity counts as wrong.
+
+    Args:
+        logits: (samples, tokens, classes).
+        targets: (samples, tokens) int64, as for `token_cross_entropy`. Targets of -100 do not
+            count. A sample without another target has a share of 0.
     """
     counted = targets != IGNORED
-    right = (logits.argmax(2) == targets) & counted
+    right = (logits.argmax(2) == targets) & torch.isfinite(logits).all(2) & counted
     return right.sum(1) / counted.sum(1).clamp(min=1)
 
 
 def pixel_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The share of the places of each sample with the right class, (samples,).
+    """The share of the places of each sample with the right class, (samples,), in [0, 1].
+
+    A place whose logits hold NaN or infinity counts as wrong.
 
     Args:
         logits: (samples, classes, height, width), or any other dimensions behind the classes.
-        targets: (samples, height, width) int64; -100 does not count.
+        targets: (samples, height, width) int64; -100 does not count. A sample without another
+            target has a share of 0.
     """
     counted = targets != IGNORED
-    right = (logits.argmax(1) == targets) & counted
+    right = (logits.argmax(1) == targets) & torch.isfinite(logits).all(1) & counted
     return right.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)

@@ -512,3 +512,24 @@ def test_the_cost_of_a_model_that_does_not_classify_needs_a_metric() -> None:
         protect.cost(model, inputs)
     found = protect.cost(model, (inputs, zeros), metric=lambda o, t: o.isfinite().all(1))
     assert found.clean == 1.0
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_not_finite_are_wrong(broken: float) -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[0, 0] = broken
+    logits[1, :, 1] = broken
+    for targets in (torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)):
+        shares = [float(targets[0, 0] == 0) * 2 / 3, 0.0]
+        assert protect.token_accuracy(logits, targets).tolist() == pytest.approx(shares)
+        assert protect.pixel_accuracy(logits.mT, targets).tolist() == pytest.approx(shares)
+
+
+def test_masks_of_minus_infinity_are_refused_where_they_count_as_wrong() -> None:
+    class Masked(nn.Embedding):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids).masked_fill(torch.arange(4) == 3, -math.inf)
+
+    ids = torch.randint(0, 5, (40, 3))
+    with pytest.raises(ValueError, match="gives minus infinity for class 3 of the first samples"):
+        protect.cost(Masked(5, 4), (ids, ids % 3), metric=protect.token_accuracy)
