@@ -20,7 +20,7 @@ class Augmentation:
     """Random changes of a training image that keep its label.
 
     Attributes:
-        shift: largest shift in each direction, in pixels.
+        shift: largest shift in each direction, in pixels; at least 0.
         mirror: whether images may be mirrored left to right.
     """
 
@@ -34,10 +34,11 @@ class Data:
 
     Attributes:
         name: readable name.
-        train, validation, test: normalised images and their labels.
+        train, validation, test: the samples, such as normalised images, with their targets.
         num_classes: class labels lie in [0, num_classes); 0 if the targets are not class labels.
-        labels: names of the classes in order, if known.
-        mean, deviation: of the normalisation of pixels in [0, 1], one value per channel.
+        labels: names of the classes in order; empty if they are not known.
+        mean, deviation: with which pixels in [0, 1] were normalised, (pixel - mean) / deviation,
+            one value per channel; empty if they were not.
         augmentation: allowed changes of training images.
 
     Raises:
@@ -248,7 +249,12 @@ def as_evaluation(
 ) -> Split:
     """Return the samples of a campaign: the test split of a `Data`, or all samples.
 
-    The arguments are those of `proact.data.as_split`.
+    Args:
+        data: a `Data`, or samples in one of the forms of `proact.data.as_split`.
+        collate, in_batches: see `proact.data.as_split`.
+
+    Raises:
+        TypeError, ValueError: the errors of `proact.data.as_split`.
     """
     samples = data.test if isinstance(data, Data) else data
     return as_split(samples, collate, in_batches=in_batches)

@@ -100,6 +100,7 @@ class Word(ABC):
 
     @property
     def all_bits(self) -> int:
+        """The mask of all bits of a word."""
         return (1 << self.bits) - 1
 
     def mask(self, bits: Bits) -> int:

@@ -46,14 +46,17 @@ class ExposedTensor:
 
     @property
     def name(self) -> str:
+        """The qualified name."""
         return self.stored.name
 
     @property
     def tensor(self) -> Tensor:
+        """The memory of the tensor itself, not a copy."""
         return self.stored.tensor
 
     @property
     def elements(self) -> int:
+        """The number of elements."""
         return self.tensor.numel()
 
     @property

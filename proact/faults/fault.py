@@ -78,7 +78,7 @@ class Fault(ABC):
 
 
 def fault_from_dict(description: Mapping[str, Any]) -> Fault:
-    """The fault that `Fault.to_dict` describes.
+    """The fault that a mapping of JSON values describes, as `Fault.to_dict` makes it.
 
     Raises:
         ValueError, TypeError: an unknown kind, unknown or missing fields, values out of range.

@@ -75,14 +75,17 @@ class FaultSpace(Sequence[ExposedTensor]):
 
     @property
     def bits(self) -> int:
+        """The number of exposed bits."""
         return sum(tensor.bits for tensor in self)
 
     @property
     def elements(self) -> int:
+        """The number of elements of the exposed tensors."""
         return sum(tensor.elements for tensor in self)
 
     @property
     def whole(self) -> int | None:
+        """The number of bits that the model stores, exposed or not; None if it is not known."""
         return self._whole
 
     def to_pandas(self, ber: float = 0.0) -> pd.DataFrame:

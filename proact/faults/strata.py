@@ -83,10 +83,12 @@ class BitFlipStratum(StoredFault):
 
     @property
     def ranges(self) -> tuple[Range, Range, Range]:
+        """The ranges of the three parts: the critical field, the other bits, the other tensors."""
         return self.in_field, self.elsewhere, self.in_others
 
     @property
     def rates(self) -> tuple[tuple[Selector, float], ...]:
+        """The bit error rate of each of the three parts."""
         return tuple(("*", self.ber) for _ in self.ranges)
 
     def expected_ber(self, bits: Sequence[int]) -> float:

@@ -109,6 +109,7 @@ class ClippedActivation(HyReLU):
 
     @property
     def function(self) -> nn.Module:
+        """The module that computes the activation before the clip."""
         return self._function[0]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -64,7 +64,11 @@ class Protection:
 
 
 def protection_of(model: nn.Module) -> Protection | None:
-    """The `Protection` of ``model``, or None if `proact.protect.protect` did not make it."""
+    """The `Protection` of ``model``, or None if `proact.protect.protect` did not make it.
+
+    Raises:
+        TypeError: ``model`` is not a torch module.
+    """
     return getattr(checked_module(model), _ATTRIBUTE, None)
 
 

@@ -31,6 +31,7 @@ class Trials:
 
     @property
     def flipped(self) -> int:
+        """The number of trials with a result in which at least one bit flipped."""
         return int(self.counts.sum())
 
     @property
@@ -76,8 +77,8 @@ def trial_mean(trials: Trials, prior: Prior, confidence: float = 0.95) -> Interv
     interval, and as the highest one for the upper end.
 
     Args:
-        trials: at least none; without any the interval is what is known beforehand.
-        prior: see `Prior`.
+        trials: the measurements; without any, the interval is what is known beforehand.
+        prior: the knowledge before the first trial.
         confidence: in (0, 1), two-sided; see `mean_interval`.
     """
     values, counts = adjusted(trials, prior)
@@ -112,8 +113,9 @@ def adjusted(trials: Trials, prior: Prior) -> tuple[Numbers, Numbers]:
 
 
 def deviation(trials: Trials, prior: Prior) -> float:
-    """The standard deviation, per trial, of the mean that `trial_mean` estimates; 0 for less than
-    two trials with a flip."""
+    """The standard deviation, per trial, of the mean that `trial_mean` estimates, in the metric's
+    unit; 0 for fewer than two trials with a flip. The arguments are those of `trial_mean`.
+    """
     values, counts = adjusted(trials, prior)
     n = counts.sum()
     if n < 2:

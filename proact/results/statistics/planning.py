@@ -34,6 +34,7 @@ class Components:
     mean: float = 0.5
 
     def variance(self, images: int) -> float:
+        """The variance of a trial's mean value on this number of images."""
         return self.between + self.within / images
 
 
@@ -50,6 +51,7 @@ class TrialCost:
     image: float
 
     def seconds(self, images: int) -> float:
+        """The time of a trial on this number of images, in seconds."""
         return self.trial + self.image * images
 
 

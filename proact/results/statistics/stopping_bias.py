@@ -57,6 +57,11 @@ def corrected_for_stopping(
 
     The shift corrects the average over many runs. The run at hand may have met as many failures as
     there are: its interval still holds what it held.
+
+    Args:
+        mean: the uncorrected mean with its interval.
+        shift: as `shift_of_stopping` gives it.
+        lowest, highest: the ends of the range, which nothing exceeds.
     """
 
     def inside(value: float) -> float:

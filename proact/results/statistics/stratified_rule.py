@@ -283,7 +283,13 @@ class StratifiedRule(SequentialRule):
 
 
 def mean_over_strata(weights: Sequence[float], means: Sequence[Interval], known: float) -> Interval:
-    """The mean of strata with these weights and of what remains to 1, whose mean is known."""
+    """The mean of strata with these weights and of what remains to 1, whose mean is known.
+
+    Args:
+        weights: of the strata, above 0; they add up to at most 1.
+        means: of the strata, estimated from different trials.
+        known: the mean of the rest, such as the clean result of the patterns without a flip.
+    """
     rest = 1.0 - math.fsum(weights)
     return weighted_sum([*weights, rest], [*means, Interval(known, known, known)])
 
