@@ -13,6 +13,7 @@ from torch import Tensor
 
 from proact.data.reading import Collate, Samples, as_split
 from proact.data.split import Split
+from proact.text import short_repr
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Data:
 
     Raises:
         ValueError: validation and test share more than five images and more than 1 % of the
-            validation images. (Published data sets contain a few duplicates.)
+            validation images. (Published data sets contain a few duplicates.) Whether training
+            and test share images is not checked.
     """
 
     name: str
@@ -187,10 +189,16 @@ def as_data(
         collate: see `proact.data.as_split`.
 
     Raises:
-        TypeError, ValueError: the errors of `proact.data.as_split`, or too few samples.
+        TypeError, ValueError: the errors of `proact.data.as_split`, a share out of range, or too
+            few samples.
     """
     if isinstance(data, Data):
         return data
+    is_number = isinstance(validation_share, (int, float))
+    if not (is_number and 0.0 < validation_share < 1.0):
+        raise ValueError(
+            f"validation_share: expected a number in (0, 1), got {short_repr(validation_share)}"
+        )
     whole = as_split(data, collate)
     validation, train = divided(whole, (validation_share,))
     return Data("user data", train, validation, validation, _classes((whole,)))
@@ -230,7 +238,7 @@ def from_parts(
 
     Raises:
         TypeError, ValueError: the errors of `proact.data.as_split`; parts that differ in the shape
-            of a sample, too few samples, or parts that share samples (see `Data`).
+            of a sample, too few samples, or validation samples that are test samples (see `Data`).
     """
     training = as_split(train, collate)
     if validation is None:

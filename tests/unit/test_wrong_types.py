@@ -12,7 +12,7 @@ from torch import nn
 
 from proact import ProactError, campaign, faults, models, protect
 from proact import nn as guards
-from proact.data import Data
+from proact.data import Data, as_data
 from proact.encodings import Coded
 from proact.faults import ActivationFlip, BitFlip, Replay
 from proact.results import hours_until
@@ -120,6 +120,10 @@ WRONG_NUMBERS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "no quantile": (
         lambda model: protect.profile_quantiles(model, IMAGES, "layer", ()),
         "^quantiles: expected at least one, got none$",
+    ),
+    "everything held out": (
+        lambda model: as_data((IMAGES, torch.zeros(4, dtype=torch.int64)), 1.0),
+        r"^validation_share: expected a number in \(0, 1\), got 1\.0$",
     ),
     "no site": (
         lambda model: protect.threshold_counts([]),
