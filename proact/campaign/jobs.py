@@ -169,20 +169,28 @@ class Job:
     def run(self, unit: WorkUnit, begin: Callable[[int], None] = lambda trial: None) -> UnitResult:
         """Run a unit, up to the first error of the model without faults or of the metric.
 
+        A unit in which the settings of torch changed has no rows, because they may be wrong.
+
         Args:
             unit: the unit to run.
             begin: as for `TrialRunner.run_many`.
         """
+        try:
+            with self.settings.in_force():
+                return self._run(unit, begin)
+        except Exception as error:  # of the settings; errors in trials are results
+            return UnitResult((), (), error)
+
+    def _run(self, unit: WorkUnit, begin: Callable[[int], None]) -> UnitResult:
         rows: list[Row] = []
         failed: list[tuple[int, str]] = []
         try:
-            with self.settings.in_force():
-                runner, fault = self.runner(unit.variant), self.faults[unit.fault]
-                for found in runner.run_many(fault, range(unit.first, unit.end), begin):
-                    if isinstance(found, DetectedError):
-                        failed.append((found.trial, str(found)))
-                    else:
-                        rows.append(found)
+            runner, fault = self.runner(unit.variant), self.faults[unit.fault]
+            for found in runner.run_many(fault, range(unit.first, unit.end), begin):
+                if isinstance(found, DetectedError):
+                    failed.append((found.trial, str(found)))
+                else:
+                    rows.append(found)
         except Terminated:
             raise
         except SystemExit as error:

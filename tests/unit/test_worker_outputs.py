@@ -119,3 +119,21 @@ def test_outputs_of_several_tensors_are_not_compared(job: Job) -> None:
 
     measurement = replace(job.measurement, metric=Metric("found", len, reads_logits=False))
     assert sent(replace(job, models=[Found()], measurement=measurement)).expected == [[]]
+
+
+def test_a_unit_in_which_the_settings_of_torch_changed_has_no_rows(job: Job) -> None:
+    assert len(job.run(WorkUnit(0, 0, 0, 2)).rows) == 2
+    job._runners.clear()
+    (model,) = job.models
+
+    def change(module: nn.Module, inputs: object) -> None:
+        torch.set_default_dtype(torch.float64)
+
+    handle = model.register_forward_pre_hook(change)
+    try:
+        found = job.run(WorkUnit(0, 0, 0, 2))
+    finally:
+        handle.remove()
+        torch.set_default_dtype(torch.float32)
+    assert found.rows == ()
+    assert "settings of torch" in str(found.error)
