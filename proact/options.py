@@ -118,12 +118,20 @@ class Options:
                 if not declared.accepts_none and default_of(type(self), name) is not None:
                     raise TypeError(f"{name}: expected a value, got None")
                 continue
-            if declared.check is None:
-                continue
-            try:
-                declared.check(value)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"{name}: {error}") from None
+            if declared.check is not None:
+                named(name, declared.check)(value)
+
+
+def named(name: str, check: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Make a check whose errors start with the name of the value."""
+
+    def checked(value: Any) -> object:
+        try:
+            return check(value)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+    return checked
 
 
 def integer(least: int, below: int | None = None) -> Callable[[Any], object]:
@@ -177,6 +185,13 @@ def number(value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"expected a number of float64, got {short_repr(value)}") from None
+
+
+def at_least_0(value: Any) -> object:
+    """Check that a value is a finite number of at least 0."""
+    if not 0.0 <= number(value) < float("inf"):
+        raise ValueError(f"expected a finite number of at least 0, got {short_repr(value)}")
+    return value
 
 
 def above_0(value: Any) -> object:

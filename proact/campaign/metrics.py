@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ class Metric:
     Raises:
         ValueError: a range that is empty or not finite, ``worst`` outside it, or a name that is
             empty or no Unicode text.
-        TypeError: ``function`` is not callable, or the name is no text.
+        TypeError: ``function`` is not callable, the name is no text, or ``lowest``, ``highest`` or
+            ``worst`` is no number.
     """
 
     name: str
@@ -65,6 +67,12 @@ class Metric:
 
     def __post_init__(self) -> None:
         check_name("a metric", self.name)
+        for end in ("lowest", "highest", "worst"):
+            value = getattr(self, end)
+            if not isinstance(value, Real) and (end != "worst" or value is not None):
+                raise TypeError(
+                    f"expected a number as a metric's {end} value, got {short_repr(value)}"
+                )
         if not -math.inf < self.lowest < self.highest < math.inf:
             raise ValueError(
                 "expected a metric with a finite range [lowest, highest], got "

@@ -54,7 +54,7 @@ class CampaignOptions(Options):
             most this, in the metric's unit; above 0, and below half the width of the metric's
             range, because an interval of the whole range needs no trial. 0.01 if neither this nor
             ``trials`` is given. A text such as ``"10%"``, above 0 % and below 100 %, is a share of
-            the cell's loss, the distance of its mean from the fault-free result.
+            the cell's loss, the distance of its mean from the clean result.
         difference_margin: with a margin, further trials run until half the width of the paired
             interval of each variant's difference to the first is at most this, in the metric's
             unit; above 0. Cells do not use these trials. None takes the margin, if that is not a

@@ -47,7 +47,7 @@ class Outcome:
         experiment: the experiment that was run.
         folder: the folder of its files.
         result: the result of the campaign.
-        costs: the fault-free cost of each variant.
+        costs: the cost of each variant without faults.
         sweeps: the result of each sweep, by (variant, kind).
         images: the number of evaluation images.
     """

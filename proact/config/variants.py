@@ -143,7 +143,7 @@ def costs(
     images: Data,
     evaluate: CleanEvaluation,
 ) -> dict[str, Cost]:
-    """Measure the fault-free cost of each variant, compared with the ``plain`` model."""
+    """Measure the cost of each variant without faults, compared with the ``plain`` model."""
     options = experiment.campaign_options
     found = {}
     for name, model in variants.items():

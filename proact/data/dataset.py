@@ -13,6 +13,7 @@ from torch import Tensor
 
 from proact.data.reading import Collate, Samples, as_split
 from proact.data.split import Split
+from proact.options import integer, named, true_or_false
 from proact.text import short_repr
 
 
@@ -23,10 +24,18 @@ class Augmentation:
     Attributes:
         shift: largest shift in each direction, in pixels; at least 0.
         mirror: whether images may be mirrored left to right.
+
+    Raises:
+        TypeError: a shift that is no integer, or a mirror that is neither True nor False.
+        ValueError: a negative shift.
     """
 
     shift: int = 0
     mirror: bool = False
+
+    def __post_init__(self) -> None:
+        for name, check in (("shift", integer(0)), ("mirror", true_or_false)):
+            named(name, check)(getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +52,9 @@ class Data:
         augmentation: allowed changes of training images.
 
     Raises:
-        ValueError: validation and test share more than five images and more than 1 % of the
-            validation images. (Published data sets contain a few duplicates.) Whether training
-            and test share images is not checked.
+        ValueError: test images that are training or validation images too: more than five, and
+            more than 1 % of the test or validation images, whichever are fewer. (Published data
+            sets contain a few duplicates.) One `Split` that is given as both counts as deliberate.
     """
 
     name: str
@@ -59,12 +68,13 @@ class Data:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        shared = _shared_images(self.validation, self.test)
-        if shared > max(_FEW_TWINS, _NATURAL_TWINS * len(self.validation)):
-            raise ValueError(
-                f"{shared} validation images of {self.name} are test images too: expected disjoint "
-                "splits"
-            )
+        for part, split in (("training", self.train), ("validation", self.validation)):
+            shared = _shared_images(split, self.test)
+            if shared > max(_FEW_TWINS, _NATURAL_TWINS * min(len(split), len(self.test))):
+                raise ValueError(
+                    f"{shared} {part} images of {self.name} are test images too: expected disjoint "
+                    "splits, or one Split as both if that is meant"
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -137,7 +147,7 @@ SamplesOrData = Data | Samples
 
 # Shares of every class for test and validation, for data sets without official parts.
 TEST_AND_VALIDATION = (0.20, 0.15)
-# Number, or share, of validation images that may be test images too.
+# Number, or share, of images that may be in the test split and another one.
 _FEW_TWINS, _NATURAL_TWINS = 5, 0.01
 # Share of a training part that is held out for validation.
 HELD_OUT = 0.1

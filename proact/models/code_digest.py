@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from proact.data.split import content
+from proact.models.called_functions import called_by, names_in
 from proact.nn.tensor_inventory import named_scales_beside
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -32,7 +33,8 @@ def content_of(function: Callable[..., Any]) -> str:
     The digest covers the source text (the byte code of lambdas, and of functions without source),
     default arguments, closure variables, global constants (numbers, texts, tuples and tensors), the
     arguments of a `functools.partial` and the attributes of a callable object; of a module
-    everything that `ModelDigest` covers. It does not cover the functions that it calls.
+    everything that `ModelDigest` covers. It covers the functions of the user's own code that the
+    function calls by name too (`proact.models.called_functions`).
     """
     if isinstance(function, nn.Module):
         return ModelDigest(function).of_content[:16]
@@ -50,7 +52,7 @@ def behaviour_of(model: nn.Module) -> str:
             continue
         kind = type(module)
         if kind not in forwards:
-            forwards[kind] = _describe(kind.forward, _DEEPEST)
+            forwards[kind] = _method(kind.forward, _DEEPEST, kind)
         parts += [name, kind.__qualname__, forwards[kind]]
         for attribute, value in sorted(vars(module).items()):
             if attribute.endswith(("_hooks", "_pre_hooks")) and isinstance(value, dict):
@@ -132,7 +134,9 @@ def _callable(value: Any, depth: int) -> str:
         parts = [_describe(part, depth - 1) for part in (value.func, value.args, value.keywords)]
         return f"partial({', '.join(parts)})"
     if inspect.ismethod(value):
-        return f"{_describe(value.__func__, depth)} of {_describe(value.__self__, depth - 1)}"
+        owner = value.__self__ if isinstance(value.__self__, type) else type(value.__self__)
+        function = _method(value.__func__, depth, owner)
+        return f"{function} of {_describe(value.__self__, depth - 1)}"
     if inspect.isfunction(value):
         return _function(value, depth)
     if isinstance(value, ModuleType):
@@ -146,7 +150,7 @@ def _callable(value: Any, depth: int) -> str:
         held = {name: item for name, item in held.items() if not name.startswith("_")}
     parts = [f"{name} {_describe(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):
-        parts.append(_function(own, depth))
+        parts.append(_function(own, depth, kind))
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(parts)})"
 
 
@@ -161,7 +165,18 @@ def _pickled(value: Any) -> dict[str, Any]:
     return dict(zip(("function", "arguments", "state"), parts, strict=False))
 
 
-def _function(function: Any, depth: int) -> str:
+def _method(value: Any, depth: int, owner: type) -> str:
+    """Describe what a class holds as a method: mostly a function."""
+    return _function(value, depth, owner) if inspect.isfunction(value) else _describe(value, depth)
+
+
+def _function(function: Any, depth: int, owner: type | None = None) -> str:
+    """Describe a function, a method of ``owner`` if it is given, and the functions that it calls."""
+    called = called_by(function, owner)
+    return "".join(_alone(each, depth) for each in (function, *called))
+
+
+def _alone(function: Any, depth: int) -> str:
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
@@ -185,7 +200,7 @@ def _global_constants(function: Any) -> list[tuple[str, Any]]:
 
     Lists and other containers are left out: results are often collected in them.
     """
-    found = {name: function.__globals__.get(name) for name in sorted(_names(function.__code__))}
+    found = {name: function.__globals__.get(name) for name in sorted(names_in(function.__code__))}
     return [
         (name, value)
         for name, value in found.items()
@@ -193,12 +208,6 @@ def _global_constants(function: Any) -> list[tuple[str, Any]]:
         and value is not None
         and isinstance(value, (*_PLAIN, tuple, frozenset, Tensor))
     ]
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names of globals and attributes in a function and the functions inside it."""
-    inner = (_names(each) for each in code.co_consts if isinstance(each, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def _byte_code(code: CodeType, depth: int) -> str:

@@ -207,10 +207,8 @@ class MultiCutCache:
         self._whole = PrefixCache(model, None, inputs, budget, batch=batch, forward=forward)
         #: Each cache with the names of the stored tensors that lie before its cut.
         self._caches: list[tuple[PrefixCache, frozenset[str]]] = []
-        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        if not can_be_cut(model):
             return
-        if written_state(model):
-            return  # a cut would leave the state behind
         reads = StoredReads(model)
         examples = take(inputs, slice(0, min(batch, 2)))
         layers = _spread_layers(model, examples, forward)
@@ -249,6 +247,16 @@ class MultiCutCache:
         for cache, _ in self._caches:
             cache.close()
         self._caches = []
+
+
+def can_be_cut(model: nn.Module) -> bool:
+    """Whether a model has neither hooks nor state that its forward writes.
+
+    A cut would leave out hooks of modules whose calls it divides, and would leave state behind.
+    """
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        return False
+    return not written_state(model)
 
 
 class _KeptTensor:

@@ -52,6 +52,8 @@ class FtClipactOptions(ClipOptions):
         images_per_pattern: the number of validation images that run under each pattern.
         encoding: the stored form that faults hit during the search.
         seed: determines the fault patterns and the images that they draw; in [0, 2^63).
+        cache_bytes: memory, in bytes for each process, for the activations that lead to the current
+            layer. Patterns whose activations do not fit run the whole model.
     """
 
     granularity: str = "layer"
@@ -60,6 +62,7 @@ class FtClipactOptions(ClipOptions):
     images_per_pattern: int = 64
     encoding: EncodingLike = "float32"
     seed: int = 0
+    cache_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +75,7 @@ class FtClipactOptions(ClipOptions):
         checked_count("images_per_pattern", self.images_per_pattern)
         object.__setattr__(self, "encoding", named_or_checked(self.encoding))
         checked_integer("seed", self.seed, SEEDS)
+        checked_count("cache_bytes", self.cache_bytes)
 
 
 def ft_clipact(
@@ -93,6 +97,7 @@ def ft_clipact(
         options.images_per_pattern,
         options.seed,
         objective,
+        options.cache_bytes,
     )
     layers = tensors_of_layers(clipped, bounds, examples(data.train), objective.forward)
     for site in run.unfinished(bounds, dict.fromkeys(bounds, 1.0)):
@@ -114,7 +119,8 @@ def _searched(scorer: FaultScorer, site: Site, highest: Tensor, tensors: tuple[s
         scorer.set_threshold(site, torch.full_like(highest, threshold))
         return area([scorer.accuracy(BitFlip(rate, where=where)) for rate in RATES])
 
-    return torch.full_like(highest, search(score, float(highest)))
+    with scorer.continued_at(site, tensors):
+        return torch.full_like(highest, search(score, float(highest)))
 
 
 def search(score: Callable[[float], float], highest: float) -> float:

@@ -67,7 +67,7 @@ class Analysis:
     Args:
         result: the result of a campaign, not of a sweep.
         baseline: the variant that the others are compared with; by default the first.
-        limit: the loss against the fault-free model that verdicts allow, in the metric's unit
+        limit: the loss against the model without faults that verdicts allow, in the metric's unit
             (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 % of
             the range.
         family_wise: whether verdicts use intervals that all hold together with the campaign's

@@ -130,7 +130,7 @@ def _cost_table(analysis: Analysis) -> ExportTable:
     units, costs = analysis.units, analysis.costs
     unit = f" in {units.unit}" if units.unit else ""
     headings = ["variant", "thresholds", "bounds", "bytes", "% of other stored values"]
-    headings += [f"fault-free {units.name}{unit}", "time of a forward pass"]
+    headings += [f"clean {units.name}{unit}", "time of a forward pass"]
     rows = [
         [
             name,

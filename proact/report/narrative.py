@@ -40,7 +40,7 @@ def _holding(analysis: Analysis, family: Family, variant: str) -> str:
     units, cells = analysis.units, family.cells_of(variant)
     last = holds_until(cells, analysis.limit, analysis.run.is_better_higher)
     clean = units.with_unit(cells[0].clean)
-    within = f"within {units.limit(analysis.limit)} of its fault-free {clean}"
+    within = f"within {units.limit(analysis.limit)} of its clean {label(units.name)} of {clean}"
     if last is None:
         return f"is not shown to stay {within} at any tested rate: {_at(units, cells[0])}"
     text = (
@@ -88,7 +88,7 @@ def _costing(analysis: Analysis, cost: VariantCost, units: MetricUnits) -> str:
     parts = []
     if units.value(cost.clean) != units.value(clean):
         sign = "-" if lost < 0 else ""
-        parts.append(f"{sign}{units.amount(lost)} of the fault-free {label(units.name)}")
+        parts.append(f"{sign}{units.amount(lost)} of the clean {label(units.name)}")
     if cost.thresholds or cost.bounds:
         parts.append(f"{cost.bytes:,.0f} bytes ({_percent(cost.percent)} % more numbers to store)")
     if cost.latency is not None:
@@ -128,7 +128,7 @@ def how_measured(analysis: Analysis, family: Family) -> str:
             f"mean {label(analysis.units.name)} over fault patterns, with the trial as the unit of "
             "replication: Gaffke's bound for bounded variables (N. Gaffke, Math. Methods Stat. "
             "14, 2005), which allows for failures that no trial has met yet, "
-            "trials without a flip counted with their exact probability, and the fault-free "
+            "trials without a flip counted with their exact probability, and the clean "
             "result on the same images as control variate. Differences are of the same trials, "
             "paired. An output with NaN or infinity counts as wrong.",
             _realised(analysis, family),
@@ -209,7 +209,7 @@ def _goal(analysis: Analysis) -> str | None:
     """The margin at which cells stopped; None without one."""
     run = analysis.run
     if run.relative_margin is not None:
-        return f"{100 * run.relative_margin:g} % of the loss against the fault-free result"
+        return f"{100 * run.relative_margin:g} % of the loss against the clean result"
     return None if run.margin is None else analysis.units.amount(run.margin)
 
 

@@ -287,6 +287,6 @@ def strata_table(result: Result, title: str | None = None) -> Table:
     ]
     caption = (
         f"whole model: {units.estimate(whole, 1)} ({units.interval(whole, 1)}), "
-        f"{units.fine(clean)} fault-free"
+        f"{units.fine(clean)} clean"
     )
     return make_table(columns, rows, title or f"Loss by {kind}", caption)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import scipy
 
 from proact.errors import unknown
-from proact.options import above_0
+from proact.options import above_0, named
 from proact.results.cells import CellSpec
 from proact.results.statistics import Interval
 from proact.text import label, short_repr
@@ -219,8 +219,5 @@ def _cell_for(result: Result, variant: str, ber: float) -> CellSpec:
 
 
 def _checked(name: str, value: float) -> float:
-    try:
-        above_0(value)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{name}: {error}") from None
+    named(name, above_0)(value)
     return float(value)

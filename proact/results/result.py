@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proact.errors import ProactError, unknown
+from proact.options import at_least_0, named
 from proact.results.cell_reader import CellReader
 from proact.results.cell_states import States, states_of, summary
 from proact.results.cells import CellDetails, CellResult, CellState
@@ -163,14 +164,15 @@ class Result:
         Args:
             limit: a trial that loses more of the metric than this, against the same variant
                 without faults on the same images, is critical; in the metric's unit (0.05 is 5
-                points of accuracy).
+                points of accuracy), at least 0.
             quantiles: levels in (0, 1) of a trial's value. With few images per trial they include
                 the variation of the drawn images: run with ``images_per_trial="all"`` for the
                 quantiles of fault patterns.
 
         Raises:
-            ValueError: a level out of range.
+            ValueError, TypeError: a limit or a level out of range, or not a number.
         """
+        named("limit", at_least_0)(limit)
         with opened_again(self._store) as store:
             reader = CellReader(store, self.spec)
             return {
@@ -381,9 +383,9 @@ class Result:
 
         Args:
             baseline: the variant that the others are compared with; by default the first.
-            limit: the loss against the fault-free model that verdicts allow, in the metric's unit
-                (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default 5 %
-                of the range.
+            limit: the loss against the model without faults that verdicts allow, in the metric's
+                unit (0.05 is 5 points of accuracy), in (0, width of the metric's range]; by default
+                5 % of the range.
             family_wise: whether all verdicts together are right with the campaign's confidence, by
                 intervals with Bonferroni's correction; by default each interval has it for itself.
             compare: another campaign, which the page shows beside this one.

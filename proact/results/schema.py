@@ -1,7 +1,7 @@
 """The tables of a store, and how a store is distinguished from other files.
 
     task      the identity that all rows of a campaign share, by digest
-    variant   one model of a task, by digest, and its fault-free result
+    variant   one model of a task, by digest, and its clean result
     fault     an injected fault, as text and as JSON
     row       one trial of one variant under one fault
     failure   failed trials with their reasons

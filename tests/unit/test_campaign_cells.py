@@ -206,6 +206,10 @@ def test_outputs_of_one_number_an_image() -> None:
     for lowest, highest, worst in ((-np.inf, 1.0, None), (0.0, np.inf, None), (0.0, 1.0, np.nan)):
         with pytest.raises(ValueError, match="expected a metric"):
             Metric("m", raising, lowest, highest, worst)
+    for name in ("lowest", "highest", "worst"):
+        message = f"expected a number as a metric's {name} value, got 'low'"
+        with pytest.raises(TypeError, match=message):
+            Metric("m", raising, **{name: "low"})  # type: ignore[arg-type]
 
 
 class CallsOff(Executor):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from proact import data
-from proact.data import Data, Split, as_data, as_evaluation, from_parts
+from proact.data import Data, Split, as_data, as_evaluation, as_split, from_parts
 from proact.data.dataset import parts_of
 
 
@@ -160,7 +163,7 @@ def test_parts_of_ones_own() -> None:
     assert own.num_classes == 5
     whole = parts_of((images, labels))
     assert [len(s) for s in (whole.train, whole.validation, whole.test)] == [65, 15, 20]
-    given = from_parts((images, labels), (images[20:], labels[20:]), (images[:20], labels[:20]))
+    given = from_parts((images, labels), (-images[20:], labels[20:]), (-images[:20], labels[:20]))
     assert len(given.train) == 100
     with pytest.raises(ValueError, match="images of one shape"):
         from_parts((images, labels), (images[:, :2], labels))
@@ -184,3 +187,20 @@ def test_validation_images_that_are_test_images_are_refused() -> None:
     # A few twins happen in published sets.
     twin = (images[105:205], labels[105:205])
     assert len(from_parts((images[:100], labels[:100]), test, twin).validation) == 100
+
+
+@pytest.mark.parametrize("in_tuple", [False, True])
+def test_training_images_that_are_test_images_are_refused(in_tuple: bool) -> None:
+    images, labels = torch.randn(400, 4), torch.arange(400) % 5
+
+    def part(start: int, end: int) -> tuple[Any, Tensor]:
+        chosen = images[start:end]
+        return ((chosen, chosen[:, :1]) if in_tuple else chosen, labels[start:end])
+
+    test, validation = part(200, 400), part(100, 200)
+    with pytest.raises(ValueError, match="6 training images of own are test images too"):
+        from_parts(part(106, 206), test, part(0, 106))
+    assert len(from_parts(part(105, 205), test, part(0, 105)).train) == 100
+    # One object as both is deliberate.
+    split = as_split(test)
+    assert len(Data("own", split, as_split(validation), split, 5).train) == 200

@@ -145,6 +145,8 @@ def test_a_loss_of_the_limit_is_not_critical(images: int, digits: Data) -> None:
     assert found.cells[0].value.estimate == pytest.approx((images - 3) / images - 0.05)
     assert found.details(limit=0.05)["m", str(BitFlip(0.5))].critical.estimate == 0.0
     assert found.details(limit=0.049)["m", str(BitFlip(0.5))].critical.estimate == 1.0
+    with pytest.raises(ValueError, match="limit: expected a finite number of at least 0, got -1"):
+        found.details(limit=-1)
 
 
 def test_a_cell_that_needs_no_trial_bounds_the_rate(trained_cnn: nn.Module, digits: Data) -> None:

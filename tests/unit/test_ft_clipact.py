@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proact import protect
+from proact import models, protect
 from proact.data import Data
+from proact.encodings import encoding_named
 from proact.faults import BitFlip, Where
 from proact.nn import HyReLU, find_sites, replace_sites
 from proact.protect.fault_scoring import FaultScorer
 from proact.protect.ft_clipact import RATES, area, search, tensors_of_layers
+from proact.protect.objective import Objective
 
 
 def test_the_search_goes_on_between_the_neighbours_of_the_best_point() -> None:
@@ -97,8 +100,6 @@ def test_only_the_layers_own_tensors_are_hit(trained_cnn: nn.Module, digits: Dat
 
 def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -> None:
     """Twice the same candidate: the same accuracy; and the network is as it was between trials."""
-    from proact.encodings import encoding_named
-
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(20.0) for site in sites})
     scorer = FaultScorer(network, encoding_named("q15.16"), digits.validation, 20, 50, 0)
@@ -111,11 +112,86 @@ def test_candidates_meet_the_same_faults(trained_cnn: nn.Module, digits: Data) -
     assert scorer.accuracy(BitFlip(0.0)) > before
 
 
+class TiedLayers(nn.Module):
+    """Two layers that share their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.first, self.second = nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.act1, self.act2, self.output = nn.ReLU(), nn.ReLU(), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act1(self.first(self.flat(x)))
+        out: Tensor = self.output(self.act2(self.second(hidden)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "has_cut"),
+    [
+        (lambda: models.create("small-cnn", 10, 1), "conv3", True),
+        (lambda: models.create("resnet20", 10, 1), "stage2.1.conv2", True),
+        (TiedLayers, "second", False),
+    ],
+    ids=["cnn", "resnet", "tied"],
+)
+def test_scores_continue_at_the_first_layer_that_faults_hit(
+    digits: Data, make: Callable[[], nn.Module], layer: str, has_cut: bool
+) -> None:
+    """The accuracies are those of the whole model, and layers before the cut do not run again."""
+    torch.manual_seed(0)
+    model = make().eval()
+    sites = find_sites(model, digits.train.images[:2])
+    network = replace_sites(model, {site: site.clip(20.0) for site in sites})
+    tensors = tuple(n for n, _ in network.named_parameters(remove_duplicate=False) if layer in n)
+    layers = tensors_of_layers(network, dict.fromkeys(sites, torch.ones(())), digits.train.images)
+    (site,) = [site for site, names in layers.items() if tensors[0] in names]
+    # Probabilities of untrained models tell more than their classes.
+    judged = Objective(metric=lambda logits, targets: logits.softmax(1)[:, 3])
+
+    def scores(cache_bytes: int) -> tuple[list[float], bool]:
+        """The accuracies, and whether the first layer was left out."""
+        scorer = FaultScorer(
+            network, encoding_named("q15.16"), digits.validation, 5, 32, 0, judged, cache_bytes
+        )
+        first = next(m for m in scorer.model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        run, calls, found = first.forward, [0], []
+
+        def counted(x: Tensor) -> Tensor:
+            calls[0] += 1
+            return run(x)
+
+        with scorer.continued_at(site, tensors):
+            first.forward = counted  # type: ignore[method-assign]
+            for threshold in (20.0, 0.02):
+                scorer.set_threshold(site, torch.tensor(threshold))
+                fault = BitFlip(3e-3, where=Where(name=tensors))
+                found += [scorer.accuracy(fault), scorer.accuracy(BitFlip(0.0))]
+        return found, calls[0] == 0
+
+    expected, _ = scores(cache_bytes=1)
+    assert len(set(expected)) == 4
+    assert scores(cache_bytes=1 << 30) == (expected, has_cut)
+
+
+def test_patterns_without_a_flip_run_once_for_each_threshold(
+    trained_cnn: nn.Module, digits: Data
+) -> None:
+    sites = find_sites(trained_cnn, digits.train.images[:1])
+    network = replace_sites(trained_cnn, {site: site.clip(20.0) for site in sites})
+    scorer = FaultScorer(network, encoding_named("q15.16"), digits.validation, 3, 50, 0)
+    calls: list[int] = []
+    scorer.model.register_forward_hook(lambda *_: calls.append(1))
+    for threshold in (20.0, 0.1):
+        scorer.set_threshold(sites[1], torch.tensor(threshold))
+        assert scorer.accuracy(BitFlip(0.0)) == scorer.accuracy(BitFlip(1e-12))
+    assert len(calls) == 2 * 3
+
+
 def test_thresholds_are_stored_as_the_encoding_stores_them(
     trained_cnn: nn.Module, digits: Data
 ) -> None:
-    from proact.encodings import encoding_named
-
     sites = find_sites(trained_cnn, digits.train.images[:1])
     network = replace_sites(trained_cnn, {site: site.clip(3.0) for site in sites})
     scorer = FaultScorer(network, encoding_named("q3.4"), digits.validation, 1, 10, 0)

@@ -83,16 +83,16 @@ def plain(text: str) -> str:
 
 def test_a_verdict_of_the_baseline() -> None:
     assert plain(verdict(analysis_of({"relu": LINE}, {}), "relu")) == (
-        "is shown to stay within 5 points of its fault-free 90.0 % up to a bit error rate of "
-        "1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
+        "is shown to stay within 5 points of its clean top-1 accuracy of 90.0 % up to a bit error "
+        "rate of 1e-5, where it is 89.0 % (85.1 to 90.0); at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     assert plain(verdict(analysis_of({"relu": LINE[:2]}, {}), "relu")) == (
-        "is shown to stay within 5 points of its fault-free 90.0 % up to a bit error rate of "
-        "1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
+        "is shown to stay within 5 points of its clean top-1 accuracy of 90.0 % up to a bit error "
+        "rate of 1e-5, where it is 89.0 % (85.1 to 90.0), the highest tested rate."
     )
     assert plain(verdict(analysis_of({"relu": LINE[2:]}, {}), "relu")) == (
-        "is not shown to stay within 5 points of its fault-free 90.0 % at any tested rate: "
-        "at 1e-4 it is 88.0 % (84.0 to 90.0)."
+        "is not shown to stay within 5 points of its clean top-1 accuracy of 90.0 % at any tested "
+        "rate: at 1e-4 it is 88.0 % (84.0 to 90.0)."
     )
     missing = replace(LINE[0], trials=0, is_finished=False)
     assert verdict(analysis_of({"relu": [missing]}, {}), "relu") == "has no trials yet."
@@ -101,7 +101,8 @@ def test_a_verdict_of_the_baseline() -> None:
 def test_a_verdict_with_another_limit() -> None:
     said = plain(verdict(analysis_of({"relu": LINE}, {}, limit=0.03), "relu"))
     assert said.startswith(
-        "is shown to stay within 3 points of its fault-free 90.0 % up to a bit error rate of 1e-6, "
+        "is shown to stay within 3 points of its clean top-1 accuracy of 90.0 % up to a bit error "
+        "rate of 1e-6, "
     )
 
 
@@ -132,7 +133,7 @@ def test_a_verdict_of_another_variant() -> None:
     said = plain(verdict(analysis_of(lines, gains, cost=cost), "new"))
     assert said.endswith(
         "; its largest gain over relu is 12.3 points (+10.0 to +15.0), at 1e-5; it is worse than "
-        "relu at 1e-6; it costs 2.0 points of the fault-free top-1 accuracy, 56 bytes (0.051 % "
+        "relu at 1e-6; it costs 2.0 points of the clean top-1 accuracy, 56 bytes (0.051 % "
         "more numbers to store) and 1.24 times the time of a forward pass."
     )
     unshown = {"new": {LINE[0].fault: Interval(0.1, -0.1, 0.3)}}
@@ -143,7 +144,7 @@ def test_a_verdict_of_another_variant() -> None:
     assert said.endswith("it costs 56 bytes (1,234 % more numbers to store).")
     better = replace(NO_COST, clean=0.91)
     said = plain(verdict(analysis_of(lines, gains, cost=better), "new"))
-    assert said.endswith("it costs -1.0 points of the fault-free top-1 accuracy.")
+    assert said.endswith("it costs -1.0 points of the clean top-1 accuracy.")
 
 
 def test_a_verdict_in_nats() -> None:
@@ -153,9 +154,9 @@ def test_a_verdict_in_nats() -> None:
     units = MetricUnits("loss", False, False)
     analysis = analysis_of(lines, gains, units, 20.0, replace(NO_COST, clean=0.3), limit=1.0)
     assert plain(verdict(analysis, "new")) == (
-        "is shown to stay within 1 nats of its fault-free 0.25 nats up to a bit error rate of "
-        "1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain over "
-        "relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the fault-free "
+        "is shown to stay within 1 nats of its clean cross-entropy of 0.25 nats up to a bit error "
+        "rate of 1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain "
+        "over relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the clean "
         "cross-entropy."
     )
 

@@ -197,7 +197,7 @@ def test_a_result_shows_its_table_and_figure(executed: Recorder) -> None:
     assert len(rows) == len(frame) == 6
     for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
         if len(row) == 8:  # the first of a variant
-            assert row.pop(0) == f"{expected.variant}{100 * expected.clean:.1f} fault-free"
+            assert row.pop(0) == f"{expected.variant}{100 * expected.clean:.1f} clean"
         assert row == [
             expected.fault,
             f"{expected.ber:g}",

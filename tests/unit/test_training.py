@@ -222,6 +222,13 @@ def test_networks_that_do_not_fit_the_data_are_named(few: Data) -> None:
         assert model.training
 
 
+def test_an_augmentation_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="shift: expected an integer of at least 0, got -1"):
+        Augmentation(shift=-1)
+    with pytest.raises(TypeError, match="mirror: expected True or False, got 1"):
+        Augmentation(mirror=1)  # type: ignore[arg-type]
+
+
 def test_the_cache_knows_the_initial_weights(
     few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ class Trials:
 
     Attributes:
         values: (k,), means over the images of a trial, of trials with a flip or more.
-        clean: (k,), the same of the fault-free model, on the same images.
+        clean: (k,), the same of the model without faults, on the same images.
         counts: (k,), how many trials each pair of them stands for.
         unflipped: how many trials flipped nothing.
         failed: number of failed trials.
@@ -69,7 +69,7 @@ def trial_mean(trials: Trials, prior: Prior, confidence: float = 0.95) -> Interv
     * A trial without a flip gives the clean result, and how often that happens is known: q. The
       estimate is q clean + (1 - q) m, with m the mean of trials that flipped something
       (stratification with known weights, Cochran section 5.3).
-    * The fault-free result c_t on the images of trial t is known, and its mean over all images
+    * The clean result c_t on the images of trial t is known, and its mean over all images
       too: y_t - b (c_t - clean) has the mean of y_t and less variance, with the slope b of y_t on
       c_t (regression estimator, Cochran section 7.3), held in [0, 1].
 

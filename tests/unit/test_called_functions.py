@@ -1,0 +1,178 @@
+"""Do identities cover the functions that a user's function calls, and nothing of libraries?"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proact import campaign
+from proact.campaign import Metric
+from proact.data import Data
+from proact.faults import BitFlip
+from proact.models.called_functions import called_by
+from proact.models.code_digest import behaviour_of, content_of
+
+
+def margin(output: Tensor) -> Tensor:
+    return output.amax(1)
+
+
+def doubled(output: Tensor) -> Tensor:
+    return 2.0 * output.amax(1)
+
+
+def share(output: Tensor, targets: Tensor, clean: Tensor) -> Tensor:
+    return torch.sigmoid(outer(output))
+
+
+def outer(output: Tensor) -> Tensor:
+    return margin(output) if len(output) else outer(output)
+
+
+@torch.no_grad()
+def decorated(output: Tensor) -> Tensor:
+    return margin(output)
+
+
+@functools.lru_cache
+def cached(number: int) -> int:
+    return number
+
+
+def of_decorated(output: Tensor) -> Tensor:
+    return decorated(output) * cached(3)
+
+
+class Decoder:
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return self.run(output)
+
+    def run(self, output: Tensor) -> Tensor:
+        return margin(output) * self.limit
+
+
+def of_a_class(output: Tensor) -> Tensor:
+    return Decoder(2.0)(output)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.head(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        return margin(self.layer(x))
+
+    def unused(self) -> None:
+        cached(1)
+
+
+def names(function: Any, owner: type | None = None) -> list[str]:
+    return [each.__qualname__ for each in called_by(function, owner)]
+
+
+def test_functions_are_found_by_name_at_any_distance() -> None:
+    assert names(share) == ["outer", "margin"]
+    assert names(of_decorated) == ["cached", "decorated", "margin"]
+    assert names(of_a_class) == ["Decoder.__init__", "Decoder.__call__", "Decoder.run", "margin"]
+    assert names(Net.forward, Net) == ["Net.head", "margin"]
+
+
+def test_libraries_are_left_out() -> None:
+    assert names(nn.Linear.forward, nn.Linear) == []
+    assert names(nn.MultiheadAttention.forward, nn.MultiheadAttention) == []
+    assert names(campaign.run) == []
+
+
+@pytest.mark.parametrize("function", [share, of_decorated, of_a_class, Decoder(1.0)])
+def test_a_digest_follows_what_is_called(
+    function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content_of(function)
+    monkeypatch.setitem(globals(), "margin", doubled)
+    assert content_of(function) != before
+    monkeypatch.undo()
+    assert content_of(function) == before
+
+
+def test_the_behaviour_of_a_model_covers_methods_that_its_forward_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = behaviour_of(Net())
+    monkeypatch.setattr(Net, "unused", lambda self: None)
+    assert behaviour_of(Net()) == before
+    monkeypatch.setattr(Net, "head", lambda self, x: doubled(self.layer(x)))
+    assert behaviour_of(Net()) != before
+
+
+def test_functions_of_an_own_module_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(factor: int) -> ModuleType:
+        code = f"def scale(x):\n    return inner(x)\ndef inner(x):\n    return {factor} * x\n"
+        file = tmp_path / f"helpers_{factor}.py"
+        file.write_text(code)
+        module = ModuleType("helpers")
+        exec(compile(code, file, "exec"), vars(module))
+        return module
+
+    def metric(output: Tensor) -> Any:
+        return helpers.scale(output)  # type: ignore[name-defined]  # noqa: F821
+
+    monkeypatch.setitem(globals(), "helpers", loaded(1))
+    assert names(metric) == ["scale", "inner"]
+    before = content_of(metric)
+    monkeypatch.setitem(globals(), "helpers", loaded(2))
+    assert content_of(metric) != before
+
+
+def test_a_changed_helper_of_a_metric_starts_other_rows(
+    trained_cnn: nn.Module, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = BitFlip(1e-3)
+
+    def values(store: Path | None) -> list[float]:
+        found = campaign.run(
+            {"m": trained_cnn}, digits, [fault], trials=4, images_per_trial=16, store=store,
+            metric=Metric("share", share),
+        )  # fmt: skip
+        return [row.value for row in found.rows("m", fault)]
+
+    store = tmp_path / "rows.sqlite"
+    before = values(store)
+    monkeypatch.setitem(globals(), "margin", doubled)
+    after = values(store)
+    assert after == values(None) != before
+
+
+def test_a_digest_does_not_depend_on_the_process() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        "import test_called_functions as t; "
+        "print([t.content_of(f) for f in (t.share, t.of_decorated, t.of_a_class)])"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
