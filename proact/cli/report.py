@@ -55,8 +55,9 @@ def report(
             "--at",
             metavar="BER",
             show_default=False,
-            help="Bit error rate, per exposed bit, whose distribution of trials is shown first. "
-            "[default: the one at which the trials of the baseline vary most]",
+            help="Bit error rate, per exposed bit, whose distribution of trials is shown first; "
+            "under ExactFlips the number of flips. [default: the one at which the trials of the "
+            "baseline vary most]",
         ),
     ] = None,
     limit: Annotated[

@@ -171,7 +171,7 @@ def _method(value: Any, depth: int, owner: type) -> str:
 
 
 def _function(function: Any, depth: int, owner: type | None = None) -> str:
-    """Describe a function, a method of ``owner`` if it is given, and the functions that it calls."""
+    """Describe a function (a method of ``owner`` if it is given) and the functions that it calls."""
     called = called_by(function, owner)
     return "".join(_alone(each, depth) for each in (function, *called))
 

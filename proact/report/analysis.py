@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from proact.errors import unknown
+from proact.report.fault_axis import FaultAxis, axis_of
 from proact.report.units import MetricUnits
 from proact.report.variant_cost import VariantCost, cost_of
 from proact.results import Result
@@ -31,11 +32,11 @@ def mark(cell: CellResult) -> str:
 
 @dataclass(frozen=True)
 class Family:
-    """Faults that differ only in their rate.
+    """Faults that differ only in their rate, or in their number of flips.
 
     Attributes:
         name: the fault without its rate.
-        faults: their names by expected BER (per exposed bit), from the lowest.
+        faults: their levels on `axis` by name, from the lowest.
         cells: by (variant, fault).
         gains: paired gains over the baseline, by variant and fault.
     """
@@ -45,8 +46,13 @@ class Family:
     cells: Mapping[tuple[str, str], CellResult]
     gains: Mapping[str, Mapping[str, Interval]]
 
+    @property
+    def axis(self) -> FaultAxis:
+        """What the faults differ in."""
+        return axis_of(self.name)
+
     def cells_of(self, variant: str) -> list[CellResult]:
-        """The cells of a variant, from the lowest BER."""
+        """The cells of a variant, from the lowest level."""
         return [
             self.cells[variant, fault] for fault in self.faults if (variant, fault) in self.cells
         ]
@@ -57,8 +63,8 @@ class Family:
 
     @property
     def has_line(self) -> bool:
-        """Whether at least two rates can be joined by a line."""
-        return len({ber for ber in self.faults.values() if ber > 0}) > 1
+        """Whether at least two levels can be joined by a line."""
+        return len({level for level in self.faults.values() if level > 0}) > 1
 
 
 class Analysis:
@@ -190,17 +196,18 @@ class Analysis:
         cells: Mapping[tuple[str, str], CellResult],
         gains: Mapping[str, Mapping[str, Interval]],
     ) -> Family:
-        # Variants store different numbers of bits, so that n flips are another rate in each.
-        of_family = [cell for cell in self.run.cells if cell.family == name]
-        bers: dict[str, float] = {}
-        for cell in sorted(of_family, key=lambda cell: cell.ber):
-            bers.setdefault(cell.fault, cell.ber)
+        levels = {
+            cell.fault: axis_of(name).level(cell.fault, cell.ber)
+            for cell in self.run.cells
+            if cell.family == name
+        }
+        faults = dict(sorted(levels.items(), key=lambda each: each[1]))
         return Family(
             name,
-            bers,
-            {key: cell for key, cell in cells.items() if key[1] in bers},
+            faults,
+            {key: cell for key, cell in cells.items() if key[1] in faults},
             {
-                variant: {fault: mine[fault] for fault in bers if fault in mine}
+                variant: {fault: mine[fault] for fault in faults if fault in mine}
                 for variant, mine in gains.items()
             },
         )

@@ -98,13 +98,15 @@ class Comparison:
         return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
 
     def figure(self, family: Family) -> Figure | None:
-        """The metric over BER of both campaigns; None where a line would have one point."""
+        """The metric of both campaigns under a family of faults; None where a line would have one
+        point."""
         mine = [each for each in self.cells if each.fault in family.faults]
-        if len({each.ber for each in mine if each.ber > 0}) < 2:
+        if len({family.axis.of(each.here) for each in mine if each.ber > 0}) < 2:
             return None
         lines = [each.here for each in mine]
         lines += [replace(each.there, variant=f"{each.variant}, {self.name}") for each in mine]
-        return accuracy_figure(lines, self._here.run.confidence, self._here.units)
+        here = self._here
+        return accuracy_figure(lines, here.run.confidence, here.units, family.axis)
 
 
 def _metric(result: Result) -> tuple[object, ...]:

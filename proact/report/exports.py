@@ -10,7 +10,7 @@ import pandas as pd
 
 from proact.report.analysis import Analysis, Family, mark
 from proact.report.tables import cells_frame
-from proact.report.units import decimal, rate
+from proact.report.units import decimal
 from proact.results.cells import CellResult
 from proact.text import label
 
@@ -104,12 +104,15 @@ def _value_table(analysis: Analysis, family: Family) -> ExportTable:
         f"{100 * run.confidence:g} % intervals"
     )
     names = analysis.variants
-    fault_free = ["no faults", *(units.value(run.variant(name).clean) for name in names)]
+    without_faults = ["no faults", *(units.value(run.variant(name).clean) for name in names)]
     rows = [
-        [rate(ber), *(_cell_text(analysis, family.cells.get((name, fault))) for name in names)]
-        for fault, ber in family.faults.items()
+        [
+            family.axis.text(level),
+            *(_cell_text(analysis, family.cells.get((name, fault))) for name in names),
+        ]
+        for fault, level in family.faults.items()
     ]
-    return ExportTable(title, ["BER per bit", *names], [fault_free, *rows])
+    return ExportTable(title, [family.axis.heading, *names], [without_faults, *rows])
 
 
 def _gain_table(analysis: Analysis, family: Family) -> ExportTable:
@@ -120,10 +123,13 @@ def _gain_table(analysis: Analysis, family: Family) -> ExportTable:
         f"{label(analysis.run.encoding)}, with {100 * analysis.run.confidence:g} % intervals"
     )
     rows = [
-        [rate(ber), *(_gain_text(analysis, family, name, fault) for name in others)]
-        for fault, ber in family.faults.items()
+        [
+            family.axis.text(level),
+            *(_gain_text(analysis, family, name, fault) for name in others),
+        ]
+        for fault, level in family.faults.items()
     ]
-    return ExportTable(title, ["BER per bit", *others], rows)
+    return ExportTable(title, [family.axis.heading, *others], rows)
 
 
 def _cost_table(analysis: Analysis) -> ExportTable:

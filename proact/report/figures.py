@@ -16,7 +16,7 @@ from proact.report.plots import NOTHING, accuracy_figure, gain_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
 from proact.report.style import as_text, fix_layout
-from proact.report.units import MetricUnits, rate
+from proact.report.units import MetricUnits
 from proact.results import Result
 from proact.results.stratum import Stratum
 from proact.text import label
@@ -44,7 +44,7 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class FamilyFigures:
-    """The figures over BER of one family of faults; None where there is nothing to draw."""
+    """The figures of one family of faults; None where there is nothing to draw."""
 
     family: Family
     accuracy: PageFigure | None
@@ -53,10 +53,19 @@ class FamilyFigures:
 
 @dataclass(frozen=True)
 class TrialsFigure:
-    """The distribution of the trials under one fault."""
+    """The distribution of the trials under one fault.
+
+    Attributes:
+        fault: its text.
+        level: the fault on the axis of its family, as text.
+        full_level: the same in a sentence.
+        figure: shows the distribution.
+        is_shown_first: whether a page shows it before the reader chooses.
+    """
 
     fault: str
-    ber: str
+    level: str
+    full_level: str
     figure: PageFigure
     is_shown_first: bool
 
@@ -86,11 +95,12 @@ class PageFigures:
         analysis: of the campaign.
         sweeps: over layers and bits, from the oldest; of two sweeps with the same model and fault
             the last one is shown.
-        at: the BER whose distribution of trials is shown first; None chooses one.
+        at: the bit error rate (of `ExactFlips` the number of flips) whose distribution of trials is
+            shown first; None chooses one.
 
     Attributes:
         figures: the figures that become files, by name.
-        lines: over BER, one element per family of faults.
+        lines: one element per family of faults.
         trials: distributions of trials, one element per fault of the first family.
         parts: losses by layer and by bit.
 
@@ -104,32 +114,32 @@ class PageFigures:
         self._analysis, self.figures = analysis, dict[str, Figure]()
         first = self._first_fault(at)
         self.lines = [
-            self._over_ber(family, f"-{number}" if number else "")
+            self._lines(family, f"-{number}" if number else "")
             for number, family in enumerate(analysis.families)
         ]
         self.trials = self._of_trials(first)
         self.parts = self._of_parts(sweeps)
 
-    def _over_ber(self, family: Family, suffix: str) -> FamilyFigures:
-        analysis, units = self._analysis, self._analysis.units
+    def _lines(self, family: Family, suffix: str) -> FamilyFigures:
+        analysis, units, axis = self._analysis, self._analysis.units, family.axis
         cells = [family.cells[name, fault] for name in analysis.variants for fault in family.faults]
         if not family.has_line or all(cell.is_missing for cell in cells):
             return FamilyFigures(family, None, None)
         confidence = analysis.run.confidence
         accuracy = self._drawn(
             f"accuracy{suffix}",
-            f"{label(units.name)} over bit error rate under {label(family.name)}",
-            accuracy_figure(cells, confidence, units),
+            f"{label(units.name)} over {axis.noun} under {label(family.name)}",
+            accuracy_figure(cells, confidence, units, axis),
         )
         gains = {
-            name: {ber: mine.get(fault, NOTHING) for fault, ber in family.faults.items()}
+            name: {level: mine.get(fault, NOTHING) for fault, level in family.faults.items()}
             for name, mine in family.gains.items()
             if mine
         }
         if not gains:
             return FamilyFigures(family, accuracy, None)
-        figure = gain_figure(gains, analysis.baseline, analysis.variants, confidence, units)
-        alternative = f"paired difference to {label(analysis.baseline)} over bit error rate"
+        figure = gain_figure(gains, analysis.baseline, analysis.variants, confidence, units, axis)
+        alternative = f"paired difference to {label(analysis.baseline)} over {axis.noun}"
         return FamilyFigures(family, accuracy, self._drawn(f"gain{suffix}", alternative, figure))
 
     def compared(self, comparison: Comparison) -> list[PageFigure]:
@@ -151,7 +161,7 @@ class PageFigures:
             (run.images_per_trial or run.images) if analysis.units.is_share else None,
         )
         shown: list[TrialsFigure] = []
-        for fault, ber in family.faults.items():
+        for fault, level in family.faults.items():
             cells = {name: family.cells.get((name, fault)) for name in analysis.variants}
             tried = {name: cell for name, cell in cells.items() if cell is not None and cell.trials}
             if not tried:
@@ -166,25 +176,30 @@ class PageFigures:
             is_first = fault == first
             name = "trials" if is_first else f"trials-{len(shown)}"
             metric = label(analysis.units.name)
-            alternative = f"distribution of the {metric} of trials at {rate(ber)}"
+            axis = family.axis
+            alternative = f"distribution of the {metric} of trials at {axis.short(level)}"
             shown_figure = self._drawn(name, alternative, figure, has_files=is_first)
-            shown.append(TrialsFigure(fault, rate(ber), shown_figure, is_first))
+            texts = (axis.text(level), axis.full(level))
+            shown.append(TrialsFigure(fault, *texts, shown_figure, is_first))
         return shown
 
     def _first_fault(self, at: float | None) -> str | None:
         family = self._analysis.families[0]
         tried = {
-            fault: ber
-            for fault, ber in family.faults.items()
+            fault: level
+            for fault, level in family.faults.items()
             if any(cell.trials for (_, name), cell in family.cells.items() if name == fault)
         }
         if at is None or not tried:
             return self._analysis.most_divided() or next(iter(tried), None)
-        for fault, ber in tried.items():
-            if math.isclose(ber, at, rel_tol=_SAME_RATE):
+        for fault, level in tried.items():
+            if math.isclose(level, at, rel_tol=_SAME_RATE):
                 return fault
-        known = ", ".join(map(rate, tried.values()))
-        raise ValueError(f"the campaign has trials at the bit error rates {known}; got {at:g}")
+        known = ", ".join(map(family.axis.short, tried.values()))
+        noun = family.axis.noun
+        raise ValueError(
+            f"at: expected a {noun} at which the campaign has trials ({known}), got {at:g}"
+        )
 
     def _of_parts(self, sweeps: Sequence[Result]) -> list[SweepFigure]:
         """One figure per kind of sweep, with all variants that have one on these images."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from proact.report.analysis import Analysis, Family
 from proact.report.description import listed, models_described, storage_described
-from proact.report.units import MetricUnits, rate
+from proact.report.fault_axis import FaultAxis
+from proact.report.units import MetricUnits
 from proact.report.variant_cost import VariantCost
 from proact.report.verdicts import holds_until, largest_gain, losses
 from proact.results.cells import CellResult
@@ -25,7 +26,7 @@ _KINDS = {
 
 
 def verdict(analysis: Analysis, variant: str) -> str:
-    """One sentence: the BER up to which the variant holds, its gain and its cost."""
+    """One sentence: the level of faults up to which the variant holds, its gain and its cost."""
     family, units = analysis.family_of_verdicts, analysis.units
     if not family.line(variant):
         return "has no trials yet."
@@ -37,26 +38,26 @@ def verdict(analysis: Analysis, variant: str) -> str:
 
 
 def _holding(analysis: Analysis, family: Family, variant: str) -> str:
-    units, cells = analysis.units, family.cells_of(variant)
+    units, axis, cells = analysis.units, family.axis, family.cells_of(variant)
     last = holds_until(cells, analysis.limit, analysis.run.is_better_higher)
     clean = units.with_unit(cells[0].clean)
     within = f"within {units.limit(analysis.limit)} of its clean {label(units.name)} of {clean}"
     if last is None:
-        return f"is not shown to stay {within} at any tested rate: {_at(units, cells[0])}"
+        first = _at(units, axis, cells[0])
+        return f"is not shown to stay {within} at any tested {axis.word}: {first}"
     text = (
-        f"is shown to stay {within} up to a bit error rate of {rate(last.ber)}, where it is "
+        f"is shown to stay {within} up to {axis.full(axis.of(last))}, where it is "
         f"{_value(units, last)}"
     )
-    following = [cell for cell in cells if cell.ber > last.ber]
+    following = [cell for cell in cells if axis.of(cell) > axis.of(last)]
     if not following:
-        return f"{text}, the highest tested rate"
-    return f"{text}; {_at(units, following[0])}"
+        return f"{text}, the highest tested {axis.word}"
+    return f"{text}; {_at(units, axis, following[0])}"
 
 
-def _at(units: MetricUnits, cell: CellResult) -> str:
-    if cell.is_missing:
-        return f"at {rate(cell.ber)} it has no trials yet"
-    return f"at {rate(cell.ber)} it is {_value(units, cell)}"
+def _at(units: MetricUnits, axis: FaultAxis, cell: CellResult) -> str:
+    where = f"at {axis.short(axis.of(cell))} it"
+    return f"{where} has no trials yet" if cell.is_missing else f"{where} is {_value(units, cell)}"
 
 
 def _value(units: MetricUnits, cell: CellResult) -> str:
@@ -66,17 +67,17 @@ def _value(units: MetricUnits, cell: CellResult) -> str:
 def _compared(analysis: Analysis, family: Family, variant: str) -> list[str]:
     units, gains = analysis.units, family.gains.get(variant, {})
     better, baseline = analysis.run.is_better_higher, label(analysis.baseline)
-    parts = []
+    axis, parts = family.axis, []
     largest = largest_gain(gains, better)
     if largest is None:
-        parts.append(f"no gain over {baseline} is shown at any tested rate")
+        parts.append(f"no gain over {baseline} is shown at any tested {axis.word}")
     else:
         fault, gain = largest
         parts.append(
             f"its largest gain over {baseline} is {units.amount(gain.estimate)} "
-            f"({units.interval_of_difference(gain)}), at {rate(family.faults[fault])}"
+            f"({units.interval_of_difference(gain)}), at {axis.short(family.faults[fault])}"
         )
-    worse = [rate(family.faults[fault]) for fault in losses(gains, better)]
+    worse = [axis.short(family.faults[fault]) for fault in losses(gains, better)]
     if worse:
         parts.append(f"it is worse than {baseline} at {listed(worse)}")
     return parts
@@ -148,15 +149,16 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
         goal = _goal(analysis)
         if goal is None:
             sentences.append(
-                f"Each variant was run for {span} trials at each rate, {sum(trials):,} in all."
+                f"Each variant was run for {span} trials at each {family.axis.word}, "
+                f"{sum(trials):,} in all."
             )
         else:
             sentences.append(
                 f"Trials were run until half the width of the interval was "
                 f"{goal} (sequential sampling of Y. Chow and H. "
                 "Robbins, Ann. Math. Stat. 36, 1965; the interval has a higher confidence, which "
-                f"corrects for the interim analyses): {span} trials for a variant at a rate, "
-                f"{sum(trials):,} in all."
+                f"corrects for the interim analyses): {span} trials for a variant at a "
+                f"{family.axis.word}, {sum(trials):,} in all."
             )
     if run.paired:
         sentences.append(
@@ -168,9 +170,8 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     if stratified:
         bits = listed([str(bit) for bit in analysis.critical_bits])
         noun = "bit" if len(analysis.critical_bits) == 1 else "bits"
-        rates = listed(
-            [rate(family.faults[fault]) for fault in family.faults if fault in stratified]
-        )
+        levels = [level for fault, level in family.faults.items() if fault in stratified]
+        rates = listed([family.axis.short(level) for level in levels])
         sentences.append(
             f"At {rates}, trials were drawn in strata by the number of flips in the critical field "
             f"({noun} {bits} of the tensors that all variants share, found by a pilot of single "
@@ -179,7 +180,8 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
         )
     wider = [cell for cell in cells if _is_wider(analysis, cell)]
     if wider:
-        names = listed([f"{label(cell.variant)} at {rate(cell.ber)}" for cell in wider])
+        axis = family.axis
+        names = listed([f"{label(cell.variant)} at {axis.short(axis.of(cell))}" for cell in wider])
         bounds = ", and its worse end bounds the loss" if run.relative_margin is not None else ""
         sentences.append(
             f"The largest number of trials ended {names}: the interval there is wider{bounds}."
@@ -187,8 +189,8 @@ def _stopping(analysis: Analysis, family: Family) -> list[str]:
     decided = sum(cell.needs_no_trial for cell in cells)
     if decided:
         sentences.append(
-            f"{decided} of {len(cells)} pairs of a variant and a rate needed no trial, because "
-            "bits flip so rarely there that the interval is narrow enough beforehand."
+            f"{decided} of {len(cells)} cells needed no trial, because bits flip so rarely there "
+            "that the interval is narrow enough beforehand."
         )
     if not all(cell.is_finished for cell in cells):
         sentences.append("The campaign is not finished: some cells have too few trials yet.")

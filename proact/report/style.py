@@ -35,8 +35,6 @@ LETTER_INCHES = 0.085
 _HANDLE_INCHES = 0.85
 _MOST_ROWS = 3
 
-BER_LABEL = "bit error rate (probability per stored bit)"
-
 
 @dataclass(frozen=True)
 class Look:

@@ -45,8 +45,9 @@ def write_report(
         baseline: the variant that the others are compared with; by default the first.
         run: the number of a campaign in the store; by default the last one. Sweeps over
             layers and bits of the same data are shown too.
-        at: the bit error rate (per exposed bit) whose distribution of trials is shown first; by
-            default the one at which the trials of the baseline vary most.
+        at: the bit error rate per exposed bit (under `ExactFlips` the number of flips) whose
+            distribution of trials is shown first; by default the one at which the trials of the
+            baseline vary most.
         limit, family_wise: of verdicts; see `proact.results.Result.report`.
         compare: another campaign, or a store whose last campaign is meant; a section of the page
             shows the variants and faults that both have side by side, with the settings that

@@ -147,6 +147,27 @@ def test_a_verdict_of_another_variant() -> None:
     assert said.endswith("it costs -1.0 points of the clean top-1 accuracy.")
 
 
+def test_a_verdict_over_numbers_of_flips() -> None:
+    """Variants store different numbers of bits: n flips are another rate in each."""
+    line = [
+        replace(cell(n * 1e-6, ends, 0.9), fault=f"ExactFlips({n})", trials=10)
+        for n, ends in ((1, (0.89, 0.88, 0.9)), (3, (0.85, 0.84, 0.86)))
+    ]
+    analysis = analysis_of({"relu": line}, {})
+    family = Family("ExactFlips", {each.fault: n for each, n in zip(line, (1, 3), strict=True)},
+                    analysis.family_of_verdicts.cells, {})  # fmt: skip
+    cast(SimpleNamespace, analysis).family_of_verdicts = family
+    assert plain(verdict(analysis, "relu")) == (
+        "is shown to stay within 5 points of its clean top-1 accuracy of 90.0 % up to 1 flip, "
+        "where it is 89.0 % (88.0 to 90.0); at 3 flips it is 85.0 % (84.0 to 86.0)."
+    )
+    holds = replace(line[0], value=Interval(0.5, 0.4, 0.6))
+    family.cells["relu", line[0].fault] = holds  # type: ignore[index]
+    assert "at any tested number of flips: at 1 flip it is 50.0 %" in plain(
+        verdict(analysis, "relu")
+    )
+
+
 def test_a_verdict_in_nats() -> None:
     line = [replace(cell(1e-5, (0.5, 0.4, 0.9), 0.25), metric="loss")]
     lines = {"relu": line, "new": line}
@@ -155,8 +176,8 @@ def test_a_verdict_in_nats() -> None:
     analysis = analysis_of(lines, gains, units, 20.0, replace(NO_COST, clean=0.3), limit=1.0)
     assert plain(verdict(analysis, "new")) == (
         "is shown to stay within 1 nats of its clean cross-entropy of 0.25 nats up to a bit error "
-        "rate of 1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest gain "
-        "over relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the clean "
+        "rate of 1e-5, where it is 0.5 nats (0.4 to 0.9), the highest tested rate; its largest "
+        "gain over relu is 0.3 nats (-0.4 to -0.2), at 1e-5; it costs 0.05 nats of the clean "
         "cross-entropy."
     )
 

@@ -90,6 +90,24 @@ def test_a_result_of_several_kinds_of_faults_has_a_line_for_each() -> None:
         assert line_of(figure, f"{variant}, StuckAt") == ([1e-5, 1e-2], [50.0, 50.0])
 
 
+def test_lines_over_numbers_of_flips() -> None:
+    """Variants with different numbers of bits are compared at the same number of flips."""
+    cells = [
+        replace(cell(n / bits, (0.5, 0.4, 0.6), variant=name), fault=f"ExactFlips({n})")
+        for name, bits in (("relu", 1e6), ("new", 2e6))
+        for n in (1, 10)
+    ]
+    specs = [SimpleNamespace(variant=c.variant, fault=c.fault, family="ExactFlips") for c in cells]
+    spec = SimpleNamespace(
+        cells=specs, metric="top-1", lowest=0.0, highest=1.0, is_better_higher=True
+    )
+    result = SimpleNamespace(cells=cells, spec=spec, confidence=0.95)
+    figure = result_figure(cast(Result, result))
+    for variant in ("relu", "new"):
+        assert line_of(figure, variant) == ([1.0, 10.0], [50.0, 50.0])
+    assert figure.axes[0].get_xlabel() == "number of flips in a trial"
+
+
 def test_an_axis_shows_values_outside_of_0_to_100() -> None:
     """A range of width 1 or less need not be that of a share."""
     units = MetricUnits.of_range("offset", 5.0, 5.5, True)

@@ -145,7 +145,7 @@ def test_the_first_distribution_is_of_trials_that_there_are(
     written = write_report(path, tmp_path / "report")
     assert checked(Page(written["html"])) == ["at-1"]
     assert "trials.svg" in written
-    with pytest.raises(ValueError, match="has trials at the bit error rates 1e-4; got 1e-05"):
+    with pytest.raises(ValueError, match="at which the campaign has trials .1e-4., got 1e-05"):
         write_report(path, tmp_path / "report", at=1e-5)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from proact import ProactError, campaign
 from proact.data import Data
-from proact.faults import BitFlip
+from proact.faults import BitFlip, ExactFlips
 from proact.report import write_report
 from proact.report.units import MetricUnits
 
@@ -93,11 +93,29 @@ def test_choosing_a_run(variants: dict[str, nn.Module], digits: Data, tmp_path: 
     assert not (tmp_path / "never").exists()
 
 
+def test_exact_numbers_of_flips_are_shown_as_such(digits: Data, tmp_path: Path) -> None:
+    """Models with different numbers of bits meet as many flips at different bit error rates."""
+    small, large = (nn.Sequential(nn.Flatten(), nn.Linear(64, size)) for size in (10, 20))
+    result = campaign.run(
+        {"small": small, "large": large}, digits, [ExactFlips(1000), ExactFlips(3)], trials=4
+    )
+    folder = tmp_path / "report"
+    page = Page(result.report(folder))
+    assert [row[0] for row in page.table("flips", "small")[1:]] == ["3", "1,000"]
+    assert [row[0] for row in page.table("flips", "large")] == ["3", "1,000"]
+    assert "at any tested number of flips: at 3 flips it is" in page.text
+    assert "4 trials at each number of flips, 16 in all" in page.text
+    assert "At 1,000 flips: share of the trials" in page.text
+    assert (folder / "tables.md").read_text().count("| flips |") == 2
+    with pytest.raises(ValueError, match="number of flips at which .* .3 flips, 1,000 flips., got"):
+        write_report(result._store, tmp_path / "never", at=4)
+
+
 def test_what_cannot_be_reported(store: Path, tmp_path: Path) -> None:
     never = tmp_path / "never"
     with pytest.raises(ValueError, match="'_hiden'.*'_hidden'"):
         write_report(store, never, baseline="_hiden")
-    with pytest.raises(ValueError, match="the bit error rates 1e-5, 1e-4, 1e-3; got 0.5"):
+    with pytest.raises(ValueError, match="has trials .1e-5, 1e-4, 1e-3., got 0.5"):
         write_report(store, never, at=0.5)
     for limit in (0.0, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=rf"lies in \(0, 1\], .* range; got {limit}"):
