@@ -1,8 +1,8 @@
 """Find the functions of the user's own code that a function calls by name.
 
-A function reaches others through the globals of its file, through modules that it names there, and
-through attributes such as ``self.decode``. Functions of installed packages, of Python and of proact
-are left out: they change with a version.
+A function reaches others through the globals of its file and its closure variables, and through
+attributes of these and of ``self``: functions in modules, methods of classes and of objects.
+Functions of installed packages, of Python and of proact are left out: they change with a version.
 """
 
 from __future__ import annotations
@@ -49,23 +49,41 @@ def names_in(code: CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+def held_by(function: FunctionType) -> list[Any]:
+    """Return the values of a function's closure variables; None for one without a value yet."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:
+            cells.append(None)
+    return cells
+
+
 def _named_in(
     function: FunctionType, owner: type | None
 ) -> Iterator[tuple[FunctionType, type | None]]:
     names = sorted(names_in(function.__code__))
     if owner is not None:
         yield from _methods(owner, names)
-    for value in (function.__globals__.get(name) for name in names):
-        if isinstance(value, type):
-            yield from _methods(value, [*_UNNAMED, *names])
-        elif isinstance(value, ModuleType):
-            for inner in (vars(value).get(name) for name in names):
-                if isinstance(inner, type):
-                    yield from _methods(inner, [*_UNNAMED, *names])
-                else:
-                    yield from _own(inner, None)
-        else:
-            yield from _own(value, None)
+    for value in [*map(function.__globals__.get, names), *held_by(function)]:
+        yield from _reached(value, names, set())
+
+
+def _reached(
+    value: Any, names: list[str], seen: set[int]
+) -> Iterator[tuple[FunctionType, type | None]]:
+    """Yield a value, or what ``names`` stand for in it, if these are functions of the user's."""
+    if isinstance(value, ModuleType):
+        if id(value) not in seen:
+            seen.add(id(value))
+            for inner in map(vars(value).get, names):
+                yield from _reached(inner, names, seen)
+    elif isinstance(value, type):
+        yield from _methods(value, [*_UNNAMED, *names])
+    else:
+        yield from _own(value, None)
+        yield from _methods(type(value), ["__call__", *names])
 
 
 def _methods(owner: type, names: list[str]) -> Iterator[tuple[FunctionType, type | None]]:

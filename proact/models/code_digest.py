@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from proact.data.split import content
-from proact.models.called_functions import called_by, names_in
+from proact.models.called_functions import called_by, held_by, names_in
 from proact.nn.tensor_inventory import named_scales_beside
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -171,7 +171,7 @@ def _method(value: Any, depth: int, owner: type) -> str:
 
 
 def _function(function: Any, depth: int, owner: type | None = None) -> str:
-    """Describe a function (a method of ``owner`` if it is given) and the functions that it calls."""
+    """Describe a function, which may be a method of ``owner``, and the functions that it calls."""
     called = called_by(function, owner)
     return "".join(_alone(each, depth) for each in (function, *called))
 
@@ -184,13 +184,11 @@ def _alone(function: Any, depth: int) -> str:
     # The source text of a lambda is that of its line, which may hold several.
     if not text or function.__name__ == "<lambda>":
         text += _byte_code(function.__code__, depth)
-    cells = []
-    for cell in function.__closure__ or ():
-        try:
-            cells.append(cell.cell_contents)
-        except ValueError:  # not bound yet
-            cells.append(None)
-    held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    held = [
+        *held_by(function),
+        *(function.__defaults__ or ()),
+        *(function.__kwdefaults__ or {}).values(),
+    ]
     held += _global_constants(function)
     return f"{function.__qualname__} {text} {[_describe(item, depth - 1) for item in held]}"
 

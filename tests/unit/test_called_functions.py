@@ -65,6 +65,20 @@ class Decoder:
         return margin(output) * self.limit
 
 
+DECODER = Decoder(1.0)
+
+
+def of_an_object(output: Tensor) -> Tensor:
+    return DECODER.run(output)
+
+
+def of_a_closure(decoder: Decoder) -> Callable[[Tensor], Tensor]:
+    def function(output: Tensor) -> Tensor:
+        return decoder.run(output)
+
+    return function
+
+
 def of_a_class(output: Tensor) -> Tensor:
     return Decoder(2.0)(output)
 
@@ -92,6 +106,8 @@ def test_functions_are_found_by_name_at_any_distance() -> None:
     assert names(share) == ["outer", "margin"]
     assert names(of_decorated) == ["cached", "decorated", "margin"]
     assert names(of_a_class) == ["Decoder.__init__", "Decoder.__call__", "Decoder.run", "margin"]
+    for function in (of_an_object, of_a_closure(DECODER)):
+        assert names(function) == ["Decoder.__call__", "Decoder.run", "margin"]
     assert names(Net.forward, Net) == ["Net.head", "margin"]
 
 
@@ -129,17 +145,18 @@ def test_functions_of_an_own_module_are_followed(
         code = f"def scale(x):\n    return inner(x)\ndef inner(x):\n    return {factor} * x\n"
         file = tmp_path / f"helpers_{factor}.py"
         file.write_text(code)
-        module = ModuleType("helpers")
+        package, module = ModuleType("package"), ModuleType("package.helpers")
         exec(compile(code, file, "exec"), vars(module))
-        return module
+        vars(package)["helpers"] = module
+        return package
 
     def metric(output: Tensor) -> Any:
-        return helpers.scale(output)  # type: ignore[name-defined]  # noqa: F821
+        return package.helpers.scale(output)  # type: ignore[name-defined]  # noqa: F821
 
-    monkeypatch.setitem(globals(), "helpers", loaded(1))
+    monkeypatch.setitem(globals(), "package", loaded(1))
     assert names(metric) == ["scale", "inner"]
     before = content_of(metric)
-    monkeypatch.setitem(globals(), "helpers", loaded(2))
+    monkeypatch.setitem(globals(), "package", loaded(2))
     assert content_of(metric) != before
 
 
