@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from types import CodeType, ModuleType
@@ -24,6 +25,11 @@ from proact.models.called_functions import called_by, held_by, names_in
 from proact.nn.tensor_inventory import named_scales_beside
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_CONSTANTS = (
+    *_PLAIN, tuple, frozenset, Tensor, functools.partial, torch.jit.ScriptFunction,
+)  # fmt: skip
+#: A comment in a graph of torch.jit that names a file and a line.
+_PLACE = re.compile(r" # .*:\d+:\d+$", re.MULTILINE)
 _DEEPEST = 4
 
 
@@ -46,13 +52,14 @@ def behaviour_of(model: nn.Module) -> str:
     parts = []
     # Reading source text takes long, and many modules have the same type.
     forwards: dict[type[nn.Module], str] = {}
+    held = _kinds_in(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             parts += [name, str(getattr(module, "graph", ""))]
             continue
         kind = type(module)
         if kind not in forwards:
-            forwards[kind] = _method(kind.forward, _DEEPEST, kind)
+            forwards[kind] = _method(kind.forward, _DEEPEST, kind, held)
         parts += [name, kind.__qualname__, forwards[kind]]
         for attribute, value in sorted(vars(module).items()):
             if attribute.endswith(("_hooks", "_pre_hooks")) and isinstance(value, dict):
@@ -115,7 +122,7 @@ def _describe(value: Any, depth: int) -> str:
     # A handle's number counts all hooks of its process; the hook itself is described instead.
     if depth == 0 or isinstance(value, RemovableHandle):
         return type(value).__qualname__
-    return _collection(value, depth) or _callable(value, depth)
+    return _collection(value, depth) or _compiled(value) or _callable(value, depth)
 
 
 def _collection(value: Any, depth: int) -> str:
@@ -128,6 +135,13 @@ def _collection(value: Any, depth: int) -> str:
     return ""
 
 
+def _compiled(value: Any) -> str:
+    """Describe a function of torch.jit; the empty string for other values."""
+    if not isinstance(value, torch.jit.ScriptFunction):
+        return ""
+    return _PLACE.sub("", str(value.inlined_graph))
+
+
 def _callable(value: Any, depth: int) -> str:
     """Describe a callable, or any other object by its type and attributes."""
     if isinstance(value, functools.partial):
@@ -135,7 +149,7 @@ def _callable(value: Any, depth: int) -> str:
         return f"partial({', '.join(parts)})"
     if inspect.ismethod(value):
         owner = value.__self__ if isinstance(value.__self__, type) else type(value.__self__)
-        function = _method(value.__func__, depth, owner)
+        function = _method(value.__func__, depth, owner, _kinds_in(value.__self__))
         return f"{function} of {_describe(value.__self__, depth - 1)}"
     if inspect.isfunction(value):
         return _function(value, depth)
@@ -150,7 +164,7 @@ def _callable(value: Any, depth: int) -> str:
         held = {name: item for name, item in held.items() if not name.startswith("_")}
     parts = [f"{name} {_describe(item, depth - 1)}" for name, item in sorted(held.items())]
     if inspect.isfunction(own):
-        parts.append(_function(own, depth, kind))
+        parts.append(_function(own, depth, kind, _kinds_in(value)))
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(parts)})"
 
 
@@ -165,18 +179,38 @@ def _pickled(value: Any) -> dict[str, Any]:
     return dict(zip(("function", "arguments", "state"), parts, strict=False))
 
 
-def _method(value: Any, depth: int, owner: type) -> str:
+def _kinds_in(value: Any) -> list[type]:
+    """The classes of the objects that an object holds as attributes; of a module, at any depth."""
+    holders = value.modules() if isinstance(value, nn.Module) else [value]
+    kinds: dict[type, None] = {}
+    for holder in holders:
+        if holder is not value:
+            kinds[type(holder)] = None
+        kinds |= dict.fromkeys(map(type, getattr(holder, "__dict__", {}).values()))
+    return list(kinds)
+
+
+def _method(value: Any, depth: int, owner: type, held: Collection[type]) -> str:
     """Describe what a class holds as a method: mostly a function."""
-    return _function(value, depth, owner) if inspect.isfunction(value) else _describe(value, depth)
+    if inspect.isfunction(value):
+        return _function(value, depth, owner, held)
+    return _describe(value, depth)
 
 
-def _function(function: Any, depth: int, owner: type | None = None) -> str:
+def _function(
+    function: Any, depth: int, owner: type | None = None, held: Collection[type] = ()
+) -> str:
     """Describe a function, which may be a method of ``owner``, and the functions that it calls."""
-    called = called_by(function, owner)
-    return "".join(_alone(each, depth) for each in (function, *called))
+    called = [function, *called_by(function, owner, held)]
+    known = set(map(id, called))
+    return "".join(_alone(each, depth, known) for each in called)
 
 
-def _alone(function: Any, depth: int) -> str:
+def _alone(function: Any, depth: int, known: Collection[int]) -> str:
+    """Describe a function; of those that it holds, the ones described elsewhere by name only.
+
+    Otherwise the description of functions with a decorator that call each other has no end.
+    """
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
@@ -190,21 +224,23 @@ def _alone(function: Any, depth: int) -> str:
         *(function.__kwdefaults__ or {}).values(),
     ]
     held += _global_constants(function)
-    return f"{function.__qualname__} {text} {[_describe(item, depth - 1) for item in held]}"
+    parts = [
+        item.__qualname__ if id(item) in known else _describe(item, depth - 1) for item in held
+    ]
+    return f"{function.__qualname__} {text} {parts}"
 
 
 def _global_constants(function: Any) -> list[tuple[str, Any]]:
     """The names and values of the constants of its file that a function reads.
 
+    A `functools.partial` is one, because of its arguments, and so is a function of torch.jit.
     Lists and other containers are left out: results are often collected in them.
     """
     found = {name: function.__globals__.get(name) for name in sorted(names_in(function.__code__))}
     return [
         (name, value)
         for name, value in found.items()
-        if not name.startswith("__")
-        and value is not None
-        and isinstance(value, (*_PLAIN, tuple, frozenset, Tensor))
+        if not name.startswith("__") and value is not None and isinstance(value, _CONSTANTS)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -115,6 +116,126 @@ def test_libraries_are_left_out() -> None:
     assert names(nn.Linear.forward, nn.Linear) == []
     assert names(nn.MultiheadAttention.forward, nn.MultiheadAttention) == []
     assert names(campaign.run) == []
+
+
+class Layer(nn.Module):
+    def encode(self, x: Tensor) -> Tensor:
+        return margin(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Layer())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0].encode(x)  # type: ignore[operator]
+
+
+class Derived(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2.0
+
+
+class Outer:
+    class Inner:
+        run = staticmethod(margin)
+
+
+class Lazy:
+    @functools.cached_property
+    def first(self) -> Tensor:
+        return margin(torch.ones(1, 1))
+
+    def last(self, power: int, x: Tensor) -> Tensor:
+        return margin(x) ** power
+
+    squared = functools.partialmethod(last, 2)
+
+
+LAZY = Lazy()
+TWICE = functools.partial(doubled)
+RUN = DECODER.run
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: -TWICE(x), ["doubled"]),
+        (lambda x: -RUN(x), ["Decoder.run", "margin"]),
+        (lambda x: LAZY.first, ["Lazy.first", "margin"]),
+        (lambda x: -LAZY.squared(x), ["Lazy.last", "margin"]),
+        (lambda x: -Outer.Inner.run(x), ["margin"]),
+    ],
+)
+def test_functions_that_objects_hold_are_found(function: Any, expected: list[str]) -> None:
+    assert names(function) == expected
+
+
+@pytest.mark.parametrize("kind", [Base, Derived])
+def test_a_model_covers_methods_of_its_layers_and_of_the_classes_that_it_extends(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = behaviour_of(kind())
+    monkeypatch.setitem(globals(), "margin", doubled)
+    assert behaviour_of(kind()) != before
+
+
+def test_a_digest_covers_the_arguments_of_a_partial_and_functions_of_torch_jit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def function(output: Tensor) -> Any:
+        return TWICE(output)
+
+    scripted = [torch.jit.script(nn.functional.relu6), torch.jit.script(nn.functional.softsign)]
+    values = [functools.partial(round, ndigits=n) for n in (1, 2)] + scripted
+    found = set()
+    for value in values:
+        monkeypatch.setitem(globals(), "TWICE", value)
+        found.add(content_of(function))
+    assert len(found) == 4
+
+
+def test_decorated_functions_that_call_each_other_are_described_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def decorate(function: Callable[[int], int]) -> Callable[[int], int]:
+        def decorated(x: int) -> int:
+            return function(x)
+
+        return decorated
+
+    code = "".join(
+        f"@decorate\ndef f{n}(x):\n    return {' + '.join(f'f{m}(x)' for m in range(8))}\n"
+        for n in range(8)
+    )
+    module: dict[str, Any] = {"decorate": decorate}
+    exec(code, module)
+    read: list[Any] = []
+
+    def source(function: Any) -> str:
+        read.append(function)
+        return ""
+
+    monkeypatch.setattr(inspect, "getsource", source)
+    content_of(module["f0"])
+    assert len(read) == len(set(map(id, read))) == 16
+
+
+def test_objects_that_claim_to_wrap_something_end_no_search() -> None:
+    class Endless:
+        __wrapped__ = property(lambda self: self)
+
+    class Unbound:
+        @property
+        def __wrapped__(self) -> Any:
+            raise RuntimeError("no object is bound")
+
+    endless, unbound = Endless(), Unbound()
+    assert names(lambda: (endless, unbound)) == []
 
 
 @pytest.mark.parametrize("function", [share, of_decorated, of_a_class, Decoder(1.0)])
