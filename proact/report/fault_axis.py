@@ -98,4 +98,4 @@ BY_RATE, BY_FLIPS = RateAxis(), FlipsAxis()
 
 def axis_of(family: str) -> FaultAxis:
     """The axis of a family of faults, by its name."""
-    return BY_FLIPS if family.startswith("ExactFlips") else BY_RATE
+    return BY_FLIPS if family.partition("(")[0] == "ExactFlips" else BY_RATE

@@ -21,6 +21,7 @@ from torch import nn
 from proact import campaign, report
 from proact.data import Data
 from proact.faults import BitFlip
+from proact.report.fault_axis import BY_FLIPS, BY_RATE, axis_of
 from proact.report.plots import NOTHING, accuracy_figure, gain_figure, result_figure
 from proact.report.plots_parts import bits_figure, layers_figure
 from proact.report.plots_trials import bin_edges, trials_figure
@@ -274,3 +275,8 @@ def test_colours_stay_apart(palette: str, blindness: str) -> None:
     }
     closest = min(distances, key=distances.__getitem__)
     assert distances[closest] >= 10, closest
+
+
+def test_a_fault_of_the_users_own_whose_name_begins_like_exact_flips_has_rates() -> None:
+    assert axis_of("ExactFlips") is axis_of("ExactFlips(bits=30)") is BY_FLIPS
+    assert axis_of("ExactFlipsOfOnes") is axis_of("ExactFlipsOfOnes(bits=30)") is BY_RATE
