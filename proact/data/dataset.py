@@ -54,7 +54,8 @@ class Data:
     Raises:
         ValueError: test images that are training or validation images too: more than five, and
             more than 1 % of the test or validation images, whichever are fewer. (Published data
-            sets contain a few duplicates.) One `Split` that is given as both counts as deliberate.
+            sets contain a few duplicates.) One `Split` that is given as both counts as deliberate;
+            where it is validation and test, there is no test that training samples could be in.
     """
 
     name: str
@@ -68,12 +69,15 @@ class Data:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
+        if self.validation is self.test:
+            return
         for part, split in (("training", self.train), ("validation", self.validation)):
             shared = _shared_images(split, self.test)
             if shared > max(_FEW_TWINS, _NATURAL_TWINS * min(len(split), len(self.test))):
                 raise ValueError(
-                    f"{shared} {part} images of {self.name} are test images too: expected disjoint "
-                    "splits, or one Split as both if that is meant"
+                    f"{shared} {part} samples of {self.name} are test samples too: expected "
+                    "disjoint splits (leave out copies of a sample before you divide the samples), "
+                    "or one Split as both if that is meant"
                 )
 
     @cached_property
@@ -248,7 +252,8 @@ def from_parts(
 
     Raises:
         TypeError, ValueError: the errors of `proact.data.as_split`; parts that differ in the shape
-            of a sample, too few samples, or validation samples that are test samples (see `Data`).
+            of a sample, too few samples, or training or validation samples that are
+            test samples (see `Data`).
     """
     training = as_split(train, collate)
     if validation is None:
