@@ -73,7 +73,7 @@ class Data:
             return
         for part, split in (("training", self.train), ("validation", self.validation)):
             shared = _shared_images(split, self.test)
-            if shared > max(_FEW_TWINS, _NATURAL_TWINS * min(len(split), len(self.test))):
+            if shared > _FEW_TWINS and shared > _NATURAL_TWINS * min(len(split), len(self.test)):
                 raise ValueError(
                     f"{shared} {part} samples of {self.name} are test samples too: expected "
                     "disjoint splits (leave out copies of a sample before you divide the samples), "
@@ -252,8 +252,8 @@ def from_parts(
 
     Raises:
         TypeError, ValueError: the errors of `proact.data.as_split`; parts that differ in the shape
-            of a sample, too few samples, or training or validation samples that are
-            test samples (see `Data`).
+            of a sample, too few samples, or training or validation samples that are test samples
+            (see `Data`).
     """
     training = as_split(train, collate)
     if validation is None:

@@ -28,6 +28,7 @@ _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _CONSTANTS = (
     *_PLAIN, tuple, frozenset, Tensor, functools.partial, torch.jit.ScriptFunction,
 )  # fmt: skip
+_CONTAINERS = (list, set, dict, deque)
 #: A comment in a graph of torch.jit that names a file and a line.
 _PLACE = re.compile(r" # .*:\d+:\d+$", re.MULTILINE)
 _DEEPEST = 4
@@ -201,12 +202,16 @@ def _function(
     function: Any, depth: int, owner: type | None = None, held: Collection[type] = ()
 ) -> str:
     """Describe a function, which may be a method of ``owner``, and the functions that it calls."""
-    called = [function, *called_by(function, owner, held)]
-    known = set(map(id, called))
-    return "".join(_alone(each, depth, known) for each in called)
+    called = called_by(function, owner, held)
+    known = set(map(id, (function, *called)))
+    # Functions that are called often keep results in containers of their own.
+    parts = [_alone(each, depth, known, left_out=_CONTAINERS) for each in called]
+    return "".join([_alone(function, depth, known), *parts])
 
 
-def _alone(function: Any, depth: int, known: Collection[int]) -> str:
+def _alone(
+    function: Any, depth: int, known: Collection[int], left_out: tuple[type, ...] = ()
+) -> str:
     """Describe a function; of those that it holds, the ones described elsewhere by name only.
 
     Otherwise the description of functions with a decorator that call each other has no end.
@@ -225,7 +230,9 @@ def _alone(function: Any, depth: int, known: Collection[int]) -> str:
     ]
     held += _global_constants(function)
     parts = [
-        item.__qualname__ if id(item) in known else _describe(item, depth - 1) for item in held
+        item.__qualname__ if id(item) in known else _describe(item, depth - 1)
+        for item in held
+        if not isinstance(item, left_out)
     ]
     return f"{function.__qualname__} {text} {parts}"
 

@@ -105,6 +105,8 @@ def test_exact_numbers_of_flips_are_shown_as_such(digits: Data, tmp_path: Path) 
     assert [row[0] for row in page.table("flips", "large")] == ["3", "1,000"]
     assert "at any tested number of flips: at 3 flips it is" in page.text
     assert "4 trials at each number of flips, 16 in all" in page.text
+    assert "interval at each tested number of flips." in page.text
+    assert "The distribution of trials at one number of flips can have" in page.text
     assert "At 1,000 flips: share of the trials" in page.text
     assert (folder / "tables.md").read_text().count("| flips |") == 2
     with pytest.raises(ValueError, match="number of flips at which .* .3 flips, 1,000 flips., got"):
