@@ -39,7 +39,7 @@ def test_outputs_that_are_not_finite_count_as_wrong(value: float) -> None:
 
 def test_accuracy_takes_what_campaigns_take() -> None:
     model, pairs = Gives(0.0, 4).eval(), list(zip(*SAMPLES, strict=True))
-    parts = data.from_parts(tuple(part[4:] for part in SAMPLES), SAMPLES)
+    parts = data.from_parts((-1.0 - SAMPLES[0], SAMPLES[1]), SAMPLES)
     loader = torch.utils.data.DataLoader(pairs, batch_size=3)
     for given in (SAMPLES, data.as_split(SAMPLES), parts, pairs, loader):
         assert models.accuracy(model, given) == 1.0

@@ -37,10 +37,10 @@ def test_one_folder_is_cut_in_three(tmp_path: Path) -> None:
 
 def test_parts_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "train", {"a": 0, "b": 100}, 10)
-    write(tmp_path / "test", {"a": 0, "b": 100}, 3)
+    write(tmp_path / "test", {"a": 30, "b": 130}, 3)
     held_out = data.load("imagefolder", tmp_path, image_size=4)
     assert [len(s) for s in (held_out.train, held_out.validation, held_out.test)] == [18, 2, 6]
-    write(tmp_path / "val", {"a": 0, "b": 100}, 2)
+    write(tmp_path / "val", {"a": 50, "b": 150}, 2)
     given = data.load("imagefolder", tmp_path, image_size=4)
     assert [len(s) for s in (given.train, given.validation, given.test)] == [20, 4, 6]
 

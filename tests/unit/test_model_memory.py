@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proact import campaign
-from proact.data import from_parts
 from proact.faults import BitFlip, encode, inject
 from proact.protect import protect
 
@@ -120,11 +119,10 @@ def test_embeddings_that_write_to_their_weight_are_refused() -> None:
     # The forward pass writes to the weight wherever faults are.
     with pytest.raises(ValueError, match=r"'0' \(Embedding\) writes to the parameter 0"):
         measured(model, BitFlip(1e-3, where="2.*"), TOKENS)
-    inputs, labels = labelled(model, TOKENS)
-    data = from_parts((inputs, labels), (inputs, labels))
+    samples = labelled(model, TOKENS)
     for method in ("ecc", "weight-range"):
         with pytest.raises(ValueError, match=rf"{method} needs .* max_norm=1 "):
-            protect(model, method, data)
+            protect(model, method, samples)
     assert measured(embedding(None), BitFlip(1e-3), TOKENS).cells[0].trials == TRIALS
 
 
@@ -218,7 +216,7 @@ def test_a_guard_that_the_forward_pass_avoids_is_refused(method: str) -> None:
         forward = features
 
     inputs, labels = labelled(Clip())
-    guarded = protect(Clip(), method, from_parts((inputs, labels), (inputs, labels)))
+    guarded = protect(Clip(), method, (inputs, labels))
     with pytest.raises(ValueError, match=rf"does not call the whole model .* guard \({method}\)"):
         measured(guarded, BitFlip(1e-3), forward=lambda model, batch: model.features(batch))
     assert measured(guarded, BitFlip(1e-3)).cells[0].trials == TRIALS
