@@ -23,6 +23,7 @@ from proact.nn.batches import (
     tensors_in,
 )
 from proact.nn.inner_tensors import inner_tensors
+from proact.ops.tensor_kinds import unusual_kind
 
 _PART = 1024
 
@@ -62,7 +63,8 @@ class Split:
         batch_sizes: the number of samples of each fixed batch; None without fixed batches.
 
     Raises:
-        TypeError: inputs or targets without a tensor.
+        TypeError: inputs or targets without a tensor, or with sparse, nested, quantised or meta
+            ones.
         ValueError: no sample, numbers of samples that differ, or numbers that are not finite.
     """
 
@@ -74,6 +76,8 @@ class Split:
         object.__setattr__(self, "inputs", as_tensors(self.inputs))
         object.__setattr__(self, "targets", as_tensors(self.targets))
         for inputs, targets in self._parts():
+            _check_kinds(inputs, "inputs")
+            _check_kinds(targets, "targets")
             samples = samples_in(inputs, "data: inputs")
             found = samples if targets is None else samples_in(targets, "data: targets")
             if samples != found or samples == 0:
@@ -149,7 +153,7 @@ class Split:
     def sample_digests(self) -> set[bytes]:
         """Return a digest of the inputs of each unit."""
         images = self.inputs
-        if type(images) is Tensor and images.layout == torch.strided and not images.is_quantized:
+        if type(images) is Tensor:
             return {_short_digest(row) for part in images.split(_PART) for row in _rows(part)}
         units = (self.take(torch.tensor([unit])).inputs for unit in range(self.units))
         return {_short_digest(*map(content, tensors_in(inputs))) for inputs in units}
@@ -271,6 +275,14 @@ def _short_digest(*parts: bytes | memoryview) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def _check_kinds(tree: Batch | None, what: str) -> None:
+    for place, leaf in named_leaves(tree).items():
+        kind = unusual_kind(leaf) if isinstance(leaf, Tensor) else None
+        if kind is not None:
+            at = f" at {place}" if place else ""
+            raise TypeError(f"data: expected {what} in dense tensors{at}, got {kind}")
 
 
 def _check_finite(tree: Batch | None) -> None:

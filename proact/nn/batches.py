@@ -25,9 +25,12 @@ Batch: TypeAlias = Any
 
 
 def as_tensors(tree: Any) -> Batch:
-    """Replace numpy arrays in a tree by tensors that share their memory."""
+    """Replace numpy arrays in a tree by tensors that share their memory, and lazily negated or
+    conjugated tensors by tensors with the numbers themselves."""
 
     def convert(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.resolve_conj().resolve_neg() if leaf.is_conj() or leaf.is_neg() else leaf
         return torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     return pytree.tree_map(convert, tree)

@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensor
 from proact import _native
 from proact.errors import ProactError
 from proact.ops._memory import extent
-from proact.ops._tensor_kinds import (
+from proact.ops.tensor_kinds import (
     is_dispatched,
     is_functional,
     is_wrapper,

@@ -96,6 +96,7 @@ class FlipsAxis(FaultAxis):
 BY_RATE, BY_FLIPS = RateAxis(), FlipsAxis()
 
 
-def axis_of(family: str) -> FaultAxis:
-    """The axis of a family of faults, by its name."""
-    return BY_FLIPS if family.partition("(")[0] == "ExactFlips" else BY_RATE
+def axis_of(*families: str) -> FaultAxis:
+    """The axis over the faults of a family, by its name; bit error rates for several families."""
+    is_counted = [family.partition("(")[0] == "ExactFlips" for family in families]
+    return BY_FLIPS if len(families) == 1 and all(is_counted) else BY_RATE

@@ -11,14 +11,18 @@ from itertools import groupby
 from markupsafe import Markup
 
 from proact.report.analysis import mark
+from proact.report.fault_axis import axis_of
 from proact.report.html import inline_svg, rendered
 from proact.report.units import MetricUnits, decimal, percent
 from proact.results.result import Result
 
 
 def campaign_html(result: Result) -> str:
-    """The table of the cells, and the metric over BER where there are at least two BERs."""
+    """The table of the cells, and a figure of the metric over the levels of the faults (bit error
+    rates, or numbers of flips) where at least two have trials."""
     cells = result.cells
+    axis = axis_of(*dict.fromkeys(cell.family for cell in result.spec.cells))
+    levels = {axis.of(cell) for cell in cells if not cell.is_missing}
     return rendered(
         "notebook_result.html",
         variants=[(name, list(mine)) for name, mine in groupby(cells, lambda cell: cell.variant)],
@@ -28,13 +32,12 @@ def campaign_html(result: Result) -> str:
         mark=mark,
         confidence=result.confidence,
         has_cells_without_trials=any(not cell.trials for cell in cells),
-        figure=_figure(result),
+        axis=axis,
+        figure=_figure(result) if sum(level > 0 for level in levels) > 1 else None,
     )
 
 
-def _figure(result: Result) -> Markup | None:
-    if len({cell.ber for cell in result.cells if cell.ber > 0 and not cell.is_missing}) < 2:
-        return None
+def _figure(result: Result) -> Markup:
     from proact.report.plots import result_figure
 
     return inline_svg(result_figure(result))

@@ -67,8 +67,7 @@ def result_figure(result: Result) -> Figure:
         named = [(cell, families[cell.variant, cell.fault]) for cell in cells]
         named.sort(key=lambda each: (variants.index(each[0].variant), names.index(each[1])))
         cells = [replace(cell, variant=f"{cell.variant}, {family}") for cell, family in named]
-    axis = axis_of(names[0]) if len(names) == 1 else BY_RATE
-    return accuracy_figure(cells, result.confidence, MetricUnits.of(result.spec), axis)
+    return accuracy_figure(cells, result.confidence, MetricUnits.of(result.spec), axis_of(*names))
 
 
 def gain_figure(

@@ -85,6 +85,31 @@ def test_what_no_data_is_is_a_sentence() -> None:
         as_evaluation(pairs, collate=lambda items: 1 / 0)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_samples_are_in_dense_tensors() -> None:
+    images, labels = torch.randn(8, 3), torch.arange(8) % 2
+    for given, words in (
+        ((images.to_sparse(), labels), "inputs in dense tensors, got .*sparse_coo.*to_dense"),
+        ((images.to_sparse_csr(), labels), "inputs in dense tensors, got .*sparse_csr.*to_dense"),
+        ((images, labels.to_sparse()), "targets in dense tensors, got .*sparse_coo"),
+        (({"a": images, "b": images.to("meta")}, labels), "tensors at .'b'., got a tensor on meta"),
+        ((torch._efficientzerotensor((8, 3)), labels), "zeros that have no memory: pass a clone"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            as_evaluation(given)
+
+
+def test_lazily_negated_and_conjugated_samples_are_the_numbers_that_they_stand_for() -> None:
+    images = torch.randn(8, 3)
+    waves = torch.complex(images, images)
+    for lazy, plain in (
+        (torch._neg_view(images), -images),
+        (waves.conj(), torch.complex(images, -images)),
+    ):
+        assert Split(lazy).digest == Split(plain).digest
+        assert Split(lazy).sample_digests() == Split(plain).sample_digests()
+
+
 def test_class_labels_are_checked_where_they_are_read() -> None:
     images, labels = torch.randn(8, 3), torch.arange(8) % 2
     assert torch.equal(Split(images, labels).labels, labels)

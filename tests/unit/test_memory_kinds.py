@@ -75,7 +75,7 @@ SELECTED = {  # the sentence that refuses a tensor that a fault does select, in 
     "every second": "own must be contiguous",
     "coo": "own must have plain memory.*layout torch.sparse_coo",
     "meta": "own must have plain memory.* on meta",
-    "quantised": "own must have plain memory.*quantise with torchao or encoding='int8'",
+    "quantised": "own must have plain memory.*quantise a model with torchao or encoding='int8'",
 }
 
 

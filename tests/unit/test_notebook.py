@@ -94,7 +94,8 @@ def result_of(
     """As much of a campaign's result as a notebook shows."""
     spec = spec_of(cells[0].metric, highest, is_better_higher)
     spec.cells = [
-        SimpleNamespace(variant=cell.variant, fault=cell.fault, family="BitFlip") for cell in cells
+        SimpleNamespace(variant=cell.variant, fault=cell.fault, family=cell.fault.partition("(")[0])
+        for cell in cells
     ]
     result = SimpleNamespace(cells=cells, confidence=confidence, spec=spec)
     return result  # type: ignore[return-value]
@@ -327,6 +328,18 @@ def test_values_that_are_no_shares_are_shown_as_they_are() -> None:
 def test_a_figure_needs_two_rates(bers: tuple[float, ...], figures: int) -> None:
     html = campaign_html(result_of([replace(CELL, ber=ber) for ber in bers]))
     assert html.count("<svg") == figures
+
+
+def test_a_number_of_flips_is_one_level_whatever_the_variants_store() -> None:
+    """The rates of one `ExactFlips` differ between variants with different numbers of bits."""
+
+    def of(variant: str, flips: int, ber: float) -> CellResult:
+        return replace(CELL, variant=variant, fault=f"ExactFlips({flips})", ber=ber)
+
+    one = [of("relu", 1, 1e-5), of("proact", 1, 2e-5)]
+    assert "<svg" not in campaign_html(result_of(one))
+    html = campaign_html(result_of([*one, of("relu", 3, 3e-5), of("proact", 3, 6e-5)]))
+    assert 'aria-label="top-1 accuracy over the number of flips"' in html
 
 
 def test_a_figure_has_the_colours_of_the_page() -> None:

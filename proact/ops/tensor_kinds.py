@@ -40,7 +40,10 @@ def unusual_kind(tensor: Tensor) -> str | None:
     elif tensor.layout != torch.strided:
         kind = f"a tensor of layout {tensor.layout} on {tensor.device}: pass to_dense()"
     elif tensor.is_quantized:
-        kind = "a quantised tensor of torch: quantise with torchao or encoding='int8' instead"
+        kind = (
+            "a quantised tensor of torch: pass dequantize(), or quantise a model with torchao or "
+            "encoding='int8'"
+        )
     elif tensor.is_neg() or tensor.is_conj():
         kind = "a lazily negated or conjugated view: call resolve_neg() or resolve_conj()"
     elif tensor._is_zerotensor():
