@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from proact.encodings import Encoding
-from proact.encodings.base import integers_of
 from proact.errors import ProactError
 from proact.faults.activation_hooks import ActivationFaultHooks
 from proact.faults.activations import ActivationFlip, layers_of
@@ -29,6 +28,7 @@ from proact.faults.record import Record, TensorFlips
 from proact.faults.replay import Replay
 from proact.faults.reversible_flips import ReversibleFlips
 from proact.faults.rollback import DeferredInterrupt
+from proact.faults.rounding_undo import undo_of_rounding
 from proact.faults.target_memory import Target, mark_changed
 from proact.interruption import INTERRUPTIONS
 from proact.limits import SEEDS, TRIALS
@@ -36,13 +36,9 @@ from proact.nn.model_kinds import checked_module
 from proact.nn.site import disable_fast_path, release_fast_path
 from proact.nn.tensor_inventory import StoredTensor
 from proact.ops._memory import once
-from proact.ops.cuda_stream import FlipStream
-from proact.ops.plain_memory import check_writable, has_plain_memory, is_writable, refuse_lost
+from proact.ops.plain_memory import check_writable
 from proact.ops.plan import checked_integer
 from proact.ops.seeds import derived_seed
-
-#: The elements of a contiguous tensor whose rounding is undone at once.
-_ROUNDED_AT_ONCE = 1 << 20
 
 
 def inject(
@@ -200,7 +196,7 @@ class Injection:
         for stored, rounded in unrounded:
             self._rounded.append(stored)
             memory, values = once(stored.tensor), once(rounded, stored.tensor)
-            active.undos.append(_unrounding(stored.name, memory, values))
+            active.undos.append(undo_of_rounding(stored.name, memory, values))
             memory.copy_(values)
         return InjectionPlan(self._model, plan.encoding) if self._rounded else plan
 
@@ -281,35 +277,6 @@ class _Changed(NamedTuple):
     def by(cls, target: Target, flips: ReversibleFlips) -> _Changed:
         numbers = flips.tensors()
         return cls(target.versioned(numbers), [target.addresses[number] for number in numbers])
-
-
-def _unrounding(name: str, tensor: Tensor, rounded: Tensor) -> Callable[[], object]:
-    """Returns a function that restores the original values of elements that still hold the rounded
-    ones. It allocates no memory, because a forward pass may leave a GPU without any."""
-    stream, is_inference = FlipStream(tensor.device), tensor.is_inference()
-    with torch.inference_mode(is_inference):
-        original = tensor.detach().clone()
-        largest, _, _ = next(_parts(tensor.detach(), rounded, original))
-        is_rounded = torch.empty(largest.numel(), dtype=torch.bool, device=tensor.device)
-
-    def undo() -> None:
-        if not (has_plain_memory(tensor) and is_writable(tensor)):
-            refuse_lost([name])
-        with stream.ordered(), torch.inference_mode(is_inference):
-            for now, after, before in _parts(tensor.detach(), rounded, original):
-                same = is_rounded[: now.numel()].view(now.shape)
-                torch.eq(integers_of(now), integers_of(after), out=same)
-                torch.where(same, before, now, out=now)
-
-    return undo
-
-
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of tensors of one shape, of which the first is a largest one."""
-    if all(tensor.is_contiguous() for tensor in tensors):
-        flat = (tensor.view(-1).split(_ROUNDED_AT_ONCE) for tensor in tensors)
-        return zip(*flat, strict=True)
-    return iter([tensors])
 
 
 def targets_of(plan: InjectionPlan, fault: Fault) -> tuple[Target, ...]:

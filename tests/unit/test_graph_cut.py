@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from conftest import slow
 from proact import models
 from proact.nn import HyReLU, find_sites, replace_sites
-from proact.nn.graph_cut import GraphCut, TracedModel, with_folded_batch_norm
+from proact.nn.folded_batch_norm import with_folded_batch_norm
+from proact.nn.graph_cut import GraphCut, TracedModel
 
 
 def clipped(model: nn.Module, images: Tensor) -> tuple[nn.Module, list[HyReLU]]:

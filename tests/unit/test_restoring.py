@@ -25,7 +25,7 @@ from proact.faults import (
     StuckAt,
     Where,
     inject,
-    injection,
+    rounding_undo,
 )
 from proact.faults.fault import Fault
 from proact.nn.batches import tensors_in
@@ -235,7 +235,7 @@ class NewMemory(TorchDispatchMode):
 @pytest.mark.parametrize("encoding", ["float32", "int8-tensor", "q15.16", "mxfp4", "float8_e4m3"])
 def test_undoing_allocates_no_memory(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass may have left a GPU without any."""
-    monkeypatch.setattr(injection, "_ROUNDED_AT_ONCE", 1000)
+    monkeypatch.setattr(rounding_undo, "_AT_ONCE", 1000)
     model = nn.Sequential(nn.Linear(90, 64), nn.Linear(64, 5))
     clean = bits_of(model)
     block = inject(model, BitFlip(1e-2), encoding, seed=1)
