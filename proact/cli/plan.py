@@ -18,6 +18,7 @@ _SETUP = (
     "forward",
     "output",
     "collate",
+    "loss",
     "validation_metric",
     "threads",
     "data_folder",

@@ -13,7 +13,7 @@ from proact import protect
 from proact.config.experiment import Experiment
 from proact.config.progress import Stages
 from proact.config.reading import read_options
-from proact.config.user_code import load_function, load_model_for
+from proact.config.user_code import load_model_for
 from proact.config.variants import trained
 from proact.protect import Plan
 from proact.protect.plan_options import PlanOptions
@@ -41,13 +41,10 @@ def planned(experiment: Experiment, options: PlanOptions, kept: Path, stages: St
     images = experiment.load_data()
     given = load_model_for(experiment.model, images)
     plain = trained(experiment, given, images, kept, stages)
-    functions = {
-        "forward": load_function("forward", experiment.forward),
-        "output": load_function("output", experiment.output),
-        "metric": load_function("validation_metric", experiment.validation_metric),
-    }
     chosen = {field.name: getattr(options, field.name) for field in fields(options)}
     return stages.run(
         "compare encodings and guards",
-        lambda stage: protect.plan(plain, images, progress=stage.line, **functions, **chosen),
+        lambda stage: protect.plan(
+            plain, images, progress=stage.line, **experiment.protect_options, **chosen
+        ),
     )

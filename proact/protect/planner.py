@@ -20,7 +20,7 @@ from proact.nn.module_copy import copy_model
 from proact.nn.outputs import output_tensors
 from proact.nn.tensor_inventory import stored_tensors
 from proact.protect.interface import protect
-from proact.protect.objective import Objective, SampleMetric
+from proact.protect.objective import Loss, Objective, SampleMetric
 from proact.protect.plan_candidates import bits_per_weight, default_encodings
 from proact.protect.plan_options import NO_GUARD, PlanOptions
 from proact.protect.plan_race import CandidateRace
@@ -44,6 +44,7 @@ def plan(
     variants: Mapping[str, nn.Module] | None = None,
     forward: Callable[[nn.Module, Batch], Any] | None = None,
     output: OutputSelector | None = None,
+    loss: Loss | None = None,
     metric: SampleMetric | None = None,
     collate: Collate | None = None,
     progress: Callable[[str], None] | None = None,
@@ -64,7 +65,7 @@ def plan(
         data: the result of `proact.data.load`; or samples with targets in one of the forms of
             `proact.data.as_split`, a fifth of which is then used for validation.
         variants: further protected versions of ``model`` by name, compared like guards.
-        forward, output, metric, collate: as for `proact.protect.protect`.
+        forward, output, loss, metric, collate: as for `proact.protect.protect`.
         progress: called with a line of text at each step.
         options: the fields of `proact.protect.plan_options.PlanOptions`: ``ber``, ``bits``,
             ``candidates``, ``guards``, ``tolerance``, ``margin``, ``trials``, ``finalists``,
@@ -81,7 +82,7 @@ def plan(
             f"variants: expected a mapping of names to models, got {type(variants).__name__}"
         )
     samples = as_data(data, collate=collate)
-    objective = Objective(Forward(forward, output), None, metric)
+    objective = Objective(Forward(forward, output), loss, metric)
     objective.check(model, samples.validation, "plan", trains=False)
     timed = next(samples.validation.batches(_TIMED_IMAGES))[0]
     report = progress or _ignore
@@ -156,6 +157,7 @@ def _guarded(
     functions: dict[str, Any] = {
         "forward": run.call,
         "output": run.output,
+        "loss": objective.loss,
         "metric": objective.metric,
     }
     for name in dict.fromkeys(options.guards):

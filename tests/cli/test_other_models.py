@@ -87,3 +87,19 @@ def test_protect_takes_the_functions_that_it_asks_for(
     assert main([*method, *functions, "--output", f"{tmp_path}/mine.py:part"]) == 0
     found = ["campaign", *regression, "--variant", "relu", "--variant", str(out), *given[0]]
     assert main([*found, "--ber", "1e-3", "--trials", "5", "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:60 validation samples cannot show")
+def test_plan_takes_the_functions_that_it_asks_for(
+    regression: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second error comes from the method that trains."""
+    quick = ["--guard", "proact", "--candidate", "q15.16", "--trials", "2", "--tolerance", "1"]
+    plan = ["plan", *regression, *quick, "--models", str(tmp_path / "models")]
+    given: list[str] = []
+    for flag, name in FUNCTIONS[1:]:
+        assert main([*plan, *given]) == 2
+        assert flag in capsys.readouterr().err
+        given += [flag, f"{tmp_path}/mine.py:{name}"]
+    assert main([*plan, *given]) == 0
+    assert "best: q15.16 with proact" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proact import models
 from proact.data import Data, Split
@@ -349,15 +349,25 @@ def test_thresholds_are_not_judged_by_the_faults_that_selected_them(
     assert met[0].isdisjoint(met[1])
 
 
-def test_guards_are_made_with_the_metric_of_the_plan() -> None:
+@pytest.mark.filterwarnings("ignore:12 validation samples cannot show")
+@pytest.mark.filterwarnings("ignore:the clips lower the accuracy")
+@pytest.mark.parametrize("guard", ["ft-clipact", "proact"])
+def test_guards_are_made_with_the_loss_and_the_metric_of_the_plan(guard: str) -> None:
     torch.manual_seed(0)
     images = torch.randn(60, 3, 6, 6)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    calls = []
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(logits.shape)
+        return nn.functional.cross_entropy(logits, targets)
+
     found = plan(
-        model, (images, model(images).argmax(1)), guards=["ft-clipact"], candidates=["float32"],
-        metric=pixel_accuracy, trials=2,
+        model, (images, model(images).argmax(1)), guards=[guard], candidates=["float32"],
+        loss=loss, metric=pixel_accuracy, trials=2, tolerance=1.0,
     )  # fmt: skip
-    assert found.best.guard == "ft-clipact"
+    assert found.best.guard == guard
+    assert bool(calls) == (guard == "proact")
 
 
 def test_a_candidate_is_listed_once(trained_cnn: nn.Module, digits: Data) -> None:
