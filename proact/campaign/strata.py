@@ -86,8 +86,9 @@ class StrataPlanner:
         shared = self._shared(fault)
         if not shared:
             return "strata need tensors that all variants store alike"
-        if len({exposed.word.name for exposed in shared}) > 1:
-            return "strata need one kind of words"
+        words = sorted({exposed.word.name for exposed in shared})
+        if len(words) > 1:
+            return f"strata need one kind of words, and these tensors have {', '.join(words)}"
         return None
 
     def refuse(self, faults: Sequence[Fault]) -> None:
@@ -97,7 +98,10 @@ class StrataPlanner:
                 continue  # random flips beside the worst ones
             reason = self.reason_against(fault)
             if reason is not None:
-                raise ValueError(f"strata=True: {fault} cannot have strata: {reason}")
+                raise ValueError(
+                    f"strata=True: {fault} cannot have strata: {reason}; strata='auto' "
+                    "leaves such faults without strata"
+                )
 
     def may_pay(self, fault: BitFlip) -> bool:
         """Whether strata could save trials if single bits of words were as bad as can be."""
