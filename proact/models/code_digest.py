@@ -12,6 +12,7 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from enum import Enum
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -21,12 +22,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from proact.data.split import content
-from proact.models.called_functions import called_by, held_by, names_in
+from proact.models.reached_by_name import held_by, names_in, reached_by_name
 from proact.nn.tensor_inventory import named_scales_beside
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _CONSTANTS = (
-    *_PLAIN, tuple, frozenset, Tensor, functools.partial, torch.jit.ScriptFunction,
+    *_PLAIN, tuple, frozenset, Enum, Tensor, functools.partial, torch.jit.ScriptFunction,
 )  # fmt: skip
 _CONTAINERS = (list, set, dict, deque)
 #: A comment in a graph of torch.jit that names a file and a line.
@@ -38,10 +39,11 @@ def content_of(function: Callable[..., Any]) -> str:
     """Return a digest of a function: 16 hexadecimal digits of SHA-256.
 
     The digest covers the source text (the byte code of lambdas, and of functions without source),
-    default arguments, closure variables, global constants (numbers, texts, tuples and tensors), the
-    arguments of a `functools.partial` and the attributes of a callable object; of a module
-    everything that `ModelDigest` covers. It covers the functions of the user's own code that the
-    function calls by name too (`proact.models.called_functions`).
+    default arguments, closure variables, the arguments of a `functools.partial`, and the attributes
+    of a callable object; of a module everything that `ModelDigest` covers. It covers the functions
+    of the user's own code that the function calls by name too (`proact.models.reached_by_name`),
+    and the constants that these functions read: numbers, texts, tuples, members of enumerations and
+    tensors, of their file and of other modules, of classes and of objects.
     """
     if isinstance(function, nn.Module):
         return ModelDigest(function).of_content[:16]
@@ -202,10 +204,13 @@ def _function(
     function: Any, depth: int, owner: type | None = None, held: Collection[type] = ()
 ) -> str:
     """Describe a function, which may be a method of ``owner``, and the functions that it calls."""
-    called = called_by(function, owner, held)
+    called, values = reached_by_name(function, owner, held)
     known = set(map(id, (function, *called)))
     # Functions that are called often keep results in containers of their own.
     parts = [_alone(each, depth, known, left_out=_CONTAINERS) for each in called]
+    parts += [
+        f"{name} {_describe(value, depth)}" for name, value in values if _is_constant(name, value)
+    ]
     return "".join([_alone(function, depth, known), *parts])
 
 
@@ -244,11 +249,11 @@ def _global_constants(function: Any) -> list[tuple[str, Any]]:
     Lists and other containers are left out: results are often collected in them.
     """
     found = {name: function.__globals__.get(name) for name in sorted(names_in(function.__code__))}
-    return [
-        (name, value)
-        for name, value in found.items()
-        if not name.startswith("__") and value is not None and isinstance(value, _CONSTANTS)
-    ]
+    return [(name, value) for name, value in found.items() if _is_constant(name, value)]
+
+
+def _is_constant(name: str, value: Any) -> bool:
+    return not name.startswith("__") and value is not None and isinstance(value, _CONSTANTS)
 
 
 def _byte_code(code: CodeType, depth: int) -> str:

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from proact import campaign
 from proact.campaign import Metric
 from proact.data import Data
 from proact.faults import BitFlip
-from proact.models.called_functions import called_by
 from proact.models.code_digest import behaviour_of, content_of
+from proact.models.reached_by_name import reached_by_name
 
 
 def margin(output: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class Net(nn.Module):
 
 
 def names(function: Any, owner: type | None = None) -> list[str]:
-    return [each.__qualname__ for each in called_by(function, owner)]
+    return [each.__qualname__ for each in reached_by_name(function, owner).functions]
 
 
 def test_functions_are_found_by_name_at_any_distance() -> None:
@@ -303,6 +304,88 @@ def test_functions_of_an_own_module_are_followed(
     assert content_of(metric) != before
 
 
+class Mode(Enum):
+    SUM = 1
+    MEAN = 2
+
+
+class Settings:
+    scale = 1.0
+    mode = Mode.SUM
+
+    def __init__(self) -> None:
+        self.shift = 0.5
+
+
+class Scaled(nn.Module):
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+SETTINGS = Settings()
+OPTIONS = SimpleNamespace(scale=1.0)
+OWN = ModuleType("own")
+OWN.__file__ = "own.py"
+OWN.scale = 1.0  # type: ignore[attr-defined]
+
+
+def of_a_module(output: Tensor) -> Tensor:
+    return OWN.scale * output  # type: ignore[attr-defined,no-any-return]
+
+
+def of_class_constants(output: Tensor) -> Tensor:
+    return Settings.scale * output if Settings.mode is Mode.SUM else output
+
+
+def of_an_attribute(output: Tensor) -> Tensor:
+    return output + SETTINGS.shift
+
+
+def of_options(output: Tensor) -> Tensor:
+    return OPTIONS.scale * output
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "value", "readers"),
+    [
+        (OWN, "scale", 2.0, {of_a_module}),
+        (Settings, "scale", 2.0, {of_class_constants}),
+        (Settings, "mode", Mode.MEAN, {of_class_constants}),
+        (SETTINGS, "shift", 2.0, {of_an_attribute}),
+        (OPTIONS, "scale", 2.0, {of_options}),
+    ],
+)
+def test_a_digest_follows_constants_of_modules_classes_and_objects(
+    holder: Any, name: str, value: Any, readers: set[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = of_a_module, of_class_constants, of_an_attribute, of_options
+    before = {function: content_of(function) for function in functions}
+    monkeypatch.setattr(holder, name, value)
+    changed = {function for function in functions if content_of(function) != before[function]}
+    assert changed == readers
+
+
+def test_the_behaviour_of_a_model_covers_constants_of_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = behaviour_of(Scaled())
+    monkeypatch.setattr(Scaled, "scale", 2.0)
+    assert behaviour_of(Scaled()) != before
+
+
+def test_constants_of_libraries_are_left_out() -> None:
+    def function(output: Tensor) -> Any:
+        return output * torch.pi, sys.maxsize, nn.Linear.in_features, F.relu
+
+    assert reached_by_name(function).values == []
+    assert reached_by_name(nn.GRU.forward, nn.GRU).values == []
+
+
 def test_a_changed_helper_of_a_metric_starts_other_rows(
     trained_cnn: nn.Module, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +408,7 @@ def test_a_changed_helper_of_a_metric_starts_other_rows(
 def test_a_digest_does_not_depend_on_the_process() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        "import test_called_functions as t; "
+        "import test_reached_by_name as t; "
         "print([t.content_of(f) for f in (t.share, t.of_decorated, t.of_a_class)])"
     )
     found = {

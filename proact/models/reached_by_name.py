@@ -1,9 +1,9 @@
-"""Find the functions of the user's own code that a function calls by name.
+"""Find the functions and values of the user's own code that a function reaches by name.
 
-A function reaches others through the globals of its file and its closure variables, and through
-attributes of these, of ``self`` and of the objects that ``self`` holds: functions in modules,
-methods of classes and of objects. Functions of installed packages, of Python and of proact are left
-out: they change with a version.
+A function reaches them through the globals of its file and its closure variables, and through
+attributes of these, of ``self`` and of the objects that ``self`` holds: functions and values in
+modules, methods and attributes of classes and of objects. Those of installed packages, of Python
+and of proact are left out: they change with a version.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import sysconfig
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 _INSTALLED = ("site-packages", "dist-packages")
 _LIBRARIES = tuple(
@@ -34,32 +37,58 @@ _HOLDERS = {
     functools.cached_property: "func",
 }
 
-#: A function, and the class whose attributes ``self`` has in it; None for a plain function.
-_Owned = tuple[FunctionType, type | None]
+
+class _Owned(NamedTuple):
+    """A function, and the class whose attributes ``self`` has in it; None for a plain function."""
+
+    function: FunctionType
+    owner: type | None
 
 
-def called_by(
+class _Value(NamedTuple):
+    """Any other attribute of a module, a class or an object."""
+
+    name: str
+    value: Any
+
+
+class Reached(NamedTuple):
+    """What a function reaches by name, in an order that does not depend on the process.
+
+    Attributes:
+        functions: each once, without the function itself.
+        values: (name, value) of attributes of modules, classes and objects; some more than once.
+    """
+
+    functions: list[FunctionType]
+    values: list[tuple[str, Any]]
+
+
+def reached_by_name(
     function: FunctionType, owner: type | None = None, held: Collection[type] = ()
-) -> list[FunctionType]:
-    """Return the functions of the user's own code that ``function`` reaches by name, each once.
+) -> Reached:
+    """Return what ``function``, and the functions that it calls, reach of the user's own code.
 
     Args:
         function: the function, which is left out itself.
         owner: the class whose attributes ``self`` has in it; None for a plain function.
         held: the classes of the objects that ``self`` holds, in an order that does not depend on
             the process. A method of any of them counts as called where its name is read.
-
-    Returns:
-        The functions in an order that depends on names and on the order of ``held`` alone.
     """
     found: dict[tuple[int, type | None], FunctionType] = {(id(function), owner): function}
-    waiting = [(function, owner)]
+    values: list[tuple[str, Any]] = []
+    waiting = [_Owned(function, owner)]
     while waiting:
-        for each, its_owner in _named_in(*waiting.pop(0), held):
-            if (id(each), its_owner) not in found:
-                found[id(each), its_owner] = each
-                waiting.append((each, its_owner))
-    return list({id(each): each for each in found.values() if each is not function}.values())
+        for each in _named_in(*waiting.pop(0), held):
+            if isinstance(each, _Value):
+                values.append((each.name, each.value))
+                continue
+            called, its_owner = each
+            if (id(called), its_owner) not in found:
+                found[id(called), its_owner] = called
+                waiting.append(each)
+    functions = {id(each): each for each in found.values() if each is not function}
+    return Reached(list(functions.values()), values)
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -81,34 +110,42 @@ def held_by(function: FunctionType) -> list[Any]:
 
 def _named_in(
     function: FunctionType, owner: type | None, held: Collection[type]
-) -> Iterator[_Owned]:
+) -> Iterator[_Owned | _Value]:
     names = sorted(names_in(function.__code__))
     seen: set[int] = set()
     if owner is not None:
         for kind in (owner, *held):
-            yield from _methods(kind, names, names, seen)
+            yield from _in_class(kind, names, names, seen)
     for value in [*map(function.__globals__.get, names), *held_by(function)]:
         yield from _reached(value, names, seen)
 
 
-def _reached(value: Any, names: list[str], seen: set[int]) -> Iterator[_Owned]:
-    """Yield a value, or what ``names`` stand for in it, if these are functions of the user's."""
+def _reached(value: Any, names: list[str], seen: set[int]) -> Iterator[_Owned | _Value]:
+    """Yield a value if it is a function of the user's, or what ``names`` stand for in it."""
     if isinstance(value, (ModuleType, type)):
         if id(value) in seen:
             return
         seen.add(id(value))
     if isinstance(value, ModuleType):
-        for inner in map(vars(value).get, names):
-            yield from _reached(inner, names, seen)
+        for name in names:
+            if name in vars(value):
+                if _is_own_module(value):
+                    yield _Value(name, vars(value)[name])
+                yield from _reached(vars(value)[name], names, seen)
     elif isinstance(value, type):
-        yield from _methods(value, [*_UNNAMED, *names], names, seen)
+        yield from _in_class(value, [*_UNNAMED, *names], names, seen)
     else:
         yield from _own(value, None)
-        yield from _methods(type(value), ["__call__", *names], names, seen)
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict) and not isinstance(value, (FunctionType, nn.Module)):
+            yield from (_Value(name, attributes[name]) for name in names if name in attributes)
+        yield from _in_class(type(value), ["__call__", *names], names, seen)
 
 
-def _methods(owner: type, wanted: list[str], names: list[str], seen: set[int]) -> Iterator[_Owned]:
-    """Yield the methods ``wanted``, and what ``names`` stand for in classes inside ``owner``."""
+def _in_class(
+    owner: type, wanted: list[str], names: list[str], seen: set[int]
+) -> Iterator[_Owned | _Value]:
+    """Yield the attributes ``wanted``, and what ``names`` stand for in classes inside ``owner``."""
     metaclass: type = type(owner)
     for name in wanted:
         # Static access: the attributes of an arbitrary class may be computed.
@@ -118,8 +155,10 @@ def _methods(owner: type, wanted: list[str], names: list[str], seen: set[int]) -
             value = vars(kind)[name]
             if isinstance(value, type):
                 yield from _reached(value, names, seen)
-            else:
-                yield from _own(value, owner)
+                continue
+            if _is_own_module(sys.modules.get(kind.__module__)):
+                yield _Value(name, value)
+            yield from _own(value, owner)
 
 
 def _own(value: Any, owner: type | None) -> Iterator[_Owned]:
@@ -145,7 +184,7 @@ def _own(value: Any, owner: type | None) -> Iterator[_Owned]:
             return
         if any(value is each for each in passed):
             return
-    yield value, owner
+    yield _Owned(value, owner)
 
 
 def _is_own(value: Any) -> bool:
@@ -154,5 +193,16 @@ def _is_own(value: Any) -> bool:
     path = value.__code__.co_filename
     if path == "<string>":  # generated, as methods of a dataclass are
         path = str(value.__globals__.get("__file__", path))
-    is_library = path.startswith((*_LIBRARIES, "<frozen ")) or any(p in path for p in _INSTALLED)
-    return not is_library
+    return not _is_library(path)
+
+
+def _is_own_module(module: ModuleType | None) -> bool:
+    if module is None:
+        return False
+    # Notebooks and the interactive prompt have no file.
+    path = getattr(module, "__file__", None)
+    return module.__name__ == "__main__" if path is None else not _is_library(path)
+
+
+def _is_library(path: str) -> bool:
+    return path.startswith((*_LIBRARIES, "<frozen ")) or any(part in path for part in _INSTALLED)
