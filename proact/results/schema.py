@@ -145,7 +145,9 @@ def refuse_other_files(path: Path) -> None:
     """Raises ProactError for a file of another kind, before SQLite would lock or change it."""
     if not path.exists():
         return
-    with open_regular(path, "a store", sys.maxsize) as file:
+    with open_regular(
+        path, "a store, such as the file rows.sqlite of a campaign", sys.maxsize
+    ) as file:
         head = file.read(16)
     if head and head != b"SQLite format 3\0":
         raise ProactError(f"{path} is not a proact store: it is not an SQLite file")

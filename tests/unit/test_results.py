@@ -563,7 +563,7 @@ def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(ProactError, match="there is no store"):
         read(tmp_path / "rows.sqlite")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ProactError, match="is a folder"):
+    with pytest.raises(ProactError, match="is a folder: expected a store"):
         read(tmp_path)
     (tmp_path / "text").write_text("no rows here, and longer than a header")
     with pytest.raises(ProactError, match="not an SQLite file"):
